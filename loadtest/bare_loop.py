@@ -27,7 +27,7 @@ import uvloop
 
 from loadtest.client import JSON, Target
 from loadtest.peers.service import Service
-from loadtest.population import BUNDLE, Population
+from loadtest.population import Population, measured_bundle
 from localstack.ports import accepts, free_port
 from localstack.signals import signals_unwind
 from localstack.wait import until
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rtp", dest="predict", default="http://127.0.0.1:8000")
     parser.add_argument("--redis", dest="redis_url", default="redis://127.0.0.1:6379/0")
     parser.add_argument("--prefix", default="uic")
-    parser.add_argument("--bundle", default=str(BUNDLE))
+    parser.add_argument("--bundle", default=str(measured_bundle()))
     parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args(arguments)
     population = Population(bundle=Path(given.bundle))

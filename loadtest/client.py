@@ -29,18 +29,18 @@ class Connection(asyncio.Protocol):
         """Status line and headers of the last answer, in lower case."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's call."""
+        """Called by asyncio."""
         self._transport = cast(asyncio.Transport, transport)  # what a TCP protocol is given, by uvloop too
         self.open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio's call."""
+        """Called by asyncio."""
         self.open = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(Unanswered("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        """asyncio's call."""
+        """Called by asyncio."""
         self._received = self._received + data if self._received else data
         head, found, rest = self._received.partition(b"\r\n\r\n")
         if not found:

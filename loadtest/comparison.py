@@ -49,6 +49,8 @@ MODELS = {
     "DIEN": BUNDLES / "online-retail-dien/1",
 }
 DEADLINE_MS = 10_000
+LEAST = 20
+"""Requests of each length that are sent one at a time, however long they take."""
 """Of every request to every model: a slow model must show as slow, not as cut off."""
 EXPECTED = (
     StackError,
@@ -157,9 +159,7 @@ def measure(name: str, bundle: Path, stack: Stack, sizes: Sizes, say: Callable[[
     return Measured(name, load_bundle(bundle).name, kept(bundle), lengths, rates, max(held, default=None), paper)
 
 
-def one_at_a_time(
-    host: str, pid: int, bodies: Mapping[int, Sequence[bytes]], seconds: float, least: int = 20
-) -> dict[int, Result]:
+def one_at_a_time(host: str, pid: int, bodies: Mapping[int, Sequence[bytes]], seconds: float) -> dict[int, Result]:
     """A result for each length: one request after the other, all lengths in turn, so that nothing waits for another.
 
     What is measured is the service of one request. How requests wait for each other is what the rates are for.
@@ -169,14 +169,13 @@ def one_at_a_time(
         pid:     RTP's process.
         bodies:  by length, sent in turn.
         seconds: all together; a tenth more comes first, to warm up.
-        least:   requests of each length, however long they take.
 
     Raises:
         NotMeasured: an answer was not 200, or was given without the user's state.
     """
     client, server_cpu_s = Client(host), cpu_s_of([pid])
     spent: dict[int, list[tuple[float, float]]] = {}
-    for duration, most in ((seconds / 10, 1), (seconds, least)):
+    for duration, most in ((seconds / 10, 1), (seconds, LEAST)):
         spent = {length: [] for length in bodies}
         ends = time.perf_counter() + duration
         for turn in itertools.count():

@@ -22,7 +22,7 @@ import numpy as np
 from kafka import KafkaProducer
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
-from loadtest.population import BUNDLE
+from loadtest.population import measured_bundle
 from mimn.bundle import load_bundle
 
 USERS = 100_000
@@ -45,7 +45,7 @@ def event(user: str, item: int, category: int) -> bytes:
     ).SerializeToString()
 
 
-def produce(bootstrap: str, topic: str, users: Iterator[str], bundle: Path = BUNDLE, rate: float | None = None) -> int:
+def produce(bootstrap: str, topic: str, users: Iterator[str], bundle: Path, rate: float | None = None) -> int:
     """One event for each user id, in order and acknowledged; returns how many.
 
     Args:
@@ -75,7 +75,7 @@ def produce(bootstrap: str, topic: str, users: Iterator[str], bundle: Path = BUN
 
 
 @contextmanager
-def feeding(bootstrap: str, topic: str, rate: float, bundle: Path = BUNDLE) -> Iterator[subprocess.Popen[bytes]]:
+def feeding(bootstrap: str, topic: str, rate: float, bundle: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`rate` events a second of the bundle's items, by a process that lives as long as the body."""
     command = [sys.executable, "-m", "loadtest.feeder", "--bootstrap", bootstrap, "--topic", topic, "--rate", str(rate)]
     command += ["--bundle", str(bundle)]
@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.feeder", description=__doc__)
     parser.add_argument("--bootstrap", required=True, help="host:port of a broker")
     parser.add_argument("--topic", required=True)
-    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="whose items and categories the events name")
+    parser.add_argument(
+        "--bundle", type=Path, default=measured_bundle(), help="whose items and categories the events name"
+    )
     parser.add_argument("--users", type=int, default=USERS, help=f"different users, Zipf 1 (default {USERS:,})")
     parser.add_argument("--rate", type=float, help="events a second (default: as fast as it goes)")
     parser.add_argument("--count", type=int, default=1 << 40, help="number of events (default: until it is ended)")

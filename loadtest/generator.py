@@ -157,8 +157,8 @@ class Generator:
     def __enter__(self) -> Self:
         # Python's own handler raises in whichever greenlet runs, which may be a user's: its request would never have
         # an outcome, and the run would wait for it.
-        heard = [sign for sign in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(sign) is not signal.SIG_IGN]
-        self._signals = [gevent.signal_handler(sign, self._end) for sign in heard]
+        handled = [sign for sign in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(sign) is not signal.SIG_IGN]
+        self._signals = [gevent.signal_handler(sign, self._end) for sign in handled]
         self._runner.start(self._users, spawn_rate=min(self._users, _SPAWNED_PER_S))
         if self._runner.spawning_greenlet is not None:
             self._runner.spawning_greenlet.join()
@@ -171,16 +171,16 @@ class Generator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hear_no_more()
+        self._restore_signals()
         self._runner.quit()
 
     def _end(self) -> None:
-        self._hear_no_more()
+        self._restore_signals()
         print("loadtest: ending, once what is under way is answered (again: at once)", file=sys.stderr, flush=True)
         self._arrivals.end()
 
-    def _hear_no_more(self) -> None:
-        """The system's own way again, by which a signal ends the process."""
-        for heard in self._signals:
-            heard.cancel()
+    def _restore_signals(self) -> None:
+        """Let signals end the process again."""
+        for handler in self._signals:
+            handler.cancel()
         self._signals = []

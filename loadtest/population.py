@@ -12,15 +12,20 @@ import numpy as np
 
 from mimn.bundle import load_bundle
 
-BUNDLE = Path(os.environ.get("LOADTEST_BUNDLE") or "models/bundles/online-retail-ledger/1")
-"""What is measured unless an option says otherwise: what `make up` and `make demo` serve (`localstack.stack`)."""
+BUNDLE = Path("models/bundles/online-retail-ledger/1")
+"""What `make up` and `make demo` serve (`localstack.stack`)."""
+
+
+def measured_bundle(env: Mapping[str, str] = os.environ) -> Path:
+    """What is measured unless an option says otherwise: the bundle that LOADTEST_BUNDLE names, else `BUNDLE`."""
+    return Path(env.get("LOADTEST_BUNDLE") or BUNDLE)
 
 
 @dataclass(frozen=True)
 class Population:
     """A seeded stream of requests. The same population always gives the same bodies."""
 
-    bundle: Path = BUNDLE
+    bundle: Path
     users: int = 1000
     pattern: str = "user-{}"
     """Format of a user id; `{}` is the user's number, from 0."""
@@ -35,7 +40,7 @@ class Population:
             ValueError: a number is not one, or the pattern has no place for the number.
         """
         population = cls(
-            bundle=Path(env.get("LOADTEST_BUNDLE", str(cls.bundle))),
+            bundle=measured_bundle(env),
             users=int(env.get("LOADTEST_USERS", cls.users)),
             pattern=env.get("LOADTEST_USER_PATTERN", cls.pattern),
             candidates=int(env.get("LOADTEST_CANDIDATES", cls.candidates)),

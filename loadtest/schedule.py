@@ -92,6 +92,6 @@ def spike(per_s: float, peak_per_s: float, seconds: float) -> tuple[Phase, ...]:
     )
 
 
-def soak(per_s: float, seconds: float, parts: int = 10) -> tuple[Phase, ...]:
-    """One rate for long, reported in equal parts so that a drift is seen."""
-    return tuple(Phase(per_s, seconds / parts, f"part {i + 1} of {parts}") for i in range(parts))
+def soak(per_s: float, seconds: float) -> tuple[Phase, ...]:
+    """One rate for long, reported in ten equal parts so that a drift is seen."""
+    return tuple(Phase(per_s, seconds / 10, f"part {i + 1} of 10") for i in range(10))

@@ -20,7 +20,7 @@ import redis
 
 from loadtest.cpu import cpu_s_of
 from loadtest.feeder import produce
-from loadtest.population import BUNDLE
+from loadtest.population import measured_bundle
 from localstack.stack import Options, Stack
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
@@ -37,9 +37,20 @@ class NotMeasured(Exception):
 @contextmanager
 def running(**options: Any) -> Iterator[Stack]:
     """A stack in a folder that is removed afterwards: one UIC, one RTP, the bundle that budgets are for, a topic and a
-    prefix of its own; `options` are fields of `Options` that say otherwise."""
+    prefix of its own; `options` are fields of `Options` that say otherwise.
+
+    Raises:
+        NotMeasured: the bundle is not there.
+    """
     own = f"load-{uuid.uuid4().hex[:8]}"
-    defaults = {"bundle": BUNDLE, "topic": own, "prefix": own, "uic_workers": 1, "rtp_processes": 1, "uic": QUIET}
+    defaults = {
+        "bundle": measured_bundle(),
+        "topic": own,
+        "prefix": own,
+        "uic_workers": 1,
+        "rtp_processes": 1,
+        "uic": QUIET,
+    }
     with tempfile.TemporaryDirectory() as folder:
         made = replace(Options.from_environment(), **{"folder": Path(folder), **defaults, **options})
         if not (made.bundle / "manifest.json").exists():

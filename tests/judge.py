@@ -148,7 +148,7 @@ def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepFunction) -> dic
         for row in np.flatnonzero(actions == ACTION_ERASE_ITEM):
             bundle.forget(states[row], int(items[row]))
         behaves = np.flatnonzero(actions != ACTION_ERASE_ITEM)
-        items, categories, actions, times = (of[behaves] for of in (items, categories, actions, times))
+        items, categories, actions, times = items[behaves], categories[behaves], actions[behaves], times[behaves]
         if not len(behaves):
             continue
         part, rest, ledger = states[behaves], bundle.rest, bundle.ledger

@@ -22,28 +22,28 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def accepts(port: int, host: str = LOOPBACK) -> bool:
-    """Whether something listens there.
+def accepts(port: int) -> bool:
+    """Whether something listens on this loopback port.
 
     Raises:
         OSError: the connection was refused or timed out.
     """
-    with socket.create_connection((host, port), timeout=1):
+    with socket.create_connection((LOOPBACK, port), timeout=1):
         return True
 
 
-def shared_listener(port: int = 0, host: str = LOOPBACK) -> socket.socket:
-    """A listening TCP socket whose descriptor children inherit by number; port 0 takes a free one.
+def shared_listener(port: int = 0) -> socket.socket:
+    """A socket that listens on loopback, whose descriptor children inherit by number; port 0 takes a free one.
 
     The backlog holds connections while a process behind it restarts.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind((LOOPBACK, port))
         listener.listen(2048)
         listener.set_inheritable(True)
     except OSError as error:
         listener.close()
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; name another port") from error
+        raise OSError(f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; name another port") from error
     return listener

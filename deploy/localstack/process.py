@@ -205,10 +205,10 @@ class Child:
         if self.alive():
             self._process.send_signal(sign)
 
-    def tail(self, lines: int = 20) -> str:
-        """The last lines of the log."""
+    def tail(self) -> str:
+        """The last 20 lines of the log."""
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
         except FileNotFoundError:
             return ""
 

@@ -169,12 +169,12 @@ class RtpProcess(Server):
         return answer_of(f"{self.admin_url}/readyz")
 
 
-def grpc_serves(address: str, service: str = "") -> bool:
+def grpc_serves(address: str) -> bool:
     """Whether the standard health service at `address` says SERVING."""
     with grpc.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=1)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

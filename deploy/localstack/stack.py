@@ -309,15 +309,15 @@ def living(folder: Path) -> dict[str, Identity]:
     return {name: identity for name in order if (identity := found[name]) and identity.alive()}
 
 
-def take_down(folder: Path, *, say: Callable[[str], None], grace_s: float = GRACE_S) -> int:
+def take_down(folder: Path, *, say: Callable[[str], None]) -> int:
     """End every running member of the stack of `folder` by pid, and return how many there were. Data stays."""
     if not folder.is_dir():
         return 0
     with _locked(folder):
         running = living(folder)
         for name, identity in running.items():
-            orderly = identity.end(grace_s)
-            say(f"{name} (pid {identity.pid}) ended" + ("" if orderly else f" by SIGKILL after {grace_s:g} s"))
+            orderly = identity.end()
+            say(f"{name} (pid {identity.pid}) ended" + ("" if orderly else f" by SIGKILL after {GRACE_S:g} s"))
             remove_pid(folder / name)
         for stale in folder.glob("*/pid.json"):
             remove_pid(stale.parent)

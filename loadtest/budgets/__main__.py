@@ -33,7 +33,7 @@ from loadtest.budgets.open_loop import open_loop
 from loadtest.budgets.stored_bytes import bytes_float16, bytes_float32, bytes_ledger
 from loadtest.budgets.takeover import takeover
 from loadtest.origin import commit, dated, machine
-from loadtest.population import BUNDLE
+from loadtest.population import measured_bundle
 from loadtest.stacks import NotMeasured
 from localstack.signals import signals_unwind
 from localstack.wait import NotReady
@@ -57,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [measured(one, sizes) for one in BUDGETS if not asked.only or one.key in asked.only]
     written = (asked.output or dated("budgets")) / "budgets.json"
     written.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "commit": commit(), "full": asked.full, "bundle": str(BUNDLE), "rows": rows}
+    report = {
+        "machine": machine(),
+        "commit": commit(),
+        "full": asked.full,
+        "bundle": str(measured_bundle()),
+        "rows": rows,
+    }
     written.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(f"written to {written}")
     return 0 if all(row["holds"] for row in rows) else 1

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loadtest.budgets import Figure, Sizes, budget
-from loadtest.budgets.beside_fold import p99_at, quiet_ms
+from loadtest.budgets.beside_fold import milliseconds, p99_at
 from loadtest.feeder import zipf_users
 from loadtest.stacks import Client, NotMeasured, absorbed, feed, predict_body, running
 from localstack.stack import Stack
@@ -40,7 +40,7 @@ def beside_backfill(sizes: Sizes) -> Figure:
                 if load.poll() is not None:
                     raise NotMeasured("the load was over before the time was up: more users are needed")
     ratio = statistics.median(busy) / statistics.median(quiet)
-    return Figure(ratio, f"p99 without {quiet_ms(quiet)} ms, while loading {quiet_ms(busy)} ms")
+    return Figure(ratio, f"p99 without {milliseconds(quiet)} ms, while loading {milliseconds(busy)} ms")
 
 
 @contextmanager

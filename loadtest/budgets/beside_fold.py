@@ -67,7 +67,7 @@ def _beside_fold(sizes: Sizes, *, real_time: bool = False) -> Figure:
                 raise NotMeasured(f"all {backlog:,} events were folded before the time was up: raise FASTEST_FOLD")
             worker.stop()
     ratio = statistics.median(busy) / statistics.median(quiet)
-    return Figure(ratio, f"p99 without {quiet_ms(quiet)} ms, while folding {quiet_ms(busy)} ms")
+    return Figure(ratio, f"p99 without {milliseconds(quiet)} ms, while folding {milliseconds(busy)} ms")
 
 
 @contextmanager
@@ -107,6 +107,6 @@ def p99_at(client: Client, body: bytes, per_s: float, seconds: float) -> float:
     return float(np.quantile(delays, 0.99))
 
 
-def quiet_ms(values: list[float]) -> str:
+def milliseconds(values: list[float]) -> str:
     """Seconds as milliseconds, to print."""
     return " / ".join(f"{value * 1000:.2f}" for value in values)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 from loadtest.budgets import Figure, Sizes, budget
 from loadtest.heads import in_turn, scoring
-from loadtest.population import BUNDLE
+from loadtest.population import measured_bundle
 from loadtest.stacks import CANDIDATES, predict_body, publish, running, server_cpu_in_turn
 
-BUNDLE_OF_DIEN = BUNDLE.parents[1] / "online-retail-dien" / "1"
 LONG = 1_000
 """Events of the user in question: as many as DIEN's bundle keeps."""
 
@@ -17,7 +17,8 @@ LONG = 1_000
 @budget("DIEN's head at history 1,000 over MIMN's, CPU", "x", at_least=100)
 def dien_head(_: Sizes) -> Figure:
     """CPU time of one run of DIEN's head over one of MIMN's, a history of 1,000 events, in turn in one process."""
-    mimn, dien = in_turn({str(path): scoring(path, LONG, CANDIDATES) for path in (BUNDLE, BUNDLE_OF_DIEN)}, rounds=50)
+    bundles = measured_bundle(), _bundle_of_dien()
+    mimn, dien = in_turn({str(path): scoring(path, LONG, CANDIDATES) for path in bundles}, rounds=50)
     spread = (f"{t.median * 1e3:.3f} [{t.low * 1e3:.3f}, {t.high * 1e3:.3f}]" for t in (dien, mimn))
     return Figure(dien.median / mimn.median, " over ".join(spread) + " ms")
 
@@ -34,11 +35,15 @@ def dien_request_under_load(sizes: Sizes) -> Figure:
     return _request(max(10, sizes.requests // 300), connections=8)
 
 
+def _bundle_of_dien() -> Path:
+    return measured_bundle().parents[1] / "online-retail-dien" / "1"
+
+
 def _request(requests: int, connections: int) -> Figure:
     patient = {"RTP_DEADLINE__DEFAULT_MS": "2000", "RTP_DEADLINE__MAX_MS": "2000"}  # DIEN's line is long
     with (
         running(rtp=patient) as mimn,
-        running(bundle=BUNDLE_OF_DIEN, redis_url=mimn.addresses.redis_url, rtp=patient) as dien,
+        running(bundle=_bundle_of_dien(), redis_url=mimn.addresses.redis_url, rtp=patient) as dien,
     ):
         for stack in (mimn, dien):
             publish(stack, [("reader", LONG)])

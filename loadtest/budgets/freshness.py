@@ -54,7 +54,7 @@ def produced_to_visible(sizes: Sizes) -> Figure:
         item, category = known_items(load_bundle(stack.options.bundle), 1)[0]
         producer = KafkaProducer(bootstrap_servers=stack.addresses.bootstrap, acks="all")
         count, before = client.events(body), absorbed(stack)
-        with feeding(stack.addresses.bootstrap, stack.addresses.topic, 2_000):
+        with feeding(stack.addresses.bootstrap, stack.addresses.topic, 2_000, stack.options.bundle):
             until(lambda: absorbed(stack) > before + 2_000, "the crowd's events are folded", within_s=30)
             began = time.monotonic()
             while time.monotonic() - began < sizes.seconds:

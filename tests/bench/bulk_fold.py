@@ -26,7 +26,7 @@ import pyarrow as pa
 from bench.fold_core import PARTITIONS
 from loadtest.budgets.fold import fold_backlog
 from loadtest.feeder import event, zipf_users
-from loadtest.population import BUNDLE
+from loadtest.population import measured_bundle
 from loadtest.stacks import running
 from mimn.bundle import Bundle, load_bundle
 from mimn.state import namespace, partition_of
@@ -80,7 +80,7 @@ def archive_of(folder: Path, bundle: Bundle, users: int, events: int, exponent: 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print microseconds an event of each, and the ratio."""
     parser = argparse.ArgumentParser(prog="python -m bench.bulk_fold", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--bundle", type=Path, default=measured_bundle())
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--events", type=int, default=300_000, help="of the archive")
     parser.add_argument("--live-events", type=int, default=300_000)

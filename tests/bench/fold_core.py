@@ -29,7 +29,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from numpy.typing import NDArray
 
 from loadtest.feeder import event, zipf_users
-from loadtest.population import BUNDLE
+from loadtest.population import measured_bundle
 from localstack.servers import Valkey
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import StepGraph, open_step
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law over users (default: 1)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--at-once", type=int, help="events that come at a time (default: all partitions have many)")
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--bundle", type=Path, default=measured_bundle())
     parser.add_argument("--graph", action="store_true", help="the step as a graph, not compiled")
     asked = parser.parse_args(arguments)
     settle_interpreter()

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if absorbed(stack) - before == options.backlog:
             raise SystemExit("the backlog was folded before the time was up: raise --backlog")
         until(lambda: absorbed(stack) - before >= options.backlog, "the backlog is folded", within_s=300)
-        with half_a_core(), feeding(stack.addresses.bootstrap, stack.addresses.topic, 2_000):
+        with half_a_core(), feeding(stack.addresses.bootstrap, stack.addresses.topic, 2_000, stack.options.bundle):
             probe = predict_body(stack, "probe", candidates=1)
             turns("produced to visible, p99, ms", lambda: visible_ms(stack, client, probe, options.seconds))
     about = {"nice": os.nice(0), "load_average": os.getloadavg()[0]}

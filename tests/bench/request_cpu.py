@@ -24,7 +24,7 @@ import redis
 
 from loadtest import wrk
 from loadtest.cpu import cpu_s_of
-from loadtest.population import BUNDLE, Population
+from loadtest.population import Population, measured_bundle
 from loadtest.stacks import CANDIDATES
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
@@ -57,7 +57,7 @@ class Subject:
         """
         name, _, where = text.partition("=")
         tree, _, bundle = where.partition(":")
-        made = cls(name, Path(tree).resolve(), Path(bundle or BUNDLE).resolve())
+        made = cls(name, Path(tree).resolve(), Path(bundle or measured_bundle()).resolve())
         if not name or not (made.tree / MEMBERS[-1] / "rtp").is_dir():
             raise argparse.ArgumentTypeError(f"{text!r} is not NAME=TREE or NAME=TREE:BUNDLE with a tree that has RTP")
         if not (made.bundle / "manifest.json").is_file():

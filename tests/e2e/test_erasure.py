@@ -81,7 +81,7 @@ def nulls(topics: TopicsForTest) -> list[tuple[int, int, bytes | None]]:
     return [(record.partition, record.offset, record.key) for record in records if record.value is None]
 
 
-def test_an_erased_user_is_gone_from_every_namespace_and_a_full_replay_does_not_bring_him_back(
+def test_an_erased_user_stays_erased_in_every_namespace_after_a_full_replay(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(kafka, N)

@@ -86,7 +86,6 @@ class Outcome:
 
     inputs: int
     slowest_s: float
-    grown_bytes: int
     found: bytes | None = None
     what: str = ""
 
@@ -102,13 +101,13 @@ def fuzz(target: Target, cpu_s: float, seed: int) -> Outcome:
         try:
             slowest_s = max(slowest_s, attempt(target, data, memory=tried % MEASURE_MEMORY_EVERY == 0))
         except Exception as error:
-            return Outcome(tried, slowest_s, resident() - before, data, f"{type(error).__name__}: {error}")
+            return Outcome(tried, slowest_s, data, f"{type(error).__name__}: {error}")
         if process_time() > ends:
             break
     grown = resident() - before
     if grown > RESIDENT_BYTES:
-        return Outcome(tried, slowest_s, grown, None, f"the process grew by {grown >> 20} MiB")
-    return Outcome(tried, slowest_s, grown)
+        return Outcome(tried, slowest_s, None, f"the process grew by {grown >> 20} MiB")
+    return Outcome(tried, slowest_s)
 
 
 def resident() -> int:

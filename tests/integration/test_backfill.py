@@ -30,21 +30,11 @@ def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTop
     made.close()
 
 
-def environment(world: World, **more: str) -> dict[str, str]:
-    """UIC's own settings."""
-    return dict(world.new_worker().environment()) | more
-
-
-def erase(world: World, user: str) -> None:
-    world.producer.send(world.topics.events, key=user.encode(), value=None)
-    world.producer.flush(timeout=30)
-
-
 def fill(world: World, events: int = 1500) -> None:
     """Events of all kinds, some users erased, some records malformed."""
     world.produce(events // 2, 60)
     for user in ("user-3", "user-5", "user-59"):
-        erase(world, user)
+        world.erase(user)
     world.produce(events // 2, 60)
     bad = world.producer.send(world.topics.events, key=b"user-1", value=b"\xff").get(timeout=10)
     world.dead.add((bad.partition, bad.offset))
@@ -87,7 +77,7 @@ def test_the_bytes_are_those_of_a_live_uic_for_all_users_and_partitions(
     told = lineages(world, live, tmp_path / "lineages.json")
     bulk = f"{live}b"
     done(
-        environment(world, UIC_REDIS__PREFIX=bulk),
+        world.environment(UIC_REDIS__PREFIX=bulk),
         "backfill",
         *("--work", str(tmp_path / "work"), "--lineages", str(told), *options),
     )
@@ -102,7 +92,7 @@ def test_the_bytes_are_those_of_a_live_uic_for_all_users_and_partitions(
         assert users[0] == users[1]
     said = json.loads(
         done(
-            environment(world, UIC_REDIS__PREFIX=bulk),
+            world.environment(UIC_REDIS__PREFIX=bulk),
             "backfill",
             *("--work", str(tmp_path / "work"), "--verify", "--json"),
         )
@@ -113,14 +103,14 @@ def test_the_bytes_are_those_of_a_live_uic_for_all_users_and_partitions(
 
 def test_uic_goes_on_exactly_once_where_the_backfill_ended(tmp_path: Path, world: World) -> None:
     fill(world)
-    done(environment(world), "backfill", "--work", str(tmp_path))
+    done(world.environment(), "backfill", "--work", str(tmp_path))
     handed_over = [decode_progress(world.client.get(world.keys.progress(p))).lineage for p in range(N)]
     world.produce(300, 70)
     world.worker()
     world.wait_folded()
     now = [decode_progress(world.client.get(world.keys.progress(p))).lineage for p in range(N)]
     assert now == handed_over, "and it began no lineage of its own"
-    said = json.loads(done(environment(world), "backfill", "--work", str(tmp_path), "--verify", "--json"))
+    said = json.loads(done(world.environment(), "backfill", "--work", str(tmp_path), "--verify", "--json"))
     assert (said["wrong"], said["moved_on"] > 0) == (0, True)
 
 
@@ -136,9 +126,9 @@ def test_a_backfill_killed_at_each_step_is_finished_by_the_next_run(tmp_path: Pa
         ("hand_over", (0,)),
     ):
         for count in counts:
-            assert killed(environment(world), "backfill", step, count, *command) == KILLED, step
+            assert killed(world.environment(), "backfill", step, count, *command) == KILLED, step
             assert not world.compare(snapshot=True), "what counts is right at any time"
-    done(environment(world), "backfill", *command)
+    done(world.environment(), "backfill", *command)
     assert not world.compare()
     world.produce(100)
     world.worker()
@@ -147,7 +137,7 @@ def test_a_backfill_killed_at_each_step_is_finished_by_the_next_run(tmp_path: Pa
 
 def test_a_wrong_state_is_found_by_verify(tmp_path: Path, world: World) -> None:
     fill(world, 600)
-    done(environment(world), "backfill", "--work", str(tmp_path))
+    done(world.environment(), "backfill", "--work", str(tmp_path))
     (first, second, third, *_) = sorted(states(world, world.keys.prefix).items())
     bundle = world.bundle
 
@@ -159,7 +149,7 @@ def test_a_wrong_state_is_found_by_verify(tmp_path: Path, world: World) -> None:
         state = decode_state(value, bundle.fingerprint, bundle.layout, user_hash(place[1]))
         changed = replace(state, header=replace(state.header, **change))
         put(place, encode_state(changed, bundle.fingerprint, bundle.layout))
-    code, said = run(environment(world), "backfill", "--work", str(tmp_path), "--verify", "--json")
+    code, said = run(world.environment(), "backfill", "--work", str(tmp_path), "--verify", "--json")
     found = json.loads(said)
     assert code == 1
     assert (found["missing"], found["digest"], found["count"]) == (1, 1, 1)
@@ -177,22 +167,22 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
 ) -> None:
     fill(world, 600)
     archive = tmp_path / "archive"
-    done(environment(world), "archive", "--to", str(archive))
+    done(world.environment(), "archive", "--to", str(archive))
     work = ("--work", str(tmp_path / "work"), "--from", f"archive:{archive}")
 
     def nothing_written() -> bool:
         return not list(world.client.scan_iter(match=f"{world.keys.prefix}:*"))
 
-    said = refused(capsys, environment(world, UIC_KAFKA__PARTITIONS="8"), *work)
+    said = refused(capsys, world.environment(UIC_KAFKA__PARTITIONS="8"), *work)
     assert "has 4 partitions, the settings say 8" in said
-    said = refused(capsys, environment(world, UIC_KAFKA__TOPIC="another"), *work)
+    said = refused(capsys, world.environment(UIC_KAFKA__TOPIC="another"), *work)
     assert "does not exist" in said
 
     hole = tmp_path / "hole"
     shutil.copytree(archive, hole)
     next(hole.glob("*/2/*.parquet")).unlink()
     said = refused(
-        capsys, environment(world), "--work", str(tmp_path / "w2"), "--from", f"archive:{hole}", "--workers", "1"
+        capsys, world.environment(), "--work", str(tmp_path / "w2"), "--from", f"archive:{hole}", "--workers", "1"
     )
     assert "has a hole" in said
     assert nothing_written()
@@ -200,7 +190,7 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
     world.client.config_set("maxmemory", int(world.client.info("memory")["used_memory"]) + 4096)
     world.client.config_set("maxmemory-policy", "noeviction")
     try:
-        said = refused(capsys, environment(world), *work)
+        said = refused(capsys, world.environment(), *work)
         assert "too little memory" in said
         assert "--memory-share" in said
         assert nothing_written()
@@ -209,28 +199,28 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
 
     other = tmp_path / "work" / "job.json"
     assert json.loads(other.read_text())["prefix"] == world.keys.prefix
-    said = refused(capsys, environment(world, UIC_REDIS__PREFIX="elsewhere"), *work)
+    said = refused(capsys, world.environment(UIC_REDIS__PREFIX="elsewhere"), *work)
     assert "choose another --work" in said
 
-    done(environment(world), "backfill", *work)
+    done(world.environment(), "backfill", *work)
     again = ("--work", str(tmp_path / "again"), "--from", f"archive:{archive}")
-    said = refused(capsys, environment(world), *again)
+    said = refused(capsys, world.environment(), *again)
     assert "has progress already" in said
-    said = refused(capsys, environment(world), "--work", str(tmp_path / "from the log"))
+    said = refused(capsys, world.environment(), "--work", str(tmp_path / "from the log"))
     assert "has progress already" in said
     assert not (tmp_path / "from the log").exists(), "before hours are spent on an archive"
-    said = refused(capsys, environment(world, UIC_BUNDLE__GENERATION="1", UIC_KAFKA__PARTITIONS="8"), *again)
+    said = refused(capsys, world.environment(UIC_BUNDLE__GENERATION="1", UIC_KAFKA__PARTITIONS="8"), *again)
     assert "partitions" in said
 
 
 def test_two_loads_do_not_mix(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     fill(world, 600)
     one, two = (("--work", str(tmp_path / name), "--workers", "1") for name in ("one", "two"))
-    assert killed(environment(world), "backfill", "states", 0, *one) == KILLED
-    assert "another job" in refused(capsys, environment(world), *two)
-    done(environment(world), "backfill", *two, "--take-over")
+    assert killed(world.environment(), "backfill", "states", 0, *one) == KILLED
+    assert "another job" in refused(capsys, world.environment(), *two)
+    done(world.environment(), "backfill", *two, "--take-over")
     assert not world.compare()
-    assert "has progress already" in refused(capsys, environment(world), *one)
+    assert "has progress already" in refused(capsys, world.environment(), *one)
     assert not world.compare()
 
 
@@ -239,10 +229,10 @@ def test_a_worker_that_begins_during_a_load_wins_and_nothing_is_mixed(
 ) -> None:
     fill(world, 600)
     work = ("--work", str(tmp_path), "--workers", "1")
-    assert killed(environment(world), "backfill", "states", 0, *work) == KILLED
+    assert killed(world.environment(), "backfill", "states", 0, *work) == KILLED
     world.worker()
     world.wait_folded()
-    assert "has progress already" in refused(capsys, environment(world), *work)
+    assert "has progress already" in refused(capsys, world.environment(), *work)
     world.produce(50)
     world.wait_folded()
 
@@ -251,10 +241,10 @@ def test_a_dry_run_says_hours_and_bytes_and_writes_nothing(tmp_path: Path, world
     fill(world, 600)
     for source in ("log", "archive"):
         if source == "archive":
-            done(environment(world), "archive", "--to", str(tmp_path / "archive"))
+            done(world.environment(), "archive", "--to", str(tmp_path / "archive"))
         given: tuple[str, ...] = ("--from", f"archive:{tmp_path / 'archive'}") if source == "archive" else ()
         said: dict[str, Any] = json.loads(
-            done(environment(world), "backfill", "--work", str(tmp_path / "work"), "--dry-run", "--json", *given)
+            done(world.environment(), "backfill", "--work", str(tmp_path / "work"), "--dry-run", "--json", *given)
         )
         assert 40 <= said["users"] <= 90
         assert said["fold_hours"] > 0 < said["load_hours"]

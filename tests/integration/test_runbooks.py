@@ -33,7 +33,7 @@ def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTop
 def environment(world: World, folder: Path, **more: str) -> dict[str, str]:
     """UIC's settings, and the runbooks' own variables."""
     own = {name.upper(): str(folder / name) for name in ("work", "archive", "snapshots")}
-    return dict(world.new_worker().environment()) | own | more
+    return world.environment(**(own | more))
 
 
 def test_warm_up(tmp_path: Path, world: World) -> None:

@@ -40,15 +40,6 @@ def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTop
     made.close()
 
 
-def environment(world: World, **more: str) -> dict[str, str]:
-    return dict(world.new_worker().environment()) | more
-
-
-def erase(world: World, user: str) -> None:
-    world.producer.send(world.topics.events, key=user.encode(), value=None)
-    world.producer.flush(timeout=30)
-
-
 def snapshot_while_folding(world: World, to: Path, *more: str) -> str:
     """Take a snapshot while events and erasures flow; its id."""
     stop = threading.Event()
@@ -56,12 +47,12 @@ def snapshot_while_folding(world: World, to: Path, *more: str) -> str:
     def flow() -> None:
         while not stop.is_set():
             world.produce(20, 60)
-            erase(world, f"user-{world.random.randint(0, 59)}")
+            world.erase(f"user-{world.random.randint(0, 59)}")
 
     events = threading.Thread(target=flow)
     events.start()
     try:
-        said = json.loads(done(environment(world), "snapshot", "create", "--to", str(to), "--json", *more))
+        said = json.loads(done(world.environment(), "snapshot", "create", "--to", str(to), "--json", *more))
     finally:
         stop.set()
         events.join()
@@ -79,12 +70,12 @@ def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_
     worker.stop()
     world.empty_store()
 
-    said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"), "--json"))
+    said = json.loads(done(world.environment(), "snapshot", "restore", "--from", str(tmp_path / "snapshots"), "--json"))
     assert (said["partitions"], said["already_there"], said["states"] > 0) == (N, 0, True)
     world.worker()
     world.wait_folded()
     assert {p: decode_progress(r).lineage for p, r in world.progress_records().items()} == before
-    again = done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"))
+    again = done(world.environment(), "snapshot", "restore", "--from", str(tmp_path / "snapshots"))
     assert f"0 states of 0 partitions are restored into {world.keys.namespace}" in again
     assert f"{N} partitions were left as they are" in again
 
@@ -99,7 +90,7 @@ def test_a_restore_is_complete_although_the_log_was_cut_below_the_snapshot(
         worker = world.worker()
         world.wait_folded()
         world.log()  # the judge remembers what is cut
-        done(environment(world), "snapshot", "create", "--to", str(tmp_path / "s"))
+        done(world.environment(), "snapshot", "create", "--to", str(tmp_path / "s"))
         upto = {p: decode_progress(r).next_offset for p, r in world.progress_records().items()}
         admin = KafkaAdminClient(bootstrap_servers=real_kafka)
         admin.delete_records({TopicPartition(topics.events, p): offset for p, offset in upto.items()})
@@ -108,7 +99,7 @@ def test_a_restore_is_complete_although_the_log_was_cut_below_the_snapshot(
         world.wait_folded()
         worker.stop()
         world.empty_store()
-        done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "s"))
+        done(world.environment(), "snapshot", "restore", "--from", str(tmp_path / "s"))
         world.worker()
         world.wait_folded()  # the judge finds a state that is `partial` wrong
     finally:
@@ -176,14 +167,14 @@ def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: Wor
     world.produce(400, 20)
     world.worker()
     world.wait_folded()
-    done(environment(world), "snapshot", "create", "--to", str(tmp_path))
+    done(world.environment(), "snapshot", "create", "--to", str(tmp_path))
     uic = RunningUic(world.workers[0])
     gone = uic.erase("user-3")
     uic.channel.close()
     world.wait_folded()
     world.workers[0].stop()
     world.empty_store()
-    said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path), "--json"))
+    said = json.loads(done(world.environment(), "snapshot", "restore", "--from", str(tmp_path), "--json"))
     assert said["erased"] == 1
     assert world.client.get(world.keys.state(gone.partition, "user-3")) is None
     assert not world.client.sismember(world.keys.users(gone.partition), "user-3")
@@ -197,18 +188,18 @@ def test_create_and_restore_killed_at_each_step_are_finished_by_the_next_run(tmp
     world.wait_folded()
     to = ("create", "--to", str(tmp_path))
     for step, count in (("partition", 0), ("partition", 2), ("seal", 0)):
-        assert killed(environment(world), "snapshot", step, count, *to) == KILLED
-    listed = json.loads(done(environment(world), "snapshot", "list", "--from", str(tmp_path), "--json"))
+        assert killed(world.environment(), "snapshot", step, count, *to) == KILLED
+    listed = json.loads(done(world.environment(), "snapshot", "list", "--from", str(tmp_path), "--json"))
     assert [one["complete"] for one in listed].count(True) == 1, "what was sealed counts, and nothing else"
-    done(environment(world), "snapshot", *to)
+    done(world.environment(), "snapshot", *to)
     worker.stop()
     world.empty_store()
     restore = ("restore", "--from", str(tmp_path))
     for step, counts in (("claim", (0, 1)), ("states", (0, 1)), ("hand_over", (0,))):
         for count in counts:
-            assert killed(environment(world), "snapshot", step, count, *restore) == KILLED, step
+            assert killed(world.environment(), "snapshot", step, count, *restore) == KILLED, step
             assert not world.compare(snapshot=True)
-    done(environment(world), "snapshot", *restore)
+    done(world.environment(), "snapshot", *restore)
     assert not world.compare()
     world.produce(100)
     world.worker()
@@ -221,7 +212,7 @@ def test_a_flipped_byte_another_bundle_and_another_topic_are_refused_before_anyt
     world.produce(400, 30)
     worker = world.worker()
     world.wait_folded()
-    done(environment(world), "snapshot", "create", "--to", str(tmp_path / "s"))
+    done(world.environment(), "snapshot", "create", "--to", str(tmp_path / "s"))
     worker.stop()
     world.empty_store()
 
@@ -231,7 +222,7 @@ def test_a_flipped_byte_another_bundle_and_another_topic_are_refused_before_anyt
         assert not list(world.client.scan_iter(match=f"{world.keys.prefix}*"))
         return capsys.readouterr().err
 
-    ours = environment(world)
+    ours = world.environment()
     sketch = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_sketch" / "tiny-sketch" / "1"
     other = ours | {"UIC_BUNDLE__PATH": str(sketch)}
     assert "of fingerprint" in refused(other, "--of-namespace", world.keys.namespace)
@@ -251,8 +242,8 @@ def test_a_snapshot_goes_into_another_generation_for_a_way_back(tmp_path: Path, 
     world.produce(400, 30)
     world.worker()
     world.wait_folded()
-    done(environment(world), "snapshot", "create", "--to", str(tmp_path))
-    restored = environment(world, UIC_BUNDLE__GENERATION="1")
+    done(world.environment(), "snapshot", "create", "--to", str(tmp_path))
+    restored = world.environment(UIC_BUNDLE__GENERATION="1")
     done(restored, "snapshot", "restore", "--from", str(tmp_path), "--of-namespace", world.keys.namespace)
     world.keys = Keys(namespace(world.bundle.manifest.fingerprint, 1), world.keys.prefix)
     world.produce(100, 30)
@@ -287,10 +278,10 @@ def test_namespaces_are_listed_and_one_that_nothing_needs_is_dropped_across_kill
     world.produce(600, 60)
     worker = world.worker()
     world.wait_folded()
-    other = environment(world, UIC_BUNDLE__GENERATION="1")
+    other = world.environment(UIC_BUNDLE__GENERATION="1")
     done(other, "backfill", "--work", str(tmp_path))
     names = {generation: namespace(world.bundle.manifest.fingerprint, generation) for generation in (0, 1)}
-    rows = {r["namespace"]: r for r in json.loads(done(environment(world), "namespaces", "list", "--json"))}
+    rows = {r["namespace"]: r for r in json.loads(done(world.environment(), "namespaces", "list", "--json"))}
     assert set(rows) == set(names.values())
     stored = world.stored().states
     for row in rows.values():
@@ -298,20 +289,20 @@ def test_namespaces_are_listed_and_one_that_nothing_needs_is_dropped_across_kill
         assert 0.5 < row["bytes"] / sum(map(len, stored.values())) < 4
         assert row["last_read_s"] is not None
     assert rows[names[0]]["folded"]
-    code, _ = run(environment(world), "namespaces", "drop", names[0], "--yes")
+    code, _ = run(world.environment(), "namespaces", "drop", names[0], "--yes")
     assert (code, "within the last half minute" in capsys.readouterr().err) == (1, True)
 
     of = world.bundle.manifest
     serving = Release(of.name, of.version, world.bundle.sha256, of.files["head.onnx"], of.fingerprint, 1)
     record = encode_record(Record(revision=1, salt="0" * 16, serving=serving))
     world.client.set(record_key(world.keys.prefix), record)
-    code, _ = run(environment(world), "namespaces", "drop", names[1], "--yes", "--force")
+    code, _ = run(world.environment(), "namespaces", "drop", names[1], "--yes", "--force")
     assert (code, "is serving in the rollout record" in capsys.readouterr().err) == (1, True)
     world.client.delete(record_key(world.keys.prefix))
 
     for step in ("progress", "slice", "keys"):
-        assert killed(environment(world), "namespaces", step, 0, "drop", names[1], "--yes", "--force") == KILLED
-    done(environment(world), "namespaces", "drop", names[1], "--yes", "--force")
+        assert killed(world.environment(), "namespaces", step, 0, "drop", names[1], "--yes", "--force") == KILLED
+    done(world.environment(), "namespaces", "drop", names[1], "--yes", "--force")
     left = {key.decode() for key in world.client.scan_iter(match=f"{world.keys.prefix}:*")}
     assert not [key for key in left if names[1] in key]
     assert world.client.smembers(world.keys.namespaces) == {names[0].encode()}
@@ -359,7 +350,7 @@ def test_a_cluster_that_lost_a_master_without_a_replica_gets_back_what_that_one_
         world.produce(600, 60)
         worker = world.worker()
         world.wait_folded()
-        done(environment(world), "snapshot", "create", "--to", str(tmp_path / "s"), "--verify")
+        done(world.environment(), "snapshot", "create", "--to", str(tmp_path / "s"), "--verify")
         world.produce(200, 80)
         world.wait_folded()
         worker.stop()
@@ -368,13 +359,13 @@ def test_a_cluster_that_lost_a_master_without_a_replica_gets_back_what_that_one_
             client.flushall()
         assert 0 < lost < 12
         restore = ("restore", "--from", str(tmp_path / "s"))
-        assert killed(environment(world), "snapshot", "states", 1, *restore) == KILLED
-        said = json.loads(done(environment(world), "snapshot", *restore, "--json"))
+        assert killed(world.environment(), "snapshot", "states", 1, *restore) == KILLED
+        said = json.loads(done(world.environment(), "snapshot", *restore, "--json"))
         assert said["partitions"] == 12
         assert not world.compare(snapshot=True)
         world.worker()
         world.wait_folded()
-        [row] = json.loads(done(environment(world), "namespaces", "list", "--json"))
+        [row] = json.loads(done(world.environment(), "namespaces", "list", "--json"))
         assert (row["lag"], row["partial_share"]) == (0, 0.0)
 
 
@@ -385,13 +376,13 @@ def test_a_backfill_loads_a_cluster(tmp_path: Path, kafka: str, make_topics: Mak
         world = World(tmp_path / "world", make_topics(kafka, N), node.address, "loaded", told)
         ending.callback(world.close)
         world.produce(500, 60)
-        done(environment(world), "backfill", "--work", str(tmp_path / "work"))
+        done(world.environment(), "backfill", "--work", str(tmp_path / "work"))
         assert not world.compare()
         world.produce(100, 70)
         world.worker()
         world.wait_folded()
-        done(environment(world, UIC_BUNDLE__GENERATION="1"), "backfill", "--work", str(tmp_path / "again"))
+        done(world.environment(UIC_BUNDLE__GENERATION="1"), "backfill", "--work", str(tmp_path / "again"))
         other = namespace(world.bundle.manifest.fingerprint, 1)
-        done(environment(world), "namespaces", "drop", other, "--yes", "--force")
+        done(world.environment(), "namespaces", "drop", other, "--yes", "--force")
         assert not [key for key in world.client.scan_iter() if other.encode() in key]
         assert not world.compare()

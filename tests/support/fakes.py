@@ -58,7 +58,6 @@ LAYOUT = StateLayout((Block("sum", (3,)), Block("last", (2,))))
 INITIAL = np.array([0.5, 0.0, 0.0, 0.0, 0.0], np.float32)
 POISON_ITEM = 666
 """An item whose step gives a non-finite value."""
-DEEP_SLEEP = 10**9
 
 
 class FakeRecord(NamedTuple):

@@ -17,11 +17,11 @@ from uvicorn.server import ServerState
 from rtp.doors.problems import Answer, Headers, send_answer
 from rtp.doors.protocol import BoundedProtocol, bounded
 from rtp.errors import Overloaded, RtpError
+from support.waiting import WITHIN_S, until
 
 CLOSE = b"connection: close"
 PLAIN = [(b"content-type", b"text/plain")]
 DIRECT, ASGI = b"direct ", b"asgi "
-WITHIN_S = 20
 KEEP_ALIVE_S = 75
 ARRIVAL_S = 30.0
 MAX_HEAD = 65_536
@@ -126,14 +126,6 @@ async def serving(*, shut: bool = False) -> AsyncIterator[Server]:
         yield made
     finally:
         listener.close()
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for it."""
-    end = asyncio.get_running_loop().time() + WITHIN_S
-    while not condition():
-        assert asyncio.get_running_loop().time() < end, what
-        await asyncio.sleep(0.001)
 
 
 def run(test: Callable[[Server], Awaitable[None]], *, shut: bool = False) -> None:

@@ -57,6 +57,8 @@ class ScriptedStore:
         self._released = threading.Event()
         self.holds = 0
         """How many replies are held now."""
+        self.sent = threading.Event()
+        """Set once a reply that was held is sent."""
         self.connections = 0
         """How many there are now."""
         self.asked: list[tuple[str, list[str]]] = []
@@ -128,6 +130,8 @@ class ScriptedStore:
             pieces[-1] += bulk(value_of("another"))
         for piece in pieces:
             connection.sendall(piece)
+        if "held" in kinds:
+            self.sent.set()
         return kind not in ("closing", "closed")
 
     def _hold(self) -> None:

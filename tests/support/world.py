@@ -105,6 +105,10 @@ class World:
         worker.start()
         return worker
 
+    def environment(self, **more: str) -> dict[str, str]:
+        """What a command of UIC is started with: a new worker's environment, and `more`."""
+        return dict(self.new_worker().environment()) | more
+
     # The log
 
     @property
@@ -144,6 +148,11 @@ class World:
         self.producer.flush(timeout=60)
         for future in sent:
             future.get(timeout=10)
+
+    def erase(self, user: str) -> None:
+        """Send the user's null record and wait until it is written."""
+        self.producer.send(self.topics.events, key=user.encode(), value=None)
+        self.producer.flush(timeout=30)
 
     def log(self) -> Log:
         """All records ever seen in the topic, and its current end."""

@@ -67,7 +67,7 @@ def _trial(stage: Stage, url: str, trial: tuple[int, Play, Steps]) -> Tally:
 
 def archive(world: World, steps: Steps, n: int) -> Tally:
     """Kill an archive after `steps` of one of its files, run it again, and once more when the log has grown."""
-    told, to = _environment(world), str(world.folder / "archive")
+    told, to = world.environment(), str(world.folder / "archive")
     command = ("--to", to, "--records-a-file", str(RECORDS_A_FILE))
     tally = Tally()
     for step in steps:
@@ -84,8 +84,8 @@ def archive(world: World, steps: Steps, n: int) -> Tally:
 def bring(old: World, new: World, steps: Steps, n: int) -> Tally:
     """Kill an import of an archive into a topic of more partitions after `steps`, run it again, and fold what came."""
     to = str(old.folder / "archive")
-    finished(_environment(old), "archive", "--to", to)
-    told, command = _environment(new), ("--archive", to)
+    finished(old.environment(), "archive", "--to", to)
+    told, command = new.environment(), ("--archive", to)
     due, tally = by_user(records_of(old.topics)), Tally()
     for step in steps:
         kill(told, "import_history", step, (n + 1) * EVENTS // 21 if step == "record" else 0, *command)
@@ -110,10 +110,6 @@ def _produce(world: World) -> None:
     for user in ERASED:
         world.producer.send(world.topics.events, key=user.encode(), value=None)
     world.produce(EVENTS // 2, USERS)
-
-
-def _environment(world: World) -> dict[str, str]:
-    return dict(world.new_worker().environment())
 
 
 def _archive_against_log(to: str, world: World, *, whole: bool) -> Findings:

@@ -9,6 +9,7 @@ import pytest
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from loadtest.feeder import event, feeding, main, zipf_users
+from loadtest.population import BUNDLE
 
 
 def test_users_are_drawn_by_zipf_and_the_same_for_the_same_seed() -> None:
@@ -35,5 +36,8 @@ def test_sizes_that_make_no_sense_are_refused(given: list[str], capsys: pytest.C
 
 def test_a_feeder_that_ended_early_is_not_taken_for_one_that_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    with pytest.raises(RuntimeError, match="the feeder ended"), feeding("127.0.0.1:1", "events", -1.0) as feeder:
+    with (
+        pytest.raises(RuntimeError, match="the feeder ended"),
+        feeding("127.0.0.1:1", "events", -1.0, BUNDLE) as feeder,
+    ):
         feeder.wait(timeout=60)

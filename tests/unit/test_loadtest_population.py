@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from loadtest import comparison, population
+from loadtest import comparison
 from loadtest.bare_loop import saturate
 from loadtest.client import Target
-from loadtest.population import Population
+from loadtest.population import BUNDLE, Population, measured_bundle
 from localstack import stack
 from support.wayward_server import server
 
@@ -33,8 +32,17 @@ def test_a_population_is_the_same_for_the_same_seed_and_asks_for_known_items() -
 
 
 def test_what_is_measured_by_default_is_what_is_served() -> None:
-    assert "LOADTEST_BUNDLE" not in os.environ, "unset it for the tests"
-    assert population.BUNDLE == stack.BUNDLE == next(iter(comparison.MODELS.values()))
+    assert BUNDLE == stack.BUNDLE == next(iter(comparison.MODELS.values()))
+    assert measured_bundle({}) == measured_bundle({"LOADTEST_BUNDLE": ""}) == BUNDLE
+
+
+def test_a_variable_names_another_bundle_when_it_is_measured_and_not_when_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOADTEST_BUNDLE", str(TINY))
+    assert measured_bundle() == TINY
+    assert Population.from_environment().bundle == TINY
+    assert BUNDLE != TINY
 
 
 def test_a_request_is_whole() -> None:

@@ -22,13 +22,14 @@ from mimn.bundle import load_bundle
 from mimn.rows.library import library
 from rtp import errors
 from rtp.app import create_app, create_service
-from rtp.doors.problems import HTTP_CODES, STATUS_TABLE
+from rtp.doors.problems import HTTP_CODES, STATUS_TABLE, headers_of
 from rtp.doors.schemas import PredictResponse, Problem
 from rtp.errors import RtpError
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.fake_store import FakeStateReader
 from support.stored import Stored
+from support.waiting import until
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
@@ -293,7 +294,7 @@ class Broken(OnnxModel):
 
 
 @pytest.mark.parametrize(("broken", "code"), [(Surprised, "internal"), (Broken, "scoring_failed")])
-def test_a_fault_of_ours_is_a_problem_without_its_text_and_the_log_has_it_under_the_requests_id(
+def test_an_internal_error_hides_its_text_and_is_logged_with_the_request_id(
     broken: Callable[[], OnnxModel], code: str
 ) -> None:
     with capture_logs() as logs:
@@ -375,10 +376,10 @@ def test_the_status_table_is_total() -> None:
     assert len(codes) == len(set(codes))
 
 
-def test_only_what_may_help_says_try_again() -> None:
+def test_a_callers_mistake_is_4xx_and_only_503_says_when_to_try_again() -> None:
     for kind, row in STATUS_TABLE.items():
-        assert kind.retriable == (row.status in (503, 504)), kind
         assert issubclass(kind, errors.CallerMistake) == (400 <= row.status < 500), kind
+        assert ((b"retry-after", b"1") in headers_of(row)) == (row.status == 503), kind
 
 
 # Health
@@ -399,13 +400,14 @@ def test_not_ready_says_why_and_becomes_ready_by_itself() -> None:
     store = FakeStateReader()
 
     async def ask(client: httpx.AsyncClient) -> None:
+        async def ready() -> bool:
+            return (await client.get("/readyz")).status_code == 200
+
         said = problem(await client.get("/readyz"))
         assert said.code == "not_ready"
         assert "RTP_REDIS__PREFIX" in said.detail
         store.values = stored_user().values
-        async with asyncio.timeout(60):
-            while (await client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.01)
+        await until(ready, "it is ready", within_s=60)
 
     serve(ask, app_on(store, state={"refresh_every_s": 0.1}))
 

@@ -20,7 +20,8 @@ from rtp.doors.protocol import bounded, cut_late
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.fake_store import FakeStateReader
-from support.rtp_server import ASGI, CLOSE, DIRECT, KEEP_ALIVE_S, WITHIN_S, Server, bodies, request, run, until
+from support.rtp_server import ASGI, CLOSE, DIRECT, KEEP_ALIVE_S, Server, bodies, request, run
+from support.waiting import WITHIN_S, until
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 MODEL = OnnxModel(load_bundle(TINY))

@@ -50,10 +50,6 @@ def test_logfmt_has_one_line_for_each_event_exceptions_included() -> None:
     assert 'event="2 keys"' in library
 
 
-def test_the_console_format_is_for_people() -> None:
-    assert "request failed" in "\n".join(lines("console"))
-
-
 @pytest.mark.parametrize("event", ["a", "b"])
 def test_of_a_flood_one_line_a_second_passes_and_the_others_are_counted(event: str) -> None:
     now = 10.0

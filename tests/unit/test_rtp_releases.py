@@ -455,7 +455,7 @@ def test_one_that_had_it_stays_ready_and_serves_what_it_has() -> None:
     assert "no bundle there" in world.follower.details
 
 
-def test_one_that_served_before_there_was_a_record_stays_ready_when_the_first_names_what_it_lacks() -> None:
+def test_rtp_stays_ready_when_the_first_record_names_a_release_it_lacks() -> None:
     world = World()
     world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
 

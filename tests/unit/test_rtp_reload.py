@@ -25,6 +25,7 @@ from rtp.reload import SAMPLE, Reloader
 from rtp.runtime import OnnxModel
 from support.fake_store import FakeStateReader
 from support.stored import Stored, now_ms
+from support.waiting import until
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
@@ -195,9 +196,7 @@ def test_a_load_that_hangs_is_given_up_and_later_ones_work() -> None:
         with pytest.raises(ReloadTimedOut, match="restart this process"):
             await world.reloader.reload()
         hold.set()
-        async with asyncio.timeout(60):
-            while world.reloader.hanging:
-                await asyncio.sleep(0.01)
+        await until(lambda: not world.reloader.hanging, "no load hangs any more", within_s=60)
         assert (await world.reloader.reload()).model is model(TINY)
 
     asyncio.run(many())
@@ -357,9 +356,7 @@ def test_it_looks_again_and_again_until_cancelled() -> None:
         await asyncio.sleep(0)
         assert not known(world)
         world.store.values = there
-        async with asyncio.timeout(60):
-            while not known(world):
-                await asyncio.sleep(0.001)
+        await until(lambda: known(world), "the progress is read", within_s=60)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

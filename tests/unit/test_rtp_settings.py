@@ -162,7 +162,10 @@ def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
     assert "ctr keys make" in said
 
 
-def test_a_socket_that_was_handed_down_counts_by_where_it_is_bound(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_socket_that_was_handed_down_counts_by_where_it_is_bound(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RTP_ADMIN__PORT", "0")
     with socket.create_server(("0.0.0.0", 0)) as listener:  # noqa: S104 (refused)
         assert main(["--fd", str(os.dup(listener.fileno()))]) == 2
     assert "RTP_ACCESS__KEYS_FILE" in capsys.readouterr().err

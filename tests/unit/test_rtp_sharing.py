@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from rtp.doors.sharing import SharedListener, part_of, patience_s, waiting_on
+from support.waiting import until
 
 
 class Peer(asyncio.Protocol):
@@ -67,9 +68,7 @@ def close(acceptors: list[Acceptor], clients: list[socket.socket]) -> None:
 
 
 async def all_taken(acceptors: list[Acceptor], count: int) -> None:
-    async with asyncio.timeout(10):
-        while sum(len(one.taken) for one in acceptors) < count:
-            await asyncio.sleep(0.001)
+    await until(lambda: sum(len(one.taken) for one in acceptors) >= count, "all are taken", within_s=10)
 
 
 def shares(listener: socket.socket, connections: int, holds: list[int]) -> list[int]:
@@ -137,9 +136,7 @@ def test_a_client_that_left_and_a_process_without_descriptors_end_nothing(
         for client in connect(listener, 5):
             client.close()
         clients = connect(listener, 5)
-        async with asyncio.timeout(10):
-            while len(taken) < 5:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(taken) >= 5, "all are taken", within_s=10)
         shared.close()
         for peer in taken:
             peer.close()

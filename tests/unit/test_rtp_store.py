@@ -6,7 +6,6 @@ import asyncio
 import random
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from rtp.store.commands import reason_of
 from rtp.store.together import MOST
 from support.certificates import Certificates
 from support.scripted_store import PATIENT_S, REPLIES, ScriptedStore, value_of
+from support.waiting import until
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -44,13 +44,6 @@ def unpaused(told: RedisSettings) -> RedisStateReader:
     return RedisStateReader(rtp_store._commands(told), lambda _: outage)
 
 
-async def passes_until(true: Callable[[], bool]) -> None:
-    """Passes of the loop until it is true, within `PATIENT_S`."""
-    async with asyncio.timeout(PATIENT_S):
-        while not true():
-            await asyncio.sleep(0.001)
-
-
 # Late, by a loop that other work keeps from its sockets
 
 
@@ -66,22 +59,22 @@ Asks = Callable[[RedisStateReader, float], Coroutine[Any, Any, bytes | None]]
 BOTH = pytest.mark.parametrize("asks", [a_request, the_background])
 
 
-def read(asks: Asks, *, timeout_s: float, replies_after_s: float, blocked_s: float = 0.6) -> bytes | None:
-    """One read, whose reply comes so late, by a loop that is busy with something else for so long meanwhile."""
+def read(asks: Asks, *, timeout_s: float, replied: bool) -> bytes | None:
+    """One read by a loop that something else keeps busy past the deadline. `replied`: the reply is there before."""
 
     async def reading(store: ScriptedStore) -> bytes | None:
         reader = open_store(told(store))
         await reader.read("whole", PATIENT_S)
         asked = asyncio.create_task(asks(reader, timeout_s))
-        await passes_until(lambda: store.holds == 1)
-        reply = threading.Timer(replies_after_s, store.release)
-        reply.start()
-        time.sleep(blocked_s)  # the loop runs nothing else
+        await until(lambda: store.holds == 1, "the reply is held", within_s=PATIENT_S)
+        due = time.monotonic() + timeout_s
+        if replied:
+            store.release()
+            assert store.sent.wait(PATIENT_S)
+        time.sleep(max(0.0, due - time.monotonic()))  # the loop runs nothing else
         try:
             return await asked
         finally:
-            reply.cancel()
-            reply.join()
             await reader.close()
 
     with ScriptedStore() as store:
@@ -91,13 +84,13 @@ def read(asks: Asks, *, timeout_s: float, replies_after_s: float, blocked_s: flo
 
 @BOTH
 def test_a_reply_that_is_there_is_not_late_though_the_loop_was_kept_from_it(asks: Asks) -> None:
-    assert read(asks, timeout_s=0.3, replies_after_s=0.03) == value_of("held")
+    assert read(asks, timeout_s=0.3, replied=True) == value_of("held")
 
 
 @BOTH
 def test_a_reply_that_is_not_there_is_late(asks: Asks) -> None:
     with pytest.raises(StoreLate, match="300 ms"):
-        read(asks, timeout_s=0.3, replies_after_s=PATIENT_S)
+        read(asks, timeout_s=0.3, replied=False)
 
 
 # Whose reply it is
@@ -195,9 +188,9 @@ def test_reads_that_are_cancelled_leave_the_pool_whole_and_take_no_reply_of_othe
     async def all_of_the_pool(store: ScriptedStore, reader: RedisStateReader) -> None:
         """One read more than it has connections, each by one of its own: that one waits."""
         reads = [asyncio.create_task(reader.read_many([f"held {i}"], PATIENT_S)) for i in range(size + 1)]
-        await passes_until(lambda: store.holds == size)
+        await until(lambda: store.holds == size, "a reply is held on each connection", within_s=PATIENT_S)
         store.release()
-        await passes_until(lambda: store.holds == 1)
+        await until(lambda: store.holds == 1, "one reply is held", within_s=PATIENT_S)
         store.release()
         assert await asyncio.gather(*reads) == [[value_of(f"held {i}")] for i in range(size + 1)]
 
@@ -216,9 +209,9 @@ def test_reads_that_are_cancelled_leave_the_pool_whole_and_take_no_reply_of_othe
         for key, got in zip(keys, found, strict=True):
             assert isinstance(got, asyncio.CancelledError) or got == expected(key)
         await all_of_the_pool(store, reader)
-        await passes_until(lambda: store.connections <= size)
+        await until(lambda: store.connections <= size, "what was opened in vain is closed", within_s=PATIENT_S)
         await reader.close()
-        await passes_until(lambda: not store.connections)
+        await until(lambda: not store.connections, "all connections are closed", within_s=PATIENT_S)
 
     for seed in range(10):
         with ScriptedStore() as store:
@@ -231,7 +224,7 @@ def test_a_read_that_is_cancelled_while_the_store_answers_is_not_answered_to_the
         reader = open_store(told(store, pool_size=1))
         await reader.read("whole", PATIENT_S)
         asked = asyncio.create_task(reader.read("held 1", PATIENT_S))
-        await passes_until(lambda: store.holds == 1)
+        await until(lambda: store.holds == 1, "one reply is held", within_s=PATIENT_S)
         next_one = asyncio.create_task(reader.read("whole 2", PATIENT_S))
         await asyncio.sleep(0)
         asked.cancel()
@@ -252,7 +245,7 @@ def test_a_store_that_closed_an_idle_connection_is_asked_by_a_new_one(run: Run) 
         for number in range(20):
             assert await reader.read(f"closing {number}", PATIENT_S) == value_of(f"closing {number}")
             if number % 2:  # the connection has, or has not, heard of it
-                await passes_until(lambda: not store.connections)
+                await until(lambda: not store.connections, "all connections are closed", within_s=PATIENT_S)
         await reader.close()
 
     with ScriptedStore() as store:
@@ -267,11 +260,11 @@ def test_a_connection_that_is_in_use_while_all_are_closed_is_not_kept(run: Run) 
             if warm:
                 await reader.read("whole", PATIENT_S)
             asked = asyncio.create_task(reader.read("held", PATIENT_S))
-            await passes_until(lambda: store.holds == 1)
+            await until(lambda: store.holds == 1, "one reply is held", within_s=PATIENT_S)
             await reader.close()
             store.release()
             assert await asked == value_of("held")
-            await passes_until(lambda: not store.connections)
+            await until(lambda: not store.connections, "all connections are closed", within_s=PATIENT_S)
 
     with ScriptedStore() as store:
         run(reading(store))
@@ -311,7 +304,7 @@ def test_what_is_late_for_one_read_is_not_waited_for_by_those_it_was_asked_with(
         assert isinstance(found[1], StoreLate)
         assert [found[0], *found[2:]] == [None, value_of("whole 1"), value_of("whole 2")]
         store.release()
-        await passes_until(lambda: not store.holds)
+        await until(lambda: not store.holds, "no reply is held", within_s=PATIENT_S)
         await reader.close()
 
     with ScriptedStore() as store:

@@ -16,13 +16,12 @@ from support.rtp_server import (
     DIRECT,
     KEEP_ALIVE_S,
     MAX_HEAD,
-    WITHIN_S,
     Server,
     bodies,
     request,
     run,
-    until,
 )
+from support.waiting import WITHIN_S, until
 
 H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAARAAAAAAAIAAAAA")
 """As Java's client and `curl --http2` send it."""

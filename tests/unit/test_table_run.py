@@ -17,10 +17,11 @@ from mimn import run
 from mimn.config import MimnConfig
 from mimn.nn.model import MimnModel
 from mimn.scoring import predict
-from mimn.table import curves, slices
+from mimn.table import curves, slices, slots
 from mimn.table import run as table
 from mimn.table.plan import cells, read_plan
 from mimn.table.records import read_records
+from mimn.table.trained import trained
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -153,7 +154,7 @@ def test_a_plan_that_cannot_be_read_is_an_error(tmp_path: Path, capsys: pytest.C
 def test_curves_follow_from_the_run_folders(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reading at a length is the table's own figure at that length; a delay of nothing is no delay."""
     monkeypatch.setattr(curves, "CURVE_ROWS", ("pooling", "absent"))
-    models = list(curves.trained([complete], "synthetic", curves.CURVE_ROWS))
+    models = list(trained([complete], "synthetic", curves.CURVE_ROWS))
     assert [one.cell.fold for one in models] == [0, 3]
     (at_none, late) = curves.delay_curve(models, (0, 24 * 365), length=50)
     _, pooling = read_records(complete.parent / "records")
@@ -177,19 +178,19 @@ def test_a_curve_shows_each_row_as_it_was_trained_longest(complete: Path, tmp_pa
         '[variations.pooling_long]\nconfig = "pooling"\nname = "sum pooling, trained long"\n'
     )
     plans = [complete, longer]
-    assert [one.cell.key for one in curves.trained(plans, "synthetic", ["pooling"])] == ["pooling", "pooling"]
+    assert [one.cell.key for one in trained(plans, "synthetic", ["pooling"])] == ["pooling", "pooling"]
 
     short = next(cell for cell in cells(read_plan(complete)) if (cell.key, cell.fold) == ("pooling", 0))
     for cell in cells(read_plan(longer)):  # as if they had been trained
         shutil.copytree(complete.parent / "runs" / short.run_folder, tmp_path / "runs" / cell.run_folder)
-    found = list(curves.trained(plans, "synthetic", ["pooling"]))
+    found = list(trained(plans, "synthetic", ["pooling"]))
     assert [(one.row, one.cell.key) for one in found] == [("pooling", "pooling_long"), ("pooling", "pooling_long_10")]
     (point,) = curves.delay_curve(found, (0,), length=50)
     assert (point.row, point.trainings) == ("sum pooling, trained long", 2)
 
 
 def test_an_ended_history_lacks_exactly_the_last_hours(complete: Path) -> None:
-    one = next(curves.trained([complete], "synthetic", ["pooling"]))
+    one = next(trained([complete], "synthetic", ["pooling"]))
     test = one.data.instances.of("test")
     ends = curves.ends_before(one.data, test, 36 * 3600)
     times = one.data.events.timestamp
@@ -200,7 +201,7 @@ def test_an_ended_history_lacks_exactly_the_last_hours(complete: Path) -> None:
 
 
 def test_a_repeated_history_is_the_real_one_again_and_again(complete: Path) -> None:
-    one = next(curves.trained([complete], "synthetic", ["pooling"]))
+    one = next(trained([complete], "synthetic", ["pooling"]))
     test = one.data.instances.of("test")
     some = test.select(np.arange(len(test)) < 5)
     events, instances = curves.repeat_histories(one.data.events, some, 200)
@@ -230,7 +231,7 @@ def test_write_weights_are_those_that_the_cell_writes_with(utilization: bool) ->
     model = MimnModel(config, 20, 6)
     items, categories = torch.randint(20, (3, 9)), torch.randint(6, (3, 9))
     with torch.inference_mode():
-        weights = curves.write_weights(model, items, categories)
+        weights = slots.write_weights(model, items, categories)
         states = model.unroll(items, categories)
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, 9))
         last = model.cell.unpack(states[:, -1])
@@ -259,8 +260,8 @@ def test_curves_are_written_as_csv_and_png(tmp_path: Path) -> None:
         "synthetic,a,20,0.70000,0.40000,0.70000,2,3,100",
     ]
     curves.draw(points, tmp_path / "a.png", x="events read", log=True)
-    shares = [curves.SlotShare("synthetic", "a", slot, 0.5, 1, 10) for slot in (1, 2)]
-    curves.draw_shares(shares, tmp_path / "b.png")
+    shares = [slots.SlotShare("synthetic", "a", slot, 0.5, 1, 10) for slot in (1, 2)]
+    slots.draw_shares(shares, tmp_path / "b.png")
     for name in ("a.png", "b.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 

@@ -743,9 +743,7 @@ def test_a_worker_whose_clock_is_ahead_writes_the_stores_time_and_says_how_far(
     assert worker.counted("uic_clock_skew_seconds") == 3600
 
 
-def test_an_as_of_time_from_the_future_is_corrected_by_the_next_honest_writer_and_the_other_does_not_steal(
-    topic: FakeTopic, store: FakeStore
-) -> None:
+def test_a_future_as_of_time_is_corrected_by_the_next_writer(topic: FakeTopic, store: FakeStore) -> None:
     fast = folded(topic, store)
     fast.settle()
     progress = fast.progress()

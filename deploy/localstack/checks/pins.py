@@ -35,7 +35,7 @@ class NotLocked(Exception):
     """The dependencies cannot be resolved; the message is the resolver's."""
 
 
-def lock(members: Sequence[str], constraints: Path = CONSTRAINTS) -> str:
+def lock(members: Sequence[str]) -> str:
     """The content of a requirements file: each package that `members` need, pinned, with hashes.
 
     Raises:
@@ -46,7 +46,7 @@ def lock(members: Sequence[str], constraints: Path = CONSTRAINTS) -> str:
     options += [word for name in OWN for word in ("--no-emit-package", name)]
     command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--python-version", OLDEST_PYTHON]
     done = subprocess.run(
-        [*command, "--constraint", str(constraints), *options],
+        [*command, "--constraint", str(CONSTRAINTS), *options],
         input=wanted, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

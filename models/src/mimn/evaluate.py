@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import figures, predict
 from mimn.table.floors import floor_predictions
+from mimn.whole_file import writing
 
 EVALUATED: tuple[Part, ...] = ("validation", "test")
 
@@ -140,10 +140,8 @@ def predictions_sha256(arrays: dict[str, NDArray[np.float32]]) -> str:
 
 def save_predictions(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write a plain .npz archive, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
+    with writing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes the keywords for flags
-    partial.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """The type of an option that takes a whole number, `least` or more."""
+    """The type of an option that takes a whole number, `least` or more; it raises ArgumentTypeError for other texts."""
 
     def read(text: str) -> int:
         try:
@@ -23,14 +23,22 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """A finite number above 0.
+
+    Raises:
+        ArgumentTypeError: the text is not one.
+    """
     if (value := _number(text)) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 
 def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
+    """A finite number of at least 0.
+
+    Raises:
+        ArgumentTypeError: the text is not one.
+    """
     if (value := _number(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return value

@@ -80,21 +80,18 @@ class Graph:
         return output
 
 
-def check_parity(
-    model: StateModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int = 0
-) -> ParityReport:
+def check_parity(model: StateModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes) -> ParityReport:
     """Compare the two graphs with PyTorch and with the equations.
 
     Args:
         model: in evaluation mode.
         layout: as the bundle stores states.
         step_onnx, head_onnx: the graphs; no first one for a state that only counts events (`count_events`).
-        seed: for drawing events, candidates and contexts; ids come from the model's tables.
 
     Raises:
         ParityError: a difference beyond the tolerance, or no history that could be compared.
     """
-    return _Check(model, layout, step_onnx, head_onnx, seed).run()
+    return _Check(model, layout, step_onnx, head_onnx).run()
 
 
 def with_item_fields(model: ClickModel, vectors: Floats, items: NDArray[np.int64]) -> Floats:
@@ -120,9 +117,7 @@ def counters(sketch: Sketch | None) -> int:
 
 
 class _Check:
-    def __init__(
-        self, model: StateModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int
-    ) -> None:
+    def __init__(self, model: StateModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes) -> None:
         dtype: BlockType = "float16" if layout.half_floats > counters(model.config.sketch) else "float32"
         self.model, self.layout = model, step_layout(model.config, dtype)
         self.step: StepFunction = count_events if step_onnx is None else Graph(step_onnx)
@@ -131,7 +126,7 @@ class _Check:
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
         specs = (model.fields.request.specs, model.fields.item.specs) if model.fields else ((), ())
         self.reference = reference_of(model.config, weights, dtype, *specs)
-        self.random = np.random.default_rng(seed)
+        self.random = np.random.default_rng(0)
         self.steps = self.scores = self.histories = self.undecided = 0
         self.largest = 0.0
         self.step_tolerance = HALF_TOLERANCE if self.layout.half_floats else TOLERANCE

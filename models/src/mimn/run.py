@@ -31,6 +31,7 @@ from mimn.data.prepared import Prepared
 from mimn.data.split import FOLDS, PARTS, Part, parts_of
 from mimn.data.vocabulary import TwoCategories, Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
+from mimn.whole_file import writing
 
 CONFIG, METRICS, MODEL, CHECKPOINT, LOG, CURVES = (
     "config.toml",
@@ -345,6 +346,5 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text`, whole or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
+    with writing(path) as partial:
+        partial.write_text(text, "utf-8")

@@ -50,6 +50,9 @@ def predict(
     does not depend on the other rows or their order. `share` computes only some of the batches of histories, and leaves
     0 in the other rows. `request` gives the fields of user and context, for a model that reads fields;
     `table` is the table of items of the model's run, for a model with a ledger.
+
+    Raises:
+        ValueError: a model with a ledger is given no table.
     """
     model.eval()
     device = model.items.weight.device

@@ -17,7 +17,7 @@ from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.run import RunConfig
 from mimn.train import DrawnNegatives, train
-from mimn.training.command import add_search_options, end_search
+from mimn.training.command import add_search_options, end_search, resumable
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 from mimn.training.search import SEEN, Search, read_space
@@ -35,18 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     def trained(config: RunConfig, folder: Path, running: Running, resume: bool) -> dict[str, Any]:
         return train(config, folder, running, resume=resume, parts=SEEN)
 
-    try:
+    with resumable(ConfigError, DataError, TrainingFailed, OSError) as ended:
         space = read_space(options.space, options.trials)
         base = run.read_config(options.config)
         search = Search(base, space, options.output, DrawnNegatives.measure, trained, sys.stderr.isatty())
         end_search(search)
-    except (ConfigError, DataError, TrainingFailed, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        return 130
-    return 0
+    return ended.status
 
 
 if __name__ == "__main__":

@@ -141,7 +141,11 @@ def _given(value: Value) -> Value:
 
 
 def value_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
-    """Values as their texts, by the one rule of training and serving: `text_of`."""
+    """Values as their texts, by the one rule of training and serving: `text_of`. [n]
+
+    Raises:
+        DataError: the column holds lists, fractions, or values of another type.
+    """
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if _is_list(kind):
         raise DataError(f'{place} holds lists: make the field `kind = "multi"`, or convert the column')
@@ -161,7 +165,12 @@ def value_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
 
 
 def list_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
-    """Lists as their texts (`text_of_list`), by the one rule of training and serving: `values_of`."""
+    """Lists as their texts (`text_of_list`), by the one rule of training and serving: `values_of`. [n]
+
+    Raises:
+        DataError: the column holds fractions, or values of another type.
+        UnicodeDecodeError: a text is not UTF-8.
+    """
     if not _is_list(column.type):
         column = value_texts(column, place)
         lists = [None if text is None else text_of_list(values_of(text)) for text in column.dictionary.to_pylist()]
@@ -238,7 +247,11 @@ def _whole_numbers(column: pa.Array, place: Place) -> pa.Array:
 
 
 def to_ids(column: pa.Array, place: Place) -> tuple[NDArray[np.uint64], list[tuple[str, NDArray[np.bool_]]]]:
-    """Ids that are whole numbers."""
+    """Ids that are whole numbers; which rows cannot be used and why. [n]
+
+    Raises:
+        DataError: the column holds something else.
+    """
     if pa.types.is_floating(column.type):
         column = _whole_numbers(column, place)
     if not pa.types.is_integer(column.type):
@@ -252,7 +265,11 @@ def to_ids(column: pa.Array, place: Place) -> tuple[NDArray[np.uint64], list[tup
 
 
 def id_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
-    """The texts of ids that are strings."""
+    """The texts of ids that are strings. [n]
+
+    Raises:
+        DataError: the column holds neither text nor whole numbers.
+    """
     if pa.types.is_floating(column.type):
         column = _whole_numbers(column, place)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -264,7 +281,7 @@ def id_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
 def hash_texts(
     column: pa.DictionaryArray, strings: Strings | None
 ) -> tuple[NDArray[np.uint64], list[tuple[str, NDArray[np.bool_]]]]:
-    """Ids of texts. `strings` notes them."""
+    """Ids of texts; which rows cannot be used and why. `strings` notes the texts. [n]"""
     empty = mask_of(column.is_null())
     data, offsets = bytes_of(column.dictionary)
     hashed = xxh64(data, offsets)
@@ -297,7 +314,11 @@ def _instants(column: pa.Array, place: Place) -> pa.Array:
 
 
 def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tuple[str, NDArray[np.bool_]]]]:
-    """When rows happened, in ms, -1 for none; which cannot be used and why. [n]"""
+    """When rows happened, in ms, -1 for none; which cannot be used and why. [n]
+
+    Raises:
+        DataError: the column holds no times, or none between 2000 and 2100 in its unit.
+    """
     want, kind, unit = place.want, column.type, place.want.unit
     dated = _is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
     if _is_text(kind):
@@ -359,7 +380,7 @@ def to_labels(column: pa.Array, place: Place) -> tuple[NDArray[np.uint8], list[t
     """0 or 1; which rows have neither. [n]
 
     Raises:
-        DataError: the column is neither whole numbers, numbers nor booleans, or counts clicks.
+        DataError: the column holds neither numbers nor true and false, or counts clicks.
     """
     empty = mask_of(column.is_null())
     if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -374,7 +395,11 @@ def to_labels(column: pa.Array, place: Place) -> tuple[NDArray[np.uint8], list[t
 
 
 def to_numbers(column: pa.Array, place: Place) -> tuple[NDArray[np.float64], list[tuple[str, NDArray[np.bool_]]]]:
-    """Numbers, NaN for none; every row can be used. [n]"""
+    """Numbers, NaN for none; every row can be used. [n]
+
+    Raises:
+        DataError: the column holds something else.
+    """
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise DataError(f"{place} is {column.type}, not a number: name another column, or convert this one")
     return numpy_of(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan)), []

@@ -12,7 +12,6 @@ and their hash is in every record.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from mimn.data.events import DataError, Events
 from mimn.data.negatives import NegativeRule, Pool, Sampling
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
+from mimn.whole_file import writing
 
 Protocol = Literal["A", "B"]
 
@@ -129,11 +129,9 @@ class Instances:
     def save(self, path: Path, origin: str) -> None:
         """Write an .npz archive of plain arrays, whole or not at all; `origin` is their `source`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with partial.open("wb") as file:
+        with writing(path) as partial, partial.open("wb") as file:
             whole: dict[str, Any] = {"sha256": np.array(self.sha256), "source": np.array(origin)} | self.arrays
             np.savez_compressed(file, **whole)
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path, origin: str, rule: NegativeRule = DEFAULT_RULE) -> Instances:

@@ -150,7 +150,7 @@ class OccasionBatch:
         return OccasionBatch(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def label_parts(data: Prepared, fold: int | None = None, parts: Sequence[Part] = PARTS) -> Labelled:
+def label_parts(data: Prepared, parts: Sequence[Part] = PARTS) -> Labelled:
     """The impressions of a prepared data set with the part of each.
 
     `parts`: which parts there shall be. The impressions of the others belong to no part then, and their labels are not
@@ -167,7 +167,7 @@ def label_parts(data: Prepared, fold: int | None = None, parts: Sequence[Part] =
         part = time_parts(split, shown.known_ms, shown.time_ms)
     else:
         users, place = np.unique(shown.user_id, return_inverse=True)
-        part = parts_of(users, split.fold if fold is None else fold)[place]
+        part = parts_of(users, split.fold)[place]
     if missing := set(PARTS) - set(parts):
         withheld = np.isin(part, [PARTS.index(name) for name in missing])
         part = np.where(withheld, LEFT_OUT, part).astype(part.dtype)

@@ -10,6 +10,7 @@ import msgspec
 from mimn.baselines import state_bytes
 from mimn.calibration import Calibration, Method, fit
 from mimn.impressions.trained import CALIBRATION, Scorer, TrainedRun
+from mimn.whole_file import writing
 
 log = logging.getLogger("mimn.calibrate")
 MANY = 0.01
@@ -50,6 +51,5 @@ def calibrated(scorer: Scorer, method: Method, length: int) -> Calibration:
 
 
 def _write(path: Path, calibration: Calibration) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)))
-    partial.replace(path)
+    with writing(path) as partial:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)))

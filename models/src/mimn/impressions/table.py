@@ -30,6 +30,7 @@ from mimn.impressions.figures import Rows, differences, figures
 from mimn.impressions.floors import FloorSettings, fit_floor
 from mimn.impressions.train import train
 from mimn.impressions.trained import Scorer, TrainedRun
+from mimn.run import write_text
 from mimn.training.loop import Running
 
 log = logging.getLogger("mimn.table")
@@ -351,10 +352,8 @@ def _group(data: ImpressionData, rows: NDArray[np.int64], wanted: Mapping[str, t
 def _write(path: Path, done: list[Done]) -> None:
     """One model a line, so that a difference of two versions can be read."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
     lines = [json.dumps(_rounded(msgspec.to_builtins(one)), ensure_ascii=False) for one in done]
-    partial.write_text("[\n" + ",\n".join(lines) + "\n]\n", "utf-8")
-    partial.replace(path)
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def _rounded(value: Any) -> Any:

@@ -99,10 +99,10 @@ def spoiled(record: Record) -> frozenset[str]:
     )
 
 
-def free_generation(record: Record | None, fingerprint: str, least: int = 0) -> int:
-    """The lowest generation from `least` on whose namespace is not an aborted rollout's."""
+def free_generation(record: Record | None, fingerprint: str) -> int:
+    """The lowest generation whose namespace is not an aborted rollout's."""
     taken = set() if record is None else spoiled(record)
-    generation = least
+    generation = 0
     while f"{fingerprint[:16]}-{generation}" in taken:
         generation += 1
     return generation

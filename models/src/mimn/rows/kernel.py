@@ -51,6 +51,9 @@ class Kernel:
                 deepest come first.
             rows: [n]: which states; distinct.
             states: [R, F] float32; each row contiguous, the rows anywhere.
+
+        Raises:
+            ValueError: an array has another type or shape.
         """
         done = np.empty(len(rows), np.int64)
         size = self._program.state_size

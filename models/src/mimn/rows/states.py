@@ -103,6 +103,9 @@ def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
         periods: [R, S]: of the same states; the rows are as far apart.
         groups: which events each state gets.
         addresses: [E, A], moments: [E, 2, S], sound: [E]: in the order of `groups.order`.
+
+    Raises:
+        ValueError: an array has another type or shape, or counters and periods are not of the same states.
     """
     events, lives = len(groups.order), len(sketch.half_lives)
     if counters.strides[0] != periods.strides[0] or counters.shape[1:] != (sketch.values,):
@@ -150,6 +153,9 @@ def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
         words: [R, words]: of states; each row contiguous.
         groups: which events each state gets.
         keys, times, sound: [E] in the order of `groups.order`.
+
+    Raises:
+        ValueError: an array has another type or shape.
     """
     events = len(groups.order)
     if words.shape[1:] != (ledger.words,) or (words.size and words.strides[1] != words.itemsize):

@@ -76,6 +76,9 @@ def frame(built: ctypes.CDLL, names: Sequence[bytes], states: Encoded, rows: Seq
         names: keys of the store. [n]
         states: of a round.
         rows: which state each gets; below 0: none, and the name is left out. All others exist. [n]
+
+    Raises:
+        ValueError: there are more names than rows, or fewer.
     """
     if len(names) != len(rows):
         raise ValueError(f"{len(names)} names and {len(rows)} states")
@@ -86,7 +89,11 @@ def frame(built: ctypes.CDLL, names: Sequence[bytes], states: Encoded, rows: Seq
 
 
 def read_headers(built: ctypes.CDLL, values: Sequence[bytes], into: NDArray[np.void], to: Integers) -> None:
-    """`into[to] = mimn.state.read_headers(values)`. Rows in `to` exist."""
+    """`into[to] = mimn.state.read_headers(values)`. Rows in `to` exist.
+
+    Raises:
+        ValueError: a value is shorter than a header, or an array has another type or shape.
+    """
     fronts, n = b"".join([value[:HEADER_BYTES] for value in values]), len(values)
     if len(fronts) != n * HEADER_BYTES:
         raise ValueError("a stored value without a header")

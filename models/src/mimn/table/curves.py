@@ -19,31 +19,25 @@ import argparse
 import csv
 import statistics
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mimn import metrics, run
-from mimn.bundle.item_table import ItemTable
+from mimn import metrics
 from mimn.config import ConfigError
 from mimn.data.events import COLUMNS, DataError, Events
 from mimn.data.instances import Instances
-from mimn.data.vocabulary import EmbeddingIds
-from mimn.data.windows import histories
-from mimn.nn import addressing
-from mimn.nn.cell import MimnCell
-from mimn.nn.checkpoint import CheckpointError, load_model
-from mimn.nn.model import ClickModel, MimnModel
+from mimn.nn.checkpoint import CheckpointError
 from mimn.run import DataSet
 from mimn.scoring import predict
-from mimn.table.compare import LONG, TRAINED_LONG, one_training_each
-from mimn.table.plan import PLAN, Cell, planned, read_plan
-from mimn.table.records import row_of
+from mimn.table.compare import LONG, one_training_each
+from mimn.table.plan import PLAN, Cell
+from mimn.table.slots import LINE_INCHES, SlotShare, draw_shares, slot_shares
+from mimn.table.trained import Trained, trained
 from mimn.table.weeks import DAY_MS
 
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
@@ -73,8 +67,6 @@ AXES = {
 }
 """Each curve's x axis, and whether it is logarithmic."""
 CURVES = (*AXES, "utilization")
-LINE_INCHES = 0.22
-"""Of a legend, below the axes: names of rows are long."""
 
 
 class NothingTrained(Exception):
@@ -83,19 +75,6 @@ class NothingTrained(Exception):
 
 Reading = Callable[[DataSet], tuple[Events, Instances]]
 """The events and instances of one point of a curve."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One training of a row on one fold, with its model loaded."""
-
-    row: str
-    cell: Cell
-    model: ClickModel
-    ids: EmbeddingIds
-    data: DataSet
-    table: ItemTable | None
-    """Of a model with a ledger."""
 
 
 @dataclass(frozen=True)
@@ -114,48 +93,6 @@ class Point:
     """On each of the folds, or on the one with the fewest."""
     positives: int
     """On all folds."""
-
-
-@dataclass(frozen=True)
-class SlotShare:
-    """The share of writes to a user's n-th most written slot, averaged over users."""
-
-    dataset: str
-    row: str
-    slot: int
-    """1 for the most written one."""
-    share: float
-    folds: int
-    users: int
-    """Of all folds and trainings: a user who was tested by two models counts twice."""
-
-
-def trained(plans: Iterable[Path], dataset: str, rows: Collection[str], runs: Path | None = None) -> Iterator[Trained]:
-    """The trained cells of some rows of plans, row by row, each as it was trained longest. Rows without any trained
-    fold are left out; the others use the folds that all of them have, because some folds are easier than others.
-
-    Raises:
-        ConfigError, DataError, CheckpointError: a file cannot be read.
-    """
-    found: dict[str, list[tuple[Path, Cell]]] = {key: [] for row in rows for key in (row, row + TRAINED_LONG)}
-    for planned_folder, cell in planned(read_plan(plan) for plan in plans).items():
-        folder, row = planned_folder if runs is None else runs / cell.run_folder, row_of(cell.key, found)
-        if cell.dataset == dataset and row in found and (folder / run.METRICS).exists():
-            found[row].append((folder, cell))
-    some = {row: of for row in rows if (of := found[row + TRAINED_LONG] or found[row])}
-    common = set.intersection(*({cell.fold for _, cell in of} for of in some.values())) if some else set()
-    data: dict[int, DataSet] = {}
-    for row, of in some.items():
-        for folder, cell in of:
-            if cell.fold not in common:
-                continue
-            if cell.fold not in data:
-                data[cell.fold] = run.load_data(cell.config.data)
-            model = load_model(folder / run.MODEL)
-            if cell.config.training.compile:
-                model.compile_steps()
-            table = None if model.config.ledger is None else ItemTable.load(folder)
-            yield Trained(row, cell, model, EmbeddingIds.load(folder), data[cell.fold], table)
 
 
 def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) -> list[Point]:
@@ -268,66 +205,6 @@ def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]])
     return points
 
 
-@torch.inference_mode()
-def slot_shares(models: Iterable[Trained], length: int = 200) -> list[SlotShare]:
-    """How the write weights of the latest `length` events are distributed over the slots of each user's memory."""
-    shares: dict[str, list[NDArray[np.float64]]] = {}
-    cells: dict[str, list[Cell]] = {}
-    for one in models:
-        if isinstance(one.model, MimnModel) and one.model.config.variant == "paper":
-            shares.setdefault(one.row, []).append(_user_shares(one.model, one, length))
-            cells.setdefault(one.row, []).append(one.cell)
-    return [
-        SlotShare(
-            of[0].dataset,
-            of[0].config.name,
-            slot + 1,
-            float(share),
-            len({cell.fold for cell in of}),
-            sum(map(len, shares[row])),
-        )
-        for row, of in cells.items()
-        for slot, share in enumerate(np.concatenate(shares[row]).mean(0))
-    ]
-
-
-def _user_shares(model: MimnModel, one: Trained, length: int) -> NDArray[np.float64]:
-    """Each test user's shares of the writes by slot, largest first. [users, m]"""
-    test = one.data.instances.of("test")
-    _, last = np.unique(test.user_id[::-1], return_index=True)
-    rows = len(test) - 1 - last
-    events = one.data.events
-    item, category, lengths = histories(
-        test.begin[rows],
-        test.end[rows],
-        one.ids.item_rows(events.item_id),
-        one.ids.category_rows(events.category_id),
-        length,
-    )
-    weights = write_weights(model, torch.from_numpy(item), torch.from_numpy(category))
-    real = np.arange(item.shape[1]) < lengths[:, np.newaxis]
-    summed = (weights.numpy().astype(np.float64) * real[..., np.newaxis]).sum(1)
-    return -np.sort(-summed / lengths[:, np.newaxis], axis=1)
-
-
-def write_weights(model: MimnModel, items: Tensor, categories: Tensor) -> Tensor:
-    """The write weights of each event of left-aligned histories, by slot: recomputed from the states before and after
-    it, because a memory without MUR does not store them. [B, T], [B, T] int64 rows → [B, T, m]"""
-    cell = model.cell
-    assert isinstance(cell, MimnCell)  # noqa: S101 (variant `paper` has no other)
-    states = model.unroll(items, categories)
-    before, after = cell.unpack(states[:, :-1].flatten(0, 1)), cell.unpack(states[:, 1:].flatten(0, 1))
-    shares = cell.shares(before) if model.config.utilization else None
-    controls = cell.controls(after["controller"], shares if model.config.shifts else None)
-    marks = addressing.landmarks(before["memory"], cell.keys())
-    weights = addressing.content_weights(controls.keys, controls.strengths, marks)[..., 1, :]
-    if model.config.transfers:
-        weights = addressing.transfer(weights, cell.transfer(shares))
-    if model.config.shifts:
-        weights = addressing.shift_and_sharpen(weights, controls.shift, controls.gamma)
-    return weights.view(*items.shape, -1)
-
-
 def write_csv(lines: list[Point] | list[SlotShare], path: Path) -> None:
     """One line per point, with the field names as the header."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -360,27 +237,6 @@ def draw(points: list[Point], path: Path, *, x: str, log: bool) -> None:
     axes.set(xlabel=x, ylabel=f"test AUC, {points[0].positives:,} positives")
     if log:
         axes.set_xscale("log")
-    figure.legend(fontsize="small", loc="outside lower center")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
-
-
-def draw_shares(shares: list[SlotShare], path: Path) -> None:
-    """The slots' shares of the writes as a PNG."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    rows = list(dict.fromkeys(share.row for share in shares))
-    figure, axes = pyplot.subplots(figsize=(8, 4 + LINE_INCHES * len(rows)), layout="constrained")
-    for place, row in enumerate(rows):
-        of = [share for share in shares if share.row == row]
-        width = 0.8 / len(rows)
-        left = (place - (len(rows) - 1) / 2) * width
-        axes.bar([share.slot + left for share in of], [share.share for share in of], width, label=row)
-    slots = sorted({share.slot for share in shares})
-    axes.set(xlabel="a user's slots, the most written first", ylabel="share of the writes", xticks=slots)
     figure.legend(fontsize="small", loc="outside lower center")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

@@ -29,6 +29,7 @@ from mimn.table.plan import Plan, read_plan, remaining
 from mimn.table.records import FLOOR_ROW, NoRecord, Record, read_records
 from mimn.table.run import run_open
 from mimn.table.wording import grid, prose
+from mimn.training.command import resumable
 from mimn.training.folder import TrainingFailed
 
 PLAN = Path("models/plans/fields.toml")
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cpu-minutes", type=float, default=60.0, help="start no run after this many (default 60)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
+    with resumable(ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord, UndefinedMetric) as ended:
         plan = read_plan(options.plan)
         for _ in run_open(plan, options.cpu_minutes):
             pass  # each cell writes its record
@@ -165,13 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         run.write_json(records / "fields.json", msgspec.to_builtins(found))
         (records / "fields.md").write_text(page(plan, found, list(remaining(plan))), "utf-8")
         print(f"wrote {records / 'fields.md'}")
-    except (ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord, UndefinedMetric) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        return 130
-    return 0
+    return ended.status
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from mimn import run
 from mimn.run import DataSet
+from mimn.whole_file import writing
 
 FLOOR_ROW = "floors"
 """Key of the record of the predictors without a network."""
@@ -65,10 +65,8 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         if config is not None:
             (folder / run.CONFIG).write_text(config, "utf-8")
-        partial = folder / f".{RANKS}.{os.getpid()}.tmp"
-        with partial.open("wb") as file:
+        with writing(folder / RANKS) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **dict(sorted(self.arrays.items())))  # type: ignore[arg-type]  # as in evaluate
-        partial.replace(folder / RANKS)
         folds = {str(fold): self.folds[fold] for fold in sorted(self.folds)}
         run.write_json(folder / run.METRICS, {"name": self.name, "dataset": self.dataset, "folds": folds})
 

@@ -36,6 +36,7 @@ from mimn.table.floors import FLOORS
 from mimn.table.plan import PLAN, Cell, Plan, check_data, open_cells, read_plan, record_of, remaining
 from mimn.table.records import FLOOR_ROW, NoRecord, arrays_sha256, ranks, test_rows
 from mimn.train import train
+from mimn.training.command import resumable
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 
@@ -134,19 +135,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only print what remains")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
+    with resumable(ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord, UndefinedMetric) as ended:
         plan = read_plan(options.plan)
         if not options.list:
             _run(plan, options.plan, options.cpu_minutes)
         lines = list(remaining(plan))
         print("\n".join(["remaining:", *lines] if lines else ["the table is complete"]))
-    except (ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord, UndefinedMetric) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        return 130
-    return 0
+    return ended.status
 
 
 def run_open(plan: Plan, cpu_minutes: float) -> Iterator[Cell]:

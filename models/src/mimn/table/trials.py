@@ -36,6 +36,7 @@ from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.plan import CONFIG_OF, Cell, Plan, cells, read_plan
 from mimn.train import VALIDATION_NEGATIVES, train
+from mimn.training.command import resumable
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 
@@ -204,20 +205,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("plan", type=Path, help="TOML file, see models/plans")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
+    with resumable(ConfigError, DataError, TrainingFailed, CheckpointError) as ended:
         plan, outcomes = read_plan(options.plan), []
         for cell in (cell for cell in cells(plan) if cell.key not in CONFIG_OF):
             outcomes.append(run_trial(plan, cell))
             aucs = ", ".join(f"{length}: {auc:.4f}" for length, auc in outcomes[-1].aucs.items())
             print(f"{cell.title}: validation AUC {aucs}", flush=True)
         print(f"wrote {write_record(plan, outcomes)}")
-    except (ConfigError, DataError, TrainingFailed, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        return 130
-    return 0
+    return ended.status
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from mimn.nn.model import ClickModel
 from mimn.training.folder import TrainingFailed
 from mimn.training.optimizers import Optimizers
 from mimn.training.schedule import Epoch
+from mimn.whole_file import writing
 
 Past = tuple[list[Epoch], int]
 """The curve so far, and the steps taken."""
@@ -24,18 +25,16 @@ Past = tuple[list[Epoch], int]
 
 def save_best(model: ClickModel, path: Path) -> None:
     """Write the model of the best epoch so far."""
-    partial = path.with_name(f".{path.name}.tmp")
-    save_model(model, partial)
-    partial.replace(path)
+    with writing(path) as partial:
+        save_model(model, partial)
 
 
 def save_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, past: Past, data_sha256: str) -> None:
     """Write all that the next epoch depends on, except the seed."""
     tensors = {f"model/{name}": value.detach().contiguous() for name, value in model.state_dict().items()}
     tensors |= {f"optimizer/{name}": value.contiguous() for name, value in optimizers.tensors()}
-    partial = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, partial, metadata={"past": msgspec.json.encode(past).decode(), "data": data_sha256})
-    partial.replace(path)
+    with writing(path) as partial:
+        save_file(tensors, partial, metadata={"past": msgspec.json.encode(past).decode(), "data": data_sha256})
 
 
 def load_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, data_sha256: str) -> Past:

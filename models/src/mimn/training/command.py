@@ -1,4 +1,4 @@
-"""The options that every command that trains has, and the processes and watchers that they name."""
+"""The options that every command that trains has, the processes and watchers that they name, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,29 @@ def running(options: argparse.Namespace) -> Iterator[Running]:
         if options.tensorboard is not None and processes.first:
             watchers.append(closed.enter_context(closing(TensorBoard(options.tensorboard))))
         yield Running(processes, progress_bar=sys.stderr.isatty(), watchers=watchers)
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    status: int = 0
+    """Its exit status."""
+
+
+@contextmanager
+def resumable(*failures: type[Exception]) -> Iterator[Ended]:
+    """How a command ends that continues from its files when it is run again: with 1 after one of `failures`, which is
+    printed, and with 130 after Ctrl-C."""
+    ended = Ended()
+    try:
+        yield ended
+    except failures as error:
+        print(f"error: {error}", file=sys.stderr)
+        ended.status = 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from here", file=sys.stderr)
+        ended.status = 130
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:

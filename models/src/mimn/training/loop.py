@@ -68,13 +68,14 @@ class Watcher(Protocol):
     """Is told how training goes, in the first process."""
 
     def begin(self, step: int) -> None:
-        """Before the first step; a resumed run has taken `step` of them before."""
+        """Called before the first step; a resumed run has taken `step` of them before."""
 
     def step(self, step: int, loss: float) -> None:
-        """After each step; `step` counts over all epochs from 1."""
+        """Called after each step; `step` counts over all epochs from 1."""
 
     def epoch(self, number: int, step: int, epoch: Epoch, learning_rate: float, per_second: float) -> None:
-        """After each epoch, from 1. `per_second`: samples a second of wall time, of all processes."""
+        """Called after each epoch; `number` counts from 1. `per_second`: samples a second of wall time, by all
+        processes."""
 
 
 @dataclass(frozen=True)

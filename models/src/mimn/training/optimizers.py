@@ -19,6 +19,9 @@ from mimn.nn.model import ClickModel
 from mimn.run import TrainingSettings
 from mimn.training.processes import Processes
 
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
+"""Adam's β₁, β₂ and ε, as in torch."""
+
 
 class RowAdam(Optimizer):
     """Adam by rows, each with a clock of its own, for tables with sparse gradients.
@@ -35,11 +38,9 @@ class RowAdam(Optimizer):
         self,
         tables: Iterable[nn.Parameter],
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(tables, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(tables, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # a closure has no use here
@@ -50,18 +51,18 @@ class RowAdam(Optimizer):
                     self._step(table, table.grad, group)
 
     def _step(self, table: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        (first_decay, second_decay), state = group["betas"], self.state_of(table)
+        state = self.state_of(table)
         rows, g = gradient.indices()[0], gradient.values()
         weights = table[rows]
         if group["weight_decay"]:
             g = g.add(weights, alpha=group["weight_decay"])
         touches = state["touches"][rows] + 1
-        first = state["first"][rows].lerp_(g, 1 - first_decay)
-        second = state["second"][rows].mul_(second_decay).addcmul_(g, g, value=1 - second_decay)
+        first = state["first"][rows].lerp_(g, 1 - FIRST_DECAY)
+        second = state["second"][rows].mul_(SECOND_DECAY).addcmul_(g, g, value=1 - SECOND_DECAY)
         # In float64: late bias corrections are differences from 1.
         age = touches.to(torch.float64)
-        first_bias, second_bias = ((1 - decay**age).to(g.dtype).unsqueeze(-1) for decay in (first_decay, second_decay))
-        denominator = (second / second_bias).sqrt_().add_(group["eps"])
+        first_bias, second_bias = ((1 - decay**age).to(g.dtype).unsqueeze(-1) for decay in (FIRST_DECAY, SECOND_DECAY))
+        denominator = (second / second_bias).sqrt_().add_(EPSILON)
         weights.sub_(first.div(first_bias).div_(denominator), alpha=group["lr"])
         for whole, part in (
             (table, weights),

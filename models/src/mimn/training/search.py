@@ -242,9 +242,7 @@ class Search(Generic[C]):
         complete = [one for one in self._study.trials if one.state.name == "COMPLETE"]
         if not complete:
             return
-        partial = self.output / f".{BEST}.tmp"
-        partial.write_text(self._study.best_trial.user_attrs["config"], "utf-8")
-        partial.replace(self.output / BEST)
+        run.write_text(self.output / BEST, self._study.best_trial.user_attrs["config"])
 
     def _configured(self, values: dict[str, Any]) -> C:
         """The base configuration with these values.

@@ -42,9 +42,7 @@ MAX_FIELD_CHARACTERS = 100
 
 
 class RtpError(Exception):
-    """Base of every error that a caller can be told. `detail` is for people; `retriable`: trying again can help."""
-
-    retriable = False
+    """Base of every error that a caller can be told. `detail` is for people."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -114,8 +112,6 @@ def _beginning(field: str) -> str:
 class NotServed(RtpError):
     """The request may be fine, but is not answered now."""
 
-    retriable = True
-
 
 class Overloaded(NotServed):
     """Refused at once, because it could not be answered within its deadline."""
@@ -139,8 +135,6 @@ class DeadlineMissed(NotServed):
 
 class ScoringFailed(NotServed):
     """The head graph failed, or gave a score that is not a finite number."""
-
-    retriable = False
 
 
 class StoreError(Exception):

@@ -1,4 +1,4 @@
-"""Log lines on stderr: an event's name and its fields, as JSON, logfmt or for a terminal. Never a user id, key or body.
+"""Log lines on stderr: an event's name and its fields, as JSON or logfmt. Never a user id, key or body.
 
 Every line has `timestamp` (ISO 8601, UTC), `level`, `logger` and `event`, and `request_id` where it is about a request.
 """
@@ -6,7 +6,6 @@ Every line has `timestamp` (ISO 8601, UTC), `level`, `logger` and `event`, and `
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import Literal
@@ -16,7 +15,7 @@ from structlog.typing import Processor
 
 from access.log_lines import to_stderr
 
-Format = Literal["json", "logfmt", "console"]
+Format = Literal["json", "logfmt"]
 
 
 class Throttle:
@@ -88,14 +87,11 @@ def configure(level: str, form: Format) -> None:
 
 
 def _renderers(form: Format) -> list[Processor]:
-    first = ["timestamp", "level", "logger", "event"]
-    match form:
-        case "console":
-            return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        case "json":
-            return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
-        case "logfmt":
-            return [
-                structlog.processors.format_exc_info,
-                structlog.processors.LogfmtRenderer(key_order=first, drop_missing=True, bool_as_flag=False),
-            ]
+    render: Processor = (
+        structlog.processors.JSONRenderer(default=str)
+        if form == "json"
+        else structlog.processors.LogfmtRenderer(
+            key_order=["timestamp", "level", "logger", "event"], drop_missing=True, bool_as_flag=False
+        )
+    )
+    return [structlog.processors.format_exc_info, render]

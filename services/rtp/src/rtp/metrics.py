@@ -206,7 +206,7 @@ class Metrics:
         )
         denied = Counter(
             "rtp_denied",
-            "Requests to either door that were denied (not in rtp_answers): no_key, bad_key, wrong_scope.",
+            "Requests to either port that were denied (not in rtp_answers): no_key, bad_key, wrong_scope.",
             ["reason"],
             registry=registry,
         )
@@ -243,7 +243,7 @@ class Metrics:
         return known
 
     def count_fields(self, vector: RequestVector) -> None:
-        """Count a scored request under the fields whose value it did not say in the model's words."""
+        """Count each field of a scored request whose value is unknown to the model, missing or ignored."""
         for value, names in (("unknown", vector.unknown), ("missing", vector.missing), ("ignored", vector.ignored)):
             for name in names:
                 child = self._field_of.get((name, value))

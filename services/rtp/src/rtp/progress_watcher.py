@@ -9,7 +9,6 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -55,19 +54,11 @@ class Reading(NamedTuple):
 class ProgressReader:
     """Reads the progress of a namespace."""
 
-    def __init__(
-        self,
-        store: StateReader,
-        *,
-        timeout_s: float,
-        ahead_within_ms: float,
-        clock_ms: Callable[[], int] = wall_ms,
-    ) -> None:
+    def __init__(self, store: StateReader, *, timeout_s: float, ahead_within_ms: float) -> None:
         """`timeout_s` bounds each round trip: one, and at first another; `ahead_within_ms` as in `fold_progress`."""
         self._store = store
         self._timeout_s = timeout_s
         self._ahead_within_ms = ahead_within_ms
-        self.clock_ms = clock_ms
 
     async def read(self, keys: Keys, last: FoldProgress | None) -> Reading:
         """The namespace's progress now. `last` is the reading before.
@@ -96,7 +87,7 @@ class ProgressReader:
                     "RTP_BUNDLE__GENERATION or RTP_BUNDLE__PATH"
                 )
             raise meta
-        return Reading(*fold_progress(records, topic, last, self.clock_ms(), self._ahead_within_ms), missing)
+        return Reading(*fold_progress(records, topic, last, wall_ms(), self._ahead_within_ms), missing)
 
     async def read_whole(self, keys: Keys) -> FoldProgress:
         """As `read`, for the first time and all of it.
@@ -151,7 +142,7 @@ class ProgressWatcher:
         return reason if reason or current.progress else "it was not read yet"
 
     async def run(self) -> None:
-        """Read now and then every `every_s` seconds (ten times as often until the first success), forever."""
+        """Read at once and then every `every_s` seconds (ten times as often until the first success), forever."""
         while True:
             await self.look()
             await asyncio.sleep(self._every_s if self._in_service.current.progress else self._every_s / 10)
@@ -192,7 +183,7 @@ class ProgressWatcher:
         answering = [release.progress for release in self._in_service.answering if release.progress is not None]
         if not answering:
             return
-        now_ms = self._reader.clock_ms()
+        now_ms = wall_ms()
         oldest = [progress.oldest_ms(now_ms) for progress in answering]
         known = [age for age in oldest if age is not None]
         self._metrics.partition_age.set(math.nan if len(known) < len(oldest) else max(known) / 1000)

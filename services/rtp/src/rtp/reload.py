@@ -20,7 +20,7 @@ from rtp.core.ports import StateReader
 from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
 from rtp.loader import Loader
 from rtp.metrics import Metrics
-from rtp.progress_watcher import NoNamespace, ProgressReader
+from rtp.progress_watcher import NoNamespace, ProgressReader, wall_ms
 from rtp.release import InService, Release
 
 log = structlog.stdlib.get_logger(__name__)
@@ -69,7 +69,7 @@ class Reloader:
         return self._loader.hanging
 
     def close(self) -> None:
-        """The process ends: no reload holds it up."""
+        """Give up a reload that is going on, so that the process can end."""
         self._loader.close()
 
     async def reload(self, *, force: bool = False) -> Release:
@@ -135,7 +135,7 @@ class Reloader:
                     old.progress,
                     new.namespace.progress,
                     coverage,
-                    now_ms=self._reader.clock_ms(),
+                    now_ms=wall_ms(),
                     stale_after_ms=self._stale_after_ms,
                     least_coverage=self._least_coverage,
                 )

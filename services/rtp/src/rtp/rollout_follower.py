@@ -111,7 +111,7 @@ class RolloutFollower:
 
     @property
     def trouble(self) -> str | None:
-        """Why the last look at the record was no good."""
+        """Why the last look at the record failed; None if it did not."""
         return self._trouble.reason
 
     @property

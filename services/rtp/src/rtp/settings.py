@@ -221,7 +221,7 @@ class LogSettings(_Group):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "logfmt", "console"] = "logfmt"
+    format: Literal["json", "logfmt"] = "logfmt"
     request_sample: int = Field(default=0, ge=0)
     """Write a line for every n-th request; 0 writes none. Never a user id."""
 

@@ -1,4 +1,4 @@
-"""Being woken soon on processors that others use too.
+"""How soon a thread that wakes up runs on processors that others use, too.
 
 Linux lets a process run for a slice before it looks for another one to run, and a process that wakes up waits for the
 end of the running one's slice unless its own slice is shorter. A request sleeps and wakes up several times: for its

@@ -36,7 +36,11 @@ class Counts(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Count:
-        """The series with these label values; to be kept by who counts often."""
+        """The series with these label values; to be kept by who counts often.
+
+        Raises:
+            ValueError: there are more values than labels, or fewer.
+        """
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
         return self._of.setdefault(values, Count())
@@ -83,7 +87,11 @@ class Tallies(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Tally:
-        """The series with these label values; to be kept by who observes often."""
+        """The series with these label values; to be kept by who observes often.
+
+        Raises:
+            ValueError: there are more values than labels, or fewer.
+        """
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
         return self._of.setdefault(values, Tally(self._buckets))

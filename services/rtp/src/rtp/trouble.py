@@ -1,4 +1,4 @@
-"""What is tried again and again and goes wrong: logged when that begins and when it has ended, not each time."""
+"""What is tried again and again and fails: logged when failures begin and when they have ended, not each time."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from rtp.errors import StoreError
 
 
 class Trouble:
-    """What went wrong the last time. All that the store does is one trouble, whatever the words: during an outage it is
+    """Why the last attempt failed. All failures of the store are one trouble, whatever their words: in an outage it is
     late, away and loading by turns."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        """Why, for people; None if it went well."""
+        """Why, for people; None if it did not fail."""
         self._kind: object = None
 
     def begins(self, error: Exception, reason: str) -> bool:
-        """It went wrong; whether that is news."""
+        """Record a failure. Returns whether it is a new one."""
         kind = StoreError if isinstance(error, StoreError) else reason
-        news = kind != self._kind
+        new = kind != self._kind
         self.reason, self._kind = reason, kind
-        return news
+        return new
 
     def ends(self) -> bool:
-        """It went well; whether that is news."""
-        news = self._kind is not None
+        """Record a success. Returns whether it ends a failure."""
+        ended = self._kind is not None
         self.reason = self._kind = None
-        return news
+        return ended

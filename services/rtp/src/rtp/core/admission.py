@@ -41,7 +41,7 @@ class Admission:
     """The cost of the last admitted request."""
 
     def expect(self, remaining_s: float, age_s: float) -> None:
-        """Let a request in whose cost is not known yet, as if it had the usual cost. `admitting` follows.
+        """Let in a request whose cost is not known yet, at the usual cost. `admitting` follows.
 
         Before it is admitted the head may run for `IN_A_ROW_S`, or once, which shortens its deadline and makes the line
         older. There must be time for that too: otherwise it would wait for that only to be refused.
@@ -56,7 +56,7 @@ class Admission:
         self._expected = 0
 
     def admit(self, cost_s: float, remaining_s: float, age_s: float = 0.0) -> None:
-        """Count the request in; `leave` must follow with the same cost. `age_s` is the line's.
+        """Count the request in; `leave` must follow with the same cost. `age_s`: how long the line's first has waited.
 
         Raises:
             Draining: this process takes no more requests.

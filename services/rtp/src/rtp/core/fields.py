@@ -14,7 +14,7 @@ NONE: Names = frozenset()
 
 
 def names_of(by_source: Mapping[str, Iterable[str]]) -> Names:
-    """What a model reads of a request, of its names by source."""
+    """What a model reads of a request, as pairs of source and name."""
     return frozenset((source, name) for source, names in by_source.items() for name in names)
 
 

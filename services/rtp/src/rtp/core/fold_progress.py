@@ -101,7 +101,7 @@ class FoldProgress:
         return oldest
 
     def ahead_ms(self, now_ms: int) -> int:
-        """How far the as-of time that lies furthest ahead of `now_ms` does so; 0 if none does."""
+        """How far the latest as-of time is ahead of `now_ms`; 0 if none is."""
         return max([0, *(known.record.as_of_ms - now_ms for known in self.partitions if known is not None)])
 
     def report(self, state: UserState | None, partition: int, now_ms: int, stale_after_ms: float) -> StateReport:

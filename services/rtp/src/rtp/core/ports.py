@@ -17,7 +17,7 @@ from rtp.errors import StoreError
 
 
 class StateReader(Protocol):
-    """Reads values by key. Knows nothing of what they mean. All that it writes is that this process lives."""
+    """Reads values by key. Knows nothing of what they mean. Writes only that this process is alive."""
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none; one round trip.

@@ -45,7 +45,7 @@ class ShadowBudget:
         return self._left_s > 0
 
     def ran(self, seconds: float) -> None:
-        """The head ran for so long."""
+        """Record how long the head ran."""
         self._left_s -= seconds
 
 

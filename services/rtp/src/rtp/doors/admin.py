@@ -37,7 +37,7 @@ class AdminApp(GuardedApp):
         """See `GuardedApp`."""
         if path == _DESCRIPTION or not any(map(_is_of_a_page, headers)):
             return super().denial(path, headers)
-        body = problem(_BROWSER, None, "web pages may not call this door; use curl")
+        body = problem(_BROWSER, None, "web pages may not call this port; use curl")
         return _BROWSER.status, [(b"content-type", PROBLEM_JSON.encode())], body
 
 

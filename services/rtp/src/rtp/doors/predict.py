@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-import time
-from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -61,16 +60,13 @@ class PredictDoor:
         max_deadline_ms: int,
         max_body_bytes: int,
         log_every: int = 0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` must be the scorer's."""
         self._scorer = scorer
         self._metrics = metrics
         self._default_deadline_s = default_deadline_ms / 1000
         self._max_deadline_ms = max_deadline_ms
         self._max_body_bytes = max_body_bytes
         self._log_every = log_every
-        self._clock = clock
         self._count = itertools.count(1)
         self._boot = secrets.token_hex(6)
         self._tracebacks = Throttle()
@@ -78,7 +74,7 @@ class PredictDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         try:
-            answer = await self.answer(scope["headers"], scope.get(ARRIVED) or self._clock(), receive)
+            answer = await self.answer(scope["headers"], scope.get(ARRIVED) or monotonic(), receive)
         except ClientGone:
             return
         await send_answer(scope, send, *answer)
@@ -88,7 +84,7 @@ class PredictDoor:
 
         Args:
             headers: of the request.
-            arrived: when its first byte was seen, by `clock`.
+            arrived: when its first byte was seen, in seconds of `time.monotonic`.
             body: of the request, or where it comes from.
 
         Raises:
@@ -124,7 +120,7 @@ class PredictDoor:
             known_as = self._known_as(given or request_id.given_id(headers), request, number)
             row, answer = self._failed(error, known_as)
             status, about = row.status, headers_of(row)
-        took_s = self._clock() - arrived
+        took_s = monotonic() - arrived
         about += [server_timing(took_s), (_REQUEST_ID, known_as.encode())]
         self._metrics.seconds_of[status // 100].observe(took_s)
         if self._log_every and number % self._log_every == 0:
@@ -211,7 +207,7 @@ class PredictDoor:
         chunks: list[bytes] = []
         received = 0
         try:
-            async with asyncio.timeout(deadline - self._clock()):
+            async with asyncio.timeout(deadline - monotonic()):
                 more = True
                 while more:
                     message = await receive()

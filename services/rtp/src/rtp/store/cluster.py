@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 from redis.asyncio import RedisCluster
@@ -34,7 +34,7 @@ from rtp.time_limits import within
 _MOVES: Final = 4
 """How often a key may have moved until a command gives up."""
 _LOOK_EVERY_S: Final = 1.0
-"""How often the cluster is asked at most which node has what: redis-py renews all connections each time."""
+"""How often, at most, the cluster is asked which node has what: redis-py renews all connections each time."""
 _LOOK_S: Final = 1.0
 _CALLER_CANCELS_S: Final = 3600.0
 
@@ -42,10 +42,9 @@ _CALLER_CANCELS_S: Final = 3600.0
 class ClusterCommands:
     """A cluster; as many connections to each node as `size` says. Nodes are waited for side by side."""
 
-    def __init__(self, cluster: RedisCluster, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cluster: RedisCluster, size: int) -> None:
         check_client()
         self._cluster = cluster
-        self._clock = clock
         self._free: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, size))
         """By node: its connections, because redis-py fails rather than waits when none is free."""
         self._looking: asyncio.Task[None] | None = None
@@ -123,7 +122,7 @@ class ClusterCommands:
 
     def _look_again(self, failed: str) -> None:
         """Learn in the background which node has what by now, from others than the one that failed if there are any."""
-        now = self._clock()
+        now = monotonic()
         if now - self._looked >= _LOOK_EVERY_S and (self._looking is None or self._looking.done()):
             self._looked = now
             self._looking = asyncio.create_task(self._look(failed))
@@ -160,7 +159,7 @@ class ClusterCommands:
 
     async def _ask_each(self, asked: Sequence[tuple[str, Command]], timeout_s: float) -> list[Any]:
         """The reply to each key's command, in one round trip to each node, or what was raised instead."""
-        until = self._clock() + timeout_s
+        until = monotonic() + timeout_s
         await within(timeout_s, self._know())
         replies: list[Any] = [None] * len(asked)
         of_node: defaultdict[ClusterNode, list[int]] = defaultdict(list)
@@ -173,7 +172,7 @@ class ClusterCommands:
 
         async def ask(node: ClusterNode, here: list[int]) -> None:
             try:
-                got = await within(until - self._clock(), self._exchange(node, [asked[i][1] for i in here]))
+                got = await within(until - monotonic(), self._exchange(node, [asked[i][1] for i in here]))
             except (RedisError, OSError) as error:
                 if isinstance(error, TimeoutError):
                     self._look_again(node.name)
@@ -190,7 +189,7 @@ class ClusterCommands:
             return reply
         key, command = asked
         try:
-            return await within(until - self._clock(), self._ask(key, *command))
+            return await within(until - monotonic(), self._ask(key, *command))
         except (RedisError, RedisClusterException, OSError) as error:
             return error
 

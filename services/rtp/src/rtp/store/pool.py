@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from redis.asyncio.connection import ConnectionPool
@@ -32,10 +32,9 @@ class PoolCommands:
     flooded with connections.
     """
 
-    def __init__(self, pool: ConnectionPool, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, pool: ConnectionPool, size: int) -> None:
         check_client()
         self._pool = pool
-        self._clock = clock
         self._size = size
         self._in_vain: deque[float] = deque()
         """When the connections were opened that have not answered yet."""
@@ -50,7 +49,7 @@ class PoolCommands:
         self._outstanding = 0
         """How many commands for such reads wait for their reply, or gather. A read that finds none is sent at once:
         nothing is saved by waiting for company."""
-        self._deadlines = Deadlines(clock)
+        self._deadlines = Deadlines(monotonic)
         self._epoch = 0
         """Raised to drop all connections; those in use at that moment are not kept either."""
 
@@ -58,7 +57,7 @@ class PoolCommands:
         """What every request does, so where a connection is open and free, with a deadline instead of `within`, and
         together with the other reads of this pass of the loop."""
         value: bytes | None
-        due = self._clock() + timeout_s
+        due = monotonic() + timeout_s
         together = self._gathering or self._gather()
         if together is None:
             value = await within(timeout_s, self._ask("GET", key))
@@ -81,7 +80,7 @@ class PoolCommands:
             raise
         finally:
             self._deadlines.lift(read)
-        value = await within(due - self._clock(), self._ask("GET", key))
+        value = await within(due - monotonic(), self._ask("GET", key))
         return value
 
     def _gather(self) -> Together | None:
@@ -171,7 +170,7 @@ class PoolCommands:
             self._give_back(connection)
 
     async def _opened(self) -> Connection:
-        now = self._clock()
+        now = monotonic()
         while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
             self._in_vain.popleft()
         if len(self._in_vain) >= self._size:

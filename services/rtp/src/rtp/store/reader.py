@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import TypeVar
 
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
@@ -21,13 +21,10 @@ _FAILURES = (RedisError, RedisClusterException, OSError, TooManyConnects)
 class RedisStateReader:
     """Reads under a timeout, and stops asking the store for a while when it is away. Implements `StateReader`."""
 
-    def __init__(
-        self, commands: Commands, outage_of: Callable[[str], Outage], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, commands: Commands, outage_of: Callable[[str], Outage]) -> None:
         """`outage_of` gives the one that counts for a key: nodes of a cluster fail one by one."""
         self._commands = commands
         self._outage_of = outage_of
-        self._clock = clock
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none.
@@ -40,7 +37,7 @@ class RedisStateReader:
         if timeout_s <= 0:
             raise StoreLate("no time is left to ask the store")
         outage = self._outage_of(key)
-        if not outage.may_ask(self._clock()):
+        if not outage.may_ask(monotonic()):
             raise StoreAway("the store was away a moment ago and is not asked by every request")
         try:
             value = await self._commands.get(key, timeout_s)
@@ -49,9 +46,9 @@ class RedisStateReader:
         except _FAILURES as error:
             failed = _ours(error, timeout_s)
             if isinstance(failed, StoreLate):
-                outage.late(self._clock())
+                outage.late(monotonic())
             elif isinstance(failed, StoreAway):
-                outage.away(self._clock())
+                outage.away(monotonic())
             else:
                 outage.answered()
             raise failed from error

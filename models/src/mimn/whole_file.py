@@ -1,0 +1,22 @@
+"""Files that are written whole or not at all: beside their place first, and then put there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """The path to write to, in the folder of `path`; at the end what was written takes the place of `path`.
+
+    After an error `path` is what it was, and nothing lies beside it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
