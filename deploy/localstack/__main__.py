@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -249,9 +250,20 @@ EOF
 # stop     {command("down", folder)}"""
 
 
-def tool_variables(folder: Path) -> dict[str, str]:
-    """The `UIC_...` variables that point UIC's tools at the stack of `folder`; none when it does not run."""
-    if not living(folder):
+_NAMES_A_SYSTEM = re.compile(
+    r"UIC_(BUNDLE(__PATH)?|KAFKA(__BOOTSTRAP_SERVERS)?|REDIS(__(URL|NODES|SENTINELS))?|(GRPC|ADMIN)(__(HOST|PORT))?)"
+)
+"""Variables that say which system is meant. Where one is set, nothing of the stack takes its place or stands beside it:
+a command would work on a system that was not named, or on parts of two."""
+
+
+def tool_variables(folder: Path, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The `UIC_...` variables that `env` lacks, so that UIC's tools work on the stack of `folder`.
+
+    None when it does not run, or when `env` names a system.
+    """
+    given = {name.upper() for name in env}  # as the settings are read
+    if any(map(_NAMES_A_SYSTEM.fullmatch, given)) or not living(folder):
         return {}
     at = addresses_of(folder)
     surroundings = Surroundings(
@@ -264,7 +276,8 @@ def tool_variables(folder: Path) -> dict[str, str]:
     )
     # The tools serve nothing; they call the first worker.
     ports = [urlsplit(url).port or 0 for url in (f"//{at.uic[0]}", at.uic_admin[0])] if at.uic else [0, 0]
-    return uic_variables(surroundings, grpc_port=ports[0], admin_port=ports[1])
+    told = uic_variables(surroundings, grpc_port=ports[0], admin_port=ports[1])
+    return {name: value for name, value in told.items() if name not in given}
 
 
 def _doctor(folder: Path) -> int:
