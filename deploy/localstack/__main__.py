@@ -22,7 +22,7 @@ from localstack import demo
 from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.example import Example, of_bundle, of_shopper
 from localstack.process import Ended
-from localstack.replay import States, expect, moved_to_now, replay, wait_folded
+from localstack.replay import PartitionsBroken, States, expect, moved_to_now, replay, wait_folded
 from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
 from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.signals import signals_unwind
@@ -51,6 +51,7 @@ EXPECTED = (
     StackError,
     Ended,
     NotReady,
+    PartitionsBroken,
     TopicMismatch,
     OtherCatalogue,
     demo.DemoFailed,
@@ -209,7 +210,7 @@ def _fold_demo(
     recent = moved_to_now(events, people, now_s=time.time())
     records = replay(at.bootstrap, at.topic, recent, people)
     states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
-    wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
+    wait_folded(states, {user: expect(sent) for user, sent in records.items()}, at.uic_admin, within_s=60)
     with demo.client_of(at.predict) as client:
         demo.ask_when_warm(client, people)
     folded = sum(map(len, records.values()))

@@ -23,7 +23,7 @@ from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.contents import contents
 from localstack.demo import Answer, DemoFailed
 from localstack.example import of_shopper
-from localstack.replay import expect, moved_to_now
+from localstack.replay import Folded, PartitionsBroken, expect, moved_to_now, wait_folded
 from localstack.shoppers import DATA, Shopper, read_events, shoppers
 from localstack.stack import BUNDLE, CHEAPER_BUNDLE, FOLDER, Addresses, Options, command
 from localstack.wait import NotReady
@@ -375,3 +375,22 @@ def test_down_as_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_down_where_nothing_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--folder", str(tmp_path), "down"]) == 0
     assert "Nothing runs" in capsys.readouterr().out
+
+
+def test_broken_partitions_end_the_wait_for_the_fold_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unfolded:
+        def folded(self, user_id: str) -> Folded:
+            return Folded()
+
+    def partitions(request: httpx.Request) -> httpx.Response:
+        if request.url.port == 1:
+            raise httpx.ConnectError("it starts again")
+        each = [{"partition": p, "phase": phase, "reason": "broken_log: new_log"} for p, phase in enumerate(phases)]
+        return httpx.Response(200, json={"partitions": each})
+
+    client = httpx.Client(transport=httpx.MockTransport(partitions))
+    monkeypatch.setattr("localstack.replay.httpx.Client", lambda **_: client)
+    phases = ["folding", "broken", "broken"]
+    workers = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    with pytest.raises(PartitionsBroken, match=r"of 2 partitions, partition 1 because of broken_log: new_log: docs/"):
+        wait_folded(Unfolded(), {"u": Folded(3)}, workers, within_s=600)  # type: ignore[arg-type]  # what it uses of it
