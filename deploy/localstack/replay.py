@@ -129,13 +129,15 @@ class PartitionsBroken(RuntimeError):
     """UIC waits for an operator's decision about partitions, so events would never be folded; says which and why."""
 
 
-def wait_folded(states: States, expected: dict[str, Folded], uic_admin: Iterable[str], *, within_s: float) -> float:
+def wait_folded(
+    states: States, expected: dict[str, Folded], uic_admin: Iterable[str] = (), *, within_s: float
+) -> float:
     """Wait until each user's state has absorbed what is expected, and return the seconds that took.
 
     Args:
         states: of the stack.
         expected: by user.
-        uic_admin: URLs of the UIC workers' admin ports.
+        uic_admin: URLs of admin ports of UIC workers, which are asked whether partitions are broken.
         within_s: deadline in seconds.
 
     Raises:

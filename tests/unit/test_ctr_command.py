@@ -202,7 +202,7 @@ def stack(tmp_path: Path) -> Path:
 
 
 def variables(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, status: int = 0, **given: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, status: int = 0, given: dict[str, str] | None = None
 ) -> dict[str, str]:
     """The UIC_... variables that a command runs with, where `given` were set."""
     seen: dict[str, str] = {}
@@ -216,7 +216,7 @@ def variables(
 
     monkeypatch.setattr("ctr_cli.__main__._entry", entry)
     own = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
-    with mock.patch.dict(os.environ, own | given, clear=True):
+    with mock.patch.dict(os.environ, own | (given or {}), clear=True):
         assert main(["--folder", str(folder), *(arguments or ["namespaces"])]) == status
     return seen
 
@@ -249,12 +249,12 @@ def test_a_system_that_variables_name_is_not_replaced_by_the_stack(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     """Not in part, either: a replay would read one log, and write into another."""
-    assert variables(stack, monkeypatch, **{name: value}) == {name: value}
+    assert variables(stack, monkeypatch, given={name: value}) == {name: value}
     assert capsys.readouterr().err == ""
 
 
 def test_other_settings_of_the_user_win_over_those_of_the_stack(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = variables(stack, monkeypatch, UIC_BUNDLE__GENERATION="1", UIC_KAFKA__TOPIC="mine")
+    seen = variables(stack, monkeypatch, given={"UIC_BUNDLE__GENERATION": "1", "UIC_KAFKA__TOPIC": "mine"})
     assert (seen["UIC_BUNDLE__GENERATION"], seen["UIC_KAFKA__TOPIC"]) == ("1", "mine")
     assert seen["UIC_KAFKA__BOOTSTRAP_SERVERS"] == "127.0.0.1:9092"
 
@@ -264,7 +264,7 @@ def test_a_command_that_fails_says_that_no_stack_runs(
 ) -> None:
     assert variables(tmp_path, monkeypatch, status=2) == {}
     assert f"no stack runs in {tmp_path}: `ctr up` starts one" in capsys.readouterr().err
-    variables(tmp_path, monkeypatch, status=2, UIC_REDIS__URL="redis://elsewhere:6379/0")
+    variables(tmp_path, monkeypatch, status=2, given={"UIC_REDIS__URL": "redis://elsewhere:6379/0"})
     assert capsys.readouterr().err == ""
 
 
