@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from access import Admission, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys
+from access import Admission, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys, refusal
 from access.__main__ import main
 from access.keys import SECRET
 from localstack.wait import until
@@ -53,6 +53,12 @@ def test_whatever_a_caller_sends_is_judged_without_an_error(sent: bytes) -> None
     keys = parse_keys(key.line())
     for credential in (sent, b"Bearer " + sent, b"Basic " + sent, b"Bearer ctr_" + key.id.encode() + b"_" + sent):
         assert judge(keys, credential, Scope.PREDICT) is Admission.BAD_KEY
+
+
+def test_another_scheme_than_bearer_is_told_what_to_send() -> None:
+    secret, key = make_key([Scope.PREDICT], "k")
+    admission = judge(parse_keys(key.line()), f"Basic {secret}".encode(), Scope.PREDICT)
+    assert "not sent as authorization: Bearer <key>" in refusal(admission, Scope.PREDICT)
 
 
 def test_the_hash_of_no_key_admits_no_caller() -> None:
