@@ -124,7 +124,31 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_install(
     assert main(["train", "--config", "x", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said == (
-        "ctr train needs torch, which is not installed: pip install -e 'models[serve,train]', or make install-dev\n"
+        "ctr train needs torch, which is not installed: "
+        ".venv/bin/pip install -e 'models[serve,train]', or make install-dev\n"
+    )
+
+
+def without_fsspec(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = "import sys; sys.modules['fsspec'] = None; from ctr_cli.__main__ import main; sys.exit(main())"
+    own = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, env=own, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["archive", "import", "backfill", "snapshot", "namespaces"])
+def test_help_of_the_commands_in_bulk_needs_nothing_that_only_they_use(name: str) -> None:
+    done = without_fsspec(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout
+
+
+def test_a_command_in_bulk_says_what_it_needs(tmp_path: Path) -> None:
+    done = without_fsspec("--folder", str(tmp_path), "import", "--archive", str(tmp_path))
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"uic import needs fsspec: {sys.executable} -m pip install -e 'services/uic[bulk]'\n",
     )
 
 

@@ -95,7 +95,7 @@ def _run(command: Command, arguments: list[str], *, folder: Path) -> int:
         named = {"prog": command.prog} if command.prog else {}
         status = int(_entry(command.module)([*leading, *arguments], **named) or 0)
         sys.stdout.flush()
-        if status and command.of_stack and not any(name.upper().startswith("UIC_") for name in os.environ):
+        if status == 2 and command.of_stack and not any(name.upper().startswith("UIC_") for name in os.environ):
             hint = f"no stack runs in {folder}: `ctr up` starts one, and UIC_... variables name a deployment"
             print(hint, file=sys.stderr)
         return status

@@ -46,8 +46,8 @@ _HEADERS = {
     },
 }
 _MEANING = {
-    400: "The body is not JSON in UTF-8; or the head is not one of HTTP/1.1 with exactly one Host (or of HTTP/1.0 with at "
-    "most one), has a method that HTTP does not know, or a transfer coding besides `chunked`.",
+    400: "The body is not JSON in UTF-8; or the head is not one of HTTP/1.1 with exactly one Host (or of HTTP/1.0 with "
+    "at most one), has a method that HTTP does not know, or a transfer coding besides `chunked`.",
     401: "No key, or one that is not known. Never where no authentication is required.",
     403: "The key lacks the scope `predict`.",
     408: "The body did not arrive within the deadline.",
