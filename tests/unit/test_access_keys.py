@@ -189,17 +189,32 @@ def test_rotation_by_command_keeps_comments_and_the_files_identity(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["revoke", "{file}", "000000000000"], ["list", "{file}x"], ["revoke", "{file}", "{id}"]]
+    ("arguments", "said"),
+    [
+        (["revoke", "{file}", "000000000000"], "there is no key 000000000000"),
+        (["list", "{file}x"], "No such file"),
+        (["revoke", "{file}", "{id}"], "{id} is the file's last key and is still valid: make the new key first"),
+    ],
 )
 def test_the_command_says_what_it_cannot_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     file = tmp_path / "keys"
     _, key = make_key([Scope.PREDICT], "only")
-    file.write_text(key.line())
+    file.write_text(f"# ours\n{key.line()}")
     assert main([word.format(file=file, id=key.id) for word in arguments]) == 1
-    assert str(file) in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert str(file) in err
+    assert said.format(id=key.id) in err
     assert len(KeyRing(file)) == 1
+
+
+def test_an_unknown_scope_is_answered_by_the_names_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["make", str(tmp_path / "keys"), "--scope", "foo", "--name", "x"])
+    err = capsys.readouterr().err
+    assert "rollout:write" in err
+    assert "Scope." not in err
 
 
 @pytest.mark.parametrize(
