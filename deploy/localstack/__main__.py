@@ -29,6 +29,7 @@ from localstack.signals import signals_unwind
 from localstack.stack import (
     BUNDLE,
     CHEAPER_BUNDLE,
+    DOCUMENTED_PORTS,
     FOLDER,
     Addresses,
     Options,
@@ -183,6 +184,8 @@ def _up(given: argparse.Namespace) -> int:
     try:
         if replayed is not None and options.topic in stack.created_topics:
             _fold_demo(at, options, *replayed, say=say)
+        for line in elsewhere(at, options):
+            say(line)
         if given.json:
             print(json.dumps(asdict(at)), flush=True)
         else:
@@ -218,6 +221,21 @@ def _fold_demo(
     for line in demo.holds(states, recent, people[-1]):
         say(line)
     states.close()
+
+
+def elsewhere(at: Addresses, options: Options) -> list[str]:
+    """Where each member is whose usual port another program has."""
+    members = {
+        "rtp": ("RTP", [at.predict]),
+        "rtp_admin": ("RTP's admin port", at.rtp_admin),
+        "uic_grpc": ("UIC", at.uic),
+        "uic_admin": ("UIC's admin port", at.uic_admin),
+        "redis": ("Valkey", [] if options.redis_url else [at.redis_url]),
+        "kafka": ("the broker", [] if options.bootstrap else [at.bootstrap]),
+    }
+    usual = asdict(DOCUMENTED_PORTS)
+    taken = [name for name, port in asdict(options.ports).items() if port == 0 and members[name][1]]
+    return [f"port {usual[name]} is taken: {members[name][0]} is at {members[name][1][0]}" for name in taken]
 
 
 def how_to_use(at: Addresses, example: Example, folder: Path) -> str:

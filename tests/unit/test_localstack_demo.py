@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localstack import demo
-from localstack.__main__ import how_to_use, main
+from localstack.__main__ import elsewhere, how_to_use, main
 from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.contents import contents
 from localstack.demo import Answer, DemoFailed
 from localstack.example import of_shopper
 from localstack.replay import Folded, PartitionsBroken, expect, moved_to_now, wait_folded
 from localstack.shoppers import DATA, Shopper, read_events, shoppers
-from localstack.stack import BUNDLE, CHEAPER_BUNDLE, FOLDER, Addresses, Options, command
+from localstack.stack import BUNDLE, CHEAPER_BUNDLE, DOCUMENTED_PORTS, FOLDER, Addresses, Options, command
 from localstack.wait import NotReady
 from mimn.bundle import load_bundle
 from mimn.data.events import Events
@@ -228,6 +228,24 @@ def test_the_printed_commands_can_be_pasted(tmp_path: Path) -> None:
     compile(program.group(1), "producer", "exec")
     assert all(line == line.lstrip() for line in text.splitlines())
     assert text.splitlines()[-1] == f"# stop     {command('down', tmp_path)}"
+
+
+def test_up_says_where_a_member_is_whose_port_was_taken() -> None:
+    ports = replace(DOCUMENTED_PORTS, rtp=0, redis=0, kafka=0)
+    moved = replace(AT, predict="http://127.0.0.1:41234", redis_url="redis://127.0.0.1:41235/0")
+    assert elsewhere(moved, Options(ports=ports, bootstrap="given:9092")) == [
+        "port 8000 is taken: RTP is at http://127.0.0.1:41234",
+        "port 6379 is taken: Valkey is at redis://127.0.0.1:41235/0",
+    ]
+    assert elsewhere(AT, Options(ports=DOCUMENTED_PORTS)) == []
+
+
+def test_outside_of_the_repository_the_demo_says_where_to_run_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err == f"demo: {DATA} is not here: run it at the repository's root\n"
 
 
 @pytest.mark.parametrize(
