@@ -34,7 +34,7 @@ class Command:
     prog: str = ""
     """Passed to `main` where it takes a program name for its usage line."""
     of_stack: bool = False
-    """Without `UIC_...` variables it works on the stack that `ctr up` started."""
+    """Where no `UIC_...` variable names a system it works on the stack that `ctr up` started."""
 
 
 LOCAL_MODULE = "localstack.__main__"
