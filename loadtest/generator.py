@@ -70,7 +70,7 @@ def headers(key_file: Path | None = None, deadline_ms: int | None = None) -> dic
     if key_file is not None:
         key = key_file.read_text().strip().partition("\n")[0]
         if not key or not key.isascii() or " " in key:
-            raise ValueError(f"{key_file} holds no key: its first line must be one, as `ctr-keys make` prints it")
+            raise ValueError(f"{key_file} holds no key: its first line must be one, as `ctr keys make` prints it")
         told["Authorization"] = f"Bearer {key}"
     if deadline_ms is not None:
         told["X-Request-Deadline-Ms"] = str(deadline_ms)

@@ -103,7 +103,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     up.add_argument("--empty", action="store_true", help="do not replay the demo's histories into a new topic")
     add("down", "stop every process of the stack, by pid; data stays", folder, as_json)
     add("status", "what runs, and where; exit status 1 unless everything is ready", folder, as_json)
-    add("doctor", "`uic doctor` on the running stack, or on what the UIC_... variables name", folder)
+    add("doctor", "`ctr doctor` on the running stack, or on what the UIC_... variables name", folder)
     add("wipe", "remove the data of a stack that does not run", folder)
     create = add("topics", "create the topics that are missing on any Kafka")
     create.add_argument("--bootstrap-servers", required=True)

@@ -25,7 +25,7 @@ PHASES = 3
 
 @budget("/predict p99 while a backfill loads at its budget, over without", "x", at_most=1.25)
 def beside_backfill(sizes: Sizes) -> Figure:
-    """p99 of /predict at 100 requests/s while `uic backfill` loads the states, over p99 without; each three times, in
+    """p99 of /predict at 100 requests/s while `ctr backfill` loads the states, over p99 without; each three times, in
     turn. Each backfill has folded everything before it is measured, and loads into a generation of its own."""
     quiet, busy = [], []
     seconds = sizes.seconds / 2

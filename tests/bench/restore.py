@@ -3,8 +3,8 @@
     PYTHONPATH=tests python -m bench.restore --users 1000000 [--bundle models/bundles/online-retail-sketch/1]
 
 Some thousand users are folded by a backfill, and all others get a copy of such a state, scaled, under their own name:
-that saves the time to fold them, and a state has one size whatever it was folded from. `uic snapshot create` and
-`verify` save them, the store is lost (it keeps nothing on disk, and starts again), and `uic snapshot restore` brings
+that saves the time to fold them, and a state has one size whatever it was folded from. `ctr snapshot create` and
+`verify` save them, the store is lost (it keeps nothing on disk, and starts again), and `ctr snapshot restore` brings
 them back: commands as an operator runs them, each a process, with a real Valkey and a broker
 (KAFKA_BOOTSTRAP_SERVERS, or the small one). In the end every value is the same bytes as before.
 """

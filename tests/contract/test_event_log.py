@@ -46,7 +46,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     bootstrap: str = request.getfixturevalue("kafka")
     topic: str = request.getfixturevalue("make_topics")(bootstrap, N).events
     client: dict[str, Any] = {"bootstrap_servers": bootstrap}
-    log = KafkaLog(client, timeout_s=5)
+    log = KafkaLog(client, timeout_s=5, max_request_bytes=1 << 20)
     yield Case(log, topic, lambda: {Position(r.partition, r.offset): r for r in read_to_end(client, topic)})
     log.close()
 
@@ -98,7 +98,7 @@ def test_an_unknown_topic_is_refused_and_not_created(case: Case) -> None:
 @pytest.mark.servers
 def test_a_recreated_topic_has_another_identity(real_kafka: str, make_topics: Callable[..., Any]) -> None:
     topic = make_topics(real_kafka, N).events
-    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=5)
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=5, max_request_bytes=1 << 20)
     before = log.topic_id(topic)
     delete_and_wait(real_kafka, topic)
     create_topics(real_kafka, [Topic(topic, N)])
@@ -109,7 +109,7 @@ def test_a_recreated_topic_has_another_identity(real_kafka: str, make_topics: Ca
 
 
 def test_no_broker_is_unavailable_within_the_timeout(free_port: Callable[[], int]) -> None:
-    log = KafkaLog({"bootstrap_servers": f"127.0.0.1:{free_port()}"}, timeout_s=0.5)
+    log = KafkaLog({"bootstrap_servers": f"127.0.0.1:{free_port()}"}, timeout_s=0.5, max_request_bytes=1 << 20)
     for call in (lambda: log.append("t", N, [record("u", b"v")], 0.5), lambda: log.topic_id("t")):
         with pytest.raises(LogUnavailable) as raised:
             call()

@@ -12,6 +12,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 
+from localstack.ports import free_port
 from localstack.servers import Valkey
 from localstack.wait import until
 from rtp.core.ports import StateReader
@@ -21,6 +22,7 @@ from rtp.store import open_store
 from support.fake_store import FakeStateReader
 from support.one_node_cluster import OneNodeCluster, move_slot, replicated, three_masters
 from support.sentinel_node import SentinelNode
+from torture.wire import Wire
 
 T = TypeVar("T")
 Test = Callable[[StateReader], Awaitable[T]]
@@ -419,6 +421,43 @@ def test_what_is_announced_reaches_the_new_master_though_the_old_one_still_answe
                 await reader.close()
 
             asyncio.run(test())
+        with redis.Redis.from_url(new.address, protocol=2) as client:
+            assert client.get("one") == b"said"
+            assert client.smembers("all") == {b"web:1"}
+
+
+@pytest.mark.servers
+def test_a_master_that_was_demoted_behind_its_name_is_left_with_the_next_announcement(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as old, Valkey(tmp_path / "b", name="b") as new, Wire(old.port) as name:
+        for server, value in ((old, b"old"), (new, b"new")):
+            with redis.Redis.from_url(server.address, protocol=2) as client:
+                client.set("a", value)
+        settings = RedisSettings.model_validate({"url": f"redis://127.0.0.1:{name.port}/0", "pool_size": POOL})
+
+        async def test() -> None:
+            reader = open_store(settings)
+
+            async def announce() -> None:
+                await reader.announce("web:1", "all", "one", b"said", lasts_s=30, timeout_s=PATIENT_S)
+
+            async def reads() -> set[bytes | None]:
+                return set(await asyncio.gather(*(reader.read("a", PATIENT_S) for _ in range(POOL))))
+
+            assert await reads() == {b"old"}
+            with redis.Redis.from_url(old.address, protocol=2) as client:
+                client.replicaof("127.0.0.1", free_port())
+            opened = len(name.connects)
+            for _ in range(3):
+                with pytest.raises(StoreRefused, match="ReadOnlyError"):
+                    await announce()
+            assert len(name.connects) == opened + 3, "the name still leads there, so reads keep their connections"
+            assert await reads() == {b"old"}
+            name.to_port = new.port
+            await announce()
+            assert await reads() == {b"new"}
+            await reader.close()
+
+        asyncio.run(test())
         with redis.Redis.from_url(new.address, protocol=2) as client:
             assert client.get("one") == b"said"
             assert client.smembers("all") == {b"web:1"}

@@ -22,6 +22,7 @@ from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support.fakes import FakeStore
 from support.one_node_cluster import ClusterNode, OneNodeCluster, move_slot, three_masters
 from support.sentinel_node import SentinelNode
+from torture.wire import Wire
 from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.ports import StateStore
@@ -547,6 +548,34 @@ def test_a_replica_has_no_answer(valkey_store: tuple[RedisStore, redis.Redis]) -
         client.slaveof()
     assert isinstance(answer, NoAnswer)
     assert "ReadOnlyError" in answer.detail
+
+
+@pytest.mark.servers
+def test_a_master_that_was_demoted_behind_its_name_is_left(tmp_path: Path) -> None:
+    with (
+        Valkey(tmp_path / "a", name="a") as old,
+        Valkey(tmp_path / "b", name="b") as new,
+        Wire(old.port) as name,
+    ):
+        store = RedisStore(RedisSettings(url=f"redis://127.0.0.1:{name.port}/0"), KEYS)
+        store.claim_namespace(1, "events")
+        assert store.commit([Commit(0, ABSENT, b"p")]) == [Written()]
+        store.set_aside(0, [b"bad"])
+        with redis.Redis.from_url(old.address, protocol=2) as client:
+            client.replicaof("127.0.0.1", new.port)
+        name.to_port = new.port
+        before = store.connections
+        with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
+            store.set_aside(0, [b"bad"])
+        [answer] = store.commit([Commit(0, b"p", b"q")])
+        assert isinstance(answer, NoAnswer)
+        assert "ReadOnlyError" in answer.detail
+        assert store.read_progress([0]) == {0: ABSENT}, "what the new one has"
+        assert store.connections > before, "so that the fold reads its progress again"
+        assert store.commit([Commit(0, ABSENT, b"q")]) == [Written()]
+        store.set_aside(0, [b"bad"])
+        store.claim_namespace(1, "events")
+        store.close()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -92,6 +92,7 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
         )
         metrics = client.get(f"{process.admin_url}/metrics", headers=told).text
         assert "rtp_keys 2.0" in metrics
+        assert "rtp_keys_refused 1.0" in metrics
         log = process.log.read_text()
         assert "the earlier 2 keys stay in effect" in log
         assert not any(secret in text for secret in (old, new, operator) for text in (log, metrics))

@@ -296,7 +296,7 @@ def test_a_replay_asks_first_and_does_nothing_without_an_answer(
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # no terminal
     assert run("replay")[0] == 2
     assert events(topics) == []
-    monkeypatch.setattr(dead_letters, "_confirmed", lambda: True)
+    monkeypatch.setattr(dead_letters, "confirmed", lambda *_: True)
     assert run("replay")[0] == 0
     assert len(events(topics)) == 1
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
 from support.uic_running import click, delete_and_wait, running_uic
+from torture.watching import readiness
 from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable
 from uic.log.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
@@ -72,6 +75,33 @@ def test_a_full_replay_folds_nothing_of_an_erased_user(
     assert second is not None
     assert (second.event_count, second.digest) == (first.event_count, first.digest)
     assert second.lineage != first.lineage
+
+
+def test_a_topic_of_notes_that_is_gone_is_named_until_it_is_there_again(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+
+    with running_uic(tmp_path, valkey, topics) as uic:
+
+        def degraded() -> str:
+            return readiness(uic.worker)[1]
+
+        uic.wait_folded([uic.erase("before")])
+        delete_and_wait(kafka, topics.erased)
+        with pytest.raises(grpc.RpcError) as refused:
+            uic.erase("ann")
+        error: Any = refused.value
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert f"topic {topics.erased} does not exist: create it (kafka-topics.sh --create" in error.details()
+        gone = f"erasures_unavailable: topic {topics.erased} does not exist"
+        until(lambda: degraded() == gone, "named", within_s=60)
+        create_topics(kafka, [Topic(topics.erased, N, {"cleanup.policy": "compact"})])
+        until(lambda: degraded() == "", "there again", within_s=60)
+        uic.wait_folded([uic.erase("ann")])
+    lines = uic.worker.log.read_text().splitlines()
+    assert sum("erasures cannot be read" in line for line in lines) == 1
+    assert sum("erasures can be read again" in line for line in lines) == 1
 
 
 def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_the_same_bytes(
@@ -129,7 +159,7 @@ def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_t
 
 def test_a_note_names_the_null_record_of_its_user(kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(kafka, N)
-    log = KafkaLog({"bootstrap_servers": kafka}, timeout_s=TIMEOUT_S)
+    log = KafkaLog({"bootstrap_servers": kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
     publisher = Publisher(log, topics.events, N)
     publisher.publish([(b"u1", b"v"), (b"u2", b"v")], TIMEOUT_S)
     at = publisher.erase("u1", TIMEOUT_S)
@@ -165,7 +195,7 @@ def test_of_several_notes_the_highest_counts_and_null_takes_back(kafka: str, mak
 
 def test_the_notes_of_a_topic_that_was_made_anew_do_not_count(real_kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(real_kafka, N)
-    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S)
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
     publisher = Publisher(log, topics.events, N)
     at = publisher.erase("u1", TIMEOUT_S)
     before = log.topic_id(topics.events)
@@ -187,7 +217,7 @@ def test_notes_are_read_across_compaction(real_kafka: str, make_topics: MakeTopi
         "max.compaction.lag.ms": "100",
     }
     create_topics(real_kafka, [Topic(topics.erased, 1, eager)])
-    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S)
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
     client = {"bootstrap_servers": real_kafka}
     written = 0
 

@@ -34,10 +34,12 @@ from mimn.release import (
     promote,
     record_key,
 )
+from mimn.release.announcement import STANDBY
 from mimn.state import Keys, Progress, encode_progress
 from support.bundles import SKETCH, TINY, with_scaled_head
 from support.releases import NOW_MS, SALT
 from support.stored import LINEAGE, Stored
+from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.rollout import main as command
 from uic.rollout.comparison import Extent, Seen, compare_users
@@ -103,6 +105,36 @@ def test_whether_a_namespace_is_folded_is_told_by_the_stores_clock_and_not_by_th
     namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
     assert not namespaces.look(keys.namespace, {}).folded
     assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
+
+
+def test_a_namespace_that_a_running_rtp_reads_is_shown_as_such_and_goes_by_force_alone(valkey: RedisForTest) -> None:
+    keys, other = Keys("0123456789abcdef-0", valkey.prefix), Keys("0123456789abcdef-1", valkey.prefix)
+    for one in (keys, other):
+        valkey.client.sadd(one.namespaces, one.namespace)
+        valkey.client.set(one.meta, b'{"partitions": 1, "topic": "events"}')
+    for instance in ("web:1", "web:2"):
+        told = Announcement(
+            instance=instance,
+            revision=None,
+            loaded=(
+                Loaded("tiny/1", "0" * 64, keys.namespace, SERVING),
+                Loaded("tiny/2", "1" * 64, other.namespace, STANDBY),
+            ),
+        )
+        valkey.client.sadd(instances_key(valkey.prefix), instance)
+        valkey.client.set(announcement_key(valkey.prefix, instance), encode_announcement(told))
+    namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
+    assert namespaces.look(keys.namespace, {}).served_by == ("read by 2 RTP processes",)
+    assert namespaces.look(other.namespace, {}).served_by == ()
+    with pytest.raises(BulkRefused, match="read by 2 RTP processes"):
+        namespaces.drop(keys.namespace, force=False, after=lambda step: None)
+    assert valkey.client.exists(keys.meta)
+
+    namespaces.drop(other.namespace, force=False, after=lambda step: None)
+    valkey.client.delete(announcement_key(valkey.prefix, "web:1"))  # as when it has ended
+    assert namespaces.look(keys.namespace, {}).served_by == ("read by 1 RTP process",)
+    namespaces.drop(keys.namespace, force=True, after=lambda step: None)
+    assert namespaces.names() == []
 
 
 def test_a_store_that_does_not_answer_while_a_namespace_goes_is_told_in_a_line(

@@ -24,7 +24,8 @@ from localstack.wait import until
 from mimn.state.codec import SPARSE, WHOLE
 from support.one_node_cluster import OneNodeCluster
 from support.world import BUNDLE, World
-from torture.watching import metric, owned, partitions
+from torture.watching import metric, owned, partitions, readiness
+from torture.wire import Wire
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
@@ -175,6 +176,30 @@ def test_a_store_that_comes_back_empty_is_rebuilt(make_world: MakeWorld, kafka: 
         store.start()
         world.wait_folded()
         assert metric(worker, "uic_rewinds_total") >= 1
+
+
+def test_a_planned_failover_behind_a_name_costs_no_event_and_no_restart(
+    make_world: MakeWorld, kafka: str, tmp_path: Path
+) -> None:
+    with (
+        Valkey(tmp_path / "a", name="a") as old,
+        Valkey(tmp_path / "b", name="b") as new,
+        Wire(old.port) as name,
+        redis.Redis.from_url(old.address, protocol=2) as former,
+        redis.Redis.from_url(new.address, protocol=2) as master,
+    ):
+        master.replicaof("127.0.0.1", old.port)
+        world = make_world(kafka, f"redis://127.0.0.1:{name.port}/0")
+        worker = world.worker()
+        world.produce(300)
+        world.wait_folded()
+        until(lambda: master.info("replication")["master_link_status"] == "up", "the replica follows", within_s=60)
+        master.replicaof("NO", "ONE")
+        former.replicaof("127.0.0.1", new.port)
+        name.to_port = new.port
+        world.produce(300)
+        world.wait_folded(60)
+        until(lambda: readiness(worker) == (200, ""), "UIC says that all is well", within_s=60)
 
 
 def test_a_broker_that_restarts_costs_no_event(

@@ -108,8 +108,8 @@ def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(
         until(lambda: "broken_log: topic_id" in ready(uic)[1], "the new log is noticed", within_s=60)
         until(lambda: "log_unavailable" not in ready(uic)[1], "the topic is there again", within_s=10)
     lines = [line for line in uic.worker.log.read_text().splitlines() if "logger=uic." in line]
-    assert sum("log away" in line and "does not exist" in line for line in lines) == 1
-    assert sum("log back" in line for line in lines) == 1
+    assert sum("log unavailable" in line and "does not exist" in line for line in lines) == 1
+    assert sum("log available again" in line for line in lines) == 1
     assert len(uic.worker.log.read_text().splitlines()) < 200
 
 

@@ -73,13 +73,13 @@ def test_an_outage_of_the_broker_is_a_line_when_it_begins_and_one_when_it_ends(
 
         began = datetime.now(UTC)
         own_kafka.stop()
-        until(lambda: lines('event="log away"'), "it says that the log is away", within_s=60)
+        until(lambda: lines('event="log unavailable"'), "it says that the log is away", within_s=60)
         until(lambda: "log_unavailable" in str(uic.admin("/readyz")), "/readyz says so", within_s=10)
         until(lambda: lines("left_out="), "a repeated line is counted", within_s=60)
         own_kafka.start()
-        until(lambda: lines('event="log back"'), "it says that the log is back", within_s=60)
+        until(lambda: lines('event="log available again"'), "it says that the log is back", within_s=60)
         until(lambda: uic.admin("/readyz").get("degraded") == [], "all is well", within_s=60)
-        ended = datetime.fromisoformat(lines("log back")[0].split()[0][10:])
-        assert len(lines('event="log away"')) <= 2, "of the bounds of partitions, and of the whole log"
-        assert len(lines('event="log back"')) == 1
+        ended = datetime.fromisoformat(lines("log available again")[0].split()[0][10:])
+        assert len(lines('event="log unavailable"')) <= 2, "of the bounds of partitions, and of the whole log"
+        assert len(lines('event="log available again"')) == 1
         assert len(lines("logger=kafka.")) < 2 * (10 + (ended - began).total_seconds())

@@ -46,6 +46,7 @@ from uic.core.status import PartitionStatus, Phase
 from uic.core.takeup import LogBounds
 from uic.errors import LogUnavailable, NamespaceConflict, StoreUnavailable
 from uic.fold.rounds import Model
+from uic.fold.stall import StallWatch
 from uic.fold.updater import StateUpdater, Topic
 from uic.metrics import Metrics
 from uic.settings import FoldSettings
@@ -476,6 +477,7 @@ class Worker:
         seed: int = 0,
         model: Model = MODEL,
         partitions: int | None = None,
+        stalls: StallWatch | None = None,
         **fold: Any,
     ) -> None:
         self.log = FakeLog(topic, chunk, columns=model.compiled is not None)
@@ -499,6 +501,7 @@ class Worker:
             metrics=self.metrics,
             random_id=lambda: numbers.getrandbits(64) | 1,
             after=self._after,
+            stalls=stalls,
             clock=lambda: 0.0,
         )
 

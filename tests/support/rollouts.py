@@ -1,4 +1,4 @@
-"""A deployment whose model changes: two UIC fleets over one log, RTP, requests all the time, and `uic rollout`."""
+"""A deployment whose model changes: two UIC fleets over one log, RTP, requests all the time, and `ctr rollout`."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Deployment:
     # The command
 
     def rollout(self, *arguments: str) -> tuple[int, dict[str, Any]]:
-        """Run `uic rollout ... --json` in this process; exit status and document."""
+        """Run `ctr rollout ... --json` in this process; exit status and document."""
         out, kept = io.StringIO(), dict(os.environ)
         os.environ.update(self.variables)
         try:

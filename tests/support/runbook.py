@@ -26,7 +26,6 @@ WITHIN_S = 300.0
 _PRELUDE = """
 set -euo pipefail
 ctr() { "$PYTHON" -m ctr_cli "$@"; }
-uic() { "$PYTHON" -m uic "$@"; }
 ask() {
     env -0 > "$CALL/environment"
     printf '%s\\n' "$@" > "$CALL/words"

@@ -93,6 +93,7 @@ class _Tool:
         self._finished("promote", identity, *QUICK)
         self._finished("rollback", identity)
         worker.stop()
+        wait_follows(running)  # `gc` removes no namespace that an RTP reads
         self._age(running.new.keys)
         for step in DROP:
             self._killed(("gc",), step)

@@ -1,4 +1,5 @@
-"""A wire between a client and a server on loopback that can be slow, or swallow everything, and counts who connects."""
+"""A wire between a client and a server on loopback that can be slow, swallow everything or lead elsewhere, and counts
+who connects."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _CHUNK = 65536
 
 
 class Wire:
-    """Forwards TCP connections, from its own thread. Change `delay_s` and `swallows` at any time."""
+    """Forwards TCP connections, from its own thread. Change `delay_s`, `swallows` and `to_port` at any time."""
 
     def __init__(self, to_port: int) -> None:
         self.delay_s = 0.0
@@ -24,7 +25,8 @@ class Wire:
         self.connects: list[float] = []
         """When clients connected, in seconds of `time.monotonic`."""
         self.port = 0
-        self._to_port = to_port
+        self.to_port = to_port
+        """Where new connections lead; those that are open stay, as behind a name that moves."""
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="wire", daemon=True)
@@ -54,7 +56,7 @@ class Wire:
         self.connects.append(time.monotonic())
         with suppress(OSError, asyncio.CancelledError):
             try:
-                there, back = await asyncio.open_connection(LOOPBACK, self._to_port)
+                there, back = await asyncio.open_connection(LOOPBACK, self.to_port)
                 try:
                     await asyncio.wait(
                         [

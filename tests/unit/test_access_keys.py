@@ -120,11 +120,15 @@ def test_a_file_that_is_spoiled_changes_nothing_and_is_told_once(
         file.unlink()
     else:
         file.write_bytes({"garbage": b"what", "empty": b"", "binary": b"\xff\xfe"}[spoil])
+    assert not ring.refused
     assert [ring.look(), ring.look()] == [False, None]
+    assert ring.refused
     assert ring.judge(bearer(secret), Scope.PREDICT) is Admission.GRANTED
     assert caplog.text.count("the earlier 1 keys stay in effect") == 1
-    file.write_text(key.line() + "\n")
-    assert ring.look() is True
+    file.write_text(key.line())
+    assert ring.look() is True, "the same keys as before"
+    assert not ring.refused
+    assert ring.look() is None
 
 
 def test_the_watch_notices_by_itself(tmp_path: Path) -> None:

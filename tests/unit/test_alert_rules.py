@@ -122,6 +122,17 @@ SCENARIOS = {
         "OutOfFiles",
         {"severity": "page", "instance": "rtp-0"},
     ),
+    "a worker's connections take most of its files, and close": scenario_of(
+        {
+            f'process_open_fds{{job="uic",{UIC}}}': "100 100 800x5 100x10",
+            f'process_max_fds{{job="uic",{UIC}}}': "1024x20",
+            f'process_open_fds{{job="rtp",{RTP}}}': "800x20",
+            f'process_max_fds{{job="rtp",{RTP}}}': "1024x20",
+        },
+        [("30s", False), ("1m", True), ("3m", True), ("4m", False)],
+        "OutOfFiles",
+        {"severity": "page", "job": "uic", "instance": "uic-0"},
+    ),
     "a worker finds at its start what retention removed while none ran": scenario_of(
         {
             f"uic_data_gaps_total{{{UIC}}}": "_x8 1x60",
@@ -147,12 +158,25 @@ SCENARIOS = {
         "DeadLetters",
         {"severity": "ticket", "reason": "bad_key"},
     ),
-    "a changed key file is refused once": scenario(
-        f'rtp_key_reads_total{{result="refused",{RTP}}}',
-        "0 0 1x40",
-        [("30s", False), ("1m", True), ("14m", False)],
+    "a key file cannot be used for an hour, and can again": scenario(
+        f"rtp_keys_refused{{{RTP}}}",
+        "0 0 1x119 0x20",
+        [("30s", False), ("1m", True), ("30m", True), ("1h30s", True), ("1h1m", False)],
         "KeysNotReread",
-        {"severity": "page", "instance": "rtp-0", "result": "refused"},
+        {"severity": "page", "instance": "rtp-0"},
+    ),
+    "a worker cannot use its key file, and another can": scenario_of(
+        {f"uic_keys_refused{{{UIC}}}": "0 1x60", 'uic_keys_refused{instance="uic-1"}': "0x60"},
+        [("0s", False), ("30s", True), ("30m", True)],
+        "KeysNotReread",
+        {"severity": "page", "instance": "uic-0"},
+    ),
+    "log lines are dropped, for a moment": scenario(
+        f"uic_log_lines_dropped_total{{{UIC}}}",
+        "0 0 900x40",
+        [("30s", False), ("1m", True), ("9m", True), ("12m", False)],
+        "LogLinesDropped",
+        {"severity": "ticket", "instance": "uic-0"},
     ),
     "a partition is behind, and catches up": scenario_of(
         {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},

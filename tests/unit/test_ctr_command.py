@@ -98,10 +98,9 @@ def test_help_lists_every_subcommand_and_the_exit_codes() -> None:
     assert "ctr-serving" in done.stdout
 
 
-def test_each_subcommand_of_uic_is_one_that_uic_has() -> None:
-    for command in COMMANDS:
-        if command.module == "uic.__main__":
-            assert command.leading[0] in UIC_COMMANDS
+def test_each_command_of_uic_but_the_service_is_a_subcommand_of_the_same_name() -> None:
+    passed_on = {command.name: command.leading for command in COMMANDS if command.module == "uic.__main__"}
+    assert passed_on == {name: (name,) for name in UIC_COMMANDS if name != "serve"}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +112,10 @@ def test_wrong_usage_is_2_and_a_failure_is_1_with_a_line_on_stderr(arguments: li
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     assert arguments == [] or done.stderr
+
+
+def test_a_failure_of_a_key_command_is_told_under_the_name_that_was_called() -> None:
+    assert ctr("keys", "list", "/nowhere").stderr.startswith("ctr keys: /nowhere: ")
 
 
 def test_a_package_that_is_not_installed_is_named_with_what_to_install(
@@ -148,7 +151,7 @@ def test_a_command_in_bulk_says_what_it_needs(tmp_path: Path) -> None:
     done = without_fsspec("--folder", str(tmp_path), "import", "--archive", str(tmp_path))
     assert (done.returncode, done.stderr) == (
         1,
-        f"uic import needs fsspec: {sys.executable} -m pip install -e 'services/uic[bulk]'\n",
+        f"ctr import needs fsspec: {sys.executable} -m pip install -e 'services/uic[bulk]'\n",
     )
 
 

@@ -107,6 +107,10 @@ def test_a_data_set_without_faults_passes_each_command(
             ["column clicked of impressions.csv", "16 of 16 impressions are clicked", "nothing to learn"],
         ),
         (
+            {"impressions": IMPRESSIONS.replace(",1,", ",3,", 1)},
+            ["impressions.csv: column clicked", "the label 3", "0 or 1", "of a count, write whether it is above 0"],
+        ),
+        (
             {"toml": TOML.replace('"1m"', '"20s"')},
             ["column clicked of impressions.csv", "all 8 clicks came after the window", "impressions.label_time"],
         ),
@@ -160,6 +164,7 @@ def test_a_data_set_without_faults_passes_each_command(
         "user twice",
         "no category",
         "all clicked",
+        "clicks counted",
         "late",
         "field without a column",
         "text in a numeric field",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimn.data.check import check
 from mimn.data.events import DataError
 from mimn.data.labelled import CANDIDATES, Labelled, OccasionSampler, label_parts
 from mimn.data.preparation import prepare
@@ -203,3 +206,40 @@ def test_events_in_whole_seconds_are_no_past_of_their_own_second(tmp_path: Path)
     at = int(np.flatnonzero(data.impressions.user_id == 1)[0])
     assert data.impressions.time_ms[at] == 1000 * T + 400
     assert data.events.timestamp[data.begin[at] : data.end[at]].tolist() == [T - 1]
+
+
+@pytest.mark.parametrize(
+    ("whole", "unit", "column"),
+    [
+        ("seconds", "ms", lambda ms: pa.array([at // 1000 * 1000 for at in ms], pa.timestamp("ms"))),
+        ("seconds", "iso", lambda ms: [f"{np.datetime64(at // 1000, 's')}Z" for at in ms]),
+        ("minutes", "ms", lambda ms: pa.array([at // 60_000 * 60_000 for at in ms], pa.int64())),
+        ("days", "s", lambda ms: pa.array([at // 86_400_000 for at in ms], pa.int32()).cast(pa.date32())),
+        ("days", "iso", lambda ms: [str(np.datetime64(at, "ms").astype("datetime64[D]")) for at in ms]),
+    ],
+)
+def test_events_with_coarse_times_are_no_past_of_an_impression_within_them(
+    tmp_path: Path, whole: str, unit: str, column: Callable[[list[int]], Any]
+) -> None:
+    """A click that is logged with a rounded time must not lie before its own impression: that would be the label."""
+    shown_ms = 1000 * T + 45_296_678
+    clicked_ms = shown_ms + 300
+    rows = [(shown_ms - 2 * 86_400_000, 1), (clicked_ms, 2)]
+    pq.write_table(
+        pa.table({"u": [1, 1], "i": [item for _, item in rows], "t": column([at for at, _ in rows])}),
+        tmp_path / "events.parquet",
+    )
+    shown = [(user, 1000 * at, label) for user, at, label in with_parts()]
+    user, at_ms, label = (list(of) for of in zip((1, shown_ms, 1), *shown, strict=True))
+    pq.write_table(pa.table({"u": user, "i": [1] * len(user), "t": at_ms, "y": label}), tmp_path / "shown.parquet")
+    (tmp_path / "d.toml").write_text(
+        'name = "coarse"\n[events]\nfiles = ["events.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+        f'time_unit = "{unit}"\n'
+        '[impressions]\nfiles = ["shown.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\ntime_unit = "ms"\nlabel = "y"\n'
+        'window = "1d"\n[split]\nby = "time"\ntrain_until = 2020-09-23T00:00:00Z\n'
+        "validate_until = 2020-09-28T00:00:00Z\n"
+    )
+    data = label_parts(prepare(tmp_path / "d.toml", tmp_path / "cache"))
+    [at] = np.flatnonzero(data.impressions.time_ms == shown_ms)
+    assert data.events.item_id[data.begin[at] : data.end[at]].tolist() == [1]
+    assert check(tmp_path / "d.toml").values["times of events are whole"] == whole

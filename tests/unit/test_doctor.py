@@ -18,7 +18,7 @@ from support.bundles import FIXTURES
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.log.topic_reader import LogRecord
-from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
+from uic.settings import BundleSettings, FoldSettings, KafkaSettings, RedisSettings, UicSettings
 from uic.tools import doctor, findings, traffic
 from uic.tools.doctor import (
     Facts,
@@ -28,6 +28,7 @@ from uic.tools.doctor import (
     diagnose,
     gather_libraries,
     gather_model,
+    meta_of,
     newest_of,
     report,
     without_secrets,
@@ -118,11 +119,11 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.store_writable(store(role="slave")), FAIL, "the master"),
     (findings.store_writes({}), OK, "written and deleted"),
     (findings.store_writes({"127.0.0.1:7000": "OutOfMemoryError: OOM"}), FAIL, "127.0.0.1:7000: OutOfMemoryError: OOM"),
-    (findings.store_policy(store()), OK, "noeviction"),
-    (findings.store_policy(store(policy="volatile-lru")), OK, "volatile-lru"),
-    (findings.store_policy(store(policy="allkeys-lru")), FAIL, "noeviction"),
-    (findings.store_policy(store(policy="allkeys-random")), FAIL, "noeviction"),
-    (findings.store_policy(store(policy=None)), WARN, "by hand"),
+    (deployment.store_policy("noeviction"), OK, "noeviction"),
+    (deployment.store_policy("volatile-lru"), OK, "volatile-lru"),
+    (deployment.store_policy("allkeys-lru"), FAIL, "noeviction"),
+    (deployment.store_policy("allkeys-random"), FAIL, "noeviction"),
+    (deployment.store_policy(None), WARN, "by hand"),
     (findings.store_memory(store()), OK, "no limit"),
     (findings.store_memory(store(max_bytes=100 << 20, used_bytes=79 << 20)), OK, "79%"),
     (findings.store_memory(store(max_bytes=100 << 20, used_bytes=80 << 20)), WARN, "maxmemory"),
@@ -175,12 +176,12 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.record_size(EVENTS, 1 << 20), OK, "1048588"),
     (findings.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20), WARN, "max.message.bytes=1048576"),
     (findings.record_size(silent(EVENTS), 1 << 20), WARN, "by hand"),
-    (findings.partitioner([], N), OK, "no record"),
-    (findings.partitioner(sample(200), N), OK, "all lie"),
-    (findings.partitioner(sample(198, wrong=2), N), WARN, "murmur2_random"),
-    (findings.partitioner(sample(197, wrong=3), N), FAIL, "murmur2_random"),
-    (findings.partitioner(sample(99, keyless=2), N), FAIL, "user id as key"),
-    (findings.partitioner([], N, "no answer"), WARN, "cannot be read"),
+    (findings.partitioner([], N, 0.01), OK, "no record"),
+    (findings.partitioner(sample(200), N, 0.01), OK, "all lie"),
+    (findings.partitioner(sample(198, wrong=2), N, 0.01), WARN, "murmur2_random"),
+    (findings.partitioner(sample(197, wrong=3), N, 0.01), FAIL, "murmur2_random"),
+    (findings.partitioner(sample(99, keyless=2), N, 0.01), FAIL, "user id as key"),
+    (findings.partitioner([], N, 0.01, "no answer"), WARN, "cannot be read"),
     (findings.newest_event([], NOW_MS), OK, "future"),
     (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS - 10**9)], NOW_MS), OK, "future"),
     (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 500)], NOW_MS), OK, "0.5 s"),
@@ -191,7 +192,10 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.namespace_meta(None, META, "ns"), OK, "first start"),
     (findings.namespace_meta(META, META, "ns"), OK, "partitions 64"),
     (findings.namespace_meta(META | {"partitions": "32"}, META, "ns"), FAIL, "generation"),
-    (findings.namespace_meta({"unreadable": "x"}, META, "ns"), FAIL, "generation"),
+    (findings.namespace_meta(meta_of(b'{"partitions": 64, "topic": "behavior-events"}'), META, "ns"), OK, "64"),
+    (findings.namespace_meta(meta_of(b"not JSON"), META, "ns"), FAIL, "generation"),
+    (findings.namespace_meta(meta_of(b"[]"), META, "ns"), FAIL, "generation"),
+    (findings.namespace_meta(meta_of(b"[" * 100_000), META, "ns"), FAIL, "generation"),
     (findings.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
     (traffic.newest_records(Newest()), OK, "newest 0 records"),
     (traffic.newest_records(Newest(records=400)), OK, "0 cannot be folded"),
@@ -294,6 +298,14 @@ def test_missing_topics_come_with_the_command_that_creates_them() -> None:
 def test_a_fifth_of_the_records_in_the_dead_letters_is_a_failure() -> None:
     log = replace(HEALTHY.log, written={"behavior-events": written(100), "behavior-events.dlq": written(19)})
     assert [f.check for f in diagnose(replace(HEALTHY, log=log), SETTINGS) if f.verdict is FAIL] == ["dead letters"]
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.01, FAIL), (0.5, WARN), (1.0, WARN)])
+def test_misrouted_records_fail_above_the_share_at_which_uic_stops(share: float, verdict: Severity) -> None:
+    facts = replace(HEALTHY, log=replace(HEALTHY.log, samples=tuple(sample(100, wrong=100))))
+    settings = SETTINGS.model_copy(update={"fold": FoldSettings(misrouted_share=share)})
+    [found] = [f for f in diagnose(facts, settings) if f.check == "partitioner of the producers"]
+    assert found.verdict is verdict
 
 
 def test_newest_records_are_decoded_as_uic_would() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -138,6 +140,40 @@ def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
     assert overall["raw"] != overall["calibrated"]
     assert overall["progressive"] != overall["calibrated"]
     (signal_run.folder / "calibration.json").unlink()
+
+
+def test_calibration_says_how_many_served_states_hold_more_events_than_it_reads(
+    signal_run: TrainedRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, rows = signal_run.data.labelled, signal_run.data.rows("validation")
+    events = (data.end - data.begin)[rows]
+    calibrate(signal_run, "prior", int(events.max()))
+    assert not caplog.records
+    calibrate(signal_run, "prior", 2)
+    share = round(100 * float((events > 2).mean()))
+    assert f"{share} % of the validation impressions have more than the latest 2 events" in caplog.text
+    (signal_run.folder / "calibration.json").unlink()
+
+
+def test_saved_probabilities_name_their_impressions(signal_run: TrainedRun) -> None:
+    evaluate(signal_run, 16, resamples=2)
+    predicted, shown = signal_run.predict("test", 16), signal_run.data.labelled.impressions
+    with np.load(signal_run.folder / run.PREDICTIONS.format(length=16)) as saved:
+        for name in ("user_id", "item_id", "time_ms"):
+            assert saved[name].tolist() == getattr(shown, name)[predicted.occasions.rows].tolist()
+        assert saved["label"].tolist() == predicted.labels.tolist()
+        assert saved["raw"].tolist() == predicted.scores.astype(np.float32).tolist()
+
+
+def test_training_says_which_rows_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = made(np.random.default_rng(0), graded, fields=context("signal")).write(tmp_path)
+    events = pq.read_table(tmp_path / "events.parquet")
+    lost = pa.array([None, *events["u"].to_pylist()[1:]], events["u"].type)
+    pq.write_table(events.set_column(events.column_names.index("u"), "u", lost), tmp_path / "events.parquet")
+    record = train(path, configured(DEEPFM, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
+    [(reason, rows)] = record["refused"].items()
+    assert (reason.startswith("events: "), rows) == (True, 1)
+    assert f"1 rows are left out: {reason}" in caplog.text
 
 
 def test_all_rows_and_corrected_fewer_rows_give_the_same_mean(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +148,36 @@ def test_a_library_is_kept_where_only_its_user_may_write(tmp_path: Path, monkeyp
     folder.chmod(0o700)
     monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
     assert library.__wrapped__() is None
+
+
+def with_seal(content: bytes) -> bytes:
+    return content + sha256(content).digest()
+
+
+SPOILED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda whole: b"", "it is damaged"),
+    "cut short": (lambda whole: whole[:-5000], "it is damaged"),
+    "not a library": (lambda whole: with_seal(b"no library"), "file too short"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_kept_library_that_a_crash_cut_short_is_built_again(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(load_bundle(BUNDLES["tiny"]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    command = [sys.executable, "-c", "from mimn.rows.library import library; assert library() is not None"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr == ""
+    [path] = (tmp_path / "ctr-serving").iterdir()
+    whole = path.read_bytes()
+    spoil, why = SPOILED[how]
+    path.write_bytes(spoil(whole))
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert f"{path} cannot be used: " in done.stderr
+    assert why in done.stderr
+    assert path.read_bytes() == whole
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr == ""
 
 
 def test_without_a_compiler_the_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -439,6 +439,39 @@ def test_once_seen_it_stays_ready_while_the_store_is_away() -> None:
     assert serve(ask, app_on(store, state={"refresh_every_s": 0.01})) == 200
 
 
+@pytest.mark.parametrize(
+    ("meta", "why"),
+    [
+        (b"\xff", "is not a namespace's meta"),
+        (b'{"partitions": 8, "topic": "events"}', "says 8 partitions, and said 4 before"),
+    ],
+)
+def test_a_meta_that_is_damaged_while_it_runs_is_a_detail_of_both_doors_and_changes_nothing(
+    meta: bytes, why: str
+) -> None:
+    store = stored_user()
+    service = create_service(settings(state={"refresh_every_s": 0.01}), store=store, runtime=model())
+    key = Stored(load_bundle(TINY)).keys.meta
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        whole, store.values[key] = store.values[key], meta
+        transport = httpx.ASGITransport(app=service.admin)
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin, asyncio.timeout(60):
+            for door in (client, admin):
+                while "detail" not in (said := (await door.get("/readyz")).json()):
+                    await asyncio.sleep(0.001)
+                assert said["status"] == "ready"
+                assert said["detail"].startswith("progress cannot be read: ")
+                assert why in said["detail"]
+            assert (await client.post("/predict", json=USUAL)).json()["state"]["events"] == 5
+            assert (await admin.get("/bundle")).json()["partitions"] == 4
+            store.values[key] = whole
+            while (await client.get("/readyz")).json() != {"status": "ready"}:
+                await asyncio.sleep(0.001)
+
+    serve(ask, service.app)
+
+
 def test_a_process_that_drains_is_not_ready_and_then_refuses() -> None:
     service = create_service(settings(), store=stored_user(), runtime=model())
 

@@ -76,6 +76,17 @@ def test_an_unknown_name_is_refused_with_the_nearest_setting(
         assert capsys.readouterr().err == f"rtp: {name} is not a setting of RTP; did you mean {nearest}?\n"
 
 
+def test_a_service_link_of_kubernetes_stops_the_start_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RTP_PORT", "tcp://10.96.0.7:8000")
+    monkeypatch.setenv("RTP_SERVICE_HOST", "10.96.0.7")
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert "RTP_PORT is not a setting of RTP, but a service link of Kubernetes: set enableServiceLinks: false" in said
+    assert "10.96" not in said
+
+
 def test_groups_that_contradict_each_other_are_named_by_the_message_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +159,7 @@ def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
     assert main([]) == 2
     said = capsys.readouterr().err
     assert "RTP_ACCESS__KEYS_FILE" in said
-    assert "ctr-keys make" in said
+    assert "ctr keys make" in said
 
 
 def test_a_socket_that_was_handed_down_counts_by_where_it_is_bound(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mimn.data.split import FOLDS
 from mimn.table import render
 from mimn.table.at_the_time import VALIDATION
 from mimn.table.csv_tables import csv_tables
+from mimn.table.labelled import RESULTS, ROWS, labelled
 from mimn.table.plan import PLAN, DataSetPlan, Plan
 from mimn.table.records import NoRecord, Record, read_records
 from mimn.table.render import APPENDIX, TABLE
@@ -197,6 +199,18 @@ def test_the_first_page_chooses_by_negatives_at_the_time_among_the_rows_scored_s
     text = render.texts([floors(0.0), *rows], PLAN_OF_TWO, folder=tmp_path)[TABLE]
     (best,) = (line for line in text.splitlines() if line.startswith("| The Complete Journey |"))
     assert [cell.split(":")[0] for cell in best.split(" | ")[2:]] == ["the a", "the c"]
+
+
+def test_the_first_page_has_a_line_on_labelled_impressions(tmp_path: Path) -> None:
+    assert labelled(tmp_path) == []
+    done = [
+        {"row": row, "seed": seed, "groups": {"all": {"auc": {"value": auc}}}}
+        for row, seed, auc in ((ROWS[0], 0, 0.92), (ROWS[0], 1, 0.94), (ROWS[2], 0, 0.91), ("another", 0, 0.99))
+    ]
+    (tmp_path / RESULTS).write_text(json.dumps(done))
+    text = render.texts([floors(0.0), model("mimn", 2.0)], PLAN_OF_TWO, folder=tmp_path)[TABLE]
+    (line,) = (line for line in text.splitlines() if line.startswith("* Labelled impressions"))
+    assert line.endswith(f"of all impressions: {ROWS[0]} 0.9300, {ROWS[2]} 0.9100.")
 
 
 def test_the_published_forms_are_compared_among_themselves_where_they_were_run() -> None:

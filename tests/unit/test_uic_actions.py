@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_step
-from mimn.state import Progress, partition_of, rest_of
+from mimn.state import Progress, partition_of
 from mimn.state.actions import NAMES
 from support import fakes
 from support.fakes import (
@@ -211,7 +211,7 @@ def test_an_erased_item_is_taken_out_where_its_record_lies_and_nothing_else_happ
         model = Model.of(bundle, STEPS[bundle.name])
         ids = np.array([item], np.uint64), np.array([category], np.uint64)
         numbers, times = np.array([action], np.uint8), np.array([fakes.WALL_MS + i * 3_600_000])
-        rest = rest_of(None if model.counting is None else model.counting.sketch, model.ledger)
+        rest = model.rest
         state[:, rest] = model.step(model.vectors(*ids, numbers), np.ascontiguousarray(state[:, rest]))
         if model.counting is not None:
             plain = state if model.ledger is None else state[:, : -model.ledger.words]

@@ -12,15 +12,23 @@ import pytest
 from kafka.errors import KafkaError, KafkaTimeoutError, NotEnoughReplicasError
 
 from localstack.wait import until
+from support.bundles import TINY
 from support.fake_log import FakeLog
+from uic import app
+from uic.core.event import Reason
+from uic.core.letters import Letter, to_wire
 from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
-from uic.errors import LogUnavailable, NotAcknowledged
+from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log import event_log
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
+from uic.log.topic_reader import LogRecord
+from uic.settings import BundleSettings, KafkaSettings, UicSettings
+from uic.tools import dead_letters
 
 TIMEOUT_S = 2.0
+MAX_REQUEST_BYTES = 3 << 20
 
 
 @dataclass
@@ -74,7 +82,8 @@ class Brokers:
     connecting: Callable[[], None] = lambda: None
     opened: int = 0
 
-    def open(self, client: object, **options: object) -> Producer:
+    def open(self, client: object, *, timeout_s: float, max_request_bytes: int) -> Producer:
+        assert (timeout_s, max_request_bytes) == (TIMEOUT_S, MAX_REQUEST_BYTES)
         self.opened += 1
         self.connecting()
         return self.producers.pop(0)
@@ -91,7 +100,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Brokers], KafkaLog]:
     def made(brokers: Brokers) -> KafkaLog:
         monkeypatch.setattr(event_log, "open_producer", brokers.open)
-        return KafkaLog({}, timeout_s=TIMEOUT_S)
+        return KafkaLog({}, timeout_s=TIMEOUT_S, max_request_bytes=MAX_REQUEST_BYTES)
 
     return made
 
@@ -230,6 +239,18 @@ def test_appending_does_not_wait_for_the_question_of_a_topics_id(
     assert identity.result(30) == bytes(16)
 
 
+def test_without_the_topic_of_notes_nothing_is_erased_and_the_answer_is_how_to_create_it() -> None:
+    log = FakeLog({"events": 4})
+    with pytest.raises(UnsuitableTopic) as refused:
+        Publisher(log, "events", 4).erase("user", timeout_s=1.0)
+    assert refused.value.detail == (
+        "nothing was erased: topic events.erased does not exist: create it "
+        "(kafka-topics.sh --create --topic events.erased --partitions 4 --config cleanup.policy=compact)"
+    )
+    assert not refused.value.retriable
+    assert log.records == {"events": [[]] * 4}
+
+
 def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(publisher, "time", clock)
@@ -243,3 +264,30 @@ def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: 
     with pytest.raises(LogUnavailable):
         Publisher(log, "events", 1).erase("user", timeout_s=1.0)
     assert log.records == {"events": [[]], erased_topic("events"): [[]]}
+
+
+class Opened(Exception):
+    """A log was made; its argument is the largest request."""
+
+
+def opened(client: object, *, timeout_s: float, max_request_bytes: int) -> KafkaLog:
+    raise Opened(max_request_bytes)
+
+
+def test_the_service_sends_requests_as_large_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "KafkaLog", opened)
+    settings = UicSettings(kafka=KafkaSettings(max_request_bytes=3 << 20), bundle=BundleSettings(path=TINY))
+    with pytest.raises(Opened, match=str(3 << 20)):
+        app.App(settings)
+
+
+def test_a_replay_sends_requests_as_large_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = KafkaSettings()
+    dead = Letter(Reason.ITEM_ZERO, kafka.topic, 1, 5, 1_700_000_000_000, b"u1", b"v", ())
+    key, value, headers = to_wire(dead, 1 << 20)
+    record = LogRecord(kafka.dead_letter_topic, 0, 0, 0, key, value, tuple(headers))
+    monkeypatch.setattr(dead_letters, "read_to_end", lambda *_, **__: iter([record]))
+    monkeypatch.setattr(dead_letters, "KafkaLog", opened)
+    monkeypatch.setenv("UIC_KAFKA__MAX_REQUEST_BYTES", str(3 << 20))
+    with pytest.raises(Opened, match=str(3 << 20)):
+        dead_letters.main(["replay", "--yes"])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
+import os
+import resource
 import socket
 import threading
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from support.certificates import Certificates
 from support.fake_log import FakeLog
 from uic.core.status import Status
 from uic.doors import admin_server, slow_requests
+from uic.doors import grpc as grpc_door
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
 from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, GrpcServer
@@ -63,7 +68,8 @@ class Rig:
             settings=settings,
         )
         self.door = GrpcServer(service, settings, lambda: True)
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.door.start()}")
+        self.port = self.door.start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = UserInterestCenterStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
@@ -163,6 +169,54 @@ def test_a_message_over_the_limit_is_refused_and_smaller_ones_go_on(rig: Rig) ->
     assert rig.get() is grpc.StatusCode.NOT_FOUND
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a connection begins, and empty settings."""
+
+
+def strangers(stack: contextlib.ExitStack, rig: Rig, n: int) -> list[socket.socket]:
+    """Connections that bring no call and no key."""
+    opened = [stack.enter_context(socket.create_connection(("127.0.0.1", rig.port), timeout=60)) for _ in range(n)]
+    for line in opened:
+        line.sendall(PREFACE)
+    return opened
+
+
+def closed(line: socket.socket) -> bool:
+    """Reads all that comes, until the server closes the connection."""
+    try:
+        while line.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_a_grpc_connection_without_calls_is_closed_and_one_with_a_call_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_door, "IDLE_MS", 1000)
+    with contextlib.closing(Rig()) as rig, contextlib.ExitStack() as stack:
+        watch: Any = rig.health.Watch(health_pb2.HealthCheckRequest(), timeout=120)
+        next(watch)
+        assert all(closed(line) for line in strangers(stack, rig, 3))
+        assert watch.is_active()
+        watch.cancel()
+
+
+def test_strangers_cannot_take_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_door, "most_connections", lambda: 3)
+    with contextlib.closing(Rig()) as rig, contextlib.ExitStack() as stack:
+        assert rig.healthy()  # one connection
+        kept = strangers(stack, rig, 2)
+        assert all(line.recv(1) for line in kept), "they are accepted"
+        assert all(closed(line) for line in strangers(stack, rig, 2))
+        assert rig.healthy()
+
+
+def test_connections_leave_files_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, most in ((1024, 768), (2**40, 2**31 - 1), (resource.RLIM_INFINITY, 2**31 - 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert grpc_door.most_connections() == most
+
+
 # The admin port
 
 
@@ -194,6 +248,25 @@ def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_ar
     until(lambda: ask(admin_port) == 200, "it answers again", within_s=60)
     for line in idle:
         line.close()
+
+
+def test_failures_to_accept_are_told_once_in_a_while(
+    admin_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left, accept = (
+        [OSError(errno.EMFILE, os.strerror(errno.EMFILE)) for _ in range(5)],
+        BaseSelectorEventLoop.sock_accept,
+    )
+
+    async def failing(loop: BaseSelectorEventLoop, listener: socket.socket) -> Any:
+        if left:
+            raise left.pop()
+        return await accept(loop, listener)
+
+    monkeypatch.setattr(admin_server, "ACCEPT_PAUSE_S", 0.001)
+    monkeypatch.setattr(BaseSelectorEventLoop, "sock_accept", failing)
+    until(lambda: ask(admin_port) == 200 and not left, "it accepts again", within_s=60)
+    assert caplog.text.count("the admin port cannot accept: Too many open files") == 1
 
 
 def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from support.fakes import FakeStore, FakeTopic, Worker, assert_exactly_once, users_of
-from uic.core.ports import Assigned, Described, LostGroup, TopicAway, Unreadable
+from support.fakes import FakeErasures, FakeStore, FakeTopic, Worker, assert_exactly_once, users_of
+from uic.core.ports import Assigned, Described, ErasuresAway, LostGroup, TopicAway, Unreadable
 from uic.core.status import Phase
 from uic.core.takeup import LogBounds
 
@@ -114,11 +114,14 @@ def test_a_log_that_goes_away_and_comes_back_has_a_line_for_each(
     worker.log.away = True
     worker.until(lambda: any("log_unavailable" in reason for reason in worker.updater.status.reasons))
     worker.settle(60)
-    assert [message for message in caplog.messages if message.startswith("log ")] == ["log away"]
+    assert [message for message in caplog.messages if message.startswith("log ")] == ["log unavailable"]
     worker.log.away = False
     worker.until(lambda: not worker.updater.status.reasons)
     worker.settle()
-    assert [message for message in caplog.messages if message.startswith("log ")] == ["log away", "log back"]
+    assert [message for message in caplog.messages if message.startswith("log ")] == [
+        "log unavailable",
+        "log available again",
+    ]
 
 
 def test_a_topic_that_is_gone_is_named_until_it_is_there_again(worker: Worker) -> None:
@@ -131,5 +134,36 @@ def test_a_topic_that_is_gone_is_named_until_it_is_there_again(worker: Worker) -
     assert worker.counted("uic_topic_partitions") == 1
     assert worker.counted("uic_partitions", status="folding") == 0
     worker.log.queued.append(TopicAway(""))
+    worker.settle()
+    assert worker.updater.status.reasons == ()
+
+
+def test_erasures_that_a_replay_waits_for_have_a_line_when_they_go_away_and_one_when_they_are_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    erasures = FakeErasures()
+    worker = Worker(FakeTopic(), FakeStore(), erasures=erasures)
+    erasures.away = True
+    worker.log.assign(0)
+    worker.until(lambda: any("erasures_unavailable" in reason for reason in worker.updater.status.reasons))
+    worker.settle(60)
+
+    def said() -> list[str]:
+        return [message for message in caplog.messages if message.startswith("erasures ")]
+
+    assert said() == ["erasures cannot be read"]
+    erasures.away = False
+    worker.until(lambda: not worker.updater.status.reasons)
+    assert said() == ["erasures cannot be read", "erasures can be read again"]
+
+
+def test_a_topic_of_erasures_that_is_gone_is_degraded_before_a_replay_needs_it(worker: Worker) -> None:
+    worker.log.queued.append(ErasuresAway("does not exist"))
+    worker.settle()
+    status = worker.updater.status
+    assert status.serving
+    assert status.reasons == ("erasures_unavailable: topic behavior-events.erased does not exist",)
+    worker.log.queued.append(ErasuresAway(""))
     worker.settle()
     assert worker.updater.status.reasons == ()

@@ -66,7 +66,7 @@ def test_different_lines_all_appear(log: Log) -> None:
 
 def test_lines_of_our_own_are_never_left_out(log: Log) -> None:
     for _ in range(3):
-        log.say("log away", name="uic.fold.health")
+        log.say("log unavailable", name="uic.fold.health")
     assert len(log.lines()) == 3
 
 

@@ -17,8 +17,11 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, Progress, extend_digest, partition_of, user_hash, witness
+from uic.bulk.folder import Folder
 from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import RECORDS, PartitionLog
+from uic.bulk.pool import save
+from uic.bulk.saved_states import saved_partition
 from uic.core.event import Reason
 from uic.core.ordering import OutOfOrder
 from uic.fold.rounds import Model
@@ -154,7 +157,7 @@ def test_an_erased_user_has_only_what_came_after_the_erasure() -> None:
     rows = [click(0, USERS[0]), click(1, USERS[1]), erasure(2, USERS[0]), erasure(3, USERS[1]), click(4, USERS[0], 8)]
     folded = fold_partition(log_of(rows, [1, 3]), MODEL)
     assert folded.states.users == [USERS[0].encode()]
-    assert (folded.states.headers["event_count"].tolist(), folded.tally.erasures) == ([1], 2)
+    assert (folded.states.headers["event_count"].tolist(), folded.tally.erased) == ([1], 2)
 
 
 def test_events_below_a_note_of_erasure_are_left_out() -> None:
@@ -194,3 +197,16 @@ def test_records_of_another_partition_and_without_a_key_are_counted_by_reason() 
     folded = fold_partition(log_of(rows), MODEL)
     assert folded.tally.rejected == {Reason.MISROUTED: 1, Reason.MISSING_KEY: 1}
     assert folded.progress.next_offset == 3
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_is_saved_says_what_became_of_every_record(tmp_path: Path, shards: int) -> None:
+    other = next(u for u in (f"w{i}" for i in range(40)) if partition_of(u.encode(), N) == 1)
+    rows = [click(offset, USERS[offset % 4]) for offset in range(200)]
+    rows += [erasure(200, USERS[0]), click(201, USERS[0]), click(202, other), (203, NOW, USERS[1].encode(), b"x", None)]
+    log = log_of(rows, erased={USERS[2].encode(): 9})
+    saved = save(Folder(str(tmp_path)), [fold_partition(log, MODEL, shard=(i, shards)) for i in range(shards)])
+    assert saved.outcomes == {"folded": 199, "erased": 1, "erased_later": 2, "ignored": 0}
+    assert saved.rejected == {"misrouted": 1, "malformed_protobuf": 1}
+    assert saved.records == sum(saved.outcomes.values()) + sum(saved.rejected.values()) == len(rows)
+    assert saved_partition(Folder(str(tmp_path)), 0) == saved

@@ -1,4 +1,4 @@
-"""`uic partitions`, `uic continue` and `uic rebuild`: what they say of an invalid address or secret."""
+"""`ctr partitions`, `ctr continue` and `ctr rebuild`: what they say of an invalid address or secret."""
 
 from __future__ import annotations
 

@@ -185,7 +185,10 @@ def test_a_store_that_does_not_tell_its_time_is_reported_all_the_time_until_it_d
     assert worker.counted("uic_store_failures_total", operation="time") > 1
     store.forbids = set()
     worker.until(lambda: worker.updater.status.reasons == ())
-    assert [line for line in caplog.messages if "away" in line or "back" in line] == ["clock away", "clock back"]
+    assert [line for line in caplog.messages if "available" in line] == [
+        "clock unavailable",
+        "clock available again",
+    ]
     assert_exactly_once(store, topic)
 
 
@@ -206,7 +209,7 @@ def test_a_store_that_refuses_the_claims_of_new_partitions_is_away_once(
     store.forbids = set()
     worker.catch_up()
     worker.until(lambda: worker.updater.status.reasons == ())
-    assert caplog.messages == ["assigned", "taken up", "data gap", "store away", "store back"]
+    assert caplog.messages == ["assigned", "taken up", "data gap", "store unavailable", "store available again"]
     assert worker.counted("uic_data_gaps_total") == worker.counted("uic_take_ups_total", decision="new") == 1
 
 

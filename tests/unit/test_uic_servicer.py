@@ -25,7 +25,7 @@ from uic.core.event import ERASE_ITEM, check_event
 from uic.doors.grpc import GrpcServer
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import SERVICE, STATUS, UserInterestCenter, status_of
-from uic.errors import StartRefused, StoreUnavailable, UicError
+from uic.errors import StartRefused, StoreUnavailable, UicError, UnreadableLog
 from uic.log.erasures import decode_erasure
 from uic.metrics import Metrics
 from uic.settings import GrpcSettings
@@ -441,6 +441,11 @@ def test_every_error_class_has_a_status() -> None:
         assert code not in (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
         if kind.retriable:
             assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED), kind
+
+
+def test_a_damaged_log_is_no_outage_that_ends_by_itself() -> None:
+    error = UnreadableLog("the batch at offset 7 cannot be read")
+    assert (status_of(error), error.retriable) == (grpc.StatusCode.DATA_LOSS, False)
 
 
 def test_a_request_id_is_the_callers_or_a_new_one_and_comes_back(rig: Rig) -> None:

@@ -118,6 +118,18 @@ def test_a_variable_that_is_not_a_setting_stops_every_command_and_the_nearest_se
         assert "hush" not in said
 
 
+@pytest.mark.parametrize("name", ["UIC_PORT", "UIC_GRPC_PORT_8001_TCP"])
+def test_a_service_link_of_kubernetes_stops_the_start_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.96.0.7:8001")
+    monkeypatch.setenv("UIC_SERVICE_HOST", "10.96.0.7")
+    assert main(["serve"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name} is not a setting of UIC, but a service link of Kubernetes: set enableServiceLinks: false" in said
+    assert "10.96" not in said
+
+
 def test_settings_are_read_in_either_case_and_by_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("uic_kafka__topic", "a")
     monkeypatch.setenv("UIC_REDIS", '{"prefix": "b"}')

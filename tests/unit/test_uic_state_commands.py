@@ -1,4 +1,4 @@
-"""`uic state` and `uic erase` over a real gRPC port: what they show, ask, and say when they are refused."""
+"""`ctr state` and `ctr erase` over a real gRPC port: what they show, ask, and say when they are refused."""
 
 from __future__ import annotations
 

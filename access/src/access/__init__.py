@@ -2,8 +2,8 @@
 
 Both services use it, so one key file and one rule about addresses apply to both. It knows no protocol: each port calls
 `KeyRing.judge`, and answers with a status of its own. Standard library only. `access.memory`,
-`access.assumptions` and `access.store_url` are theirs too: what a serving process does without, what it assumes of a
-library, and whether a store's address can be read.
+`access.assumptions`, `access.store_url` and `access.log_lines` are theirs too: what a serving process does without,
+what it assumes of a library, whether a store's address can be read, and how log lines reach stderr.
 """
 
 from access.address import is_loopback

@@ -1,4 +1,4 @@
-"""`ctr-keys`: make, list and revoke keys in a file. The secret is printed once; the file gets its hash."""
+"""`ctr keys`: make, list and revoke keys in a file. The secret is printed once; the file gets its hash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ctr-keys") -> int:
             for key in parse_keys(given.file.read_text()).values():
                 print(f"{key.id}  {','.join(sorted(key.scopes))}  {key.name}")
     except (BadKeys, OSError) as error:
-        print(f"ctr-keys: {given.file}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {given.file}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -118,13 +118,13 @@ def parse_keys(text: str) -> Mapping[bytes, Key]:
             number = len((text[: match.start(1)] + line).splitlines())
             raise BadKeys(f"line {number}: {error}") from None
     if not found:
-        raise BadKeys("has no keys: make one with `ctr-keys make`")
+        raise BadKeys("has no keys: make one with `ctr keys make`")
     return found
 
 
 def _key(words: list[str]) -> Key:
     if len(words) != 4 or not _ID.fullmatch(words[0]) or not _DIGEST.fullmatch(words[1]):
-        raise BadKeys("not `<id> <sha256> <scope>[,<scope>] <name>`, the format that `ctr-keys make` writes")
+        raise BadKeys("not `<id> <sha256> <scope>[,<scope>] <name>`, the format that `ctr keys make` writes")
     if not _NAME.fullmatch(words[3]):
         raise BadKeys("a name is 1 to 64 letters, digits and . _ @ -")
     try:

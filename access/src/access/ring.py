@@ -43,6 +43,11 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def refused(self) -> bool:
+        """Whether the file cannot be used, so that keys which were revoked in it may be in effect still."""
+        return bool(self._trouble)
+
     def judge(self, authorization: bytes | None, rule: Rule) -> Admission:
         """See `access.rules.judge`."""
         return judge(self._keys, authorization, rule)
@@ -52,11 +57,10 @@ class KeyRing:
         earlier keys stay in effect, None if it has not changed (logged if `asked`)."""
         try:
             content = _read(self._path)
-            if content == self._content and not (asked and self._trouble):
+            if content == self._content and not self._trouble:
                 if asked:
                     log.info("%s has not changed: %d keys", self._path, len(self._keys))
                 return None
-            self._content = content
             self._keys = _parse(self._path, content)
         except BadKeys as error:
             if str(error) == self._trouble and not asked:
@@ -64,7 +68,7 @@ class KeyRing:
             self._trouble = str(error)
             log.error("%s; the earlier %d keys stay in effect", error, len(self._keys))
             return False
-        self._trouble = ""
+        self._content, self._trouble = content, ""
         log.info("%s was read again: %d keys", self._path, len(self._keys))
         return True
 

@@ -69,6 +69,7 @@ COMMANDS = (
     Command("export", TRAIN, "Write a trained run as a bundle for serving.", "mimn.export.__main__", TRAINING),
     _uic("state", OPERATE, "Show what is stored for one user."),
     _uic("erase", OPERATE, "Erase one user, or one item of a user."),
+    _uic("verify", OPERATE, "Find users whose state is lost, and fold it again from the log."),
     _uic("rollout", OPERATE, "Move traffic from one release to another, and back."),
     _uic("dead-letters", OPERATE, "List, show and replay records that could not be folded."),
     _uic("partitions", OPERATE, "How each partition stands, over all workers that --admin names."),

@@ -138,7 +138,7 @@ def predictions_sha256(arrays: dict[str, NDArray[np.float32]]) -> str:
     return digest.hexdigest()
 
 
-def save_predictions(path: Path, arrays: dict[str, NDArray[np.float32]]) -> None:
+def save_predictions(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write a plain .npz archive, whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with partial.open("wb") as file:

@@ -195,6 +195,7 @@ def train(
         )
         if origin is not None:
             origin.give(model, ids, fitted)
+        data.prepared.say_refused(log)
         log.info(
             "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
             config.name,
@@ -290,6 +291,7 @@ def _record(
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
         "prepared_sha256": data.prepared.sha256,
+        "refused": data.prepared.meta.refused,
         "commit": commit,
         "machine": machine(model),
         "items": len(ids.items),

@@ -24,7 +24,6 @@ from mimn.bundle.specs import BundleError, GraphSpec
 from mimn.rows.kernel import Kernel, kernel
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import row_program
-from mimn.state import rest_of
 from mimn.state.event_list import EventList
 from mimn.state.ledger import count_events
 
@@ -243,8 +242,7 @@ def _compiled(bundle: Bundle, graph: StepGraph) -> CompiledStep | None:
     if built is None:
         return None
     step, random = CompiledStep(graph, built), np.random.default_rng(0)
-    initial = bundle.initial_state[rest_of(None if bundle.sketch is None else bundle.sketch.sketch, bundle.ledger)]
-    states = np.tile(initial, (_PROOF_ROWS, 1))
+    states = np.tile(bundle.initial_state[bundle.rest], (_PROOF_ROWS, 1))
     for _ in range(_PROOF_STEPS):
         rows = random.integers(len(bundle.items.vectors), size=_PROOF_ROWS)
         others = random.integers(len(bundle.categories.vectors), size=_PROOF_ROWS)

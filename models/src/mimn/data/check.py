@@ -27,7 +27,7 @@ from mimn.data.description import (
     TimeSplit,
     read_description,
 )
-from mimn.data.events import DataError
+from mimn.data.events import RESOLUTIONS, DataError, resolution
 from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.ids import Strings
 from mimn.data.labels import known_labels, labels_known
@@ -175,6 +175,7 @@ class _Check:
     def _events(self, table: EventsTable) -> None:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
         first, last = np.iinfo(np.int64).max, -1
+        resolution_ms = next(iter(RESOLUTIONS))
         zero = 0
         actions: Counter[int] = Counter()
         reader = self._reader("events")
@@ -188,6 +189,7 @@ class _Check:
                 categories = np.union1d(categories, batch["category"])
             if len(batch["time"]):
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
+                resolution_ms = resolution(batch["time"], resolution_ms)
             if "action" in batch:
                 actions.update(batch["action"].tolist())
         self._find_without_category("events", reader)
@@ -200,6 +202,7 @@ class _Check:
             "categories": len(categories),
             "events from": _day(first),
             "events to": _day(last),
+            "times of events are whole": RESOLUTIONS[resolution_ms],
             "events a user, median": int(np.median(lengths)),
             "events a user, 95th percentile": int(np.percentile(lengths, 95)),
             "events a user, most": int(lengths.max()),
@@ -308,8 +311,8 @@ class _Check:
         rows, first = self._without_category[name]
         column, text = getattr(self._description, name).item, reader.text_of("item", first)
         self._report.findings.append(
-            f"`{name}`, column {column} of {reader.files}: the items of {rows} rows have no row in `[items]`, so no "
-            f"category, such as {text}: add the rows, or name a column `{name}.category`"
+            f"`{name}`, column {column} of {reader.files}: the items of {rows} rows have no row in `[items]`, or "
+            f"one without a category, such as {text}: add them, or name a column `{name}.category`"
         )
 
     def _find_item_0(self, name: str, column: str, reader: TableReader, rows: int) -> None:

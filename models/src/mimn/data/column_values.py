@@ -356,12 +356,20 @@ def _refuse_unit(raw: float, place: Place) -> None:
 
 
 def to_labels(column: pa.Array, place: Place) -> tuple[NDArray[np.uint8], list[tuple[str, NDArray[np.bool_]]]]:
-    """0 or 1; which rows have neither. [n]"""
+    """0 or 1; which rows have neither. [n]
+
+    Raises:
+        DataError: the column is neither whole numbers, numbers nor booleans, or counts clicks.
+    """
     empty = mask_of(column.is_null())
     if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         values = numpy_of(pc.cast(column, pa.float64(), safe=False).fill_null(0))
     else:
         raise DataError(f"{place} is {column.type}: a label is 0 or 1, or true or false; convert the column")
+    if len(above := values[values > 1]):
+        raise DataError(
+            f"{place} has the label {above[0]:g}: a label is 0 or 1; of a count, write whether it is above 0"
+        )
     return (values == 1).astype(np.uint8), [("empty", empty), ("neither 0 nor 1", ~empty & ~np.isin(values, (0, 1)))]
 
 

@@ -38,6 +38,9 @@ class Events:
     unit_ms: int = 1000
     action: NDArray[np.uint8] | None = None
     """[n]: number on the wire (`mimn.state.actions.NAMES`); None: the data set does not say."""
+    resolution_ms: int = 1
+    """The coarsest of a millisecond, second, minute, hour and day that all times are multiples of, where impressions
+    have times of their own: an event's true time is unknown within it."""
 
     def __post_init__(self) -> None:
         if not len(self.user_id):
@@ -107,7 +110,7 @@ class Events:
         """The rows where the mask is true."""
         user_id, item_id, category_id, timestamp, basket_id = (getattr(self, name)[rows] for name in COLUMNS)
         action = None if self.action is None else self.action[rows]
-        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms, action)
+        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms, action, self.resolution_ms)
 
     @cached_property
     def sha256(self) -> str:
@@ -119,3 +122,12 @@ class Events:
         if self.action is not None:
             digest.update(np.ascontiguousarray(self.action).data)
         return digest.hexdigest()
+
+
+RESOLUTIONS = {86_400_000: "days", 3_600_000: "hours", 60_000: "minutes", 1000: "seconds", 1: "milliseconds"}
+"""Milliseconds → what whole numbers of them are called, the coarsest first."""
+
+
+def resolution(times_ms: NDArray[np.int64], most: int = 86_400_000) -> int:
+    """The coarsest of `RESOLUTIONS`, at most `most`, that all times are multiples of. [n] → ms"""
+    return next(ms for ms in RESOLUTIONS if ms <= most and not bool((times_ms % ms).any()))

@@ -44,7 +44,8 @@ class Labelled:
         """[m]: the first event of the user that is not in the impression's history; 0 for users without events.
 
         Events at the impression's very time are not in it: which came first is not known. So it is for events of its
-        second where their times are whole seconds.
+        second where their times are whole seconds, and of its day where they are dates (`Events.resolution_ms`):
+        rounded down, the click itself would lie before the impression.
         """
         end = np.empty(len(self.impressions), np.int64)
         for first in range(0, len(end), TOGETHER):
@@ -60,7 +61,8 @@ class Labelled:
         user = np.where(known, user, 0)
         begin, stop = events.bounds[user], events.bounds[user + 1]
         # One binary search for all: within a user the times rise, so (user, time) pairs do.
-        end = _first_not_before(events.timestamp, begin, stop, time_ms // events.unit_ms)
+        instant = time_ms // events.resolution_ms * events.resolution_ms // events.unit_ms
+        end = _first_not_before(events.timestamp, begin, stop, instant)
         return np.where(known, end, 0)
 
     @cached_property

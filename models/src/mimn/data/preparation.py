@@ -30,7 +30,7 @@ from mimn.data.description import (
     TimedTable,
     read_description,
 )
-from mimn.data.events import DataError
+from mimn.data.events import RESOLUTIONS, DataError, resolution
 from mimn.data.faults import large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.labels import clicks_seen, known_labels, labels_known
 from mimn.data.members import distinct_pairs
@@ -80,7 +80,7 @@ class _Preparation:
         self._texts: dict[str, dict[int, str]] = {}
         self._category_of: tuple[Ints, Ints] | None = None
         """Items and their categories, by the table of items."""
-        self._event_unit_ms = 1
+        self._event_unit_ms = self._event_resolution_ms = 1
 
     def run(self) -> Prepared:
         described = self._description
@@ -101,6 +101,7 @@ class _Preparation:
             rows=self._rows,
             refused=self._refused,
             event_unit_ms=self._event_unit_ms,
+            event_resolution_ms=self._event_resolution_ms,
         )
         (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
         return Prepared(self._folder, described, meta, self._root)
@@ -159,7 +160,7 @@ class _Preparation:
         folder = self._folder / "events"
         folder.mkdir()
         left_out = read = 0
-        seconds = table.time_unit == "s"
+        resolution_ms = next(iter(RESOLUTIONS))
         with SortingWriter(folder, dtypes, ("user", "time")) as writer:
             for batch in self._read(reader, "events"):
                 columns: Columns = {
@@ -177,14 +178,15 @@ class _Preparation:
                     columns["action"], folded = self._actions(batch["action"], reader.texts["action"])
                     left_out += len(folded) - int(folded.sum())
                     columns = {name: values[folded] for name, values in columns.items()}
-                seconds = seconds and not bool((columns["time"] % 1000).any())
+                resolution_ms = resolution(columns["time"], resolution_ms)
                 writer.add(columns)
             writer.finish()
             self._rows["events"] = writer.rows
-        # Rounded down to a second, an event would lie before impressions that it followed.
-        if seconds:
+        if table.time_unit == "s" and resolution_ms >= 1000:
             _to_seconds(folder / "time.npy")
             self._event_unit_ms = 1000
+        if described.impressions is not None:
+            self._event_resolution_ms = resolution_ms
         if left_out:
             self._refused["events: action of weight 0, not folded"] = left_out
         if not writer.rows:
@@ -200,7 +202,7 @@ class _Preparation:
             action = self._description.actions.get(texts.get(code, ""))
             if action is None:
                 raise DataError(
-                    f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
+                    f"`[actions]` lacks {texts.get(code, '')!r}, which column {self._description.events.action} "
                     "holds: give it a line, with weight 0 to leave its events out"
                 )
             if action.is_ is not None and action.weight != 0.0:
@@ -274,8 +276,8 @@ class _Preparation:
             item = batch["item"].view(np.int64)[np.argmax(missing)]
             raise DataError(
                 f"`{table}`, column {described.item} of {', '.join(described.files)}: item "
-                f"{reader.text_of('item', int(item))} has no row in `[items]`, so no category: "
-                f"add the row, or name a column `{table}.category`"
+                f"{reader.text_of('item', int(item))} has no row in `[items]`, or one without a "
+                f"category: add it, or name a column `{table}.category`"
             )
         return categories[at]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +30,7 @@ from mimn.data.members import Members
 from mimn.data.tables import TableReader
 
 Ints = NDArray[np.int64]
-FORMAT = 8
+FORMAT = 9
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 WITHHELD = 255
@@ -48,6 +49,8 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     event_unit_ms: int
     """Milliseconds of the unit that times of events are in: a second if the description says seconds and no event has
     a fraction of one."""
+    event_resolution_ms: int
+    """As `Events.resolution_ms`; 1 without impressions."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ class Prepared:
             digest.update(f"{path.relative_to(self.folder).as_posix()} {column}\n".encode())
         return digest.hexdigest()
 
+    def say_refused(self, log: logging.Logger) -> None:
+        """Log which rows of the files are not read, and why."""
+        for reason, rows in self.meta.refused.items():
+            log.warning("%d rows are left out: %s (`python -m mimn.data check` shows the first ones)", rows, reason)
+
     def names(self, what: Literal["user", "item", "category"], ids: Iterable[int]) -> dict[int, str]:
         """Ids as the owner's files write them; texts are looked for there, table by table, until all are found."""
         described, asked = self.description, set(ids)
@@ -151,7 +159,8 @@ class Prepared:
             self._column("events", name) for name in ("user", "item", "category", "time", "together")
         )
         action = self._column("events", "action") if self.description.actions else None
-        return Events(user, item, category, time, together, self.meta.event_unit_ms, action)
+        meta = self.meta
+        return Events(user, item, category, time, together, meta.event_unit_ms, action, meta.event_resolution_ms)
 
     @cached_property
     def event_context(self) -> Mapping[str, NDArray[Any]]:

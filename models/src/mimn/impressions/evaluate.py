@@ -49,7 +49,13 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
         result["slices"].setdefault(family, {})[name] = figures(rows.where(mask), resamples)
     save_predictions(
         trained.folder / run.PREDICTIONS.format(length=length),
-        {name: values.astype(np.float32) for name, values in probabilities.items()},
+        {
+            "user_id": users,
+            "item_id": shown.item_id[predicted.occasions.rows],
+            "time_ms": shown.time_ms[predicted.occasions.rows],
+            "label": predicted.labels,
+            **{name: values.astype(np.float32) for name, values in probabilities.items()},
+        },
     )
     draw(rows, result["slices"]["history"], trained.folder / PICTURE.format(length=length), trained.config.name)
     trained.record.setdefault("evaluation", {})[str(length)] = result

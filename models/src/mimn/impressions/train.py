@@ -29,7 +29,7 @@ from mimn.impressions.scoring import predict
 from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.model import ClickModel
-from mimn.training.folder import TrainingFailed, check_folder, logged, machine
+from mimn.training.folder import TrainingFailed, check_folder, log, logged, machine
 from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
@@ -140,6 +140,7 @@ def train(
             # Last: it says that there is a run to resume, with all that it began with.
             run.write_text(output / run.CONFIG, resolved)
     with logged(output, file=processes.first):
+        data.prepared.say_refused(log)
         if origin is not None:
             origin.give(model, known.ids, fitted)
         task = LabelledImpressions(config, data, reader, processes)
@@ -188,6 +189,7 @@ def _record(
         "seed": config.training.seed,
         "data_sha256": data.sha256,
         "prepared_sha256": data.prepared.sha256,
+        "refused": data.prepared.meta.refused,
         "commit": commit,
         "machine": machine(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -1,6 +1,6 @@
 """Releases and rollouts as values: which bundles serve which users, how that may change, and what must hold first.
 
-Pure: numpy, msgspec and a hash. RTP reads the record and follows it; `uic rollout` changes it. The bytes are specified
+Pure: numpy, msgspec and a hash. RTP reads the record and follows it; `ctr rollout` changes it. The bytes are specified
 in docs/formats/rollout.md and pinned by a golden file.
 """
 

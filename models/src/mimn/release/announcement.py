@@ -20,6 +20,8 @@ LASTS_S: Final = 5.0
 MAX_BYTES: Final = 1 << 14
 SERVING: Final = "serving"
 """The name of the arm that has every user whom no other arm has."""
+STANDBY: Final = "standby"
+"""The role of a release that is loaded and not asked."""
 _Short = Annotated[str, Meta(max_length=400)]
 
 

@@ -29,6 +29,8 @@ NEEDS = {"avx512": _ALWAYS | {"avx512f"}, "avx2": _ALWAYS}
 """What the processor must have."""
 SWITCH = "MIMN_COMPILED_STEP"
 """Environment variable; `off`: graphs run, and numpy does the rest."""
+SEAL_BYTES: Final = hashlib.sha256().digest_size
+"""At the end of a library: the SHA-256 of what precedes."""
 _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "rows_fold": ("pppppppipi", None),
     "states_hash": ("pppi", None),
@@ -75,17 +77,35 @@ def library() -> ctypes.CDLL | None:
     if variant is None:
         log.info("no compiled step on this processor: the graph runs")
         return None
-    path = HERE / file_name(variant)
+    name = file_name(variant)
     try:
-        if not path.exists():
-            path = _own_folder() / path.name
-            if not path.exists() and (why := build(variant, path.parent)):
-                log.warning("%s: the graph runs, several times slower", why)
-                return None
-        return load(path)
+        if (shipped := _kept(HERE / name)) is not None:
+            return shipped
+        folder = _own_folder()
+        if (kept := _kept(folder / name)) is not None:
+            return kept
+        if why := build(variant, folder):
+            log.warning("%s: the graph runs, several times slower", why)
+            return None
+        return load(folder / name)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
         log.warning("the compiled step cannot be kept: %s: the graph runs", error)
         return None
+
+
+def _kept(path: Path) -> ctypes.CDLL | None:
+    """A library that was built before; None if there is none, or if it cannot be used."""
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-SEAL_BYTES]).digest() == content[-SEAL_BYTES:]:
+            return load(path)
+        why = "it is damaged"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = str(error)
+    log.warning("%s cannot be used: %s; it is built again", path, why)
+    return None
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -107,7 +127,11 @@ def file_name(variant: str) -> str:
 
 
 def build(variant: str, folder: Path) -> str:
-    """Compile a variant into `folder`; returns why it could not be done, or nothing."""
+    """Compile a variant into `folder`, in place of one that is there; returns why it could not be done, or nothing.
+
+    A file that a crash of the machine cut short would end each process that loads it, with SIGBUS and without a word.
+    So it is on the disk before it has its name, and ends with the SHA-256 of all before, which a loader of ELF ignores.
+    """
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         return "no C compiler found: install gcc or set CC"
@@ -117,8 +141,23 @@ def build(variant: str, folder: Path) -> str:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             return f"{compiler} cannot build {' and '.join(SOURCES)}: {result.stderr[-500:]}"
+        with made.open("r+b") as file:
+            seal = hashlib.sha256(file.read()).digest()
+            file.write(seal)
+            file.flush()
+            os.fsync(file.fileno())
         made.replace(folder / file_name(variant))
+    _sync(folder)
     return ""
+
+
+def _sync(folder: Path) -> None:
+    """Put the names of its files on the disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _own_folder() -> Path:

@@ -33,9 +33,9 @@ Words = NDArray[np.uint32]
 Ints = NDArray[np.int64]
 
 SCALARS = ("minute", "baskets", "first_day", "day_base", "basket_base", "lines", "repeats", "evicted")
-"""Of a user: the latest event's minute since 1970; baskets; day of the earliest event, of a late one not before the base;
-what days and baskets of entries count from; writes of an item in a new basket; how many of them found the item; entries
-that had to make room."""
+"""Of a user: the latest event's minute since 1970; baskets; day of the earliest event (a late one moves it no further
+than the base); what days and baskets of entries count from; writes of an item in a new basket; how many of them found
+the item; entries that had to make room."""
 MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTED = range(len(SCALARS))
 MINUTES_OF_DAY = 1440
 PAUSE_MINUTES = 30

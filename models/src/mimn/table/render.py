@@ -26,6 +26,7 @@ from mimn.table.at_the_time import Validation, at_the_time, chosen_by
 from mimn.table.boosting import BOOSTING_ROW
 from mimn.table.compare import Comparison, Entry, Results, results
 from mimn.table.csv_tables import csv_tables
+from mimn.table.labelled import labelled
 from mimn.table.plan import PLAN, Plan, plan_files, read_plan, remaining
 from mimn.table.records import NoRecord, Record, read_records
 from mimn.table.wording import COUNTS, FLOOR_TITLES, grid, interval, mean, name, prose, state_size
@@ -85,10 +86,21 @@ def page(
     found: Sequence[Results],
     plan: Plan,
     open_rows: Mapping[str, Sequence[str]],
+    *,
     recent: Sequence[str] = (),
     validation: Validation = MappingProxyType({}),
+    more: Sequence[str] = (),
 ) -> str:
-    """The text of `AUC.md`; `recent` are the lines on negatives at the time, `validation` what `_best` chooses by."""
+    """The text of `AUC.md`.
+
+    Args:
+        found: the results of each data set.
+        plan: their titles and rows.
+        open_rows: what is still to be run.
+        recent: the lines on negatives at the time.
+        validation: what `_best` chooses by.
+        more: lines of the summary on what is not in the table.
+    """
     lines = ["# AUC: which model to use", ""]
     missing = sum(map(len, open_rows.values()))
     left = f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)). "
@@ -99,7 +111,7 @@ def page(
         "this folder by `python -m mimn.table.render`. How it is measured, every row and every comparison: "
         f"[{APPENDIX}]({APPENDIX})."
     )
-    lines += ["", "## What to use", "", *_best(found, plan, validation), "", *_summary(found, plan)]
+    lines += ["", "## What to use", "", *_best(found, plan, validation), "", *_summary(found, plan), *more]
     for one in found:
         lines += ["", f"**{plan.title(one.dataset)}** ({_bought(one)} of the targets were bought before):", ""]
         lines += _evidence(one)
@@ -302,7 +314,11 @@ def texts(
     to_run = {command: rows for command, rows in (open_rows or {}).items() if rows}
     recent = [] if folder is None else at_the_time(folder, found, plan)
     validation = {} if folder is None else chosen_by(folder, found)
-    return {TABLE: page(found, plan, to_run, recent, validation), APPENDIX: appendix(found, plan, to_run, others)}
+    more = [] if folder is None else labelled(folder)
+    return {
+        TABLE: page(found, plan, to_run, recent=recent, validation=validation, more=more),
+        APPENDIX: appendix(found, plan, to_run, others),
+    }
 
 
 def write(records: Path, path: Path) -> list[Path]:

@@ -17,6 +17,9 @@ NEVER_RUN = ("rich", "greenlet", "colorama", "pydantic.v1")
 """What structlog (for terminals, and for threads that are none) and FastAPI (to refuse its models) import if it is
 installed, and the service never runs."""
 
+SERVICE_LINK = ("tcp://", "udp://", "sctp://")
+"""How the value of a variable begins that Kubernetes makes of a service called `rtp` or `rtp-…`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve, and return the exit status: 0 after a drain, 2 if settings, keys or bundle must be corrected first."""
@@ -51,6 +54,11 @@ def load_settings(environment: Mapping[str, str]) -> RtpSettings:
     known = list(_names())
     for name in sorted(environment):
         if name.upper().startswith("RTP_") and name.upper() not in known:
+            if environment[name].startswith(SERVICE_LINK):
+                raise ValueError(
+                    f"{name} is not a setting of RTP, but a service link of Kubernetes: "
+                    "set enableServiceLinks: false in the pod's spec"
+                )
             nearest = get_close_matches(name.upper(), known, 1, 0)[0]
             raise ValueError(f"{name} is not a setting of RTP; did you mean {nearest}?")
     try:

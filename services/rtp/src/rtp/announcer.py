@@ -19,7 +19,7 @@ from mimn.release import (
     encode_announcement,
     instances_key,
 )
-from mimn.release.announcement import EVERY_S, LASTS_S
+from mimn.release.announcement import EVERY_S, LASTS_S, STANDBY
 from rtp.core.ports import StateReader
 from rtp.errors import StoreError
 from rtp.metrics import Metrics
@@ -89,7 +89,7 @@ class Announcer:
         traffic, record = self._in_service.traffic, self._follower.record
         roles: list[tuple[str, Release]] = [(arm.name, arm.release) for arm in traffic.arms]
         roles += [(f"shadow:{arm.name}", arm.release) for arm in traffic.shadows]
-        roles += [("standby", release) for release in self._in_service.standby]
+        roles += [(STANDBY, release) for release in self._in_service.standby]
         return Announcement(
             instance=self._instance,
             revision=None if record is None else record.revision,

@@ -122,6 +122,10 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             return f"the namespace was not found in the store yet: {watcher.trouble}"
         return None
 
+    def details() -> str:
+        reason = watcher.trouble
+        return "; ".join(filter(None, (follower.details, reason and f"progress cannot be read: {reason}")))
+
     def refused(error: RtpError) -> None:
         row = STATUS_TABLE[type(error)]
         metrics.answers.labels(str(row.status), row.code).inc()
@@ -169,15 +173,16 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         lifespan=lifespan,
     )
     add_problems(app, "metrics are on the admin port", dict.fromkeys(PREDICT_PATHS, HINT))
-    add_health(app, unready, lambda: follower.details)
+    add_health(app, unready, details)
     describe(app, settings.deadline.max_ms, lambda: in_service.current.model.request)
-    admin = create_admin_app(in_service, reloader, follower, metrics, unready)
+    admin = create_admin_app(in_service, reloader, follower, metrics, unready=unready, details=details)
     for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
         check_routes(guarded.routes, rules)
         if keys is not None:
             guarded.guard = Guard(rules, keys, metrics)
     if keys is not None:
         metrics.keys.set_function(lambda: len(keys))
+        metrics.keys_refused.set_function(lambda: keys.refused)
     return Service(
         app=app,
         admin=admin,
@@ -219,7 +224,7 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
         )
     if settings.access.keys_file is None and (open_to := [where for where in map(_beyond, (public, admin)) if where]):
         return _refuse(
-            f"{' and '.join(open_to)} needs authentication, and no keys are set. Make one with `ctr-keys make "
+            f"{' and '.join(open_to)} needs authentication, and no keys are set. Make one with `ctr keys make "
             "FILE --scope predict --name NAME` and set RTP_ACCESS__KEYS_FILE to the file, or set RTP_HTTP__HOST and "
             "RTP_ADMIN__HOST to 127.0.0.1"
         )

@@ -14,6 +14,8 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
+from access.log_lines import to_stderr
+
 Format = Literal["json", "logfmt", "console"]
 
 
@@ -71,7 +73,7 @@ def configure(level: str, form: Format) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = to_stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

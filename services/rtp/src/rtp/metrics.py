@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from access import Admission
+from access.log_lines import dropped
 from mimn.bundle.request_fields import RequestVector
 from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, WrongUser
 from rtp.core.fold_progress import Status
-from rtp.tally import Count, Counts, Tallies, Tally
+from rtp.tally import Count, CountedElsewhere, Counts, Tallies, Tally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DIFFERENCE = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -95,6 +96,12 @@ class Metrics:
         self.tasks = Gauge(
             "rtp_tasks",
             "Tasks of the event loop: a few of its own, and one for each request in progress.",
+            registry=registry,
+        )
+        CountedElsewhere(
+            "rtp_log_lines_dropped",
+            "Log lines that were not written, because whoever reads stderr is too slow or gone.",
+            dropped,
             registry=registry,
         )
         self.out_of_files = Counter(
@@ -205,6 +212,11 @@ class Metrics:
         )
         self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
         self.keys = Gauge("rtp_keys", "Keys in effect; 0 if no authentication is required.", registry=registry)
+        self.keys_refused = Gauge(
+            "rtp_keys_refused",
+            "1 while the file of keys cannot be used: the keys before stay in effect, revoked ones among them.",
+            registry=registry,
+        )
         self.key_reads = Counter(
             "rtp_key_reads", "Changes of the file of keys: taken_up, or refused (the keys before stay in effect).",
             ["result"], registry=registry,

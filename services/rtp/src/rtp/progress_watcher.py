@@ -33,7 +33,7 @@ class _Meta(msgspec.Struct):
 
 
 class NoNamespace(Exception):
-    """The store does not have the namespace, or its meta cannot be read; the message says what to look at."""
+    """The store does not have the namespace, or its meta cannot be read or used; the message says what to look at."""
 
 
 def wall_ms() -> int:
@@ -73,7 +73,7 @@ class ProgressReader:
         """The namespace's progress now. `last` is the reading before.
 
         Raises:
-            NoNamespace: there is no meta under these keys.
+            NoNamespace: there is no meta under these keys, or another than before.
             StoreError: the store did not answer, or not with the meta, which was never read before.
         """
         partitions, topic = (0, "") if last is None else (last.size, last.topic)
@@ -81,9 +81,14 @@ class ProgressReader:
         missing = next((one for one in (meta, *records) if isinstance(one, StoreError)), None)
         if isinstance(meta, bytes):
             now, topic = decode_meta(meta, keys)
-            if now != partitions:
+            if last is None:
                 records = await self._store.read_each(_names(keys, now), self._timeout_s)
                 missing = next((one for one in records if isinstance(one, StoreError)), None)
+            elif now != partitions:  # each user would be looked for in another partition
+                raise NoNamespace(
+                    f"{keys.meta} says {now} partitions, and said {partitions} before: has another program written it? "
+                    "If the namespace was dropped and made anew, restart RTP"
+                )
         elif last is None:
             if meta is None:
                 raise NoNamespace(

@@ -157,7 +157,7 @@ class AccessSettings(_Group):
     """Who may call. Without a file of keys no authentication is required, so the doors must stay on loopback."""
 
     keys_file: Path | None = None
-    """Written by `ctr-keys make`. Both doors require a key from it; it is read again when it changes."""
+    """Written by `ctr keys make`. Both doors require a key from it; it is read again when it changes."""
 
 
 class DeadlineSettings(_Group):

@@ -5,7 +5,7 @@ histogram's value walks over the bounds, because it may be used from any thread;
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -95,3 +95,16 @@ class Tallies(Collector):
         for values, tally in list(self._of.items()):
             family.add_metric(values, list(zip(bounds, accumulate(tally.counts), strict=True)), tally.total)
         yield family
+
+
+class CountedElsewhere(Collector):
+    """A counter whose value another part keeps."""
+
+    def __init__(self, name: str, about: str, value: Callable[[], int], *, registry: CollectorRegistry) -> None:
+        """`name` without `_total`."""
+        self._name, self._about, self._value = name, about, value
+        registry.register(self)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """For the registry."""
+        yield CounterMetricFamily(self._name, self._about, value=self._value())

@@ -86,78 +86,48 @@ def _serve(verb: str, arguments: Sequence[str]) -> int:
         return serve(settings)
 
 
-def _doctor(verb: str, arguments: Sequence[str]) -> int:
-    from uic.tools import doctor
-
-    return doctor.main(arguments)
+def _tool(verb: str, arguments: Sequence[str]) -> int:
+    return int(import_module(TOOLS[verb]).main(arguments))
 
 
-def _dead_letters(verb: str, arguments: Sequence[str]) -> int:
-    from uic.tools import dead_letters
-
-    return dead_letters.main(arguments)
-
-
-def _partitions(verb: str, arguments: Sequence[str]) -> int:
+def _of_partitions(verb: str, arguments: Sequence[str]) -> int:
     from uic.tools import partitions
 
     return partitions.main(verb, arguments)
 
 
-def _state(verb: str, arguments: Sequence[str]) -> int:
-    from uic.tools import state
-
-    return state.main(arguments)
-
-
-def _erase(verb: str, arguments: Sequence[str]) -> int:
-    from uic.tools import erase
-
-    return erase.main(arguments)
-
-
-def _rollout(verb: str, arguments: Sequence[str]) -> int:
-    from uic.rollout import main
-
-    return main.main(arguments)
-
-
-def _verify(verb: str, arguments: Sequence[str]) -> int:
-    from uic.tools import verify
-
-    return verify.main(arguments)
-
-
 def _bulk(verb: str, arguments: Sequence[str]) -> int:
     try:
-        return int(import_module(f"uic.bulk.commands.{BULK[verb]}").main(arguments))
+        return int(import_module(BULK[verb]).main(arguments))
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("uic", "mimn"):
             raise
         install = f"{sys.executable} -m pip install -e 'services/uic[bulk]'"
-        print(f"uic {verb} needs {missing.name}: {install}", file=sys.stderr)
+        print(f"ctr {verb} needs {missing.name}: {install}", file=sys.stderr)
         return 1
 
 
-BULK = {
-    "archive": "archive",
-    "import": "import_history",
-    "backfill": "backfill",
-    "snapshot": "snapshot",
-    "namespaces": "namespaces",
+TOOLS = {
+    "doctor": "uic.tools.doctor",
+    "verify": "uic.tools.verify",
+    "dead-letters": "uic.tools.dead_letters",
+    "state": "uic.tools.state",
+    "erase": "uic.tools.erase",
+    "rollout": "uic.rollout.main",
 }
-"""Command → its module in `uic.bulk.commands`."""
+"""Command → the module whose `main` takes its arguments."""
+BULK = {
+    "archive": "uic.bulk.commands.archive",
+    "import": "uic.bulk.commands.import_history",
+    "backfill": "uic.bulk.commands.backfill",
+    "snapshot": "uic.bulk.commands.snapshot",
+    "namespaces": "uic.bulk.commands.namespaces",
+}
+"""The same, of those that need the extra `bulk`."""
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "serve": _serve,
-    "doctor": _doctor,
-    "verify": _verify,
-    "dead-letters": _dead_letters,
-    "partitions": _partitions,
-    "continue": _partitions,
-    "rebuild": _partitions,
-    "state": _state,
-    "erase": _erase,
-    "rollout": _rollout,
+    **dict.fromkeys(TOOLS, _tool),
+    **dict.fromkeys(("partitions", "continue", "rebuild"), _of_partitions),
     **dict.fromkeys(BULK, _bulk),
 }
 

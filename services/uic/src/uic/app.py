@@ -1,6 +1,6 @@
 """The composition root: builds every part from the settings, runs them, and takes them down in order.
 
-The main thread folds. The poll thread, the dead-letter thread and the doors have their own. A signal only sets a
+The main thread folds. The poll thread, the dead-letter thread and the two ports have their own. A signal only sets a
 flag.
 """
 
@@ -32,6 +32,7 @@ from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.rounds import Model
+from uic.fold.stall import StallWatch
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
@@ -59,7 +60,7 @@ class App:
         """Loads the bundle and binds the ports; connects to nothing.
 
         Raises:
-            StartRefused: the bundle or the keys cannot be used, a door would stand open, or a port is taken.
+            StartRefused: the bundle or the keys cannot be used, a port would be open to anyone, or one is taken.
         """
         self._settings = settings
         self._keys = _keys(settings)
@@ -87,8 +88,11 @@ class App:
             metrics=self._metrics,
             identify=self._consumer.identify,
             after=crash_after(settings.fault),
+            stalls=StallWatch.of(settings.redis.timeout_s),
         )
-        self._event_log = KafkaLog(kafka.client_options(), timeout_s=settings.grpc.timeout_s)
+        self._event_log = KafkaLog(
+            kafka.client_options(), timeout_s=settings.grpc.timeout_s, max_request_bytes=kafka.max_request_bytes
+        )
         service = UserInterestCenter(
             publisher=Publisher(self._event_log, kafka.topic, kafka.partitions),
             states=self._store,
@@ -117,11 +121,12 @@ class App:
         """Serve until `stop` is called, then drain.
 
         Raises:
-            StartRefused: the deployment is not one to write states to.
+            StartRefused: UIC would write wrong states to this deployment.
         """
         if self._keys is not None:
             keys = self._keys
             self._metrics.keys.set_function(lambda: len(keys))
+            self._metrics.keys_refused.set_function(lambda: keys.refused)
             keys.watch(lambda taken_up: self._metrics.key_reads.labels("taken_up" if taken_up else "refused").inc())
         self._admin.start()
         port = self._grpc.start()
@@ -155,15 +160,15 @@ class App:
             busy = self._updater.turn(messages, time.monotonic(), time.time_ns() // 1_000_000)
 
     def _drain(self) -> None:
-        """The batch in hand is done. Take no call and no partition any more, say so, and leave."""
+        """The batch in hand is done. Stop accepting calls, report `draining`, and leave the group."""
         began = time.monotonic()
         timeout_s = self._settings.fold.drain_timeout_s
         self._updater.drain()
-        doors = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
-        doors.start()
+        calls = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
+        calls.start()
         left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
         self._dead_letters.close()
-        doors.join(max(0.0, timeout_s - (time.monotonic() - began)))
+        calls.join(max(0.0, timeout_s - (time.monotonic() - began)))
         self._admin.stop()
         if self._keys is not None:
             self._keys.close()
@@ -172,7 +177,7 @@ class App:
         say(log, logging.INFO, "drained", left_group=left, seconds=round(time.monotonic() - began, 2))
 
     def _wait_for(self, check: Callable[[], None], what: str) -> None:
-        """Check until nothing is away any more, and say why it is not whenever that changes."""
+        """Repeat `check` until the server answers. Log the reason whenever it changes."""
         said = ""
         while not self._stopping.is_set():
             try:
@@ -245,7 +250,7 @@ def crash_after(fault: FaultSettings) -> Callable[[str], None]:
 
 
 def _keys(settings: UicSettings) -> KeyRing | None:
-    """The keys that both doors require; None if no authentication is required, which is allowed on loopback only."""
+    """The keys that both ports require; None if no authentication is required, which is allowed on loopback only."""
     if settings.access.keys_file is not None:
         try:
             return KeyRing(settings.access.keys_file)
@@ -254,7 +259,7 @@ def _keys(settings: UicSettings) -> KeyRing | None:
     hosts = {"UIC_GRPC__HOST": settings.grpc.host, "UIC_ADMIN__HOST": settings.admin.host}
     if beyond := [f"{name}={host}" for name, host in hosts.items() if not is_loopback(host)]:
         raise StartRefused(
-            f"{' and '.join(beyond)}: any caller is let in, because no keys are set. Make one with `ctr-keys make "
+            f"{' and '.join(beyond)}: any caller is let in, because no keys are set. Make one with `ctr keys make "
             "FILE --scope publish --name NAME` and set UIC_ACCESS__KEYS_FILE to the file, or listen on 127.0.0.1"
         )
     return None

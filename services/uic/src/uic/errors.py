@@ -1,4 +1,4 @@
-"""What can go wrong in UIC, as one tree. A door has one table from these classes to its own codes, tested to be total.
+"""What can go wrong in UIC, as one tree. Each port has one table from these classes to its codes, tested to be total.
 
     UicError
     ├── StartRefused            a deployment that would write wrong states; the message says how to fix it
@@ -7,9 +7,9 @@
     │   ├── UnsuitableClient
     │   └── UnsuitableTopic
     ├── StoreUnavailable        no answer, or one that says nothing about the outcome; try again
-    ├── LogUnavailable          the broker does not answer, or did not acknowledge; try again
-    │   ├── NotAcknowledged
-    │   └── UnreadableLog
+    ├── LogUnavailable          the broker does not answer; try again
+    │   ├── NotAcknowledged     some records may or may not be in the log; to try again may double them
+    │   └── UnreadableLog       a batch stays unreadable; trying again does not help
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
     ├── UnreadableState         what is stored under a user is not what was written
     │   └── ForeignState
@@ -91,7 +91,9 @@ class NotAcknowledged(LogUnavailable):
 
 
 class UnreadableLog(LogUnavailable):
-    """A batch of the log is damaged, or compressed with an unknown codec."""
+    """A batch of the log is damaged, or compressed with an unknown codec. It stays so: a later read ends here again."""
+
+    retriable = False
 
 
 class DeadLetterUnavailable(UicError):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
 from typing import Any, Literal
 
 import structlog
+
+from access.log_lines import to_stderr
 
 _FIELDS = "uic_fields"
 ORDER = ("timestamp", "level", "logger", "event", "request_id")
@@ -93,7 +94,7 @@ class Repeats(logging.Filter):
 def configure(level: str, form: Literal["json", "logfmt"]) -> None:
     """Send everything of `level` and above to stderr, but of kafka-python warnings and above only, without what it
     repeats, and of uvicorn errors only: its one warning for each malformed request would let anyone flood the log."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = to_stderr()
     handler.setFormatter(formatter(form))
     handler.addFilter(Repeats())
     root = logging.getLogger()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from access import Admission
+from access.log_lines import dropped
 from uic.core.event import Reason
-from uic.tally import Tallies
+from uic.tally import CountedElsewhere, Tallies
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _DELAY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600, 3600, 86400)
@@ -24,6 +25,12 @@ class Metrics:
 
         # Process
         ProcessCollector(registry=r)  # process_*: CPU, memory, open files, start time
+        CountedElsewhere(
+            "uic_log_lines_dropped",
+            "Log lines that were not written, because whoever reads stderr is too slow or gone.",
+            dropped,
+            registry=r,
+        )
         self.bundle = Info(
             "uic_bundle",
             "The bundle that this process runs: name, version, fingerprint (first 16 hex digits), namespace.",
@@ -176,6 +183,11 @@ class Metrics:
             registry=r,
         )
         self.keys = Gauge("uic_keys", "Keys in effect; 0 if no keys are configured.", registry=r)
+        self.keys_refused = Gauge(
+            "uic_keys_refused",
+            "1 while the key file cannot be used: the earlier keys stay in effect, revoked ones among them.",
+            registry=r,
+        )
         self.key_reads = Counter(
             "uic_key_reads",
             "Changes of the key file, by result: taken_up, or refused (the earlier keys stay in effect).",

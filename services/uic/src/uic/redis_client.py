@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import RedisClusterException
+from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -53,17 +53,49 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         limits |= {"ssl": tls}
         sentinel: Any = Sentinel(_hosts(settings.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
         return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
+    # redis-py would keep the connection: where the address is a name, it leads to another server after a failover.
+    limits["retry_on_error"] = [ReadOnlyError]
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
 
 
 def clock_ms(client: Any) -> int:
-    """The store's clock, which all commands and workers share; of a cluster, the one that is furthest ahead."""
+    """The store's clock, which all commands and workers share; of a cluster, of the masters that answer the one that is
+    furthest ahead.
+
+    Raises:
+        FAILURES: none answers.
+    """
     if not isinstance(client, RedisCluster):
-        clocks = [client.time()]
-    else:
-        said: Any = client.time(target_nodes=RedisCluster.PRIMARIES)
-        clocks = list(said.values()) if isinstance(said, dict) else [said]
-    return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
+        return in_ms(client.time())
+    clocks: list[int] = []
+    failed: Exception | None = None
+    for node in client.get_primaries():  # type: ignore[no-untyped-call]  # redis-py has no types here
+        try:
+            clocks.append(in_ms(client.time(target_nodes=node)))
+        except FAILURES as error:
+            failed = error
+    if failed is not None and not clocks:
+        raise failed
+    return max(clocks)
+
+
+def in_ms(clock: Any) -> int:
+    """What TIME answers, seconds and microseconds, in milliseconds."""
+    seconds, microseconds = clock
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def info(client: Any, section: str) -> list[dict[str, Any]]:
+    """A section of INFO, of each master.
+
+    Raises:
+        FAILURES: one does not answer.
+    """
+    if not isinstance(client, RedisCluster):
+        return [client.info(section)]
+    said: Any = client.info(section, target_nodes=RedisCluster.PRIMARIES)
+    several = all(isinstance(answer, dict) for answer in said.values())
+    return list(said.values()) if several else [said]  # redis-py unwraps the answer if there is a single master
 
 
 def _hosts(addresses: str) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ are not here: they come with the bundle.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -20,6 +20,10 @@ from uic.core.topics import dead_letter_topic
 
 MAX_BATCH_BYTES: Final = 16 << 20
 """Default of `KafkaSettings.max_batch_bytes`."""
+
+
+SERVICE_LINK: Final = ("tcp://", "udp://", "sctp://")
+"""How the value of a variable begins that Kubernetes makes of a service called `uic` or `uic-…`."""
 
 
 class Group(BaseModel):
@@ -219,9 +223,10 @@ class AccessSettings(Group):
     """API keys. Without a key file no authentication is required, and both ports must stay on loopback."""
 
     keys_file: Path | None = None
-    """As `ctr-keys make` writes it. Both ports require one of its keys; it is read again when it changes."""
+    """As `ctr keys make` writes it. Both ports require one of its keys; it is read again when it changes."""
     secret_file: Path | None = None
-    """Holds the secret that the commands `partitions`, `continue`, `rebuild`, `state` and `erase` send."""
+    """Holds the secret that the commands `partitions`, `continue`, `rebuild`, `state`, `erase` and `rollout --rtp`
+    send."""
     ca_file: Path | None = None
     """For the same commands: CA of the server's certificate, PEM; the system's CAs if unset."""
 
@@ -323,7 +328,7 @@ def read_client_settings() -> ClientSettings:
     return ClientSettings()
 
 
-def check_names(variables: Iterable[str]) -> None:
+def check_names(variables: Mapping[str, str]) -> None:
     """Make sure that each variable that begins with UIC_ is a setting, or a whole group as JSON.
 
     Raises:
@@ -336,5 +341,10 @@ def check_names(variables: Iterable[str]) -> None:
         known += [f"UIC_{group}__{name}".upper() for name in field.annotation.model_fields]
     for name in sorted(variables):
         if name.upper().startswith("UIC_") and name.upper() not in known:
+            if variables[name].startswith(SERVICE_LINK):
+                raise UnknownSetting(
+                    f"{name} is not a setting of UIC, but a service link of Kubernetes: "
+                    "set enableServiceLinks: false in the pod's spec"
+                )
             nearest = get_close_matches(name.upper(), known, 1, 0)[0]
             raise UnknownSetting(f"{name} is not a setting of UIC; did you mean {nearest}?")

@@ -17,13 +17,13 @@ from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
-from redis.cluster import RedisCluster
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import MovedError, ReadOnlyError, ResponseError
 
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
+from uic.core.deployment import Severity, store_policy
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
-from uic.redis_client import FAILURES, open_client
+from uic.redis_client import FAILURES, clock_ms, in_ms, info, open_client
 from uic.settings import RedisSettings
 from uic.transaction import Sent, Transactions, commands, describe, executed_as, refusals
 
@@ -69,12 +69,9 @@ class RedisStore:
     def check(self) -> None:
         """See `StateStore`."""
         for said in self.info("memory"):
-            policy = said.get("maxmemory_policy")
-            if isinstance(policy, str) and policy.startswith("allkeys-"):
-                raise EvictingStore(
-                    f"the store's maxmemory-policy is {policy}, so it may evict states and progress: "
-                    "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
-                )
+            found = store_policy(said.get("maxmemory_policy"))
+            if found.verdict is Severity.FAIL:
+                raise EvictingStore(f"{found.check}: {found.seen}; {found.fix}")
 
     def claim_namespace(self, partitions: int, topic: str) -> str:
         """See `StateStore`. Each write is one atomic compare-and-set, so a store that is emptied at any time is claimed
@@ -198,25 +195,7 @@ class RedisStore:
     def time_ms(self) -> int:
         """See `StateStore`."""
         with _named("read the store's clock"):
-            clocks = self._clocks_of_cluster() if self._clustered else [self._ask("TIME")]
-        return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
-
-    def _clocks_of_cluster(self) -> list[Any]:
-        """Of the masters that answer.
-
-        Raises:
-            FAILURES: none does.
-        """
-        clocks: list[Any] = []
-        failed: Exception | None = None
-        for node in self.client.get_primaries():
-            try:
-                clocks.append(self.client.time(target_nodes=node))
-            except FAILURES as error:
-                failed = error
-        if failed is not None and not clocks:
-            raise failed
-        return clocks
+            return clock_ms(self.client) if self._clustered else in_ms(self._ask("TIME"))
 
     def close(self) -> None:
         """Close the connections."""
@@ -358,11 +337,7 @@ class RedisStore:
             StoreUnavailable: no answer.
         """
         with _named("read the store's configuration"):
-            if not self._clustered:
-                return [self.client.info(section)]
-            said = self.client.info(section, target_nodes=RedisCluster.PRIMARIES)
-        several = all(isinstance(answer, dict) for answer in said.values())
-        return list(said.values()) if several else [said]  # redis-py unwraps the answer if there is a single master
+            return info(self.client, section)
 
     def _connected(self) -> None:
         self._connections += 1
@@ -407,8 +382,9 @@ def _stands(connection: Any, pool: Any) -> bool:
 
 
 def _exchange(connection: Any, sent: Sent) -> list[Any]:
-    """The replies, error replies among them; MOVED is raised. redis-py's pipeline costs twice as much, and sends a few
-    kilobytes at a time, for each of which the server wakes up."""
+    """The replies, error replies among them; MOVED and READONLY are raised, for this is not the server that is wanted.
+    redis-py's pipeline costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up.
+    """
     connection.send_packed_command(sent.pieces)
     return [_reply(connection) for _ in range(sent.replies)]
 
@@ -416,7 +392,7 @@ def _exchange(connection: Any, sent: Sent) -> list[Any]:
 def _reply(connection: Any) -> Any:
     try:
         return connection.read_response()
-    except MovedError:
+    except (MovedError, ReadOnlyError):
         raise
     except ResponseError as error:
         return error

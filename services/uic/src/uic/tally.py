@@ -1,15 +1,15 @@
 """Histograms that cost a batch next to nothing. prometheus_client takes a lock twice and walks over the bounds for each
-value, because its histograms may be used from any thread; these count in the fold thread alone. (RTP has the like for
-its requests: services share no code.)"""
+value, because its histograms may be used from any thread; these count in the fold thread alone. Besides, a counter that
+another part keeps. (RTP has the like for its requests: services share no code.)"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 
@@ -47,7 +47,11 @@ class Tallies(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Tally:
-        """The series with these label values; to be kept by who observes often."""
+        """The series with these label values; keep it if you observe often.
+
+        Raises:
+            ValueError: there are other labels.
+        """
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
         found = self._of.get(values)
@@ -60,3 +64,16 @@ class Tallies(Collector):
         for values, tally in list(self._of.items()):
             family.add_metric(values, list(zip(bounds, accumulate(tally.counts), strict=True)), tally.total)
         yield family
+
+
+class CountedElsewhere(Collector):
+    """A counter whose value another part keeps."""
+
+    def __init__(self, name: str, about: str, value: Callable[[], int], *, registry: CollectorRegistry) -> None:
+        """`name` without `_total`."""
+        self._name, self._about, self._value = name, about, value
+        registry.register(self)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """For the registry."""
+        yield CounterMetricFamily(self._name, self._about, value=self._value())

@@ -60,14 +60,14 @@ class Names(NamedTuple):
 
 
 class Transactions:
-    """Those of one namespace."""
+    """The transactions of one namespace."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._names: dict[int, Names] = {}
 
     def names(self, partition: int) -> Names:
-        """Of a partition."""
+        """The keys of a partition."""
         found = self._names.get(partition)
         if found is None:
             keys, state = self._keys, self._keys.state(partition, "")

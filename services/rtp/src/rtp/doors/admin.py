@@ -52,12 +52,14 @@ def create_admin_app(
     reloader: Reloader,
     follower: RolloutFollower,
     metrics: Metrics,
+    *,
     unready: Callable[[], str | None],
+    details: Callable[[], str],
 ) -> GuardedApp:
     """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`, `GET /releases`, `POST /releases/look`."""
     app = AdminApp(title="RTP admin", redirect_slashes=False)
     add_problems(app, "POST /predict is on the public port")
-    add_health(app, unready, lambda: follower.details)
+    add_health(app, unready, details)
 
     @app.get("/metrics", response_class=Response)
     async def render() -> Response:

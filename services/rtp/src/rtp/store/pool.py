@@ -128,8 +128,13 @@ class PoolCommands:
         return found
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
-        """See `Commands`."""
-        await self._ask("SADD", into, name)
+        """See `Commands`. It is all that is written, so it notices a master that was demoted: where the store's name or
+        a Sentinel leads to another one by now, every other connection is of the former."""
+        try:
+            await self._ask("SADD", into, name)
+        except ReadOnlyError:
+            await self._ask("SADD", into, name, anew=True)
+            await self.close()
         await self._ask("SET", key, value, "PX", str(lasts_ms))
 
     async def close(self) -> None:
@@ -140,9 +145,12 @@ class PoolCommands:
             if connection is not None:
                 connection.close()
 
-    async def _ask(self, *command: str | bytes) -> Any:
+    async def _ask(self, *command: str | bytes, anew: bool = False) -> Any:
+        """The reply to a command; with `anew`, on a new connection."""
         connection = await self._take()
         try:
+            if anew and connection is not None:
+                connection.close()
             if connection is not None and connection.free:
                 try:
                     return await connection.ask(packed(*command))
@@ -215,11 +223,3 @@ class SentinelCommands(PoolCommands):
             if now != known:
                 await self.close()
         return await super()._get_many(keys)
-
-    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
-        """See `Commands`."""
-        try:
-            await super().announce(name, into, key, value, lasts_ms)
-        except ReadOnlyError:  # a master that was demoted
-            await self.close()
-            await super().announce(name, into, key, value, lasts_ms)

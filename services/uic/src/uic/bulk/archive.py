@@ -91,7 +91,7 @@ class Archive:
         self.folder = folder
         self.about = about
         self.after: Callable[[str], None] = lambda step: None
-        """Hears each step of writing when it is done."""
+        """Called after each step of writing."""
 
     @property
     def topic_id(self) -> bytes:

@@ -116,7 +116,7 @@ def new_job(
         raise BulkRefused(
             f"the archive is of topic {archive.about.topic} with {archive.partitions} partitions, the settings say "
             f"{target.topic} with {target.n}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or import the "
-            "archive into the topic (uic import)"
+            "archive into the topic (ctr import)"
         )
     manifests = [archive.checked(p) for p in range(archive.partitions)]
     return BackfillJob(

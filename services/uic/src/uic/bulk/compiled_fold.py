@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from mimn.rows.library import library
 from mimn.rows.records import Grouping, Groups, KeyTable, Texts, read_events
 from mimn.rows.states import add_counts, add_entries, extend_headers, hashes
-from mimn.state import partition_of, rest_of
+from mimn.state import partition_of
 from uic.bulk.partition_log import Course, headers_of
 from uic.bulk.state_table import StateTable
-from uic.core.event import DAY_MS, EARLIEST_MS, ERASE_ITEM, LAST_ACTION, Reason, check_key, parse
-from uic.core.ordering import ERASE, OutOfOrder
+from uic.core.event import ERASE_ITEM, LAST_ACTION, Reason, check_key, parse
+from uic.core.events import in_bounds
+from uic.core.ordering import ERASE, OutOfOrder, not_folded
 from uic.core.ports import FoldsMany
 from uic.fold.rounds import Model
 
@@ -92,8 +93,7 @@ class CompiledFold:
         self._keys = KeyTable(built)
         self._grouping = Grouping(built)
         self._states = StateTable(built, model.layout, model.fingerprint, model.initial_state)
-        sketch = None if model.counting is None else model.counting.sketch
-        self._rest = rest_of(sketch, model.ledger)
+        self._rest = model.rest
 
     def fold(self, read: Sequence[tuple[Course, pa.RecordBatch]]) -> None:
         """See `Fold`."""
@@ -113,7 +113,7 @@ class CompiledFold:
             strict=True,
         ):
             course.tally.folded += folded
-            course.tally.erasures += erased
+            course.tally.erased += erased
         fresh: set[int] = set()
         turn = _turns(operations.row, special)
         for n in range(int(turn.max(initial=0)) + 1):
@@ -150,8 +150,7 @@ class CompiledFold:
             records = records.take(np.flatnonzero([crc32(key or b"") % shards == mine for key in keys]))
         row = self._keys.find(records.keys, course.partition, course.progress.partitions)
         items, categories, times, actions, common = read_events(self._built, records.values, records.keys, LAST_ACTION)
-        stamps = records.timestamps
-        common &= (row >= 0) & (items != 0) & (times >= EARLIEST_MS) & ((stamps < 0) | (times <= stamps + DAY_MS))
+        common &= (row >= 0) & in_bounds(items, times, records.timestamps)
         if records.headers.null_count < len(common):
             common &= ~np.array(pc.fill_null(pc.greater(pc.list_value_length(records.headers), 0), False))
         found = _Operations(
@@ -192,9 +191,7 @@ class CompiledFold:
         """Leave out events whose action is not folded, and those of users who are erased later in the log."""
         named, tally = self._model.actions, course.tally
         if named is not None:
-            behaves = (found.row >= 0) & (found.items != ERASE) & (found.actions != ERASE_ITEM)
-            done = np.where(behaves, found.actions, 0)
-            foreign, ignored = behaves & ~named.named[done], behaves & named.named[done] & ~named.folded[done]
+            foreign, ignored = not_folded(named, found.row >= 0, found.items, found.actions)
             for _ in range(int(np.count_nonzero(foreign))):
                 tally.reject(Reason.UNKNOWN_ACTION)
             tally.ignored += int(np.count_nonzero(ignored))

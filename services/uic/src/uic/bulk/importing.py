@@ -56,7 +56,7 @@ class Importer:
             bounds: the topic as it is now.
             timeout_s: how long a record may be on its way.
             max_request_bytes: largest record.
-            after: hears each step when it is done: "scan", "record" (one was handed to the client), "send" (all are
+            after: called after each step: "scan", "record" (one was handed to the client), "send" (all are
                 acknowledged), "note".
         """
         self._client = client

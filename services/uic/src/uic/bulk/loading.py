@@ -68,7 +68,7 @@ class Loader:
             keys: of the namespace.
             politeness: the budget.
             take_over: take a claim that another load left.
-            after: hears each step when it is done: "claim", "states", "hand_over".
+            after: called after each step: "claim", "states", "hand_over".
             clock, sleep: seconds.
         """
         self._store = store
@@ -155,7 +155,7 @@ class Loader:
             else:
                 raise BulkRefused(
                     f"partition {saved.partition} of namespace {self._keys.namespace} has progress already: a worker "
-                    "folds it, or folded it. Stop the workers and drop the namespace (uic namespaces drop), or raise "
+                    "folds it, or folded it. Stop the workers and drop the namespace (ctr namespaces drop), or raise "
                     "UIC_BUNDLE__GENERATION"
                 )
         return missing
@@ -170,7 +170,7 @@ class Loader:
             raise BulkRefused(
                 f"too little memory: the store uses {used:,} bytes and these states need about {needed:,} more, above "
                 f"{share:.0%} of {limit:,} (the rest is for a fork's copies). Drop a namespace that nothing reads "
-                "(uic namespaces), add memory or nodes, or allow more by --memory-share"
+                "(ctr namespaces), add memory or nodes, or allow more by --memory-share"
             )
 
     def _claim(self, partition: int, claim: bytes) -> None:
@@ -220,7 +220,7 @@ class Loader:
             if record is not None:
                 raise BulkRefused(
                     f"a worker began to fold partition {partition} while it was being loaded: its states count, and "
-                    "this load's do not. Stop the workers, drop the namespace (uic namespaces drop) and run this again"
+                    "this load's do not. Stop the workers, drop the namespace (ctr namespaces drop) and run this again"
                 )
             if holder != claim:
                 raise BulkRefused(

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
 
 from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
+from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms
 from uic.store import read_meta
+from uic.tools.scorers import Scorers
 
 SAMPLE: Final = 64
 """States of a partition that are looked at."""
@@ -53,7 +56,7 @@ class Sized:
     folded_ms: int | None
     """When the furthest partition was last known to be caught up."""
     served_by: tuple[str, ...]
-    """Roles in the rollout record."""
+    """Roles in the rollout record, and how many RTP processes read it."""
     folded: bool
     """Whether a worker has caught up with the log within the last half minute."""
 
@@ -67,7 +70,7 @@ class Namespaces:
         self._sleep = sleep
 
     def names(self) -> list[str]:
-        """All, sorted."""
+        """The names of all namespaces, sorted."""
         with _asking():
             return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
 
@@ -100,7 +103,7 @@ class Namespaces:
                     flags = self._client.getrange(state, FLAGS_AT, FLAGS_AT)
                     partial += bool(flags and flags[0] & 1)
                     sampled += 1
-            served = self.served().get(name, ())
+            served = *self.recorded().get(name, ()), *self.read_by(name)
             now_ms = clock_ms(self._client)
         known = [one for one in progress.values() if one is not None]
         log = ends.get(topic or "")
@@ -117,22 +120,29 @@ class Namespaces:
             partial_share=partial / sampled if sampled else None,
             last_read_s=min(idle, default=None),
             folded_ms=as_of,
-            served_by=tuple(served),
+            served_by=served,
             folded=as_of is not None and now_ms - as_of < FOLDED_WITHIN_MS,
         )
 
-    def served(self) -> dict[str, list[str]]:
+    def recorded(self) -> dict[str, list[str]]:
         """By namespace, what the rollout record (docs/formats/rollout.md) has it do; nothing without a record."""
         record = self._client.get(record_key(self._prefix))
         return roles(record) if record else {}
+
+    def read_by(self, name: str) -> list[str]:
+        """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. What is
+        only on standby answers nobody, and whether it may have to is for the record to say."""
+        told = Scorers(self._client, self._prefix).announced()
+        n = sum(any(one.namespace == name and one.role != STANDBY for one in process.loaded) for process in told)
+        return [f"read by {n} RTP process{'es' if n > 1 else ''}"] if n else []
 
     def drop(self, name: str, *, force: bool, after: Callable[[str], None]) -> int:
         """Remove a namespace; how many keys went.
 
         Args:
             name: the namespace.
-            force: although a worker or a load seems to write it.
-            after: hears each step when it is done: "progress", "slice", "keys".
+            force: although a worker or a load seems to write it, or an RTP reads it.
+            after: called after each step: "progress", "slice", "keys".
 
         Raises:
             BulkRefused: it is served or still written, or there is none of this name.
@@ -140,14 +150,21 @@ class Namespaces:
         """
         keys = Keys(name, self._prefix)
         if name not in self.names():
-            raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: uic namespaces list")
-        found = self.look(name, {})
-        if found.served_by:
+            raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: ctr namespaces list")
+        with _asking():
+            recorded, read_by = self.recorded().get(name), self.read_by(name)
+        if recorded:
             raise BulkRefused(
-                f"namespace {name} is {', '.join(found.served_by)} in the rollout record: end or roll back that "
+                f"namespace {name} is {', '.join(recorded)} in the rollout record: end or roll back that "
                 "rollout first (ctr rollout list)"
             )
+        found = self.look(name, {})
         if not force:
+            if read_by:
+                raise BulkRefused(
+                    f"namespace {name} is {', '.join(read_by)}, whose users would be answered without states: stop "
+                    f"RTP or have it serve another release, wait {LASTS_S:g} s, or say --force (ctr namespaces drop)"
+                )
             self._refuse_busy(found, keys)
         with _asking():
             gone = 0
@@ -173,7 +190,7 @@ class Namespaces:
             BulkRefused: as said.
             StoreUnavailable: no answer.
         """
-        way_out = "stop the workers that have it, wait, or say --force if they are gone (uic namespaces drop)"
+        way_out = "stop the workers that have it, wait, or say --force if they are gone (ctr namespaces drop)"
         if found.folded:
             raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
         before = self._written(keys, found.partitions or 0)
@@ -246,10 +263,10 @@ def roles(record: bytes) -> dict[str, list[str]]:
     return found
 
 
-class _asking:  # noqa: N801 (a context manager)
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FAILURES):
-            raise StoreUnavailable(f"the store did not answer: {error}") from error
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Turns redis-py's errors into `StoreUnavailable`."""
+    try:
+        yield
+    except FAILURES as error:
+        raise StoreUnavailable(f"the store did not answer: {error}") from error

@@ -50,13 +50,24 @@ class Tally:
 
     records: int = 0
     folded: int = 0
-    erasures: int = 0
+    erased: int = 0
+    """Records that erase their user."""
     erased_later: int = 0
     """Events left out because their user was erased later in the log."""
     ignored: int = 0
     """Events with an action that the bundle names and does not fold."""
     rejected: dict[Reason, int] = field(default_factory=dict)
     """Records that are no events: dead letters of a live UIC."""
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """The records that are no dead letters, named as `uic_records_total` names them."""
+        return {
+            "folded": self.folded,
+            "erased": self.erased,
+            "erased_later": self.erased_later,
+            "ignored": self.ignored,
+        }
 
     def reject(self, reason: Reason) -> None:
         """Count a record that is no event."""
@@ -74,7 +85,7 @@ class Course:
 
     @property
     def partition(self) -> int:
-        """Which."""
+        """The partition's number."""
         return self.log.partition
 
     def enter(self, offset: int) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 LEAST_SHARE = 1 / 64
-"""Of the byte budget: slower than that it never gets."""
+"""Lowest share of the byte budget that a load slows down to."""
 WINDOW = 20
 """Probes that are judged together."""
 FALL, RISE = 0.5, 1.1
@@ -23,7 +23,7 @@ class Politeness:
     bytes_per_s: float
     latency_s: float
     share: float = 1.0
-    """Of the byte budget that is used now."""
+    """Share of the byte budget that is used now."""
     _due: float = 0.0
     _probes: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 

@@ -39,7 +39,7 @@ ROWS_AT_ONCE = 1 << 18
 """Records of a task's partitions together that are folded in one go."""
 LEAST_ROWS = 1 << 11
 MOST_MISROUTED = 0.01
-"""As `UIC_FOLD__MISROUTED_SHARE`: more means another partition count or another partitioner."""
+"""The default of `UIC_FOLD__MISROUTED_SHARE`: more means another partition count or another partitioner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,18 +157,23 @@ def save(folder: Folder, shards: Iterable[FoldedPartition]) -> SavedPartition:
     Raises:
         BulkRefused: too many of its records belong to another partition; nothing was written.
     """
+    outcomes: Counter[str] = Counter()
     rejected: Counter[Reason] = Counter()
     folded: FoldedPartition
     shards = iter(shards)
     first = next(shards)
     with writing_partition(folder, first.partition) as writer:
         for folded in chain([first], shards):
+            outcomes.update(folded.tally.outcomes)
             rejected.update(folded.tally.rejected)
             _refuse_misrouted(first.partition, rejected[Reason.MISROUTED], folded.tally.records)
             for users, values in folded.states.values():
                 writer.add(users, values)
     return writer.finish(
-        first.progress, records=first.tally.records, rejected={reason.value: n for reason, n in rejected.items()}
+        first.progress,
+        records=first.tally.records,
+        outcomes=outcomes,
+        rejected={reason.value: n for reason, n in rejected.items()},
     )
 
 

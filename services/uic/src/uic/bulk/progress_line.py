@@ -9,7 +9,7 @@ EVERY_S = 5.0
 
 
 class ProgressLine:
-    """Says so every few seconds at most, and at the end."""
+    """Prints how far a job is, every few seconds at most and at the end."""
 
     def __init__(self, done: str, total: int, what: str) -> None:
         """For example "folded", 20000000, "records"."""
@@ -18,7 +18,7 @@ class ProgressLine:
         self._began = self._said = time.monotonic()
 
     def add(self, count: int) -> None:
-        """So much more is done."""
+        """Note that `count` more are done."""
         self._done += count
         now = time.monotonic()
         if now - self._said < EVERY_S and self._done < self._total:

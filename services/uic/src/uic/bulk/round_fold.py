@@ -138,7 +138,7 @@ def _count(tally: Tally, batch: Batch) -> None:
     """Count a folded batch."""
     folded = int(np.count_nonzero(batch.items))
     tally.folded += folded
-    tally.erasures += len(batch.items) - folded
+    tally.erased += len(batch.items) - folded
     tally.erased_later += batch.erased_later
     tally.ignored += batch.ignored
     for _, reason in batch.rejected:

@@ -44,6 +44,8 @@ class SavedPartition(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     records: int = 0
     """With a backfill: how many records were folded."""
+    outcomes: dict[str, int] = {}
+    """With a backfill: what became of the records that are events or erasures, named as in `uic_records_total`."""
     rejected: dict[str, int] = {}
     """With a backfill: records that are no events, by reason."""
 
@@ -75,12 +77,12 @@ class SavedStates(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def users(self) -> int:
-        """Of all partitions."""
+        """Users of all partitions."""
         return sum(p.users for p in self.partitions)
 
     @property
     def value_bytes(self) -> int:
-        """Of all states."""
+        """Bytes of all values."""
         return sum(p.value_bytes for p in self.partitions)
 
 
@@ -103,7 +105,12 @@ class PartitionWriter:
         self._parquet.write_batch(pa.RecordBatch.from_arrays(columns, schema=STATES), row_group_size=ROWS_A_GROUP)
 
     def finish(
-        self, progress: Progress, *, records: int = 0, rejected: Mapping[str, int] | None = None
+        self,
+        progress: Progress,
+        *,
+        records: int = 0,
+        outcomes: Mapping[str, int] | None = None,
+        rejected: Mapping[str, int] | None = None,
     ) -> SavedPartition:
         """Once the states' file is whole, write what makes it count: progress and hash."""
         saved = SavedPartition(
@@ -114,6 +121,7 @@ class PartitionWriter:
             bytes=self._written.bytes,
             sha256=self._written.sha256,
             records=records,
+            outcomes=dict(outcomes or {}),
             rejected=dict(rejected or {}),
         )
         self._folder.write(partition_file(self._partition), msgspec.json.format(msgspec.json.encode(saved)))

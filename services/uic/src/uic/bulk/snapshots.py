@@ -105,8 +105,8 @@ def create(
         source: the namespace.
         root: below which snapshots lie.
         now: the time, UTC.
-        after: hears each step when it is done: "partition", "seal".
-        done: hears how many users were saved, now and then.
+        after: called after each step: "partition", "seal".
+        done: called with how many more users were saved, now and then.
 
     Raises:
         BulkRefused: a partition has no progress yet, or it or the store keeps starting over.
@@ -122,7 +122,7 @@ def create(
         after("partition")
     topic_ids = {one.decoded.topic_id for one in saved}
     if len(topic_ids) != 1:
-        raise BulkRefused("partitions are folded from different topics: UIC has to settle that first (uic partitions)")
+        raise BulkRefused("partitions are folded from different topics: UIC has to settle that first (ctr partitions)")
     manifest = SavedStates(
         namespace=source.namespace,
         fingerprint=source.fingerprint,
@@ -161,7 +161,7 @@ def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
         if same and store.connections == connections:
             return writer.finish(progress)
     raise BulkRefused(
-        f"partition {partition} started over, or the store restarted, each time it was read: see uic partitions"
+        f"partition {partition} started over, or the store restarted, each time it was read: see ctr partitions"
     )
 
 

@@ -32,7 +32,7 @@ def fold_on_spark(
         master: Spark's master URL; the session that is active already goes before it.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    session = SparkSession.builder.master(master).appName("uic backfill").config("spark.ui.enabled", "false")
+    session = SparkSession.builder.master(master).appName("ctr backfill").config("spark.ui.enabled", "false")
     spark = session.getOrCreate()
     given = list(tasks)
 

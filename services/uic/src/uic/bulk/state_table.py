@@ -75,7 +75,7 @@ class StateTable:
         self.stored["flags"][rows] |= _PARTIAL
 
     def erase(self, row: int) -> None:
-        """Take a state away."""
+        """Remove a state."""
         self.bytes[row] = 0
 
     def flat(self, row: int) -> NDArray[np.float32]:

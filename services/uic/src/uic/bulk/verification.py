@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, rest_of, user_hash
+from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, user_hash
 from uic.core.event import ERASE_ITEM, Reason, Record, check_key, parse
 from uic.fold.rounds import Model
 
@@ -92,8 +92,7 @@ def tensors(expected: Mapping[bytes, Expected], model: Model) -> dict[bytes, NDA
     """Every user's tensors, from the initial state, event by event; the k-th events of all users are one run."""
     users = sorted(expected, key=lambda user: -len(expected[user].items))
     states = np.tile(model.initial_state, (len(users), 1))
-    counting, ledger = model.counting, model.ledger
-    rest = rest_of(None if counting is None else counting.sketch, ledger)
+    counting, ledger, rest = model.counting, model.ledger, model.rest
     plain = states if ledger is None else states[:, : -ledger.words]
     for k in range(len(expected[users[0]].items) if users else 0):
         now = [expected[user] for user in users if len(expected[user].items) > k]

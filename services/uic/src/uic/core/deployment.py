@@ -72,6 +72,20 @@ class TopicFacts:
         return frozenset(p.strip() for p in (self.config or {}).get("cleanup.policy", "").split(",") if p.strip())
 
 
+def store_policy(policy: str | None) -> Finding:
+    """Nothing without a TTL is ever evicted: states and progress have none, so the `volatile-` policies keep them."""
+    check = "maxmemory-policy"
+    if policy is None:
+        return warn(check, "the server does not report it", NO_ANSWER_FIX)
+    if policy.startswith("allkeys-"):
+        return fail(
+            check,
+            f"{policy} may evict states and progress",
+            "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in the server's configuration file",
+        )
+    return ok(check, policy)
+
+
 def topic_exists(name: str, topic: TopicFacts | None, create: str) -> Finding:
     """The topic exists, with a leader for each partition. `create` is the command that creates it."""
     check = f"topic {name}"

@@ -20,7 +20,7 @@ from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
 MAX_KEY_BYTES: Final = 128
 MAX_EVENT_ID_BYTES: Final = 64
 MAX_VALUE_BYTES: Final = 64 * 1024
-"""More than any sane event needs, in either form."""
+"""More than any valid event needs, in either form."""
 EARLIEST_MS: Final = 946_684_800_000
 """2000-01-01 UTC."""
 DAY_MS: Final = 86_400_000

@@ -76,7 +76,7 @@ def decode_all(records: Sequence[Record], sound: NDArray[np.bool_], compiled: Re
         stamps = np.array([record.timestamp for record in records], np.int64)
         typed = np.array([bool(record.headers) and is_json(record.headers) for record in records], np.bool_)
     items, categories, times, actions, common = read
-    common &= ~typed & (items != 0) & (times >= EARLIEST_MS) & ((stamps < 0) | (times <= stamps + DAY_MS))
+    common &= ~typed & in_bounds(items, times, stamps)
     reasons: dict[int, Reason] = {}
     extended: list[int] = []
     for at in np.flatnonzero(sound & ~common).tolist():
@@ -91,6 +91,18 @@ def decode_all(records: Sequence[Record], sound: NDArray[np.bool_], compiled: Re
         if len(UnknownFieldSet(event)):
             extended.append(at)
     return Decoded(items, categories, times, actions, reasons, extended)
+
+
+def in_bounds(items: NDArray[np.uint64], times: NDArray[np.int64], stamps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """By event, whether its item and its time are valid. [n] each
+
+    Args:
+        items: item ids.
+        times: event times, ms.
+        stamps: timestamps of the records, ms; below 0 for none.
+    """
+    valid: NDArray[np.bool_] = (items != 0) & (times >= EARLIEST_MS) & ((stamps < 0) | (times <= stamps + DAY_MS))
+    return valid
 
 
 def _read(records: Sequence[Record], sound: NDArray[np.bool_], compiled: ReadsEvents | None) -> Read:

@@ -317,11 +317,8 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, compiled: Read
         stays[list(rejected)] = False
     ignored = np.zeros(len(records), np.bool_)
     if named is not None and not named.fold_all(actions):
-        behaves = stays & (items != ERASE) & (actions != ERASE_ITEM)
-        done = np.where(behaves, actions, 0)
-        foreign = behaves & ~named.named[done]
+        foreign, ignored = not_folded(named, stays, items, actions)
         rejected |= dict.fromkeys(np.flatnonzero(foreign).tolist(), Reason.UNKNOWN_ACTION)
-        ignored = behaves & ~foreign & ~named.folded[done]
         stays &= ~foreign
     all_stay = np.count_nonzero(stays) == len(records) and not np.count_nonzero(ignored)
     batches = []
@@ -352,6 +349,23 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, compiled: Read
             )
         batches.append(batch)
     return batches
+
+
+def not_folded(
+    named: Actions, among: NDArray[np.bool_], items: NDArray[np.uint64], actions: NDArray[np.uint8]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which events have an action that the bundle does not name, and which have one that it names and does not fold.
+
+    Args:
+        named: the bundle's actions.
+        among: the operations that are asked about. [n], as what follows.
+        items: `ERASE` where an operation erases the user.
+        actions: `ERASE_ITEM` where it erases an item.
+    """
+    events = among & (items != ERASE) & (actions != ERASE_ITEM)
+    done = np.where(events, actions, 0)
+    known = named.named[done]
+    return events & ~known, events & known & ~named.folded[done]
 
 
 def _have_values(records: Sequence[Record]) -> NDArray[np.bool_]:

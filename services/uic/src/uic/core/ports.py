@@ -296,6 +296,14 @@ class TopicAway:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasuresAway:
+    """The brokers know no topic of erasures, or do not show it to us."""
+
+    detail: str
+    """What they say of it; empty: it is there again."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
@@ -320,6 +328,7 @@ LogMessage = (
     | Advised
     | PartitionCountChanged
     | TopicAway
+    | ErasuresAway
     | LogAway
     | LostGroup
 )

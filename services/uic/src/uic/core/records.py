@@ -49,13 +49,13 @@ class Records(Sequence[Record]):
     __slots__ = ("_size", "columns", "payloads")
 
     def __init__(self, columns: Columns, payloads: Sequence[object]) -> None:
-        """`columns`: see there; `payloads` keep the memory that their addresses are in."""
+        """`columns`: see `Columns`; `payloads` keep the memory that their addresses are in."""
         self.columns, self.payloads = columns, payloads
         self._size: int = columns.shape[1]
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Records:
-        """A copy of these."""
+        """Records, copied into columns."""
         kept: list[bytearray] = []
 
         def lies(some: bytes | None) -> tuple[int, int]:
@@ -105,7 +105,7 @@ class Records(Sequence[Record]):
 
     @property
     def have_headers(self) -> bool:
-        """Whether any record has some."""
+        """Whether any record has headers."""
         return bool(np.count_nonzero(self.columns[HEADERS]))
 
     def _texts(self, at: int, size: int) -> Texts:
@@ -184,7 +184,7 @@ def values_of(several: Sequence[tuple[Sequence[Record], NDArray[np.int64]]]) -> 
 
 
 def taken(values: Sequence[bytes], which: NDArray[np.int64]) -> Sequence[bytes]:
-    """Those at these indices."""
+    """The records at these indices."""
     return values.take(which) if isinstance(values, Texts) else [values[i] for i in which.tolist()]
 
 
@@ -199,7 +199,7 @@ class Pending:
         return self._size
 
     def append(self, records: Sequence[Record]) -> None:
-        """Put some at the end."""
+        """Append records."""
         if records:
             self._waiting.append(records)
             self._size += len(records)
@@ -217,7 +217,7 @@ class Pending:
         return joined(found)
 
     def drop(self, count: int) -> None:
-        """Take the first `count` away."""
+        """Drop the first `count`."""
         self._size -= count
         if not self._size:
             self._waiting.clear()

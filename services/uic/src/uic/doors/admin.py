@@ -50,6 +50,7 @@ TABLE: Final[Mapping[type[UicError], Row]] = {
     errors.StoreUnavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable"),
     errors.LogUnavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "log_unavailable"),
     errors.NotAcknowledged: Row(HTTPStatus.GATEWAY_TIMEOUT, "not_acknowledged"),
+    errors.UnreadableLog: Row(HTTPStatus.INTERNAL_SERVER_ERROR, "unreadable_log"),
     errors.DeadLetterUnavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "dead_letter_unavailable"),
     errors.Overloaded: Row(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     errors.UnreadableState: Row(HTTPStatus.INTERNAL_SERVER_ERROR, "unreadable_state"),
@@ -69,7 +70,7 @@ class Operable(Protocol):
 
     @property
     def status(self) -> Status:
-        """As of a moment ago."""
+        """The updater's status as of a moment ago."""
 
     def resolve(self, partition: int, action: Action, from_offset: int | None = None) -> Progress:
         """Decide about a broken partition, and return the progress that was stored.
@@ -156,7 +157,7 @@ class _Gate:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             return problem(status, "head_too_large", f"request line and headers are limited to {MAX_HEAD_BYTES} bytes")
         if headers.get("Origin", "") or headers.get("Sec-Fetch-Site", "none") != "none":
-            return problem(HTTPStatus.FORBIDDEN, "browser", "web pages may not call this port; use curl or `uic`")
+            return problem(HTTPStatus.FORBIDDEN, "browser", "web pages may not call this port; use curl or `ctr`")
         if self._guard is None:
             return None
         route = re.sub(r"^/partitions/[0-9]{1,9}/", "/partitions/<p>/", scope["path"])

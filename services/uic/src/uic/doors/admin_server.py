@@ -35,6 +35,8 @@ STOP_S: Final = 1.5
 """With UIC's drain of at most 8 s, the process ends within 10 s of SIGTERM."""
 ACCEPT_PAUSE_S: Final = 0.5
 """After a failure to accept, such as too many open files."""
+ACCEPT_TOLD_S: Final = 60.0
+"""How often such failures are logged."""
 
 
 class AdminServer:
@@ -137,11 +139,14 @@ class _Server(Server):
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        tell_at = loop.time()
         while True:
             try:
                 accepted, _ = await loop.sock_accept(listener)
             except OSError as error:
-                log.error("the admin port cannot accept: %s", error.strerror)
+                if loop.time() >= tell_at:
+                    tell_at = loop.time() + ACCEPT_TOLD_S
+                    log.error("the admin port cannot accept: %s", error.strerror)
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             if len(self._beginning) + len(self.server_state.connections) >= MAX_CONNECTIONS:

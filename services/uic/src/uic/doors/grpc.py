@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,11 @@ from uic.errors import StartRefused, UicError
 from uic.settings import GrpcSettings
 
 MAX_METADATA_BYTES: Final = 16 << 10
+IDLE_MS: Final = 300_000
+"""A connection without a call is closed after this; clients open another one when they next call."""
+FILES_SHARE: Final = 0.75
+"""Of the files that the process may open, what connections may take: no key is needed to open one, and the rest is for
+the admin port, the brokers and the store."""
 HEALTH_INTERVAL_S: Final = 0.2
 LAST_WORDS_S: Final = 0.2
 """For answers and health changes that are still being sent when the last call has ended."""
@@ -40,6 +46,13 @@ def methods() -> list[str]:
         for service in file.services_by_name.values()
         for method in service.methods
     ]
+
+
+def most_connections() -> int:
+    """How many may be open at a time."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = 2**31 - 1
+    return most if limit == resource.RLIM_INFINITY else min(most, int(limit * FILES_SHARE))
 
 
 class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -112,6 +125,8 @@ class GrpcServer:
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.max_concurrent_streams", 4 * workers),
                 ("grpc.server_handshake_timeout_ms", 10_000),
+                ("grpc.max_connection_idle_ms", IDLE_MS),
+                ("grpc.max_allowed_incoming_connections", most_connections()),
                 (
                     "grpc.so_reuseport",
                     0,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
+from uic.core.deployment import creation
 from uic.core.topics import erased_topic
-from uic.errors import LogUnavailable, NotAcknowledged
+from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.erasures import Erasure, encode_erasure
 from uic.log.event_log import EventLog, NewRecord, Position
 
@@ -39,12 +40,27 @@ class Publisher:
         deadline = time.monotonic() + timeout_s
         key = user_id.encode()
         topic_id = self._log.topic_id(self._topic)
+        self._check_topic_of_notes()
         left_s = deadline - time.monotonic()
         erased = self._append_erasure(self._topic, self._record(key, None), left_s)
         note = encode_erasure(Erasure(erased.partition, erased.offset, topic_id))
         left_s = max(deadline - time.monotonic(), 0.1)
         self._append_erasure(erased_topic(self._topic), self._record(key, note), left_s)
         return erased
+
+    def _check_topic_of_notes(self) -> None:
+        """Before anything is written: a producer takes its time to notice that a topic is gone.
+
+        Raises:
+            LogUnavailable: no broker answers.
+            UnsuitableTopic: there is no such topic.
+        """
+        notes = erased_topic(self._topic)
+        try:
+            self._log.topic_id(notes)
+        except UnsuitableTopic as error:
+            create = creation(notes, self._partitions, "compact")
+            raise UnsuitableTopic(f"nothing was erased: {error.detail} ({create})") from error
 
     def erase_item(self, user_id: str, item_id: int, now_ms: int, timeout_s: float) -> Position:
         """Append the erasure of one item of `user_id` and return its position; repeating it is harmless.

@@ -42,6 +42,7 @@ from uic.errors import (
     StoreUnavailable,
     UicError,
     Unauthenticated,
+    UnreadableLog,
     UnreadableState,
 )
 from uic.log.event_log import Position
@@ -64,6 +65,7 @@ STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     LogUnavailable: grpc.StatusCode.UNAVAILABLE,
     # Not UNAVAILABLE: many clients and proxies repeat such calls by themselves, and some of the events are in the log.
     NotAcknowledged: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnreadableLog: grpc.StatusCode.DATA_LOSS,
     DeadLetterUnavailable: grpc.StatusCode.UNAVAILABLE,
     UnreadableState: grpc.StatusCode.DATA_LOSS,
     ForeignState: grpc.StatusCode.FAILED_PRECONDITION,

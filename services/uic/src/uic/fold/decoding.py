@@ -99,7 +99,7 @@ class Decoding:
         return [(r, held.batch) for r, held in in_hand if held is not None and self._delivered(r, held, now)]
 
     def _at_once(self, ready: list[Reading], large: bool) -> Iterator[list[Reading]]:
-        """Those whose fronts are taken together: only of small ones is it known how long a front will be."""
+        """Those whose fronts are taken together: only for small partitions is a batch's length known in advance."""
         several: list[Reading] = []
         records = 0
         for reading in ready:
@@ -163,7 +163,7 @@ class Decoding:
             if error is not None:
                 reading.reason, reading.undelivered = f"dead_letters: {error}", str(error)
                 reading.due = now + self._settings.retry_interval_s
-                say(log, logging.WARNING, "dead letters away", partition=reading.partition, detail=error)
+                say(log, logging.WARNING, "dead letters unavailable", partition=reading.partition, detail=error)
                 return False
             for _, reason in rejected[held.acknowledged : sending.upto]:
                 self._metrics.dead_letters.labels(reason.value).inc()

@@ -18,6 +18,8 @@ log = logging.getLogger("uic.fold.health")
 INTERVAL_S = 0.2
 LOG = {"topic", "bounds", "log"}
 """What can be degraded of the log."""
+ERASURES = {"erased_topic", "erasures"}
+"""What can be degraded of the notes of erasures: their topic is looked at now and then, and read when one is needed."""
 
 
 class Health:
@@ -53,7 +55,7 @@ class Health:
         """The store did not answer: try again later."""
         self._metrics.store_failures.labels(operation).inc()
         if "store" not in self._degraded:
-            say(log, logging.WARNING, "store away", operation=operation, detail=error.detail)
+            say(log, logging.WARNING, "store unavailable", operation=operation, detail=error.detail)
         self.degrade("store", f"store_unavailable: {error.detail}")
         for session in sessions:
             session.due = now + self._retry_interval_s
@@ -70,7 +72,7 @@ class Health:
             if s.unanswered or s.unclaimed or (isinstance(s, Claiming | Reading) and s.unsure):
                 return
         self.recover("store")
-        say(log, logging.INFO, "store back")
+        say(log, logging.INFO, "store available again")
 
     def clock_failed(self, error: StoreUnavailable, now: float) -> None:
         """The store did not tell its time. If it is there and answers all else, that is a trouble of its own: states
@@ -80,30 +82,41 @@ class Health:
             return
         self._metrics.store_failures.labels("time").inc()
         if "clock" not in self._degraded:
-            say(log, logging.WARNING, "clock away", detail=error.detail)
+            say(log, logging.WARNING, "clock unavailable", detail=error.detail)
         self.degrade("clock", f"clock_unavailable: {error.detail}")
         self.store_answered()
 
     def clock_answered(self) -> None:
         """The store told its time. A worker without partitions asks it nothing else."""
         if self.recover("clock"):
-            say(log, logging.INFO, "clock back")
+            say(log, logging.INFO, "clock available again")
         self.store_answered()
 
     def log_failed(self, what: str, detail: str) -> None:
-        """The log is away, as far as `what` tells: the `topic`, the `bounds` of partitions, or the whole `log`."""
+        """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, or the whole `log`."""
         if what not in self._degraded:
-            say(log, logging.WARNING, "log away", what=what, detail=detail)
+            say(log, logging.WARNING, "log unavailable", what=what, detail=detail)
         self.degrade(what, f"log_unavailable: {detail}")
 
     def log_answered(self, *what: str) -> None:
-        """It is not, as far as each of `what` tells."""
+        """Each part named in `what` answers again."""
         recovered = {one for one in what if self.recover(one)}
         if recovered and not self._degraded.keys() & LOG:
-            say(log, logging.INFO, "log back")
+            say(log, logging.INFO, "log available again")
+
+    def erasures_failed(self, what: str, detail: str) -> None:
+        """Notes of erasures are away, as far as `what` tells: their topic, or a partition that waits for them."""
+        if not self._degraded.keys() & ERASURES:
+            say(log, logging.WARNING, "erasures cannot be read", detail=detail)
+        self.degrade(what, f"erasures_unavailable: {detail}")
+
+    def erasures_answered(self, what: str) -> None:
+        """They are not, as far as `what` tells."""
+        if self.recover(what) and not self._degraded.keys() & ERASURES:
+            say(log, logging.INFO, "erasures can be read again")
 
     def stop(self, reason: str) -> None:
-        """Fold nothing any more, and say why; the events wait in the log. Only a restart ends it."""
+        """Stop folding, and report why; the events wait in the log. Only a restart ends it."""
         if not self.stopped:
             self.stopped = reason
             say(log, logging.ERROR, "consumption stopped", reason=reason)
@@ -121,7 +134,7 @@ class Health:
         self.status = Status(False, (reason,), ())
 
     def drain(self) -> None:
-        """Say that the end is near."""
+        """Report `draining`."""
         self.status = Status(False, ("draining",), self.status.partitions)
 
     def publish(self, now: float) -> None:

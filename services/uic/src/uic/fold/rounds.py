@@ -24,6 +24,7 @@ from mimn.state import (
     WrongUser,
     encode_progress,
     read_header,
+    rest_of,
     user_hash,
 )
 from uic.core.advance import advance
@@ -80,6 +81,11 @@ class Model:
             bundle.ledger,
             compiled_events(),
         )
+
+    @property
+    def rest(self) -> slice:
+        """The place in a flat state of what the step reads and writes."""
+        return rest_of(None if self.counting is None else self.counting.sketch, self.ledger)
 
 
 class Rounds:

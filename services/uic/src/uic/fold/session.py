@@ -124,12 +124,12 @@ class Session:
 
     @property
     def partition(self) -> int:
-        """Which partition."""
+        """The partition's number."""
         return self.hold.partition
 
     @property
     def tag(self) -> int:
-        """What its records carry."""
+        """The tag that the session's records carry."""
         return self.hold.tag
 
 
@@ -249,7 +249,7 @@ class Sessions:
         return self._of.get(partition)
 
     def of(self, kind: type[S]) -> list[S]:
-        """Those in a phase."""
+        """The sessions in a phase."""
         return list(cast("dict[int, S]", self._in_phase[kind]).values())
 
     def tagged(self, partition: int, tag: int) -> Session | None:
@@ -275,7 +275,7 @@ class Sessions:
             self._waiting.pop(reading.partition, None)
 
     def had_turn(self, reading: Reading) -> None:
-        """It waits behind the others from now on."""
+        """Move a partition behind the others that wait."""
         self._waiting[reading.partition] = self._waiting.pop(reading.partition)
 
     def start(self, partition: int, *, due: float, resolution: Resolution | None = None) -> TakingUp:
@@ -287,7 +287,7 @@ class Sessions:
         return session
 
     def park(self, partition: int) -> None:
-        """Stop reading."""
+        """Stop reading a partition."""
         self._log.park(partition)
 
     def put(self, session: Session) -> None:

@@ -5,6 +5,8 @@ Refused, ours            an earlier try had arrived: adopt
 Refused, ahead of us or  ownership lost: wait for the next assignment, or for the coordinator to accept an offset
   of another writer        commit of ours
 Refused, behind, absent  the store lost writes: take the partition up again, from what is stored
+Refused, unreadable      take the partition up again, which stops it: an operator decides
+StatesLost               states are gone that the store had: fold the batch again, those users as incomplete
 NoAnswer                 unsure: read progress until it is one of the above, or unchanged: then commit again
 """
 
@@ -50,7 +52,7 @@ class Settlement:
         metrics: Metrics,
         after: Callable[[str], None],
     ) -> None:
-        """`after` hears each step of the protocol when it is done."""
+        """`after` is called after each step of the protocol."""
         self._store = store
         self._log = event_log
         self._rounds = rounds

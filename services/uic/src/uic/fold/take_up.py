@@ -67,7 +67,8 @@ class TakeUp:
         random_id: Callable[[], int],
         identify: Callable[[str], None],
     ) -> None:
-        """`random_id` gives lineages their ids; `identify` hears the store's identity whenever it is looked up."""
+        """`random_id` gives lineages their ids; `identify` is called with the store's identity
+        whenever it is looked up."""
         self._topic = topic
         self._store = store
         self._log = event_log
@@ -252,8 +253,7 @@ class TakeUp:
             try:
                 erased = self._erasures.read([s.partition for s in sessions], topic_id)
             except LogUnavailable as error:
-                say(log, logging.WARNING, "erasures cannot be read", detail=error.detail)
-                self._health.degrade("erasures", f"erasures_unavailable: {error.detail}")
+                self._health.erasures_failed("erasures", error.detail)
                 for session in replaying:
                     session.due = now + self._settings.retry_interval_s
                     session.reason = "waiting for the erasures"
@@ -261,6 +261,8 @@ class TakeUp:
             for session in sessions:
                 session.erased = erased[session.partition]
                 session.wants_erasures = False
+        if replaying:
+            self._health.erasures_answered("erasures")
         return True
 
     def _begin_reading(self, session: Claiming, now: float) -> None:

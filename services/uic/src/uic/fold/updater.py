@@ -33,6 +33,7 @@ from uic.core.ports import (
     DeadLetters,
     Described,
     Erasures,
+    ErasuresAway,
     Fetched,
     FoldsMany,
     Log,
@@ -50,6 +51,7 @@ from uic.core.ports import (
 from uic.core.records import first_ms
 from uic.core.status import Action, Status
 from uic.core.takeup import BrokenReason, contradiction
+from uic.core.topics import erased_topic
 from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
@@ -57,6 +59,7 @@ from uic.fold.health import Health, ranges
 from uic.fold.rounds import Model, Rounds
 from uic.fold.session import Attempt, FoldedBatch, Reading, Resolution, Sessions, TakingUp
 from uic.fold.settlement import Settlement
+from uic.fold.stall import StallWatch, UnhurriedErasures
 from uic.fold.take_up import TakeUp, Topic
 from uic.logs import say
 from uic.metrics import Metrics
@@ -83,6 +86,7 @@ class StateUpdater:
         random_id: Callable[[], int] = lambda: secrets.randbits(64) or 1,
         identify: Callable[[str], None] = lambda store: None,
         after: Callable[[str], None] = lambda step: None,
+        stalls: StallWatch | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """Nothing is called yet.
@@ -97,8 +101,10 @@ class StateUpdater:
             settings: bounds and intervals.
             metrics: where all of it is counted.
             random_id: makes ids of writers and lineages.
-            identify: hears the store's identity, which workers of one group must agree on, whenever it is looked up.
-            after: hears each step of the protocol when it is done (crash tests end the process there).
+            identify: called with the store's identity, on which the workers of one group must agree, whenever it is
+                looked up.
+            after: called after each step of the protocol (crash tests end the process there).
+            stalls: called when the fold goes on; judges its status.
             clock: seconds; measures how long steps take, and decides nothing.
         """
         self._topic = topic
@@ -106,7 +112,13 @@ class StateUpdater:
         self._log = event_log
         self._settings = settings
         self._metrics = metrics
-        self._after = after
+        self._stalls = stalls or StallWatch()
+
+        def step_done(step: str) -> None:
+            self._stalls.goes_on()
+            after(step)
+
+        self._after = step_done
         self._clock = clock
         cache = StateCache(settings.cache_mib << 20)
         self._sessions = Sessions(cache, event_log, random_id)
@@ -120,13 +132,13 @@ class StateUpdater:
             health=self._health,
             settings=settings,
             metrics=metrics,
-            after=after,
+            after=step_done,
         )
         self._take_up = TakeUp(
             topic=topic,
             store=store,
             event_log=event_log,
-            erasures=erasures,
+            erasures=UnhurriedErasures(erasures, self._stalls),
             sessions=self._sessions,
             settlement=self._settlement,
             health=self._health,
@@ -162,8 +174,8 @@ class StateUpdater:
 
     @property
     def status(self) -> Status:
-        """As of the last turn, or a fraction of a second before."""
-        return self._health.status
+        """As of the last turn, or a fraction of a second before; that the fold has stood still since, if it has."""
+        return self._stalls.judge(self._health.status)
 
     def resolve(
         self, partition: int, action: Action, from_offset: int | None = None, *, timeout_s: float = 30.0
@@ -204,6 +216,7 @@ class StateUpdater:
 
         Returns: whether there is more to fold at once.
         """
+        self._stalls.goes_on()
         began = self._clock()
         self._poll(messages, now)
         self._take_up.obey(self._resolutions, now)
@@ -228,7 +241,8 @@ class StateUpdater:
         self._health.waits(reason)
 
     def drain(self) -> None:
-        """Say that the end is near. Call no more turns: what is not committed is read again by the next owner."""
+        """Report `draining`. Call no more turns: what is not committed is read again by the next owner."""
+        self._stalls.rests()
         self._health.drain()
 
     # 1 poll
@@ -286,6 +300,10 @@ class StateUpdater:
                 self._health.log_answered("topic")
             case TopicAway(detail):
                 self._health.log_failed("topic", f"topic {self._topic.name} {detail}")
+            case ErasuresAway(""):
+                self._health.erasures_answered("erased_topic")
+            case ErasuresAway(detail):
+                self._health.erasures_failed("erased_topic", f"topic {erased_topic(self._topic.name)} {detail}")
             case LogAway(detail):
                 self._health.log_failed("log", detail)
                 for session in self._sessions:

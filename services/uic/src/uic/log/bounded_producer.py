@@ -12,7 +12,7 @@ from uic.log.kafka_repairs import end_sender
 
 
 def open_producer(
-    client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20, idempotent: bool = True
+    client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int, idempotent: bool = True
 ) -> KafkaProducer:
     """A connected producer: acknowledged by all in-sync replicas, retried inside without repeats, topics never created.
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
-from mimn.state import NO_TOPIC_ID
+from uic.log.topic_facts import topic_id_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +46,25 @@ class BrokerView:
         Raises:
             KafkaError: no answer.
         """
-        told = self._described().get("topic_id")
-        return UUID(str(told)).bytes if told else NO_TOPIC_ID
+        return topic_id_of(self._described(self._topic))
 
-    def topic_trouble(self) -> str:
-        """Why the topic cannot be read; empty if it can.
+    def topic_trouble(self, topic: str) -> str:
+        """Why a topic cannot be read; empty if it can.
 
         Raises:
             KafkaError: no answer.
         """
-        error = for_code(self._described()["error_code"])
+        error = for_code(self._described(topic)["error_code"])
         if error is NoError:
             return ""
         return "does not exist" if error is UnknownTopicOrPartitionError else f"is refused: {error.__name__}"
 
-    def _described(self) -> Mapping[str, Any]:
+    def _described(self, topic: str) -> Mapping[str, Any]:
         try:
             # One partition is enough, and with hundreds the answer takes a hundred times as long to read.
-            (found,) = self._admin.describe_topic_partitions([self._topic], response_partition_limit=1)["topics"]
+            (found,) = self._admin.describe_topic_partitions([topic], response_partition_limit=1)["topics"]
         except UnsupportedVersionError:  # brokers before 3.7
-            (found,) = self._admin.describe_topics([self._topic])
+            (found,) = self._admin.describe_topics([topic])
         described: Mapping[str, Any] = found
         return described
 

@@ -26,6 +26,7 @@ from mimn.state import NO_TOPIC_ID
 from uic.core.ports import (
     Assigned,
     Described,
+    ErasuresAway,
     Fetched,
     LogAway,
     LogMessage,
@@ -39,6 +40,7 @@ from uic.core.ports import (
 )
 from uic.core.records import joined
 from uic.core.takeup import LogBounds
+from uic.core.topics import erased_topic
 from uic.log.backpressure import Backpressure
 from uic.log.broker_view import BrokerView
 from uic.log.kafka_repairs import (
@@ -70,6 +72,8 @@ LONGEST_PAUSE_S = 0.032
 polling without a pause would cost a core."""
 DESCRIBE_MS = 3000
 CHECK_INTERVAL_S = 1.0
+ERASURES_LOOK_S = 5.0
+"""How often the brokers are asked for the topic of erasures, which only erasures and rebuilds need."""
 REOPEN_S = 1.0
 BATCH_READS = 3
 """How often an unreadable batch is fetched before its partition stops: damage in transit is gone the next time."""
@@ -121,6 +125,8 @@ class LogConsumer(threading.Thread):
         self._answer_bytes = ANSWER_BYTES
         self._failure = ""
         self._topic_away = ""
+        self._erasures_due = 0.0
+        self._erasures_away = ""
         self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
@@ -228,6 +234,7 @@ class LogConsumer(threading.Thread):
                 consumer.resume(self._tp(partition))
             self._commits.send(consumer)
             self._check_topic(consumer)
+            self._check_erasures()
             self._check_membership(consumer)
             # At the limit a new consumer would read no more, and each costs the whole group a rebalance.
             if self._answer_bytes < MOST_ANSWER_BYTES and (answer := too_large(consumer)):
@@ -355,8 +362,9 @@ class LogConsumer(threading.Thread):
                 wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
                 partitions = [self._tp(p) for p in wanted]
             starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
-            ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
+            # Before the last stable offsets: what is produced between the two would look like an open transaction.
             log_ends = self._asked().log_ends([tp.partition for tp in partitions])
+            ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
         except KafkaError as error:
             self._messages.put(NotDescribed(tuple(wanted.values()), f"{type(error).__name__}: {str(error)[:120]}"))
             return
@@ -387,12 +395,24 @@ class LogConsumer(threading.Thread):
         if count and count != self._settings.partitions:
             self._messages.put(PartitionCountChanged(count))
         try:  # the client knows no partitions of a topic that is gone, and neither does it while a leader is elected
-            away = "" if count else self._asked().topic_trouble()
+            away = "" if count else self._asked().topic_trouble(self._topic)
         except KafkaError:
             return
         if away != self._topic_away:
             self._topic_away = away
             self._messages.put(TopicAway(away))
+
+    def _check_erasures(self) -> None:
+        if time.monotonic() < self._erasures_due:
+            return
+        self._erasures_due = time.monotonic() + ERASURES_LOOK_S
+        try:
+            away = self._asked().topic_trouble(erased_topic(self._topic))
+        except KafkaError:
+            return
+        if away != self._erasures_away:
+            self._erasures_away = away
+            self._messages.put(ErasuresAway(away))
 
     def _check_membership(self, consumer: KafkaConsumer) -> None:
         """Ask the group's coordinator whether we are what our client believes: see `watchdog`.
@@ -440,11 +460,11 @@ class _Parking(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python
         self._owner = owner
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """New ones only: the protocol is cooperative."""
+        """The protocol is cooperative, so only new partitions are named."""
         self._owner._assigned(self._consumer, list(assigned))
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Given up in an orderly way; also when the group lost us."""
+        """Partitions were given up in order, or the group lost us."""
         self._owner._revoked(list(revoked))
 
 

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
-from uuid import UUID
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from mimn.state import NO_TOPIC_ID
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
+from uic.log.topic_facts import topic_id_of
 
 VERDICT_MARGIN_S = 0.5
 """How much longer than its delivery timeout a producer may take to report before it is given up."""
@@ -72,7 +71,7 @@ class EventLog(Protocol):
 class KafkaLog:
     """`EventLog` on Kafka."""
 
-    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20) -> None:
+    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int) -> None:
         """Nothing is connected yet.
 
         Args:
@@ -149,8 +148,7 @@ class KafkaLog:
                 raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
         if found["error_code"] == UnknownTopicOrPartitionError.errno:
             raise UnsuitableTopic(f"topic {topic} does not exist: create it")
-        identity = found["topic_id"]
-        return NO_TOPIC_ID if identity is None else UUID(str(identity)).bytes
+        return topic_id_of(found)
 
     def close(self) -> None:
         """See `EventLog`."""

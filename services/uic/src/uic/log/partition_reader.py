@@ -11,17 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 
-from mimn.state import NO_TOPIC_ID
 from uic.core.records import BatchRecord
 from uic.core.takeup import LogBounds
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
-from uic.log.kafka_repairs import read_batches_with_uic
+from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
+from uic.log.topic_facts import topic_id_of
 from uic.settings import MAX_BATCH_BYTES
 
 POLL_MS = 200
@@ -59,22 +58,15 @@ class PartitionReader:
         self._client = dict(client)
         self._topic = topic
         self._idle_s = idle_s
-        options = {
-            "group_id": None,
-            "enable_auto_commit": False,
-            "auto_offset_reset": "none",
-            "isolation_level": "read_committed",
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-            "max_poll_records": RECORDS_A_POLL,
-            "max_partition_fetch_bytes": FETCH_BYTES,
-            "fetch_max_bytes": FETCH_BYTES,
-            "fetch_max_wait_ms": 100,
-            "bootstrap_timeout_ms": int(idle_s * 1000),
-        }
-        with _named("no broker answers"):
-            self._consumer = KafkaConsumer(**self._client | options)
-        read_batches_with_uic(self._consumer, most_bytes=most_bytes)
+        self._consumer = open_lone_consumer(
+            client,
+            timeout_s=idle_s,
+            most_bytes=most_bytes,
+            max_poll_records=RECORDS_A_POLL,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=100,
+        )
 
     def bounds(self) -> TopicBounds:
         """The topic's id, and where each partition begins and ends (last stable offset) now.
@@ -95,8 +87,7 @@ class PartitionReader:
             timeout_ms = int(self._idle_s * 1000)
             begins = self._consumer.beginning_offsets(there, timeout_ms=timeout_ms)
             ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
-        identity = found.get("topic_id")
-        topic_id = NO_TOPIC_ID if identity is None else UUID(str(identity)).bytes
+        topic_id = topic_id_of(found)
         return TopicBounds(self._topic, topic_id, [LogBounds(begins[tp], ends[tp], topic_id) for tp in there])
 
     def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
@@ -130,7 +121,7 @@ class PartitionReader:
                     raise LogUnavailable(f"no answer for {self._idle_s:.0f} s while reading {self._topic}")
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Close the connection."""
         self._consumer.close(autocommit=False, timeout_ms=1000)
 
     def __enter__(self) -> PartitionReader:

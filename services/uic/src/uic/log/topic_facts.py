@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
+from mimn.state import NO_TOPIC_ID
 from uic.core.deployment import TopicFacts
+
+
+def topic_id_of(described: Mapping[str, Any]) -> bytes:
+    """16 bytes of a topic that `describe_topics` has described; zeros if it has no id."""
+    told = described.get("topic_id")
+    return UUID(str(told)).bytes if told else NO_TOPIC_ID
 
 
 def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:

@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
-from uic.log.kafka_repairs import read_batches_with_uic
+from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
 from uic.settings import MAX_BATCH_BYTES
 
@@ -63,22 +63,7 @@ def read_to_end(
         UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         UnsuitableTopic: the topic does not exist.
     """
-    try:
-        consumer = KafkaConsumer(
-            **dict(client)
-            | {
-                "group_id": None,
-                "enable_auto_commit": False,
-                "auto_offset_reset": "none",
-                "isolation_level": "read_committed",
-                "allow_auto_create_topics": False,
-                "metrics_enabled": False,
-                "bootstrap_timeout_ms": int(idle_s * 1000),
-            }
-        )
-    except KafkaError as error:
-        raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
-    read_batches_with_uic(consumer, most_bytes=most_bytes)
+    consumer = open_lone_consumer(client, timeout_s=idle_s, most_bytes=most_bytes)
     try:
         yield from _read(consumer, topic, partitions, last=last, since=since, idle_s=idle_s)
     except KafkaError as error:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from redis.cluster import RedisCluster
-
 from mimn.release import (
     Checked,
     Finding,
@@ -24,12 +22,12 @@ from mimn.release import (
 )
 from uic.errors import UicError
 from uic.log.erasures import KafkaErasures
-from uic.redis_client import clock_ms
+from uic.redis_client import clock_ms, info
 from uic.rollout.comparison import Extent, Seen, compare_users
 from uic.rollout.namespaces import Namespace, Reading
-from uic.rollout.scorers import Scorers, asked
 from uic.settings import ClientSettings
 from uic.tools.partitions import NoAnswer, Refused
+from uic.tools.scorers import Scorers, asked
 
 LOG_TIMEOUT_S: Final = 10.0
 FOLLOWED_WITHIN_S: Final = 8.0
@@ -105,14 +103,9 @@ class Gates:
 
     def memory(self) -> list[tuple[int, int]]:
         """Used and whole memory of each master, in bytes; the whole is 0 if the server does not say."""
-        if not self._clustered:
-            said = [self._client.info("memory")]
-        else:
-            told = self._client.info("memory", target_nodes=RedisCluster.PRIMARIES)
-            several = all(isinstance(answer, dict) for answer in told.values())
-            said = list(told.values()) if several else [told]
         return [
-            (int(one["used_memory"]), int(one.get("maxmemory") or one.get("total_system_memory") or 0)) for one in said
+            (int(one["used_memory"]), int(one.get("maxmemory") or one.get("total_system_memory") or 0))
+            for one in info(self._client, "memory")
         ]
 
     def _quick(self, before: Reading | None, after: Reading | None) -> Iterator[Finding]:

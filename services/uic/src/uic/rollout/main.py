@@ -1,4 +1,4 @@
-"""`uic rollout`: arguments, output, and exit codes.
+"""`ctr rollout`: arguments, output, and exit codes.
 
 0 done    1 refused, or no answer    2 called wrongly    3 a gate is closed    4 changed by another command meanwhile
 5 not ready within --timeout
@@ -139,19 +139,21 @@ def build_parser() -> argparse.ArgumentParser:
     verb("wait", "Look at a rollout until it is ready.", rollout="1", gates=True).add_argument(
         "--timeout", type=seconds, default=seconds("24h"), help="such as 10m (default 24h)"
     )
-    canary = verb("canary", "Serve some users by it.", rollout="1", gates=True)
+    canary = verb("canary", "Answer a share of users with the new release.", rollout="1", gates=True)
     canary.add_argument("--percent", type=positive, required=True, help="of the users, from 0.01 to 100")
-    shadow = verb("shadow", "Score some users' requests by it in the background.", rollout="1")
+    shadow = verb(
+        "shadow", "Score a share of users' requests with the new release as well, without answering.", rollout="1"
+    )
     shadow.add_argument("--percent", type=not_negative, required=True, help="of the users; 0 ends it")
-    promote = verb("promote", "Serve everybody by it, if every gate is open.", rollout="1", gates=True)
+    promote = verb("promote", "Answer all users with the new release, if every gate is open.", rollout="1", gates=True)
     promote.add_argument(
-        "--keep-for", type=seconds, default=seconds("24h"), help="how long the release before is kept (default 24h)"
+        "--keep-for", type=seconds, default=seconds("24h"), help="how long the previous release is kept (default 24h)"
     )
     promote.add_argument("--dry-run", action="store_true", help="look at the gates, change nothing")
     verb("abort", "Give up a rollout that does not serve everybody.", rollout="1").add_argument(
         "--reason", default="aborted by the operator"
     )
-    verb("rollback", "Serve everybody by the release before.", rollout="?").add_argument(
+    verb("rollback", "Answer all users with the previous release again.", rollout="?").add_argument(
         "--reason", default="rolled back by the operator"
     )
     verb("list", "All rollouts.")

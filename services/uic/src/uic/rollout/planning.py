@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 
 from mimn.bundle import Bundle, BundleError, check_name, load_bundle, read_manifest
 from mimn.bundle.graph import open_head
 from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, foreign, out_of_memory
 from mimn.state.codec import HEADER_BYTES
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.partition_reader import PartitionReader
 from uic.rollout.changes import changes
 from uic.rollout.gates import LOG_TIMEOUT_S, Gates
 from uic.rollout.namespaces import Namespace, Reading, StateSize
@@ -161,7 +160,7 @@ def plan(
 
 
 def _sample(old: Namespace, partitions: int) -> list[StateSize]:
-    """Of states in service."""
+    """The sizes of some states in service."""
     sample: list[StateSize] = []
     for p in range(partitions):
         if len(sample) >= MEASURED:
@@ -171,8 +170,8 @@ def _sample(old: Namespace, partitions: int) -> list[StateSize]:
 
 
 def _value_bytes(bundle: Bundle, sample: Sequence[StateSize]) -> int:
-    """Of a new state. Values are stored without their zeros: of a ledger, counters or a list as many are expected as
-    states in service have, and none of the rest."""
+    """The size of a new state. Values are stored without their zeros: of a ledger, counters or a list as many are
+    expected as states in service have, and none of the rest."""
     whole = HEADER_BYTES + bundle.layout.stored_bytes
     filled = sum(size.value for size in sample) / sum(size.whole for size in sample) if sample else 1.0
     of_graph = 0 if bundle.event_list else 4 * len(range(bundle.layout.floats)[bundle.rest])
@@ -195,33 +194,23 @@ def _memory(gates: Gates, more: int) -> Iterator[Finding]:
 def _log(settings: ClientSettings, before: Reading, origin: Origin) -> tuple[int, list[Finding]]:
     """How many records the log has, and whether it reaches back as far as the states in service."""
     try:
-        begins, ends = _bounds(settings.kafka.client_options(), before)
-    except KafkaError as error:
-        return 0, [Finding(Gate.LOG, f"the log does not answer ({type(error).__name__})", passes=True)]
-    if len(ends) != before.partitions:
-        return 0, [Finding(Gate.LOG, f"topic {before.topic} has {len(ends)} partitions, not {before.partitions}")]
-    cut = [p for p, one in enumerate(before.progress) if one is not None and begins[p] > one.complete_from]
+        with PartitionReader(settings.kafka.client_options(), before.topic, idle_s=LOG_TIMEOUT_S) as reader:
+            bounds = reader.bounds().partitions
+    except LogUnavailable as error:
+        return 0, [Finding(Gate.LOG, f"the log does not answer ({error.detail})", passes=True)]
+    except UnsuitableTopic:  # there is no such topic
+        bounds = ()
+    if len(bounds) != before.partitions:
+        return 0, [Finding(Gate.LOG, f"topic {before.topic} has {len(bounds)} partitions, not {before.partitions}")]
+    cut = [p for p, one in enumerate(before.progress) if one is not None and bounds[p].start > one.complete_from]
     findings = []
     if cut and origin.reads_log:
         findings.append(
             Finding(
                 Gate.LOG,
                 f"{len(cut)} of {before.partitions} partitions no longer begin where the states in service do "
-                f"(partition {cut[0]} begins at {begins[cut[0]]}): use --from backfill with an archive, or snapshot:ID",
+                f"(partition {cut[0]} begins at {bounds[cut[0]].start}): use --from backfill with an archive, or "
+                "snapshot:ID",
             )
         )
-    return sum(ends[p] - begins[p] for p in ends), findings
-
-
-def _bounds(client: Mapping[str, Any], before: Reading) -> tuple[dict[int, int], dict[int, int]]:
-    timeout_ms = int(LOG_TIMEOUT_S * 1000)
-    consumer = KafkaConsumer(
-        **dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms, "allow_auto_create_topics": False}
-    )
-    try:
-        places = [TopicPartition(before.topic, p) for p in consumer.partitions_for_topic(before.topic) or ()]
-        begins = consumer.beginning_offsets(places, timeout_ms=timeout_ms) if places else {}
-        ends = consumer.end_offsets(places, timeout_ms=timeout_ms) if places else {}
-    finally:
-        consumer.close(autocommit=False)
-    return {tp.partition: at for tp, at in begins.items()}, {tp.partition: at for tp, at in ends.items()}
+    return sum(one.end - one.start for one in bounds), findings

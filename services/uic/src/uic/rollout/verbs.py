@@ -36,8 +36,8 @@ from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
 from uic.rollout.origins import origin_of
 from uic.rollout.planning import Plan
-from uic.rollout.scorers import Scorers
 from uic.settings import ClientSettings
+from uic.tools.scorers import Scorers
 
 POLL_S: Final = 1.0
 
@@ -151,7 +151,14 @@ class Verbs:
     # On the way
 
     def wait(self, identity: str, timeout_s: float) -> Answer:
-        """Look at a rollout until it is ready; its state in the record follows what is seen."""
+        """Look at a rollout until it is ready; its state in the record follows what is seen.
+
+        Raises:
+            GateClosed: a gate is closed that time does not open.
+            NotAllowed: there is no such rollout, or it has ended.
+            TimedOut: it is not ready after `timeout_s`.
+            Conflict: another command changed the record meanwhile.
+        """
         deadline = self._clock() + timeout_s
         while True:
             record, rollout, closed = self._observe(identity)
@@ -168,7 +175,7 @@ class Verbs:
             self._sleep(POLL_S)
 
     def canary(self, identity: str, percent: float) -> Answer:
-        """Serve some users by it."""
+        """Answer a share of users with the new release."""
         record, rollout = self._found(identity)
         if rollouts.smaller(record, identity, percent):
             after = rollouts.shrink(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
@@ -182,14 +189,14 @@ class Verbs:
         return self._replaced(record, after, identity, look)
 
     def shadow(self, identity: str, percent: float) -> Answer:
-        """Score some users' requests by it without answering."""
+        """Score a share of users' requests with the new release as well, without answering."""
         after = self._desk.change(
             lambda record: rollouts.shadow(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
         )
         return Answer(_view(after, _of(after, identity)))
 
     def promote(self, identity: str, keep_s: float, *, dry_run: bool) -> Answer:
-        """Serve everybody by it, if every gate is open for this very revision of the record."""
+        """Answer all users with the new release, if every gate is open for this very revision of the record."""
         record, rollout = self._found(identity)
         if rollout.state is State.SERVING:
             return Answer(_view(record, rollout), ("it serves already",))
@@ -219,7 +226,7 @@ class Verbs:
         return Answer(_view(after, rollout), notes)
 
     def rollback(self, identity: str | None, reason: str) -> Answer:
-        """Serve everybody by the release before."""
+        """Answer all users with the previous release again."""
 
         def back(record: Record) -> Record:
             return rollouts.rollback(

@@ -1,4 +1,4 @@
-"""`uic dead-letters`: lists, shows and replays the records that could not be folded. The file is long because the three
+"""`ctr dead-letters`: lists, shows and replays the records that could not be folded. The file is long because the three
 verbs choose, read and describe letters in the same way.
 
 Delivery to the dead-letter topic is at least once, so readers drop repeats by topic, partition, offset and timestamp of
@@ -30,6 +30,7 @@ from uic.errors import NotAcknowledged, UicError
 from uic.log.event_log import EventLog, KafkaLog, NewRecord
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, read_client_settings
+from uic.tools.confirm import confirmed
 from uic.tools.table import table
 
 REPLAY_OF: Final = "uic-replay-of"
@@ -298,14 +299,14 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     try:
         result: int = options.run(options, kafka, out)
     except UicError as error:
-        print(f"uic dead-letters: {error.detail}", file=sys.stderr)
+        print(f"ctr dead-letters: {error.detail}", file=sys.stderr)
         return 1
     return result
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="uic dead-letters", description="Records that could not be folded: list, show, replay."
+        prog="ctr dead-letters", description="Records that could not be folded: list, show, replay."
     )
     verbs = parser.add_subparsers(required=True, metavar="list|show|replay")
     selection = argparse.ArgumentParser(add_help=False)
@@ -390,11 +391,12 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
         print(f"{erasures} of them have a null value: each erases its user, with all that was folded since", file=out)
     if not chosen:
         return 1
-    if not options.yes and not _confirmed():
+    question = "Each becomes a new event, even if it was replayed before. Continue?"
+    if not options.yes and not confirmed("ctr dead-letters", question):
         print("nothing was replayed", file=out)
         return 2
     chosen.sort(key=lambda letter: (letter.partition, letter.offset))
-    log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S)
+    log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S, max_request_bytes=kafka.max_request_bytes)
     try:
         result = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
     finally:
@@ -410,15 +412,8 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
             file=out,
         )
     if result.why:
-        print(f"uic dead-letters: {result.why}", file=sys.stderr)
+        print(f"ctr dead-letters: {result.why}", file=sys.stderr)
     return 1 if result.why else 0
-
-
-def _confirmed() -> bool:
-    if not sys.stdin.isatty():
-        print("stdin is not a terminal, so it cannot ask for confirmation: repeat with --yes", file=sys.stderr)
-        return False
-    return input("Each becomes a new event, even if it was replayed before. Continue? [y/N] ").strip().lower() == "y"
 
 
 def _passed_over(scan: Scan) -> str:

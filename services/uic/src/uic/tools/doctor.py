@@ -1,4 +1,4 @@
-"""`uic doctor`: checks a deployment with the settings that UIC would run with, and says what to fix.
+"""`ctr doctor`: checks a deployment with the settings that UIC would run with, and says what to fix.
 
 Gathers facts, and prints what `findings` and `traffic` conclude from them: one function for each server or file that is
 asked, which makes the file long. It writes nothing to the log, joins no consumer group, and writes one thing to the
@@ -36,6 +36,7 @@ from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.redis_client import open_client
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
+from uic.store import read_meta
 from uic.tools import findings, traffic
 from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.table import table
@@ -114,7 +115,7 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         found = [
             findings.store_version(node),
             findings.store_writable(node),
-            findings.store_policy(node),
+            deployment.store_policy(node.policy),
             findings.store_memory(node),
             findings.store_persistence(node),
             findings.clock("the store", node.clock_ahead_s),
@@ -148,7 +149,7 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         yield deployment.log_retention(events)
         yield findings.durability(events)
         yield findings.record_size(events, kafka.max_request_bytes)
-        yield findings.partitioner(log.samples, kafka.partitions, log.sample_error)
+        yield findings.partitioner(log.samples, kafka.partitions, settings.fold.misrouted_share, log.sample_error)
         yield findings.newest_event(log.samples, facts.now_ms)
         yield traffic.newest_records(log.newest)
         if facts.model.bundle is not None:
@@ -214,7 +215,7 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
         refused = refused_writes(settings.model_copy(update={"timeout_s": timeout_s}))
     except (redis.RedisError, RedisClusterException, OSError) as error:
         return Store(error=f"{type(error).__name__}: {error}")
-    meta = None if stored is None else _meta(stored)
+    meta = None if stored is None else meta_of(stored)
     return Store(nodes=nodes, refused_writes=refused, meta=meta, newest_as_of_ms=max(as_of_ms, default=None))
 
 
@@ -230,11 +231,12 @@ def _as_of_ms(client: Any, keys: Keys, partitions: int) -> list[int]:
     return found
 
 
-def _meta(stored: bytes) -> dict[str, str]:
-    try:
-        return {str(name): str(value) for name, value in dict(json.loads(stored)).items()}
-    except (ValueError, TypeError):
+def meta_of(stored: bytes) -> dict[str, str]:
+    """What a namespace's meta says, as text."""
+    said = read_meta(stored)
+    if not isinstance(said, dict):
         return {"unreadable": repr(stored[:100])}
+    return {str(name): str(value) for name, value in said.items()}
 
 
 def _connect(settings: RedisSettings, timeout_s: float) -> tuple[Any, list[Any]]:
@@ -410,7 +412,7 @@ def report(found: Sequence[Finding]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: no check failed; 1: one did; 2: called wrongly."""
-    parser = argparse.ArgumentParser(prog="uic doctor", description="Check a deployment and say what to fix.")
+    parser = argparse.ArgumentParser(prog="ctr doctor", description="Check a deployment and say what to fix.")
     parser.add_argument("--json", action="store_true", help="one JSON object: verdict and findings")
     parser.add_argument(
         "--timeout", type=positive, default=5.0, metavar="S", help="for each server (default %(default)s)"

@@ -1,4 +1,4 @@
-"""`uic erase`: erases a user's state, or one item of it, through a running UIC, and says where the log has that."""
+"""`ctr erase`: erases a user's state, or one item of it, through a running UIC, and says where the log has that."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TextIO
 
 from ctr.uic.v1 import uic_service_pb2 as pb
 from uic.settings import read_client_settings
+from uic.tools.confirm import confirmed
 from uic.tools.grpc_client import Refused, UicClient, add_options, connected, user_id
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: the erasure is in the log; 1: refused or no answer; 2: called wrongly, or not confirmed."""
     parser = argparse.ArgumentParser(
-        prog="uic erase",
+        prog="ctr erase",
         description="Erase a user, or one item of a user. It is gone once the log is folded up to the given offset.",
     )
     parser.add_argument("user", type=user_id, help="the user's id")
@@ -26,21 +27,22 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     add_options(parser)
     options = parser.parse_args(arguments)
     settings = read_client_settings()
-    if not options.yes and not _confirmed(options.item):
+    what = "The user's state" if options.item is None else "What the user's state knows of the item"
+    if not options.yes and not confirmed(parser.prog, f"{what} cannot be restored. Erase?"):
         return 2
     try:
         with connected(options, settings) as uic:
             position = _erase(uic, options.user, options.item)
     except Refused as refusal:
-        print(f"uic erase: {refusal}", file=sys.stderr)
+        print(f"ctr erase: {refusal}", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps({"partition": position.partition, "offset": position.offset}), file=out)
     else:
-        what = "state" if options.item is None else "item"
+        erased = "state" if options.item is None else "item"
         print(
-            f"partition {position.partition}, offset {position.offset}: the {what} is gone once this partition's "
-            f"next_offset is above {position.offset} (uic partitions)",
+            f"partition {position.partition}, offset {position.offset}: the {erased} is gone once this partition's "
+            f"next_offset is above {position.offset} (ctr partitions)",
             file=out,
         )
     return 0
@@ -56,13 +58,3 @@ def _item(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 1 << 64:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of an item, 1 to 2^64 - 1")
     return int(text)
-
-
-def _confirmed(item: int | None) -> bool:
-    if not sys.stdin.isatty():
-        print(
-            "uic erase: stdin is not a terminal, so it cannot ask for confirmation: repeat with --yes", file=sys.stderr
-        )
-        return False
-    what = "The user's state" if item is None else "What the user's state knows of the item"
-    return input(f"{what} cannot be restored. Erase? [y/N] ").strip().lower() == "y"

@@ -1,4 +1,4 @@
-"""The checks of a deployment, as functions from facts to findings; `uic doctor` gathers the facts and prints.
+"""The checks of a deployment, as functions from facts to findings; `ctr doctor` gathers the facts and prints.
 
 Every check says what it saw and, unless that is good, what to do. FAIL means that UIC would stop, refuse to start or
 write wrong states; WARN means that it works, but is less safe than it should be. A fact that could not be gathered is
@@ -15,7 +15,6 @@ from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicF
 
 OLDEST_STORE = (7, 2)
 PARTITIONS_A_MASTER = 32
-MISROUTED_SHARE = 0.01
 CLOCK_WARN_S = 2.0
 CLOCK_FAIL_S = 60.0
 FEW_DAYS_MS = 7 * DAY_MS
@@ -79,20 +78,6 @@ def store_writes(refused: Mapping[str, str]) -> Finding:
         return ok(check, "a commit was written and deleted again")
     seen = "; ".join(f"{server}: {said}" for server, said in sorted(refused.items()))
     return fail(check, seen, "docs/runbooks/store-outage.md says for each answer what to do")
-
-
-def store_policy(facts: StoreFacts) -> Finding:
-    """Nothing without a TTL is ever evicted: states and progress have none, so the `volatile-` policies keep them."""
-    check = "maxmemory-policy"
-    if facts.policy is None:
-        return warn(check, "the server does not report it", NO_ANSWER_FIX)
-    if facts.policy.startswith("allkeys-"):
-        return fail(
-            check,
-            f"{facts.policy} may evict states and progress",
-            "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in the server's configuration file",
-        )
-    return ok(check, facts.policy)
 
 
 def store_memory(facts: StoreFacts) -> Finding:
@@ -266,8 +251,10 @@ def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
     return ok(check, f"{largest} bytes")
 
 
-def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = None) -> Finding:
-    """Producers choose a key's partition by Kafka's murmur2; more than 1 % elsewhere stops UIC.
+def partitioner(
+    samples: Iterable[Sample], partitions: int, tolerated_share: float, error: str | None = None
+) -> Finding:
+    """Producers choose a key's partition by Kafka's murmur2; more than `tolerated_share` elsewhere stops UIC.
 
     `error` says why the newest records could not be read.
     """
@@ -285,7 +272,7 @@ def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = 
         "librdkafka producers (C, Go, .NET, confluent-kafka) must set partitioner=murmur2_random, "
         "and every record needs its user id as key"
     )
-    if misrouted > MISROUTED_SHARE * seen:
+    if misrouted > tolerated_share * seen:
         return fail(check, found, fix)
     if misrouted:
         return warn(check, found, fix)

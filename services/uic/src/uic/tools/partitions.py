@@ -1,4 +1,4 @@
-"""`uic partitions`, `uic continue` and `uic rebuild`: an operator's view and decisions, through the admin ports.
+"""`ctr partitions`, `ctr continue` and `ctr rebuild`: an operator's view and decisions, through the admin ports.
 
 `partitions` asks one process, or with several addresses all workers of a group: it then merges their views, and says
 which partitions no worker owns, or more than one.
@@ -41,7 +41,7 @@ def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None =
     urls = [url for given in options.admin for url in given.split(",") if url]
     urls = urls or [f"http{'s' if admin.tls_cert_file else ''}://{admin.host}:{admin.port}"]
     if len(urls) > 1 and verb != "partitions":
-        print(f"uic {verb}: give one --admin, that of the worker that owns the partition", file=sys.stderr)
+        print(f"ctr {verb}: give one --admin, that of the worker that owns the partition", file=sys.stderr)
         return 2
     try:
         if verb == "partitions" and len(urls) > 1:
@@ -53,7 +53,7 @@ def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None =
         stored = call(urls[0], "POST", f"/partitions/{options.partition}/{verb}{offset}", access)
     except Refused as refusal:
         where = " Set UIC_ADMIN__HOST and UIC_ADMIN__PORT, or --admin" if isinstance(refusal, NoAnswer) else ""
-        print(f"uic {verb}: {refusal}{where}", file=sys.stderr)
+        print(f"ctr {verb}: {refusal}{where}", file=sys.stderr)
         return 1
     print(
         f"partition {stored['partition']} goes on at offset {stored['next_offset']}, "
@@ -165,7 +165,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         "rebuild": "Discard a broken partition's states, and fold the log from its beginning in a new lineage.",
     }
     parser = argparse.ArgumentParser(
-        prog=f"uic {verb}",
+        prog=f"ctr {verb}",
         description=described[verb],
         epilog="Exit status: 0 done and nothing found, 1 a finding or a failure, 2 called wrongly.",
     )

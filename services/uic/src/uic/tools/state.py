@@ -1,4 +1,4 @@
-"""`uic state`: shows one user's stored state, decoded: what was folded, and of a memory bundle what it remembers."""
+"""`ctr state`: shows one user's stored state, decoded: what was folded, and of a memory bundle what it remembers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: shown; 1: no state, refused, or no answer; 2: called wrongly."""
-    parser = argparse.ArgumentParser(prog="uic state", description="One user's stored state, decoded.")
+    parser = argparse.ArgumentParser(prog="ctr state", description="One user's stored state, decoded.")
     parser.add_argument("user", type=user_id, help="the user's id")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help="counters to show (default %(default)s)")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         with connected(options, settings) as uic:
             stored = uic.call(uic.stub.GetUserState, pb.GetUserStateRequest(user_id=options.user))
     except (Refused, BundleError) as refusal:
-        print(f"uic state: {refusal}", file=sys.stderr)
+        print(f"ctr state: {refusal}", file=sys.stderr)
         return 1
     view = summary(stored, bundle, options.top)
     if options.json:

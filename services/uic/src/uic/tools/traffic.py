@@ -73,7 +73,7 @@ def dead_letters(log: Written | None, dead: Written | None) -> Finding:
     records = log.recent if log.recent >= dead.recent else max(log.retained, dead.recent)
     share = dead.recent / max(records, 1)
     seen = f"{dead.recent} in the last 24 hours, for {records} records ({share:.1%})"
-    fix = "`uic dead-letters list` shows them; fix the cause, then replay those that can be"
+    fix = "`ctr dead-letters list` shows them; fix the cause, then replay those that can be"
     return _by_share(Finding(check, Severity.OK, seen, fix), share, DEAD)
 
 

@@ -1,4 +1,4 @@
-"""`uic verify`: whether every user who should have a state has one, and with `--repair` those states folded again.
+"""`ctr verify`: whether every user who should have a state has one, and with `--repair` those states folded again.
 
 Works while UIC runs. Of a user whose state is gone, unreadable or marked as incomplete, the tool folds the records that
 the log still has, up to the partition's progress. Then it writes the partition's progress as a writer of its own: the
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Final, NamedTuple, TextIO
+from typing import Final, TextIO
 
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.bundle.graph import open_step
@@ -39,6 +39,7 @@ from uic.core.commit import Commit, Refused, Written
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, Part, Round
 from uic.core.ordering import Bounds, decode, take
+from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.rounds import Model
 from uic.log.topic_reader import read_to_end
@@ -56,14 +57,6 @@ MAX_STATES: Final = 256
 
 class CannotRepair(Exception):
     """The partition is left as it is; the message says why and what to do."""
-
-
-class _Record(NamedTuple):
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,7 @@ class Found:
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: nothing is lost, or all of it was repaired; 1: states are lost, or no answer; 2: usage."""
     parser = argparse.ArgumentParser(
-        prog="uic verify", description="Find users whose state is gone from the store, and fold their events again."
+        prog="ctr verify", description="Find users whose state is gone from the store, and fold their events again."
     )
     parser.add_argument("--repair", action="store_true", help="fold lost and incomplete states again from the log")
     parser.add_argument("--partition", type=int, action="append", help="this one only; may be repeated")
@@ -99,7 +92,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         verifier = Verifier(settings, bundle, RedisStore(settings.redis, keys))
         found = [verifier.look(p, repair=options.repair) for p in options.partition or range(settings.kafka.partitions)]
     except (BundleError, StartRefused, StoreUnavailable, LogUnavailable) as error:
-        print(f"uic verify: {error}", file=sys.stderr)
+        print(f"ctr verify: {error}", file=sys.stderr)
         return 1
     for row in found:
         if options.json:
@@ -217,7 +210,7 @@ class Verifier:
             stored = answer.stored
         raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
 
-    def _records(self, partition: int, again: Refold, progress: Progress) -> Iterator[_Record]:
+    def _records(self, partition: int, again: Refold, progress: Progress) -> Iterator[BatchRecord]:
         """The records between what was folded again and progress; checks that it is the log that was folded."""
         kafka = self._settings.kafka
         for record in read_to_end(
@@ -234,7 +227,7 @@ class Verifier:
                 record.key, record.value, record.timestamp_ms
             ):
                 raise CannotRepair("the log is not the one that was folded: see docs/runbooks/broken-log.md")
-            yield _Record(record.offset, record.timestamp_ms, record.key, record.value, record.headers)
+            yield BatchRecord(record.offset, record.timestamp_ms, record.key, record.value, record.headers)
 
 
 class Refold:
@@ -250,9 +243,9 @@ class Refold:
         self.next_offset = 0
         self.encoded: dict[str, bytes] = {}
 
-    def fold(self, records: Iterable[_Record]) -> None:
+    def fold(self, records: Iterable[BatchRecord]) -> None:
         """Fold more records, in log order: those of the users, and no others."""
-        waiting: list[_Record] = []
+        waiting: list[BatchRecord] = []
         for record in records:
             if not self._begun:
                 # States are complete only from the first record that is still there.
@@ -266,7 +259,7 @@ class Refold:
                 waiting = []
         self._fold(waiting)
 
-    def _fold(self, waiting: list[_Record]) -> None:
+    def _fold(self, waiting: list[BatchRecord]) -> None:
         model, bounds = self._model, Bounds(MAX_STATES, 4096, FOLDED_AT_ONCE)
         while waiting:
             front = take(

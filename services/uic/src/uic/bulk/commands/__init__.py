@@ -1,1 +1,1 @@
-"""The commands: `uic archive`, `import`, `backfill`, `snapshot` and `namespaces`."""
+"""The commands: `ctr archive`, `import`, `backfill`, `snapshot` and `namespaces`."""

@@ -1,4 +1,4 @@
-"""`uic archive`: copy the log's raw records to Parquet, so that Kafka need only keep days."""
+"""`ctr archive`: copy the log's raw records to Parquet, so that Kafka need only keep days."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def main(
 ) -> int:
     """Run the command. 0: all is archived up to where the log ended; 1: refused, or no answer; 2: called wrongly.
 
-    `after` hears each step of writing when it is done: "file", "manifest".
+    `after` is called after each step of writing: "file", "manifest".
     """
     parser = argparse.ArgumentParser(
-        prog="uic archive",
+        prog="ctr archive",
         description="Archive the topic of UIC_KAFKA__TOPIC up to where it ends now. Repeat it to add what is new: at "
         "least twice per retention time. A run that was killed loses nothing; run it again.",
     )
@@ -50,7 +50,7 @@ def main(
             archiver.refuse_gaps(bounds.partitions)
             done = [archiver.run(p, bounds.partitions[p]) for p in options.partition or range(count)]
     except (BulkRefused, UnsuitableTopic, LogUnavailable) as error:
-        print(f"uic archive: {error}", file=sys.stderr)
+        print(f"ctr archive: {error}", file=sys.stderr)
         return 1
     records, size = sum(row.records for row in done), sum(row.bytes for row in done)
     if options.json:

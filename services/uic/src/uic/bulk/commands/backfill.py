@@ -1,4 +1,4 @@
-"""`uic backfill`: fold a whole log, or its archive, and load the states, so that UIC goes on from there."""
+"""`ctr backfill`: fold a whole log, or its archive, and load the states, so that UIC goes on from there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -58,7 +58,7 @@ def main(
 ) -> int:
     """Run the command. 0: loaded and handed over (or verified); 1: refused, no answer, or states differ; 2: usage.
 
-    `after` hears each step when it is done: "job", "fold", "seal", "claim", "states", "hand_over".
+    `after` is called after each step: "job", "fold", "seal", "claim", "states", "hand_over".
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -71,7 +71,7 @@ def main(
             return command.estimate()
         return command.run()
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
-        print(f"uic backfill: {error}", file=sys.stderr)
+        print(f"ctr backfill: {error}", file=sys.stderr)
         return 1
 
 
@@ -110,18 +110,23 @@ class Backfill:
         loaded = load(
             folder, manifest, self._options, self._store, self._keys, erased={}, said="loaded", after=self._after
         )
+        records = sum(p.records for p in manifest.partitions)
+        outcomes = _total(p.outcomes for p in manifest.partitions)
+        rejected = _total(p.rejected for p in manifest.partitions)
+        became = outcomes | {"rejected": sum(rejected.values())}
         self._say(
             {
                 "namespace": job.namespace,
                 "users": manifest.users,
-                "records": sum(p.records for p in manifest.partitions),
-                "rejected": _rejected(manifest.partitions),
+                "records": records,
+                "outcomes": outcomes,
+                "rejected": rejected,
                 "bytes": manifest.value_bytes,
                 "partitions": job.n,
                 "loaded_states": loaded.states,
             },
             f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
-            "UIC goes on from there",
+            f"UIC goes on from there. {records} records: {', '.join(f'{n} {name}' for name, n in became.items() if n)}",
         )
         return 0
 
@@ -297,7 +302,7 @@ class Backfill:
         if found := [p for p, record in stored.items() if record]:
             raise BulkRefused(
                 f"partition {found[0]} of namespace {self._target.namespace} has progress already: a worker folds "
-                "it, or folded it. Stop the workers and drop the namespace (uic namespaces drop), or raise "
+                "it, or folded it. Stop the workers and drop the namespace (ctr namespaces drop), or raise "
                 "UIC_BUNDLE__GENERATION"
             )
 
@@ -345,17 +350,17 @@ def _value_bytes(folded: FoldedPartition) -> int:
     return sum(pc.sum(pc.binary_length(values)).as_py() or 0 for _, values in folded.states.values())
 
 
-def _rejected(partitions: Sequence[SavedPartition]) -> dict[str, int]:
+def _total(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
-    for saved in partitions:
-        for reason, n in saved.rejected.items():
-            total[reason] = total.get(reason, 0) + n
+    for counts in several:
+        for name, n in counts.items():
+            total[name] = total.get(name, 0) + n
     return total
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="uic backfill",
+        prog="ctr backfill",
         description="Fold the whole log of UIC_KAFKA__TOPIC, or its archive, with the bundle of UIC_BUNDLE__PATH, and "
         "load the states into a namespace that no worker has folded yet. A run that was killed goes on when it is run "
         "again with the same --work. Start UIC afterwards: it goes on where the backfill ended.",

@@ -1,4 +1,4 @@
-"""`uic import`: append history to the topic that never was in it, so that the log is the only truth again."""
+"""`ctr import`: append history to the topic that never was in it, so that the log is the only truth again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(
 ) -> int:
     """Run the command. 0: all of the source is in the topic; 1: refused, or no answer; 2: called wrongly."""
     parser = argparse.ArgumentParser(
-        prog="uic import",
+        prog="ctr import",
         description="Append history to the topic of UIC_KAFKA__TOPIC, each record once: an import that was killed goes "
         "on when it is run again. One import at a time, and before other producers begin if their events are newer.",
     )
@@ -73,7 +73,7 @@ def main(
                 after=after,
             ).run(history, reader)
     except (BulkRefused, DataError, UnsuitableTopic, LogUnavailable) as error:
-        print(f"uic import: {error}", file=sys.stderr)
+        print(f"ctr import: {error}", file=sys.stderr)
         return 1
     report = {
         "topic": kafka.topic,

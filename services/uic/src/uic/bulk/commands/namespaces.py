@@ -1,4 +1,4 @@
-"""`uic namespaces`: what the store holds, namespace by namespace; and the end of one."""
+"""`ctr namespaces`: what the store holds, namespace by namespace; and the end of one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from uic.bulk.namespaces import Namespaces
 from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
 from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, read_client_settings
+from uic.tools.confirm import confirmed
 from uic.tools.table import table
 
 COLUMNS = ("namespace", "topic", "users", "bytes", "lag", "partial_share", "last_read_s", "folded", "served_by")
@@ -25,7 +26,7 @@ def main(
 ) -> int:
     """Run the command. 0: done; 1: refused, or no answer; 2: called wrongly."""
     parser = argparse.ArgumentParser(
-        prog="uic namespaces",
+        prog="ctr namespaces",
         description="The namespaces of the store under UIC_REDIS__PREFIX, or the end of one. Bytes, partial share and "
         "last read are estimated from a sample of states.",
     )
@@ -34,7 +35,9 @@ def main(
     drop = verbs.add_parser("drop", help="remove one, in slices; refused while it is served or written")
     drop.add_argument("namespace")
     drop.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    drop.add_argument("--force", action="store_true", help="although a worker or a load seems to write it")
+    drop.add_argument(
+        "--force", action="store_true", help="although a worker or a load seems to write it, or RTP reads it"
+    )
     for one in (parser, show, drop):
         one.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -43,7 +46,8 @@ def main(
     try:
         found = Namespaces(open_client(settings.redis), settings.redis.prefix)
         if options.verb == "drop":
-            if not options.yes and not _confirmed(options.namespace):
+            question = f"All states of {options.namespace} go. Drop it?"
+            if not options.yes and not confirmed(parser.prog, question):
                 return 2
             keys = found.drop(options.namespace, force=options.force, after=after)
             report = {"dropped": options.namespace, "keys": keys}
@@ -52,10 +56,10 @@ def main(
         ends = _ends(settings.kafka)
         rows = [asdict(found.look(name, ends)) for name in found.names()]
     except (BulkRefused, StoreUnavailable) as error:
-        print(f"uic namespaces: {error}", file=sys.stderr)
+        print(f"ctr namespaces: {error}", file=sys.stderr)
         return 1
     except FAILURES as error:  # a cluster's client asks for the nodes when it is made
-        print(f"uic namespaces: the store does not answer: {error}", file=sys.stderr)
+        print(f"ctr namespaces: the store does not answer: {error}", file=sys.stderr)
         return 1
     if as_json:
         print(json.dumps(rows), file=out)
@@ -72,12 +76,5 @@ def _ends(kafka: KafkaSettings) -> dict[str, dict[int, int]]:
         with log_reader(kafka) as reader:
             return {kafka.topic: {p: at.end for p, at in enumerate(reader.bounds().partitions)}}
     except (LogUnavailable, UnsuitableTopic) as error:
-        print(f"uic namespaces: lag is unknown: {error}", file=sys.stderr)
+        print(f"ctr namespaces: lag is unknown: {error}", file=sys.stderr)
         return {}
-
-
-def _confirmed(name: str) -> bool:
-    if not sys.stdin.isatty():
-        print("uic namespaces: stdin is not a terminal, so it cannot ask: repeat with --yes", file=sys.stderr)
-        return False
-    return input(f"All states of {name} go. Drop it? [y/N] ").strip().lower() == "y"

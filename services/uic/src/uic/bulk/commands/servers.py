@@ -68,7 +68,7 @@ def load(
         keys: of the namespace.
         erased: partition → key → offset up to which events are erased; such states are left out.
         said: what was done to a state, for the line of progress.
-        after: hears each step.
+        after: called after each step.
 
     Raises:
         BulkRefused, EvictingStore, StoreUnavailable: as `Loader`.

@@ -1,4 +1,4 @@
-"""`uic snapshot`: save the states of a namespace, list, verify and restore what was saved, and let old ones expire."""
+"""`ctr snapshot`: save the states of a namespace, list, verify and restore what was saved, and let old ones expire."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(
 ) -> int:
     """Run the command. 0: done; 1: refused, damaged, or no answer; 2: called wrongly.
 
-    `after` hears each step when it is done: "partition", "seal"; "claim", "states", "hand_over"; "remove".
+    `after` is called after each step: "partition", "seal"; "claim", "states", "hand_over"; "remove".
     """
     options = _parser().parse_args(arguments)
     settings = read_settings()
@@ -50,7 +50,7 @@ def main(
         }
         return run[options.verb]()
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
-        print(f"uic snapshot: {error}", file=sys.stderr)
+        print(f"ctr snapshot: {error}", file=sys.stderr)
         return 1
 
 
@@ -74,7 +74,7 @@ class Snapshot:
         self._of: str = getattr(options, "of_namespace", None) or self._namespace
 
     def create(self) -> int:
-        """Save; then let old ones expire if asked to."""
+        """Take a snapshot; then remove expired ones if asked to."""
         kafka = self._settings.kafka
         source = snapshots.Source(
             self._namespace, self._bundle.fingerprint.hex(), self._settings.redis.prefix, kafka.topic, kafka.partitions
@@ -91,7 +91,7 @@ class Snapshot:
         return 0
 
     def show(self) -> int:
-        """Print all."""
+        """Print all snapshots."""
         rows = [
             {
                 "id": one.id,
@@ -110,20 +110,20 @@ class Snapshot:
         return 0
 
     def verify(self) -> int:
-        """Read all of one."""
+        """Read all of a snapshot."""
         folder, manifest = snapshots.choose(self._root, self._of, self._options.id)
         users = snapshots.verify(folder, manifest, self._bundle.layout, self._now)
         self._say({"users": users}, f"{folder.url}: {users} users, every hash and checksum is right")
         return 0
 
     def expire(self) -> int:
-        """Remove old ones."""
+        """Remove expired snapshots."""
         gone = self._expire()
         self._say({"removed": gone}, f"removed: {', '.join(gone) or 'none'}")
         return 0
 
     def restore(self) -> int:
-        """Load one into the namespace of the settings, and hand it over to UIC."""
+        """Load a snapshot into the namespace of the settings, and hand it over to UIC."""
         options = self._options
         folder, manifest = snapshots.choose(self._root, self._of, options.id)
         self._refuse_another_bundle(manifest)
@@ -206,8 +206,8 @@ class Snapshot:
                 raise BulkRefused(
                     f"partition {saved.partition} begins at {now.start}, and the snapshot ends at "
                     f"{progress.next_offset}: the events between are in no log. Restore a newer snapshot, fold the "
-                    "archive (uic backfill), or accept partial states by --accept-gap and repeat the erasures of single "
-                    "items since then"
+                    "archive (ctr backfill), or accept partial states by --accept-gap and repeat the erasures of "
+                    "single items since then"
                 )
 
     def _say(self, report: object, words: str) -> None:
@@ -216,7 +216,7 @@ class Snapshot:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="uic snapshot",
+        prog="ctr snapshot",
         description="Save and restore the states of UIC's namespace (UIC_BUNDLE__PATH and UIC_BUNDLE__GENERATION). A "
         "snapshot is taken while UIC folds; run `create --verify --expire` once a day.",
     )
@@ -247,5 +247,6 @@ def _parser() -> argparse.ArgumentParser:
     restore = made["restore"]
     add_loading(restore)
     restore.add_argument("--other-prefix", action="store_true", help="the snapshot may be of another key prefix")
-    restore.add_argument("--accept-gap", action="store_true", help="events and erasures of items that no log has any more may be missing")
+    missing = "events and erasures of items that no log has any more may be missing"
+    restore.add_argument("--accept-gap", action="store_true", help=missing)
     return parser

@@ -24,7 +24,8 @@ class Scorers:
         self._prefix = prefix
 
     def announced(self) -> list[Announcement]:
-        """Those that live, by name. One that is unreadable, of another version perhaps, follows no revision."""
+        """The announcements that have not expired, by name. An unreadable one, perhaps of another version, counts as
+        following no revision."""
         found = []
         names = self._names()
         said = self._client.mget([announcement_key(self._prefix, name) for name in names]) if names else []

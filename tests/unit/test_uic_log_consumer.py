@@ -1,0 +1,95 @@
+"""What the poll thread tells of the log when it is asked for the log's bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kafka import TopicPartition
+
+from uic.core.ports import Described, ErasuresAway
+from uic.log import consumer
+from uic.log.consumer import LogConsumer
+from uic.settings import KafkaSettings
+
+PLACE = TopicPartition("events", 0)
+
+
+class BusyLog:
+    """A consumer and a broker's view of a log that gets another event with every question."""
+
+    def __init__(self) -> None:
+        self.end = 100
+        self.lacks = ""
+        """A topic that the broker does not know."""
+        self.open_from: int | None = None
+        """Where a transaction begins that was left open."""
+        self._subscription = SimpleNamespace(assignment={})
+        self._cluster = SimpleNamespace(request_update=lambda: None, topic_id=lambda topic: None)
+        self._net = SimpleNamespace(run=lambda *what: None)
+        self._manager = SimpleNamespace(wait_for=None)
+
+    def assignment(self) -> set[TopicPartition]:
+        return {PLACE}
+
+    def beginning_offsets(self, places: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
+        self.end += 1
+        return dict.fromkeys(places, 0)
+
+    def end_offsets(self, places: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
+        """The last stable offsets."""
+        self.end += 1
+        return dict.fromkeys(places, self.end if self.open_from is None else self.open_from)
+
+    def topic_trouble(self, topic: str) -> str:
+        return "does not exist" if topic == self.lacks else ""
+
+    def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
+        self.end += 1
+        return dict.fromkeys(partitions, self.end)
+
+
+def consumer_of(busy: BusyLog) -> tuple[LogConsumer, Any]:
+    """The thread, not started, on a client and a broker's view that are both `busy`."""
+    log = LogConsumer(KafkaSettings(topic="events", partitions=1), lambda store: "group", 100)
+    client: Any = busy
+    log._broker = client
+    return log, client
+
+
+def described(busy: BusyLog) -> Described:
+    log, client = consumer_of(busy)
+    log.describe({0: 7})
+    log._obey(client)
+    (said,) = log.messages(0)
+    assert isinstance(said, Described)
+    return said
+
+
+def test_what_is_produced_while_a_log_is_described_is_no_open_transaction() -> None:
+    said = described(BusyLog())
+    assert said.log_end == said.bounds.end
+
+
+@pytest.mark.parametrize("open_from", [90, 100])
+def test_what_lies_behind_an_open_transaction_is_told_apart(open_from: int) -> None:
+    busy = BusyLog()
+    busy.open_from = open_from
+    said = described(busy)
+    assert (said.bounds.end, said.log_end > open_from) == (open_from, True)
+
+
+def test_a_missing_topic_of_erasures_is_told_once_and_when_it_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "ERASURES_LOOK_S", 0.0)
+    busy = BusyLog()
+    log, _ = consumer_of(busy)
+    log._check_erasures()
+    assert log.messages(0) == []
+    busy.lacks = "events.erased"
+    for _ in range(3):
+        log._check_erasures()
+    busy.lacks = ""
+    log._check_erasures()
+    assert log.messages(0) == [ErasuresAway("does not exist"), ErasuresAway("")]
