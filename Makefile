@@ -42,10 +42,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed constraints.txt requirements-dev.txt 
 	@echo "installing what development needs into $(VENV), torch included ..."
 	@$(PIP) --constraint constraints.txt --no-build-isolation -e models[serve,train] --requirement requirements-dev.txt
 	@$(PIP) --constraint constraints.txt --no-deps recbole # for the data set that it ships (mimn.data.movielens); it is never imported
-	@touch $@ $(VENV)/.installed-load
+	@touch $@ $(VENV)/.installed-load $(VENV)/.installed-docs
 
 $(VENV)/.installed-load: $(VENV)/.installed constraints.txt loadtest/requirements.txt
 	@$(PIP) --constraint constraints.txt --requirement loadtest/requirements.txt
+	@touch $@
+
+$(VENV)/.installed-docs: constraints.txt | $(PY)
+	@$(PIP) --constraint constraints.txt mkdocs-material
 	@touch $@
 
 install: $(VENV)/.installed ## .venv for serving and the demo, every package checked by hash; no torch
@@ -95,7 +99,7 @@ imports: install-dev
 proto-drift: install-dev
 	@$(PY) -m localstack.checks.proto_drift
 
-docs: install-dev ## build docs/ as a site into site/; a broken link stops it
+docs: $(VENV)/.installed-docs ## build docs/ as a site into site/; a broken link stops it; no torch
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo "site/index.html"
 
 check-models: install-dev ## the tests that need torch: model, parity, a smoke training run, export

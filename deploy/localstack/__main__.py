@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,14 @@ from localstack import demo
 from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.example import Example, of_bundle, of_shopper
 from localstack.process import Ended
-from localstack.replay import States, expect, moved_to_now, replay, wait_folded
+from localstack.replay import PartitionsBroken, States, expect, moved_to_now, replay, wait_folded
 from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
 from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.signals import signals_unwind
 from localstack.stack import (
     BUNDLE,
     CHEAPER_BUNDLE,
+    DOCUMENTED_PORTS,
     FOLDER,
     Addresses,
     Options,
@@ -50,6 +52,7 @@ EXPECTED = (
     StackError,
     Ended,
     NotReady,
+    PartitionsBroken,
     TopicMismatch,
     OtherCatalogue,
     demo.DemoFailed,
@@ -181,6 +184,8 @@ def _up(given: argparse.Namespace) -> int:
     try:
         if replayed is not None and options.topic in stack.created_topics:
             _fold_demo(at, options, *replayed, say=say)
+        for line in elsewhere(at, options):
+            say(line)
         if given.json:
             print(json.dumps(asdict(at)), flush=True)
         else:
@@ -208,7 +213,7 @@ def _fold_demo(
     recent = moved_to_now(events, people, now_s=time.time())
     records = replay(at.bootstrap, at.topic, recent, people)
     states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
-    wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
+    wait_folded(states, {user: expect(sent) for user, sent in records.items()}, at.uic_admin, within_s=60)
     with demo.client_of(at.predict) as client:
         demo.ask_when_warm(client, people)
     folded = sum(map(len, records.values()))
@@ -216,6 +221,21 @@ def _fold_demo(
     for line in demo.holds(states, recent, people[-1]):
         say(line)
     states.close()
+
+
+def elsewhere(at: Addresses, options: Options) -> list[str]:
+    """Where each member is whose usual port another program has."""
+    members = {
+        "rtp": ("RTP", [at.predict]),
+        "rtp_admin": ("RTP's admin port", at.rtp_admin),
+        "uic_grpc": ("UIC", at.uic),
+        "uic_admin": ("UIC's admin port", at.uic_admin),
+        "redis": ("Valkey", [] if options.redis_url else [at.redis_url]),
+        "kafka": ("the broker", [] if options.bootstrap else [at.bootstrap]),
+    }
+    usual = asdict(DOCUMENTED_PORTS)
+    taken = [name for name, port in asdict(options.ports).items() if port == 0 and members[name][1]]
+    return [f"port {usual[name]} is taken: {members[name][0]} is at {members[name][1][0]}" for name in taken]
 
 
 def how_to_use(at: Addresses, example: Example, folder: Path) -> str:
@@ -249,9 +269,20 @@ EOF
 # stop     {command("down", folder)}"""
 
 
-def tool_variables(folder: Path) -> dict[str, str]:
-    """The `UIC_...` variables that point UIC's tools at the stack of `folder`; none when it does not run."""
-    if not living(folder):
+_NAMES_A_SYSTEM = re.compile(
+    r"UIC_(BUNDLE(__PATH)?|KAFKA(__BOOTSTRAP_SERVERS)?|REDIS(__(URL|NODES|SENTINELS))?|(GRPC|ADMIN)(__(HOST|PORT))?)"
+)
+"""Variables that say which system is meant. Where one is set, nothing of the stack takes its place or stands beside it:
+a command would work on a system that was not named, or on parts of two."""
+
+
+def tool_variables(folder: Path, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The `UIC_...` variables that `env` lacks, so that UIC's tools work on the stack of `folder`.
+
+    None when it does not run, or when `env` names a system.
+    """
+    given = {name.upper() for name in env}  # as the settings are read
+    if any(map(_NAMES_A_SYSTEM.fullmatch, given)) or not living(folder):
         return {}
     at = addresses_of(folder)
     surroundings = Surroundings(
@@ -264,7 +295,8 @@ def tool_variables(folder: Path) -> dict[str, str]:
     )
     # The tools serve nothing; they call the first worker.
     ports = [urlsplit(url).port or 0 for url in (f"//{at.uic[0]}", at.uic_admin[0])] if at.uic else [0, 0]
-    return uic_variables(surroundings, grpc_port=ports[0], admin_port=ports[1])
+    told = uic_variables(surroundings, grpc_port=ports[0], admin_port=ports[1])
+    return {name: value for name, value in told.items() if name not in given}
 
 
 def _doctor(folder: Path) -> int:

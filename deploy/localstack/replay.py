@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+import httpx
 import numpy as np
 import redis
 from kafka import KafkaProducer
@@ -124,10 +125,23 @@ def expect(records: Records) -> Folded:
     return Folded(len(records), digest)
 
 
-def wait_folded(states: States, expected: dict[str, Folded], *, within_s: float) -> float:
+class PartitionsBroken(RuntimeError):
+    """UIC waits for an operator's decision about partitions, so events would never be folded; says which and why."""
+
+
+def wait_folded(
+    states: States, expected: dict[str, Folded], uic_admin: Iterable[str] = (), *, within_s: float
+) -> float:
     """Wait until each user's state has absorbed what is expected, and return the seconds that took.
 
+    Args:
+        states: of the stack.
+        expected: by user.
+        uic_admin: URLs of admin ports of UIC workers, which are asked whether partitions are broken.
+        within_s: deadline in seconds.
+
     Raises:
+        PartitionsBroken: a worker says so.
         NotReady: some have not, at the deadline; the message counts them.
     """
     open_users = list(expected)
@@ -138,7 +152,14 @@ def wait_folded(states: States, expected: dict[str, Folded], *, within_s: float)
         return not open_users
 
     try:
-        until(all_folded, "every event is folded", within_s=within_s, every_s=0.05)
+        with httpx.Client(timeout=1) as client:
+            until(
+                all_folded,
+                "every event is folded",
+                within_s=within_s,
+                every_s=0.05,
+                alive=lambda: _refuse_broken(client, uic_admin),
+            )
     except NotReady:
         first = states.folded(open_users[0])
         raise NotReady(
@@ -146,3 +167,17 @@ def wait_folded(states: States, expected: dict[str, Folded], *, within_s: float)
             f"one has {first.events} of {expected[open_users[0]].events} events folded (see the log of UIC)"
         ) from None
     return time.monotonic() - began
+
+
+def _refuse_broken(client: httpx.Client, uic_admin: Iterable[str]) -> None:
+    for url in uic_admin:
+        try:
+            partitions = client.get(f"{url}/partitions").json()["partitions"]
+        except httpx.TransportError:  # it may be starting again
+            continue
+        if broken := [partition for partition in partitions if partition["phase"] == "broken"]:
+            first = broken[0]
+            raise PartitionsBroken(
+                f"UIC folds nothing of {len(broken)} partitions, partition {first['partition']} because of "
+                f"{first['reason']}: docs/runbooks/broken-log.md says what to do"
+            )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimn.data.events import Events
+from mimn.data.events import DataError, Events
 from mimn.data.instances import Instances, build_instances
 from mimn.data.preparation import cache_folder, prepare
 from mimn.data.split import PARTS, parts_of
@@ -45,7 +45,13 @@ def shoppers(events: Events, *, candidates: int) -> list[Shopper]:
 
 
 def read_events(description: Path = DATA) -> Events:
-    """The events of a described data set; the hash of this repository's is checked."""
+    """The events of a described data set; the hash of this repository's is checked.
+
+    Raises:
+        DataError: there is no such file, or it cannot be used.
+    """
+    if not description.is_file():
+        raise DataError(f"{description} is not here: run it at the repository's root")
     return prepare(description, cache_folder()).events
 
 

@@ -35,6 +35,10 @@ CHEAPER_BUNDLE = Path("models/bundles/online-retail-pooling-sketch/1")
 """Sum pooling with a sketch: a smaller state and less to compute, and a little less accurate (decision 146)."""
 
 
+GIVEN_BROKER = "given-broker"
+"""File of a stack's folder with the address of the Kafka that has its events, where the stack did not start it."""
+
+
 class StackError(RuntimeError):
     """The stack cannot be started as asked; the message says what to change."""
 
@@ -163,6 +167,7 @@ class Stack:
                 raise
 
     def _start(self) -> Addresses:
+        self._check_broker()
         options, logs = self.options, self.options.folder / "logs"
         ports = options.ports
         redis_url = options.redis_url
@@ -191,6 +196,8 @@ class Stack:
                 within_s=10,
             )
         self.created_topics = create_topics(bootstrap, topics(options.topic, options.partitions))
+        if options.bootstrap:
+            (options.folder / GIVEN_BROKER).write_text(f"{options.bootstrap}\n")
 
         surroundings = Surroundings(
             bootstrap=bootstrap,
@@ -250,18 +257,35 @@ class Stack:
         (options.folder / "stack.json").write_text(json.dumps(asdict(addresses), indent=2) + "\n")
         return addresses
 
+    def _check_broker(self) -> None:
+        """Refuse another broker than the one that has the events of the folder: the states in the store are of those.
+
+        Raises:
+            StackError: says which broker has them.
+        """
+        folder, given, home = self.options.folder, self.options.bootstrap, self.options.kafka_home
+        named = folder / GIVEN_BROKER
+        if named.is_file():
+            address = named.read_text().strip()
+            if given == address:
+                return
+            before, way = f"the Kafka at {address}", f"set KAFKA_BOOTSTRAP_SERVERS={address}"
+        elif (folder / "broker").is_dir() and (given or home):
+            before, way = "the small broker", f"unset {'KAFKA_BOOTSTRAP_SERVERS' if given else 'KAFKA_HOME'}"
+        elif (folder / "kafka").is_dir() and (given or not home):
+            before, way = "an Apache Kafka", "unset KAFKA_BOOTSTRAP_SERVERS" if given else "set KAFKA_HOME"
+        else:
+            return
+        raise StackError(
+            f"the events of {folder} are in the log of {before}, which is not the broker of this start: "
+            f"`{command('wipe', folder)}` removes the stack's data, or {way}"
+        )
+
     def _new_broker(self, logs: Path) -> DevBroker | ApacheKafka:
         folder, home, port = self.options.folder, self.options.kafka_home, self.options.ports.kafka
-        mine, other = (folder / "kafka", folder / "broker") if home else (folder / "broker", folder / "kafka")
-        if other.is_dir():
-            before = "the small broker" if home else "an Apache Kafka"
-            raise StackError(
-                f"the events of {folder} are in the log of {before}, which is not the broker of this start: "
-                f"`{command('wipe', folder)}` removes them, or {'unset' if home else 'set'} KAFKA_HOME"
-            )
         if home:
-            return ApacheKafka(home, mine, port=port, logs=logs)
-        return DevBroker(mine, port=port, logs=logs)
+            return ApacheKafka(home, folder / "kafka", port=port, logs=logs)
+        return DevBroker(folder / "broker", port=port, logs=logs)
 
     def members(self) -> list[Server]:
         """Every process of the stack, in the order of stopping: services first, stores last."""

@@ -89,7 +89,7 @@ def predict(user: str = "u", candidates: bytes = ONE, more: bytes = b"") -> byte
         (b'{"user_id":"\\ud800","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
         (b'{"user_id":"\xed\xa0\x80","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
         (predict(more=b',"%s":1' % (b"x" * 60_000)), 422, "invalid_request", "unknown field: remove it"),
-        (predict(candidates=b"1e308," * 10_000 + b"1"), 422, "invalid_request", "must be object"),
+        (predict(candidates=b"1e308," * 10_000 + b"1"), 422, "invalid_request", "must be an object"),
         (predict(candidates=b",".join([ONE] * 513)), 422, "invalid_request", "at most 512"),
         (predict(user="\u00e9" * 65), 422, "invalid_request", "1 to 128 bytes"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from access import Admission, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys
+from access import Admission, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys, refusal
 from access.__main__ import main
 from access.keys import SECRET
 from localstack.wait import until
@@ -53,6 +53,12 @@ def test_whatever_a_caller_sends_is_judged_without_an_error(sent: bytes) -> None
     keys = parse_keys(key.line())
     for credential in (sent, b"Bearer " + sent, b"Basic " + sent, b"Bearer ctr_" + key.id.encode() + b"_" + sent):
         assert judge(keys, credential, Scope.PREDICT) is Admission.BAD_KEY
+
+
+def test_another_scheme_than_bearer_is_told_what_to_send() -> None:
+    secret, key = make_key([Scope.PREDICT], "k")
+    admission = judge(parse_keys(key.line()), f"Basic {secret}".encode(), Scope.PREDICT)
+    assert "not sent as authorization: Bearer <key>" in refusal(admission, Scope.PREDICT)
 
 
 def test_the_hash_of_no_key_admits_no_caller() -> None:
@@ -184,17 +190,32 @@ def test_rotation_by_command_keeps_comments_and_the_files_identity(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["revoke", "{file}", "000000000000"], ["list", "{file}x"], ["revoke", "{file}", "{id}"]]
+    ("arguments", "said"),
+    [
+        (["revoke", "{file}", "000000000000"], "there is no key 000000000000"),
+        (["list", "{file}x"], "No such file"),
+        (["revoke", "{file}", "{id}"], "{id} is the file's last key and is still valid: make the new key first"),
+    ],
 )
 def test_the_command_says_what_it_cannot_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     file = tmp_path / "keys"
     _, key = make_key([Scope.PREDICT], "only")
-    file.write_text(key.line())
+    file.write_text(f"# ours\n{key.line()}")
     assert main([word.format(file=file, id=key.id) for word in arguments]) == 1
-    assert str(file) in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert str(file) in err
+    assert said.format(id=key.id) in err
     assert len(KeyRing(file)) == 1
+
+
+def test_an_unknown_scope_is_answered_by_the_names_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["make", str(tmp_path / "keys"), "--scope", "foo", "--name", "x"])
+    err = capsys.readouterr().err
+    assert "rollout:write" in err
+    assert "Scope." not in err
 
 
 @pytest.mark.parametrize(

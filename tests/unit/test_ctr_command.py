@@ -9,9 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from email.message import Message
 from importlib import metadata
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -19,6 +22,9 @@ from ctr_cli import licenses
 from ctr_cli.__main__ import main
 from ctr_cli.commands import COMMANDS
 from ctr_cli.licenses import Package, license_of
+from localstack.process import Identity
+from localstack.server import write_pid
+from localstack.stack import Addresses
 from uic.__main__ import COMMANDS as UIC_COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +127,31 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_install(
     assert main(["train", "--config", "x", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said == (
-        "ctr train needs torch, which is not installed: pip install -e 'models[serve,train]', or make install-dev\n"
+        "ctr train needs torch, which is not installed: "
+        ".venv/bin/pip install -e 'models[serve,train]', or make install-dev\n"
+    )
+
+
+def without_fsspec(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = "import sys; sys.modules['fsspec'] = None; from ctr_cli.__main__ import main; sys.exit(main())"
+    own = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, env=own, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["archive", "import", "backfill", "snapshot", "namespaces"])
+def test_help_of_the_commands_in_bulk_needs_nothing_that_only_they_use(name: str) -> None:
+    done = without_fsspec(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout
+
+
+def test_a_command_in_bulk_says_what_it_needs(tmp_path: Path) -> None:
+    done = without_fsspec("--folder", str(tmp_path), "import", "--archive", str(tmp_path))
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"ctr import needs fsspec: {sys.executable} -m pip install -e 'services/uic[bulk]'\n",
     )
 
 
@@ -183,6 +213,86 @@ def test_the_folder_is_passed_on_to_the_commands_of_the_stack(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (0, f"Nothing runs in {tmp_path}.\n")
     assert json.loads(ctr("--folder", str(tmp_path), "down", "--json").stdout)["ended"] == 0
     assert "up --folder" in ctr("status", "--folder", str(tmp_path)).stderr
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """The folder of a stack that runs: its one member is this process."""
+    at = Addresses(
+        predict="http://127.0.0.1:8000", rtp_admin=[], uic=["127.0.0.1:8001"], uic_admin=["http://127.0.0.1:8003"],
+        bootstrap="127.0.0.1:9092", redis_url="redis://127.0.0.1:6379/0", topic="events", prefix="uic", bundle="/b/1",
+    )  # fmt: skip
+    (tmp_path / "stack.json").write_text(json.dumps(asdict(at)))
+    (tmp_path / "uic-1").mkdir()
+    write_pid(tmp_path / "uic-1", "uic-1", Identity.of(os.getpid()))
+    return tmp_path
+
+
+def variables(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, status: int = 0, given: dict[str, str] | None = None
+) -> dict[str, str]:
+    """The UIC_... variables that a command runs with, where `given` were set."""
+    seen: dict[str, str] = {}
+
+    def entry(_: str) -> Callable[..., int]:
+        def run(arguments: list[str]) -> int:
+            seen.update({name: value for name, value in os.environ.items() if name.startswith("UIC_")})
+            return status
+
+        return run
+
+    monkeypatch.setattr("ctr_cli.__main__._entry", entry)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
+    with mock.patch.dict(os.environ, own | (given or {}), clear=True):
+        assert main(["--folder", str(folder), *(arguments or ["namespaces"])]) == status
+    return seen
+
+
+def test_a_command_works_on_the_stack_that_runs_and_says_so(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = variables(stack, monkeypatch)
+    assert seen["UIC_KAFKA__BOOTSTRAP_SERVERS"] == "127.0.0.1:9092"
+    assert seen["UIC_REDIS__URL"] == "redis://127.0.0.1:6379/0"
+    assert seen["UIC_BUNDLE__PATH"] == "/b/1"
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"ctr namespaces works on the stack in {stack}\n")
+    assert variables(stack, monkeypatch, "namespaces", "--help") == {}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("UIC_KAFKA__BOOTSTRAP_SERVERS", "elsewhere:9092"),
+        ("UIC_REDIS__URL", "redis://elsewhere:6379/0"),
+        ("UIC_REDIS__SENTINELS", "elsewhere:26379"),
+        ("UIC_GRPC__PORT", "9001"),
+        ("UIC_KAFKA", '{"bootstrap_servers": "elsewhere:9092"}'),
+        ("UIC_BUNDLE__PATH", "/elsewhere"),
+    ],
+)
+def test_a_system_that_variables_name_is_not_replaced_by_the_stack(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    """Not in part, either: a replay would read one log, and write into another."""
+    assert variables(stack, monkeypatch, given={name: value}) == {name: value}
+    assert capsys.readouterr().err == ""
+
+
+def test_other_settings_of_the_user_win_over_those_of_the_stack(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = variables(stack, monkeypatch, given={"UIC_BUNDLE__GENERATION": "1", "UIC_KAFKA__TOPIC": "mine"})
+    assert (seen["UIC_BUNDLE__GENERATION"], seen["UIC_KAFKA__TOPIC"]) == ("1", "mine")
+    assert seen["UIC_KAFKA__BOOTSTRAP_SERVERS"] == "127.0.0.1:9092"
+
+
+def test_a_command_that_fails_says_that_no_stack_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert variables(tmp_path, monkeypatch, status=2) == {}
+    assert f"no stack runs in {tmp_path}: `ctr up` starts one" in capsys.readouterr().err
+    variables(tmp_path, monkeypatch, status=2, given={"UIC_REDIS__URL": "redis://elsewhere:6379/0"})
+    assert capsys.readouterr().err == ""
 
 
 def test_the_installed_command_is_this_one() -> None:

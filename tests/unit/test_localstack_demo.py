@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localstack import demo
-from localstack.__main__ import how_to_use, main
+from localstack.__main__ import elsewhere, how_to_use, main
 from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.contents import contents
 from localstack.demo import Answer, DemoFailed
 from localstack.example import of_shopper
-from localstack.replay import expect, moved_to_now
+from localstack.replay import Folded, PartitionsBroken, expect, moved_to_now, wait_folded
 from localstack.shoppers import DATA, Shopper, read_events, shoppers
-from localstack.stack import BUNDLE, CHEAPER_BUNDLE, FOLDER, Addresses, Options, command
+from localstack.stack import BUNDLE, CHEAPER_BUNDLE, DOCUMENTED_PORTS, FOLDER, Addresses, Options, command
 from localstack.wait import NotReady
 from mimn.bundle import load_bundle
 from mimn.data.events import Events
@@ -230,6 +230,24 @@ def test_the_printed_commands_can_be_pasted(tmp_path: Path) -> None:
     assert text.splitlines()[-1] == f"# stop     {command('down', tmp_path)}"
 
 
+def test_up_says_where_a_member_is_whose_port_was_taken() -> None:
+    ports = replace(DOCUMENTED_PORTS, rtp=0, redis=0, kafka=0)
+    moved = replace(AT, predict="http://127.0.0.1:41234", redis_url="redis://127.0.0.1:41235/0")
+    assert elsewhere(moved, Options(ports=ports, bootstrap="given:9092")) == [
+        "port 8000 is taken: RTP is at http://127.0.0.1:41234",
+        "port 6379 is taken: Valkey is at redis://127.0.0.1:41235/0",
+    ]
+    assert elsewhere(AT, Options(ports=DOCUMENTED_PORTS)) == []
+
+
+def test_outside_of_the_repository_the_demo_says_where_to_run_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err == f"demo: {DATA} is not here: run it at the repository's root\n"
+
+
 @pytest.mark.parametrize(
     ("name", "actions", "action"),
     [
@@ -375,3 +393,22 @@ def test_down_as_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_down_where_nothing_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--folder", str(tmp_path), "down"]) == 0
     assert "Nothing runs" in capsys.readouterr().out
+
+
+def test_broken_partitions_end_the_wait_for_the_fold_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unfolded:
+        def folded(self, user_id: str) -> Folded:
+            return Folded()
+
+    def partitions(request: httpx.Request) -> httpx.Response:
+        if request.url.port == 1:
+            raise httpx.ConnectError("it starts again")
+        each = [{"partition": p, "phase": phase, "reason": "broken_log: new_log"} for p, phase in enumerate(phases)]
+        return httpx.Response(200, json={"partitions": each})
+
+    client = httpx.Client(transport=httpx.MockTransport(partitions))
+    monkeypatch.setattr("localstack.replay.httpx.Client", lambda **_: client)
+    phases = ["folding", "broken", "broken"]
+    workers = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    with pytest.raises(PartitionsBroken, match=r"of 2 partitions, partition 1 because of broken_log: new_log: docs/"):
+        wait_folded(Unfolded(), {"u": Folded(3)}, workers, within_s=600)  # type: ignore[arg-type]  # what it uses of it

@@ -261,6 +261,37 @@ def test_a_stack_keeps_the_broker_that_has_its_log(tmp_path: Path, monkeypatch: 
         assert living(options.folder) == {}
 
 
+def test_a_given_kafka_is_refused_where_a_broker_of_the_stack_has_the_events(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    for log in ("broker", "kafka"):
+        options = Options(folder=tmp_path / log, bundle=tmp_path, bootstrap="127.0.0.1:1")
+        (options.folder / log).mkdir(parents=True)
+        with pytest.raises(StackError, match=r"which is not the broker of this start.*unset KAFKA_BOOTSTRAP_SERVERS"):
+            Stack(options).start()
+
+
+def test_the_kafka_that_was_given_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`down` and `up` without the variable would start an empty broker beside states of another log."""
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(stack_module, "broker_answers", lambda _: True)
+    monkeypatch.setattr(stack_module, "redis_answers", lambda _: True)
+    monkeypatch.setattr(stack_module, "create_topics", lambda *_: [])
+    options = Options(
+        folder=tmp_path / "stack", bundle=tmp_path, redis_url="redis://there:1/0", uic_workers=0, rtp_processes=0
+    )
+    given = replace(options, bootstrap="there:2")
+    with Stack(given):
+        pass
+    take_down(options.folder, say=print)
+    for other in (options, replace(options, bootstrap="elsewhere:2"), replace(options, kafka_home=tmp_path)):
+        with pytest.raises(
+            StackError, match=r"log of the Kafka at there:2, .*, or set KAFKA_BOOTSTRAP_SERVERS=there:2"
+        ):
+            Stack(other).start()
+    with Stack(given):
+        pass
+
+
 def test_what_a_user_is_told_to_type_works_in_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

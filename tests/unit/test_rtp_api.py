@@ -363,6 +363,10 @@ def test_errors_of_the_framework_are_problems_too(method: str, path: str, status
     if status == 405:
         assert response.headers["allow"] == "POST"
         assert "send POST with Content-Type: application/json" in problem(response).detail
+    else:
+        assert problem(response).detail == (
+            f"{method} {path}: there is no such path; /openapi.json lists them, and metrics are on the admin port"
+        )
 
 
 def leaves(base: type[Exception]) -> set[type[Exception]]:
@@ -394,6 +398,17 @@ def test_alive_whatever_the_store_does_and_ready_once_it_was_seen() -> None:
     away.away = True
     assert serve(ask, app_on(away)) == [200, 503]
     assert serve(ask, app_on(FakeStateReader())) == [200, 503]
+
+
+@pytest.mark.parametrize("app", [app_on(stored_user()), app_on()], ids=["ready", "not ready"])
+def test_health_says_to_head_what_it_says_to_get(app: FastAPI) -> None:
+    async def ask(client: httpx.AsyncClient) -> None:
+        for path in ("/livez", "/readyz"):
+            asked, got = await client.head(path), await client.get(path)
+            assert (asked.status_code, asked.headers["content-type"]) == (got.status_code, got.headers["content-type"])
+            assert got.status_code in (200, 503)
+
+    serve(ask, app)
 
 
 def test_not_ready_says_why_and_becomes_ready_by_itself() -> None:
@@ -538,6 +553,8 @@ def test_every_answer_is_documented_with_its_codes() -> None:
         for row in STATUS_TABLE.values():
             assert list(responses[str(row.status)]["content"]) == ["application/problem+json"]
             assert row.code == "not_ready" or f"`{row.code}`" in responses[str(row.status)]["description"]
+        timed = {status for status, answer in responses.items() if "Server-Timing" in answer["headers"]}
+        assert timed == set(responses) - {"401", "403"}
     assert set(document["paths"]["/readyz"]["get"]["responses"]) == {"200", "500", "503"}
 
 

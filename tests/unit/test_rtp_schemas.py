@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from mimn.bundle.fields import MAX_FIELDS
 from rtp.core.fold_progress import StateReport, Status
 from rtp.core.request import MAX_CANDIDATES, MAX_FIELDS_BYTES, MAX_ID, ScoreRequest
 from rtp.doors.answer_body import encode_answer, encode_problem
@@ -204,12 +205,12 @@ def padded(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b'{"user_id": 5, "foo": 1}', FieldFault("user_id", "must be str, not int")),
+        (b'{"user_id": 5, "foo": 1}', FieldFault("user_id", "must be a string, not an integer")),
         (b'{"Foo`": 1, "user_id": 5}', FieldFault("Foo`", "unknown field: remove it")),
         (b"{}", FieldFault("user_id", "required")),
-        (b"[]", FieldFault("(body)", "must be object, not array")),
+        (b"[]", FieldFault("(body)", "must be an object, not a list")),
         (b'{"candidates": [{"item_id": 1, "category_id": 2}, 5]}',
-         FieldFault("candidates[1]", "must be object, not int")),
+         FieldFault("candidates[1]", "must be an object, not an integer")),
         (b'{"candidates": [{"item_id": 1}]}', FieldFault("candidates[0].category_id", "required")),
         (b'{"candidates": [{"item_id": 1, "Price": 2}]}',
          FieldFault("candidates[0].Price", "unknown field: remove it")),
@@ -219,13 +220,38 @@ def padded(data: bytes) -> bytes:
          FieldFault("candidates[0].item_id", f"must be an integer up to {MAX_ID}, as a whole JSON number or as a "
                     "decimal string without leading zeros")),
         (b'{"candidates": [{"item_id": %s}]}' % (b"9" * 5000),
-         FieldFault("candidates[0].item_id", "integer value out of range")),
+         FieldFault("candidates[0].item_id", f"must be an integer up to {MAX_ID}")),
     ],
 )  # fmt: skip
 def test_of_a_long_body_with_a_wrong_type_or_name_the_first_fault_is_named(data: bytes, fault: FieldFault) -> None:
     with pytest.raises(InvalidRequest) as refused:
         decode_request(padded(data))
     assert refused.value.faults == [fault]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"candidates": []}, "must not be empty"),
+        ({"candidates": {}}, "must be a list"),
+        ({"user_id": 5}, "must be a string"),
+        ({"user": []}, "must be an object"),
+        ({"context": {str(i): 1 for i in range(MAX_FIELDS + 1)}}, f"must have at most {MAX_FIELDS} items"),
+        ({"request_id": ""}, "must not be empty"),
+        ({"request_id": "x" * 129}, "must have at most 128 characters"),
+        ({"require_state": "yes"}, "must be a boolean"),
+    ],
+)
+def test_faults_are_told_in_words_of_json(change: dict[str, object], message: str) -> None:
+    assert faults(body(**change)) == {next(iter(change)): message}
+
+
+@pytest.mark.parametrize("pad", [b"", b" " * NAMED_WITHIN_BYTES], ids=["short", "long"])
+@pytest.mark.parametrize("text", [b'{"user_id": "caf\xe9"', b'{"user_id": "u", "context": {"city": "K\xf6ln"}'])
+def test_a_text_that_is_not_utf_8_is_found_in_the_body(text: bytes, pad: bytes) -> None:
+    at = next(i for i, byte in enumerate(text) if byte > 127)
+    with pytest.raises(MalformedBody, match=rf"a text is not UTF-8 \(byte {at}\)$"):
+        decode_request(text + b', "candidates": [{"item_id": 1, "category_id": 2}]}' + pad)
 
 
 def test_a_long_body_that_is_broken_behind_its_first_fault_is_malformed() -> None:
@@ -241,7 +267,7 @@ def test_of_a_long_body_with_ids_out_of_range_the_first_is_named() -> None:
 def test_a_name_given_twice_counts_with_its_last_value_and_is_refused_if_the_first_is_of_a_wrong_type() -> None:
     twice = b'{"user_id": %s, "user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}]}'
     assert decode_request(twice % b'"v"').user_id == "u"
-    assert faults(twice % b"5") == {"user_id": "must be str, not int"}
+    assert faults(twice % b"5") == {"user_id": "must be a string, not an integer"}
 
 
 ids = st.one_of(

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from rtp.doors.protocol import cut_late
-from rtp.errors import HeadTooLarge
+from rtp.errors import HeadTooLarge, MalformedHead
 from support.rtp_server import (
     ARRIVAL_S,
     ASGI,
@@ -96,6 +96,59 @@ def test_a_head_over_the_limit_is_refused_also_if_what_is_too_large_is_the_offer
         got = await server.ask(request(b"a", b"connection: upgrade", b"upgrade: " + b"x" * MAX_HEAD))
         assert got.startswith(b"HTTP/1.1 431 ")
         assert got.count(b"HTTP/1.1 ") == 1
+
+    run(test)
+
+
+# Heads
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"authorization: Bearer k", b"x-request-deadline-ms: 50", b"content-encoding: identity", b"x-request-id: a"],
+)
+@pytest.mark.parametrize("space", [b" ", b"\t", b" \t "])
+def test_space_behind_a_header_is_no_part_of_it(header: bytes, space: bytes) -> None:
+    async def test(server: Server) -> None:
+        sent = request(b"a", header + space, CLOSE).replace(b"host: here", b"host: here" + space)
+        assert bodies(await server.ask(sent)) == [DIRECT + b"a"]
+        [head] = server.heads
+        assert dict(head)[b"host"] == b"here"
+        assert b"%b: %b" % next(one for one in head if header.startswith(one[0])) == header
+
+    run(test)
+
+
+@pytest.mark.parametrize("path", [b"/predict", b"/elsewhere"])
+@pytest.mark.parametrize(
+    ("version", "more", "said"),
+    [
+        (b"2.0", b"", b"HTTP/2.0 is not offered: send HTTP/1.1"),
+        (b"0.9", b"", b"HTTP/0.9 is not offered: send HTTP/1.1"),
+        (b"1.1", b"transfer-encoding: gzip, chunked\r\n", b"`chunked` alone"),
+        (b"1.1", b"transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", b"`chunked` alone"),
+    ],
+    ids=["HTTP/2.0", "HTTP/0.9", "gzip", "gzip in a header of its own"],
+)
+def test_another_version_or_transfer_coding_is_refused_and_the_connection_ends(
+    path: bytes, version: bytes, more: bytes, said: bytes
+) -> None:
+    async def test(server: Server) -> None:
+        head = b"POST %b HTTP/%b\r\nhost: here\r\n%b\r\n" % (path, version, more)
+        got = await server.ask(head + b"1\r\na\r\n0\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert said in got
+        assert got.count(b"HTTP/1.1 400") == 1
+        assert server.asked == 0
+        assert [type(error) for error in server.refused] == [MalformedHead]
+
+    run(test)
+
+
+def test_chunked_may_be_written_in_capitals() -> None:
+    async def test(server: Server) -> None:
+        head = b"POST /predict HTTP/1.1\r\nhost: here\r\nconnection: close\r\ntransfer-encoding: Chunked\r\n\r\n"
+        assert bodies(await server.ask(head + b"1\r\na\r\n0\r\n\r\n")) == [DIRECT + b"a"]
 
     run(test)
 

@@ -20,7 +20,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ctr-keys") -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="add a key; prints its secret, only this once")
     make.add_argument("file", type=Path, help="created if it does not exist")
-    make.add_argument("--scope", action="append", required=True, choices=[*Scope], help="may be given several times")
+    make.add_argument(
+        "--scope",
+        action="append",
+        required=True,
+        choices=[scope.value for scope in Scope],
+        help="may be given several times",
+    )
     make.add_argument("--name", required=True, help="who gets the key, for people")
     listing = commands.add_parser("list", help="ids, scopes and names")
     listing.add_argument("file", type=Path)
@@ -45,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ctr-keys") -> int:
 def _make(file: Path, scopes: list[Scope], name: str) -> None:
     secret, key = make_key(scopes, name)
     before = file.read_text() if file.exists() else ""
-    if any(line.strip() and not line.lstrip().startswith("#") for line in before.splitlines()):
+    if _has_keys(before):
         parse_keys(before)
     between = "" if not before or before.endswith("\n") else "\n"
     _write(file, f"{before}{between}{key.line()}\n")
@@ -58,9 +64,16 @@ def _revoke(file: Path, identity: str) -> None:
     left = [line for line in lines if line.split()[:1] != [identity]]
     if len(left) == len(lines):
         raise BadKeys(f"there is no key {identity}")
+    if not _has_keys("".join(left)):
+        raise BadKeys(f"{identity} is the file's last key and is still valid: make the new key first")
     parse_keys("".join(left))
     _write(file, "".join(left))
     print(f"key {identity} is revoked", file=sys.stderr)
+
+
+def _has_keys(text: str) -> bool:
+    """Whether there is more than blank lines and comments."""
+    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
 def _write(file: Path, text: str) -> None:

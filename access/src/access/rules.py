@@ -45,7 +45,7 @@ def refusal(admission: Admission, rule: Rule) -> str:
     if admission is Admission.NO_KEY:
         return "no key: send authorization: Bearer <key>"
     if admission is Admission.BAD_KEY:
-        return "the key is unknown: it is wrong, or was revoked"
+        return "the key is unknown: it is wrong, or was revoked, or was not sent as authorization: Bearer <key>"
     return f"the key lacks the scope {rule.value}"
 
 

@@ -90,12 +90,15 @@ def _run(command: Command, arguments: list[str], *, folder: Path) -> int:
         leading = list(command.leading)
         if command.module == LOCAL_MODULE:
             leading = ["--folder", str(folder), *leading]
-        elif command.of_stack and (folder / "stack.json").is_file() and "UIC_BUNDLE__PATH" not in os.environ:
-            os.environ.update(import_module(LOCAL_MODULE).tool_variables(folder))
+        elif command.of_stack and not {"-h", "--help"} & set(arguments):
+            _work_on_stack(command, folder)
         named = {"prog": command.prog} if command.prog else {}
-        status = _entry(command.module)([*leading, *arguments], **named)
+        status = int(_entry(command.module)([*leading, *arguments], **named) or 0)
         sys.stdout.flush()
-        return int(status or 0)
+        if status == 2 and command.of_stack and not any(name.upper().startswith("UIC_") for name in os.environ):
+            hint = f"no stack runs in {folder}: `ctr up` starts one, and UIC_... variables name a deployment"
+            print(hint, file=sys.stderr)
+        return status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -106,6 +109,13 @@ def _run(command: Command, arguments: list[str], *, folder: Path) -> int:
             raise  # a mistake in an installed package
         print(f"ctr {command.name} needs {package}, which is not installed: {command.install}", file=sys.stderr)
         return 1
+
+
+def _work_on_stack(command: Command, folder: Path) -> None:
+    """Point the command at the stack in the folder, if one runs there and no variable names another system."""
+    if (folder / "stack.json").is_file() and (told := import_module(LOCAL_MODULE).tool_variables(folder)):
+        os.environ.update(told)
+        print(f"ctr {command.name} works on the stack in {folder}", file=sys.stderr)
 
 
 def _entry(module: str) -> Callable[..., Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BULK = "pip install -e 'services/uic[bulk]', or make install-dev"
-SERVING = "pip install -e proto -e access -e 'models[serve]' -e services/uic"
+BULK = ".venv/bin/pip install -e 'services/uic[bulk]', or make install-dev"
+SERVING = ".venv/bin/pip install -e proto -e access -e 'models[serve]' -e services/uic"
 LOCAL = "make install"
-TRAINING = "pip install -e 'models[serve,train]', or make install-dev"
-SEARCHING = "pip install -e 'models[serve,train,tune]', or make install-dev"
+TRAINING = ".venv/bin/pip install -e 'models[serve,train]', or make install-dev"
+SEARCHING = ".venv/bin/pip install -e 'models[serve,train,tune]', or make install-dev"
 MEASURING = "make install-load, and run `ctr` at the repository's root"
-ACCESS = "pip install -e access"
+ACCESS = ".venv/bin/pip install -e access"
 
 RUN = "Run it on this machine"
 TRAIN = "Train a model"
@@ -34,7 +34,7 @@ class Command:
     prog: str = ""
     """Passed to `main` where it takes a program name for its usage line."""
     of_stack: bool = False
-    """Without `UIC_...` variables it works on the stack that `ctr up` started."""
+    """Where no `UIC_...` variable names a system it works on the stack that `ctr up` started."""
 
 
 LOCAL_MODULE = "localstack.__main__"

@@ -172,7 +172,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    add_problems(app, dict.fromkeys(PREDICT_PATHS, HINT))
+    add_problems(app, "metrics are on the admin port", dict.fromkeys(PREDICT_PATHS, HINT))
     add_health(app, unready, details)
     describe(app, settings.deadline.max_ms, lambda: in_service.current.model.request)
     admin = create_admin_app(in_service, reloader, follower, metrics, unready=unready, details=details)

@@ -98,13 +98,13 @@ def _of_partitions(verb: str, arguments: Sequence[str]) -> int:
 
 def _bulk(verb: str, arguments: Sequence[str]) -> int:
     try:
-        module = import_module(BULK[verb])
+        return int(import_module(BULK[verb]).main(arguments))
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("uic", "mimn"):
             raise
-        print(f"ctr {verb} needs {missing.name}: pip install -e 'services/uic[bulk]'", file=sys.stderr)
+        install = f"{sys.executable} -m pip install -e 'services/uic[bulk]'"
+        print(f"ctr {verb} needs {missing.name}: {install}", file=sys.stderr)
         return 1
-    return int(module.main(arguments))
 
 
 TOOLS = {

@@ -58,7 +58,7 @@ def create_admin_app(
 ) -> GuardedApp:
     """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`, `GET /releases`, `POST /releases/look`."""
     app = AdminApp(title="RTP admin", redirect_slashes=False)
-    add_problems(app)
+    add_problems(app, "POST /predict is on the public port")
     add_health(app, unready, details)
 
     @app.get("/metrics", response_class=Response)

@@ -46,7 +46,8 @@ _HEADERS = {
     },
 }
 _MEANING = {
-    400: "The body is not JSON in UTF-8, or the request is not HTTP/1.1 with exactly one Host header.",
+    400: "The body is not JSON in UTF-8; or the head is not one of HTTP/1.1 with exactly one Host (or of HTTP/1.0 with "
+    "at most one), has a method that HTTP does not know, or a transfer coding besides `chunked`.",
     401: "No key, or one that is not known. Never where no authentication is required.",
     403: "The key lacks the scope `predict`.",
     408: "The body did not arrive within the deadline.",
@@ -107,8 +108,10 @@ def describe(app: FastAPI, max_deadline_ms: int, fields: Callable[[], RequestFie
 def _predict(path: str, max_deadline_ms: int, example: dict[str, Any]) -> dict[str, Any]:
     rows = [row for row in (*STATUS_TABLE.values(), INTERNAL) if row.code != "not_ready"]
     errors = {str(status): _problem(status, [r for r in rows if r.status == status]) for status in sorted(_MEANING)}
-    for answer in errors.values():
+    for status, answer in errors.items():
         answer.setdefault("headers", {}).update(_HEADERS)
+        if status in ("401", "403"):  # given before the door, which has the clock
+            del answer["headers"]["Server-Timing"]
     return {
         "tags": ["score"],
         "summary": "Score of each candidate",

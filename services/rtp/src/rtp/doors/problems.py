@@ -97,9 +97,9 @@ def problem_response(row: Row, error: RtpError | None = None, detail: str = "") 
     return response
 
 
-def add_problems(app: FastAPI, hints: dict[str, str] | None = None) -> None:
-    """Make every error of `app`, the framework's own included, a problem. `hints`: what to do instead on a path whose
-    method is not allowed."""
+def add_problems(app: FastAPI, elsewhere: str, hints: dict[str, str] | None = None) -> None:
+    """Make every error of `app`, the framework's own included, a problem. `elsewhere`: what may be looked for on a path
+    that there is not. `hints`: what to do instead on a path whose method is not allowed."""
 
     async def rtp_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, RtpError)  # noqa: S101 (the type it is registered for)
@@ -111,6 +111,8 @@ def add_problems(app: FastAPI, hints: dict[str, str] | None = None) -> None:
         detail = f"{request.method} {request.url.path}"
         if error.status_code == 405:
             detail += f" is not allowed: {(hints or {}).get(request.url.path, 'see the header Allow')}"
+        elif error.status_code == 404:
+            detail += f": there is no such path; /openapi.json lists them, and {elsewhere}"
         response = problem_response(Row(error.status_code, code), detail=detail)
         response.headers.update(error.headers or {})
         return response

@@ -32,6 +32,8 @@ from rtp.errors import HeadTooLarge, MalformedHead, RtpError, SlowBody
 _PREDICT_URLS = {path.encode(): path for path in PREDICT_PATHS}
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~!$&'()*+,;=:%-]+\])?(?::\d*)?", re.ASCII)
 """RFC 3986, `host [":" port]`, of which RFC 9112 asks exactly one in HTTP/1.1. It may be empty."""
+_VERSIONS = ("1.1", "1.0")
+"""The older one is for health checks and proxies that speak no other. Its connections end with the answer."""
 
 
 def write_at_once(
@@ -110,7 +112,9 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             if not self._over:
                 self.logger.warning("Invalid HTTP request received.")  # `rtp.logs` keeps that to a line a second
-                error = MalformedHead("this is not an HTTP/1.1 request, or its body's length is ambiguous")
+                error = MalformedHead(
+                    "this is no HTTP/1.1 request of a known method, or its body's length is ambiguous"
+                )
                 self._refuse(error, asked=[])
         if self._body is not None and not self._over:
             self._pass_on(self._body)
@@ -176,6 +180,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._count(len(name) + len(value))
             return
         name = name.lower()  # as uvicorn does
+        value = value.rstrip(b" \t")  # RFC 9112, 5.1; the parser takes away only what is in front
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
@@ -187,13 +192,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._over:
             return
         self._again = self.parser.should_upgrade()
-        size, hosts = len(self.url), []
+        size, hosts, coded = len(self.url), [], False
         for name, value in self.headers:
             size += len(name) + len(value)
             if name == b"host":
                 hosts.append(value)
+            elif name == b"transfer-encoding":
+                coded |= value.lower() != b"chunked"
         if size > self.max_head_bytes:
             self._refuse(self._too_large())
+        elif (version := self.parser.get_http_version()) not in _VERSIONS:
+            self._refuse(MalformedHead(f"HTTP/{version} is not offered: send HTTP/1.1"))
+        elif coded:
+            self._refuse(MalformedHead("of transfer codings there is `chunked` alone: send the body plain"))
         elif not self._has_host(hosts):
             self._refuse(MalformedHead("send exactly one Host header, with a host name and perhaps a port"))
         elif self._again:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -133,7 +133,7 @@ def decode_request(body: bytes | bytearray) -> ScoreRequest:
     except msgspec.ValidationError as error:
         raise _refusal(body, error) from error
     except _NOT_JSON as error:
-        raise _malformed(error) from error
+        raise _malformed(error, body) from error
     ids = _candidates(wire)
     if user is not None and context is not None and ids is not None and not _has_fault(wire, user, context):
         return _request(wire, user, context, *ids)
@@ -276,12 +276,17 @@ def _refusal(body: bytes | bytearray, error: msgspec.ValidationError) -> Invalid
     except msgspec.ValidationError:
         pass
     except _NOT_JSON as malformed:
-        return _malformed(malformed)
+        return _malformed(malformed, body)
     return InvalidRequest(faults)
 
 
-def _malformed(error: Exception) -> MalformedBody:
+def _malformed(error: Exception, body: bytes | bytearray) -> MalformedBody:
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, UnicodeDecodeError):  # it counts from the beginning of a string
+        try:
+            body.decode()
+        except UnicodeDecodeError as whole:
+            reason = f"a text is not UTF-8 (byte {whole.start})"
     return MalformedBody(f"the body is not JSON in UTF-8: {reason}")
 
 
@@ -298,8 +303,10 @@ def _first_fault(error: msgspec.ValidationError) -> FieldFault:
         message, place = message[: found.start()], found[1]
     for pattern, kind in ((_UNKNOWN, "extra_forbidden"), (_MISSING, "missing")):
         if named := pattern.fullmatch(message):
-            return FieldFault(f"{place}.{named[1]}" if place else named[1], _message(kind, ""))
-    message = _TYPE.sub(r"must be \1, not \2", message)
+            return FieldFault(f"{place}.{named[1]}" if place else named[1], _MESSAGES[kind])
+    if message == "Integer value out of range":
+        message = f"must be an integer up to {MAX_ID}"
+    message = _TYPE.sub(lambda found: f"must be {_kinds(found[1])}, not {_kinds(found[2])}", message)
     return FieldFault(place or "(body)", message[:1].lower() + message[1:])
 
 
@@ -309,8 +316,8 @@ def _faults(value: Any) -> list[FieldFault]:
         PredictRequest.model_validate(value)
     except ValidationError as error:
         return [
-            FieldFault(_path(fault["loc"]), _message(fault["type"], fault["msg"]))
-            for fault in error.errors(include_url=False, include_context=False, include_input=False)
+            FieldFault(_path(fault["loc"]), _message(fault["type"], fault["msg"], fault.get("ctx", {})))
+            for fault in error.errors(include_url=False, include_input=False)
         ]
     return []
 
@@ -344,13 +351,38 @@ def _path(location: Sequence[str | int]) -> str:
     return path or "(body)"
 
 
-def _message(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "unknown field: remove it"
-    if kind == "missing":
-        return "required"
-    if kind == "model_type":
-        return "must be an object"
-    if kind == "too_long":
-        message = message.partition(" after validation")[0]
-    return message.removeprefix("Value error, ").replace("Input should be", "must be").replace("Dictionary", "Object")
+_KINDS = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "a boolean",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+def _kinds(types: str) -> str:
+    """msgspec's names of types as people say them."""
+    return " or ".join(_KINDS.get(name, name) for name in types.split(" | "))
+
+
+_MESSAGES = {
+    "extra_forbidden": "unknown field: remove it",
+    "missing": "required",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be a string",
+    "bool_type": "must be a boolean",
+    "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} items",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+}
+"""By pydantic's names of faults; those of our own validators have their message."""
+
+
+def _message(kind: str, message: str, limits: Mapping[str, Any]) -> str:
+    if kind not in _MESSAGES:
+        return message.removeprefix("Value error, ")
+    return _MESSAGES[kind].format_map(limits)

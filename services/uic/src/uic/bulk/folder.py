@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-import fsspec
-
 from uic.bulk.errors import DamagedFile, FolderUnavailable
 
 UNFINISHED: Final = ".unfinished"
@@ -40,6 +38,8 @@ class Folder:
         Raises:
             FolderUnavailable: it is neither. So does every method if the folder cannot be read or written.
         """
+        import fsspec  # so that a command says what it needs where this is not installed, and helps all the same
+
         self.url = url.rstrip("/")
         try:
             self._fs, root = fsspec.core.url_to_fs(self.url)
