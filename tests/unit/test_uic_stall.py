@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import pytest
+
 from support.fakes import FakeStore, FakeTopic, Worker
+from support.uic_running import BUNDLE
+from uic.app import App
 from uic.core.status import Status
 from uic.fold.stall import CALLS, LEAST_S, StallWatch, UnhurriedErasures
+from uic.settings import AdminSettings, BundleSettings, GrpcSettings, UicSettings
 
 SERVING = Status(True, ("store_unavailable: x",), ())
 
@@ -98,3 +103,12 @@ def test_a_status_says_that_the_fold_stands_still_and_each_step_is_a_sign_of_lif
     worker.updater.drain()
     clock.now += LEAST_S
     assert worker.updater.status.reasons == ("draining",)
+
+
+def test_the_service_watches_its_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StallWatch, "of", lambda store_timeout_s: StallWatch(0.0))
+    bundle, any_port = BundleSettings(path=BUNDLE), AdminSettings(port=0)
+    app = App(UicSettings(bundle=bundle, grpc=GrpcSettings(port=0), admin=any_port))
+    app._updater.turn([], 0.0, 0)
+    assert "fold_stalled" in app._updater.status.reasons[0]
+    app._admin.stop()
