@@ -317,7 +317,7 @@ def test_fields_of_users_and_items_stand_by_key(make: Make) -> None:
         (
             SIDES,
             {"users": USERS, "items": ITEMS | {"sku": [13, 11, 10]}},
-            r"`impressions`, column sku of impressions.parquet: item 12 has no row in `\[items\]`, so no category",
+            r"`impressions`, column sku of impressions.parquet: item 12 has no row in `\[items\]`, or one without",
         ),
         (TOML.replace("events.parquet", "event*.csv"), {}, r"`files`: nothing matches event\*.csv"),
     ],

@@ -20,7 +20,7 @@ from mimn.table.records import row_of
 from mimn.table.wording import grid, name, prose
 
 RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("ledger", "narrow"))
-"""In the folder of all records. A row that two of them have is shown as the first has it."""
+"""In the folder of all records. A fold of a row that two of them have is shown as the first has it."""
 VALIDATION = tuple(path.with_name("slices-validation.csv") for path in RECORDS)
 SLICES = ("all", "bought before", "new")
 SAMPLING = "recent"
@@ -83,9 +83,9 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
         "## Negatives at the time",
         "",
         *prose(
-            "Test AUC with negatives drawn by popularity in the four weeks before the target, longest histories: all "
-            "targets / bought before / new; each row as it was trained longest. Models are chosen by this figure, on "
-            "validation users." + (f" Better after eight epochs: {', '.join(better_short)}." if better_short else "")
+            "Test AUC, negatives by popularity in the four weeks before the target, longest histories: targets all / "
+            "bought before / new; each row as trained longest."
+            + (f" Better after eight epochs: {', '.join(better_short)}." if better_short else "")
         ),
         "",
         *grid(["row", *(plan.title(dataset) for dataset in datasets)], body),
@@ -129,8 +129,10 @@ def _longest(records: Path, paths: Sequence[Path]) -> list[Line]:
     """The lines of the longest histories of each data set."""
     lines: list[Line] = []
     for path in paths:
-        known = {(line["dataset"], line["row"]) for line in lines}
-        lines += [line for line in read_lines(records / path) if (line["dataset"], line["row"]) not in known]
+        known = {(line["dataset"], line["row"], line["fold"]) for line in lines}
+        lines += [
+            line for line in read_lines(records / path) if (line["dataset"], line["row"], line["fold"]) not in known
+        ]
     longest: dict[str, int] = {}
     for line in lines:
         longest[line["dataset"]] = max(longest.get(line["dataset"], 0), int(line["length"]))

@@ -106,9 +106,8 @@ def page(
     left = f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)). "
     lines += prose(
         (left if missing else "")
-        + "Mean test AUC over five folds of users; one negative a positive, drawn by popularity. Differences come with "
-        "a 95 % interval over users, and trainings where rows were trained more than once. Made from the records in "
-        "this folder by `python -m mimn.table.render`. How it is measured, every row and every comparison: "
+        + "Mean test AUC of five folds of users, one negative by popularity a positive; 95 % intervals over users and "
+        "trainings. Made by `python -m mimn.table.render`. How, every row, every comparison: "
         f"[{APPENDIX}]({APPENDIX})."
     )
     lines += ["", "## What to use", "", *_best(found, plan, validation), "", *_summary(found, plan), *more]
@@ -143,8 +142,8 @@ def _best(found: Sequence[Results], plan: Plan, validation: Validation) -> list[
         *grid(head, body),
         "",
         *prose(
-            "The row with the highest AUC of validation users, longest histories, negatives drawn at the time"
-            f"{over_the_year}, and its test AUC with the latest {_lengths(found)} events. Close rows may be level."
+            f"Chosen by validation users, negatives at the time{over_the_year}; test AUC with "
+            f"{_lengths(found)} events. Close rows may be level."
         ),
     ]
 
@@ -172,6 +171,14 @@ def _summary(found: Sequence[Results], plan: Plan) -> list[str]:
                 f"* Where targets are mostly new ({plan.title(one.dataset)}), MIMN's memory adds {by} to pooling with "
                 "the same head."
             )
+    if any(DEFAULT in one.models for one in found):
+        untaught = [
+            f"{interval(of)} ({plan.title(one.dataset)})"
+            for one in found
+            for of in _found(one, (("mimn_ledger", "din_ledger"),))
+        ]
+        alone = f" Without teachers MIMN with a ledger has over DIN with one {', '.join(untaught)}." if untaught else ""
+        lines.append(f"* The default recipe is taught by models of its kind; what it is compared with is not.{alone}")
     spreads = [(of, one, key) for one in found for key in one.models if (of := one.spread(key)) is not None]
     if spreads:
         widest, of_row, row = max(spreads, key=lambda of: of[0])
