@@ -314,6 +314,19 @@ def test_a_sample_shows_the_texts_that_are_ids(shop: Callable[..., Path], capsys
     assert re.search(r'\n +Größe "[56]"; \[x\] +shoes +1.0 ', said), "in a history"
 
 
+@pytest.mark.parametrize(
+    ("hours", "found"), [((22, 23), True), ((0, 0), False), ((22, 9), True), ((21, 22, 23), False)]
+)
+def test_check_finds_dates_of_another_time_zone_which_would_put_a_click_before_its_impression(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], hours: tuple[int, ...], found: bool
+) -> None:
+    times = [T // 86_400 * 86_400 + 86_400 * day + 3600 * hours[day % len(hours)] for day in range(100)]
+    path = shop(events={"uid": [1] * 100, "sku": [5] * 100, "ts": times})
+    status, said = ran(capsys, path, "check")
+    assert (status == 1) is found, said
+    assert ("as dates of another time zone are" in said) is found
+
+
 def test_check_finds_an_empty_part_and_counts_labels_that_come_too_late(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,10 @@ from mimn.data.tables import Columns, TableReader
 from mimn.data.tallies import RepeatedRows, Tally
 
 DAY_MS = 86_400_000
+TIMES_OF_DATES = 2
+"""Times of the day, in UTC, that the midnights of a time zone have: two, in summer and in winter."""
+MANY_EVENTS = 100
+"""So many events are not at the same time of the day by chance."""
 _MISREAD = (
     # `mimn.bundle.fields.text_of` makes 21 of JSON's 21.0, and 1 of its true.
     (re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE"), "texts, which a request has to send as texts"),
@@ -176,6 +180,7 @@ class _Check:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
         first, last = np.iinfo(np.int64).max, -1
         resolution_ms = next(iter(RESOLUTIONS))
+        of_day: NDArray[np.int64] = np.empty(0, np.int64)
         zero = 0
         actions: Counter[int] = Counter()
         reader = self._reader("events")
@@ -190,10 +195,20 @@ class _Check:
             if len(batch["time"]):
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
                 resolution_ms = resolution(batch["time"], resolution_ms)
+                if len(of_day) <= TIMES_OF_DATES:
+                    of_day = np.union1d(of_day, batch["time"] % DAY_MS)
             if "action" in batch:
                 actions.update(batch["action"].tolist())
         self._find_without_category("events", reader)
         self._find_item_0("events", table.item, reader, zero)
+        dates = resolution_ms < DAY_MS and len(of_day) <= TIMES_OF_DATES and self._users.counts.sum() >= MANY_EVENTS
+        if dates and self._description.impressions is not None:
+            clocks = " or ".join(map(_clock, of_day.tolist()))
+            self._report.findings.append(
+                f"`events`, column {table.time} of {reader.files}: all times are at {clocks} UTC, as dates of another "
+                "time zone are: write dates, or the events' own times. Otherwise an impression's own click lies before "
+                "it, in its history"
+            )
         texts = reader.texts.get("action", {})
         lengths = self._users.counts
         self._report.values |= {
@@ -328,6 +343,11 @@ def _outside(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
     if not len(known):
         return len(ids)
     return int(np.count_nonzero(known.take(known.searchsorted(ids), mode="clip") != ids))
+
+
+def _clock(ms: int) -> str:
+    """A time of the day."""
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}"
 
 
 def _day(ms: int) -> str:
