@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio.connection import DefaultParser
 
+from localstack import wait
 from rtp import store as rtp_store
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreLate, StoreRefused
@@ -59,6 +60,11 @@ Asks = Callable[[RedisStateReader, float], Coroutine[Any, Any, bytes | None]]
 BOTH = pytest.mark.parametrize("asks", [a_request, the_background])
 
 
+def passed(what: str, condition: Callable[[], bool]) -> None:
+    """Wait for it on the loop's own thread, so that the loop runs nothing else meanwhile."""
+    wait.until(condition, what, within_s=PATIENT_S)
+
+
 def read(asks: Asks, *, timeout_s: float, replied: bool) -> bytes | None:
     """One read by a loop that something else keeps busy past the deadline. `replied`: the reply is there before."""
 
@@ -71,7 +77,7 @@ def read(asks: Asks, *, timeout_s: float, replied: bool) -> bytes | None:
         if replied:
             store.release()
             assert store.sent.wait(PATIENT_S)
-        time.sleep(max(0.0, due - time.monotonic()))  # the loop runs nothing else
+        passed("the deadline", lambda: time.monotonic() >= due)
         try:
             return await asked
         finally:

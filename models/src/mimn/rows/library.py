@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from mimn.whole_file import sync_folder
+
 log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
@@ -147,17 +149,8 @@ def build(variant: str, folder: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         made.replace(folder / file_name(variant))
-    _sync(folder)
+    sync_folder(folder)
     return ""
-
-
-def _sync(folder: Path) -> None:
-    """Put the names of its files on the disk."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _own_folder() -> Path:

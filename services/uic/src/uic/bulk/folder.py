@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
+from mimn.whole_file import sync_folder
 from uic.bulk.errors import DamagedFile, FolderUnavailable
 
 UNFINISHED: Final = ".unfinished"
@@ -131,7 +132,7 @@ class Folder:
                     file.flush()
                     os.fsync(file.fileno())
                 unfinished.replace(path)
-                _sync_folder(Path(path).parent)
+                sync_folder(Path(path).parent)
             except BaseException:
                 unfinished.unlink(missing_ok=True)
                 raise
@@ -201,12 +202,3 @@ class _Hashing:
 
 def _damaged(folder: Folder, name: str) -> DamagedFile:
     return DamagedFile(f"{folder.url}/{name} is not the file that was written (its sha256 differs): take another copy")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,5 @@
-"""The poll thread: the one owner of the Kafka consumer, which is never shared between threads.
-
-The file is long because everything in it runs on that thread and shares its state.
+"""The poll thread: the one owner of the Kafka consumer, which is never shared between threads. The file is long because
+everything in it runs on that thread and shares its state.
 
 The thread polls all the time, whatever the store does, to stay in the group. It executes the fold thread's commands and
 queues everything that happens for it. It never waits for the store and chooses no position: a newly assigned partition
