@@ -1,8 +1,8 @@
-"""Log lines on their way to stderr: through a queue with a bound, so that who logs never waits for who reads.
+"""Log lines on their way to stderr, through a bounded queue, so that logging never blocks.
 
-A pipe whose reader hangs takes 64 KiB, and then holds up whoever writes to it: RTP's event loop, or UIC's fold. Here a
-thread writes, and lines that find the queue full are dropped and counted. The queue is a `SimpleQueue`, the only one
-that a signal handler may use while its thread is using it.
+If the reader of a pipe hangs, the pipe takes 64 KiB and then blocks its writers: RTP's event loop, or UIC's fold. Here
+one thread writes, and lines are dropped and counted while the queue is full. The queue is a `SimpleQueue`, because a
+signal handler may use it while the interrupted thread is using it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Whether the fold stands still: its thread gives signs of life, and who asks for the status hears when they fail to
-come, because a thread that stands still cannot say so itself.
+"""Whether the fold has stalled. A stalled thread cannot report it itself, so the fold thread records when it last made
+progress, and the threads that read the status compare that time with a bound.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from uic.core.status import Status
 
 LEAST_S: Final = 10.0
 CALLS: Final = 10
-"""More calls to the store, each of which may take its whole timeout, than lie between two signs of life."""
+"""More calls to the store, each of which may take its whole timeout, than there are between two records of progress."""
 
 
 class StallWatch:
-    """Hears the fold thread, and judges it on any thread."""
+    """Records the fold thread's progress; `judge` may be called on any thread."""
 
     def __init__(self, bound_s: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
-        """Does not judge yet. `bound_s`: longer than what lies between two signs of life, unless something is wrong."""
+        """Reports no stall before the first progress. `bound_s`: the longest time between two records of progress."""
         self._bound_s = bound_s
         self._clock = clock
         self._seen: float | None = None
@@ -33,15 +33,15 @@ class StallWatch:
         return cls(max(LEAST_S, CALLS * store_timeout_s), clock)
 
     def goes_on(self) -> None:
-        """A turn begins, or a step of it is done."""
+        """Record progress: a turn begins, or a step of it is done."""
         self._seen = self._clock()
 
     def rests(self) -> None:
-        """Do not judge until it goes on: no turn is due, or the fold waits for what has a bound of its own."""
+        """Report no stall until `goes_on`: no turn is due, or what the fold waits for has its own time limit."""
         self._seen = None
 
     def judge(self, status: Status) -> Status:
-        """The fold's last status, or that the fold stands still."""
+        """The fold's last status, with the stall if there is one."""
         if (seen := self._seen) is None or (silent_s := self._clock() - seen) < self._bound_s:
             return status
         stalled = f"fold_stalled: the fold has stood still for {silent_s:.0f} s"
