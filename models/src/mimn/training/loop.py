@@ -28,6 +28,7 @@ from mimn.nn.model import Batch, ClickModel, Losses
 from mimn.run import TrainingSettings
 from mimn.training.checkpoint import load_checkpoint, save_best, save_checkpoint
 from mimn.training.folder import TrainingFailed
+from mimn.training.memory import keep_freed_memory
 from mimn.training.optimizers import Optimizers
 from mimn.training.processes import ALONE, Processes
 from mimn.training.schedule import Epoch, Measure, Schedule
@@ -106,6 +107,7 @@ def fit(
         ConfigError: the model cannot be trained by several processes.
         TrainingFailed: the loss is not finite, or the checkpoint cannot be resumed.
     """
+    keep_freed_memory()
     processes = running.processes
     if processes.count > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
         raise ConfigError(

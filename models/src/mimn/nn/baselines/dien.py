@@ -51,8 +51,9 @@ class Dien(Interest):
         """→ candidate [H]"""
         states, shape = window.encoded[:, 1:], occasions.candidates.shape[:3]
         scores = self.fits(occasions.candidates.flatten(1, 2), states)
-        before = occasions.before(states.shape[1]).unsqueeze(2).expand(*shape, -1).flatten(1, 2)
-        evolved = self.second.attended(states, masked_softmax(scores, before), before)
+        before = occasions.before(states.shape[1]).repeat_interleave(shape[2], 1)
+        counts = occasions.positions.repeat_interleave(shape[2], 1)
+        evolved = self.second.attended(states, masked_softmax(scores, before), counts)
         return Features([], [evolved.view(*shape, -1)])
 
     def compile_steps(self) -> None:

@@ -36,18 +36,26 @@ class Recurrence(nn.Module):
             states.append(self.step(projected, states[-1]))
         return torch.stack(states, 1)
 
-    def attended(self, events: Tensor, attention: Tensor, real: Tensor) -> Tensor:
-        """The last state of K passes over each window, which differ in their attention and in which events are real.
+    def attended(self, events: Tensor, attention: Tensor, counts: Tensor) -> Tensor:
+        """The last state of K passes over each window, which differ in their attention and in how many events they
+        read.
 
-        Attention is 0 where an event is not real, which is enough here: the state does not change.
+        Passes are sorted by their counts, the longest first, so that a step computes only those that are not over.
 
-        [B, T, D], [B, K, T], [B, K, T] bool → [B, K, U]
+        [B, T, D], [B, K, T], [B, K] int64, 0 to T → [B, K, U]
         """
-        state = events.new_zeros(*attention.shape[:2], self.units)
-        projected = self.project(events).unsqueeze(2)
-        for one, weight in zip(projected.unbind(1), attention.unsqueeze(-1).unbind(2), strict=True):
-            state = self.attended_step(one, weight, state)
-        return state
+        order = torch.argsort(counts.flatten(), descending=True)
+        lengths = counts.flatten()[order]
+        window = order // counts.shape[1]
+        going = (lengths > torch.arange(int(lengths.max()), device=lengths.device).unsqueeze(1)).sum(1).tolist()
+        weights = attention.flatten(0, 1)[order].T.unsqueeze(-1).contiguous()
+        state, over = events.new_zeros(len(order), self.units), []
+        for n, one, weight in zip(going, self.project(events).unbind(1), weights.unbind(), strict=False):
+            state, ended = torch.split(state, [n, len(state) - n])
+            over.append(ended)
+            state = self.attended_step(one.index_select(0, window[:n]), weight[:n], state)
+        last = torch.cat([state, *reversed(over)])
+        return last[torch.argsort(order)].view(*counts.shape, self.units)
 
     def project(self, events: Tensor) -> Tensor:
         """The events' contribution to reset gate, update gate and candidate. [..., D] → [..., 3U]"""
@@ -59,7 +67,7 @@ class Recurrence(nn.Module):
         return state + update * change
 
     def attended_step(self, projected: Tensor, attention: Tensor, state: Tensor) -> Tensor:
-        """[B, 1, 3U], [B, K, 1], [B, K, U] → [B, K, U]"""
+        """[N, 3U], [N, 1], [N, U] → [N, U]"""
         update, change = self.change(projected, state)
         return state + attention * update * change
 
@@ -79,15 +87,6 @@ class OfficialRecurrence(Recurrence):
     """Attention as in the code of MIMN's authors: it scales the kept part of the state, (1 - a_t) (1 - u_t). An event
     without attention is then a step like any other, and over a long history, whose attentions are small, so is every
     event."""
-
-    def attended(self, events: Tensor, attention: Tensor, real: Tensor) -> Tensor:
-        """As `Recurrence.attended`."""
-        state = events.new_zeros(*attention.shape[:2], self.units)
-        projected = self.project(events).unsqueeze(2).unbind(1)
-        steps = zip(projected, attention.unsqueeze(-1).unbind(2), real.unsqueeze(-1).unbind(2), strict=True)
-        for one, weight, counts in steps:
-            state = torch.where(counts, self.attended_step(one, weight, state), state)
-        return state
 
     def attended_step(self, projected: Tensor, attention: Tensor, state: Tensor) -> Tensor:
         """As `Recurrence.attended_step`."""
