@@ -31,7 +31,7 @@ from mimn.run import TrainingSettings
 from mimn.training import loop
 from mimn.training.folder import TrainingFailed
 from mimn.training.schedule import Epoch
-from mimn.training.warm import FROM, Origin
+from mimn.training.warm import FROM, Origin, Start
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -121,7 +121,7 @@ def test_before_its_first_step_a_warm_model_scores_as_the_old_one_new_ids_includ
     path = described(tmp_path, later=True)
     output, cache = tmp_path / "run", tmp_path / "cache"
     model = stopped_before_the_first_step(
-        monkeypatch, lambda: train(path, configured(), output, cache=cache, start=yesterday)
+        monkeypatch, lambda: train(path, configured(), output, cache=cache, start=Start(yesterday))
     )
     data = ImpressionData.load(path, cache)
     occasions = data.labelled.occasions("test")
@@ -149,7 +149,11 @@ def test_before_its_first_step_a_warm_model_scores_as_the_old_one_new_ids_includ
 
 def test_no_known_id_or_value_is_dropped_and_the_record_says_where_it_started(yesterday: Path, tmp_path: Path) -> None:
     record = train(
-        described(tmp_path, later=True), configured(), tmp_path / "run", cache=tmp_path / "cache", start=yesterday
+        described(tmp_path, later=True),
+        configured(),
+        tmp_path / "run",
+        cache=tmp_path / "cache",
+        start=Start(yesterday),
     )
     old, new = (EmbeddingIds.load(folder) for folder in (yesterday, tmp_path / "run"))
     assert set(old.items.tolist()) < set(new.items.tolist())
@@ -177,7 +181,7 @@ def test_a_cross_whose_parts_grew_begins_anew_and_says_so(
         stopped_before_the_first_step(
             monkeypatch,
             lambda path=path: train(  # type: ignore[misc]  # bound at once
-                path, configured(), path.parent / "run", cache=tmp_path / "cache", start=tmp_path / "a/run"
+                path, configured(), path.parent / "run", cache=tmp_path / "cache", start=Start(tmp_path / "a/run")
             ),
         )
         assert ("crosses of fields whose vocabulary grew start over: both" in caplog.text) == expected
@@ -188,7 +192,7 @@ def test_fnn_begins_with_the_tables_of_an_fm(yesterday: Path, tmp_path: Path, mo
     train(path, configured(2, head="fm"), tmp_path / "fm", cache=cache)
     fnn = configured(1, head="fnn", head_units=[12, 6])
     model = stopped_before_the_first_step(
-        monkeypatch, lambda: train(path, fnn, tmp_path / "fnn", cache=cache, start=tmp_path / "fm")
+        monkeypatch, lambda: train(path, fnn, tmp_path / "fnn", cache=cache, start=Start(tmp_path / "fm"))
     )
     fm = load_model(tmp_path / "fm" / run.MODEL).state_dict()
     own = {name: value for name, value in model.state_dict().items() if name not in fm}
@@ -199,7 +203,7 @@ def test_fnn_begins_with_the_tables_of_an_fm(yesterday: Path, tmp_path: Path, mo
         same = model.state_dict()[name]
         assert torch.equal(value[read], same[read]) if name == "items.weight" else torch.equal(value, same), name
     with pytest.raises(ConfigError, match=r"head = 'fnn' \(there 'deepfm'\)"):
-        train(path, configured(head="fnn"), tmp_path / "other", cache=cache, start=yesterday)
+        train(path, configured(head="fnn"), tmp_path / "other", cache=cache, start=Start(yesterday))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +225,7 @@ def test_another_architecture_is_refused_before_anything_is_written(
             table.rename_columns([n.replace("place", "town") for n in table.column_names]), tmp_path / "shown.parquet"
         )
     with pytest.raises(ConfigError, match=message):
-        train(path, configured(**model), tmp_path / "run", cache=tmp_path / "cache", start=yesterday)
+        train(path, configured(**model), tmp_path / "run", cache=tmp_path / "cache", start=Start(yesterday))
     assert not (tmp_path / "run").exists()
 
 
@@ -236,8 +240,11 @@ def test_the_command_starts_from_the_run_that_it_names(
     ]  # fmt: skip
     assert main([*arguments, "--from", str(tmp_path)]) == 1
     assert "holds no finished run to start from" in capsys.readouterr().err
-    assert main([*arguments, "--from", str(yesterday)]) == 0
-    assert json.loads((tmp_path / "run" / run.METRICS).read_text())["from"]["run"] == str(yesterday)
+    assert main([*arguments, "--keep-state"]) == 1
+    assert "--keep-state needs --from" in capsys.readouterr().err
+    assert main([*arguments, "--from", str(yesterday), "--keep-state"]) == 0
+    begun = json.loads((tmp_path / "run" / run.METRICS).read_text())["from"]
+    assert (begun["run"], begun["keep_state"]) == (str(yesterday), True)
 
 
 def test_a_field_may_have_any_name_that_a_description_takes(tmp_path: Path) -> None:
@@ -249,14 +256,16 @@ def test_a_field_may_have_any_name_that_a_description_takes(tmp_path: Path) -> N
     )
     path, cache = described(tmp_path, later=False, fields=fields), tmp_path / "cache"
     train(path, configured(), tmp_path / "run", cache=cache)
-    train(path, configured(), tmp_path / "warm", cache=cache, start=tmp_path / "run")
+    train(path, configured(), tmp_path / "warm", cache=cache, start=Start(tmp_path / "run"))
     bundle = load_bundle(export_run(tmp_path / "run", tmp_path / "bundles", "x", "1", "float32"))
     assert bundle.request.vector({}, {"type": "p3", "items": ["t3", "t4"], "a.b": "d3"}).unknown == []
 
 
 def test_a_run_that_is_not_finished_is_no_start(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="holds no finished run to start from"):
-        train(described(tmp_path, later=False), configured(), tmp_path / "x", cache=tmp_path / "c", start=tmp_path)
+        train(
+            described(tmp_path, later=False), configured(), tmp_path / "x", cache=tmp_path / "c", start=Start(tmp_path)
+        )
     assert not (tmp_path / "x").exists()
 
 
@@ -264,13 +273,13 @@ def test_a_warm_run_resumes_from_its_start_and_from_no_other(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, cache = described(tmp_path, later=True), tmp_path / "cache"
-    whole = train(path, configured(2), tmp_path / "whole", cache=cache, start=yesterday)
+    whole = train(path, configured(2), tmp_path / "whole", cache=cache, start=Start(yesterday))
     stopped_before_the_first_step(
-        monkeypatch, lambda: train(path, configured(2), tmp_path / "run", cache=cache, start=yesterday)
+        monkeypatch, lambda: train(path, configured(2), tmp_path / "run", cache=cache, start=Start(yesterday))
     )
     assert json.loads((tmp_path / "run" / FROM).read_text())["run"] == str(yesterday)
     with pytest.raises(TrainingFailed, match=r"was started from .*: resume without --from"):
-        train(path, configured(2), tmp_path / "run", cache=cache, resume=True, start=tmp_path / "whole")
+        train(path, configured(2), tmp_path / "run", cache=cache, resume=True, start=Start(tmp_path / "whole"))
     resumed = train(path, configured(2), tmp_path / "run", cache=cache, resume=True)
     assert resumed["from"] == whole["from"]
     assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
@@ -287,10 +296,12 @@ def test_a_run_that_died_before_it_noted_its_start_is_not_resumed_without_it(
     with monkeypatch.context() as patched:
         patched.setattr(Origin, "save", dies)
         with pytest.raises(KeyboardInterrupt):
-            train(path, configured(), tmp_path / "run", cache=cache, start=yesterday)
+            train(path, configured(), tmp_path / "run", cache=cache, start=Start(yesterday))
     with pytest.raises(TrainingFailed, match="holds no run to resume: start without --resume"):
         train(path, configured(), tmp_path / "run", cache=cache, resume=True)
-    assert train(path, configured(), tmp_path / "run", cache=cache, start=yesterday)["from"]["run"] == str(yesterday)
+    assert train(path, configured(), tmp_path / "run", cache=cache, start=Start(yesterday))["from"]["run"] == str(
+        yesterday
+    )
 
 
 def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,9 +311,90 @@ def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.
     config = msgspec.structs.replace(config, data=data, training=training)
     drawn.train(config, tmp_path / "a")
     more = msgspec.structs.replace(config, data=msgspec.structs.replace(data, min_users=1))
-    model = stopped_before_the_first_step(monkeypatch, lambda: drawn.train(more, tmp_path / "b", start=tmp_path / "a"))
+    model = stopped_before_the_first_step(
+        monkeypatch, lambda: drawn.train(more, tmp_path / "b", start=Start(tmp_path / "a"))
+    )
     old, new = (EmbeddingIds.load(tmp_path / name) for name in "ab")
     assert len(old.items) < len(new.items)
     weights = load_model(tmp_path / "a" / run.MODEL).items.weight
     expected = weights[np.concatenate([[0], old.item_rows(new.items)])]
     assert torch.equal(model.items.weight, expected)
+
+
+def test_a_run_that_keeps_the_state_is_a_new_head_over_the_states_of_its_start(yesterday: Path, tmp_path: Path) -> None:
+    path = described(tmp_path, later=True)
+    train(path, configured(), tmp_path / "run", cache=tmp_path / "cache", start=Start(yesterday, keep_state=True))
+    old, new = (
+        load_bundle(exported(folder, tmp_path / folder.parent.name)) for folder in (yesterday, tmp_path / "run")
+    )
+    assert new.fingerprint == old.fingerprint
+    files = old.manifest.files, new.manifest.files
+    assert {name for name in files[0] if files[0][name] != files[1][name]} >= {"head.onnx", "fields.vectors.npy"}
+    values, grown = (FittedFields.load(folder).codes["place"] for folder in (yesterday, tmp_path / "run"))
+    assert len(values) < len(grown), "values of the request are learned although no item is"
+
+
+@pytest.mark.parametrize(
+    ("model", "moves"),
+    [
+        ({}, False),
+        ({"ledger_buckets": 9}, False),
+        ({"variant": "pooling", "memory_induction": False, "utilization": False}, False),
+        ({"variant": "gru4rec", "embedding_dim": 4, "units": 8}, False),
+        ({"variant": "ledger", "ledger_buckets": 9, "memory_induction": False, "utilization": False}, True),
+        ({"variant": "din", "embedding_dim": 4}, True),
+    ],
+    ids=["MIMN", "MIMN + ledger", "pooling", "GRU4REC", "ledger alone", "DIN"],
+)
+def test_whatever_writes_a_state_stays_and_the_rest_learns(model: dict[str, Any], moves: bool, tmp_path: Path) -> None:
+    """`moves`: whether the embeddings learn as well, because no state is made of them."""
+    first, second = smoke(tmp_path, model, min_users=200), smoke(tmp_path, model, min_users=1)
+    drawn.train(first, tmp_path / "a/run")
+    drawn.train(second, tmp_path / "b/run", start=Start(tmp_path / "a/run", keep_state=True))
+    old, new = (load_bundle(exported(tmp_path / name / "run", tmp_path / name / "bundles")) for name in "ab")
+    assert new.fingerprint == old.fingerprint
+    assert new.manifest.files["head.onnx"] != old.manifest.files["head.onnx"]
+    before, after = (load_model(tmp_path / name / "run" / run.MODEL).items.weight for name in "ab")
+    assert torch.equal(before, after) is not moves
+
+
+def test_a_run_that_keeps_the_state_resumes_as_one_and_not_as_another(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache, output = described(tmp_path, later=True), tmp_path / "cache", tmp_path / "run"
+    keeping = Start(yesterday, keep_state=True)
+    stopped_before_the_first_step(monkeypatch, lambda: train(path, configured(), output, cache=cache, start=keeping))
+    with pytest.raises(TrainingFailed, match="with --keep-state: resume without --from"):
+        train(path, configured(), output, cache=cache, resume=True, start=Start(yesterday))
+    assert train(path, configured(), output, cache=cache, resume=True)["from"]["keep_state"]
+    old, new = (load_bundle(exported(folder, tmp_path / str(n))) for n, folder in enumerate((yesterday, output)))
+    assert new.fingerprint == old.fingerprint
+
+
+def test_states_are_not_kept_if_items_stand_for_others(tmp_path: Path) -> None:
+    paths = [described(tmp_path / name, later=False) for name in "ab"]
+    for path, member in zip(paths, (3, 4), strict=True):
+        pq.write_table(pa.table({"i": [5, 6], "m": [member, 7]}), path.parent / "members.parquet")
+        path.write_text(path.read_text() + '[members]\nfiles = ["members.parquet"]\nkey = "i"\nitem = "m"\n')
+    train(paths[0], configured(), tmp_path / "run", cache=tmp_path / "cache")
+    keeping = Start(tmp_path / "run", keep_state=True)
+    train(paths[0], configured(), tmp_path / "same", cache=tmp_path / "cache", start=keeping)
+    with pytest.raises(TrainingFailed, match="stand for other items"):
+        train(paths[1], configured(), tmp_path / "other", cache=tmp_path / "cache", start=keeping)
+
+
+def exported(folder: Path, bundles: Path) -> Path:
+    return export_run(folder, bundles, "x", "1", "float32")
+
+
+def smoke(folder: Path, model: dict[str, Any], *, min_users: int) -> run.RunConfig:
+    """Drawn negatives on made-up events; with more users needed for an embedding, fewer items have one."""
+    folder = folder / str(min_users)
+    folder.mkdir()
+    config = run.decode_config(datasets.smoke_text(folder), "test")
+    return msgspec.structs.replace(
+        config,
+        data=msgspec.structs.replace(config.data, min_users=min_users),
+        training=msgspec.structs.replace(config.training, epochs=1),
+        model=model if model.get("variant") in ("gru4rec", "din") else config.model | model,
+    )

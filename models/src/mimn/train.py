@@ -41,13 +41,13 @@ from mimn.nn.sketch import Touches
 from mimn.run import DataSet, RunConfig
 from mimn.scoring import predict
 from mimn.state.actions import Actions
-from mimn.training.command import add_options, running
+from mimn.training.command import add_options, running, start_of
 from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log, logged, machine
 from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.teachers import FOLDER, Teachers, teacher_configs
-from mimn.training.warm import Origin
+from mimn.training.warm import Origin, Start
 
 VALIDATION_NEGATIVES = 4
 """All drawn negatives choose the epoch: a single one is too noisy."""
@@ -135,12 +135,12 @@ def train(
     running: Running = ONCE,
     *,
     resume: bool = False,
-    start: Path | None = None,
+    start: Start | None = None,
     parts: Sequence[Part] = PARTS,
 ) -> dict[str, Any]:
     """Train `config` into the folder `output` and return what `metrics.json` says.
 
-    `start`: a finished run whose weights this one begins with (`mimn.training.warm`). `parts`: whose instances are
+    `start`: the finished run whose weights this one begins with (`mimn.training.warm`). `parts`: whose instances are
     read at all.
 
     Raises:
@@ -222,7 +222,7 @@ def train(
 
 
 def _teachers(
-    config: RunConfig, output: Path, running: Running, start: Path | None, parts: Sequence[Part]
+    config: RunConfig, output: Path, running: Running, start: Start | None, parts: Sequence[Part]
 ) -> list[Path]:
     """The finished runs of the teachers, trained or resumed where they are not finished.
 
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.seed is not None:
             config = config.with_seed(options.seed)
         with running(options) as how:
-            record = train(config, options.output, how, resume=options.resume, start=options.start)
+            record = train(config, options.output, how, resume=options.resume, start=start_of(options))
             if not how.processes.first:
                 return 0
     except (ConfigError, DataError, TrainingFailed, OSError) as error:

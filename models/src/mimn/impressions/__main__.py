@@ -33,7 +33,7 @@ from mimn.impressions.page import rendered
 from mimn.impressions.table import make, read_plan, read_results
 from mimn.impressions.train import LabelledImpressions, train
 from mimn.impressions.trained import RunFault, TrainedRun
-from mimn.training.command import add_options, add_search_options, end_search, running
+from mimn.training.command import add_options, add_search_options, end_search, running, start_of
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 from mimn.training.search import SEEN, Search, read_space
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> Any:
                 how,
                 cache=options.cache,
                 resume=options.resume,
-                start=options.start,
+                start=start_of(options),
             )
             if not how.processes.first:
                 return None

@@ -33,7 +33,7 @@ from mimn.training.folder import TrainingFailed, check_folder, log, logged, mach
 from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
-from mimn.training.warm import Origin
+from mimn.training.warm import Origin, Start
 
 DESCRIPTION = "dataset.toml"
 
@@ -90,13 +90,13 @@ def train(
     *,
     cache: Path,
     resume: bool = False,
-    start: Path | None = None,
+    start: Start | None = None,
     parts: Sequence[Part] = PARTS,
 ) -> dict[str, Any]:
     """Train `config` on the data set of `description` into the folder `output`; returns what `metrics.json` says.
 
     `parts`: whose labels are read at all. A run without the part test has other data, and cannot be evaluated there.
-    `start`: a finished run whose weights this one begins with (`mimn.training.warm`).
+    `start`: the finished run whose weights this one begins with (`mimn.training.warm`).
 
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used; nothing is written then.
@@ -171,8 +171,11 @@ def start_at_base_rate(model: ClickModel, data: ImpressionData, negatives_kept: 
 
 
 def grown(known: KnownIds, origin: Origin) -> KnownIds:
-    """The ids of the new data and of the run that is started from; an item that had its own embedding keeps it."""
+    """The ids of the new data and of the run that is started from; an item that had its own embedding keeps it. If the
+    run's states are kept, its ids and embeddings alone."""
     ids = origin.grown(known.ids)
+    if origin.source.keep_state:
+        return KnownIds(ids, origin.embedding_rows)
     own = known.embedding_rows[known.ids.item_rows(ids.items)] != UNKNOWN_ROW
     own |= origin.own_embedding(ids)
     rows = np.where(own, np.arange(1, len(own) + 1), UNKNOWN_ROW)

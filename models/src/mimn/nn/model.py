@@ -195,6 +195,15 @@ class ClickModel(nn.Module, ABC):
     def compile_steps(self) -> None:
         """Compile the code that runs once per event."""
 
+    @abstractmethod
+    def state_weights(self) -> list[nn.Parameter]:
+        """The weights that a stored state is made of: under others it means something else."""
+
+    def event_weights(self) -> list[nn.Parameter]:
+        """The weights of `events`."""
+        modules = [self.items, self.categories, *([] if self.actions is None else [self.actions])]
+        return [weight for module in modules for weight in module.parameters()]
+
 
 class MimnModel(ClickModel):
     """Tables, cell and head of one configuration."""
@@ -300,6 +309,10 @@ class MimnModel(ClickModel):
             self.events(items, categories, actions), self.cell.initial(len(items)), lengths.unsqueeze(-1)
         )
         return partial(self.score, states.squeeze(1))
+
+    def state_weights(self) -> list[nn.Parameter]:
+        """See `ClickModel`: none, where a state is a ledger alone."""
+        return [] if isinstance(self.cell, CountCell) else [*self.event_weights(), *self.cell.parameters()]
 
     def compile_steps(self) -> None:
         """Use the compiled recurrence for histories if possible, else compile the cell's step."""

@@ -13,12 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
+from mimn.config import ConfigError
 from mimn.options import whole_number
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 from mimn.training.processes import joined
 from mimn.training.search import Search
 from mimn.training.tensorboard import TensorBoard
+from mimn.training.warm import Start
 
 WIDTH = 160
 """Columns of a table that goes into a file."""
@@ -33,6 +35,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="start", type=Path, metavar="RUN", help="begin with the weights of a finished run"
     )
+    parser.add_argument(
+        "--keep-state",
+        action="store_true",
+        help="with --from: train only what reads a state, so that the states of RUN's bundle stay valid",
+    )
+
+
+def start_of(options: argparse.Namespace) -> Start | None:
+    """What the run starts from.
+
+    Raises:
+        ConfigError: states of no run are to be kept.
+    """
+    if options.start is None:
+        if options.keep_state:
+            raise ConfigError("--keep-state needs --from: the run whose states stay valid")
+        return None
+    return Start(options.start, keep_state=options.keep_state)
 
 
 @contextmanager

@@ -86,6 +86,7 @@ class Optimizers:
 
     def __init__(self, model: ClickModel, settings: TrainingSettings) -> None:
         """Adam with weight decay for the embedding tables alone; with sparse embeddings the tables have `RowAdam`.
+        Weights that need no gradient stay.
 
         Sets the tables' modules to give sparse gradients, or dense ones.
         """
@@ -96,14 +97,15 @@ class Optimizers:
         for module in modules:
             module.sparse = self.sparse
         weights = {id(module.weight) for module in modules}
-        self.parameters = list(model.parameters())
+        self.parameters = [one for one in model.parameters() if one.requires_grad]
         self.tables = [one for one in self.parameters if id(one) in weights]
         self.others = [one for one in self.parameters if id(one) not in weights]
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         rate, decay = settings.learning_rate, settings.embedding_l2
         self.all: list[Optimizer]
         if self.sparse:
-            self.all = [RowAdam(self.tables, rate, weight_decay=decay), torch.optim.Adam(self.others, lr=rate)]
+            rows = [RowAdam(self.tables, rate, weight_decay=decay)] if self.tables else []
+            self.all = [*rows, torch.optim.Adam(self.others, lr=rate)]
         else:
             groups: list[dict[str, Any]] = [{"params": self.tables, "weight_decay": decay}, {"params": self.others}]
             self.all = [torch.optim.Adam(groups, lr=rate)]

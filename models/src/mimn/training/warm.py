@@ -8,6 +8,9 @@
 So before its first step the new model gives the scores of the old one on any input, new ids included. The exception is
 a cross of fields whose vocabulary grew: its rows are hashes of other rows, so it starts over.
 
+With `keep_state` the new model also reads the states that the old one's bundle wrote: ids, embeddings and the cell stay
+as they are, and only what reads a state is trained.
+
 The model must be the same but for one thing: a run with head `fm` can start one with head `fnn`. That is FNN's
 pre-training (`mimn.nn.heads.fnn`): the tower alone is drawn.
 """
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mimn import run
 from mimn.baselines import ModelConfig
@@ -40,7 +44,8 @@ from mimn.training.folder import TrainingFailed, log
 
 Ints = NDArray[np.int64]
 TABLES = {"request": "fields.request.tables.{}.weight", "item": "fields.item.tables.{}.weight"}
-OF_DATA = ("fields.item_", "fields.member_", "fields.embedding_rows")
+MEMBERS = "fields.member_"
+OF_DATA = ("fields.item_", MEMBERS, "fields.embedding_rows")
 """Beginnings of the names of tensors that hold data and not weights."""
 OF_HEAD = ".over.head."
 """In the names of the weights of a field head, below the layers that all heads share."""
@@ -51,12 +56,23 @@ FROM = "from.json"
 NO_FIELDS = FittedFields((), {})
 
 
-class From(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True)
+class Start:
+    """What a run is asked to start from."""
+
+    run: Path
+    """The folder of a finished run."""
+    keep_state: bool = False
+    """Whether the states of its bundle stay valid."""
+
+
+class From(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a run started from, for its record."""
 
     run: str
     """The folder, absolute."""
     model_sha256: str
+    keep_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,34 +88,36 @@ class Origin:
     """[items + 1]: by row, the row of the item's embedding (`mimn.nn.fields.ModelFields`)."""
 
     @classmethod
-    def of(cls, output: Path, folder: Path | None, *, resume: bool) -> Origin | None:
-        """What the run in `output` starts from: the run in `folder`, or, if it is resumed, what it started from.
+    def of(cls, output: Path, start: Start | None, *, resume: bool) -> Origin | None:
+        """What the run in `output` starts from: `start`, or, if it is resumed, what it started from.
 
         Raises:
             TrainingFailed: as `load`; or the resumed run started from another one, or that one was changed.
         """
         if not resume:
-            return None if folder is None else cls.load(folder)
+            return None if start is None else cls.load(start)
         recorded = output / FROM
         if not recorded.exists():
-            if folder is not None:
+            if start is not None:
                 raise TrainingFailed(f"{output} was started without --from: resume without it")
             return None
         source = msgspec.json.decode(recorded.read_bytes(), type=From)
-        if folder is not None and str(folder.resolve()) != source.run:
-            raise TrainingFailed(f"{output} was started from {source.run}: resume without --from")
-        origin = cls.load(Path(source.run))
+        if start is not None and (str(start.run.resolve()), start.keep_state) != (source.run, source.keep_state):
+            how = " with --keep-state" if source.keep_state else ""
+            raise TrainingFailed(f"{output} was started from {source.run}{how}: resume without --from")
+        origin = cls.load(Start(Path(source.run), keep_state=source.keep_state))
         if origin.source != source:
             raise TrainingFailed(f"{source.run} is not what {output} was started from any more: start again")
         return origin
 
     @classmethod
-    def load(cls, folder: Path) -> Origin:
-        """The run in a folder.
+    def load(cls, start: Start) -> Origin:
+        """The run to start from.
 
         Raises:
             TrainingFailed: it holds no finished run, or a file of it is damaged.
         """
+        folder = start.run
         path = folder / run.MODEL
         if not (folder / run.METRICS).exists():
             raise TrainingFailed(f"{folder} holds no finished run to start from: finish it, or name another by --from")
@@ -115,7 +133,7 @@ class Origin:
                 sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
         except (OSError, SafetensorError, KeyError, ValueError, ConfigError, DataError) as error:
             raise TrainingFailed(f"{folder} cannot be started from ({error}): name another run by --from") from error
-        source = From(run=str(folder.resolve()), model_sha256=sha256)
+        source = From(run=str(folder.resolve()), model_sha256=sha256, keep_state=start.keep_state)
         return cls(source, known.config, known.actions, ids, fitted, rows)
 
     def check(self, config: ModelConfig) -> None:
@@ -157,7 +175,9 @@ class Origin:
         (output / FROM).write_bytes(msgspec.json.format(msgspec.json.encode(self.source)))
 
     def grown(self, ids: EmbeddingIds) -> EmbeddingIds:
-        """The ids of both."""
+        """The ids of both; this run's alone if its states are kept."""
+        if self.source.keep_state:
+            return self.ids
         items, categories = (self.ids.items, ids.items), (self.ids.categories, ids.categories)
         return EmbeddingIds.of(np.concatenate(items), np.concatenate(categories))
 
@@ -196,8 +216,10 @@ class Origin:
     def give(self, model: ClickModel, ids: EmbeddingIds, fitted: FittedFields = NO_FIELDS) -> None:
         """Set the weights of `model`, which reads `ids` and `fitted` (both grown from this run's), to this run's.
 
+        If its states are kept, the weights that states are made of no longer learn.
+
         Raises:
-            TrainingFailed: the file cannot be read any more.
+            TrainingFailed: the file cannot be read any more; or states are to be kept, and items stand for others.
         """
         rows, fresh = self._rows(ids, fitted)
         if fresh:
@@ -206,6 +228,8 @@ class Origin:
             with safe_open(str(Path(self.source.run) / run.MODEL), framework="pt") as file:
                 known = set(file.keys())
                 for name, value in model.state_dict(keep_vars=True).items():
+                    if self.source.keep_state and name.startswith(MEMBERS):
+                        self._check_members(file.get_tensor(name), value)
                     if name.startswith(OF_DATA) or name in fresh or (OF_HEAD in name and name not in known):
                         continue
                     stored = file.get_tensor(name)
@@ -215,6 +239,16 @@ class Origin:
                         value.copy_(stored)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise TrainingFailed(f"{self.source.run} cannot be started from: {error}") from error
+        if self.source.keep_state:
+            for weight in model.state_weights():
+                weight.requires_grad_(False)
+
+    def _check_members(self, old: Tensor, new: Tensor) -> None:
+        if not torch.equal(old, new):
+            raise TrainingFailed(
+                f"items stand for other items than in {self.source.run}, so states would mean something else: keep the "
+                "[members] of that run, and give new ones to export --members; or train without --keep-state"
+            )
 
     def _rows(self, ids: EmbeddingIds, fitted: FittedFields) -> tuple[dict[str, Ints], dict[str, str]]:
         """By table, the old row that each row begins as; and the tables that start over, with their fields' names."""

@@ -202,6 +202,11 @@ class BaselineModel(ClickModel):
         no_states = window.events.new_zeros(len(window.events), 0)
         return Losses(click + auxiliary, click, zero, auxiliary, no_states, logits.detach())
 
+    def state_weights(self) -> list[nn.Parameter]:
+        """See `ClickModel`: none, where a state is a list of rows."""
+        folded = isinstance(self.interest, FoldedInterest)
+        return [*self.event_weights(), *self.interest.parameters()] if folded else []
+
     def compile_steps(self) -> None:
         """Compile the interest's recurrences."""
         self.interest.compile_steps()
