@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ctypes
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""`M_TRIM_THRESHOLD` and `M_MMAP_MAX` of glibc's malloc.h."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""As in glibc's malloc.h."""
 NEVER = 2**31 - 1
 
 
@@ -17,5 +17,5 @@ def keep_freed_memory() -> None:
     """Let malloc keep what is freed, for tensors to come; does nothing where the C library is not glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(MMAP_MAX, 0)
-        mallopt(TRIM_THRESHOLD, NEVER)
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, NEVER)
