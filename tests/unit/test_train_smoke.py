@@ -293,6 +293,25 @@ def test_training_and_validation_use_the_first_sampling_and_evaluation_all(folde
     assert again.data == data
 
 
+def test_the_recipe_trains_on_the_data_set_that_the_command_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`models/configs/recipe.toml` as it is, but for its length: two epochs."""
+    monkeypatch.setattr(run.TrainingSettings, "most_epochs", 2)
+    description, output = datasets.made_up(tmp_path), tmp_path / "run"
+    asked = ["--config", "models/configs/recipe.toml", "--description", str(description), "--output", str(output)]
+    assert train.main(asked) == 0
+    assert json.loads(capsys.readouterr().out)["validation_auc"] > 0.6
+    assert run.read_config(output / run.CONFIG).data.description == str(description)
+    assert load_bundle(export_run_of(output, tmp_path)).manifest.ledger is not None
+
+
+def export_run_of(output: Path, folder: Path) -> Path:
+    asked = ["--run", str(output), "--output", str(folder / "bundles"), "--name", "x", "--version", "1"]
+    assert export_main(asked) == 0
+    return folder / "bundles/x/1"
+
+
 def test_another_seed_is_another_run(folder: Path, trained: dict[str, Any]) -> None:
     other = train.train(epochs(smoke_config(folder), 1).with_seed(1), folder / "other")
     assert other["curve"][0]["loss"] != trained["curve"][0]["loss"]

@@ -163,6 +163,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
         return config
 
+    def with_description(self, path: Path) -> RunConfig:
+        """The same run on another data set."""
+        return msgspec.structs.replace(self, data=msgspec.structs.replace(self.data, description=str(path)))
+
     def with_seed(self, seed: int) -> RunConfig:
         """The same run with another seed."""
         return msgspec.structs.replace(self, training=msgspec.structs.replace(self.training, seed=seed))

@@ -1,6 +1,7 @@
 """Train one model with drawn negatives: a configuration file in, a run folder out.
 
     python -m mimn.train --config models/configs/online_retail_mimn.toml --output runs/x [--seed 1] [--resume]
+    python -m mimn.train --config models/configs/recipe.toml --description dataset.toml --output runs/y
     torchrun --nproc-per-node 2 -m mimn.train ...                     the same by two processes (docs/training.md)
 
 The run folder holds `config.toml` (resolved), `model.safetensors` (the epoch with the best validation AUC), the id
@@ -311,10 +312,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Train; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.train", description="Train one model.")
     parser.add_argument("--config", type=Path, required=True, help="TOML file, see models/configs")
+    parser.add_argument(
+        "--description",
+        type=Path,
+        metavar="TOML",
+        help="the data set, in place of the one that the configuration names",
+    )
     add_options(parser)
     options = parser.parse_args(arguments)
     try:
         config = run.read_config(options.config)
+        if options.description is not None:
+            config = config.with_description(options.description)
         if options.seed is not None:
             config = config.with_seed(options.seed)
         with running(options) as how:
