@@ -41,6 +41,7 @@ folds = [1]
 config = "mimn"
 name = "MIMN, 8 slots"
 model = {{ slots = 8 }}
+data = {{ min_users = 9 }}
 windows = {{ without = ["2011-11-17", "2011-11-24"] }}
 """
 
@@ -88,6 +89,7 @@ def test_rows_share_the_plans_settings_and_keep_their_model(plan: Plan) -> None:
         assert (training.epochs, training.seed, cell.config.windows.per_user) == (3, cell.fold, 2)
         assert cell.config.data.fold == cell.fold
     assert (wide.config.name, wide.config.model["slots"]) == ("MIMN, 8 slots", 8)
+    assert (wide.config.data.min_users, pooling.config.data.min_users) == (9, 5)
     assert wide.config.windows.without == (date(2011, 11, 17), date(2011, 11, 24))
     assert decode_config(wide.config.to_toml(), "written") == wide.config
     assert pooling.config.model["variant"] == "pooling"

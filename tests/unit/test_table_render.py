@@ -250,6 +250,7 @@ def test_curves_weeks_and_trials_are_tables_of_what_their_files_say(tmp_path: Pa
         "dataset,row,name,fold,state_bytes,length,validation_auc\n"
         "complete_journey,large,a,0,6000,200,0.8\ncomplete_journey,small,b,0,900,200,0.75\n"
         "complete_journey,small,b,0,900,1000,0.76\n"
+        "online_retail,small,b,0,900,200,0.6\nonline_retail,small,b,1,900,200,0.7\n"
     )
     (tmp_path / "trials/memories").mkdir()
     (tmp_path / "trials/memories/trials.csv").write_text(
@@ -257,7 +258,7 @@ def test_curves_weeks_and_trials_are_tables_of_what_their_files_say(tmp_path: Pa
         "complete_journey,reads,c,0,,200,0.9\ncomplete_journey,slots,d,0,800,200,0.7\n"
     )
     (tmp_path / "trials/memories/differences.csv").write_text(
-        "difference,length,folds,auc,low,high\nslots - reads,1000,1,-0.2,-0.31,0.1\n"
+        "dataset,difference,length,folds,auc,low,high\ncomplete_journey,slots - reads,1000,1,-0.2,-0.31,0.1\n"
     )
     (tmp_path / "weeks").mkdir()
     (tmp_path / "weeks/complete_journey.csv").write_text(
@@ -267,11 +268,12 @@ def test_curves_weeks_and_trials_are_tables_of_what_their_files_say(tmp_path: Pa
     assert "## The Complete Journey: AUC by hours that the state is behind" in lines
     assert "| row | folds | 0 | 1,000 |" in lines
     assert "| MIMN, wide | 2 | 0.7123 | 0.7000 |" in lines
-    small, large = (line for line in lines if "`small`" in line or "`large`" in line)
-    assert small == "| 900 | b | `small` | 0.7500 | 0.7600 |"
-    assert large == "| 6,000 | a | `large` | 0.8000 | - |"
-    assert "| - | c | `reads` | 0.9000 |" in lines
-    assert "| `slots - reads` | 1,000 | -0.2000 [-0.3100, +0.1000] |" in lines
+    small, large, elsewhere = (line for line in lines if "`small`" in line or "`large`" in line)
+    assert small == "| The Complete Journey | 900 | b | `small` | 1 | 0.7500 | 0.7600 |"
+    assert large == "| The Complete Journey | 6,000 | a | `large` | 1 | 0.8000 | - |"
+    assert elsewhere == "| online_retail | 900 | b | `small` | 2 | 0.6500 | - |"
+    assert "| The Complete Journey | - | c | `reads` | 1 | 0.9000 |" in lines
+    assert "| The Complete Journey | `slots - reads` | 1,000 | -0.2000 [-0.3100, +0.1000] |" in lines
     assert "| The Complete Journey | 2024-02-28 | 1,210 | 1,000 | 1.21 |" in lines
     assert csv_tables(tmp_path / "nothing", PLAN_OF_TWO) == []
 

@@ -68,7 +68,11 @@ def test_trials_read_validation_users_and_compare_with_a_stages_first_row(
             if line["length"] == found["length"]:
                 of_row[line["row"]].append(float(line["validation_auc"]))
         expected = np.mean(of_row["counting"]) - np.mean(of_row["pooling"])
-        assert (found["difference"], found["folds"]) == ("counting - pooling", "2")
+        assert (found["dataset"], found["difference"], found["folds"]) == (
+            lines[0]["dataset"],
+            "counting - pooling",
+            "2",
+        )
         assert float(found["auc"]) == pytest.approx(expected, abs=2e-5)
         assert float(found["low"]) <= float(found["auc"]) <= float(found["high"])
     assert (folder / "trials.png").read_bytes().startswith(b"\x89PNG")

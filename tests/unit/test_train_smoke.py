@@ -25,6 +25,7 @@ from mimn.data.events import COLUMNS, DataError
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.export.__main__ import main as export_main
+from mimn.export.run import export_run
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import MimnModel
 from mimn.run import RunConfig
@@ -299,17 +300,12 @@ def test_the_recipe_trains_on_the_data_set_that_the_command_names(
     """`models/configs/recipe.toml` as it is, but for its length: two epochs."""
     monkeypatch.setattr(run.TrainingSettings, "most_epochs", 2)
     description, output = datasets.made_up(tmp_path), tmp_path / "run"
-    asked = ["--config", "models/configs/recipe.toml", "--description", str(description), "--output", str(output)]
+    recipe = datasets.SMOKE.with_name("recipe.toml")
+    asked = ["--config", str(recipe), "--description", str(description), "--output", str(output)]
     assert train.main(asked) == 0
     assert json.loads(capsys.readouterr().out)["validation_auc"] > 0.6
     assert run.read_config(output / run.CONFIG).data.description == str(description)
-    assert load_bundle(export_run_of(output, tmp_path)).manifest.ledger is not None
-
-
-def export_run_of(output: Path, folder: Path) -> Path:
-    asked = ["--run", str(output), "--output", str(folder / "bundles"), "--name", "x", "--version", "1"]
-    assert export_main(asked) == 0
-    return folder / "bundles/x/1"
+    assert load_bundle(export_run(output, tmp_path / "bundles", "x", "1", "float32")).manifest.ledger is not None
 
 
 def test_another_seed_is_another_run(folder: Path, trained: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from mimn.training.memory import keep_freed_memory
+
 STEPS = """
 import resource, sys
 import numpy as np
@@ -28,6 +30,11 @@ def faults(how: str) -> int:
     """Page faults of ten arrays of 64 MiB, made and freed one after another."""
     ran = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True)
     return int(ran.stdout)
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    keep_freed_memory()
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc: it has no mallopt")

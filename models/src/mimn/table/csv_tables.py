@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,20 +70,22 @@ def csv_tables(records: Path, plan: Plan) -> list[str]:
 
 
 def _trials(path: Path, plan: Plan) -> list[str]:
-    """A record of trials: each run by the bytes of its state, and each row against the first of its stage."""
+    """A record of trials: each row by the bytes of its state, and against the first of its stage."""
     with path.open(encoding="utf-8", newline="") as file:
         trials = list(csv.DictReader(file))
     key = path.parent.name
     titles = ", ".join(plan.title(dataset) for dataset in dict.fromkeys(trial["dataset"] for trial in trials))
     folds = ", ".join(dict.fromkeys(trial["fold"] for trial in trials))
     lines = ["", f"## Trials `{key}`", ""]
-    lines += prose(
-        f"{QUESTIONS.get(key, '')} Validation AUC on {titles}, fold {folds}; the users of these trials are tested in "
-        "another fold. Intervals are over the users; another seed moves a figure by some thousandths.".lstrip()
+    text = (
+        f"{QUESTIONS.get(key, '')} Validation AUC on {titles}, fold {folds}, the mean of the folds that a row has; the "
+        "users of these trials are tested in another fold. Intervals are over the users; another seed moves a figure "
+        "by some thousandths."
     )
-    lines += ["", *_sizes(trials)]
+    lines += prose(text.lstrip())
+    lines += ["", *_sizes(trials, plan)]
     if (differences := path.with_name("differences.csv")).exists():
-        lines += ["", *_differences(differences)]
+        lines += ["", *_differences(differences, plan)]
     return [*lines, "", f"![AUC by KiB of a state]({TRIALS}/{key}/trials.png)"]
 
 
@@ -111,24 +114,34 @@ def _weeks(paths: Mapping[str, Path]) -> list[str]:
     return grid(["data set", "most from", "purchases", "median", "times"], body)
 
 
-def _differences(path: Path) -> list[str]:
+def _differences(path: Path, plan: Plan) -> list[str]:
     body = []
     with path.open(encoding="utf-8", newline="") as file:
         for one in csv.DictReader(file):
             auc, low, high = (float(one[name]) for name in ("auc", "low", "high"))
-            body.append([f"`{one['difference']}`", f"{int(one['length']):,}", f"{auc:+.4f} [{low:+.4f}, {high:+.4f}]"])
-    return grid(["difference", "events", "AUC"], body)
+            difference = f"{auc:+.4f} [{low:+.4f}, {high:+.4f}]"
+            body.append([plan.title(one["dataset"]), f"`{one['difference']}`", f"{int(one['length']):,}", difference])
+    return grid(["data set", "difference", "events", "AUC"], body)
 
 
-def _sizes(trials: list[dict[str, str]]) -> list[str]:
+def _sizes(trials: list[dict[str, str]], plan: Plan) -> list[str]:
+    """The means over folds, by the bytes of a state. A model that reads the events has none: it comes last."""
     lengths = list(dict.fromkeys(trial["length"] for trial in trials))
-    values: dict[tuple[float, str, str], dict[str, str]] = {}
+    values: dict[tuple[str, float, str, str], dict[str, dict[str, float]]] = {}
     for trial in trials:
-        # A model that reads the events has no state: it comes last.
-        key = (float(trial["state_bytes"] or math.inf), trial["name"], trial["row"])
-        values.setdefault(key, {})[trial["length"]] = f"{float(trial['validation_auc']):.4f}"
+        key = (plan.title(trial["dataset"]), float(trial["state_bytes"] or math.inf), trial["name"], trial["row"])
+        of_fold = values.setdefault(key, {}).setdefault(trial["length"], {})
+        of_fold[trial["fold"]] = float(trial["validation_auc"])
     body = (
-        [f"{size:,.0f}" if size < math.inf else "-", name, f"`{row}`", *(of.get(length, "-") for length in lengths)]
-        for (size, name, row), of in sorted(values.items())
+        [
+            title,
+            f"{size:,.0f}" if size < math.inf else "-",
+            name,
+            f"`{row}`",
+            f"{max(map(len, of.values()))}",
+            *(f"{statistics.fmean(of[length].values()):.4f}" if length in of else "-" for length in lengths),
+        ]
+        for (title, size, name, row), of in sorted(values.items())
     )
-    return grid(["bytes", "name", "row", *(f"{int(length):,} events" for length in lengths)], body)
+    events = (f"{int(length):,} events" for length in lengths)
+    return grid(["data set", "bytes", "name", "row", "folds", *events], body)

@@ -33,13 +33,14 @@ _DATA_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(
 
 
 class Variation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A row that is another row's configuration with other fields of `[model]`, `[training]` or `[windows]`."""
+    """A row that is another row's configuration with other fields of its tables."""
 
     config: str
     name: str
     model: dict[str, Any] = {}
     training: dict[str, Any] = {}
     windows: dict[str, Any] = {}
+    data: dict[str, Any] = {}
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -217,13 +218,15 @@ def _row_config(plan: Plan, stage: Stage, key: str) -> RunConfig:
     changes: dict[str, Any] = {
         "training": msgspec.to_builtins(config.training) | plan.training,
         "windows": msgspec.to_builtins(config.windows) | plan.windows,
+        "data": msgspec.to_builtins(config.data),
     }
     if stage.description is not None:
-        changes["data"] = msgspec.to_builtins(config.data) | {"description": stage.description}
+        changes["data"]["description"] = stage.description
     if variation is not None:
         changes |= {"name": variation.name, "model": config.model | variation.model}
         changes["training"] |= variation.training
         changes["windows"] |= variation.windows
+        changes["data"] |= variation.data
     source = f"{path} in the plan's row {key!r}"
     try:
         changed = msgspec.convert(msgspec.to_builtins(config) | changes, RunConfig)

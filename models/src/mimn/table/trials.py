@@ -132,6 +132,7 @@ def differences(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]
             )
             found.append(
                 {
+                    "dataset": stage.dataset,
                     "difference": f"{key} - {stage.rows[0]}",
                     "length": length,
                     "folds": len(pairs),

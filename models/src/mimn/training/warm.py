@@ -227,9 +227,11 @@ class Origin:
         try:
             with safe_open(str(Path(self.source.run) / run.MODEL), framework="pt") as file:
                 known = set(file.keys())
+                if self.source.keep_state:
+                    self._check_members(
+                        {name: file.get_tensor(name) for name in known if name.startswith(MEMBERS)}, model
+                    )
                 for name, value in model.state_dict(keep_vars=True).items():
-                    if self.source.keep_state and name.startswith(MEMBERS):
-                        self._check_members(file.get_tensor(name), value)
                     if name.startswith(OF_DATA) or name in fresh or (OF_HEAD in name and name not in known):
                         continue
                     stored = file.get_tensor(name)
@@ -243,8 +245,9 @@ class Origin:
             for weight in model.state_weights():
                 weight.requires_grad_(False)
 
-    def _check_members(self, old: Tensor, new: Tensor) -> None:
-        if not torch.equal(old, new):
+    def _check_members(self, old: Mapping[str, Tensor], model: ClickModel) -> None:
+        new = {name: value for name, value in model.state_dict().items() if name.startswith(MEMBERS)}
+        if old.keys() != new.keys() or not all(torch.equal(old[name], new[name]) for name in new):
             raise TrainingFailed(
                 f"items stand for other items than in {self.source.run}, so states would mean something else: keep the "
                 "[members] of that run, and give new ones to export --members; or train without --keep-state"
