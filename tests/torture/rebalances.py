@@ -119,7 +119,9 @@ class Shift:
         for worker in self.workers:
             worker.wait_ready()
         self._frozen: UicWorker | None = None
-        self._wait_all_owned()
+        # A worker without partitions is ready, too: while the first to join gives up half of its own, all are owned.
+        until(lambda: all(map(owned, self.workers)), "both workers have partitions", within_s=2 * MOVE_S)
+        self._wait_settled()
         self._turns: tuple[tuple[str, Callable[[], UicWorker | None]], ...] = (
             ("one joins", self._join),
             ("one leaves", self._leave),
@@ -136,8 +138,7 @@ class Shift:
         holds = {worker: {p["partition"] for p in partitions(worker)} for worker in self.workers}
         began = time.time()
         victim = act()
-        self._wait_all_owned()
-        until(self._settled, "the group has settled", within_s=2 * MOVE_S, every_s=0.2)
+        self._wait_settled()
         return Change(what, began, set() if victim is None else holds[victim])
 
     def _join(self) -> None:
@@ -167,11 +168,12 @@ class Shift:
     def _wait_for_its_share(self, who: str) -> None:
         until(lambda: owned(self.workers[-1]), f"{who} has partitions", within_s=MOVE_S)
 
+    def _wait_settled(self) -> None:
+        until(lambda: sum(map(owned, self.workers)) == N, "every partition has an owner", within_s=2 * MOVE_S)
+        until(self._settled, "the group has settled", within_s=2 * MOVE_S, every_s=0.2)
+
     def _settled(self) -> bool:
         return groups.state(self._world.topics.bootstrap, self._world.group) == "Stable"
-
-    def _wait_all_owned(self) -> None:
-        until(lambda: sum(map(owned, self.workers)) == N, "every partition has an owner", within_s=2 * MOVE_S)
 
 
 class Pauses:

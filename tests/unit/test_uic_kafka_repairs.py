@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
+from kafka.coordinator.assignors.abstract import RebalanceProtocol
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
@@ -19,6 +21,7 @@ from kafka.future import Future
 from kafka.producer.sender import Sender
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.record.default_records import DefaultRecordBatch
+from kafka.structs import MemberState
 
 from access.assumptions import broken
 from uic.errors import UnsuitableClient
@@ -81,6 +84,9 @@ CHANGES: dict[str, Broken] = {
         BaseCoordinator, "_join_task", None, raising=False
     ),
     "joining goes on while need_rejoin() says so": lambda patch: patch.delattr(ConsumerCoordinator, "poll"),
+    "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda patch: (
+        patch.setattr(ConsumerCoordinator, "_on_join_complete_async", other)
+    ),
     "an assignor claims member_assignment when it makes its metadata(topics)": lambda patch: patch.setattr(
         CooperativeStickyAssignor, "metadata", other
     ),
@@ -143,6 +149,7 @@ def coordinator(**state: Any) -> Any:
         _subscription=SimpleNamespace(partitions_auto_assigned=lambda: True, subscription=joined),
         config={"group_id": "group", "api_version": (4, 0)},
         _join_task=None,
+        state=MemberState.STABLE,
     )
     vars(made).update(state)
     return made
@@ -163,6 +170,35 @@ def test_a_join_that_finished_between_two_polls_is_still_collected() -> None:
     assert collected == [b"assignment"]
     member._join_task = None
     assert not member.need_rejoin()
+
+
+@pytest.mark.parametrize("kept", [ALL[:5], ALL], ids=["some are given up", "none is"])
+def test_who_gives_partitions_up_joins_again_when_the_others_have_learned_what_they_got(
+    kept: list[TopicPartition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(kafka_repairs, "time", SimpleNamespace(monotonic=lambda: now))
+    holds = SubscriptionState()
+    holds.subscribe([TOPIC])
+    holds.assign_from_subscribed(ALL)
+    member = coordinator(
+        _subscription=holds,
+        _joined_subscription=holds.subscription,
+        _is_leader=False,
+        _lookup_assignor=lambda name: ClaimingAssignor(),
+        _rebalance_protocol=RebalanceProtocol.COOPERATIVE,
+        auto_commit_interval=5.0,
+    )
+    got = ConsumerProtocolAssignment(1, [(TOPIC, [tp.partition for tp in kept])], b"").encode()
+    asyncio.run(member._on_join_complete_async(7, "member", "cooperative-sticky", got))
+    assert holds.assigned_partitions() == set(kept)
+    assert member.rejoin_needed == (kept != ALL)
+    assert not member.need_rejoin()
+    member.state = MemberState.UNJOINED  # the group has lost it
+    assert member.need_rejoin() == (kept != ALL)
+    member.state = MemberState.STABLE
+    now += kafka_repairs.SECOND_ROUND_S
+    assert member.need_rejoin() == (kept != ALL)
 
 
 def test_a_poll_ends_with_the_first_answer_although_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,3 +222,6 @@ def test_the_library_still_needs_each_repair() -> None:
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._join_task is None or self._join_task.is_done" in source
     assert "while self.need_rejoin()" in source
+    completed = inspect.getsource(ConsumerCoordinator._on_join_complete_async)
+    assert "if revoked:" in completed
+    assert "self.request_rejoin()" in completed

@@ -3,7 +3,7 @@
 Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
 batches), and repairs of its faults, seen in 3.0.12:
 
-* `_Coordinator`: a finished join is collected, whenever it finishes.
+* `_Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have theirs.
 * `ClaimingAssignor`: a member that joins claims the partitions that it holds.
 * `unblock_paused`: a resumed partition is not silent for ever.
 * `_Fetcher`: an answer that is too large is not asked for again and again.
@@ -16,6 +16,7 @@ Decision 32 says what each repair is for.
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, ClassVar, Final, NamedTuple
@@ -75,6 +76,9 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         _takes(ConsumerCoordinator.need_rejoin, "self")
         and _uses(BaseCoordinator.join_group_async, "need_rejoin")
         and _uses(ConsumerCoordinator.poll, "need_rejoin")
+    ),
+    "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda: _uses(
+        ConsumerCoordinator._on_join_complete_async, "request_rejoin", "assign_from_subscribed"
     ),
     "an assignor claims member_assignment when it makes its metadata(topics)": lambda: (
         _takes(CooperativeStickyAssignor.metadata, "self", "topics")
@@ -147,14 +151,26 @@ class _Unfinished:
         self.add_callback, self.add_errback = join.add_callback, join.add_errback
 
 
+SECOND_ROUND_S: Final = 0.2
+"""How long a member that gave up partitions waits before it joins again. The others learn of the next round by their
+heartbeats, seconds apart, so this makes it little longer."""
+
+
 class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python has no types
-    """A coordinator that collects every join that it began, also one that finishes between two polls.
+    """A coordinator that collects every join that it began, also one that finishes between two polls, and lets the
+    others collect theirs.
 
     The library loses such a join in two ways. It begins another one when it finds the first done: then what was
     assigned is lost, and the group goes through one more rebalance. And it does not look at all if nothing asks for a
     rejoin any more, which is so after a rejoin that only a change of metadata caused: then heartbeats stay off, and the
     broker expels the member for good.
+
+    A member that must give up partitions joins again, so that their next owner gets them. The library does so at once.
+    Whoever has not yet asked for its own part of the same round is then refused it and learns too late what it must
+    give up, which costs one more rebalance.
     """
+
+    _second_round_at = 0.0
 
     @property
     def _join_task(self) -> _Unfinished | None:
@@ -166,8 +182,16 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python h
         self.__dict__["_join"] = None if join is None else _Unfinished(join)
 
     def need_rejoin(self) -> bool:
-        """Also while a join is not collected."""
-        return self._join_task is not None or super().need_rejoin()
+        """Also while a join is not collected, and not at once after one."""
+        if self._join_task is not None:
+            return True
+        early = self.state is MemberState.STABLE and time.monotonic() < self._second_round_at
+        return not early and super().need_rejoin()
+
+    async def _on_join_complete_async(self, *joined: Any) -> None:
+        await super()._on_join_complete_async(*joined)
+        if self.rejoin_needed:
+            self._second_round_at = time.monotonic() + SECOND_ROUND_S
 
 
 class ClaimingAssignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafka-python has no types
