@@ -15,6 +15,9 @@ from mimn.bundle.writer import write_bundle
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
 SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
+LEDGER = FIXTURES / "bundle_tiny_ledger/tiny-ledger/1"
+RETRAINED = FIXTURES / "bundle_tiny_ledger_retrained/tiny-ledger-retrained/1"
+"""The same ledger and counters beside another memory."""
 
 
 def with_scaled_head(root: Path, of: Path, version: str, scale: float) -> Path:
@@ -28,10 +31,12 @@ def with_scaled_head(root: Path, of: Path, version: str, scale: float) -> Path:
     model.graph.initializer.append(helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]))
     model.graph.node.append(helper.make_node("Mul", [f"{last}_before", "scale"], [last]))
     factor = np.float32(scale)
+    table = None if about.item_table is None or old.reads is None else (about.item_table, old.reads.table)
     golden = replace(old.golden, scores=old.golden.scores * factor, cold_scores=old.golden.cold_scores * factor)
     return write_bundle(
         root, name=about.name, version=version, state=about.state, step=about.step, head=about.head,
         step_onnx=(of / "step.onnx").read_bytes(), head_onnx=model.SerializeToString(),
         initial_state=np.array(old.initial_state), items=old.items, categories=old.categories, golden=golden,
         context=about.context, opset=about.opset, model=about.model, training=about.training, sketch=about.sketch,
+        ledger=about.ledger, item_table=table,
     )  # fmt: skip

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,10 +13,10 @@ from hypothesis import strategies as st
 from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
-from mimn.state import EMPTY_DIGEST, Progress, extend_digest, partition_of, user_hash, witness
+from mimn.state import EMPTY_DIGEST, extend_digest, partition_of, user_hash, witness
+from support.partition_rows import NOW, USERS, N, click, erasure, fold_partition, log_of, random_rows, stored
 from uic.bulk.folder import Folder
-from uic.bulk.partition_fold import FoldedPartition, fold_partitions
-from uic.bulk.partition_log import RECORDS, PartitionLog
+from uic.bulk.partition_fold import fold_partitions
 from uic.bulk.pool import save
 from uic.bulk.saved_states import saved_partition
 from uic.core.event import Reason
@@ -33,15 +30,6 @@ BUNDLES = {
     for folder in parent.iterdir()
     if folder.is_dir()
 }
-NOW = 1_700_000_000_000
-N = 2
-USERS = [u for u in (f"u{i}" for i in range(40)) if partition_of(u.encode(), N) == 0][:7]
-
-Row = tuple[int, int, bytes | None, bytes | None, list[dict[str, object]] | None]
-
-
-def fold_partition(log: PartitionLog, model: Model, *, shard: tuple[int, int] = (0, 1)) -> FoldedPartition:
-    return fold_partitions([log], model, shard=shard)[0]
 
 
 def model_of(path: Path) -> Model:
@@ -52,37 +40,6 @@ def model_of(path: Path) -> Model:
 MODELS = {name: model_of(path) for name, path in BUNDLES.items()}
 """One for each kind of state."""
 MODEL = MODELS["tiny"]
-
-
-def click(offset: int, user: str, item: int = 3) -> Row:
-    value = BehaviorEvent(
-        user_id=user, item_id=item, category_id=item % 5, action=ACTION_CLICK, event_time=NOW + offset * 1000
-    )
-    return offset, NOW + offset * 1000, user.encode(), value.SerializeToString(), None
-
-
-def erasure(offset: int, user: str) -> Row:
-    return offset, NOW + offset * 1000, user.encode(), None, None
-
-
-def log_of(rows: Sequence[Row], cuts: Sequence[int] = (), *, base: int = 0, **more: object) -> PartitionLog:
-    begin = Progress(partitions=N, next_offset=base, lineage=77, writer=5, base=base, as_of_ms=0)
-    bounds = [0, *sorted(cuts), len(rows)]
-    batches = [
-        pa.RecordBatch.from_arrays(
-            [pa.array([row[i] for row in rows[a:b]], RECORDS.field(i).type) for i in range(5)], schema=RECORDS
-        )
-        for a, b in pairwise(bounds)
-    ]
-    return PartitionLog(0, begin, batches, **more)  # type: ignore[arg-type]  # fields given by the test
-
-
-def stored(folded: FoldedPartition) -> dict[bytes, bytes]:
-    return {
-        user: value
-        for users, values in folded.states.values()
-        for user, value in zip(users.to_pylist(), values.to_pylist(), strict=True)
-    }
 
 
 def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> None:
@@ -109,19 +66,6 @@ def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> No
         witness=witness(last_row[2], last_row[3], last_row[1]),
         as_of_ms=last_row[1],
     )
-
-
-def random_rows(kinds: Sequence[tuple[int, int]]) -> list[Row]:
-    """By record: whose (an index), and what: 0 an erasure, 1 a malformed value, else an item."""
-    rows = []
-    for offset, (user, item) in enumerate(kinds):
-        if item == 0:
-            rows.append(erasure(offset, USERS[user]))
-        elif item == 1:
-            rows.append((offset, NOW, USERS[user].encode(), b"\xff", None))
-        else:
-            rows.append(click(offset, USERS[user], item))
-    return rows
 
 
 @settings(max_examples=80)

@@ -21,6 +21,7 @@ from mimn.bundle.specs import (
     InputSpec,
     Kind,
     LedgerSpec,
+    Manifest,
     SketchSpec,
     StateSpec,
 )
@@ -99,6 +100,30 @@ def part_fingerprints(
         for name in parts.keys() - {"ledger"}:
             parts[name]["actions"] = msgspec.to_builtins(actions)
     return {name: _sha256({"fold_version": fold_version, **meaning}) for name, meaning in parts.items()}
+
+
+def shared_blocks(one: Manifest, other: Manifest) -> list[str]:
+    """Names of the blocks of a state that hold the same numbers for the same events under both bundles, whatever was
+    trained: a ledger's, and a sketch's. None without a ledger, because such a bundle has one fingerprint for all."""
+    if one.ledger is None or other.ledger is None:
+        return []
+    mine, theirs = _parts_of(one, one.ledger), _parts_of(other, other.ledger)
+    shared = [one.ledger.ledger.block.name] if mine["ledger"] == theirs["ledger"] else []
+    if one.sketch is not None and mine["sketch"] == theirs.get("sketch"):
+        shared += [one.sketch.sketch.first_block.name, one.sketch.sketch.last_block.name]
+    return shared
+
+
+def _parts_of(manifest: Manifest, ledger: LedgerSpec) -> dict[str, str]:
+    return part_fingerprints(
+        manifest.state,
+        manifest.input,
+        manifest.fold_version,
+        manifest.files,
+        manifest.sketch,
+        actions=manifest.actions,
+        ledger=ledger,
+    )
 
 
 def _sha256(meaning: dict[str, Any]) -> str:

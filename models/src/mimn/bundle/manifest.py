@@ -9,7 +9,7 @@ import json
 import msgspec
 
 from mimn.bundle.fields import check_fields
-from mimn.bundle.fingerprint import STATE_FILES, fingerprint_of, part_fingerprints
+from mimn.bundle.fingerprint import STATE_FILES, fingerprint_of, part_fingerprints, shared_blocks
 from mimn.bundle.members import read_width
 from mimn.bundle.reads import GROUPS, width
 from mimn.bundle.specs import (
@@ -45,6 +45,7 @@ __all__ = [
     "encode_manifest",
     "fingerprint_of",
     "part_fingerprints",
+    "shared_blocks",
 ]
 
 

@@ -58,7 +58,8 @@ def header_rows(headers: Sequence[StateHeader]) -> NDArray[np.void]:
 
 class UserState(msgspec.Struct, frozen=True):
     """A state: header and tensors. Invariant: `tensors` is the fold of exactly the `event_count` events that
-    `header.digest` names, in order, starting from the bundle's initial state."""
+    `header.digest` names, in order, starting from the bundle's initial state. After a migration that kept ledgers, the
+    memory of a `partial` state is the fold of the last of them only."""
 
     header: StateHeader
     tensors: NDArray[np.float32]

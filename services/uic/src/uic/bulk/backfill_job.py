@@ -21,6 +21,7 @@ from mimn.state import Progress
 from uic.bulk.archive import Archive, PartitionManifest, open_archive
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import Folder
+from uic.bulk.kept_ledgers import KeptLedgers
 
 JOB: Final = "job.json"
 STATES: Final = "states"
@@ -42,12 +43,14 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True):
     archive: str
     """Folder of the archive that is folded."""
     ends: tuple[int, ...]
-    """By partition, where the fold stops and UIC goes on: fixed when the job begins."""
+    """By partition, where the fold stops and, without kept ledgers, UIC goes on: fixed when the job begins."""
     lineages: tuple[int, ...]
     """By partition, new for this job."""
     writer: int
     erased: tuple[dict[str, int], ...]
     """By partition, user → offset up to which the user's events are left out."""
+    kept: KeptLedgers | None = None
+    """The states in service whose ledgers are kept; None: states are made of what is folded alone."""
 
     def begin(self, manifest: PartitionManifest) -> Progress:
         """What a partition's fold begins from."""
@@ -61,6 +64,17 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True):
             base=manifest.base,
             as_of_ms=0,
         )
+
+    def reached(self, manifest: PartitionManifest) -> Progress:
+        """Up to where a partition is folded when it is handed over.
+
+        Raises:
+            DamagedFile: the kept progress cannot be read.
+        """
+        p = manifest.partition
+        if self.kept is not None:
+            return self.kept.reached(p)
+        return self.begin(manifest)._replace(next_offset=self.ends[p])
 
     def manifest(self, archive: Archive, partition: int) -> PartitionManifest:
         """The part of a partition's archive that this job folds, its files checked.
@@ -100,6 +114,7 @@ def new_job(
     archive: Archive,
     erased: Mapping[int, Mapping[bytes, int]],
     lineages: Sequence[int] | None = None,
+    kept: KeptLedgers | None = None,
 ) -> BackfillJob:
     """A job over all that is in the archive now.
 
@@ -108,6 +123,7 @@ def new_job(
         archive: of the target's topic.
         erased: by partition, key → offset up to which the user's events are left out.
         lineages: by partition, to compare with states that were folded elsewhere; new random ones by default.
+        kept: the states in service whose ledgers are kept.
 
     Raises:
         BadArchive: the archive has a hole, a doubled file, or another partition count.
@@ -132,6 +148,7 @@ def new_job(
         lineages=tuple(lineages or (secrets.randbits(64) or 1 for _ in manifests)),
         writer=secrets.randbits(64) or 1,
         erased=tuple({k.decode(): v for k, v in erased.get(p, {}).items()} for p in range(target.n)),
+        kept=kept,
     )
 
 

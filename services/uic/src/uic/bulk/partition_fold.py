@@ -68,6 +68,8 @@ class FoldedPartition:
     progress: Progress
     states: FoldedStates
     tally: Tally
+    shard: tuple[int, int] = (0, 1)
+    """(i, n): its users are those whose key's CRC-32 is i modulo n."""
 
 
 def begin_fold(model: Model, shard: tuple[int, int] = (0, 1)) -> Fold:
@@ -98,7 +100,7 @@ def fold_partitions(
         some = [(course, next(stream, None)) for course, stream in zip(courses, streams, strict=True)]
         read = [(course, records) for course, records in some if records is not None and len(records)]
         if all(records is None for _, records in some):
-            return [FoldedPartition(c.partition, c.end, fold.folded(c), c.tally) for c in courses]
+            return [FoldedPartition(c.partition, c.end, fold.folded(c), c.tally, shard) for c in courses]
         if read:
             fold.fold(read)
         for course, records in read:

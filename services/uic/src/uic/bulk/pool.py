@@ -23,12 +23,13 @@ from threading import Thread
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mimn.bundle import load_bundle
+from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_step
 from uic.bulk.archive import Archive, PartitionManifest
 from uic.bulk.backfill_job import STATES, BackfillJob
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
+from uic.bulk.kept_ledgers import KeptPartition
 from uic.bulk.partition_fold import FoldedPartition, begin_fold, fold_partitions
 from uic.bulk.partition_log import PartitionLog
 from uic.bulk.saved_states import SavedPartition, saved_partition, writing_partition
@@ -63,7 +64,9 @@ def plan_tasks(
         return []
     largest = manifests[0]
     users = count_users(archive, largest)
-    each = max(users, 1) * begin_fold(load_model(job.bundle)).user_bytes
+    model = load_model(job.bundle)
+    copied = 0 if job.kept is None else 4 * model.layout.floats
+    each = max(users, 1) * (begin_fold(model).user_bytes + copied)
     if each > memory:
         shards = -(-each // memory)
         return [Task((m.partition,), shards) for m in manifests]
@@ -126,33 +129,53 @@ def fold_task(job: BackfillJob, work: str, task: Task) -> list[SavedPartition]:
         model, archive = load_model(job.bundle), job.open_archive()
         manifests = [job.manifest(archive, p) for p in missing]
         rows = max(LEAST_ROWS, ROWS_AT_ONCE // len(missing))
+        kept = {p: kept_partition(job, p) for p in missing}
 
         def fold(shard: int) -> list[FoldedPartition]:
-            logs = [partition_log(job, archive, manifest, rows) for manifest in manifests]
+            logs = [partition_log(job, archive, manifest, rows, kept[manifest.partition]) for manifest in manifests]
             return fold_partitions(logs, model, shard=(shard, task.shards))
 
         if task.shards == 1:
-            done |= {folded.partition: save(folder, [folded]) for folded in fold(0)}
+            done |= {one.partition: save(folder, [one], kept[one.partition]) for one in fold(0)}
         else:
             [partition] = missing
-            done[partition] = save(folder, (fold(shard)[0] for shard in range(task.shards)))
+            shards = (fold(shard)[0] for shard in range(task.shards))
+            done[partition] = save(folder, shards, kept[partition])
     return [done[p] for p in task.partitions]
 
 
-def partition_log(job: BackfillJob, archive: Archive, manifest: PartitionManifest, rows: int) -> PartitionLog:
+def kept_partition(job: BackfillJob, partition: int) -> KeptPartition | None:
+    """The states whose ledgers the job keeps, of one partition; None if it keeps none.
+
+    Raises:
+        BulkRefused: the archive ends below them.
+        DamagedFile: the snapshot is not what was written.
+    """
+    if job.kept is None:
+        return None
+    new, lineage = loaded(job.bundle), job.lineages[partition]
+    kept = KeptPartition(job.kept, partition, new, lineage, job.writer, job.erased_keys(partition))
+    kept.refuse_older_log(job.ends[partition])
+    return kept
+
+
+def partition_log(
+    job: BackfillJob, archive: Archive, manifest: PartitionManifest, rows: int, kept: KeptPartition | None = None
+) -> PartitionLog:
     """A partition of the archive as `fold_partitions` takes it."""
+    records = archive.records(manifest, rows)
     return PartitionLog(
         manifest.partition,
         job.begin(manifest),
-        archive.records(manifest, rows),
+        records if kept is None else kept.cut(records),
         job.erased_keys(manifest.partition),
         manifest.gap_ends,
         manifest.end,
     )
 
 
-def save(folder: Folder, shards: Iterable[FoldedPartition]) -> SavedPartition:
-    """Write one partition's states, shard after shard.
+def save(folder: Folder, shards: Iterable[FoldedPartition], kept: KeptPartition | None = None) -> SavedPartition:
+    """Write one partition's states, shard after shard, joined with the ledgers that are kept.
 
     Raises:
         BulkRefused: too many of its records belong to another partition; nothing was written.
@@ -167,13 +190,14 @@ def save(folder: Folder, shards: Iterable[FoldedPartition]) -> SavedPartition:
             outcomes.update(folded.tally.outcomes)
             rejected.update(folded.tally.rejected)
             _refuse_misrouted(first.partition, rejected[Reason.MISROUTED], folded.tally.records)
-            for users, values in folded.states.values():
+            for users, values in folded.states.values() if kept is None else kept.join(folded):
                 writer.add(users, values)
     return writer.finish(
-        first.progress,
+        first.progress if kept is None else kept.reached,
         records=first.tally.records,
         outcomes=outcomes,
         rejected={reason.value: n for reason, n in rejected.items()},
+        kept=None if kept is None else {"complete": kept.joined.complete, "partial": kept.joined.partial},
     )
 
 
@@ -186,9 +210,15 @@ def _refuse_misrouted(partition: int, misrouted: int, records: int) -> None:
 
 
 @cache
+def loaded(path: str) -> Bundle:
+    """A bundle, once a process."""
+    return load_bundle(Path(path))
+
+
+@cache
 def load_model(path: str) -> Model:
     """The model of a bundle, once a process."""
-    bundle = load_bundle(Path(path))
+    bundle = loaded(path)
     return Model.of(bundle, open_step(bundle))
 
 

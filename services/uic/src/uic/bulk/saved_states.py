@@ -48,6 +48,9 @@ class SavedPartition(msgspec.Struct, frozen=True, kw_only=True):
     """With a backfill: what became of the records that are events or erasures, named as in `uic_records_total`."""
     rejected: dict[str, int] = {}
     """With a backfill: records that are no events, by reason."""
+    kept: dict[str, int] = {}
+    """With a backfill that keeps ledgers: of how many the memory has folded the same events (`complete`), and of how
+    many it lacks some (`partial`)."""
 
     @property
     def decoded(self) -> Progress:
@@ -111,6 +114,7 @@ class PartitionWriter:
         records: int = 0,
         outcomes: Mapping[str, int] | None = None,
         rejected: Mapping[str, int] | None = None,
+        kept: Mapping[str, int] | None = None,
     ) -> SavedPartition:
         """Once the states' file is whole, write what makes it count: progress and hash."""
         saved = SavedPartition(
@@ -123,6 +127,7 @@ class PartitionWriter:
             records=records,
             outcomes=dict(outcomes or {}),
             rejected=dict(rejected or {}),
+            kept=dict(kept or {}),
         )
         self._folder.write(partition_file(self._partition), msgspec.json.format(msgspec.json.encode(saved)))
         return saved

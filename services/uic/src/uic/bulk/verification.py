@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, user_hash
+from uic.bulk.kept_ledgers import SharedBlocks
 from uic.core.event import ERASE_ITEM, Reason, Record, check_key, parse
 from uic.fold.rounds import Model
 
@@ -123,6 +124,7 @@ def compare(
     lineage: int,
     end: int,
     verified: Verified,
+    kept: Mapping[bytes, SharedBlocks],
 ) -> None:
     """Compare users' stored values with what the log says, and count into `verified`.
 
@@ -131,8 +133,14 @@ def compare(
         expected: see `expect`.
         lineage: the partition's; states of another one are as if absent.
         end: what lies at or above this offset was not read: states that reach further are not compared.
+        verified: counted into.
+        kept: what states have of earlier ones, with a backfill that keeps ledgers.
     """
+    expected = {user: Expected() for user in kept} | dict(expected)
     numbers = tensors(expected, model)
+    for user, shared in kept.items():
+        for place, block in shared.blocks:
+            numbers[user][place] = block
     for user, value in stored.items():
         due = expected.get(user)
         try:
@@ -150,9 +158,14 @@ def compare(
         verified.users += 1
         if due is None:
             verified.too_many += 1
-        elif state.header.event_count != len(due.items):
+            continue
+        count, digest, last = len(due.items), due.digest, due.last_offset
+        if user in kept:
+            header = kept[user].header
+            count, digest, last = header.event_count, header.digest, header.last_offset
+        if state.header.event_count != count:
             verified.count += 1
-        elif (state.header.digest, state.header.last_offset) != (due.digest, due.last_offset):
+        elif (state.header.digest, state.header.last_offset) != (digest, last):
             verified.digest += 1
         elif not model.layout.close(state.tensors, numbers[user], CLOSE):
             verified.tensors += 1

@@ -76,7 +76,8 @@ class Seen:
             yield Finding(
                 Gate.PARTIAL,
                 f"{new} of {self.compared} compared states lack events, in service {old} do: the log no longer begins "
-                "where those states did",
+                "where those states did; fold an archive, or keep the ledgers of the states in service (ctr backfill "
+                "--keep-ledgers) and say --accept-partial",
             )
 
 

@@ -47,8 +47,24 @@ class Demands:
     extent: Extent = field(default_factory=Extent)
     other_actions: bool = False
     """The new bundle folds other actions than the one in service, so that coverage and digests cannot agree."""
+    accept_partial: bool = False
+    """More states may lack events than in service: memories that were folded from a shorter log, beside ledgers that
+    were kept."""
     rtp: Sequence[str] = ()
     """Admin addresses of scoring processes that must have the release loaded; empty: all that announce themselves."""
+
+    @property
+    def waived(self) -> frozenset[Gate]:
+        """Gates of the comparison that are not asked."""
+        return (OF_EVENTS if self.other_actions else frozenset()) | (
+            frozenset({Gate.PARTIAL}) if self.accept_partial else frozenset()
+        )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What was said on the command line to ask less."""
+        said = {"--other-actions": self.other_actions, "--accept-partial": self.accept_partial}
+        return tuple(option for option, given in said.items() if given)
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Gates:
         if not findings and before is not None:
             if users:
                 seen, more = self._compare(old, new, before, rollout.id)
-                found = (one for one in seen.findings() if not (self._demands.other_actions and one.gate in OF_EVENTS))
+                found = (one for one in seen.findings() if one.gate not in self._demands.waived)
                 findings = (*more, *found, *self._memory(), *unloaded)
             else:
                 findings = (NOT_COMPARED,)

@@ -188,6 +188,11 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         help="the bundle folds other actions: do not ask for equal users and digests (prove it by backfill --verify)",
     )
     parser.add_argument(
+        "--accept-partial",
+        action="store_true",
+        help="more states may lack events than in service: for ledgers that were kept (ctr backfill --keep-ledgers)",
+    )
+    parser.add_argument(
         "--rtp",
         action="append",
         default=[],
@@ -204,6 +209,7 @@ def _demands(options: argparse.Namespace) -> Demands:
         steady_ms=round(options.steady_for * 1000),
         extent=Extent(options.whole, options.sample),
         other_actions=options.other_actions,
+        accept_partial=options.accept_partial,
         rtp=tuple(options.rtp),
     )
 

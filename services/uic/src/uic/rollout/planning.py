@@ -209,8 +209,8 @@ def _log(settings: ClientSettings, before: Reading, origin: Origin) -> tuple[int
             Finding(
                 Gate.LOG,
                 f"{len(cut)} of {before.partitions} partitions no longer begin where the states in service do "
-                f"(partition {cut[0]} begins at {bounds[cut[0]].start}): use --from backfill with an archive, or "
-                "snapshot:ID",
+                f"(partition {cut[0]} begins at {bounds[cut[0]].start}): use --from backfill with an archive or with "
+                "kept ledgers (ctr backfill --keep-ledgers), or snapshot:ID",
             )
         )
     return sum(one.end - one.start for one in bounds), findings

@@ -73,7 +73,7 @@ class Verbs:
         self._scorers = Scorers(client, settings.redis.prefix)
         self._sleep = sleep
         self._clock = clock
-        self._by = f"{getpass.getuser()}@{socket.gethostname()}{' --other-actions' if demands.other_actions else ''}"
+        self._by = " ".join((f"{getpass.getuser()}@{socket.gethostname()}", *demands.options))
 
     # Before
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
+from uuid import UUID
 
 import msgspec
 import pyarrow.compute as pc
@@ -25,6 +26,7 @@ from uic.bulk.backfill_job import ARCHIVE, JOB, STATES, BackfillJob, Target, new
 from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
+from uic.bulk.kept_ledgers import KeptLedgers, keep
 from uic.bulk.loading import ENTRY_BYTES
 from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import PartitionLog
@@ -62,6 +64,8 @@ def main(
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    if (options.keep_ledgers is None) != (options.of_bundle is None):
+        parser.error("--keep-ledgers and --of-bundle go together")
     settings = read_settings()
     try:
         command = Backfill(settings, options, out, after)
@@ -101,6 +105,7 @@ class Backfill:
         if not folded:
             self._refuse_folded_namespace()
         job = read_job(self._work, self._target) or self._begin(bounds)
+        self._refuse_other_ledgers(job)
         self._refuse_another_log(job, bounds)
         if not folded:
             self._fold(job)
@@ -114,6 +119,12 @@ class Backfill:
         outcomes = _total(p.outcomes for p in manifest.partitions)
         rejected = _total(p.rejected for p in manifest.partitions)
         became = outcomes | {"rejected": sum(rejected.values())}
+        kept = _total(p.kept for p in manifest.partitions)
+        of_ledgers = ""
+        if kept:
+            of_ledgers = (
+                f". {sum(kept.values())} ledgers are kept; {kept['partial']} of their users' memories lack events"
+            )
         self._say(
             {
                 "namespace": job.namespace,
@@ -124,9 +135,11 @@ class Backfill:
                 "bytes": manifest.value_bytes,
                 "partitions": job.n,
                 "loaded_states": loaded.states,
+                "kept": kept,
             },
             f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
-            f"UIC goes on from there. {records} records: {', '.join(f'{n} {name}' for name, n in became.items() if n)}",
+            f"UIC goes on from there. {records} records: {', '.join(f'{n} {name}' for name, n in became.items() if n)}"
+            f"{of_ledgers}",
         )
         return 0
 
@@ -143,6 +156,8 @@ class Backfill:
         filled = sum(size > 0 for size in sizes)
         sampled = sum(len(f.states.users) for f in folded)
         users = sampled * filled // max(len(logs), 1)
+        if (kept := self._kept_ledgers(bounds)) is not None:
+            users = max(users, read_manifest(Folder(kept.snapshot)).users)
         value = sum(map(_value_bytes, folded)) // max(sampled, 1)
         report = {
             "records": records,
@@ -198,7 +213,10 @@ class Backfill:
             users = [u for some, _ in states_of(folder, saved) for u in some if choose.random() < share]
             if not users:
                 continue
-            expected = expect(self._records(job, saved), set(users), job.erased_keys(saved.partition), model.actions)
+            records, kept = self._records(job, saved), pool.kept_partition(job, saved.partition)
+            if kept is not None:
+                records = (record for record in records if kept.holds(record.key, record.offset))
+            expected = expect(records, set(users), job.erased_keys(saved.partition), model.actions)
             values = self._store.stored_values(saved.partition, [u.decode() for u in users])
             compare(
                 dict(zip(users, values, strict=True)),
@@ -207,6 +225,7 @@ class Backfill:
                 lineage=saved.decoded.lineage,
                 end=saved.decoded.next_offset,
                 verified=verified,
+                kept={} if kept is None else kept.shared(set(users)),
             )
         self._say(
             asdict(verified) | {"wrong": verified.wrong},
@@ -220,6 +239,7 @@ class Backfill:
 
     def _begin(self, bounds: TopicBounds) -> BackfillJob:
         """Decide what is folded, and write it down. With `--from log` the log is archived first."""
+        kept = self._kept_ledgers(bounds)
         source: str = self._options.source
         if source == "log":
             archive = begin_archive(
@@ -234,10 +254,22 @@ class Backfill:
                     line.add(now.end - now.start)
         else:
             archive = open_archive(Folder(source.removeprefix("archive:")), bounds.topic_id)
-        job = new_job(self._target, archive, self._erased(archive), self._lineages())
+        job = new_job(self._target, archive, self._erased(archive), self._lineages(), kept)
         self._work.write(JOB, msgspec.json.format(msgspec.json.encode(job)))
         self._after("job")
         return job
+
+    def _kept_ledgers(self, bounds: TopicBounds) -> KeptLedgers | None:
+        if self._options.keep_ledgers is None:
+            return None
+        return keep(
+            Folder(self._options.keep_ledgers),
+            Path(self._options.of_bundle),
+            self._target.bundle,
+            topic=self._target.topic,
+            topic_id=str(UUID(bytes=bounds.topic_id)),
+            n=self._target.n,
+        )
 
     def _fold(self, job: BackfillJob) -> None:
         folder = self._work.below(STATES)
@@ -284,17 +316,29 @@ class Backfill:
             manifest = archive.manifest(partition)
             if manifest is None:
                 continue
-            reached = job.begin(manifest)._replace(next_offset=job.ends[partition])
+            reached = job.reached(manifest)
             if (reason := contradiction(reached, now)) is not None:
                 raise BulkRefused(
                     f"partition {partition} of topic {job.topic} is not the log that was archived ({reason.value}): "
                     "check UIC_KAFKA__BOOTSTRAP_SERVERS, or archive again"
                 )
-            if now.start > job.ends[partition]:
+            if now.start > reached.next_offset:
+                where, remedy = "the archive ends", "Archive more often than retention removes"
+                if job.kept is not None:
+                    where, remedy = "the kept states end", "Take another snapshot, and choose another --work"
                 raise BulkRefused(
-                    f"partition {partition} begins at {now.start}, above {job.ends[partition]} where the archive ends: "
-                    "what lies between would be missing. Archive more often than retention removes"
+                    f"partition {partition} begins at {now.start}, above {reached.next_offset} where {where}: "
+                    f"what lies between would be missing. {remedy}"
                 )
+
+    def _refuse_other_ledgers(self, job: BackfillJob) -> None:
+        asked = self._options.keep_ledgers
+        begun = None if job.kept is None else job.kept.snapshot
+        if asked is not None and Folder(asked).url != begun:
+            raise BulkRefused(
+                f"{self._work.url} holds a backfill that keeps {'no ledgers' if begun is None else begun}, and not "
+                f"{asked}: choose another --work"
+            )
 
     def _refuse_folded_namespace(self) -> None:
         """Before hours are spent on archiving and folding."""
@@ -369,6 +413,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from", dest="source", default="log", metavar="log|archive:FOLDER", help="what is folded (default: the log)"
     )
+    parser.add_argument(
+        "--keep-ledgers",
+        metavar="SNAPSHOT",
+        help="keep the ledgers of the states in service, for events that the log no longer has; the folder that ctr "
+        "snapshot create printed",
+    )
+    parser.add_argument("--of-bundle", metavar="BUNDLE", help="with which those were folded: the one in service")
     parser.add_argument("--dry-run", action="store_true", help="fold a sample; say hours and bytes; load nothing")
     parser.add_argument("--verify", action="store_true", help="compare a sample of users with an independent fold")
     parser.add_argument(
