@@ -56,9 +56,8 @@ class Demands:
     @property
     def waived(self) -> frozenset[Gate]:
         """Gates of the comparison that are not asked."""
-        return (OF_EVENTS if self.other_actions else frozenset()) | (
-            frozenset({Gate.PARTIAL}) if self.accept_partial else frozenset()
-        )
+        waived = OF_EVENTS if self.other_actions else frozenset()
+        return waived | {Gate.PARTIAL} if self.accept_partial else waived
 
     @property
     def options(self) -> tuple[str, ...]:
