@@ -1,4 +1,4 @@
-"""A memory is trained anew and the log does not reach back: ledgers go over whole, memories as far as the log goes."""
+"""A new memory with a log that does not reach back: new states have complete ledgers, and memories of what is left."""
 
 from __future__ import annotations
 

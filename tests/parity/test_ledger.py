@@ -14,7 +14,7 @@ import torch
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph, open_head, open_step
 from mimn.bundle.item_table import ItemTable
-from mimn.bundle.manifest import Manifest, decode_manifest, encode_manifest, fingerprint_of, part_fingerprints
+from mimn.bundle.manifest import Manifest, decode_manifest, encode_manifest, fingerprint_of, fingerprints_of_parts
 from mimn.config import MimnConfig
 from mimn.data import ledger_reads, synthetic
 from mimn.data.events import DataError
@@ -230,15 +230,7 @@ def test_a_retrained_bundle_keeps_what_the_ledger_means_and_changes_the_rest(tmp
 
 def parts(manifest: Manifest) -> dict[str, str]:
     assert manifest.ledger is not None
-    return part_fingerprints(
-        manifest.state,
-        manifest.input,
-        manifest.fold_version,
-        manifest.files,
-        manifest.sketch,
-        actions=None,
-        ledger=manifest.ledger,
-    )
+    return fingerprints_of_parts(manifest, manifest.ledger)
 
 
 def test_newer_statistics_of_items_and_a_new_head_keep_every_state(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from support.bundles import LEDGER, RETRAINED, SKETCH
 from support.partition_rows import USERS, N, Row, fold_partition, log_of, random_rows, stored
 from uic.bulk.errors import BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
-from uic.bulk.kept_ledgers import KeptLedgers, KeptPartition, keep
+from uic.bulk.kept_ledgers import KeptPartition, keep
 from uic.bulk.pool import save
 from uic.bulk.saved_states import SavedStates, saved_partition, seal, states_of, writing_partition
 from uic.fold.rounds import Model
@@ -63,7 +63,7 @@ def in_service(rows: Sequence[Row]) -> dict[bytes, bytes]:
 
 def kept(folder: Folder, erased: Mapping[bytes, int] | None = None) -> KeptPartition:
     told = keep(folder, LEDGER, NEW, topic="events", topic_id=NO_ID, n=N)
-    return KeptPartition(told, 0, NEW, LINEAGE, 9, erased or {})
+    return KeptPartition(folder, told.partitions[0], OLD, NEW, LINEAGE, 9, erased or {})
 
 
 def joined(states: KeptPartition, rows: Sequence[Row], *, base: int = 0, shards: int = 1) -> dict[bytes, bytes | None]:
@@ -188,5 +188,3 @@ def test_what_does_not_fit_is_refused_with_what_to_do(tmp_path: Path) -> None:
     damaged = snapshot({USERS[0].encode(): b"not a state"}, 1)
     with pytest.raises(DamagedFile, match="Take another snapshot"):
         list(kept(damaged).states())
-    with pytest.raises(DamagedFile, match="kept progress"):
-        KeptLedgers(snapshot="", bundle="", progress=("00",)).reached(0)

@@ -107,14 +107,15 @@ def shared_blocks(one: Manifest, other: Manifest) -> list[str]:
     trained: a ledger's, and a sketch's. None without a ledger, because such a bundle has one fingerprint for all."""
     if one.ledger is None or other.ledger is None:
         return []
-    mine, theirs = _parts_of(one, one.ledger), _parts_of(other, other.ledger)
+    mine, theirs = fingerprints_of_parts(one, one.ledger), fingerprints_of_parts(other, other.ledger)
     shared = [one.ledger.ledger.block.name] if mine["ledger"] == theirs["ledger"] else []
     if one.sketch is not None and mine["sketch"] == theirs.get("sketch"):
         shared += [one.sketch.sketch.first_block.name, one.sketch.sketch.last_block.name]
     return shared
 
 
-def _parts_of(manifest: Manifest, ledger: LedgerSpec) -> dict[str, str]:
+def fingerprints_of_parts(manifest: Manifest, ledger: LedgerSpec) -> dict[str, str]:
+    """`part_fingerprints` of a bundle with this ledger."""
     return part_fingerprints(
         manifest.state,
         manifest.input,

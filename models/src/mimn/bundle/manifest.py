@@ -9,7 +9,7 @@ import json
 import msgspec
 
 from mimn.bundle.fields import check_fields
-from mimn.bundle.fingerprint import STATE_FILES, fingerprint_of, part_fingerprints, shared_blocks
+from mimn.bundle.fingerprint import STATE_FILES, fingerprint_of, fingerprints_of_parts, shared_blocks
 from mimn.bundle.members import read_width
 from mimn.bundle.reads import GROUPS, width
 from mimn.bundle.specs import (
@@ -44,7 +44,7 @@ __all__ = [
     "decode_manifest",
     "encode_manifest",
     "fingerprint_of",
-    "part_fingerprints",
+    "fingerprints_of_parts",
     "shared_blocks",
 ]
 

@@ -73,7 +73,7 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True):
         """
         p = manifest.partition
         if self.kept is not None:
-            return self.kept.reached(p)
+            return self.kept.partitions[p].decoded
         return self.begin(manifest)._replace(next_offset=self.ends[p])
 
     def manifest(self, archive: Archive, partition: int) -> PartitionManifest:

@@ -1,10 +1,9 @@
-"""Ledgers of the states in service that a migration keeps, while it folds the memories anew.
+"""A migration can copy the ledgers of the states in service and fold only the memories again.
 
-A retrained memory reads events in another way, so it must be folded again, from what the log or its archive still has.
-A ledger holds no weights: it means the same under both bundles, and it knows events that the log may have forgotten. So
-a user's new state has the ledger of the old one, and its header: the same events, last offset and digest. Its memory is
-the fold of those events that are there. Where that fold has another digest, events are missing, and the state is
-`partial`.
+A retrained memory must be folded from events, as many as the log or its archive still has. A ledger contains no
+weights, so it is valid under both bundles, and it may cover events that the log has lost. A user's new state is
+therefore a copy of the old header and ledger, with a memory that is folded from the events that remain. The fold
+computes its own digest. If that differs from the header's, the memory lacks events, and the state is `partial`.
 
 The states in service are those of a snapshot (`snapshots`). A state may be ahead of its partition's progress. UIC goes
 on from that progress and skips what a state says it has, so the memory is folded up to where each state is: of the
@@ -29,12 +28,10 @@ from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.manifest import shared_blocks
 from mimn.state import (
     EMPTY_DIGEST,
-    CorruptProgress,
     Progress,
     StateError,
     StateHeader,
     UserState,
-    decode_progress,
     decode_state,
     encode_states,
     header_rows,
@@ -43,7 +40,7 @@ from mimn.state import (
 from uic.bulk.errors import BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.partition_fold import FoldedPartition
-from uic.bulk.saved_states import ROWS_A_GROUP, SavedStates, check_files, read_manifest, states_of
+from uic.bulk.saved_states import ROWS_A_GROUP, SavedPartition, check_files, read_manifest, refuse_others, states_of
 
 LEDGER: Final = "ledger"
 NOT_FOLDED: Final = -1
@@ -56,19 +53,8 @@ class KeptLedgers(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the snapshot."""
     bundle: str
     """Path of the bundle that the snapshot was made with."""
-    progress: tuple[str, ...]
-    """By partition, the snapshot's progress record, hexadecimal."""
-
-    def reached(self, partition: int) -> Progress:
-        """Up to where the snapshot's states of a partition are complete.
-
-        Raises:
-            DamagedFile: the record cannot be read.
-        """
-        try:
-            return decode_progress(bytes.fromhex(self.progress[partition]))
-        except (CorruptProgress, ValueError) as error:
-            raise DamagedFile(f"partition {partition}: the kept progress cannot be read: {error}") from error
+    partitions: tuple[SavedPartition, ...]
+    """Of the snapshot."""
 
 
 def keep(snapshot: Folder, bundle: Path, new: Bundle, *, topic: str, topic_id: str, n: int) -> KeptLedgers:
@@ -93,9 +79,7 @@ def keep(snapshot: Folder, bundle: Path, new: Bundle, *, topic: str, topic_id: s
         "topic id": "the topic was created again: take a snapshot of states that are folded from it",
         "partitions": "correct UIC_KAFKA__PARTITIONS",
     }
-    for what, value in wanted.items():
-        if there[what] != value:
-            raise BulkRefused(f"{snapshot.url} is of {what} {there[what]}, and not {value}: {fixes[what]}")
+    refuse_others(there, wanted, fixes)
     if old.manifest.fingerprint == new.manifest.fingerprint:
         raise BulkRefused(
             f"{old.name} and {new.name} read the same states: there is nothing to fold (ctr rollout start {new.path})"
@@ -109,7 +93,7 @@ def keep(snapshot: Folder, bundle: Path, new: Bundle, *, topic: str, topic_id: s
     return KeptLedgers(
         snapshot=snapshot.url,
         bundle=str(old.path.resolve()),
-        progress=tuple(saved.progress for saved in manifest.partitions),
+        partitions=manifest.partitions,
     )
 
 
@@ -135,8 +119,10 @@ class Joined:
 class KeptPartition:
     """One partition's states in service, and how they join what is folded."""
 
-    kept: KeptLedgers
-    partition: int
+    snapshot: Folder
+    saved: SavedPartition
+    old: Bundle
+    """Of the states in service."""
     new: Bundle
     lineage: int
     """Of the new states."""
@@ -148,13 +134,7 @@ class KeptPartition:
     @cached_property
     def reached(self) -> Progress:
         """From where UIC goes on with the joined states."""
-        old = self.kept.reached(self.partition)
-        return old._replace(lineage=self.lineage, writer=self.writer)
-
-    @cached_property
-    def old(self) -> Bundle:
-        """The bundle of the states in service."""
-        return load_bundle(Path(self.kept.bundle))
+        return self.saved.decoded._replace(lineage=self.lineage, writer=self.writer)
 
     @cached_property
     def ahead(self) -> dict[bytes, int]:
@@ -170,8 +150,8 @@ class KeptPartition:
         last = max([self.reached.next_offset - 1, *self.ahead.values()])
         if end <= last:
             raise BulkRefused(
-                f"partition {self.partition}: the archive ends at {end}, and the snapshot's states at {last + 1}: "
-                "archive again (ctr archive)"
+                f"partition {self.saved.partition}: the archive ends at {end}, and the snapshot's states at "
+                f"{last + 1}: archive again (ctr archive)"
             )
 
     def cut(self, records: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -246,8 +226,8 @@ class KeptPartition:
         Raises:
             DamagedFile: a state cannot be read.
         """
-        folder, old = Folder(self.kept.snapshot), self.old
-        for users, values in states_of(folder, self._manifest.partitions[self.partition]):
+        folder, old = self.snapshot, self.old
+        for users, values in states_of(folder, self.saved):
             for user, value in zip(users, values, strict=True):
                 if value is None:
                     continue
@@ -255,14 +235,11 @@ class KeptPartition:
                     state = decode_state(value, old.fingerprint, old.layout, user_hash(user.decode()))
                 except StateError as error:
                     raise DamagedFile(
-                        f"{folder.url}: partition {self.partition} holds a bad state: {error}. Take another snapshot"
+                        f"{folder.url}: partition {self.saved.partition} holds a bad state: {error}. Take another "
+                        "snapshot"
                     ) from error
                 if (upto := self.erased.get(user)) is None or self._last(state.header) > upto:
                     yield user, state
-
-    @cached_property
-    def _manifest(self) -> SavedStates:
-        return read_manifest(Folder(self.kept.snapshot))
 
     @cached_property
     def _places(self) -> list[tuple[slice, slice]]:

@@ -153,8 +153,15 @@ def kept_partition(job: BackfillJob, partition: int) -> KeptPartition | None:
     """
     if job.kept is None:
         return None
-    new, lineage = loaded(job.bundle), job.lineages[partition]
-    kept = KeptPartition(job.kept, partition, new, lineage, job.writer, job.erased_keys(partition))
+    kept = KeptPartition(
+        snapshot=Folder(job.kept.snapshot),
+        saved=job.kept.partitions[partition],
+        old=loaded(job.kept.bundle),
+        new=loaded(job.bundle),
+        lineage=job.lineages[partition],
+        writer=job.writer,
+        erased=job.erased_keys(partition),
+    )
     kept.refuse_older_log(job.ends[partition])
     return kept
 

@@ -193,6 +193,13 @@ def states_of(
             yield batch.column("user").to_pylist(), batch.column("value").to_pylist()
 
 
+def refuse_others(there: Mapping[str, object], wanted: Mapping[str, object], fixes: Mapping[str, str]) -> None:
+    """Raises BulkRefused at the first fact in which a snapshot is not what is `wanted`, with what to do about it."""
+    for what, value in wanted.items():
+        if there[what] != value:
+            raise BulkRefused(f"the snapshot is of {what} {there[what]}, and not {value}: {fixes[what]}")
+
+
 def states_file(partition: int) -> str:
     """The name of a partition's states."""
     return f"{partition}.parquet"

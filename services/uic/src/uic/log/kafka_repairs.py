@@ -165,9 +165,9 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python h
     rejoin any more, which is so after a rejoin that only a change of metadata caused: then heartbeats stay off, and the
     broker expels the member for good.
 
-    A member that must give up partitions joins again, so that their next owner gets them. The library does so at once.
-    Whoever has not yet asked for its own part of the same round is then refused it and learns too late what it must
-    give up, which costs one more rebalance.
+    A member that must give up partitions joins again, so that their next owner gets them. The library does so at once,
+    which begins the next round. A slower member may not have fetched its assignment of this round yet. The broker then
+    refuses to send it, so this member keeps its partitions until the next round, and the group needs a third one.
     """
 
     _second_round_at = 0.0

@@ -157,7 +157,7 @@ class Backfill:
         sampled = sum(len(f.states.users) for f in folded)
         users = sampled * filled // max(len(logs), 1)
         if (kept := self._kept_ledgers(bounds)) is not None:
-            users = max(users, read_manifest(Folder(kept.snapshot)).users)
+            users = max(users, sum(saved.users for saved in kept.partitions))
         value = sum(map(_value_bytes, folded)) // max(sampled, 1)
         report = {
             "records": records,

@@ -18,7 +18,7 @@ from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
-from uic.bulk.saved_states import SavedStates, check_files
+from uic.bulk.saved_states import SavedStates, check_files, refuse_others
 from uic.core.takeup import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
@@ -184,11 +184,9 @@ class Snapshot:
             "partitions": "correct UIC_KAFKA__PARTITIONS",
             "prefix": "correct UIC_REDIS__PREFIX, or say --other-prefix",
         }
-        for what, value in wanted.items():
-            if there[what] != value and not (what == "prefix" and self._options.other_prefix):
-                raise BulkRefused(
-                    f"the snapshot is of {what} {there[what]}, and the settings say {value}: {fixes[what]}"
-                )
+        if self._options.other_prefix:
+            del wanted["prefix"]
+        refuse_others(there, wanted, fixes)
 
     def _refuse_another_log(self, manifest: SavedStates) -> None:
         with log_reader(self._settings.kafka) as reader:
