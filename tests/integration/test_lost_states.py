@@ -82,6 +82,17 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
         code, said = command(environment)
         assert (code, said.splitlines()) == (0, ["40 users, 0 states lost, 0 repaired"])
 
+        forgotten = "u-forgotten"  # as after retention: listed, and the log has none of this user's events
+        valkey.client.sadd(keys.users(partition_of(forgotten.encode(), N)), forgotten)
+        code, said = command(environment, "--repair")
+        assert (code, said.splitlines()[-2:]) == (
+            1,
+            [
+                "41 users, 1 states lost, 0 repaired",
+                "1 states are still lost: the log no longer has any event of these users",
+            ],
+        )
+
 
 def lost_states(uic: RunningUic) -> float:
     text = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text

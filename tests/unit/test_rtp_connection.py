@@ -24,7 +24,7 @@ from redis.asyncio.connection import Connection as TcpConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
-from access.assumptions import broken
+from process.assumptions import broken
 from rtp.errors import UnsuitableClient
 from rtp.store.connection import ASSUMPTIONS, Connection, check_client, connect, packed
 from rtp.store.together import NotTogether, Together

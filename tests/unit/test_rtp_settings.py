@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 from redis.connection import URL_QUERY_ARGUMENT_PARSERS as PARSERS
 
-from access.store_url import OTHERS, SECONDS, WHOLE
-from rtp.__main__ import load_settings, main
-from rtp.settings import MAX_DRAIN_S, RtpSettings
+from process.store_url import OTHERS, SECONDS, WHOLE
+from rtp.__main__ import main
+from rtp.settings import MAX_DRAIN_S, RtpSettings, load_settings
 from support.store_urls import QUERIES, UNREADABLE
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"

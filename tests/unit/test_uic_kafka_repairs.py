@@ -23,7 +23,7 @@ from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
 
-from access.assumptions import broken
+from process.assumptions import broken
 from uic.errors import UnsuitableClient
 from uic.log import kafka_repairs
 from uic.log.kafka_repairs import ASSUMPTIONS, ClaimingAssignor, check_client, poll_once

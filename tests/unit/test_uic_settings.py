@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
+from process.setting_names import UnknownSetting
 from support.store_urls import QUERIES, UNREADABLE
 from uic.__main__ import COMMANDS, main
 from uic.app import crash_after
@@ -23,7 +24,6 @@ from uic.settings import (
     KafkaSettings,
     RedisSettings,
     UicSettings,
-    UnknownSetting,
     read_client_settings,
     read_settings,
 )

@@ -1,9 +1,7 @@
 """API keys with scopes, the file that stores them, and TLS for listeners.
 
 Both services use it, so one key file and one rule about addresses apply to both. It knows no protocol: each port calls
-`KeyRing.judge`, and answers with a status of its own. Standard library only. `access.memory`,
-`access.assumptions`, `access.store_url` and `access.log_lines` are theirs too: what a serving process does without,
-what it assumes of a library, whether a store's address can be read, and how log lines reach stderr.
+`KeyRing.judge`, and answers with a status of its own. Standard library only.
 """
 
 from access.address import is_loopback

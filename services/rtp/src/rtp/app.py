@@ -17,8 +17,8 @@ import uvloop
 from fastapi import FastAPI
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
-from access.memory import give_back
 from mimn.bundle import BundleError, GoldenMismatch
+from process.memory import give_back
 from rtp.announcer import Announcer
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader

@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-from access.log_lines import to_stderr
+from process.log_lines import to_stderr
 
 Format = Literal["json", "logfmt"]
 

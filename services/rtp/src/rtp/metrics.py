@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from access import Admission
-from access.log_lines import dropped
 from mimn.bundle.request_fields import RequestVector
 from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, WrongUser
+from process.log_lines import dropped
+from process.tally import Count, CountedElsewhere, Counts, Tallies, Tally
 from rtp.core.fold_progress import Status
-from rtp.tally import Count, CountedElsewhere, Counts, Tallies, Tally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DIFFERENCE = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

@@ -5,13 +5,15 @@ A name is `RTP_<GROUP>__<FIELD>`, such as `RTP_REDIS__URL`. A group refuses unkn
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from access.store_url import check_store_url
+from process.setting_names import check_names
+from process.store_url import check_store_url
 
 MAX_DRAIN_S = 9.5
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -249,3 +251,24 @@ class RtpSettings(BaseSettings):
         if self.http.port and self.http.port == self.admin.port and self.http.host == self.admin.host:
             raise ValueError("RTP_HTTP__PORT and RTP_ADMIN__PORT are the same: give each its own")
         return self
+
+
+def load_settings(environment: Mapping[str, str]) -> RtpSettings:
+    """The settings that the environment gives.
+
+    Raises:
+        ValueError: a variable is unknown, and the message names the nearest setting; or some have a bad value, and it
+            names each. It never shows a value.
+    """
+    check_names("RTP", RtpSettings, environment)
+    try:
+        return RtpSettings()
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        raise ValueError("; ".join(_fault(fault["loc"], fault["msg"]) for fault in faults)) from None
+
+
+def _fault(location: tuple[int | str, ...], message: str) -> str:
+    said = message.removeprefix("Value error, ")
+    name = "RTP_" + "__".join(str(part).upper() for part in location)
+    return f"{name}: {said}" if location else said  # groups that contradict each other: the message names the settings

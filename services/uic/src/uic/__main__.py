@@ -10,7 +10,7 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
-from uic.settings import UnknownSetting
+from process.setting_names import UnknownSetting
 
 NEVER_RUN = ("rich", "greenlet", "colorama", "opentelemetry")
 """What structlog (for terminals, and for threads that are none) and redis-py (for its own metrics) import if it is
@@ -74,7 +74,7 @@ def _run(given: list[str]) -> int:
 
 
 def _serve(verb: str, arguments: Sequence[str]) -> int:
-    from access.memory import left_out, one_arena, opened_late
+    from process.memory import left_out, one_arena, opened_late
     from uic.settings import read_settings
 
     settings = read_settings()

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from functools import partial
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
-from access.memory import give_back
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
+from process.memory import give_back
 from uic.core.ports import Step
 from uic.core.topics import group_name
 from uic.doors.admin import admin_app

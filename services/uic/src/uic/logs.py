@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import structlog
 
-from access.log_lines import to_stderr
+from process.log_lines import to_stderr
 
 _FIELDS = "uic_fields"
 ORDER = ("timestamp", "level", "logger", "event", "request_id")

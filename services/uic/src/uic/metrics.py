@@ -8,9 +8,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from access import Admission
-from access.log_lines import dropped
+from process.log_lines import dropped
+from process.tally import CountedElsewhere, Tallies
 from uic.core.event import Reason
-from uic.tally import CountedElsewhere, Tallies
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _DELAY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600, 3600, 86400)

@@ -7,23 +7,18 @@ are not here: they come with the bundle.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from access.store_url import check_store_url
+from process.setting_names import check_names
+from process.store_url import check_store_url
 from uic.core.topics import dead_letter_topic
 
 MAX_BATCH_BYTES: Final = 16 << 20
 """Default of `KafkaSettings.max_batch_bytes`."""
-
-
-SERVICE_LINK: Final = ("tcp://", "udp://", "sctp://")
-"""How the value of a variable begins that Kubernetes makes of a service called `uic` or `uic-…`."""
 
 
 class Group(BaseModel):
@@ -303,10 +298,6 @@ class ClientSettings(BaseSettings):
     access: AccessSettings = AccessSettings()
 
 
-class UnknownSetting(ValueError):
-    """A variable begins with UIC_ and is not a setting. Names it and the nearest setting; never shows a value."""
-
-
 def read_settings() -> UicSettings:
     """The service's settings, from the environment.
 
@@ -314,7 +305,7 @@ def read_settings() -> UicSettings:
         UnknownSetting: a variable is not a setting.
         pydantic.ValidationError: a value is missing or out of bounds; it names the field.
     """
-    check_names(os.environ)
+    check_names("UIC", UicSettings, os.environ)
     return UicSettings()  # type: ignore[call-arg]  # pydantic-settings fills `bundle` from the environment
 
 
@@ -324,27 +315,5 @@ def read_client_settings() -> ClientSettings:
     Raises:
         UnknownSetting, pydantic.ValidationError: as `read_settings`.
     """
-    check_names(os.environ)
+    check_names("UIC", UicSettings, os.environ)
     return ClientSettings()
-
-
-def check_names(variables: Mapping[str, str]) -> None:
-    """Make sure that each variable that begins with UIC_ is a setting, or a whole group as JSON.
-
-    Raises:
-        UnknownSetting: names the first that is not.
-    """
-    known = []
-    for group, field in UicSettings.model_fields.items():
-        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)  # noqa: S101, PT018
-        known.append(f"UIC_{group}".upper())
-        known += [f"UIC_{group}__{name}".upper() for name in field.annotation.model_fields]
-    for name in sorted(variables):
-        if name.upper().startswith("UIC_") and name.upper() not in known:
-            if variables[name].startswith(SERVICE_LINK):
-                raise UnknownSetting(
-                    f"{name} is not a setting of UIC, but a service link of Kubernetes: "
-                    "set enableServiceLinks: false in the pod's spec"
-                )
-            nearest = get_close_matches(name.upper(), known, 1, 0)[0]
-            raise UnknownSetting(f"{name} is not a setting of UIC; did you mean {nearest}?")

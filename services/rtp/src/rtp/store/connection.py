@@ -10,7 +10,6 @@ hold. Decision 151.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, Protocol
@@ -30,53 +29,44 @@ from redis.asyncio.connection import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
-from access.assumptions import broken
+from process.assumptions import broken, takes, uses
 from rtp.errors import UnsuitableClient
 
 # What is assumed
 
 
-def _uses(function: Any, *names: str) -> bool:
-    """Whether `function` touches attributes of these names."""
-    return set(names) <= set(function.__code__.co_names)
-
-
-def _takes(function: Any, *parameters: str) -> bool:
-    return tuple(inspect.signature(function).parameters)[: len(parameters)] == parameters
-
-
 ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     "a connection that is made has its streams in _reader and _writer": lambda: (
-        _uses(TcpConnection._connect, "open_connection", "_reader", "_writer")
-        and _uses(UnixDomainSocketConnection._connect, "open_unix_connection", "_reader", "_writer")
+        uses(TcpConnection._connect, "open_connection", "_reader", "_writer")
+        and uses(UnixDomainSocketConnection._connect, "open_unix_connection", "_reader", "_writer")
         and "_connect" not in vars(SSLConnection)
     ),
     "a connection is connected for as long as it has _reader and _writer": lambda: (
-        _uses(vars(AbstractConnection)["is_connected"].fget, "_reader", "_writer")
-        and _uses(AbstractConnection._close, "_reader", "_writer")
+        uses(vars(AbstractConnection)["is_connected"].fget, "_reader", "_writer")
+        and uses(AbstractConnection._close, "_reader", "_writer")
     ),
     "a connection that is collected without a _writer closes nothing": lambda: (
         "_writer" in AbstractConnection.__del__.__code__.co_consts
     ),
     "can_read() tells what came behind the last reply, the end included": lambda: (
-        _takes(AbstractConnection.can_read, "self")
-        and _uses(AbstractConnection.can_read, "_parser", "can_read")
-        and _uses(DefaultParser.can_read, "has_data", "at_eof", "_buffer")
+        takes(AbstractConnection.can_read, "self")
+        and uses(AbstractConnection.can_read, "_parser", "can_read")
+        and uses(DefaultParser.can_read, "has_data", "at_eof", "_buffer")
     ),
     "_parser.parse_error(response) makes an exception of an error reply": lambda: (
-        _uses(AbstractConnection.set_parser, "_parser")
-        and _takes(DefaultParser.parse_error, "response")
+        uses(AbstractConnection.set_parser, "_parser")
+        and takes(DefaultParser.parse_error, "response")
         and isinstance(DefaultParser.parse_error("LOADING x"), RedisConnectionError)  # type: ignore[no-untyped-call]
     ),
     "a cluster's node puts each reply of a pipeline, or its error, into the command's result": lambda: (
-        _takes(ClusterNode.execute_pipeline, "self", "commands")
-        and _uses(ClusterNode.execute_pipeline, "acquire_connection", "parse_response", "result", "release")
+        takes(ClusterNode.execute_pipeline, "self", "commands")
+        and uses(ClusterNode.execute_pipeline, "acquire_connection", "parse_response", "result", "release")
     ),
     "nodes_manager learns slots_cache by initialize() and move_slot(), and closes by aclose()": lambda: (
-        _takes(NodesManager.initialize, "self", "additional_startup_nodes_info", "last_failed_node_name")
-        and _uses(NodesManager.initialize, "slots_cache", "nodes_cache")
-        and _takes(NodesManager.move_slot, "self", "e")
-        and _takes(NodesManager.aclose, "self", "attr")
+        takes(NodesManager.initialize, "self", "additional_startup_nodes_info", "last_failed_node_name")
+        and uses(NodesManager.initialize, "slots_cache", "nodes_cache")
+        and takes(NodesManager.move_slot, "self", "e")
+        and takes(NodesManager.aclose, "self", "attr")
     ),
 }
 

@@ -37,8 +37,8 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
 from kafka.util import Timer
 
-from access.assumptions import broken
 from mimn.state import NO_TOPIC_ID
+from process.assumptions import broken, takes, uses
 from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.errors import UnsuitableClient
@@ -48,78 +48,68 @@ from uic.settings import MAX_BATCH_BYTES
 # What is assumed
 
 
-def _uses(function: Any, *names: str) -> bool:
-    """Whether `function` touches attributes of these names."""
-    return set(names) <= set(function.__code__.co_names)
-
-
-def _takes(function: Any, *parameters: str) -> bool:
-    return tuple(inspect.signature(function).parameters)[: len(parameters)] == parameters
-
-
 ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
-    "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: _uses(
+    "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: uses(
         KafkaConsumer.__init__, "_coordinator", "_fetcher", "_subscription", "_cluster", "_net", "_manager"
     ),
     "a poll goes round in _poll_once(timer, max_records) until its time is over": lambda: (
-        _takes(KafkaConsumer._poll_once, "self", "timer", "max_records")
-        and _uses(KafkaConsumer.poll, "_poll_once", "Timer", "expired")
+        takes(KafkaConsumer._poll_once, "self", "timer", "max_records")
+        and uses(KafkaConsumer.poll, "_poll_once", "Timer", "expired")
     ),
     "a join in progress is kept in _join_task and begun again if that is_done": lambda: (
-        _uses(BaseCoordinator.__init__, "_join_task")
-        and _uses(BaseCoordinator.join_group_async, "_join_task", "is_done")
+        uses(BaseCoordinator.__init__, "_join_task") and uses(BaseCoordinator.join_group_async, "_join_task", "is_done")
     ),
     "_join_task is an attribute of the instance, not of the class": lambda: (
         not hasattr(ConsumerCoordinator, "_join_task") and ConsumerCoordinator.__dictoffset__ != 0
     ),
     "joining goes on while need_rejoin() says so": lambda: (
-        _takes(ConsumerCoordinator.need_rejoin, "self")
-        and _uses(BaseCoordinator.join_group_async, "need_rejoin")
-        and _uses(ConsumerCoordinator.poll, "need_rejoin")
+        takes(ConsumerCoordinator.need_rejoin, "self")
+        and uses(BaseCoordinator.join_group_async, "need_rejoin")
+        and uses(ConsumerCoordinator.poll, "need_rejoin")
     ),
-    "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda: _uses(
+    "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda: uses(
         ConsumerCoordinator._on_join_complete_async, "request_rejoin", "assign_from_subscribed"
     ),
     "an assignor claims member_assignment when it makes its metadata(topics)": lambda: (
-        _takes(CooperativeStickyAssignor.metadata, "self", "topics")
-        and _uses(CooperativeStickyAssignor.metadata, "member_assignment")
+        takes(CooperativeStickyAssignor.metadata, "self", "topics")
+        and uses(CooperativeStickyAssignor.metadata, "member_assignment")
     ),
     "a fetch is read by the class that Fetcher.PartitionRecords names": lambda: (
-        inspect.isclass(Fetcher.PartitionRecords) and _uses(Fetcher._parse_fetched_data, "PartitionRecords")
+        inspect.isclass(Fetcher.PartitionRecords) and uses(Fetcher._parse_fetched_data, "PartitionRecords")
     ),
     "PartitionRecords reads with _unpack_records(tp, records, …) and ends with drain()": lambda: (
-        _takes(Fetcher.PartitionRecords._unpack_records, "self", "tp", "records")
-        and _takes(Fetcher.PartitionRecords.drain, "self")
-        and _uses(
+        takes(Fetcher.PartitionRecords._unpack_records, "self", "tp", "records")
+        and takes(Fetcher.PartitionRecords.drain, "self")
+        and uses(
             Fetcher.PartitionRecords.__init__, "_unpack_records", "next_fetch_offset", "leader_epoch", "check_crcs"
         )
     ),
     "PartitionRecords hands out with take(n), which keeps an error for the next call": lambda: (
-        _takes(Fetcher.PartitionRecords.take, "self", "n")
-        and _uses(Fetcher.PartitionRecords.take, "_maybe_raise_next_inline_exception", "record_iterator")
-        and _uses(Fetcher._append, "take", "next_fetch_offset")
+        takes(Fetcher.PartitionRecords.take, "self", "n")
+        and uses(Fetcher.PartitionRecords.take, "_maybe_raise_next_inline_exception", "record_iterator")
+        and uses(Fetcher._append, "take", "next_fetch_offset")
     ),
     "PartitionRecords tells which transactions were aborted": lambda: (
-        _takes(Fetcher.PartitionRecords._consume_aborted_transactions_up_to, "self", "offset")
-        and _takes(Fetcher.PartitionRecords._is_batch_aborted, "self", "batch")
-        and _takes(Fetcher.PartitionRecords._contains_abort_marker, "self", "batch")
+        takes(Fetcher.PartitionRecords._consume_aborted_transactions_up_to, "self", "offset")
+        and takes(Fetcher.PartitionRecords._is_batch_aborted, "self", "batch")
+        and takes(Fetcher.PartitionRecords._contains_abort_marker, "self", "batch")
     ),
-    "a fetcher keeps the records in line in _next_partition_records": lambda: _uses(
+    "a fetcher keeps the records in line in _next_partition_records": lambda: uses(
         Fetcher.fetched_records, "_next_partition_records", "_paused_partition_records"
     ),
     "a fetch that failed is told to _handle_fetch_error(node, exception)": lambda: (
-        _takes(Fetcher._handle_fetch_error, "self", "node_id", "exception")
-        and _uses(Fetcher._send_fetches_async, "_handle_fetch_error")
+        takes(Fetcher._handle_fetch_error, "self", "node_id", "exception")
+        and uses(Fetcher._send_fetches_async, "_handle_fetch_error")
     ),
     "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
-    "a subscription keeps positions in assignment": lambda: _uses(SubscriptionState.__init__, "assignment"),
+    "a subscription keeps positions in assignment": lambda: uses(SubscriptionState.__init__, "assignment"),
     "a cluster has request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda: (
-        _takes(ClusterMetadata.request_update, "self")
-        and _takes(ClusterMetadata.topic_id, "self")
-        and _takes(ClusterMetadata.partitions_for_topic, "self", "topic")
+        takes(ClusterMetadata.request_update, "self")
+        and takes(ClusterMetadata.topic_id, "self")
+        and takes(ClusterMetadata.partitions_for_topic, "self", "topic")
     ),
     "a producer has a thread _sender with force_close()": lambda: (
-        _uses(KafkaProducer.__init__, "_sender") and _takes(Sender.force_close, "self") and hasattr(Sender, "join")
+        uses(KafkaProducer.__init__, "_sender") and takes(Sender.force_close, "self") and hasattr(Sender, "join")
     ),
 }
 

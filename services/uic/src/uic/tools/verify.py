@@ -71,11 +71,14 @@ class Found:
     incomplete: int = 0
     """Whose state is marked as incomplete."""
     repaired: int = 0
+    """States that were folded again and written."""
+    left: int = 0
+    """Whose state is still gone or unreadable: without a repair, or because the log no longer has their events."""
     error: str = ""
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
-    """Run the command. 0: nothing is lost, or all of it was repaired; 1: states are lost, or no answer; 2: usage."""
+    """Run the command. 0: no state is missing, or none any more; 1: states are missing, or no answer; 2: usage."""
     parser = argparse.ArgumentParser(
         prog="ctr verify", description="Find users whose state is gone from the store, and fold their events again."
     )
@@ -103,11 +106,14 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
                 f"{row.repaired} repaired{'; ' + row.error if row.error else ''}",
                 file=out,
             )
-    lost, repaired = sum(row.lost for row in found), sum(row.repaired for row in found)
     if not options.json:
-        users = sum(row.users for row in found)
+        users, lost, repaired, left = (
+            sum(getattr(row, name) for row in found) for name in ("users", "lost", "repaired", "left")
+        )
         print(f"{users} users, {lost} states lost, {repaired} repaired", file=out)
-    return 1 if any(row.error for row in found) or (lost and not options.repair) else 0
+        if options.repair and left:
+            print(f"{left} states are still lost: the log no longer has any event of these users", file=out)
+    return 1 if any(row.error or row.left for row in found) else 0
 
 
 class Verifier:
@@ -142,7 +148,7 @@ class Verifier:
                     lost.append(user)
                 elif state.header.partial:
                     incomplete.append(user)
-        found = Found(partition, users, len(lost), len(incomplete))
+        found = Found(partition, users, len(lost), len(incomplete), left=len(lost))
         wanted = [*lost, *incomplete]
         if not repair or not wanted:
             return found
@@ -153,7 +159,7 @@ class Verifier:
             ]
         except CannotRepair as error:
             return replace(found, error=str(error))
-        return replace(found, repaired=sum(done))
+        return replace(found, repaired=sum(written for written, _ in done), left=sum(left for _, left in done))
 
     def _states(
         self, partition: int, progress: Progress, users: Sequence[str]
@@ -168,24 +174,25 @@ class Verifier:
                     state = None
             yield user, state if state is not None and state.header.lineage == progress.lineage else None
 
-    def _repair(self, partition: int, progress: Progress, users: Sequence[str]) -> int:
-        """How many states were written."""
+    def _repair(self, partition: int, progress: Progress, users: Sequence[str]) -> tuple[int, int]:
+        """How many states were written, and how many users have none even so."""
         again = Refold(self._model, partition, progress, users)
         again.fold(self._records(partition, again, progress))
         for _ in range(TRIES):
             held, progress = self._take_over(partition, progress)
             again.fold(self._records(partition, again, progress))
-            values = []
+            values, left = [], 0
             for user, state in self._states(partition, progress, users):
                 value = again.encoded.get(user)
                 if value is None:
+                    left += state is None
                     continue
                 if _is_better(read_header(value, self._model.fingerprint, self._model.layout), state):
                     values.append((user, value))
             after = progress._replace(writer=secrets.randbits(64) or 1)
             commit = Commit(partition, held, encode_progress(after), tuple(values), listed=len(values))
             if isinstance(self._store.commit([commit])[0], Written):
-                return len(values)
+                return len(values), left
         raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
 
     def _take_over(self, partition: int, progress: Progress) -> tuple[bytes, Progress]:

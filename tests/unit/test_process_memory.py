@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from access.memory import give_back, left_out, one_arena, opened_late
+from process.memory import give_back, left_out, one_arena, opened_late
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 STARTS = """
@@ -53,7 +53,7 @@ def test_what_replaced_a_module_meanwhile_stays() -> None:
 
 def test_a_package_is_opened_when_a_name_of_it_is_asked_for() -> None:
     said = run(
-        "import sys; from access.memory import opened_late; opened_late('uvicorn', Config='uvicorn.config')\n"
+        "import sys; from process.memory import opened_late; opened_late('uvicorn', Config='uvicorn.config')\n"
         "import uvicorn.lifespan.off; print('click' in sys.modules)\n"
         "import uvicorn; print('click' in sys.modules, callable(uvicorn.run), 'click' in sys.modules)"
     )
@@ -62,7 +62,7 @@ def test_a_package_is_opened_when_a_name_of_it_is_asked_for() -> None:
 
 def test_an_unknown_name_of_a_package_that_was_opened_late_is_an_attribute_error() -> None:
     assert "no attribute" in run(
-        "from access.memory import opened_late; opened_late('uvicorn')\n"
+        "from process.memory import opened_late; opened_late('uvicorn')\n"
         "import uvicorn\ntry: uvicorn.nothing\nexcept AttributeError as error: print(error)"
     )
 

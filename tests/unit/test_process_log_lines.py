@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from access.log_lines import LogLines
+from process.log_lines import LogLines
 
 FLOOD = 20_000
 SAYS = """

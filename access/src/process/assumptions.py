@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 
 def broken(assumptions: Mapping[str, Callable[[], bool]]) -> list[str]:
@@ -15,3 +17,13 @@ def _met(holds: Callable[[], bool]) -> bool:
         return holds()
     except (AttributeError, KeyError, TypeError, ValueError):  # what is looked at is not there, or is something else
         return False
+
+
+def uses(function: Any, *names: str) -> bool:
+    """Whether `function` touches attributes of these names."""
+    return set(names) <= set(function.__code__.co_names)
+
+
+def takes(function: Any, *parameters: str) -> bool:
+    """Whether the first parameters of `function` have these names."""
+    return tuple(inspect.signature(function).parameters)[: len(parameters)] == parameters

@@ -1,5 +1,6 @@
-"""Counters and histograms that cost a request next to nothing. prometheus_client takes a lock for each count, and for a
-histogram's value walks over the bounds, because it may be used from any thread; these count in the event loop's alone.
+"""Counters and histograms that cost next to nothing. prometheus_client takes a lock for each count, and for a
+histogram's value walks over the bounds, because it may be used from any thread; these count in one thread alone: the
+event loop's, or the fold's.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class Counts(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Count:
-        """The series with these label values; to be kept by who counts often.
+        """The series with these label values; keep it if you count often.
 
         Raises:
-            ValueError: there are more values than labels, or fewer.
+            ValueError: there are other labels.
         """
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
@@ -87,14 +88,15 @@ class Tallies(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Tally:
-        """The series with these label values; to be kept by who observes often.
+        """The series with these label values; keep it if you observe often.
 
         Raises:
-            ValueError: there are more values than labels, or fewer.
+            ValueError: there are other labels.
         """
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
-        return self._of.setdefault(values, Tally(self._buckets))
+        found = self._of.get(values)
+        return self._of.setdefault(values, Tally(self._buckets)) if found is None else found
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """For the registry."""
