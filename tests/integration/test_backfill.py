@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from msgspec.structs import replace
 from conftest import MakeTopics, RedisForTest
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
 from support import skips
-from support.bulk_running import KILLED, done, killed, run
+from support.bulk_running import KILLED, done, killed, run, run_main
 from support.world import World
+from uic.bulk.commands import backfill
 
 pytestmark = pytest.mark.servers
 
@@ -50,12 +52,10 @@ def states(world: World, prefix: str) -> dict[tuple[int, str], bytes]:
         world.keys = kept
 
 
-def lineages(world: World, prefix: str, path: Path) -> Path:
-    """A file with the lineages that a live UIC chose."""
+def lineages(world: World, prefix: str) -> list[int]:
+    """The lineages that a live UIC chose, by partition."""
     keys = Keys(world.keys.namespace, prefix)
-    stored = {p: world.client.get(keys.progress(p)) for p in range(N)}
-    path.write_text(json.dumps({p: decode_progress(record).lineage for p, record in stored.items()}))
-    return path
+    return [decode_progress(world.client.get(keys.progress(p))).lineage for p in range(N)]
 
 
 @pytest.mark.parametrize("engine", ["pool", "shards", "spark"])
@@ -74,13 +74,13 @@ def test_the_bytes_are_those_of_a_live_uic_for_all_users_and_partitions(
         "shards": ("--workers", "1", "--memory-mib", "0.01"),
         "spark": ("--engine", "spark"),
     }[engine]
-    told = lineages(world, live, tmp_path / "lineages.json")
     bulk = f"{live}b"
-    done(
+    code, said = run_main(
+        partial(backfill.main, lineages=lineages(world, live)),
         world.environment(UIC_REDIS__PREFIX=bulk),
-        "backfill",
-        *("--work", str(tmp_path / "work"), "--lineages", str(told), *options),
+        *("--work", str(tmp_path / "work"), *options),
     )
+    assert code == 0, said
     assert states(world, bulk) == states(world, live) != {}
     for p in range(N):
         ours, theirs = (

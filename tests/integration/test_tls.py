@@ -24,13 +24,13 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.ports import free_port
 from localstack.process import Child
-from localstack.servers import ScriptedBroker
 from localstack.services import RtpProcess, Surroundings, UicWorker
 from localstack.topics import create_topics, topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from support import skips
 from support.certificates import Certificates, TlsFront
+from support.scripted_broker import ScriptedBroker
 from support.stored import Stored
 from support.uic_running import BUNDLE, click
 

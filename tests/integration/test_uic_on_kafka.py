@@ -17,12 +17,13 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
-from localstack.servers import ScriptedBroker, Valkey
+from localstack.servers import Valkey
 from localstack.topics import create_topics
 from localstack.topics import topics as named_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import namespace, partition_of
+from support.scripted_broker import ScriptedBroker
 from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
 from torture.groups import generations
 from uic.core.ports import Assigned, Described, Fetched, LogAway, LostGroup

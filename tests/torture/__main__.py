@@ -23,8 +23,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from localstack.servers import ScriptedBroker
 from support import skips
+from support.scripted_broker import ScriptedBroker
 from torture import report
 from torture.scenarios import SCENARIOS, Part
 from torture.stage import BROKER_SETTINGS, Size, Stage, Tally

@@ -74,7 +74,7 @@ def test_a_letter_that_fits_comes_back_whole(letter: Letter) -> None:
         letter.key,
         letter.value,
         letter.headers,
-        detail=explain(letter.reason, letter.value, letter.headers),
+        detail=explain(letter.reason, letter.value),
     )
 
 

@@ -32,7 +32,7 @@ from mimn.data.events import Events
 from mimn.data.split import part_of
 from mimn.state import EMPTY_DIGEST, StateHeader, UserState, extend_digest
 from mimn.state.actions import Actions
-from rtp.app import create_app
+from rtp.app import create_service
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.bundles import FIXTURES
@@ -266,7 +266,7 @@ def test_an_own_model_starts_without_the_demos_data_and_its_commands_are_about_w
     path = FIXTURES / name
     bundle = replace(load_bundle(path), actions=actions)
     monkeypatch.setattr("localstack.__main__.load_bundle", lambda of: bundle)
-    document = create_app(RtpSettings(), store=FakeStateReader(), runtime=OnnxModel(bundle)).openapi()
+    document = create_service(RtpSettings(), store=FakeStateReader(), runtime=OnnxModel(bundle)).app.openapi()
     answer = httpx.Response(200, json=document, request=httpx.Request("GET", AT.predict))
     monkeypatch.setattr(httpx, "get", lambda url, timeout: answer if url == f"{AT.predict}/openapi.json" else None)
     monkeypatch.setattr("localstack.__main__.Stack", StartedStack)

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from mimn.bundle import load_bundle
 from mimn.rows.library import library
 from rtp import errors
-from rtp.app import create_app, create_service
+from rtp.app import create_service
 from rtp.doors.problems import HTTP_CODES, STATUS_TABLE, headers_of
 from rtp.doors.schemas import PredictResponse, Problem
 from rtp.errors import RtpError
@@ -59,7 +59,7 @@ def serve(test: Callable[[httpx.AsyncClient], Awaitable[T]], app: FastAPI) -> T:
 
 
 def app_on(store: FakeStateReader | None = None, path: Path = TINY, **groups: Any) -> FastAPI:
-    return create_app(settings(**groups), store=store or FakeStateReader(), runtime=model(path))
+    return create_service(settings(**groups), store=store or FakeStateReader(), runtime=model(path)).app
 
 
 def stored_user(user_id: str = "u") -> FakeStateReader:
@@ -299,7 +299,8 @@ def test_an_internal_error_hides_its_text_and_is_logged_with_the_request_id(
 ) -> None:
     with capture_logs() as logs:
         response = post(
-            create_app(settings(), store=FakeStateReader(), runtime=broken()), headers={"x-request-id": "trace-7"}
+            create_service(settings(), store=FakeStateReader(), runtime=broken()).app,
+            headers={"x-request-id": "trace-7"},
         )
     assert (response.status_code, problem(response).code) == (500, code)
     assert b"ZeroDivision" not in response.content
@@ -315,7 +316,7 @@ def test_each_failed_request_has_a_line_and_one_a_second_the_traceback() -> None
             await client.post("/predict", json={**USUAL, "request_id": f"r{i}"})
 
     with capture_logs() as logs:
-        serve(many, create_app(settings(), store=FakeStateReader(), runtime=Surprised()))
+        serve(many, create_service(settings(), store=FakeStateReader(), runtime=Surprised()).app)
     lines = [line for line in logs if line["event"] == "request failed"]
     assert [line["request_id"] for line in lines] == [f"r{i}" for i in range(20)]
     assert lines[0]["exc_info"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mimn.bundle import load_bundle
-from rtp.app import create_app, create_service
+from rtp.app import create_service
 from rtp.core.admission import Admission
 from rtp.core.request import ScoreRequest
 from rtp.doors.schemas import PredictResponse
@@ -43,7 +43,7 @@ def model(path: Path = FIELDS) -> OnnxModel:
 
 
 def ask(*bodies: dict[str, Any], path: Path = FIELDS) -> list[httpx.Response]:
-    app = create_app(SETTINGS, store=FakeStateReader(), runtime=model(path))
+    app = create_service(SETTINGS, store=FakeStateReader(), runtime=model(path)).app
 
     async def served() -> list[httpx.Response]:
         async with app.router.lifespan_context(app):
@@ -178,7 +178,7 @@ def test_a_reload_while_the_state_is_read_mixes_no_two_models() -> None:
 
 
 def test_the_document_names_the_fields_and_its_example_is_accepted() -> None:
-    document = create_app(SETTINGS, store=FakeStateReader(), runtime=model()).openapi()
+    document = create_service(SETTINGS, store=FakeStateReader(), runtime=model()).app.openapi()
     asked = document["components"]["schemas"]["PredictRequest"]["properties"]
     assert list(asked["user"]["properties"]) == ["age", "city", "income"]
     assert list(asked["context"]["properties"]) == ["battery", "hour", "page", "tags"]

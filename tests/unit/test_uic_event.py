@@ -97,9 +97,7 @@ def test_protobuf_fields_of_a_later_version_are_ignored_and_counted(few: int) ->
 def test_a_json_field_that_is_not_one_is_named_and_the_event_is_not_folded() -> None:
     value = json.dumps({"userId": "ann", "itemId": 5, "eventTime": str(NOW_MS), "categoriId": 7}).encode()
     assert read(value, AS_JSON) is Reason.MALFORMED_JSON
-    assert explain(Reason.MALFORMED_JSON, value, AS_JSON).startswith(
-        "categoriId: is not a field; the fields are eventId"
-    )
+    assert explain(Reason.MALFORMED_JSON, value).startswith("categoriId: is not a field; the fields are eventId")
 
 
 def test_actions_are_the_numbers_from_zero_that_the_enum_names() -> None:
@@ -142,7 +140,7 @@ def test_an_action_that_the_enum_does_not_name_is_a_dead_letter_in_both_forms(ac
 )
 def test_a_detail_names_field_and_rule_and_no_value(value: bytes, says: str) -> None:
     assert read(value, AS_JSON) is Reason.MALFORMED_JSON
-    detail = explain(Reason.MALFORMED_JSON, value, AS_JSON)
+    detail = explain(Reason.MALFORMED_JSON, value)
     assert detail.startswith(says)
     assert "secret" not in detail
     assert detail.isprintable()
@@ -150,7 +148,7 @@ def test_a_detail_names_field_and_rule_and_no_value(value: bytes, says: str) -> 
 
 @given(st.sampled_from(Reason), st.none() | st.binary(max_size=100) | st.text(max_size=60).map(str.encode))
 def test_every_reason_has_a_detail_for_any_record(reason: Reason, value: bytes | None) -> None:
-    assert explain(reason, value, AS_JSON).isprintable()
+    assert explain(reason, value).isprintable()
 
 
 def test_the_last_content_type_counts_and_others_mean_protobuf() -> None:
@@ -229,7 +227,7 @@ def test_a_record_without_a_time_bounds_event_time_from_below_only() -> None:
 )
 def test_json_that_is_none(value: bytes) -> None:
     assert read(value, AS_JSON) is Reason.MALFORMED_JSON
-    assert explain(Reason.MALFORMED_JSON, value, AS_JSON).isprintable(), "so that its dead letter can be written"
+    assert explain(Reason.MALFORMED_JSON, value).isprintable(), "so that its dead letter can be written"
 
 
 @pytest.mark.parametrize(

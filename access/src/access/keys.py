@@ -18,7 +18,6 @@ from hashlib import sha256
 from typing import Final
 
 ID_HEX: Final = 12
-SECRET: Final = re.compile(rb"ctr_[0-9a-f]{12}_[0-9a-f]{64}")
 LOOKUP_BYTES: Final = len("ctr_") + ID_HEX
 """The first bytes of a secret, which say which key it claims to be."""
 MAX_FILE_BYTES: Final = 1 << 17

@@ -79,7 +79,7 @@ COMMANDS = (
     _uic("import", OPERATE, "Append history to the topic, from described files or from an archive.", BULK),
     _uic("backfill", OPERATE, "Fold a whole log or archive, and load the states.", BULK),
     _uic("snapshot", OPERATE, "Save, verify and restore the states of a namespace.", BULK),
-    _uic("namespaces", OPERATE, "The namespaces of a store: size, lag, who reads them; drop one.", BULK),
+    _uic("namespaces", OPERATE, "The namespaces of a store: size, lag, who reads them; drop one."),
     Command("keys", OPERATE, "Make, list and revoke API keys.", "access.__main__", ACCESS, prog="ctr keys"),
     Command("licenses", OPERATE, "List the license of every installed package.", "ctr_cli.licenses", LOCAL),
     Command(

@@ -47,7 +47,13 @@ class Alone:
 
 
 ENVIRONMENTS = (
-    Alone("uic", "uic", ("uic",), ("torch", "rtp", "onnx", "pyarrow", *EMBEDDED), besides=("uic.bulk",)),
+    Alone(
+        "uic",
+        "uic",
+        ("uic", "uic.bulk.commands.namespaces"),
+        ("torch", "rtp", "onnx", "pyarrow", *EMBEDDED),
+        besides=("uic.bulk",),
+    ),
     Alone(
         "uic with bulk work", "uic[bulk]", ("uic",), ("torch", "rtp", "onnx", *EMBEDDED), besides=("uic.bulk.spark",)
     ),

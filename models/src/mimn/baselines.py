@@ -138,7 +138,7 @@ def user_layout(config: ModelConfig, dtype: BlockType = "float32") -> StateLayou
 
 
 def state_bytes(config: ModelConfig) -> int | None:
-    """Bytes of a user's stored state; None for a model that needs the events themselves."""
+    """Bytes of a user's stored state without its header; None for a model that needs the events themselves."""
     if isinstance(config, BaselineConfig) and not folded_blocks(config):
         return None
     return user_layout(config).stored_bytes

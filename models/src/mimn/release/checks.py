@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mimn.release.gates import Finding, Gate
 from mimn.release.record import OPEN, Hold, Record, Refused, Rollout, State
@@ -18,11 +19,12 @@ class Conflict(Refused):
 
 
 class GateClosed(Refused):
-    """Gates are closed: `findings` names each."""
+    """Gates are closed: `findings` names each, `view` shows what was looked at."""
 
-    def __init__(self, findings: Sequence[Finding]) -> None:
+    def __init__(self, findings: Sequence[Finding], view: Mapping[str, Any] | None = None) -> None:
         super().__init__("; ".join(f"{one.gate}: {one.reason}" for one in findings))
         self.findings = tuple(findings)
+        self.view = dict(view or {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mimn import metrics
 from mimn.metrics import Interval
+from mimn.state.codec import HEADER_BYTES
 from mimn.table.floors import FLOORS
 from mimn.table.records import FLOOR_ROW, TRAININGS, NoRecord, Record, row_of, training_key
 
@@ -185,9 +186,10 @@ class Results:
         return float(np.concatenate(masks).mean())
 
     def state_bytes(self, key: str) -> int | None:
-        """Bytes of a user's state in a model's row; None if it reads the events themselves."""
+        """Bytes of a user's stored state in a model's row, its header included; None if it reads the events themselves.
+        A record has the bytes without the header."""
         found: int | None = next(iter(self.models[key][0].folds.values()))["state_bytes"]
-        return found
+        return None if found is None else HEADER_BYTES + found
 
     def validation_auc(self, key: str, fold: int) -> float | None:
         """The mean of the trainings of a row on a fold; None where validation users chose nothing for it, or there is

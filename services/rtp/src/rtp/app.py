@@ -24,7 +24,7 @@ from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
 from rtp.core.shadowing import ShadowBudget
 from rtp.doors.admin import create_admin_app
-from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, GuardedApp, check_routes
+from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
 from rtp.doors.health import add_health
 from rtp.doors.listeners import Lifecycle, Service, bind, inherited, run
 from rtp.doors.openapi import describe
@@ -200,12 +200,6 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
 
 def _tls(listener: TlsListener) -> ListenerTls | None:
     return ListenerTls.of(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
-
-
-def create_app(settings: RtpSettings, *, store: StateReader | None = None, runtime: Model | None = None) -> GuardedApp:
-    """The public door alone, for another ASGI server or for tests; as `create_service`. That server decides where to
-    listen, and must not listen beyond loopback without keys."""
-    return create_service(settings, store=store, runtime=runtime).app
 
 
 def serve(settings: RtpSettings, fd: int | None = None) -> int:

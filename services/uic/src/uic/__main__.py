@@ -28,14 +28,14 @@ USAGE = """usage: uic COMMAND ...
   state         show one user's stored state, decoded
   erase         erase one user's state
   rollout       move traffic from one release to another, and back
+  namespaces    the namespaces of a store: size, lag, who reads them; drop one
 
   archive       copy the log's raw records to Parquet files
   import        append history to the topic, from described files or from an archive
   backfill      fold a whole log or archive, and load the states
   snapshot      save, verify and restore the states of a namespace
-  namespaces    the namespaces of a store: size, lag, who reads them; drop one
 
-The last five need the extra `bulk`: pip install -e 'services/uic[bulk]'.
+The last four need the extra `bulk`: pip install -e 'services/uic[bulk]'.
 `uic <command> --help` says more.
 """
 
@@ -114,6 +114,7 @@ TOOLS = {
     "state": "uic.tools.state",
     "erase": "uic.tools.erase",
     "rollout": "uic.rollout.main",
+    "namespaces": "uic.bulk.commands.namespaces",
 }
 """Command → the module whose `main` takes its arguments."""
 BULK = {
@@ -121,7 +122,6 @@ BULK = {
     "import": "uic.bulk.commands.import_history",
     "backfill": "uic.bulk.commands.backfill",
     "snapshot": "uic.bulk.commands.snapshot",
-    "namespaces": "uic.bulk.commands.namespaces",
 }
 """The same, of those that need the extra `bulk`."""
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {

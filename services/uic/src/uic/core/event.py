@@ -187,9 +187,9 @@ def is_json(headers: Sequence[tuple[str, bytes | None]]) -> bool:
     return False
 
 
-def explain(reason: Reason, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> str:
-    """The field and the rule that a record with this value and these headers broke. It never repeats a value; of JSON
-    it may name an unknown field."""
+def explain(reason: Reason, value: bytes | None) -> str:
+    """The field and the rule that a record with this value broke. It never repeats a value; of JSON it may name an
+    unknown field."""
     field, rule = RULES[reason]
     if reason is Reason.MALFORMED_JSON:
         return _explain_json(value or b"")

@@ -21,7 +21,7 @@ from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_facts import topic_id_of
-from uic.settings import MAX_BATCH_BYTES
+from uic.settings import MAX_BATCH_BYTES, KafkaSettings
 
 POLL_MS = 200
 RECORDS_A_POLL = 10_000
@@ -140,3 +140,17 @@ def _named(what: str) -> Iterator[None]:
         raise LogUnavailable(f"{what}: the log no longer begins where reading should (retention removed it)") from error
     except KafkaError as error:
         raise LogUnavailable(f"{what}: {type(error).__name__}") from error
+
+
+def log_reader(kafka: KafkaSettings) -> PartitionReader:
+    """A reader of the event topic. Close it.
+
+    Raises:
+        LogUnavailable: no broker answers.
+    """
+    return PartitionReader(
+        kafka.client_options(),
+        kafka.topic,
+        idle_s=kafka.request_timeout_ms / 1000,
+        most_bytes=kafka.max_batch_bytes,
+    )

@@ -23,7 +23,8 @@ from uic.redis_client import FAILURES, open_client
 from uic.rollout.comparison import Extent
 from uic.rollout.gates import Demands
 from uic.rollout.planning import RATE
-from uic.rollout.verbs import Answer, TimedOut, Verbs, finding_view
+from uic.rollout.verbs import Answer, TimedOut, Verbs
+from uic.rollout.views import finding_view
 from uic.settings import read_client_settings
 from uic.tools.table import table
 
@@ -250,9 +251,9 @@ def _cells(name: str, value: Any) -> list[tuple[str, Any]]:
 def _show_closed(closed: GateClosed, *, as_json: bool, out: TextIO | None) -> None:
     if as_json:
         gates = [finding_view(one) for one in closed.findings]
-        print(json.dumps({**getattr(closed, "view", {}), "gates": gates}, indent=2), file=out)
+        print(json.dumps({**closed.view, "gates": gates}, indent=2), file=out)
         return
-    for line in _lines(dict(getattr(closed, "view", {}))):
+    for line in _lines(closed.view):
         print(line, file=out)
     for one in closed.findings:
         print(_closed_line(one), file=sys.stderr)

@@ -7,16 +7,14 @@ import getpass
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from mimn import release as rollouts
 from mimn.release import (
-    Announcement,
     Conflict,
     Finding,
     GateClosed,
@@ -36,6 +34,7 @@ from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
 from uic.rollout.origins import origin_of
 from uic.rollout.planning import Plan
+from uic.rollout.views import counted, finding_view, iso_time, process_view, rollout_view, summary
 from uic.settings import ClientSettings
 from uic.tools.scorers import Scorers
 
@@ -82,7 +81,7 @@ class Verbs:
         record = self._desk.read()
         planned = self._planned(record, path, origin, generation, rate)
         if planned.findings:
-            raise _Closed(planned.findings, planned.view())
+            raise GateClosed(planned.findings, planned.view())
         return Answer(planned.view())
 
     def start(self, path: Path, origin: str, generation: int | None, rate: float) -> Answer:
@@ -92,7 +91,7 @@ class Verbs:
         before = planned.replaces
         going = None if record is None else record.open
         if going is None and planned.findings:
-            raise _Closed(planned.findings, planned.view())
+            raise GateClosed(planned.findings, planned.view())
         after = rollouts.begin(
             record,
             planned.release,
@@ -110,7 +109,7 @@ class Verbs:
             how, name = origin_of(origin)
             notes.append(how.instruction(rollout.release, rollout.replaces, path, name))
         notes.append(f"then: rollout wait {rollout.id}")
-        return Answer({**_view(after, rollout), "changes": list(planned.changes)}, tuple(notes))
+        return Answer({**rollout_view(after, rollout), "changes": list(planned.changes)}, tuple(notes))
 
     def _planned(self, record: Record | None, path: Path, origin: str, generation: int | None, rate: float) -> Plan:
         how, _ = origin_of(origin)
@@ -163,12 +162,12 @@ class Verbs:
         while True:
             record, rollout, closed = self._observe(identity)
             if rollout.state in (State.READY, State.CANARY, State.SERVING) and not closed:
-                return Answer(_view(record, rollout))
+                return Answer(rollout_view(record, rollout))
             if any(not one.passes for one in closed):
-                raise _Closed(closed, _view(record, rollout))
+                raise GateClosed(closed, rollout_view(record, rollout))
             if rollout.state not in rollouts.OPEN:
                 if rollout.state is State.SERVING:
-                    return Answer(_view(record, rollout))
+                    return Answer(rollout_view(record, rollout))
                 raise NotAllowed(f"rollout {identity} is {rollout.state}: {rollout.reason}")
             if self._clock() + POLL_S > deadline:
                 raise TimedOut(f"rollout {identity} is {rollout.state}: {GateClosed(closed)}")
@@ -180,7 +179,7 @@ class Verbs:
         if rollouts.smaller(record, identity, percent):
             after = rollouts.shrink(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
             self._desk.replace(record, after)
-            return Answer(_view(after, _of(after, identity)))
+            return Answer(rollout_view(after, _of(after, identity)))
         look = self._gates.look(record, rollout, patient=True)
         with self._noting(record, identity, look):
             after = rollouts.canary(
@@ -193,13 +192,13 @@ class Verbs:
         after = self._desk.change(
             lambda record: rollouts.shadow(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
         )
-        return Answer(_view(after, _of(after, identity)))
+        return Answer(rollout_view(after, _of(after, identity)))
 
     def promote(self, identity: str, keep_s: float, *, dry_run: bool) -> Answer:
         """Answer all users with the new release, if every gate is open for this very revision of the record."""
         record, rollout = self._found(identity)
         if rollout.state is State.SERVING:
-            return Answer(_view(record, rollout), ("it serves already",))
+            return Answer(rollout_view(record, rollout), ("it serves already",))
         look = self._gates.look(record, rollout, patient=True)
         with nullcontext() if dry_run else self._noting(record, identity, look):
             after = rollouts.promote(
@@ -211,7 +210,7 @@ class Verbs:
                 by=self._by,
             )
         if dry_run:
-            return Answer({**_view(record, rollout), **_seen(look), "dry_run": True})
+            return Answer({**rollout_view(record, rollout), **counted(look), "dry_run": True})
         return self._replaced(record, after, identity, look)
 
     # Ways out
@@ -223,7 +222,7 @@ class Verbs:
         )
         rollout = _of(after, identity)
         notes = () if rollout.head_only else (f"stop the UIC workers of {rollout.release.namespace}, then: rollout gc",)
-        return Answer(_view(after, rollout), notes)
+        return Answer(rollout_view(after, rollout), notes)
 
     def rollback(self, identity: str | None, reason: str) -> Answer:
         """Answer all users with the previous release again."""
@@ -238,7 +237,7 @@ class Verbs:
         rollout = _of(after, identity or _serving(before))
         lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
         notes = (f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking)
-        return Answer(_view(after, rollout), tuple(notes))
+        return Answer(rollout_view(after, rollout), tuple(notes))
 
     def gc(self) -> Answer:
         """Give up what was kept for long enough, and remove the namespaces that nothing needs."""
@@ -274,14 +273,14 @@ class Verbs:
     def listing(self) -> Answer:
         """All rollouts of the record, and the scoring processes that announce themselves."""
         record = self._desk.read()
-        told = [_process(one) for one in self._scorers.announced()]
+        told = [process_view(one) for one in self._scorers.announced()]
         if record is None:
             return Answer({"serving": None, "rollouts": [], "rtp": told})
         return Answer(
             {
                 "serving": record.serving.bundle,
                 "revision": record.revision,
-                "rollouts": [_row(one) for one in record.rollouts],
+                "rollouts": [summary(one) for one in record.rollouts],
                 "rtp": told,
             }
         )
@@ -289,11 +288,11 @@ class Verbs:
     def describe(self, identity: str) -> Answer:
         """One rollout, with every gate as it is now; changes nothing."""
         record, rollout = self._found(identity)
-        view = _view(record, rollout)
+        view = rollout_view(record, rollout)
         if rollout.state in rollouts.OPEN:
             look = self._gates.look(record, rollout)
             closed = rollouts.closed_gates(record, identity, look.checked, now_ms=self._gates.now_ms())
-            view |= {"gates": [finding_view(one) for one in closed], **_seen(look)}
+            view |= {"gates": [finding_view(one) for one in closed], **counted(look)}
         return Answer(view)
 
     def log(self, identity: str | None) -> Answer:
@@ -301,7 +300,7 @@ class Verbs:
         record = self._desk.existing()
         entries = [
             {
-                "at": _time(entry.at_ms),
+                "at": iso_time(entry.at_ms),
                 "revision": entry.revision,
                 "rollout": entry.rollout,
                 "state": entry.state.value,
@@ -339,19 +338,11 @@ class Verbs:
 
     def _replaced(self, before: Record, after: Record, identity: str, look: Look) -> Answer:
         self._desk.replace(before, after)
-        return Answer({**_view(after, _of(after, identity)), **_seen(look)})
+        return Answer({**rollout_view(after, _of(after, identity)), **counted(look)})
 
     def _found(self, identity: str) -> tuple[Record, Rollout]:
         record = self._desk.existing()
         return record, _of(record, identity)
-
-
-class _Closed(GateClosed):
-    """Closed gates, with a view of what was looked at."""
-
-    def __init__(self, findings: tuple[Finding, ...], view: Mapping[str, Any]) -> None:
-        super().__init__(findings)
-        self.view = view
 
 
 def _of(record: Record, identity: str) -> Rollout:
@@ -369,52 +360,3 @@ def _serving(record: Record) -> str:
             raise NotAllowed("no rollout serves that could be rolled back")
         return latest.id
     return served.id
-
-
-def _row(rollout: Rollout) -> dict[str, Any]:
-    return {
-        "id": rollout.id,
-        "bundle": rollout.release.bundle,
-        "state": rollout.state.value,
-        "since": _time(rollout.changed_ms),
-        "namespace": rollout.release.namespace,
-        "reason": rollout.reason,
-    }
-
-
-def _process(told: Announcement) -> dict[str, Any]:
-    return {
-        "instance": told.instance,
-        "revision": told.revision,
-        "loaded": ", ".join(f"{one.bundle} ({one.role})" for one in told.loaded),
-        "refused": "; ".join(f"{one.bundle}: {one.reason}" for one in told.refused),
-    }
-
-
-def _view(record: Record, rollout: Rollout) -> dict[str, Any]:
-    shares = {arm.name: rollouts.size(arm.buckets) / rollouts.BUCKETS for arm in (*record.arms, *record.shadows)}
-    return {
-        **_row(rollout),
-        "replaces": rollout.replaces.bundle,
-        "head_only": rollout.head_only,
-        "from": rollout.origin,
-        "kept_until": _time(rollout.keep_until_ms) if rollout.keep_until_ms else None,
-        "shares": shares,
-        "serving": record.serving.bundle,
-        "revision": record.revision,
-    }
-
-
-def _seen(look: Look) -> dict[str, Any]:
-    if look.seen is None:
-        return {}
-    return {"users": look.seen.users, "compared": look.seen.compared, "whole_partitions": list(look.seen.whole)}
-
-
-def finding_view(finding: Finding) -> dict[str, Any]:
-    """A closed gate, for programs."""
-    return {"gate": finding.gate.value, "reason": finding.reason, "time_may_open_it": finding.passes}
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")

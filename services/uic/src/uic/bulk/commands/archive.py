@@ -10,10 +10,10 @@ from typing import TextIO
 
 from uic.bulk.archive import begin_archive
 from uic.bulk.archiving import RECORDS_A_FILE, Archiver
-from uic.bulk.commands.servers import log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.partition_reader import log_reader
 from uic.settings import read_client_settings
 
 

@@ -23,7 +23,7 @@ from uic.bulk import pool
 from uic.bulk.archive import Archive, arrow_of, begin_archive, open_archive
 from uic.bulk.archiving import Archiver
 from uic.bulk.backfill_job import ARCHIVE, JOB, STATES, BackfillJob, Target, new_job, read_job
-from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
+from uic.bulk.commands.servers import add_loading, erasures_of, load
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptLedgers, keep
@@ -46,7 +46,7 @@ from uic.core.event import Record
 from uic.core.records import BatchRecord
 from uic.core.takeup import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
-from uic.log.partition_reader import TopicBounds
+from uic.log.partition_reader import TopicBounds, log_reader
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
 
@@ -56,11 +56,15 @@ SAMPLE_RECORDS = 100_000
 
 
 def main(
-    arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
+    arguments: Sequence[str] | None = None,
+    out: TextIO | None = None,
+    after: Callable[[str], None] = lambda step: None,
+    lineages: Sequence[int] | None = None,
 ) -> int:
     """Run the command. 0: loaded and handed over (or verified); 1: refused, no answer, or states differ; 2: usage.
 
-    `after` is called after each step: "job", "fold", "seal", "claim", "states", "hand_over".
+    `after` is called after each step: "job", "fold", "seal", "claim", "states", "hand_over". `lineages`: of each
+    partition, in place of new ones; with those of another fold, the states are the same to the byte.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -68,7 +72,7 @@ def main(
         parser.error("--keep-ledgers and --of-bundle go together")
     settings = read_settings()
     try:
-        command = Backfill(settings, options, out, after)
+        command = Backfill(settings, options, out, after, lineages)
         if options.verify:
             return command.verify(options.sample)
         if options.dry_run:
@@ -83,13 +87,19 @@ class Backfill:
     """One run of the command."""
 
     def __init__(
-        self, settings: UicSettings, options: argparse.Namespace, out: TextIO | None, after: Callable[[str], None]
+        self,
+        settings: UicSettings,
+        options: argparse.Namespace,
+        out: TextIO | None,
+        after: Callable[[str], None],
+        lineages: Sequence[int] | None,
     ) -> None:
         """Loads the bundle; connects to nothing."""
         self._settings = settings
         self._options = options
         self._out = out
         self._after = after
+        self._lineages = lineages
         bundle = load_bundle(settings.bundle.path)
         kafka, redis = settings.kafka, settings.redis
         spaces = namespace(bundle.manifest.fingerprint, settings.bundle.generation)
@@ -254,7 +264,7 @@ class Backfill:
                     line.add(now.end - now.start)
         else:
             archive = open_archive(Folder(source.removeprefix("archive:")), bounds.topic_id)
-        job = new_job(self._target, archive, self._erased(archive), self._lineages(), kept)
+        job = new_job(self._target, archive, self._erased(archive), self._lineages, kept)
         self._work.write(JOB, msgspec.json.format(msgspec.json.encode(job)))
         self._after("job")
         return job
@@ -306,11 +316,6 @@ class Backfill:
 
     def _refuse_another_log(self, job: BackfillJob, bounds: TopicBounds) -> None:
         """Before anything is written: UIC must be able to go on from here in the log as it is."""
-        if len(bounds.partitions) != job.n:
-            raise BulkRefused(
-                f"topic {job.topic} has {len(bounds.partitions)} partitions, the settings say {job.n}: correct "
-                "UIC_KAFKA__PARTITIONS"
-            )
         archive = job.open_archive()
         for partition, now in enumerate(bounds.partitions):
             manifest = archive.manifest(partition)
@@ -380,12 +385,6 @@ class Backfill:
                 headers = tuple((h["name"], h["value"]) for h in row["headers"] or ())
                 yield BatchRecord(row["offset"], row["timestamp"], row["key"], row["value"], headers)
 
-    def _lineages(self) -> list[int] | None:
-        if self._options.lineages is None:
-            return None
-        given = json.loads(Path(self._options.lineages).read_text())
-        return [int(given[str(p)]) for p in range(self._target.n)]
-
     def _say(self, report: Mapping[str, object], words: str) -> None:
         print(json.dumps(report) if self._options.json else words, file=self._out)
 
@@ -432,6 +431,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--memory-mib", type=positive, default=1024, help="for states, a process (default %(default)s)")
     add_loading(parser)
-    parser.add_argument("--lineages", metavar="JSON", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser

@@ -16,12 +16,13 @@ from kafka.errors import KafkaError
 
 from mimn.data.events import DataError
 from uic.bulk.archive import open_archive
-from uic.bulk.commands.servers import erasures_of, log_reader
+from uic.bulk.commands.servers import erasures_of
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
 from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.partition_reader import log_reader
 from uic.log.topic_facts import topic_facts
 from uic.settings import KafkaSettings, read_client_settings
 

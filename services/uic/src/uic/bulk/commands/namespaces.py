@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TextIO
 
-from uic.bulk.commands.servers import log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
+from uic.log.partition_reader import log_reader
 from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, read_client_settings
 from uic.tools.confirm import confirmed

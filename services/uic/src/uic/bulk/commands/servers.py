@@ -1,4 +1,4 @@
-"""What the commands have in common: the log of the settings, its erasures, and the loading of saved states."""
+"""What the commands have in common: the erasures of the log, and the loading of saved states."""
 
 from __future__ import annotations
 
@@ -13,23 +13,8 @@ from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates
 from uic.log.erasures import KafkaErasures
-from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings
 from uic.store import RedisStore
-
-
-def log_reader(kafka: KafkaSettings) -> PartitionReader:
-    """A reader of the event topic. Close it.
-
-    Raises:
-        LogUnavailable: no broker answers.
-    """
-    return PartitionReader(
-        kafka.client_options(),
-        kafka.topic,
-        idle_s=kafka.request_timeout_ms / 1000,
-        most_bytes=kafka.max_batch_bytes,
-    )
 
 
 def erasures_of(kafka: KafkaSettings, topic: str | None = None) -> KafkaErasures:

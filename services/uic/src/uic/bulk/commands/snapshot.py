@@ -14,14 +14,14 @@ from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.options import whole_number
 from mimn.state import Keys, namespace
 from uic.bulk import snapshots
-from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
+from uic.bulk.commands.servers import add_loading, erasures_of, load
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates, check_files, refuse_others
 from uic.core.takeup import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
-from uic.log.partition_reader import TopicBounds
+from uic.log.partition_reader import TopicBounds, log_reader
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
 from uic.tools.table import table

@@ -1,0 +1,64 @@
+"""What the verbs show of rollouts, gates and processes: plain values, for tables and JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from mimn import release as rollouts
+from mimn.release import Announcement, Finding, Record, Rollout
+from uic.rollout.gates import Look
+
+
+def summary(rollout: Rollout) -> dict[str, Any]:
+    """A rollout's line in a list."""
+    return {
+        "id": rollout.id,
+        "bundle": rollout.release.bundle,
+        "state": rollout.state.value,
+        "since": iso_time(rollout.changed_ms),
+        "namespace": rollout.release.namespace,
+        "reason": rollout.reason,
+    }
+
+
+def process_view(told: Announcement) -> dict[str, Any]:
+    """An RTP process, by what it has announced."""
+    return {
+        "instance": told.instance,
+        "revision": told.revision,
+        "loaded": ", ".join(f"{one.bundle} ({one.role})" for one in told.loaded),
+        "refused": "; ".join(f"{one.bundle}: {one.reason}" for one in told.refused),
+    }
+
+
+def rollout_view(record: Record, rollout: Rollout) -> dict[str, Any]:
+    """A rollout and what its record says beside it."""
+    shares = {arm.name: rollouts.size(arm.buckets) / rollouts.BUCKETS for arm in (*record.arms, *record.shadows)}
+    return {
+        **summary(rollout),
+        "replaces": rollout.replaces.bundle,
+        "head_only": rollout.head_only,
+        "from": rollout.origin,
+        "kept_until": iso_time(rollout.keep_until_ms) if rollout.keep_until_ms else None,
+        "shares": shares,
+        "serving": record.serving.bundle,
+        "revision": record.revision,
+    }
+
+
+def counted(look: Look) -> dict[str, Any]:
+    """What a look at the states counted; nothing if it did not count."""
+    if look.seen is None:
+        return {}
+    return {"users": look.seen.users, "compared": look.seen.compared, "whole_partitions": list(look.seen.whole)}
+
+
+def finding_view(finding: Finding) -> dict[str, Any]:
+    """A closed gate, for programs."""
+    return {"gate": finding.gate.value, "reason": finding.reason, "time_may_open_it": finding.passes}
+
+
+def iso_time(at_ms: int) -> str:
+    """UTC, to the second; of milliseconds since 1970."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,53 @@
+"""A real Apache Kafka for tests, behind a script."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from localstack.process import Ended
+from localstack.signals import end_with_us, has_ended
+
+
+class ScriptedBroker:
+    """A real Apache Kafka behind a script: `<script> start --data DIR` prints the bootstrap address, `stop` ends it."""
+
+    def __init__(self, script: Path, folder: Path) -> None:
+        self._script = script
+        self._folder = folder
+        self.address = ""
+
+    def start(self, *options: str) -> str:
+        """Start it and return the bootstrap address; `options` are passed to the script's `start`.
+
+        Raises:
+            Ended: the script failed; the message has what it wrote.
+        """
+        end_with_us(self.stop)
+        self.address = self._run("start", *options).splitlines()[0]
+        return self.address
+
+    def stop(self, *options: str) -> None:
+        """Orderly stop, data kept; of one node with `--node N`."""
+        self._run("stop", *options)
+        if not options:
+            has_ended(self.stop)
+
+    def kill(self, *options: str) -> None:
+        """SIGKILL, data kept as the crash left it; of one node with `--node N`."""
+        self._run("kill", *options)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self._run("freeze")
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._run("thaw")
+
+    def _run(self, verb: str, *options: str) -> str:
+        command = [str(self._script), verb, "--data", str(self._folder), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        if done.returncode:
+            raise Ended(f"{self._script.name} {verb} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
+        return done.stdout
