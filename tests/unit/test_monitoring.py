@@ -14,6 +14,7 @@ from rtp.core.fold_progress import Status
 from rtp.metrics import Metrics as RtpMetrics
 from uic.core.event import Reason
 from uic.core.status import Phase
+from uic.fold.rounds import UNREADABLE
 from uic.metrics import Metrics as UicMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -72,6 +73,8 @@ def test_what_an_alert_counts_is_there_before_it_happens() -> None:
     assert reasons == {reason.value for reason in Reason}
     errors = {sample.labels["error"] for sample in samples() if sample.name == "rtp_unreadable_states_total"}
     assert errors == {error.__name__ for error in StateError.__subclasses__()}
+    errors = {sample.labels["error"] for sample in samples() if sample.name == "uic_unreadable_states_total"}
+    assert errors == set(UNREADABLE.values())
 
 
 def test_the_scraped_ports_are_the_admin_ports() -> None:
