@@ -1,4 +1,4 @@
-"""Alerts speak of metrics and labels that the services really have, and of runbooks that exist."""
+"""Alerts speak of metrics and labels that the services really have."""
 
 from __future__ import annotations
 
@@ -36,14 +36,12 @@ def series() -> set[str]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_uses_existing_series_and_names_an_existing_runbook(rule: dict[str, Any]) -> None:
+def test_an_alert_uses_existing_series(rule: dict[str, Any]) -> None:
     used = set(re.findall(r"\b(?:uic|rtp)_\w+", rule["expr"]))
     assert used
     assert used <= series()
     assert rule["annotations"]["summary"]
     assert rule["labels"]["severity"] in ("page", "ticket")
-    if runbook := rule["annotations"].get("runbook"):
-        assert (DEPLOY.parent / runbook).is_file(), runbook
 
 
 def test_label_values_are_values_that_the_services_write() -> None:
