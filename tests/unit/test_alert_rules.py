@@ -14,6 +14,11 @@ from support import skips
 RULES = Path(__file__).parents[2] / "deploy/alerts.yml"
 RTP = 'instance="rtp-0"'
 UIC = 'instance="uic-0"'
+ANNOTATIONS: dict[str, Any] = {
+    rule["alert"]: rule["annotations"]
+    for group in yaml.safe_load(RULES.read_text())["groups"]
+    for rule in group["rules"]
+}
 FILE = {"rule_files": [str(RULES)], "evaluation_interval": "30s"}
 
 
@@ -24,12 +29,7 @@ def scenario(series: str, values: str, fires: list[tuple[str, bool]], alert: str
 
 def scenario_of(series: dict[str, str], fires: list[tuple[str, bool]], alert: str, labels: dict[str, str]) -> Any:
     """Some series, a sample each half minute, and at which times the alert fires."""
-    summary = {
-        rule["alert"]: rule["annotations"]
-        for group in yaml.safe_load(RULES.read_text())["groups"]
-        for rule in group["rules"]
-    }[alert]
-    told = [{"exp_labels": labels, "exp_annotations": summary}]
+    told = [{"exp_labels": labels, "exp_annotations": ANNOTATIONS[alert]}]
     return {
         "interval": "30s",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
@@ -201,6 +201,155 @@ SCENARIOS = {
         "ReloadRefused",
         {"severity": "ticket", "instance": "rtp-0", "result": "refused"},
     ),
+    "a partition is broken, and an operator decides": scenario(
+        f'uic_partitions{{status="broken",{UIC}}}',
+        "0 0 1x5 0x10",
+        [("30s", False), ("1m", True), ("3m30s", True), ("4m", False)],
+        "PartitionBroken",
+        {"severity": "page", "instance": "uic-0"},
+    ),
+    "a worker's clock is slow, and is set": scenario(
+        f"uic_clock_skew_seconds{{{UIC}}}",
+        "0 0 -3x5 0x10",
+        [("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
+        "ClockSkew",
+        {"severity": "ticket", "instance": "uic-0"},
+    ),
+    "a backlog grows, and is folded": scenario_of(
+        {
+            f'uic_lag_records{{partition="0",{UIC}}}': "0+10000x60 600000-20000x30 0x20",
+            'uic_lag_records{partition="1",instance="uic-1"}': "0x120",
+        },
+        [("10m", False), ("20m", True), ("30m", True), ("38m", False), ("50m", False)],
+        "LagGrows",
+        {"severity": "ticket"},
+    ),
+    "a large backlog is folded, which takes long": scenario(
+        f'uic_lag_records{{partition="0",{UIC}}}',
+        "9000000-10000x120",
+        [("15m", False), ("30m", False), ("59m", False)],
+        "LagGrows",
+        {},
+    ),
+    "states are lost": scenario(
+        f"uic_lost_states_total{{{UIC}}}",
+        "0 0 5x60",
+        [("30s", False), ("1m", True), ("10m", True), ("12m", False)],
+        "LostStates",
+        {"severity": "page", "instance": "uic-0"},
+    ),
+    "the store loses writes": scenario(
+        f"uic_rewinds_total{{{UIC}}}",
+        "0 0 1x60",
+        [("30s", False), ("1m", True), ("10m", True), ("12m", False)],
+        "StoreLostWrites",
+        {"severity": "ticket", "instance": "uic-0"},
+    ),
+    "a caller has a revoked key, and then a valid one": scenario_of(
+        {
+            f'rtp_denied_total{{reason="bad_key",{RTP}}}': "0x4 0+150x30 4500x30",
+            f'rtp_denied_total{{reason="no_key",{RTP}}}': "0+15x64",
+        },
+        [("5m", False), ("10m", True), ("17m", True), ("24m", False)],
+        "ManyDenied",
+        {"severity": "ticket", "instance": "rtp-0", "reason": "bad_key"},
+    ),
+    "the store is away from RTP, and comes back": scenario(
+        f"rtp_store_up{{{RTP}}}",
+        "1 1 0x6 1x10",
+        [("1m30s", False), ("2m", True), ("4m", True), ("4m30s", False)],
+        "StoreUnreachable",
+        {"severity": "page", "instance": "rtp-0"},
+    ),
+    "a tenth of the scores rest on stale states, for a while": scenario_of(
+        {
+            f'rtp_states_total{{status="warm",{RTP}}}': "0+900x80",
+            f'rtp_states_total{{status="cold",{RTP}}}': "0+900x80",
+            f'rtp_states_total{{status="stale",{RTP}}}': "0x10 0+200x20 4000x50",
+            f'rtp_states_total{{status="unavailable",{RTP}}}': "0x80",
+        },
+        [("5m", False), ("8m", False), ("15m", True), ("21m", False)],
+        "ScoresWithoutState",
+        {"severity": "page"},
+    ),
+    "nobody asks for scores": scenario_of(
+        {f'rtp_states_total{{status="{status}",{RTP}}}': "7x80" for status in ("warm", "cold", "stale", "unavailable")},
+        [("5m", False), ("30m", False)],
+        "ScoresWithoutState",
+        {},
+    ),
+    "one answer in ten is a refusal, for a while": scenario_of(
+        {
+            f'rtp_answers_total{{status="200",code="",{RTP}}}': "0+900x80",
+            f'rtp_answers_total{{status="503",code="overloaded",{RTP}}}': "0x10 0+100x20 2000x50",
+        },
+        [("5m", False), ("8m", False), ("12m", True), ("15m", True), ("21m", False)],
+        "PredictFails",
+        {"severity": "page"},
+    ),
+    "callers send what is no request": scenario_of(
+        {
+            f'rtp_answers_total{{status="200",code="",{RTP}}}': "0+900x80",
+            f'rtp_answers_total{{status="422",code="invalid_request",{RTP}}}': "0+900x80",
+        },
+        [("15m", False), ("30m", False)],
+        "PredictFails",
+        {},
+    ),
+    "scored requests are slow, and refusals and faults do not count": scenario_of(
+        {
+            f'rtp_request_seconds_bucket{{status="2xx",le="0.01",{RTP}}}': "0+900x20 18000+800x40 50000+900x60",
+            f'rtp_request_seconds_bucket{{status="2xx",le="0.02",{RTP}}}': "0+900x20 18000+800x40 50000+900x60",
+            f'rtp_request_seconds_bucket{{status="2xx",le="0.05",{RTP}}}': "0+900x20 18000+900x40 54000+900x60",
+            f'rtp_request_seconds_bucket{{status="2xx",le="+Inf",{RTP}}}': "0+900x20 18000+900x40 54000+900x60",
+            f'rtp_request_seconds_bucket{{status="5xx",le="0.01",{RTP}}}': "0x120",
+            f'rtp_request_seconds_bucket{{status="5xx",le="+Inf",{RTP}}}': "0+900x120",
+        },
+        [("9m", False), ("15m", False), ("25m", True), ("30m", True), ("36m30s", False)],
+        "PredictSlow",
+        {"severity": "ticket"},
+    ),
+    "a load hangs, and the process is started again": scenario(
+        f"rtp_hanging_loads{{{RTP}}}",
+        "0 0 1x14 0x10",
+        [("5m30s", False), ("6m", True), ("8m", True), ("8m30s", False)],
+        "LoadHangs",
+        {"severity": "ticket", "instance": "rtp-0"},
+    ),
+    "an RTP's clock is slow, and is set": scenario(
+        f"rtp_clock_skew_seconds{{{RTP}}}",
+        "0 0 3x5 0x10",
+        [("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
+        "ClockAhead",
+        {"severity": "ticket", "instance": "rtp-0"},
+    ),
+    "a request meets a state that cannot be read": scenario_of(
+        {
+            f'rtp_unreadable_states_total{{error="CorruptState",{RTP}}}': "0 0 1x60",
+            f'uic_unreadable_states_total{{error="corrupt",{UIC}}}': "0x62",
+        },
+        [("30s", False), ("1m", True), ("10m", True), ("12m", False)],
+        "UnreadableStates",
+        {"severity": "ticket", "error": "CorruptState"},
+    ),
+    "a worker meets a state that cannot be read before any request does": scenario_of(
+        {
+            f'rtp_unreadable_states_total{{error="CorruptState",{RTP}}}': "0x62",
+            f'uic_unreadable_states_total{{error="corrupt",{UIC}}}': "0 0 1x60",
+        },
+        [("30s", False), ("1m", True), ("10m", True), ("12m", False)],
+        "UnreadableStates",
+        {"severity": "ticket", "error": "corrupt"},
+    ),
+    "a worker's first events are of users whose states cannot be read": scenario_of(
+        {
+            f'uic_unreadable_states_total{{error="foreign_layout",{UIC}}}': "_x8 3x60",
+            f"process_start_time_seconds{{{UIC}}}": "_x8 235x60",
+        },
+        [("3m30s", False), ("4m", True), ("13m", True), ("14m30s", False)],
+        "UnreadableStates",
+        {"severity": "ticket", "error": "foreign_layout"},
+    ),
 }
 
 
@@ -215,3 +364,10 @@ def test_an_alert_fires_in_time_and_clears(name: str, tmp_path: Path) -> None:
 def test_the_rules_are_rules() -> None:
     ended = subprocess.run([skips.promtool(), "check", "rules", RULES], check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_every_alert_is_seen_to_fire_and_to_clear() -> None:
+    seen = [test for scenario in SCENARIOS.values() for test in scenario["alert_rule_test"]]
+    fired = {test["alertname"] for test in seen if test["exp_alerts"]}
+    silent = {test["alertname"] for test in seen if not test["exp_alerts"]}
+    assert fired == silent == ANNOTATIONS.keys()

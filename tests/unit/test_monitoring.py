@@ -1,4 +1,4 @@
-"""Alerts speak of metrics and labels that the services really have, and of runbooks that exist."""
+"""Alerts speak of metrics and labels that the services really have."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rtp.core.fold_progress import Status
 from rtp.metrics import Metrics as RtpMetrics
 from uic.core.event import Reason
 from uic.core.status import Phase
+from uic.fold.rounds import UNREADABLE
 from uic.metrics import Metrics as UicMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -35,14 +36,12 @@ def series() -> set[str]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_uses_existing_series_and_names_an_existing_runbook(rule: dict[str, Any]) -> None:
+def test_an_alert_uses_existing_series(rule: dict[str, Any]) -> None:
     used = set(re.findall(r"\b(?:uic|rtp)_\w+", rule["expr"]))
     assert used
     assert used <= series()
     assert rule["annotations"]["summary"]
     assert rule["labels"]["severity"] in ("page", "ticket")
-    if runbook := rule["annotations"].get("runbook"):
-        assert (DEPLOY.parent / runbook).is_file(), runbook
 
 
 def test_label_values_are_values_that_the_services_write() -> None:
@@ -72,6 +71,8 @@ def test_what_an_alert_counts_is_there_before_it_happens() -> None:
     assert reasons == {reason.value for reason in Reason}
     errors = {sample.labels["error"] for sample in samples() if sample.name == "rtp_unreadable_states_total"}
     assert errors == {error.__name__ for error in StateError.__subclasses__()}
+    errors = {sample.labels["error"] for sample in samples() if sample.name == "uic_unreadable_states_total"}
+    assert errors == set(UNREADABLE.values())
 
 
 def test_the_scraped_ports_are_the_admin_ports() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from localstack.checks.site_links import within_docs
+from support.headings import anchors
 from support.tree_names import Tree
 
 ROOT = Path(__file__).parents[2]
@@ -78,9 +79,3 @@ def test_a_link_out_of_the_documents_is_shown_as_a_path(link: str, shown: str) -
 def without_code(text: str) -> str:
     """Markdown less its blocks and spans of code."""
     return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
-
-
-def anchors(text: str) -> set[str]:
-    """Of the headings, as code hosts and mkdocs make them."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}

@@ -114,6 +114,8 @@ class Metrics:
             ["error"],
             registry=r,
         )
+        for error in ("corrupt", "foreign_layout", "foreign_fingerprint", "wrong_user"):
+            self.unreadable_states.labels(error)
         self.lost_states = Counter(
             "uic_lost_states",
             "States that were gone from the store when an event of their user came: started again, partial.",
