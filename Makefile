@@ -112,6 +112,9 @@ check-system: install-dev ## the tests of running processes: real servers, the d
 pins: install-dev ## write the requirements files with hashes again, after a change of a dependency
 	@$(PY) -m localstack.checks.pins
 
+reference: install ## write docs/settings.md and docs/metrics.md again, after a change of a setting or a metric
+	@$(PY) -m localstack.checks.reference
+
 slim: install-dev ## install each service alone and prove that it imports without torch
 	@$(PY) -m localstack.checks.slim
 
@@ -156,4 +159,4 @@ budgets: install-load ## measure each latency and throughput budget; table and J
 	@$(CTR) budgets
 
 .PHONY: help install install-load install-dev demo up down status doctor licenses check format lint types imports proto-drift \
-	docs static quick check-models check-system pins slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets
+	docs static quick check-models check-system pins reference slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets

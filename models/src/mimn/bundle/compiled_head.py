@@ -24,7 +24,7 @@ from mimn.rows.onnx_file import NotReadable, read_graph
 
 log = logging.getLogger("mimn.bundle")
 SWITCH = "MIMN_COMPILED_HEAD"
-"""Environment variable; `off`: heads run on onnxruntime."""
+"""Environment variable; `off`: heads run on onnxruntime, and the rest stays compiled."""
 PARITY = 5e-6
 """How far apart the two forms' scores may be."""
 COUNTS = (1, 7, 16, 33, 100)

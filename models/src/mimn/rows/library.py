@@ -30,7 +30,9 @@ _ALWAYS = {"avx2", "fma", "f16c", "pclmulqdq"}
 NEEDS = {"avx512": _ALWAYS | {"avx512f"}, "avx2": _ALWAYS}
 """What the processor must have."""
 SWITCH = "MIMN_COMPILED_STEP"
-"""Environment variable; `off`: graphs run, and numpy does the rest."""
+"""Environment variable; `off`: nothing compiled runs. Steps and heads are graphs on onnxruntime, and Python does the
+rest, several times slower. Otherwise the library is built once by the machine's C compiler (`CC`, else `cc`), if the
+image has none, and kept in `ctr-serving` below `XDG_CACHE_HOME`, else below `~/.cache`."""
 SEAL_BYTES: Final = hashlib.sha256().digest_size
 """At the end of a library: the SHA-256 of what precedes."""
 _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {

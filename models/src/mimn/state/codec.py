@@ -36,7 +36,8 @@ MAGIC = b"UIST"
 WHOLE, SPARSE = 1, 2
 """Layout versions."""
 SWITCH = "MIMN_SPARSE_STATES"
-"""Environment variable; `off`: only version 1 is written, for readers that know no other."""
+"""Environment variable; `off`: states are written with their zeros (layout version 1), for readers that know no other.
+Both versions are read."""
 WRITES_SPARSE = os.environ.get(SWITCH) != "off"
 HEADER_BYTES = 80
 FINGERPRINT_BYTES = 16

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve, and return the exit status: 0 after a drain, 2 if settings, keys or bundle must be corrected first."""
     parser = argparse.ArgumentParser(
         prog="rtp", description="Real-Time Prediction: scores candidate ads over HTTP.",
-        epilog="Everything else is set by RTP_<GROUP>__<FIELD>, such as RTP_REDIS__URL; see rtp.settings.",
+        epilog="Everything else is set by RTP_<GROUP>__<FIELD>, such as RTP_REDIS__URL; see docs/settings.md.",
     )  # fmt: skip
     parser.add_argument(
         "--fd", type=int, metavar="N", help="accept on this inherited listening socket instead of RTP_HTTP__PORT"

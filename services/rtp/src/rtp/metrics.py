@@ -1,4 +1,6 @@
-"""Every metric of the service, declared once with its unit and meaning. One registry an app, none at import."""
+"""Every metric of the service, declared once with its unit and meaning. One registry an app, none at import. The texts,
+and the comments that are headings, are those of docs/metrics.md.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +47,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+
+        # Requests
         self.answers = Counts(
             "rtp_answers",
             "Answers of /predict and of requests refused before their path was read, by HTTP status and problem code "
@@ -52,36 +56,57 @@ class Metrics:
             ["status", "code"],
             registry=registry,
         )  # fmt: skip
-        self.states = Counts("rtp_states", "Scored requests by what the score rests on.", ["status"], registry=registry)
+        self.states = Counts(
+            "rtp_states",
+            "Scored requests by the state that the score rests on: warm, stale (newer events may be missing), cold (no "
+            "events yet), unavailable (it could not be read in time).",
+            ["status"],
+            registry=registry,
+        )
         self.partial = Counts(
             "rtp_partial_states", "Scored requests whose state may lack events.", registry=registry
         ).labels()
         self.unreadable = Counter(
-            "rtp_unreadable_states", "Stored values that could not be used, by error.", ["error"], registry=registry
+            "rtp_unreadable_states",
+            "Stored values that could not be used, by error: CorruptState, ForeignLayout, ForeignFingerprint, "
+            "WrongUser.",
+            ["error"],
+            registry=registry,
         )
         for error in (CorruptState, ForeignLayout, ForeignFingerprint, WrongUser):
             self.unreadable.labels(error.__name__)
         self.store_errors = Counter(
-            "rtp_store_errors", "Reads of a request that failed, by error.", ["error"], registry=registry
+            "rtp_store_errors",
+            "Reads of a state for a request that failed, by error: StoreAway (not connected, or not asked because it "
+            "was away a moment ago), StoreLate (no reply in time), StoreRefused (an error reply).",
+            ["error"],
+            registry=registry,
         )
         seconds = Tallies(
             "rtp_request_seconds",
-            "From the first byte of a request to /predict to its answer, by status class: 2xx, 4xx, 5xx. Without the "
-            "refusals given before the body is read.",
+            "Time from the first byte of a request to /predict to its answer, by status class: 2xx, 4xx, 5xx. Refusals "
+            "that are given before the body is read do not count.",
             ["status"],
             buckets=_LATENCY_S,
             registry=registry,
         )  # fmt: skip
         self.store_seconds = Tallies(
-            "rtp_store_seconds", "Reading the state, from the request's point of view.", buckets=_LATENCY_S,
+            "rtp_store_seconds",
+            "Time that a request waits for its state; failed reads do not count.",
+            buckets=_LATENCY_S,
             registry=registry,
-        ).labels()  # fmt: skip
+        ).labels()
         self.turn_seconds = Tallies(
-            "rtp_turn_seconds", "Waiting for the head, which scores one request at a time.", buckets=_LATENCY_S,
+            "rtp_turn_seconds",
+            "Time that a request waits for the head, which scores one request at a time.",
+            buckets=_LATENCY_S,
             registry=registry,
-        ).labels()  # fmt: skip
+        ).labels()
         self.head_seconds = Tallies(
-            "rtp_head_seconds", "Looking candidates up and running the head.", buckets=_LATENCY_S, registry=registry
+            "rtp_head_seconds",
+            "Time to look the candidates up and run the head.",
+            buckets=_LATENCY_S,
+            registry=registry,
         ).labels()
         self.candidates = Counts("rtp_candidates", "Candidates scored.", registry=registry).labels()
         self.fields = Counts(
@@ -93,6 +118,8 @@ class Metrics:
         )
         self._field_of: dict[tuple[str, str], Count] = {}
         self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
+
+        # Process
         self.tasks = Gauge(
             "rtp_tasks",
             "Tasks of the event loop: a few of its own, and one for each request in progress.",
@@ -106,9 +133,11 @@ class Metrics:
         )
         self.out_of_files = Counter(
             "rtp_out_of_files",
-            "Seconds at whose beginning no open file was left: new connections are closed at once, or wait.",
+            "Seconds in which no open file was left: new connections are closed at once, or wait.",
             registry=registry,
         )
+
+        # Store and progress
         self.store_up = Gauge(
             "rtp_store_up",
             "1 if the last background read of the store succeeded; in a cluster, from every node.",
@@ -116,8 +145,8 @@ class Metrics:
         )
         self.partition_age = Gauge(
             "rtp_oldest_partition_age_seconds",
-            "Age of the as-of time of the partition that lags most; NaN if one never was caught up, or its age is "
-            "unknown.",
+            "Age of the as-of time of the partition that lags most; NaN if a partition was never caught up, or its age "
+            "is unknown.",
             registry=registry,
         )
         self.partition_age.set(math.nan)
@@ -130,6 +159,8 @@ class Metrics:
         self.unreadable_progress = Counter(
             "rtp_unreadable_progress", "Progress records that could not be decoded.", registry=registry
         )
+
+        # Bundles and releases
         self.bundle = Gauge(
             "rtp_bundle", "1 for the bundle that is served.", ["name", "version", "namespace"], registry=registry
         )
@@ -163,6 +194,8 @@ class Metrics:
             "1 if the last look at the rollout record was good: read, or found absent before one was ever seen.",
             registry=registry,
         )
+
+        # Arms and shadows
         self.arm_scored = Counts(
             "rtp_arm_scored", "Scored requests by arm, bundle, and what the score rests on.",
             ["arm", "bundle", "state"], registry=registry,
@@ -172,25 +205,37 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.shadow_seconds = Histogram(
-            "rtp_shadow_seconds", "Runs of a shadow's head.", ["arm", "bundle"], buckets=_LATENCY_S, registry=registry
+            "rtp_shadow_seconds",
+            "Time of a run of a shadow's head.",
+            ["arm", "bundle"],
+            buckets=_LATENCY_S,
+            registry=registry,
         )
         self.shadow_difference = Histogram(
-            "rtp_shadow_abs_difference", "Mean |Δp| of a request's candidates, a shadow against the answer.",
-            ["arm", "bundle"], buckets=_DIFFERENCE, registry=registry,
-        )  # fmt: skip
+            "rtp_shadow_abs_difference",
+            "Mean absolute difference of a shadow's scores from the answer's, over a request's candidates.",
+            ["arm", "bundle"],
+            buckets=_DIFFERENCE,
+            registry=registry,
+        )
         self.shadow_correlation = Histogram(
             "rtp_shadow_rank_correlation",
-            "Spearman's correlation over a request's candidates, a shadow against the answer.",
-            ["arm", "bundle"], buckets=_CORRELATION, registry=registry,
-        )  # fmt: skip
+            "Spearman's rank correlation of a shadow's scores with the answer's, over a request's candidates.",
+            ["arm", "bundle"],
+            buckets=_CORRELATION,
+            registry=registry,
+        )
         self.shadow_shed = Counter(
             "rtp_shadow_shed",
-            "Requests that a shadow did not score: full, busy, or the error's name.",
+            "Requests that a shadow did not score, by reason: full (too many wait, RTP_SHADOW__MAX_PENDING), busy (no "
+            "time is left, RTP_SHADOW__CPU_SHARE), or the error's name.",
             ["arm", "bundle", "reason"],
             registry=registry,
         )  # fmt: skip
         self._of_arm: dict[tuple[str, str], ArmMetrics] = {}
         self._of_shadow: dict[tuple[str, str], ShadowMetrics] = {}
+
+        # Reloads
         self.reloads = Counter(
             "rtp_bundle_reloads",
             "Reloads by result: taken_up, forced (without a look at the states), refused, timed_out.",
@@ -204,9 +249,11 @@ class Metrics:
             "Loads of a bundle that were given up and have not ended; a graph among them that never ends uses a core.",
             registry=registry,
         )
+
+        # Keys
         denied = Counter(
             "rtp_denied",
-            "Requests to either port that were denied (not in rtp_answers): no_key, bad_key, wrong_scope.",
+            "Requests to either port that were denied (not in rtp_answers), by reason: no_key, bad_key, wrong_scope.",
             ["reason"],
             registry=registry,
         )
@@ -218,7 +265,8 @@ class Metrics:
             registry=registry,
         )
         self.key_reads = Counter(
-            "rtp_key_reads", "Changes of the file of keys: taken_up, or refused (the keys before stay in effect).",
+            "rtp_key_reads",
+            "Changes of the file of keys, by result: taken_up, or refused (the keys before stay in effect).",
             ["result"], registry=registry,
         )  # fmt: skip
         for result in ("taken_up", "refused"):

@@ -1,6 +1,7 @@
 """All settings of the service: built once in `__main__` from the environment, frozen, and passed down by value.
 
 A name is `RTP_<GROUP>__<FIELD>`, such as `RTP_REDIS__URL`. A group refuses unknown fields, so a typo fails at start.
+The docstrings are the text of docs/settings.md.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class TlsListener(_Group):
     tls_cert_file: Path | None = None
     """Certificate, followed by those up to its CA, PEM."""
     tls_key_file: Path | None = None
-    """Its private key, PEM, without a passphrase."""
+    """Private key of the certificate, PEM, without a passphrase."""
     tls_client_ca_file: Path | None = None
     """Clients must present a certificate signed by this CA (mTLS) and still need an API key."""
 
@@ -47,12 +48,13 @@ class RedisSettings(_Group):
     tls_ca_file: Path | None = None
     """CA of the servers' certificates, PEM; the system's own if unset."""
     tls_cert_file: Path | None = None
-    """Our certificate, PEM, for servers that require one."""
+    """RTP's client certificate, PEM, for servers that require one."""
     tls_key_file: Path | None = None
-    """Its private key, PEM."""
+    """Private key of the client certificate, PEM."""
     prefix: str = Field(default="uic", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
     """First part of every key; the same as UIC's."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
+    """One server, a master that Sentinels watch, or a cluster."""
     nodes: str = Field(default="", pattern=_ADDRESSES)
     """`host:port`, several with commas; mode `cluster` only. More nodes that a start asks where the others are: of
     these and the one of `url` a single one has to answer."""
@@ -114,7 +116,8 @@ class BundlesSettings(_Group):
     """The releases of a rollout record; without a record in the store, `bundle` alone is served."""
 
     folder: Path | None = None
-    """Where their bundles are, as `<name>/<version>`; if unset, the folder that has the one of RTP_BUNDLE__PATH so."""
+    """Where their bundles are, as `<name>/<version>`; if unset, the folder two levels above the bundle of
+    `RTP_BUNDLE__PATH`."""
     follow_every_s: float = Field(default=0.5, gt=0, le=1)
     """How often the rollout record is read."""
     retry_every_s: float = Field(default=5.0, gt=0)
@@ -125,7 +128,7 @@ class ShadowSettings(_Group):
     """What releases that score in the background may take."""
 
     cpu_share: float = Field(default=0.2, ge=0, le=1)
-    """Most of one core that their heads take; beyond it, requests are not scored by them."""
+    """Largest share of one core that their heads may take; beyond it, they do not score requests."""
     max_pending: int = Field(default=8, ge=0)
     """Most requests that wait to be scored by them."""
 
@@ -134,14 +137,18 @@ class HttpSettings(TlsListener):
     """The public listener."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; one beyond loopback needs `RTP_ACCESS__KEYS_FILE`."""
     port: Port = 8000
+    """0 picks a free port. Not used where the process inherits a socket (`--fd`)."""
     backlog: int = Field(default=2048, ge=1)
+    """Most connections that wait in the kernel until RTP accepts them. The kernel may have a lower limit."""
     keep_alive_s: int = Field(default=75, ge=1)
     """Idle connections, and those whose client does not read its answers, are closed after this, or up to a second
     later."""
     max_body_bytes: int = Field(default=65536, ge=1024)
+    """Largest body of a request; a larger one is refused with 413."""
     max_head_bytes: int = Field(default=16384, ge=1024)
-    """Request line and headers together. This and the next apply to the admin listener too."""
+    """Request line and headers together. This limit and `arrival_s` apply to the admin listener too."""
     arrival_s: float = Field(default=10.0, gt=0)
     """From a connection's beginning, or a request's first byte, to its last byte; slower ones are cut off. A request's
     own deadline is usually sooner."""
@@ -152,23 +159,25 @@ class AdminSettings(TlsListener):
     or without keys."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; one beyond loopback needs `RTP_ACCESS__KEYS_FILE`."""
     port: Port = 8002
+    """0 picks a free port."""
 
 
 class AccessSettings(_Group):
-    """Who may call. Without a file of keys no authentication is required, so the doors must stay on loopback."""
+    """Who may call. Without a file of keys no authentication is required, so both ports must stay on loopback."""
 
     keys_file: Path | None = None
-    """Written by `ctr keys make`. Both doors require a key from it; it is read again when it changes."""
+    """Written by `ctr keys make`. Both ports require a key from it; it is read again when it changes."""
 
 
 class DeadlineSettings(_Group):
     """How long a request may take, from its first byte to its answer."""
 
     default_ms: int = Field(default=250, ge=1)
-    """Without the header `X-Request-Deadline-Ms`."""
+    """How long a request without the header `X-Request-Deadline-Ms` may take; at most `max_ms`."""
     max_ms: int = Field(default=1000, ge=1)
-    """More than this is never granted."""
+    """The most that a request may take, whatever its header asks for."""
 
     @model_validator(mode="after")
     def _default_within_max(self) -> Self:
@@ -202,7 +211,7 @@ class StateSettings(_Group):
 
 
 class DrainSettings(_Group):
-    """What happens at SIGTERM. The three together stay below 10 s, within which the process ends."""
+    """What happens at SIGTERM. The three together are at most 9.5 s, so that the process ends within 10 s."""
 
     announce_s: float = Field(default=0.0, ge=0)
     """First /readyz answers 503 for this long while everything else goes on, for load balancers that poll it."""
@@ -223,7 +232,9 @@ class LogSettings(_Group):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this level are not written."""
     format: Literal["json", "logfmt"] = "logfmt"
+    """Form of a line: a JSON object, or `key=value` pairs."""
     request_sample: int = Field(default=0, ge=0)
     """Write a line for every n-th request; 0 writes none. Never a user id."""
 

@@ -1,4 +1,5 @@
-"""Every metric of UIC, declared once with its unit and meaning. No label ever holds a user, an item or a key.
+"""Every metric of UIC, declared once with its unit and meaning. No label ever holds a user, an item or a key. The
+texts, and the comments that are headings, are those of docs/metrics.md.
 
 The metrics are an object, not module globals, so that an import registers nothing and each test has its own registry.
 """
@@ -52,7 +53,11 @@ class Metrics:
             for outcome in ("folded", "erased", "dead_letter", "already_folded", "erased_later", "ignored")
         }
         self.dead_letters = Counter(
-            "uic_dead_letters", "Records acknowledged by the dead-letter topic, by reason.", ["reason"], registry=r
+            "uic_dead_letters",
+            "Records that could not be folded and that the dead-letter topic has acknowledged, by reason "
+            "(docs/runbooks/dead-letters.md explains each).",
+            ["reason"],
+            registry=r,
         )
         for reason in Reason:
             self.dead_letters.labels(reason.value)
@@ -63,7 +68,7 @@ class Metrics:
         )
         self.event_to_commit = Tallies(
             "uic_event_to_commit_seconds",
-            "From a record's timestamp to the commit of its state; the oldest record of each batch.",
+            "Time from a record's timestamp to the commit of its state, for the oldest record of each batch.",
             buckets=_DELAY_SECONDS,
             registry=r,
         ).labels()
@@ -71,46 +76,62 @@ class Metrics:
         # Batches
         self.stage = Tallies(
             "uic_stage_seconds",
-            "Time a batch spends in each step of the protocol: decode, dead_letter, load, fold, commit.",
+            "Time that a round (batches of several partitions, handled together) spends in each step of the protocol: "
+            "decode (with the delivery of dead letters), load, fold, commit.",
             ["stage"],
             buckets=_SECONDS,
             registry=r,
         )
         self.batch_records = Tallies(
-            "uic_batch_records", "Records per batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
+            "uic_batch_records", "Records per committed batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
         ).labels()
         self.batch_states = Tallies(
-            "uic_batch_states", "States written per batch.", buckets=(1, 4, 16, 64, 128, 256), registry=r
+            "uic_batch_states", "States written per committed batch.", buckets=(1, 4, 16, 64, 128, 256), registry=r
         ).labels()
-        self.waves = Counter("uic_waves", "Runs of the step graph.", registry=r)
-        self.states_cached = Counter("uic_states_cached", "States that batches found in memory.", registry=r)
-        self.states_loaded = Counter("uic_states_loaded", "States that batches read from the store.", registry=r)
-        self.cache_states = Gauge("uic_cache_states", "States in memory.", registry=r)
+        self.waves = Counter(
+            "uic_waves",
+            "The most events that one user has in a round, added up over all rounds. Where the step is not compiled, "
+            "this is the number of runs of the step graph. A compiled step folds a round in one call.",
+            registry=r,
+        )
+        self.states_cached = Counter("uic_states_cached", "States that batches found in the cache.", registry=r)
+        self.states_loaded = Counter(
+            "uic_states_loaded",
+            "States that batches did not find in the cache and asked the store for, whether or not it has them.",
+            registry=r,
+        )
+        self.cache_states = Gauge("uic_cache_states", "States in the cache.", registry=r)
         self.queued_records = Gauge("uic_queued_records", "Fetched records that wait to be folded.", registry=r)
 
         # Protocol
         self.commits = Counter(
             "uic_commits",
-            "Commits, by outcome: ok, arrived_before, ownership_lost, store_behind, unknown.",
+            "Commits to the store, by outcome: ok, unknown (no answer), arrived_before (an earlier try was written "
+            "after all), ownership_lost (another worker wrote), store_behind (the store lost writes).",
             ["outcome"],
             registry=r,
         )
         self.commits_ok = self.commits.labels("ok")
         self.take_ups = Counter(
             "uic_take_ups",
-            "Partitions taken up, by what was found: new, go_on, gap, continued, broken.",
+            "Partitions taken up, by what was found: new (no progress), go_on, gap (the log starts above progress), "
+            "continued (an operator accepted the log), broken (waits for an operator).",
             ["decision"],
             registry=r,
         )
         self.rewinds = Counter(
-            "uic_rewinds", "Times the store had lost writes, which were then folded again.", registry=r
+            "uic_rewinds", "Times that the store had lost writes; their records are folded again.", registry=r
         )
         self.gaps = Counter(
-            "uic_data_gaps", "Ranges of the log that retention removed before they were folded.", registry=r
+            "uic_data_gaps",
+            "Ranges of the log that retention removed before they were folded. States that lack their events are "
+            "partial.",
+            registry=r,
         )
         self.unreadable_states = Counter(
             "uic_unreadable_states",
-            "Unreadable stored values that were set aside, by error.",
+            "Unreadable stored values that were set aside, by error: corrupt, foreign_layout, foreign_fingerprint, "
+            "wrong_user.",
             ["error"],
             registry=r,
         )
@@ -123,7 +144,8 @@ class Metrics:
         )
         self.non_finite = Counter(
             "uic_non_finite_steps",
-            "Events for which the step graph returned a non-finite number: state kept, event sent to the dead letters.",
+            "Events for which the step gave a non-finite number: the state is kept, the event goes to the dead "
+            "letters.",
             registry=r,
         )
         self.offset_commits = Counter(
@@ -138,7 +160,11 @@ class Metrics:
             registry=r,
         )
         self.store_failures = Counter(
-            "uic_store_failures", "Calls to the store without a usable answer, by operation.", ["operation"], registry=r
+            "uic_store_failures",
+            "Calls to the store without a usable answer, by operation: start, read_progress, load, commit, read_back, "
+            "time.",
+            ["operation"],
+            registry=r,
         )
 
         # Partitions
@@ -152,13 +178,22 @@ class Metrics:
             registry=r,
         )
         self.as_of = Gauge(
-            "uic_as_of_timestamp_seconds", "As-of time of the partition's progress.", ["partition"], registry=r
+            "uic_as_of_timestamp_seconds",
+            "As-of time of the partition's progress: when it was last known to be caught up.",
+            ["partition"],
+            registry=r,
         )
         self.clock_skew = Gauge(
-            "uic_clock_skew_seconds", "This process's clock less the store's, when last compared.", registry=r
+            "uic_clock_skew_seconds",
+            "This process's clock less the store's, when last compared: above 0 if this clock is ahead.",
+            registry=r,
         )
         self.partitions = Gauge(
-            "uic_partitions", "Partitions assigned to this process, by status.", ["status"], registry=r
+            "uic_partitions",
+            "Partitions assigned to this process, by status: taking_up, claiming, verifying, folding, unsure (a commit "
+            "has no answer yet), ownership_lost, broken (waits for an operator).",
+            ["status"],
+            registry=r,
         )
         self.topic_partitions = Gauge(
             "uic_topic_partitions", "Partitions of the event topic, which all workers share.", registry=r
@@ -169,7 +204,7 @@ class Metrics:
             "uic_rpcs", "gRPC calls answered, by method and status code.", ["method", "code"], registry=r
         )
         self.rpc_seconds = Histogram(
-            "uic_rpc_seconds", "Time to answer a gRPC call.", ["method"], buckets=_SECONDS, registry=r
+            "uic_rpc_seconds", "Time to answer a gRPC call, by method.", ["method"], buckets=_SECONDS, registry=r
         )
         denied = Counter(
             "uic_denied",

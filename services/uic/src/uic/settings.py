@@ -1,7 +1,7 @@
 """UIC's settings: environment variables `UIC_<GROUP>__<NAME>`, read once by `__main__`, frozen, passed down by value.
 
 An unknown name stops the start instead of being ignored, so a typo cannot go unnoticed. Hyper-parameters of the model
-are not here: they come with the bundle.
+are not here: they come with the bundle. The docstrings are the text of docs/settings.md.
 """
 
 from __future__ import annotations
@@ -39,20 +39,27 @@ class TlsListener(Group):
 
 
 class KafkaSettings(Group):
-    """The log."""
+    """The log: Kafka, which has the behavior events."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    """`host:port`, several separated by commas."""
+    """Brokers that a start asks for all others: `host:port`, several separated by commas."""
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "behavior-events"
+    """The topic of behavior events. Records that cannot be folded go to the topic of this name with `.dlq` at its end,
+    erasures to the one with `.erased`."""
     partitions: Annotated[int, Field(ge=1, le=100_000)] = 64
     """N: the topic's partition count. Keys in the store depend on it, so it never changes within a namespace."""
     start: Literal["earliest", "latest"] = "earliest"
     """Where a partition without stored progress begins."""
     session_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
+    """The group takes a worker's partitions away once it has sent no heartbeat for this long."""
     heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 1_000
+    """How often a worker tells the group that it is alive; at most a third of `session_timeout_ms`."""
     max_poll_interval_ms: Annotated[int, Field(ge=1_000)] = 30_000
+    """A worker that has not polled for this long leaves the group. A rebalance waits as long for members to join."""
     request_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
+    """How long a broker may take to answer a request, and how long the delivery of a dead letter may take."""
     reconnect_backoff_max_ms: Annotated[int, Field(ge=50)] = 1_000
+    """Longest pause before UIC connects again to a broker that cannot be reached."""
     max_poll_records: Annotated[int, Field(ge=1)] = 4_000
     """About how many records of one partition a poll returns, in whole batches. Each poll looks at all partitions and
     asks for the topic's id, so many small ones cost much."""
@@ -63,12 +70,14 @@ class KafkaSettings(Group):
     """How long a broker may hold a fetch open: bounds what collecting costs in freshness, and the delay of a seek and
     of a resumed partition."""
     max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 256 << 10
+    """Most bytes of one partition in the answer to a fetch. A batch of records that is larger comes whole."""
     max_batch_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = MAX_BATCH_BYTES
     """Largest batch of records that is read, decompressed; a larger one stops its partition. Java's producer fills a
     batch until it is `batch.size` long when compressed, so one of 1 MB may hold twenty times as much and more."""
     max_request_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
     """Largest record that UIC's own producers send; a larger dead letter is cut to fit."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How UIC talks to the brokers: the two that end with `SSL` use TLS, the two with `SASL` need `sasl_mechanism`."""
     ssl_cafile: str | None = None
     """CA of the brokers' certificates, PEM; the system's CAs if unset."""
     ssl_certfile: str | None = None
@@ -76,8 +85,11 @@ class KafkaSettings(Group):
     ssl_keyfile: str | None = None
     """Private key of the client certificate, PEM."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How UIC logs in to the brokers; needs `sasl_username` and `sasl_password`."""
     sasl_username: str | None = None
+    """The brokers' user that UIC logs in as."""
     sasl_password: SecretStr | None = None
+    """Password of `sasl_username`; never shown."""
 
     @property
     def dead_letter_topic(self) -> str:
@@ -155,12 +167,14 @@ class RedisSettings(Group):
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "uic"
     """First part of every key; RTP needs the same. Unique per Kafka cluster: consumer groups are named by it."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
+    """One server, a master that Sentinels watch, or a cluster."""
     nodes: Annotated[str, Field(pattern=ADDRESSES)] = ""
     """`host:port`, several separated by commas; mode `cluster` only. More nodes that a start asks where the others are:
     of these and the one of `url` a single one has to answer."""
     sentinels: Annotated[str, Field(pattern=ADDRESSES)] = ""
     """`host:port`, several separated by commas; mode `sentinel` only."""
     sentinel_service: str = "mymaster"
+    """Name of the master that the Sentinels watch."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """For connecting and for each call. The outcome of an unanswered call is unknown, so progress is read again."""
     bad_values_kept: Annotated[int, Field(ge=1, le=100_000)] = 100
@@ -196,6 +210,7 @@ class GrpcSettings(TlsListener):
     """The port for publishing events, reading states and erasing users."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; one beyond loopback needs `UIC_ACCESS__KEYS_FILE`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """0 picks a free port."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
@@ -210,6 +225,7 @@ class AdminSettings(TlsListener):
     """The port for metrics, health and operators. Keep it on loopback or a private network, with keys or without."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; one beyond loopback needs `UIC_ACCESS__KEYS_FILE`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8003
     """0 picks a free port."""
 
@@ -258,13 +274,16 @@ class LogSettings(Group):
     """Log lines on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this level are not written."""
     format: Literal["json", "logfmt"] = "logfmt"
+    """Form of a line: a JSON object, or `key=value` pairs."""
 
 
 class FaultSettings(Group):
     """For crash tests: kill the process with SIGKILL just after a step. Off by default, and in production."""
 
     crash_after: Literal["", "poll", "decode", "load", "fold", "commit", "advise"] = ""
+    """The step of the commit protocol after which the process is killed; empty: none."""
     batches: Annotated[int, Field(ge=0)] = 0
     """Batches to let pass first."""
 
