@@ -38,7 +38,7 @@ def check_store_url(url: str) -> None:
             "written as %2F %3F %23 %5B %5D %40 %3A and %25"
         ) from None
     if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
-        raise ValueError("must end with /N, N the number of a database, or with nothing, which is 0")
+        raise ValueError("must end with /N (N is the database number) or have no path (database 0)")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in _OPTIONS:
             raise ValueError(f"has the option {name[:40]!r} in its query; there are {', '.join(sorted(_OPTIONS))}")

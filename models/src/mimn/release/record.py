@@ -50,7 +50,7 @@ class Refused(Exception):
 
 
 class Unstorable(Refused):
-    """The changed record is none that a program would read."""
+    """Programs would refuse to read the changed record."""
 
 
 class State(StrEnum):

@@ -177,8 +177,8 @@ def _summary(found: Sequence[Results], plan: Plan) -> list[str]:
             for one in found
             for of in _found(one, (("mimn_ledger", "din_ledger"),))
         ]
-        alone = f" Without teachers MIMN with a ledger has over DIN with one {', '.join(untaught)}." if untaught else ""
-        lines.append(f"* The default recipe is taught by models of its kind; what it is compared with is not.{alone}")
+        alone = f" Without teachers, MIMN with a ledger minus DIN with one: {', '.join(untaught)}." if untaught else ""
+        lines.append(f"* The default recipe learned from teachers; the rows it is compared with did not.{alone}")
     spreads = [(of, one, key) for one in found for key in one.models if (of := one.spread(key)) is not None]
     if spreads:
         widest, of_row, row = max(spreads, key=lambda of: of[0])

@@ -225,7 +225,7 @@ class RolloutFollower:
                 if asked.sha256 != release.manifest:
                     raise ReloadRefused(f"{path} is another bundle")
             except Exception as error:
-                log.info("a request with a field of this earlier release alone is refused: its manifest is not here",
+                log.info("the manifest of an earlier release is not here: request fields that it alone knows are refused",
                          bundle=release.bundle, reason=str(error))  # fmt: skip
                 if isinstance(error, ReloadTimedOut):  # the others would hang too, and keep what serves from loading
                     return

@@ -259,8 +259,8 @@ def _keys(settings: UicSettings) -> KeyRing | None:
     hosts = {"UIC_GRPC__HOST": settings.grpc.host, "UIC_ADMIN__HOST": settings.admin.host}
     if beyond := [f"{name}={host}" for name, host in hosts.items() if not is_loopback(host)]:
         raise StartRefused(
-            f"{' and '.join(beyond)}: any caller is let in, because no keys are set. Make one with `ctr keys make "
-            "FILE --scope publish --name NAME` and set UIC_ACCESS__KEYS_FILE to the file, or listen on 127.0.0.1"
+            f"{' and '.join(beyond)} would listen without authentication. Make a key with `ctr keys make FILE "
+            "--scope publish --name NAME` and set UIC_ACCESS__KEYS_FILE to the file, or listen on 127.0.0.1"
         )
     return None
 

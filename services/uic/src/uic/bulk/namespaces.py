@@ -130,8 +130,8 @@ class Namespaces:
         return roles(record) if record else {}
 
     def read_by(self, name: str) -> list[str]:
-        """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. What is
-        only on standby answers nobody, and whether it may have to is for the record to say."""
+        """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. Releases on
+        standby do not count: they answer no request, and the record lists them."""
         told = Scorers(self._client, self._prefix).announced()
         n = sum(any(one.namespace == name and one.role != STANDBY for one in process.loaded) for process in told)
         return [f"read by {n} RTP process{'es' if n > 1 else ''}"] if n else []

@@ -292,7 +292,7 @@ class TopicAway:
     """The brokers know no such topic, or do not show it to us."""
 
     detail: str
-    """What they say of it; empty: it is there again."""
+    """The brokers' error; empty: it is available again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +300,7 @@ class ErasuresAway:
     """The brokers know no topic of erasures, or do not show it to us."""
 
     detail: str
-    """What they say of it; empty: it is there again."""
+    """The brokers' error; empty: it is available again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class AsOf:
         """Our clock less the store's; None until they were compared."""
 
     def ask(self, now: float, wall_s: Callable[[], float]) -> None:
-        """Ask the broker now and then where the log ends, and the store what time it is (`wall_s` says it of ours)."""
+        """Once an interval, ask the broker where the log ends, and the store for its time. `wall_s` is our clock."""
         if now < self._due:
             return
         self._due = now + self._interval_s

@@ -81,8 +81,8 @@ def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
         check_name("version", manifest.version)
     except BundleError as error:
         raise BundleError(
-            f"{path} cannot be rolled out or replaced: {error}. Copy it to a folder …/NAME/VERSION of such a name and "
-            "version, and write them into the copy's manifest.json; states stay valid, because the fingerprint does "
+            f"{path} cannot be rolled out or replaced: {error}. Copy it to a folder …/NAME/VERSION with an "
+            "allowed name and version, and write them into the copy's manifest.json; states stay valid, because the fingerprint does "
             "not depend on them"
         ) from error
     bundle = load_bundle(path.resolve())

@@ -1,4 +1,4 @@
-"""Asks whoever sits at the terminal before something is done that cannot be undone."""
+"""Asks for confirmation at the terminal before something is done that cannot be undone."""
 
 from __future__ import annotations
 
