@@ -127,7 +127,7 @@ class Metrics:
         )
         CountedElsewhere(
             "rtp_log_lines_dropped",
-            "Log lines that were not written, because whoever reads stderr is too slow or gone.",
+            "Log lines that were not written, because the reader of stderr is too slow or gone.",
             dropped,
             registry=registry,
         )

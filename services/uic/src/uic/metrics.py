@@ -28,7 +28,7 @@ class Metrics:
         ProcessCollector(registry=r)  # process_*: CPU, memory, open files, start time
         CountedElsewhere(
             "uic_log_lines_dropped",
-            "Log lines that were not written, because whoever reads stderr is too slow or gone.",
+            "Log lines that were not written, because the reader of stderr is too slow or gone.",
             dropped,
             registry=r,
         )
