@@ -403,3 +403,8 @@ def test_a_migration_by_a_backfill_passes_the_same_gates(
         running.done("wait", started["id"], "--timeout", "120s", *QUICK)
         promoted = running.done("promote", started["id"], *QUICK, "--whole", "4")
         assert (promoted["from"], promoted["compared"]) == ("backfill", len(USERS))
+        running.done("rollback", started["id"])
+        again = running.done("start", str(running.new_bundle), "--from", "backfill")
+        assert again["namespace"] == started["namespace"].removesuffix("0") + "1", (
+            "a backfill loads no folded namespace"
+        )

@@ -36,12 +36,16 @@ REPLIES: dict[str, Callable[[str], list[bytes]]] = {
     "loading": lambda key: [b"-LOADING the data set\r\n"],
     "twice": lambda key: [bulk(value_of(key)) + bulk(value_of("another"))],
     "noise": lambda key: [b"HTTP/1.1 400\r\n"],
+    "number": lambda key: [b":5\r\n"],
+    "array": lambda key: [b"*0\r\n"],
+    "upstream": lambda key: [b"-upstream failure\r\n"],
     "closing": lambda key: [bulk(value_of(key))],
     "closed": lambda key: [],
 }
 """By the first word of a key, the pieces of the reply. `held` waits for `release`; `closing` closes the connection
 behind the reply, `closed` in its place. An MGET gets them in turn: nothing for a key that is `refused`, because MGET
-passes over what is no string; one error for all if one is `loading`; behind the array what is too much if one is
+passes over what is no string; one error for all if one is `loading`; an error in the
+place of a value that is `upstream`, as from a proxy; behind the array what is too much if one is
 `twice`."""
 _IN_MANY = {"refused": "nil", "twice": "whole"}
 

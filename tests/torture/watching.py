@@ -67,5 +67,5 @@ def sees_store(rtp: RtpProcess, *, up: bool) -> bool:
     cases, because it answers in both."""
     gauges = {metric(rtp, name) for name in ("rtp_store_up", "rtp_rollout_up", "rtp_announced")}
     status, detail = readiness(rtp)
-    said = detail == "" if up else detail.startswith("the rollout record cannot be read")
+    said = detail == "" if up else detail.startswith("the rollout record cannot be followed")
     return status == 200 and said and gauges == {float(up)}

@@ -380,6 +380,7 @@ def test_an_aborted_namespace_is_never_resumed() -> None:
     with pytest.raises(NotAllowed, match="begin with generation 1"):
         begun(NEW, record=record)
     assert free_generation(record, NEW.fingerprint) == 1
+    assert free_generation(record, NEW.fingerprint, [f"{NEW.fingerprint[:16]}-1"]) == 2
     assert left_behind(record, record.rollouts[0]) == NEW.namespace
 
 

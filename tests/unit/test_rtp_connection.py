@@ -214,11 +214,18 @@ def test_a_connection_that_the_store_closes_is_not_used_again(run: Run, asks: bo
     with_ends(run, test)
 
 
-MANY = [b"*1\r\n$1\r\na\r\n", b"*3\r\n:1\r\n:2\r\n:3\r\n", b"*-1\r\n", b"$1\r\na\r\n", b":2\r\n"]
+MANY = {
+    "too few": b"*1\r\n$1\r\na\r\n",
+    "too many": b"*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n",
+    "a number among them": b"*2\r\n$1\r\na\r\n:2\r\n",
+    "no array": b"*-1\r\n",
+    "one value": b"$1\r\na\r\n",
+    "a number": b":2\r\n",
+}
 
 
 @LOOPS
-@pytest.mark.parametrize("said", MANY, ids=["too few", "too many", "no array", "one value", "a number"])
+@pytest.mark.parametrize("said", MANY.values(), ids=MANY)
 def test_a_reply_that_does_not_fit_several_reads_is_for_none_of_them_and_closes(run: Run, said: bytes) -> None:
     async def test(ends: Ends) -> None:
         returned: list[Connection] = []
@@ -230,6 +237,23 @@ def test_a_reply_that_does_not_fit_several_reads_is_for_none_of_them_and_closes(
         assert [type(one) for one in await asyncio.gather(*reads, return_exceptions=True)] == [NotTogether] * 2
         assert returned == [ends.ours]
         assert not ends.ours.free
+
+    with_ends(run, test)
+
+
+@LOOPS
+def test_an_error_in_the_place_of_one_value_is_for_that_read_alone(run: Run) -> None:
+    async def test(ends: Ends) -> None:
+        returned: list[Connection] = []
+        together = Together(ends.ours, returned.append)
+        reads = [together.add(key) for key in "ab"]
+        together.send()
+        await ends.says(b"*2\r\n-upstream failure\r\n$1\r\nb\r\n")
+        failed, found = await asyncio.gather(*reads, return_exceptions=True)
+        assert isinstance(failed, ResponseError)
+        assert found == b"b"
+        assert returned == [ends.ours]
+        assert ends.ours.free
 
     with_ends(run, test)
 

@@ -486,7 +486,7 @@ def test_one_that_starts_is_not_ready_before_it_has_read_whether_there_is_a_reco
     asyncio.run(follow())
     before, after = said
     assert before is not None
-    assert "the rollout record cannot be read" in before
+    assert "the rollout record cannot be followed" in before
     assert (world.served(), after) == ({"serving": "tiny-sketch/1"}, None)
 
 
@@ -508,6 +508,39 @@ def test_a_record_that_cannot_be_read_stays_in_force(trouble: str) -> None:
     assert world.served() == {"serving": "tiny-sketch/1"}
     assert world.follower.details
     assert world.count("rtp_rollout_up") == 0
+
+
+def test_an_older_record_is_not_obeyed_until_a_command_changes_it() -> None:
+    world = World()
+    older, newer = begun(), promoted()
+    assert older.revision < newer.revision
+    changed = abort(older, "r1", reason="not today", now_ms=NOW_MS)
+
+    async def follow() -> tuple[dict[str, str], str, dict[str, str]]:
+        await world.follow(older)
+        await world.follow(newer)
+        for _ in range(2):
+            await world.follow(older)
+        held, said = world.served(), world.follower.details
+        await world.follow(changed)
+        return held, said, world.served()
+
+    held, said, after = asyncio.run(follow())
+    assert held == {"serving": "tiny-sketch/1"}
+    assert f"revision {older.revision}, which is older than {newer.revision}" in said
+    assert (after, world.follower.details) == ({"serving": "tiny/1"}, "")
+
+
+def test_the_record_that_was_in_force_is_obeyed_again_when_it_is_back() -> None:
+    world = World()
+
+    async def follow() -> None:
+        for record in (begun(), promoted(), begun(), promoted()):
+            await world.follow(record)
+
+    asyncio.run(follow())
+    assert (world.served(), world.follower.details) == ({"serving": "tiny-sketch/1"}, "")
+    assert world.count("rtp_rollout_up") == 1
 
 
 def test_a_release_that_the_record_no_longer_names_is_dropped() -> None:

@@ -269,6 +269,25 @@ def test_the_last_good_progress_is_kept_while_the_store_is_away() -> None:
     asyncio.run(look())
 
 
+def test_an_error_that_no_one_foresaw_is_trouble_and_the_next_look_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(model(TINY))
+    watching = watcher(world)
+
+    async def look() -> None:
+        await watching.look()
+        with monkeypatch.context() as broken:
+            broken.setattr(world.store, "read_each", lambda *_: 1 / 0)
+            await watching.look()
+        assert "ZeroDivisionError" in (trouble(watching) or "")
+        assert world.metrics.registry.get_sample_value("rtp_store_up") == 0
+        await watching.look()
+        assert trouble(watching) is None
+
+    asyncio.run(look())
+
+
 def test_an_emptied_store_keeps_the_partition_count_and_forgets_the_progress() -> None:
     world = World(model(TINY))
     watching = watcher(world)

@@ -112,6 +112,9 @@ OUTCOMES: dict[str, type[Exception] | None] = {
     "loading": StoreAway,
     "twice": StoreAway,
     "noise": StoreAway,
+    "number": StoreAway,
+    "array": StoreAway,
+    "upstream": StoreRefused,
     "closed": StoreAway,
 }
 """How a read ends by its key's first word; None: with the value of its key."""
@@ -328,6 +331,27 @@ def test_an_error_for_all_is_told_to_each_as_its_own(run: Run) -> None:
         assert isinstance(found[1], StoreAway)
         assert isinstance(found[3], StoreAway)
         assert [found[0], found[2], found[4]] == [None, value_of("whole 1"), value_of("whole 2")]
+        await reader.close()
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
+@LOOPS
+def test_many_values_are_read_whole_or_the_reply_is_none(run: Run) -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = unpaused(told(store))
+        found = await reader.read_each(["whole 1", "upstream", "nil"], PATIENT_S)
+        assert found[::2] == [value_of("whole 1"), None]
+        assert isinstance(found[1], StoreRefused), "an error in the place of one value is that one's"
+        for kind in ("number", "array"):
+            with pytest.raises(StoreAway):
+                await reader.read_each(["whole 1", kind], PATIENT_S)
+        with pytest.raises(StoreAway):
+            await reader.count([b"whole 1"], PATIENT_S)  # `+OK` is no number
+        with pytest.raises(StoreAway):
+            await reader.sample("*", 10, PATIENT_S)
+        assert await reader.read_many(["whole 2"], PATIENT_S) == [value_of("whole 2")]
         await reader.close()
 
     with ScriptedStore() as store:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.bundle.manifest import shared_blocks
-from mimn.state import UserState, decode_state
+from mimn.state import UserState, decode_state, encode_state
 from support.bundles import LEDGER, RETRAINED, SKETCH
 from support.partition_rows import USERS, N, Row, fold_partition, log_of, random_rows, stored
 from uic.bulk.errors import BulkRefused, DamagedFile
@@ -23,6 +23,8 @@ from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptPartition, keep
 from uic.bulk.pool import save
 from uic.bulk.saved_states import SavedStates, saved_partition, seal, states_of, writing_partition
+from uic.bulk.verification import Verified, compare, expect
+from uic.core.records import BatchRecord
 from uic.fold.rounds import Model
 
 OLD, NEW = load_bundle(LEDGER), load_bundle(RETRAINED)
@@ -139,6 +141,33 @@ def test_of_a_cut_log_ledgers_and_counters_are_whole_and_who_has_less_in_memory_
         for name, block in NEW.layout.view(now).items():
             assert block.tobytes() == (then if name in SHARED else memory)[name].tobytes(), name
     assert states.joined.partial == sum(state_of(found[user]).header.partial for user in old)
+
+
+@settings(max_examples=60)
+@given(kinds=KINDS, reached=st.integers(0, 60), ahead=AHEAD, earlier_log=st.booleans(), whose=st.integers(0))
+def test_a_memory_that_is_not_the_fold_of_the_log_is_found_however_far_its_state_is(
+    kinds: list[tuple[int, int]], reached: int, ahead: list[int], earlier_log: bool, whose: int
+) -> None:
+    rows = random_rows(kinds)
+    reached = min(reached, len(rows))
+    states = kept(snapshot(in_service(in_states(rows, reached, ahead)), reached, era=int(earlier_log)))
+    found = joined(states, rows)
+
+    def verified() -> Verified:
+        records = [BatchRecord(at, time, key, value, []) for at, time, key, value, _ in rows if states.holds(key, at)]
+        expected = expect(records, set(found), {}, NEW_MODEL.actions)
+        seen, shared = Verified(), states.shared(set(found))
+        compare(found, expected, NEW_MODEL, lineage=LINEAGE, end=reached, verified=seen, kept=shared)
+        return seen
+
+    assert (verified().users, verified().wrong) == (len(found), 0)
+    if found:
+        user = sorted(found)[whose % len(found)]
+        state = state_of(found[user])
+        tensors = state.tensors.copy()
+        NEW.layout.view(tensors)[next(name for name in NEW.layout.view(tensors) if name not in SHARED)][...] += 1.0
+        found[user] = encode_state(UserState(state.header, tensors), NEW.fingerprint, NEW.layout)
+        assert (verified().users, verified().tensors) == (len(found), 1)
 
 
 def state_of(value: bytes | None) -> UserState:

@@ -12,6 +12,8 @@ again: the next rollout of the same bundle gets another generation.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec.structs import replace
 
 from mimn.release import checks
@@ -99,9 +101,9 @@ def spoiled(record: Record) -> frozenset[str]:
     )
 
 
-def free_generation(record: Record | None, fingerprint: str) -> int:
-    """The lowest generation whose namespace is not an aborted rollout's."""
-    taken = set() if record is None else spoiled(record)
+def free_generation(record: Record | None, fingerprint: str, occupied: Collection[str] = ()) -> int:
+    """The lowest generation whose namespace is not an aborted rollout's, and not `occupied`."""
+    taken = {*occupied, *(() if record is None else spoiled(record))}
     generation = 0
     while f"{fingerprint[:16]}-{generation}" in taken:
         generation += 1

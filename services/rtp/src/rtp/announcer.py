@@ -68,17 +68,20 @@ class Announcer:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Announce if it is time, or something changed. Never raises for what the store does."""
-        value = encode_announcement(self._told())
-        if value == self._said and self._clock() < self._due:
-            return
-        self._due = self._clock() + EVERY_S
+        """Announce if it is time, or something changed. Never raises: the next look tries again."""
         names, key = self._keys
         try:
+            value = encode_announcement(self._told())
+            if value == self._said and self._clock() < self._due:
+                return
+            self._due = self._clock() + EVERY_S
             await self._store.announce(self._instance, names, key, value, lasts_s=LASTS_S, timeout_s=self._timeout_s)
-        except StoreError as error:
+        except Exception as error:
             if self._trouble.begins(error, str(error)):
-                log.warning("not announced: a rollout does not wait for this process", reason=str(error))
+                unknown = not isinstance(error, StoreError) and error
+                log.warning(
+                    "not announced: a rollout does not wait for this process", reason=str(error), exc_info=unknown
+                )
         else:
             self._said = value
             if self._trouble.ends():

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import uvloop
@@ -152,8 +152,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             scorer.shadows.close()
             for task in background:
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*background, return_exceptions=True)
             await reader.close()
 
     door = PredictDoor(

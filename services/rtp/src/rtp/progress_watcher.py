@@ -148,14 +148,14 @@ class ProgressWatcher:
             await asyncio.sleep(self._every_s if self._in_service.current.progress else self._every_s / 10)
 
     async def look(self) -> None:
-        """Read once. Never raises for what the store does."""
+        """Read once. Never raises: whatever goes wrong, the next look tries again."""
         namespaces = self._in_service.namespaces
         unreadable = 0
         for one in namespaces:
             name = one.keys.namespace
             try:
                 reading = await self._reader.read(one.keys, one.progress)
-            except (StoreError, NoNamespace) as error:
+            except Exception as error:
                 self._failed(name, error)
                 continue
             self._in_service.learn(one.keys, reading.progress)
@@ -173,10 +173,11 @@ class ProgressWatcher:
         self._metrics.unreadable_progress.inc(unreadable)
         self._measure()
 
-    def _failed(self, namespace: str, error: StoreError | NoNamespace) -> None:
+    def _failed(self, namespace: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
         if self._troubles[namespace].begins(error, reason):
-            log.warning("progress cannot be read", namespace=namespace, reason=reason)
+            ours = isinstance(error, StoreError | NoNamespace)
+            log.warning("progress cannot be read", namespace=namespace, reason=reason, exc_info=not ours and error)
 
     def _measure(self) -> None:
         """Set the gauges: of what answers users, the worst."""

@@ -89,6 +89,8 @@ class RolloutFollower:
         self._retry_every_s = retry_every_s
         self._clock = clock
         self._value: bytes | None = None
+        self._older: bytes | None = None
+        """The record that the store has, if it is older than the one in force."""
         self._loaded: dict[rollouts.Release, Release] = {}
         self._loading: asyncio.Task[None] | None = None
         self._fields: Names = frozenset()
@@ -145,29 +147,46 @@ class RolloutFollower:
         self.refused = {release: Refusal(one.reason, 0.0) for release, one in self.refused.items()}
 
     async def look(self) -> None:
-        """Read the record once, and take up what it says. Never raises for what the store does."""
+        """Read the record once, and take up what it says. Never raises: the next look tries again."""
         try:
             value = (await self._store.read_many([self._key], self._timeout_s))[0]
             if value is None:
                 if self.record is not None:
                     raise CorruptRecord("it is gone from the store; the last one stays in force")
                 self._obeyed = True  # without a record, what the settings name is what should serve
-            elif value != self._value:
+            elif value == self._value:
+                self._older = None
+            else:
                 record = decode_record(value)
+                self._refuse_older(value, record)
                 log.info("rollout record", revision=record.revision, serving=record.serving.bundle)
                 self._value, self.record = value, record
                 self._take_up()
-        except (StoreError, CorruptRecord) as error:
+        except Exception as error:
             if self.record is None and isinstance(error, CorruptRecord):
                 self._obeyed = True  # no program can say what else should serve
-            reason = f"the rollout record cannot be read: {error}"
+            if not (ours := isinstance(error, StoreError | CorruptRecord)):
+                self._value = None  # it may not have been taken up whole
+            reason = f"the rollout record cannot be followed: {error if ours else repr(error)}"
             if self._trouble.begins(error, reason):
-                log.warning("the rollout record is not followed", reason=reason)
+                log.warning("the rollout record is not followed", reason=reason, exc_info=not ours and error)
         else:
             if self._trouble.ends():
                 log.info("the rollout record is followed again")
         self._metrics.record_up.set(0 if self.trouble else 1)
         self._load()
+
+    def _refuse_older(self, value: bytes, record: Record) -> None:
+        """Raises CorruptRecord for a record that a store with older data brought back: it may name what was rolled back
+        since. A command that changes it is a decision of today, and is obeyed."""
+        known = 0 if self.record is None else self.record.revision
+        if value == self._older or (self._older is None and record.revision < known):
+            self._older = value
+            raise CorruptRecord(
+                f"the store has revision {record.revision}, which is older than {known}; that one stays in force until "
+                "a rollout command changes the record (ctr rollout list)"
+            )
+        self._older = None
 
     async def begin(self) -> None:
         """Look for the first time, and return when the release in service is loaded or refused."""
@@ -225,7 +244,7 @@ class RolloutFollower:
                 if asked.sha256 != release.manifest:
                     raise ReloadRefused(f"{path} is another bundle")
             except Exception as error:
-                log.info("the manifest of an earlier release is not here: request fields that it alone knows are refused",
+                log.info("the manifest of an earlier release is not here: fields that it alone knows are refused",
                          bundle=release.bundle, reason=str(error))  # fmt: skip
                 if isinstance(error, ReloadTimedOut):  # the others would hang too, and keep what serves from loading
                     return

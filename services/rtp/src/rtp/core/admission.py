@@ -83,4 +83,6 @@ class Admission:
             raise Overloaded(f"{others} requests are being answered already; try again later or elsewhere")
         line_s = self.ahead_s + self._expected * self._usual_s + age_s + run_s
         if others and line_s + cost_s > FOR_THE_LINE * (remaining_s - run_s):
-            raise Overloaded("too many requests are queued ahead of this one to answer it by its deadline; try again later or elsewhere")
+            raise Overloaded(
+                "too many requests are ahead of this one to answer it by its deadline; try again later or elsewhere"
+            )

@@ -20,6 +20,7 @@ from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import (
     AskError,
     ClusterDownError,
+    InvalidResponse,
     MovedError,
     RedisClusterException,
     RedisError,
@@ -27,7 +28,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rtp.store.commands import SCAN_COUNT, Command, scan
+from rtp.store.commands import SCAN_COUNT, Command, fits, scan
 from rtp.store.connection import check_client
 from rtp.time_limits import within
 
@@ -208,7 +209,10 @@ class ClusterCommands:
             raise
         if any(isinstance(one.result, ClusterDownError) for one in asked):
             self._look_again(node.name)
-        return [one.result for one in asked]
+        return [
+            one.result if isinstance(one.result, Exception) or fits(command, one.result) else InvalidResponse()
+            for one, command in zip(asked, commands, strict=True)
+        ]
 
 
 async def _sent(node: ClusterNode, asked: list[PipelineCommand]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from redis.exceptions import ResponseError
 
@@ -38,6 +38,27 @@ def reason_of(error: BaseException) -> str:
             return f"no connection to the store ({type(error).__name__})"
 
 
+def fits(command: Command, reply: Any) -> bool:
+    """Whether a reply has the form of the command's replies. If not, the connection is out of step, or a program
+    between here and the store has answered. Values of MGET may be error replies."""
+    match command[0]:
+        case "GET":
+            return _is_value(reply)
+        case "MGET":
+            whole = isinstance(reply, list) and len(reply) == len(command) - 1
+            return whole and all(_is_value(one) or isinstance(one, Exception) for one in reply)
+        case "EXISTS":
+            return isinstance(reply, int)
+        case "SCAN":
+            return isinstance(reply, list | tuple) and len(reply) == 2 and isinstance(reply[1], list)
+        case _:
+            return True
+
+
+def _is_value(reply: Any) -> bool:
+    return reply is None or isinstance(reply, bytes)
+
+
 class Commands(Protocol):
     """How keys are read in one of the three modes. `get` has a time limit because every request pays for it, `get_many`
     because some keys may be answered in time and others not; for the others the caller cancels."""
@@ -50,8 +71,8 @@ class Commands(Protocol):
         ...
 
     async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
-        """Many GETs, in as few round trips as the mode allows. In a cluster, what was raised is in place of the value,
-        because nodes fail one by one. Otherwise raises TimeoutError as `get`."""
+        """Many GETs, in as few round trips as the mode allows. What was raised for one key is in place of its value:
+        nodes of a cluster fail one by one, and MGET may have error replies. Otherwise raises TimeoutError as `get`."""
         ...
 
     async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:

@@ -12,9 +12,9 @@ from typing import Any
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import InvalidResponse, ReadOnlyError
 
-from rtp.store.commands import SCAN_COUNT, TooManyConnects, reason_of, scan
+from rtp.store.commands import SCAN_COUNT, Command, TooManyConnects, fits, reason_of, scan
 from rtp.store.connection import Connection, check_client, connect, packed
 from rtp.store.together import NotTogether, Together
 from rtp.time_limits import Deadlines, within
@@ -152,14 +152,14 @@ class PoolCommands:
                 connection.close()
             if connection is not None and connection.free:
                 try:
-                    return await connection.ask(packed(*command))
+                    return await _replied(connection, command)
                 except RedisConnectionError:
                     # The server closed an idle connection, or restarted; the others are as old. Try once more.
                     await self.close()
             connection = None
             connection = await self._opened()
             try:
-                return await connection.ask(packed(*command))
+                return await _replied(connection, command)
             finally:
                 if connection.free and self._in_vain:  # it answered, if only with an error
                     self._in_vain.pop()
@@ -222,3 +222,11 @@ class SentinelCommands(PoolCommands):
             if now != known:
                 await self.close()
         return await super()._get_many(keys)
+
+
+async def _replied(connection: Connection, command: Command) -> Any:
+    reply = await connection.ask(packed(*command))
+    if not fits(command, reply):
+        connection.close()
+        raise InvalidResponse(f"the reply is none to {command[0]!r}")
+    return reply

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from rtp.store.commands import Command, fits
 from rtp.store.connection import Connection, packed
 
 
@@ -34,6 +35,7 @@ class Together:
         self._keys: list[str] = []
         self._reads: list[asyncio.Future[bytes | None]] = []
         self._sent = False
+        self._command: Command = ()
         self._kept = True
         """Whether the connection was not given back yet."""
 
@@ -67,10 +69,9 @@ class Together:
             self._fail(RedisConnectionError("the connection was lost before anything was asked"))
         elif self.done():
             self._let_go()
-        elif len(self._keys) == 1:
-            self._connection.ask_for(self, packed("GET", self._keys[0]))
         else:
-            self._connection.ask_for(self, packed("MGET", *self._keys))
+            self._command = ("GET" if len(self._keys) == 1 else "MGET", *self._keys)
+            self._connection.ask_for(self, packed(*self._command))
 
     def forsake(self) -> None:
         """The reply is late for one read, or none waits for it. Closes the connection if it was asked: what is late
@@ -86,14 +87,17 @@ class Together:
 
     def set_result(self, reply: Any) -> None:
         """The reply, to those that still wait."""
-        values = [reply] if len(self._keys) == 1 else reply
-        if not isinstance(values, list) or len(values) != len(self._reads):
+        if not fits(self._command, reply):
             self._connection.close()  # out of step
             self._fail(NotTogether())
             return
         self._let_go()
-        for read, value in zip(self._reads, values, strict=True):
-            if not read.done():
+        for read, value in zip(self._reads, [reply] if len(self._keys) == 1 else reply, strict=True):
+            if read.done():
+                continue
+            if isinstance(value, Exception):
+                read.set_exception(value)
+            else:
                 read.set_result(value)
 
     def set_exception(self, error: Exception) -> None:

@@ -130,7 +130,7 @@ class Namespaces:
         return roles(record) if record else {}
 
     def read_by(self, name: str) -> list[str]:
-        """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. Releases on
+        """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. Those on
         standby do not count: they answer no request, and the record lists them."""
         told = Scorers(self._client, self._prefix).announced()
         n = sum(any(one.namespace == name and one.role != STANDBY for one in process.loaded) for process in told)

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, user_hash
+from mimn.state import EMPTY_DIGEST, Actions, StateError, StateHeader, decode_state, extend_digest, user_hash
 from uic.bulk.kept_ledgers import SharedBlocks
 from uic.core.event import ERASE_ITEM, Reason, Record, check_key, parse
 from uic.fold.rounds import Model
@@ -132,7 +132,8 @@ def compare(
         stored: by record key of every user to compare.
         expected: see `expect`.
         lineage: the partition's; states of another one are as if absent.
-        end: what lies at or above this offset was not read: states that reach further are not compared.
+        end: what lies at or above this offset was not read: states that reach further are not compared, unless they
+            are as far as the kept ones, which may be ahead of progress or of an earlier era.
         verified: counted into.
         kept: what states have of earlier ones, with a backfill that keeps ledgers.
     """
@@ -152,7 +153,8 @@ def compare(
                 verified.users += 1
                 verified.missing += 1
             continue
-        if state.header.last_offset >= end:
+        header = state.header
+        if header.last_offset >= end and not (user in kept and _is_as_kept(header, kept[user].header)):
             verified.moved_on += 1
             continue
         verified.users += 1
@@ -161,13 +163,18 @@ def compare(
             continue
         count, digest, last = len(due.items), due.digest, due.last_offset
         if user in kept:
-            header = kept[user].header
-            count, digest, last = header.event_count, header.digest, header.last_offset
-        if state.header.event_count != count:
+            before = kept[user].header
+            count, digest, last = before.event_count, before.digest, before.last_offset
+        if header.event_count != count:
             verified.count += 1
-        elif (state.header.digest, state.header.last_offset) != (digest, last):
+        elif (header.digest, header.last_offset) != (digest, last):
             verified.digest += 1
         elif not model.layout.close(state.tensors, numbers[user], CLOSE):
             verified.tensors += 1
         else:
             verified.same_bits += int(state.tensors.tobytes() == numbers[user].tobytes())
+
+
+def _is_as_kept(header: StateHeader, kept: StateHeader) -> bool:
+    """Whether no event was folded into a state since its ledger was copied."""
+    return (header.era, header.last_offset) == (kept.era, kept.last_offset)

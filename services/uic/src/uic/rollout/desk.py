@@ -70,7 +70,9 @@ class Desk:
         if stored != value:
             found = self._decoded(stored)
             at = "gone" if found is None else f"at revision {found.revision}"
-            raise Conflict(f"another command changed the record, which is {at} now: run `ctr rollout list`, then repeat yours")
+            raise Conflict(
+                f"another command changed the record, which is {at} now: run `ctr rollout list`, then repeat yours"
+            )
         return after
 
     def _stored(self) -> bytes:

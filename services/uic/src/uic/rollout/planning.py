@@ -82,8 +82,8 @@ def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
     except BundleError as error:
         raise BundleError(
             f"{path} cannot be rolled out or replaced: {error}. Copy it to a folder …/NAME/VERSION with an "
-            "allowed name and version, and write them into the copy's manifest.json; states stay valid, because the fingerprint does "
-            "not depend on them"
+            "allowed name and version, and write them into the copy's manifest.json; states stay valid, because the "
+            "fingerprint does not depend on them"
         ) from error
     bundle = load_bundle(path.resolve())
     bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)

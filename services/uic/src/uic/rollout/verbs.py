@@ -117,7 +117,9 @@ class Verbs:
         release, bundle = planning.read_release(path, 0)
         if generation is None:
             same = release.fingerprint == serving.fingerprint
-            generation = serving.generation if same else free_generation(record, release.fingerprint)
+            # Who folds a log goes on with what is there; what is loaded needs an empty namespace.
+            occupied = () if how.reads_log else Namespaces(self._client, self._settings.redis.prefix).names()
+            generation = serving.generation if same else free_generation(record, release.fingerprint, occupied)
             if record is not None and (going := record.open) is not None and going.release.manifest == release.manifest:
                 generation = going.release.generation
         release = rollouts.Release(
