@@ -67,6 +67,20 @@ def test_windows_keep_to_the_plan() -> None:
             assert (batch.item[w, :length] > 0).all()
 
 
+def test_without_a_least_history_a_users_first_events_are_targets_of_the_empty_state() -> None:
+    plan = msgspec.structs.replace(PLAN, min_history=0)
+    events, _, windows = sampler(plan)
+    first = 0
+    for batch in windows.epoch(np.random.default_rng(2), 8):
+        assert (batch.length == np.maximum(batch.position.max(1), 1)).all(), "a window has an event, read or not"
+        begin = events.bounds[events.user_index[batch.target]]
+        state = events.history_end[batch.target] - batch.position  # where the window begins
+        assert (state == batch.start[:, np.newaxis]).all()
+        assert (state >= begin).all()
+        first += int((events.history_end[batch.target] == begin).sum())
+    assert first > 10
+
+
 def test_repeated_targets_weigh_nothing() -> None:
     for batch in epoch(1):
         for w in range(len(batch.item)):
@@ -169,7 +183,7 @@ def test_a_plan_that_no_user_satisfies_is_refused() -> None:
 @pytest.mark.parametrize("field", ["length", "per_user", "occasions", "rows_per_occasion", "min_history", "negatives"])
 def test_a_plan_names_the_field_that_is_out_of_range(field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        msgspec.structs.replace(PLAN, **{field: 0})
+        msgspec.structs.replace(PLAN, **{field: -1 if field == "min_history" else 0})
 
 
 def test_histories_are_the_latest_events_left_aligned() -> None:

@@ -44,16 +44,18 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rows_per_occasion: int = 1
     """Targets per occasion, different rows of it."""
     min_history: int = 20
-    """Events of the window that must precede a target."""
+    """Events of the window that must precede a target; 0: also the first events of a user, whose state is empty."""
     negatives: int = 1
     """Drawn items beside each target. Together they weigh as much as it does."""
     without: tuple[date, date] | None = None
     """Days (UTC) without targets, from the first to before the second. Their events stay in the histories."""
 
     def __post_init__(self) -> None:
-        for name in ("length", "per_user", "occasions", "rows_per_occasion", "min_history", "negatives"):
+        for name in ("length", "per_user", "occasions", "rows_per_occasion", "negatives"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.min_history < 0:
+            raise ValueError(f"min_history must be at least 0, not {self.min_history}")
         if self.min_history >= self.length:
             raise ValueError(f"min_history must be below length ({self.length}), not {self.min_history}")
         if self.without is not None and self.without[0] >= self.without[1]:
@@ -244,7 +246,7 @@ class WindowSampler:
             inside &= self._trained_on[begin:end]
             rows = self._choose(begin + np.flatnonzero(inside), rng)
             if len(rows):
-                windows.append(_Window(start, int(self._events.history_end[rows].max()) - start, rows))
+                windows.append(_Window(start, max(1, int(self._events.history_end[rows].max()) - start), rows))
         return windows
 
     def _choose(self, rows: Ints, rng: np.random.Generator) -> Ints:

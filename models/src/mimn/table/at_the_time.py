@@ -19,11 +19,15 @@ from mimn.table.plan import Plan
 from mimn.table.records import row_of
 from mimn.table.wording import grid, name, prose
 
-RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("ledger", "narrow"))
-"""In the folder of all records. A fold of a row that two of them have is shown as the first has it."""
+RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("narrow", "ledger"))
+"""In the folder of all records, the newest first, which counts where two have a fold of a row."""
 VALIDATION = tuple(path.with_name("slices-validation.csv") for path in RECORDS)
 SLICES = ("all", "bought before", "new")
 SAMPLING = "recent"
+VALIDATION_LENGTH = "200"
+"""Events that a row's `validation_auc` is measured with."""
+SAME = 1e-4
+"""Two AUCs of one training are at most this far apart: figures have five digits."""
 Line = Mapping[str, str]
 Validation = Mapping[str, Mapping[str, Mapping[int, float]]]
 """AUCs of validation users by data set, row and fold."""
@@ -31,11 +35,13 @@ Validation = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 def chosen_by(records: Path, found: Sequence[Results]) -> Validation:
     """What rows are chosen by: longest histories, the mean of a row's trainings. Boosting is a ceiling, and no choice.
+    Figures of a training that the row's records no longer hold are left out.
 
     Raises:
         OSError: a file cannot be read.
     """
-    lines = [line for line in _longest(records, VALIDATION) if line["row"] != BOOSTING_ROW]
+    old = _of_no_record(records, found)
+    lines = [line for line in _longest(records, VALIDATION) if line["row"] != BOOSTING_ROW and _place(line) not in old]
     keys = {line["row"] for line in lines} | {key for one in found for key in one.models}
     of_fold = defaultdict[tuple[str, str, int], list[Line]](list)
     for line in lines:
@@ -45,6 +51,23 @@ def chosen_by(records: Path, found: Sequence[Results]) -> Validation:
     for (dataset, row, fold), mine in of_fold.items():
         aucs.setdefault(dataset, {}).setdefault(row, {})[fold] = _weighted(mine)
     return aucs
+
+
+def _of_no_record(records: Path, found: Sequence[Results]) -> set[tuple[str, str, str]]:
+    """Data set, row and fold of figures whose year-wide AUC on validation users is that of no training on record."""
+    results = {one.dataset: one for one in found}
+    keys = {key for one in found for key in one.models}
+    old = set()
+    for line in _kept(records, VALIDATION):
+        row = row_of(line["row"], keys)
+        if (line["negatives"], line["targets"], line["length"]) != ("popularity", "all", VALIDATION_LENGTH):
+            continue
+        if line["dataset"] in results and (trainings := results[line["dataset"]].models.get(row)):
+            fold = int(line["fold"])
+            recorded = [one.folds[fold].get("validation_auc", 0.0) for one in trainings if fold in one.folds]
+            if all(abs(float(line["auc"]) - of) > SAME for of in [*recorded, statistics.fmean(recorded or [0.0])]):
+                old.add(_place(line))
+    return old
 
 
 def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str]:
@@ -127,16 +150,24 @@ def differences(records: Path, plan: Plan) -> list[str]:
 
 def _longest(records: Path, paths: Sequence[Path]) -> list[Line]:
     """The lines of the longest histories of each data set."""
-    lines: list[Line] = []
-    for path in paths:
-        known = {(line["dataset"], line["row"], line["fold"]) for line in lines}
-        lines += [
-            line for line in read_lines(records / path) if (line["dataset"], line["row"], line["fold"]) not in known
-        ]
+    lines = _kept(records, paths)
     longest: dict[str, int] = {}
     for line in lines:
         longest[line["dataset"]] = max(longest.get(line["dataset"], 0), int(line["length"]))
     return [line for line in lines if int(line["length"]) == longest[line["dataset"]]]
+
+
+def _kept(records: Path, paths: Sequence[Path]) -> list[Line]:
+    """All lines, each fold of a row from the first file that has it."""
+    lines: list[Line] = []
+    for path in paths:
+        known = {_place(line) for line in lines}
+        lines += [line for line in read_lines(records / path) if _place(line) not in known]
+    return lines
+
+
+def _place(line: Line) -> tuple[str, str, str]:
+    return line["dataset"], line["row"], line["fold"]
 
 
 def read_lines(path: Path) -> list[dict[str, str]]:
