@@ -38,7 +38,8 @@ _TRAINED_LONG = (
     "their own configurations, without trials: they are called `trained long`. On The Complete Journey that is 14 "
     "epochs and on Online Retail 20; with a ledger it is what rows with a ledger have. DIN and DIEN with a ledger that "
     "are not called so have windows of 256 events and one type. The first page and the answers below take the long "
-    "training of a row where there is one. On MovieLens 100K all rows have the same schedule, windows and types. "
+    "training of a row where there is one. On MovieLens 100K all rows have the same schedule, windows and types; DIN "
+    "and DIEN with a ledger also read 16 neighbors, the others none. "
 )
 
 

@@ -30,8 +30,8 @@ TITLES = {
     "long": (
         "AUC when the same behavior goes on, by events read",
         "Test users with at least 1,000 events, whose whole history is repeated before the real one, as often as the "
-        "length needs. Their tastes stay the same, and the models were trained on windows of 256 events: if the AUC "
-        "falls, the state loses information.",
+        "length needs. Their tastes stay the same, and the models were trained on windows of 256 events, with a ledger "
+        "of 1,024: if the AUC falls, the state loses information.",
     ),
     "utilization": (
         "Share of the writes by slot",

@@ -5,7 +5,8 @@
 * `length`: AUC against how many of the latest events are read, always on the same test rows: those whose users have at
   least as many events as the longest reading (the paper's Figure 1 shows this for its base model).
 * `delay`: AUC when the state lacks the events of the last hours before the request (Table 5's out-of-sync row).
-* `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256.
+* `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256,
+  with a ledger of 1,024.
 * `utilization`: how the writes of a user's events are distributed over the memory's slots (Figure 6).
 
 The models are the ones that `run` left in the plans' run folders, of each row those that were trained longest. Rows

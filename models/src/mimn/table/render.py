@@ -178,7 +178,10 @@ def _summary(found: Sequence[Results], plan: Plan) -> list[str]:
             for of in _found(one, (("mimn_ledger", "din_ledger"),))
         ]
         alone = f" Without teachers, MIMN with a ledger minus DIN with one: {', '.join(untaught)}." if untaught else ""
-        lines.append(f"* The default recipe learned from teachers; the rows it is compared with did not.{alone}")
+        lines.append(
+            "* The default recipe learned from teachers, and in the shops from more targets (Online Retail: and more "
+            f"negatives) of each occasion than rows that read the events; no other row had teachers.{alone}"
+        )
     spreads = [(of, one, key) for one in found for key in one.models if (of := one.spread(key)) is not None]
     if spreads:
         widest, of_row, row = max(spreads, key=lambda of: of[0])
