@@ -44,7 +44,7 @@ from mimn.bundle import BundleError, load_bundle
 
 BUNDLES = Path("models/bundles")
 MODELS = {
-    "MIMN": BUNDLES / "online-retail-ledger/1",
+    "MIMN": BUNDLES / "online-retail-ledger/2",
     "DIN": BUNDLES / "online-retail-din/1",
     "DIEN": BUNDLES / "online-retail-dien/1",
 }

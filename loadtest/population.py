@@ -12,7 +12,7 @@ import numpy as np
 
 from mimn.bundle import load_bundle
 
-BUNDLE = Path("models/bundles/online-retail-ledger/1")
+BUNDLE = Path("models/bundles/online-retail-ledger/2")
 """What `make up` and `make demo` serve (`localstack.stack`)."""
 
 

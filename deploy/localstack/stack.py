@@ -29,7 +29,7 @@ from localstack.topics import EVENTS, PARTITIONS, create_topics, topics
 from localstack.wait import until
 
 FOLDER = Path(".stack")
-BUNDLE = Path("models/bundles/online-retail-ledger/1")
+BUNDLE = Path("models/bundles/online-retail-ledger/2")
 """MIMN with a ledger: averages, an NTM memory, its channels and the user's distinct items in one state."""
 CHEAPER_BUNDLE = Path("models/bundles/online-retail-pooling-sketch/1")
 """Sum pooling with a sketch: a smaller state and less to compute, and a little less accurate (decision 146)."""

@@ -102,7 +102,7 @@ def check_servable(bundle: Bundle) -> None:
     if bundle.request.width or not isinstance(bundle.manifest.calibration, Uncalibrated):
         raise BundleError(
             f"{bundle.name} has fields or a calibrator, which peers do not read: "
-            "compare engines with a bundle that has none, such as models/bundles/online-retail-ledger/1"
+            "compare engines with a bundle that has none, such as models/bundles/online-retail-ledger/2"
         )
 
 

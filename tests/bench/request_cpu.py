@@ -1,7 +1,7 @@
 """RTP's CPU for a request, of several commits and bundles on one store, in turn.
 
     git worktree add ../before 554b3fb
-    PYTHONPATH=tests python -m bench.request_cpu before=../before now=. ledger=.:models/bundles/online-retail-ledger/1
+    PYTHONPATH=tests python -m bench.request_cpu before=../before now=. ledger=.:models/bundles/online-retail-ledger/2
 
 Each subject is an RTP process from a tree of this repository. In each round every one answers wrk for a second, with
 eight connections and with one; ratios are against the first subject in the same round. Needs wrk.

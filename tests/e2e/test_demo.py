@@ -50,7 +50,7 @@ def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tm
     assert near
     assert int(near[2]) > 0.15 * int(near[1])  # by chance: a tenth
     assert re.search(r"([\d.]+) ms for histories of \d+ events, ([\d.]+) ms for \d+", text)
-    assert "Model online-retail-ledger/1: a state is at most 6,136 bytes" in text
+    assert "Model online-retail-ledger/2: a state is at most 6,136 bytes" in text
     assert "states take 2,2" in text, "zeros are left out"
     shares = re.search(r"memory +4 slots of 32 values; share of all writes by slot: (.*)$", text, re.M)
     assert shares
@@ -67,7 +67,7 @@ def test_the_demo_as_json_is_one_document_and_says_the_rest_on_stderr(tmp_path: 
         localstack(tmp_path, "demo", "--json"), cwd=ROOT, capture_output=True, text=True, timeout=150, check=True
     )
     seen = json.loads(done.stdout)
-    assert (seen["bundle"], seen["users"], seen["candidates"]) == ("online-retail-ledger/1", 208, 100)
+    assert (seen["bundle"], seen["users"], seen["candidates"]) == ("online-retail-ledger/2", 208, 100)
     assert "events produced and folded" in done.stderr
 
 

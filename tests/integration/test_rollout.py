@@ -93,8 +93,12 @@ def test_who_has_ended_is_not_waited_for_and_who_is_not_understood_is(
 
 @pytest.mark.parametrize(
     "bundles",
-    [(TINY, SKETCH), (SHIPPED / "online-retail-sketch/1", SHIPPED / "online-retail-ledger/1")],
-    ids=["small", "from the former default to today's"],
+    [
+        (TINY, SKETCH),
+        (SHIPPED / "online-retail-sketch/1", SHIPPED / "online-retail-ledger/2"),
+        (SHIPPED / "online-retail-ledger/1", SHIPPED / "online-retail-ledger/2"),
+    ],
+    ids=["small", "from a bundle without a ledger to the default", "from the former default to today's"],
 )
 def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobody_cold(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path, bundles: tuple[Path, Path]

@@ -190,7 +190,7 @@ def test_the_table_and_summary_show_the_figures() -> None:
     assert len({len(line) for line in lines}) == 1
     bundle = load_bundle(ROOT / BUNDLE)
     seen = demo.figures(bundle, answers, [shopper()], [shopper(length=500)], ([0.001] * 3, [0.002] * 3), fold_s=1.5)
-    assert (seen.bundle, seen.events, seen.fold_s) == ("online-retail-ledger/1", sum(range(1, 21)), 1.5)
+    assert (seen.bundle, seen.events, seen.fold_s) == ("online-retail-ledger/2", sum(range(1, 21)), 1.5)
     text = " ".join(demo.summary(seen))
     assert "All 20 users" in text
     assert "median rank is 2.5 (by chance 2.5)" in text

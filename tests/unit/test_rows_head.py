@@ -38,7 +38,7 @@ BUNDLES = {
     "tiny-fields": FIXTURES / "bundle_tiny_fields/tiny-fields/1",
     "online-retail": ROOT / "models/bundles/online-retail/1",
     "online-retail-sketch": ROOT / "models/bundles/online-retail-sketch/1",
-    "online-retail-ledger": ROOT / "models/bundles/online-retail-ledger/1",
+    "online-retail-ledger": ROOT / "models/bundles/online-retail-ledger/2",
     "online-retail-pooling-sketch": ROOT / "models/bundles/online-retail-pooling-sketch/1",
 }
 DEFAULT = BUNDLES["online-retail-ledger"]
@@ -178,7 +178,7 @@ def test_why_a_head_runs_on_onnxruntime_is_logged(
     monkeypatch.setattr("mimn.bundle.compiled_head.read_graph", with_another_operation)
     with caplog.at_level(logging.INFO, "mimn.bundle"):
         assert isinstance(open_head(load_bundle(DEFAULT)), HeadGraph)
-    assert "online-retail-ledger/1: the head runs on onnxruntime: operation Erf" in caplog.text
+    assert "online-retail-ledger/2: the head runs on onnxruntime: operation Erf" in caplog.text
 
 
 INPUTS = [Input("candidates", (CANDIDATES, 6)), Input("state", (1, 8))]

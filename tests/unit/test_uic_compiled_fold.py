@@ -32,7 +32,7 @@ BUNDLES = {
     "tiny-sketch": ROOT / "tests/fixtures/bundle_tiny_sketch/tiny-sketch/1",
     "tiny-actions": ROOT / "tests/fixtures/bundle_tiny_actions/tiny-actions/1",
     "online-retail-sketch": ROOT / "models/bundles/online-retail-sketch/1",
-    "online-retail-ledger": ROOT / "models/bundles/online-retail-ledger/1",
+    "online-retail-ledger": ROOT / "models/bundles/online-retail-ledger/2",
 }
 NOW = 1_700_000_000_000
 N = 2

@@ -101,7 +101,7 @@ class RedisSettings(_Group):
 class BundleSettings(_Group):
     """Which model is served."""
 
-    path: Path = Path("models/bundles/online-retail-ledger/1")
+    path: Path = Path("models/bundles/online-retail-ledger/2")
     """Directory of the bundle. May be a symbolic link to a `<name>/<version>`: point it elsewhere and send SIGHUP."""
     generation: int = Field(default=0, ge=0)
     """Part of the namespace, the same as UIC's: raised to build new states while the old ones are still served."""
