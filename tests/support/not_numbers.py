@@ -17,4 +17,4 @@ def not_numbers() -> st.SearchStrategy[np.float32]:
     """Any of them."""
     payloads, signs = st.integers(1, (1 << 23) - 1), st.sampled_from([0, 1 << 31])
     words = st.builds(lambda payload, sign: payload | sign | _EXPONENT, payloads, signs)
-    return words.map(lambda word: np.array(word, np.uint32).view(np.float32)[()])
+    return words.map(lambda word: np.float32(np.uint32(word).view(np.float32)))

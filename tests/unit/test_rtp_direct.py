@@ -24,7 +24,17 @@ from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.fake_store import FakeStateReader
 from support.rtp_server import (
-    ARRIVAL_S, ASGI, CLOSE, DIRECT, KEEP_ALIVE_S, MAX_HEAD, Server, application, bodies, request, run,
+    ARRIVAL_S,
+    ASGI,
+    CLOSE,
+    DIRECT,
+    KEEP_ALIVE_S,
+    MAX_HEAD,
+    Server,
+    application,
+    bodies,
+    request,
+    run,
 )  # fmt: skip
 from support.waiting import WITHIN_S, until
 
