@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from struct import pack
 from typing import Any, cast
 
 import pytest
@@ -177,6 +178,18 @@ def test_a_client_that_sends_no_more_is_answered_what_it_has_asked(rtp: RtpProce
         line.sendall(post(ended, more=b"")[:-1])
         line.shutdown(socket.SHUT_WR)
         assert line.recv(1) == b"", "half a request is none"
+
+
+def test_clients_that_leave_with_requests_waiting_write_nothing_into_the_log(rtp: RtpProcess) -> None:
+    asked = post(predict(candidates=b",".join([ONE] * 200)), more=b"") * 4
+    before = rtp.log.read_text().count("level=error")
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60) as line:
+            line.sendall(asked)
+            assert line.recv(1) == b"H", "the first is answered, the next one is begun"
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+    assert ask(rtp, predict())[0] == 200
+    assert rtp.log.read_text().count("level=error") == before
 
 
 @pytest.mark.parametrize(

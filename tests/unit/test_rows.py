@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.external_data_helper
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, load_bundle
@@ -21,6 +25,7 @@ from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import CONSTANT, Op, RowProgram, row_program
 from mimn.state import rest_of
 from support import skips
+from support.not_numbers import NOT_NUMBERS, SUBNORMAL, not_numbers
 from support.variants import library_of
 
 ROOT = Path(__file__).parents[2]
@@ -205,6 +210,64 @@ def test_what_is_not_finite_is_decided_by_the_graph(bad: float) -> None:
     got = step.fold(events, depth, states)
     assert (np.ones(len(events), np.bool_) if got is None else got).tolist() == sound.tolist()
     assert states.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("op", Op)
+def test_what_is_not_a_number_is_left_to_the_graph_by_every_instruction(variant: str, op: Op) -> None:
+    """Whatever its bits are and wherever it is, in a row alone as in lanes: what is written stays as it was."""
+    compiled(load_bundle(BUNDLES["tiny"]))
+    unit = {Op.SOFTMAX: 8, Op.LPNORM: 16, Op.HARDMAX: 4, Op.BATCHED: 4, Op.TURN: 8}.get(op, 0)
+    program = one_instruction(op, b=-1, k=4 if op is Op.BATCHED else WIDTH, unit=unit, how=1)
+    folding, random = Kernel(program, library_of(variant)), np.random.default_rng(op)
+    for bad in NOT_NUMBERS:
+        events, states = random.uniform(0.1, 1, (2, WIDTH, WIDTH)).astype(np.float32)
+        np.fill_diagonal(states, bad)
+        for rows in (np.arange(WIDTH), np.array([random.integers(WIDTH)])):
+            want = states.tobytes()
+            assert not folding.fold(events, rows, np.ones_like(rows), rows, states).any(), f"{bad.view(np.uint32):x}"
+            assert states.tobytes() == want
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@given(bad=not_numbers() | st.sampled_from(list(SUBNORMAL)), seed=st.integers(0, 1 << 32))
+def test_a_step_keeps_what_is_not_a_number_as_the_graph_does(name: str, bad: np.float32, seed: int) -> None:
+    bundle, random = load_bundle(BUNDLES[name]), np.random.default_rng(seed)
+    step, graph = compiled(bundle), StepGraph(bundle)
+    events, states = drawn(bundle, ROWS, seed), initial(bundle, ROWS)
+    for numbers in (events, states):
+        numbers[random.integers(ROWS), random.integers(numbers.shape[1])] = bad
+    assert step(events, states).tobytes() == graph(events, states).tobytes()
+
+
+def model_of(*initializers: onnx.TensorProto) -> bytes:
+    graph = onnx.helper.make_graph([], "g", [], [], list(initializers))
+    return bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["as numbers", "as bytes"])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_constants_are_read_however_they_are_written(kind: type, shape: tuple[int, ...], *, raw: bool) -> None:
+    values: NDArray[Any] = (np.arange(int(np.prod(shape))) - 2.0).reshape(shape).astype(kind)
+    code = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    tensor = onnx.helper.make_tensor("w", code, shape, values.tobytes() if raw else values.ravel().tolist(), raw)
+    read = read_graph(model_of(tensor)).constants["w"]
+    assert (read.dtype, read.shape, read.tolist()) == (values.dtype, shape, values.tolist())
+
+
+def test_a_constant_that_cannot_be_read_is_named_with_the_reason() -> None:
+    double = onnx.helper.make_tensor("d", onnx.TensorProto.DOUBLE, [1], [1.0])
+    elsewhere = onnx.helper.make_tensor("e", onnx.TensorProto.FLOAT, [1], bytes(4), raw=True)
+    onnx.external_data_helper.set_external_data(elsewhere, "weights.bin")
+    short = onnx.TensorProto(name="s", data_type=onnx.TensorProto.FLOAT, dims=[2], float_data=[1.0])
+    for tensor, why in [
+        (double, "constant 'd' of type 11"),
+        (elsewhere, "constant 'e' is in another file"),
+        (short, r"constant 's' has 1 numbers for the shape \[2\]"),
+    ]:
+        with pytest.raises(NotReadable, match=why):
+            read_graph(model_of(tensor))
 
 
 def test_arrays_of_another_kind_are_refused() -> None:

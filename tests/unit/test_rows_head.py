@@ -26,6 +26,7 @@ from mimn.rows.head_program import head_program
 from mimn.rows.library import FLAGS, library
 from mimn.rows.onnx_file import Graph, NotReadable, read_graph
 from support import skips
+from support.not_numbers import NOT_NUMBERS, SUBNORMAL, not_numbers
 from support.variants import library_of
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,28 @@ def test_what_is_not_finite_is_decided_by_the_graph(bad: float) -> None:
     inputs = drawn(bundle, np.random.default_rng(0), 20)
     inputs["state"][::7] = bad
     assert head(**inputs).tobytes() == graph(**inputs).tobytes()
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@given(bad=not_numbers(), seed=st.integers(0, 1 << 32))
+def test_what_is_not_a_number_in_a_state_is_none_in_the_scores(name: str, bad: np.float32, seed: int) -> None:
+    bundle, graph, head = opened(name)
+    random = np.random.default_rng(seed)
+    inputs = drawn(bundle, random, 20)
+    inputs["state"][random.integers(len(inputs["state"][bundle.rest]))] = bad
+    want = graph(**inputs)
+    if np.isfinite(want).all():  # the head does not read this number
+        np.testing.assert_allclose(head(**inputs), want, rtol=1e-5, atol=1e-5)
+    else:
+        assert head(**inputs).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_subnormal_numbers_get_the_graphs_scores(name: str) -> None:
+    bundle, graph, head = opened(name)
+    inputs = drawn(bundle, np.random.default_rng(0), 33)
+    inputs["state"][bundle.rest] = np.resize(SUBNORMAL, len(inputs["state"][bundle.rest]))
+    np.testing.assert_allclose(head(**inputs), graph(**inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_a_score_depends_on_no_other_candidate() -> None:
@@ -202,6 +225,7 @@ OPERATIONS = {
     "the user's numbers for each candidate": """a = Shape <start = 0, end = 1> (q) b = Concat <axis = 0> (a, width)
         c = Expand(u, b) d = Concat <axis = -1> (c, q) e = Shape(q) f = Expand(one, e) g = MatMul(d, twelve)
         y = Add(f, g)""",
+    "bounds": "a = Max(q, u) b = Max(u, a) c = Min(b, one) d = Min(one, u) e = Max(d, zero) y = Add(c, e)",
     "a softmax": "a = Mul(q, three) y = Softmax <axis = -1> (a)",
     "a choice": "a = Greater(q, zero) b = Mul(q, slopes) y = Where(a, q, b)",
     "joined columns": """a = Tanh(q) b = Concat <axis = 1> (q, a, q) c = Concat <axis = 0> (square, twelve)
@@ -269,6 +293,27 @@ def test_each_operation_gives_onnxruntimes_numbers(name: str) -> None:
         got = kernel([candidates, state], count)
         assert got is not None
         np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_keeps_what_is_not_a_number(variant: str, name: str) -> None:
+    data = graph_of(OPERATIONS[name])
+    session = onnxruntime.InferenceSession(data)
+    kernel = HeadKernel(head_program(read_graph(data), INPUTS), library_of(variant))
+    random, count = np.random.default_rng(1), 20
+    for bad in (*NOT_NUMBERS, *SUBNORMAL):
+        for place in range(6 + 8):
+            candidates, state = (random.standard_normal(shape).astype(np.float32) for shape in ((count, 6), (1, 8)))
+            if place < 6:
+                candidates[place * 3, place] = bad
+            else:
+                state[0, place - 6] = bad
+            [want] = session.run(None, {"candidates": candidates, "state": state})
+            got = kernel([candidates, state], count)
+            assert (got is None) == np.isnan(want).any(), f"{bad.view(np.uint32):x} at {place}"
+            if got is not None:
+                np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(

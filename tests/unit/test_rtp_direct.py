@@ -6,11 +6,14 @@ import asyncio
 import json
 import re
 import socket
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from struct import pack
 from typing import Any
 
 import pytest
+import uvloop
+from starlette.types import Receive, Scope, Send
 
 from access import Scope as May
 from access import make_key
@@ -20,7 +23,19 @@ from rtp.doors.protocol import bounded, cut_late
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.fake_store import FakeStateReader
-from support.rtp_server import ASGI, CLOSE, DIRECT, KEEP_ALIVE_S, Server, bodies, request, run
+from support.rtp_server import (
+    ARRIVAL_S,
+    ASGI,
+    CLOSE,
+    DIRECT,
+    KEEP_ALIVE_S,
+    MAX_HEAD,
+    Server,
+    application,
+    bodies,
+    request,
+    run,
+)  # fmt: skip
 from support.waiting import WITHIN_S, until
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
@@ -122,15 +137,19 @@ def test_requests_after_one_another_on_a_connection_are_answered_directly() -> N
     run(test)
 
 
+def leave(writer: asyncio.StreamWriter) -> None:
+    """End the connection without a word: the other side is told by a reset."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 def test_a_client_that_leaves_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
     async def test(server: Server) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(request())
         await until(lambda: server.asked, "it is being answered")
         cycle = server.connection.cycle
-        reset = writer.get_extra_info("socket")
-        reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
-        writer.transport.abort()
+        leave(writer)
         await until(lambda: not server.state.connections, "the server knows")
         assert cycle.disconnected
         assert len(server.state.tasks) == 1, "what was begun is finished"
@@ -140,6 +159,41 @@ def test_a_client_that_leaves_leaves_nothing_behind(caplog: pytest.LogCaptureFix
         assert caplog.records == []
 
     run(test, shut=True)
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("start", [b"POST /predict HTTP/1.1", b"GET /elsewhere HTTP/1.1"])
+def test_a_client_that_leaves_while_requests_wait_gets_no_answer_and_no_line_in_the_log(
+    loop: Callable[[Coroutine[Any, Any, None]], None], start: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first is answered, the second is being answered, the third waits."""
+
+    async def test() -> None:
+        server, gone = Server(), asyncio.Event()
+        server.opened.set()
+        begun = 0
+
+        async def held(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal begun
+            begun += 1
+            await gone.wait()
+            await application(scope, receive, send)
+
+        protocol = bounded(MAX_HEAD, ARRIVAL_S, server.refused.append, server.shed, server.predict)
+        listener = await server.listen(protocol, held)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a") + request(start=start) + request())
+        await asyncio.wait_for(reader.readuntil(b"direct a"), WITHIN_S)
+        await until(lambda: begun and len(server.connection.pipeline) == 1, "the second is begun, the third waits")
+        leave(writer)
+        await until(lambda: not server.state.connections, "the server knows")
+        gone.set()
+        await until(lambda: not server.state.tasks, "what was begun is finished")
+        assert (begun, server.state.total_requests) == (1, 1)
+        assert caplog.records == []
+        listener.close()
+
+    loop(test())
 
 
 def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() -> None:

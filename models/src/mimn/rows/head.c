@@ -31,18 +31,18 @@ typedef __m512 wide;
 enum { LANES = 16 };
 #define OP(name) _mm512_##name##_ps
 #define spread(x) _mm512_set1_ps(x)
-#define times_power(x, n) \
-    _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)))
+#define low_to_exponent(x) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23))
 #define about_reciprocal(x) _mm512_rcp14_ps(x)
+#define nan_or(x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), y, x) /* x where it is not a number */
 #define choose(x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), y, x)
 #else
 typedef __m256 wide;
 enum { LANES = 8 };
 #define OP(name) _mm256_##name##_ps
 #define spread(x) _mm256_set1_ps(x)
-#define times_power(x, n) \
-    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)))
+#define low_to_exponent(x) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23))
 #define about_reciprocal(x) _mm256_rcp_ps(x)
+#define nan_or(x, y) _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q))
 #define choose(x, y) _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
 #endif
 enum { MOST = 3 }; /* vectors of a tile */
@@ -57,10 +57,11 @@ INLINE wide reciprocal(wide x) {
     return madd(y, OP(fnmadd)(x, y, spread(1.0f)), y);
 }
 
-/* To 2e-6 of the result: 2^f by a polynomial, with f from -1/2 to 1/2, and the whole power added to its exponent. Clamped where
- * results would overflow or be denormal; what is not a number stays so. */
+/* To 2e-6 of the result: 2^f by a polynomial, with f from -1/2 to 1/2, times the whole power. Rounding leaves its exponent, with
+ * the bias of floats, in the lowest bits. Clamped where results would overflow or be denormal. What is not a number stays so,
+ * because it is multiplied: bits that are added to its exponent could make it a number. */
 INLINE wide exponential(wide x) {
-    const wide rounding = spread(12582912.0f), base = spread(1.44269504088896341f); /* 1.5 * 2^23, log2(e) */
+    const wide rounding = spread(12582912.0f + 127.0f), base = spread(1.44269504088896341f); /* 1.5 * 2^23, log2(e) */
     x = OP(min)(spread(88.0f), OP(max)(spread(-86.0f), x));
     wide whole = madd(x, base, rounding), p = spread(0x1.5c08e2p-10f);
     wide f = OP(fmsub)(x, base, OP(sub)(whole, rounding));
@@ -69,7 +70,7 @@ INLINE wide exponential(wide x) {
     p = madd(p, f, spread(0x1.ebf918p-3f));
     p = madd(p, f, spread(0x1.62e428p-1f));
     p = madd(p, f, spread(1.0f));
-    return times_power(p, whole);
+    return OP(mul)(p, low_to_exponent(whole));
 }
 
 INLINE wide sigmoid(wide x) { return reciprocal(OP(add)(spread(1.0f), exponential(OP(sub)(spread(0.0f), x)))); }
@@ -149,8 +150,8 @@ INLINE float user_number(i32 kind, float a, float b) {
     case SUB: return a - b;
     case MUL: return a * b;
     case DIV: return a / b;
-    case MAX: return b > a ? b : a;
-    case MIN: return b < a ? b : a;
+    case MAX: return b > a || isnan(b) ? b : a;
+    case MIN: return b < a || isnan(b) ? b : a;
     case POW: return powf(a, b);
     case CHOOSE: return a > 0.0f ? a : b;
     case NEG: return -a;
@@ -260,8 +261,8 @@ INLINE wide of(i32 kind, wide a, wide b) {
     case SUB: return OP(sub)(a, b);
     case MUL: return OP(mul)(a, b);
     case DIV: return OP(div)(a, b);
-    case MAX: return OP(max)(b, a); /* the second, where one is not a number */
-    case MIN: return OP(min)(b, a);
+    case MAX: return nan_or(b, OP(max)(b, a)); /* max and min give a where one of the two is not a number */
+    case MIN: return nan_or(b, OP(min)(b, a));
     case CHOOSE: return choose(a, b);
     case NEG: return OP(sub)(spread(-0.0f), a);
     case ABS: return OP(max)(OP(sub)(spread(-0.0f), a), a);

@@ -123,7 +123,7 @@ static void batched(operand a, operand b, float *y, i32 n, i32 k, i32 unit) {
 #define BINARY(OP) EACH(OP(x, number(b, unit == 1 ? 0 : j)))
 
 static wide simple(i32 op, operand a, operand b, float *y, i32 n, i32 k, i32 unit, wide bad) {
-    if (op <= EXP || op == SOFTMAX || op == HARDMAX) bad = spoiled(a, n, bad);
+    if (op <= RELU || op == SOFTMAX || op == HARDMAX) bad = spoiled(a, n, bad);
     switch (op) {
     case TANH: EACH(tanh_of(x))
     case SIGMOID: EACH(sigmoid_of(x))

@@ -4,6 +4,7 @@ no service installs. The fields' numbers are those of https://github.com/onnx/on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from struct import unpack_from
@@ -43,7 +44,8 @@ def read_graph(data: bytes) -> Graph:
     """The graph of a serialized model.
 
     Raises:
-        NotReadable: the bytes are no ONNX model, or it has constants other than float32 and int64 in raw form.
+        NotReadable: the bytes are no ONNX model, or it has constants of another type than float32 and int64, or in
+            another file.
     """
     try:
         graph = Graph()
@@ -56,7 +58,7 @@ def read_graph(data: bytes) -> Graph:
             elif number in (11, 12):
                 (graph.inputs if number == 11 else graph.outputs).append(_only(value, 1).decode())
         return graph
-    except (IndexError, ValueError, TypeError, AttributeError, StopIteration) as error:
+    except (IndexError, OverflowError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise NotReadable(f"not an ONNX model: {error}") from error
 
 
@@ -143,16 +145,25 @@ def _attribute(data: bytes) -> tuple[str, Any]:
 
 def _constant(data: bytes) -> tuple[str, NDArray[Any]]:
     sizes: list[int] = []
-    kind, name, raw = 0, "", b""
+    kind, name, content = 0, "", b""
     for number, value in _fields(data):
         if number == 1:
             sizes += _numbers(value)
         elif number == 2:
             kind = value
+        elif number == 4:  # float_data: a number, or several packed
+            content += value
+        elif number == 7:  # int64_data
+            content += np.array(_numbers(value), np.int64).tobytes()
         elif number == 8:
             name = value.decode()
-        elif number == 9:
-            raw = value
+        elif number == 9:  # raw_data
+            content = value
+        elif number == 13:  # external_data
+            raise NotReadable(f"constant {name!r} is in another file")
     if kind not in (_FLOAT, _INT64):
         raise NotReadable(f"constant {name!r} of type {kind}")
-    return name, np.frombuffer(raw, np.float32 if kind == _FLOAT else np.int64).reshape(sizes)
+    numbers = np.frombuffer(content, np.float32 if kind == _FLOAT else np.int64)
+    if numbers.size != math.prod(sizes):
+        raise NotReadable(f"constant {name!r} has {numbers.size} numbers for the shape {sizes}")
+    return name, numbers.reshape(sizes)

@@ -153,7 +153,7 @@ static void batched(const float *a, const float *b, float *y, i32 n, i32 k, i32 
     break;
 
 static void simple(i32 op, const float *restrict x, const float *restrict z, float *restrict y, i32 n, i32 k, i32 unit, wide *bad) {
-    if (op <= EXP || op == SOFTMAX || op == HARDMAX) *bad = spoiled(x, n, *bad);
+    if (op <= RELU || op == SOFTMAX || op == HARDMAX) *bad = spoiled(x, n, *bad);
     switch (op) {
     case TANH: tanh_all(x, y, n); break;
     case SIGMOID: sigmoid_all(x, y, n); break;

@@ -13,7 +13,7 @@
 typedef int32_t i32;
 typedef int64_t i64;
 
-enum { DENSE, SPARSE, TANH, SIGMOID, EXP, ABS, NEG, RELU, ADD, SUB, MUL, DIV, SOFTMAX, LPNORM, HARDMAX, BATCHED, TURN, COPY };
+enum { DENSE, SPARSE, TANH, SIGMOID, EXP, RELU, ABS, NEG, ADD, SUB, MUL, DIV, SOFTMAX, LPNORM, HARDMAX, BATCHED, TURN, COPY };
 enum { NOTHING, PLUS, MINUS };
 enum { FIELDS = 9 };
 /* op, out, a, b, n, k, weights, how, unit */

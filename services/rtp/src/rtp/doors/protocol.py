@@ -101,6 +101,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """The one Host of an earlier request."""
         self._body: list[bytes] | None = None
         """What is there of the body of a prediction that is not passed on to the application yet."""
+        self._answered: RequestResponseCycle | DirectCycle | None = None
+        """The request that is being answered, or was last. (`cycle` is the newest, which may wait behind it.)"""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio. The request that is being answered is told that its client has gone, as uvicorn tells the newest
+        one; those between them are never begun."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -293,13 +303,17 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.cycle.response_complete:
                 self._idle()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _keeps_alive(self) -> bool:
         return self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
 
     def _answer_directly(self, body: bytes) -> None:
         self._body = None
         cycle = DirectCycle(keep_alive=self._keeps_alive())
-        self.cycle = cycle  # type: ignore[assignment]  # it has what is used of it
+        self.cycle = self._answered = cycle  # type: ignore[assignment]  # it has what is used of it
         task = self.loop.create_task(self._predict(cycle, _PREDICT_URLS[self.url], self.headers, self._arrived, body))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
