@@ -73,7 +73,8 @@ def test_a_bundle_holds_the_vectors_that_the_model_reads(tmp_path: Path) -> None
     assert model.fields is not None
     rate = model.fields.item.specs[0]
     expected = run.data.past_rates.of_items(some)["clicked"]
-    x = (np.log(expected) - rate.mean) / rate.deviation
+    assert rate.bounds is not None
+    x = (np.clip(np.log(expected), *rate.bounds) - rate.mean) / rate.deviation
     assert np.allclose(served[:, 0], x, rtol=1e-5, atol=1e-6), "as of the end of the training labels"
 
     # The user's rate comes with the request, as the number that the caller's counter holds.

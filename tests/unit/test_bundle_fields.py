@@ -34,6 +34,7 @@ LISTED = spec("listed", rows=len(VALUES) + FIRST)
 HASHED = spec("hashed", rows=11 + FIRST, hashed=True)
 WHOLE = spec("hour", rows=24 + FIRST, whole=True)
 NUMBER = spec("price", kind="numeric", transform="log1p", mean=1.0, deviation=2.0)
+BOUNDED = spec("bid", kind="numeric", transform="log1p", mean=1.0, deviation=2.0, bounds=(-1.0, 3.0))
 STEPS = spec("steps", kind="numeric", rows=3 + FIRST, edges=(0.0, 10.0))
 TAGS = spec("tags", kind="multi", rows=len(VALUES) + FIRST, source="user")
 CROSS = spec("both", kind="cross", rows=50 + FIRST, hashed=True, of=("listed", "hour"))
@@ -155,6 +156,10 @@ def test_a_number_that_float32_cannot_hold_is_refused() -> None:
         (spec("a", kind="numeric", rows=4, edges=(2.0, 1.0)), "`edges` rise"),
         (spec("a", kind="numeric", rows=3, edges=(1.0,)), "a row for each interval"),
         (spec("a", kind="numeric", deviation=0.0), "`deviation` is above 0"),
+        (spec("a", kind="numeric", bounds=(2.0, 1.0)), "`bounds` are finite, the lower one first"),
+        (spec("a", kind="numeric", bounds=(0.0, np.inf)), "`bounds` are finite, the lower one first"),
+        (spec("a", kind="numeric", rows=4, edges=(1.0,), bounds=(0.0, 1.0)), "numbers without intervals"),
+        (spec("a", rows=9, bounds=(0.0, 1.0)), "numbers without intervals"),
         (spec("a"), "others have a table"),
         (spec("a", rows=9, hashed=True, whole=True), "`hashed`, `whole` or of intervals"),
         (spec("a", kind="cross", rows=9, hashed=True), "names its parts in `of`"),
@@ -179,6 +184,42 @@ def test_every_number_has_a_finite_encoding(value: float) -> None:
     assert number.number(value) == pytest.approx(number.numbers(column)[0], rel=1e-12)
     assert MISSING <= steps.intervals(column)[0] < STEPS.rows
     assert steps.interval(value) == steps.intervals(column)[0]
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(("none", "log1p", "log")),
+    st.one_of(st.none(), st.tuples(st.floats(-9, 9), st.floats(0, 9)).map(lambda b: (b[0], b[0] + b[1]))),
+)
+def test_training_and_serving_read_the_same_number_within_the_bounds(
+    value: float, transform: str, bounds: tuple[float, float] | None
+) -> None:
+    encoder = FieldEncoder(spec("n", kind="numeric", transform=transform, mean=0.5, deviation=2.0, bounds=bounds))
+    trained, served = encoder.numbers(np.array([value]))[0], encoder.number(value)
+    assert served == pytest.approx(trained, rel=1e-12, abs=1e-12)
+    if bounds is not None and (transform != "log" or value > 0):
+        assert (bounds[0] - 0.5) / 2.0 <= served <= (bounds[1] - 0.5) / 2.0
+
+
+def test_a_huge_number_is_read_as_the_bound_and_counted_and_without_bounds_it_is_not_clipped() -> None:
+    def read(field: FieldSpec, value: object) -> tuple[float, list[str]]:
+        made = RequestFields([field], {}, np.empty((0, 1), np.float32)).vector({}, {field.name: value})
+        return float(made.values[0]), made.beyond
+
+    assert read(BOUNDED, 1e300) == (1.0, ["bid"])
+    assert read(BOUNDED, -1e300) == (-1.0, ["bid"])
+    usual, beyond = read(BOUNDED, np.e - 1)
+    assert usual == pytest.approx(0.0, abs=1e-6)
+    assert beyond == []
+    assert read(BOUNDED, None) == (0.0, [])
+    unbounded, beyond = read(NUMBER, 1e300)
+    assert unbounded == pytest.approx((np.log1p(1e300) - 1.0) / 2.0)
+    assert beyond == []
+
+
+def test_infinite_numbers_are_missing_within_bounds_too() -> None:
+    encoder = FieldEncoder(BOUNDED)
+    assert encoder.numbers(np.array([np.inf, -np.inf, np.nan])).tolist() == [0.0, 0.0, 0.0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20)), min_size=1), st.integers(1, 1000))

@@ -243,6 +243,29 @@ def test_check_counts_texts_that_may_mean_that_there_is_no_value_and_numbers_tha
     assert re.search(rf"values of fields.context.price that are infinite, read as missing +{infinite}\n", said)
 
 
+def test_check_counts_numbers_that_are_clipped_and_finds_those_that_stretch_the_scale(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, _, rows = IMPRESSIONS.partition("\n")
+    lines = rows.splitlines() * 20
+    fields = '[fields.context.price]\nkind = "numeric"\n'
+
+    def checked(numbers: list[float], fields: str = fields) -> tuple[int, str]:
+        told = [f"{row},{number}" for row, number in zip(lines, numbers, strict=True)]
+        return ran(capsys, shop(TOML + fields, impressions="\n".join([f"{head},price", *told]) + "\n"), "check")
+
+    usual = [float(n % 10) for n in range(len(lines))]
+    status, said = checked(usual)
+    assert (status, "clipped" in said) == (0, False)
+    status, said = checked([*usual[:-1], 20.0])
+    assert (status, len(re.findall(r"values of fields.context.price beyond 0 to 9, clipped +1\n", said))) == (0, 1)
+    status, said = checked([*usual[:-2], -1e300, 5.0])
+    assert status == 1
+    assert "column price of impressions.csv: 1 rows reach as far as -1e+300, all others from 0 to 9: they are" in said
+    status, said = checked([*usual[:-2], -1e300, 5.0], fields + "buckets = 4\n")
+    assert (status, "clipped" in said) == (0, False)
+
+
 def test_check_finds_item_0_which_the_wire_refuses(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from mimn.data.ids import string_id
 from mimn.data.preparation import prepare
 from mimn.data.tables import Columns, TableReader
 from uic.bulk.history import DescribedHistory
+from uic.core.event import MAX_KEY_BYTES
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 NOON_MS = 1_714_564_800_000
@@ -125,6 +126,41 @@ def test_an_import_names_users_as_training_and_requests_do(tmp_path: Path, users
     assert sum(history.left_out.rows.values()) == (1 if isinstance(users, list) else 0)
     history.close()
     assert sorted(prepare(path, tmp_path / "cache").events.users.tolist()) == [0, 7, 12, 17850]
+
+
+def test_an_import_names_the_file_and_row_behind_rows_that_the_reader_refuses(tmp_path: Path) -> None:
+    at = NOON_MS // 1000
+    (tmp_path / "1.csv").write_text(f"u,i,a,t\n1,1,buy,{at}\n2,2,buy,1\n", "utf-8")
+    rows = [
+        f"3,,buy,{at}",  # no item: the reader's own refusal, and so is the next
+        "4,4,buy,1",
+        f"5,5,buy,{at + 1}",
+        f"{'9' * 2000},6,buy,{at + 2}",
+        f"7,0,buy,{at + 3}",
+        "8,8,buy,1",
+        f"9,9,rate,{at + 4}",
+        f",10,rate,{at + 5}",
+    ]
+    (tmp_path / "2.csv").write_text("\n".join(["u,i,a,t", *rows]) + "\n", "utf-8")
+    path = tmp_path / "dataset.toml"
+    path.write_text(
+        'name = "x"\n[events]\nfiles = ["1.csv", "2.csv"]\nuser = "u"\nitem = "i"\naction = "a"\ntime = "t"\n'
+        '[actions]\nbuy = { is = "purchase" }\nrate = { weight = 0.0 }\n'
+    )
+    history = DescribedHistory(path)
+    assert history.records == 2
+    assert history.left_out.first == {
+        reason: f"{tmp_path / name}, row {row}"
+        for reason, name, row in (
+            ("t: not between 2000 and 2100", "1.csv", 2),
+            ("i: empty", "2.csv", 1),
+            (f"u: empty, or longer than {MAX_KEY_BYTES} bytes", "2.csv", 4),
+            ("i: item 0", "2.csv", 5),
+            ("a: an action that is none of the wire", "2.csv", 7),
+        )
+    }
+    assert history.left_out.rows["a: an action that is none of the wire"] == 2
+    history.close()
 
 
 Rows = list[str]

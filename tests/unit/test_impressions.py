@@ -281,6 +281,22 @@ def test_numbers_that_no_scale_can_hold_are_refused_and_infinite_ones_are_missin
         loaded(log.write(tmp_path / "far")).fit_fields()
 
 
+def test_a_few_wrong_numbers_are_clipped_and_do_not_stretch_the_scale_of_the_others(tmp_path: Path) -> None:
+    prices = np.random.default_rng(3).random(USERS * SHOWN) * 10
+    log = made(np.random.default_rng(2), graded, fields=NUMBER)
+    wrong = np.arange(len(prices)) % 50 == 0
+    log.shown["price"] = np.where(wrong, 1e300, prices)
+    data = loaded(log.write(tmp_path))
+    fitted = data.fit_fields()
+    [spec] = fitted.specs
+    assert spec.bounds is not None
+    assert 0 <= spec.bounds[0] < 1
+    assert 9 < spec.bounds[1] <= 10
+    assert 2 < spec.deviation < 4
+    read = fitted.encoder(spec).numbers(np.array([1e300, spec.bounds[1]]))
+    assert read[0] == read[1] < 3
+
+
 def test_a_score_reads_only_the_latest_events_strictly_before(signal_run: TrainedRun, tmp_path: Path) -> None:
     """Events at or after an impression, older than the latest T, and labels do not move its score."""
     log = made(np.random.default_rng(0), graded, fields=context("signal"))

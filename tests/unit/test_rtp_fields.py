@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,12 @@ def test_what_a_model_cannot_read_is_refused_by_name(body: dict[str, Any], field
 class Scoring:
     """A scorer on a store that holds a state of user `u` for the bundle with fields."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path = FIELDS) -> None:
         self.store, self.metrics = FakeStateReader(), Metrics()
-        stored = Stored(load_bundle(FIELDS))
+        stored = Stored(load_bundle(path))
         stored.state("u", events=5)
         self.store.values.update(stored.values)
-        self.in_service = InService(Release.of(model(), prefix="uic", generation=0))
+        self.in_service = InService(Release.of(model(path), prefix="uic", generation=0))
         self.scorer = Scorer(
             self.in_service,
             self.store,
@@ -142,17 +143,53 @@ class Scoring:
         return await self.scorer.score(ScoreRequest("u", *ids, user=user, context=context), 101.0)
 
 
-def test_unknown_and_missing_values_are_counted_by_field() -> None:
-    scoring = Scoring()
-    asyncio.run(scoring.score(USER, CONTEXT))
-    asyncio.run(scoring.score({"city": "Paris", "income": 5}, {**CONTEXT, "tags": ["sale", "never seen"], "hour": 24}))
-    counted = {
+def counted(scoring: Scoring) -> dict[tuple[str, str], float]:
+    """`rtp_request_fields_total` by field and value."""
+    return {
         (sample.labels["field"], sample.labels["value"]): sample.value
         for family in scoring.metrics.registry.collect()
         for sample in family.samples
         if sample.name == "rtp_request_fields_total"
     }
-    assert counted == {("city", "unknown"): 1, ("tags", "unknown"): 1, ("hour", "unknown"): 1, ("age", "missing"): 1}
+
+
+def test_unknown_and_missing_values_are_counted_by_field() -> None:
+    scoring = Scoring()
+    asyncio.run(scoring.score(USER, CONTEXT))
+    asyncio.run(scoring.score({"city": "Paris", "income": 5}, {**CONTEXT, "tags": ["sale", "never seen"], "hour": 24}))
+    assert counted(scoring) == {
+        ("city", "unknown"): 1, ("tags", "unknown"): 1, ("hour", "unknown"): 1, ("age", "missing"): 1,
+    }  # fmt: skip
+
+
+def bounded(folder: Path, bounds: list[float]) -> Path:
+    """The bundle with fields, its numbers of income clipped; all that is stored of it is as it was."""
+    path = folder / "tiny-fields/1"
+    shutil.copytree(FIELDS, path)
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    [income] = [spec for spec in manifest["fields"] if spec["name"] == "income"]
+    income["bounds"] = bounds
+    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    return path
+
+
+def test_a_huge_number_scores_as_the_bound_and_is_counted_and_without_bounds_it_is_read_as_it_is(
+    tmp_path: Path,
+) -> None:
+    low, high = np.log1p(1_000.0), np.log1p(1e6)
+    path = bounded(tmp_path, [low, high])
+    bodies = [{"user": {**USER, "income": income}, "context": CONTEXT} for income in (1e300, 1e6, 32_000.5, -5.0, 1e3)]
+    huge, at_high, usual, negative, at_low = [answer.json()["scores"] for answer in ask(*bodies, path=path)]
+    assert huge == at_high != usual
+    assert negative == at_low != usual
+    first, second, third, *_ = [answer.json()["scores"] for answer in ask(*bodies)]
+    assert first != second
+    assert (second, third) == (at_high, usual)
+
+    scoring = Scoring(path)
+    asyncio.run(scoring.score({**USER, "income": 1e300}, CONTEXT))
+    asyncio.run(scoring.score(USER, CONTEXT))
+    assert counted(scoring) == {("income", "beyond"): 1}
 
 
 def test_a_reload_while_the_state_is_read_mixes_no_two_models() -> None:

@@ -414,6 +414,24 @@ def test_evaluation_and_bundle_follow_from_the_run(folder: Path, trained: dict[s
     np.testing.assert_array_equal(bundle.items.ids, np.load(whole / "items.ids.npy"))
 
 
+def test_a_run_is_evaluated_where_its_description_is_now(
+    folder: Path, trained: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    """A description that is named relative to a folder is not found from another one."""
+    assert trained
+    moved, here = tmp_path / "run", run.read_config(folder / "whole" / run.CONFIG).data.description
+    shutil.copytree(folder / "whole", moved)
+    config = (moved / run.CONFIG).read_text("utf-8")
+    (moved / run.CONFIG).write_text(config.replace(here, "elsewhere.toml"), "utf-8")
+    asked = ["--run", str(moved), "--length", "50"]
+    assert evaluate.main(asked) == 1
+    assert "elsewhere.toml, which the run was trained with, is gone: name the description by --description" in (
+        capsys.readouterr().err
+    )
+    assert evaluate.main([*asked, "--description", here]) == 0
+    assert run.read_config(moved / run.CONFIG).data.description == "elsewhere.toml", "what is recorded stays"
+
+
 def test_a_model_that_reads_the_events_is_trained_and_evaluated_but_not_exported(folder: Path, capsys: Any) -> None:
     config, output = epochs(smoke_config(folder), 1), folder / "sim"
     model = {"variant": "sim", "embedding_dim": 8, "head_units": [32, 16]}

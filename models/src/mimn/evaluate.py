@@ -1,6 +1,6 @@
 """Evaluate a trained run on the test users: figures go into the run's `metrics.json`, predictions next to it.
 
-    python -m mimn.evaluate --run runs/x [--length 200]
+    python -m mimn.evaluate --run runs/x [--length 200] [--description dataset.toml]
 
 Everything was chosen on validation users before; this is the first reading of the test users. The floors are computed
 on the same rows, so that a model's figures always stand next to those of counting.
@@ -40,9 +40,17 @@ class EvaluationFailed(Exception):
     """A run that cannot be evaluated; the message says why and what to do."""
 
 
-def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, floors: bool = True) -> dict[str, Any]:
+def evaluate(
+    folder: Path,
+    length: int,
+    *,
+    parts: tuple[Part, ...] = EVALUATED,
+    floors: bool = True,
+    description: Path | None = None,
+) -> dict[str, Any]:
     """The figures of the run in `folder` at the latest `length` events; also written into its `metrics.json`.
 
+    `description` is where that of the data set is now, if it has moved or was named relative to another folder.
     `floors` are the same for all models of a split; a caller that already has them leaves them out.
 
     Raises:
@@ -58,6 +66,7 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
     except (OSError, ValueError) as error:
         raise EvaluationFailed(f"{folder} holds no finished run ({error}): train it first") from error
     config = run.read_config(folder / run.CONFIG)
+    config = config.with_description(run.description_of(config.data.description, description))
     data = run.load_data(config.data)
     needed: list[Part] = [*parts, *(["train", "test"] if floors else [])]  # type: ignore[list-item]  # literals of Part
     for part in needed:
@@ -149,9 +158,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mimn.evaluate", description="Evaluate a trained run.")
     parser.add_argument("--run", type=Path, required=True, help="run folder that mimn.train wrote")
     parser.add_argument("--length", type=int, default=200, help="number of latest events to read (default 200)")
+    parser.add_argument("--description", type=Path, help="where the description is now, if it has moved")
     options = parser.parse_args(arguments)
     try:
-        result = evaluate(options.run, options.length)
+        result = evaluate(options.run, options.length, description=options.description)
     except (EvaluationFailed, ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -286,6 +286,18 @@ class DataSet:
         return self.prepared.description.name
 
 
+def description_of(run: str, now: Path | None) -> Path:
+    """The description of a run's data set: where it is `now`, else where it was in training, `run`.
+
+    Raises:
+        DataError: it is not there.
+    """
+    path = Path(run) if now is None else now
+    if not path.exists():
+        raise DataError(f"{path}, which the run was trained with, is gone: name the description by --description")
+    return path
+
+
 def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
     """The data set that the settings describe, and its instances of `parts`: all models and seeds of a split share
     these.

@@ -54,6 +54,8 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     transform: Transform = "none"
     mean: float = 0.0
     deviation: float = 1.0
+    bounds: tuple[float, float] | None = None
+    """numeric without intervals: the transformed value is clipped to these; None, as in older bundles: it is not."""
     edges: tuple[float, ...] = ()
     """numeric with intervals: row 2 + the number of edges at or below the transformed value."""
     of: tuple[str, ...] = ()
@@ -197,8 +199,11 @@ class FieldEncoder:
         return FIRST + code % (spec.rows - FIRST) if spec.hashed else self._row_of.get(code, UNKNOWN)
 
     def numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Transformed and standardized numbers; a missing or infinite one is 0, the mean. [n] → [n]"""
-        x = (self.transformed(values) - self.spec.mean) / self.spec.deviation
+        """Transformed, clipped and standardized numbers; a missing or infinite one is 0, the mean. [n] → [n]"""
+        x = self.transformed(values)
+        if (bounds := self.spec.bounds) is not None:
+            x = np.where(np.isfinite(x), np.clip(x, *bounds), np.nan)
+        x = (x - self.spec.mean) / self.spec.deviation
         return np.where(np.isfinite(x), x, 0.0)
 
     def intervals(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -208,8 +213,17 @@ class FieldEncoder:
 
     def number(self, value: float) -> float:
         """`numbers` of one value."""
-        x = (self._transformed_one(value) - self.spec.mean) / self.spec.deviation
-        return x if isfinite(x) else 0.0
+        return self.number_within(value)[0]
+
+    def number_within(self, value: float) -> tuple[float, bool]:
+        """`numbers` of one value, and whether it was within the field's bounds, or missing."""
+        x = self._transformed_one(value)
+        within = True
+        if (bounds := self.spec.bounds) is not None and isfinite(x):
+            clipped = min(max(x, bounds[0]), bounds[1])
+            x, within = clipped, clipped == x
+        x = (x - self.spec.mean) / self.spec.deviation
+        return (x if isfinite(x) else 0.0), within
 
     def interval(self, value: float) -> int:
         """`intervals` of one value."""
@@ -252,6 +266,10 @@ def _faults(spec: FieldSpec, before: Mapping[str, FieldSpec]) -> Iterable[tuple[
     yield spec.rows != 0 and not FIRST < spec.rows <= MAX_ROWS, f"a table has {FIRST + 1} to {MAX_ROWS} rows"
     finite = all(map(isfinite, (spec.mean, spec.deviation, *spec.edges)))
     yield not finite or spec.deviation <= 0.0, "`mean`, `deviation` and `edges` are finite, and `deviation` is above 0"
+    if spec.bounds is not None:
+        low, high = spec.bounds
+        yield not (isfinite(low) and isfinite(high) and low <= high), "`bounds` are finite, the lower one first"
+        yield spec.kind != "numeric" or spec.tabled, "`bounds` are for numbers without intervals"
     intervals = len(spec.edges) + 1 + FIRST if spec.edges else 0
     yield any(a >= b for a, b in pairwise(spec.edges)), "`edges` rise"
     yield spec.kind == "numeric" and spec.rows != intervals, "a number has a row for each interval, or no table"

@@ -3,7 +3,8 @@
     {"user": {"age": "25-34"}, "context": {"hour": 20, "tags": ["a", "b"]}}  →  [K] float32
 
 A value that training did not see has the unknown row, one that is left out (or null) the missing row, the field's
-default; both are told to the caller, who counts them. Training-only fields always have their default.
+default; a number beyond the field's bounds is read as the nearer one. All three are told to the caller, who counts
+them. Training-only fields always have their default.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class RequestVector:
     """Fields with a value that training did not see."""
     missing: list[str]
     """Fields without a value."""
+    beyond: list[str] = field(default_factory=list)
+    """Fields with a number that was clipped, because it lies beyond what training showed."""
     ignored: list[str] = field(default_factory=list)
     """Fields with a value that was left out, because another release reads it and this one does not."""
 
@@ -106,7 +109,7 @@ class RequestFields:
                 faults.append((f"{spec.source}.{spec.name}", str(error)))
         if faults:
             raise FieldFaults(faults)
-        return RequestVector(made.out, made.unknown, made.missing)
+        return RequestVector(made.out, made.unknown, made.missing, made.beyond)
 
     def _not_known(self, source: str, name: str) -> str:
         other = "context" if source == "user" else "user"
@@ -142,6 +145,7 @@ class _Made:
     out: NDArray[np.float32]
     unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    beyond: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
 
     def keep(self, spec: FieldSpec, place: _Place, row: int) -> None:
@@ -159,12 +163,14 @@ def _writer(spec: FieldSpec, encoder: FieldEncoder, place: _Place) -> _Writer:
     """The function that writes a value of the field."""
 
     def scalar(made: _Made, value: Any) -> None:
-        number = encoder.number(_number(value))
+        number, within = encoder.number_within(_number(value))
         if abs(number) > FLOAT32_MAX:
             raise ValueError(f"must lie within ±{FLOAT32_MAX:.4g} (float32)")
         made.out[place.at] = number
         if value is None:
             made.missing.append(spec.name)
+        if not within:
+            made.beyond.append(spec.name)
 
     def interval(made: _Made, value: Any) -> None:
         made.keep(spec, place, encoder.interval(_number(value)))

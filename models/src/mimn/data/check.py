@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.fields import FieldEncoder, FieldSpec
 from mimn.data.column_values import Wanted
 from mimn.data.columns import TableName, columns_of
 from mimn.data.description import (
     Description,
     EventsTable,
+    Field,
     ImpressionsTable,
     SideTable,
     TimeSplit,
@@ -31,15 +33,18 @@ from mimn.data.events import RESOLUTIONS, DataError, resolution
 from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.ids import Strings
 from mimn.data.labels import known_labels, labels_known
+from mimn.data.number_bounds import usual_bounds
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
 from mimn.data.tables import Columns, TableReader
-from mimn.data.tallies import RepeatedRows, Tally
+from mimn.data.tallies import NumberTally, RepeatedRows, Tally
 
 DAY_MS = 86_400_000
 TIMES_OF_DATES = 2
 """Times of the day, in UTC, that the midnights of a time zone have: two, in summer and in winter."""
 MANY_EVENTS = 100
 """So many events are not at the same time of the day by chance."""
+STRETCHED = 2.0
+"""Numbers that are clipped are a finding where they make the deviation so many times as large."""
 _MISREAD = (
     # `mimn.bundle.fields.text_of` makes 21 of JSON's 21.0, and 1 of its true.
     (re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE"), "texts, which a request has to send as texts"),
@@ -118,12 +123,15 @@ class _Check:
         wanted = columns_of(self._description, name)
         numbers = [column for column, want in wanted.items() if want.meaning == "number"]
         infinite = Counter[str]()
+        scaled = {column: NumberTally() for column in numbers if self._is_scaled(wanted[column])}
         for batch in reader.batches(strings=self._strings if self._description.ids == "string" else None):
             used += len(next(iter(batch.values())))
             if rows is not None:
                 rows.add(batch)
             for column in numbers:
                 infinite[column] += int(np.count_nonzero(np.isinf(batch[column])))
+            for column, tally in scaled.items():
+                tally.add(batch[column])
             if self._description.ids == "uint64":
                 for column in signed & batch.keys():
                     found = batch[column][batch[column] > LARGEST_ID]
@@ -136,6 +144,8 @@ class _Check:
             if n:
                 self._report.values[f"values of {wanted[column].said} that are infinite, read as missing"] = n
         self._find_misread(reader, wanted)
+        for column, tally in scaled.items():
+            self._find_clipped(name, reader, wanted[column], tally)
         for column, ids in sorted(large.items()):
             if fault := large_id(wanted[column].column, ids):
                 self._report.findings.append(f"`{name}`, {reader.files}: {fault}")
@@ -153,14 +163,46 @@ class _Check:
         They are no fault: what they mean, and what a request sends, is for the data's owner to know.
         """
         for column, want in wanted.items():
-            source, _, of = want.said.removeprefix("fields.").partition(".")
-            field = getattr(self._description.fields, source, {}).get(of)
+            field = self._field(want)
             if field is None or field.kind != "categorical" or field.vocabulary is not None:
                 continue
             for misread, meaning in _MISREAD:
                 like = sorted(text for text in reader.texts[column].values() if misread.fullmatch(text))
                 if like:
                     self._report.values[f"values of {want.said} such as {like[0]!r}: {meaning}"] = len(like)
+
+    def _field(self, want: Wanted) -> Field | None:
+        """The field that a column holds."""
+        source, _, of = want.said.removeprefix("fields.").partition(".")
+        found: Field | None = getattr(self._description.fields, source, {}).get(of)
+        return found
+
+    def _is_scaled(self, want: Wanted) -> bool:
+        """Whether a column holds a numeric field without intervals."""
+        field = self._field(want)
+        return field is not None and field.kind == "numeric" and field.buckets is None
+
+    def _find_clipped(self, name: TableName, reader: TableReader, want: Wanted, tally: NumberTally) -> None:
+        """Count the numbers that a model would read as a bound, if all rows were train impressions."""
+        field = self._field(want)
+        spec = FieldSpec(name="", source="context", kind="numeric", transform=field.transform if field else "none")
+        x, weight = FieldEncoder(spec).transformed(tally.numbers), tally.counts
+        if not len(x):
+            return
+        low, high = usual_bounds(x, weight)
+        within = (x >= low) & (x <= high)
+        clipped = int(weight[~within].sum())
+        if not clipped:
+            return
+        usual, beyond = tally.numbers[within], tally.numbers[~within]
+        bounds = f"{usual.min():.3g} to {usual.max():.3g}"
+        self._report.values[f"values of {want.said} beyond {bounds}, clipped"] = clipped
+        if _deviation(x, weight) > STRETCHED * _deviation(np.clip(x, low, high), weight):
+            furthest = beyond[np.argmax(np.abs(beyond))]
+            self._report.findings.append(
+                f"`{name}`, column {want.column} of {reader.files}: {clipped} rows reach as far as {furthest:.3g}, all "
+                f"others from {bounds}: they are clipped to these bounds. Correct them, or set `buckets`"
+            )
 
     def _side(self, table: SideTable, name: TableName) -> NDArray[np.uint64]:
         tally = Tally()
@@ -343,6 +385,12 @@ def _outside(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
     if not len(known):
         return len(ids)
     return int(np.count_nonzero(known.take(known.searchsorted(ids), mode="clip") != ids))
+
+
+def _deviation(x: NDArray[np.float64], weight: NDArray[np.int64]) -> float:
+    """Standard deviation of numbers; infinite or NaN if it is beyond float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(np.average((x - np.average(x, weights=weight)) ** 2, weights=weight)))
 
 
 def _clock(ms: int) -> str:

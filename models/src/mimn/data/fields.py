@@ -31,6 +31,7 @@ from mimn.data.column_values import list_of_text
 from mimn.data.description import POSITION, SOURCES, Field, Source
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
+from mimn.data.number_bounds import quantiles, usual_bounds
 from mimn.data.prepared import Prepared, Side
 from mimn.data.split import PARTS
 
@@ -161,26 +162,27 @@ def _column_of(
 
 
 def _fit_numeric(spec: FieldSpec, said: str, field: Field, column: NDArray[np.float64], weight: Ints) -> FieldSpec:
-    """A number's scale, or its intervals of equal mass, over the train impressions."""
+    """A number's bounds and its scale within them, or its intervals of equal mass, over the train impressions."""
     x = FieldEncoder(spec).transformed(column)
     real = np.isfinite(x) & (weight > 0)
     if not bool(real.any()):
         raise DataError(f"`{said}`: no train impression has a number")
+    x, weight = x[real], weight[real]
     if field.buckets:
-        order = np.argsort(x[real], kind="stable")
-        mass = np.cumsum(weight[real][order])
-        at = np.searchsorted(mass, np.arange(1, field.buckets) * mass[-1] / field.buckets, "right")
-        edges = np.unique(x[real][order][np.minimum(at, len(mass) - 1)])
+        edges = np.unique(quantiles(x, weight, np.arange(1, field.buckets), field.buckets))
         return msgspec.structs.replace(spec, rows=len(edges) + 1 + FIRST, edges=tuple(edges.tolist()))
-    mean = float(np.average(x[real], weights=weight[real]))
-    with np.errstate(over="ignore"):
-        deviation = float(np.sqrt(np.average((x[real] - mean) ** 2, weights=weight[real])))
+    low, high = usual_bounds(x, weight)
+    x = np.clip(x, low, high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(np.average(x, weights=weight))
+        deviation = float(np.sqrt(np.average((x - mean) ** 2, weights=weight)))
     if not np.isfinite(deviation):
-        furthest = float(x[real][np.argmax(np.abs(x[real]))])
+        furthest = float(x[np.argmax(np.abs(x))])
         raise DataError(
             f"`{said}`: its numbers reach {furthest:g}, too far to be scaled: correct them, or set `buckets`"
         )
-    return msgspec.structs.replace(spec, mean=mean, deviation=deviation if deviation > 0 else 1.0)
+    deviation = deviation if deviation > 0 else 1.0
+    return msgspec.structs.replace(spec, mean=mean, deviation=deviation, bounds=(low, high))
 
 
 def _fit_values(

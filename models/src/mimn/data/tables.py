@@ -93,6 +93,7 @@ class TableReader:
         self.refused = Refused()
         self.rows = 0
         """Rows read, refused ones included."""
+        self._yielded: tuple[Path, int, NDArray[np.bool_]] | None = None
         self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
         """The text of each code, by column; empty where texts are not kept. It is `mimn.bundle.fields.text_of` of the
         value, and of a list `column_values.text_of_list`."""
@@ -114,9 +115,19 @@ class TableReader:
                     for reason, mask in bad:
                         self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
                         good &= ~mask
+                self._yielded = path, first_row, good
                 self.rows += batch.num_rows
                 first_row += batch.num_rows
                 yield out if bool(good.all()) else {name: values[good] for name, values in out.items()}
+
+    def refuse(self, reason: str, mask: NDArray[np.bool_]) -> None:
+        """Count rows of the batch that `batches` has yielded last, [n], as refused, too: by a rule of the caller."""
+        if self._yielded is None:
+            raise RuntimeError("no batch was read yet")
+        path, first_row, good = self._yielded
+        refused = np.zeros(len(good), np.bool_)
+        refused[good] = mask
+        self.refused.add(reason, refused, path, first_row)
 
     def texts_of(self, name: str, ids: Iterable[int]) -> dict[int, str]:
         """Ids of the column `name` as the files write them, for messages to the files' owner; signed or unsigned.

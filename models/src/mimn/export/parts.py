@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import copysign, expm1
+from math import copysign, exp, expm1
 from typing import Any
 
 import numpy as np
@@ -202,6 +202,8 @@ def draw_ids(random: np.random.Generator, table: EmbeddingTable, *shape: int) ->
 
 GIVEN_AND_KNOWN = ((0.9, 0.9), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 """Of each four drawn requests: the chance that a field has a value, and that training knew it."""
+BEYOND = 0.1
+"""The share of drawn numbers that are moved by more than the width of their field's bounds."""
 
 
 def draw_requests(random: np.random.Generator, fields: RequestFields, count: int) -> list[dict[str, Any]]:
@@ -220,6 +222,10 @@ def draw_requests(random: np.random.Generator, fields: RequestFields, count: int
 def _draw_value(random: np.random.Generator, spec: FieldSpec, known: float) -> Any:
     if spec.kind == "numeric":
         x = float(random.choice(spec.edges) if spec.edges else random.normal(spec.mean, spec.deviation))
+        if spec.bounds is not None and random.random() < BEYOND:
+            x += float(random.choice((-1, 1))) * (1.0 + spec.bounds[1] - spec.bounds[0])
+        if spec.transform == "log":
+            return exp(x)
         return round(x if spec.transform == "none" else copysign(expm1(min(abs(x), 50.0)), x), 3)
     if spec.kind == "multi":
         return [_draw_category(random, spec, known) for _ in range(1 + int(random.integers(3)))]

@@ -98,12 +98,10 @@ class TrainedRun(Scorer):
         torch.set_num_threads(1)
         try:
             record = json.loads((folder / run.METRICS).read_text("utf-8"))
-            path = Path(record["description"]) if description is None else description
+            path = run.description_of(record["description"], description)
         except (OSError, ValueError, KeyError) as error:
             raise RunFault(f"{folder} holds no finished run on impressions ({error}): train it first") from error
         config = run.read(folder / run.CONFIG, ImpressionConfig)
-        if not path.exists():
-            raise RunFault(f"{path}, which the run was trained with, is gone: name the description by --description")
         if read_description(path) != read_description(folder / DESCRIPTION):
             raise RunFault(f"{path} differs from {folder / DESCRIPTION}: restore it, or train again")
         data = ImpressionData.load(path, cache)

@@ -287,4 +287,5 @@ def _lasting(spec: FieldSpec) -> tuple[FieldSpec, bool]:
     """What must not change of a field: all but what is fitted to the data, or grows with it."""
     fitted = spec.listed or spec.whole or spec.kind == "numeric"
     rows = 0 if fitted else spec.rows
-    return msgspec.structs.replace(spec, rows=rows, edges=(), mean=0.0, deviation=1.0, examples=()), spec.tabled
+    unfitted = msgspec.structs.replace(spec, rows=rows, edges=(), bounds=None, mean=0.0, deviation=1.0, examples=())
+    return unfitted, spec.tabled

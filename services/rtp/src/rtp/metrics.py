@@ -111,8 +111,9 @@ class Metrics:
         self.candidates = Counts("rtp_candidates", "Candidates scored.", registry=registry).labels()
         self.fields = Counts(
             "rtp_request_fields",
-            "Scored requests by field: with a value that training did not see (unknown), without one (missing), or "
-            "with one that only another release of the rollout record reads (ignored).",
+            "Scored requests by field: with a value that training did not see (unknown), without one (missing), with a "
+            "number that was clipped to what training showed (beyond), or with a value that only another release of "
+            "the rollout record reads (ignored).",
             ["field", "value"],
             registry=registry,
         )
@@ -291,8 +292,13 @@ class Metrics:
         return known
 
     def count_fields(self, vector: RequestVector) -> None:
-        """Count each field of a scored request whose value is unknown to the model, missing or ignored."""
-        for value, names in (("unknown", vector.unknown), ("missing", vector.missing), ("ignored", vector.ignored)):
+        """Count each field of a scored request whose value is unknown to the model, missing, clipped or ignored."""
+        for value, names in (
+            ("unknown", vector.unknown),
+            ("missing", vector.missing),
+            ("beyond", vector.beyond),
+            ("ignored", vector.ignored),
+        ):
             for name in names:
                 child = self._field_of.get((name, value))
                 if child is None:

@@ -31,7 +31,8 @@ def _schema(spec: FieldSpec) -> dict[str, Any]:
         default = "0" if not spec.tabled and spec.mean == 0.0 and spec.transform == "none" else "the mean of training"
         if spec.tabled:
             default = "a value of its own"
-        return {"description": f"A number. Missing: {default}.", "anyOf": [number, _NULL]}
+        clipped = " Beyond what training showed: the nearest number that it did." if spec.bounds is not None else ""
+        return {"description": f"A number. Missing: {default}.{clipped}", "anyOf": [number, _NULL]}
     if spec.whole:
         known = f"A whole number from 0 to {spec.rows - FIRST - 1}"
     elif spec.hashed:

@@ -220,7 +220,7 @@ class DescribedHistory:
         }
         good = np.ones(len(codes), np.bool_)
         for reason, mask in bad.items():
-            reader.refused.add(reason, mask, reader.paths[0], 0)
+            reader.refuse(reason, mask)
             good &= ~mask
         return good
 
