@@ -79,6 +79,8 @@ def test_ledgers_outlive_the_log_and_the_rollout_says_which_memories_lack_events
         monkeypatch.chdir(saved.parent)
         relative = ("--keep-ledgers", saved.name, *keeping[2:])
         assert killed(told, "backfill", "fold", 0, *command, *relative) == KILLED
+        assert run(told, "backfill", *command, "--verify")[0] == 1
+        assert "is not finished: run it to its end first" in capsys.readouterr().err
         monkeypatch.chdir(tmp_path)
         shutil.rmtree(saved)  # as the daily snapshot job does with `--expire`
         code, _ = run(told, "backfill", *command, "--keep-ledgers", str(tmp_path / "another"), *keeping[2:])

@@ -129,6 +129,8 @@ class Backfill:
         outcomes = _total(p.outcomes for p in manifest.partitions)
         rejected = _total(p.rejected for p in manifest.partitions)
         became = outcomes | {"rejected": sum(rejected.values())}
+        counted = ", ".join(f"{n} {name}" for name, n in became.items() if n)
+        of_records = f": {counted}" if counted else ""
         kept = _total(p.kept for p in manifest.partitions)
         of_ledgers = ""
         if kept:
@@ -148,8 +150,7 @@ class Backfill:
                 "kept": kept,
             },
             f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
-            f"UIC goes on from there. {records} records: {', '.join(f'{n} {name}' for name, n in became.items() if n)}"
-            f"{of_ledgers}",
+            f"UIC goes on from there. {records} records{of_records}{of_ledgers}",
         )
         return 0
 
@@ -218,6 +219,8 @@ class Backfill:
         if job is None:
             raise BulkRefused(f"{self._work.url} holds no backfill: give the --work that it was run with")
         folder = self._work.below(STATES)
+        if not folder.exists(MANIFEST):
+            raise BulkRefused(f"the backfill of {self._work.url} is not finished: run it to its end first")
         manifest = read_manifest(folder)
         model = pool.load_model(job.bundle)
         share = min(1.0, sample / max(manifest.users, 1))
