@@ -154,7 +154,7 @@ def turn(
             commands.begins.append((before, time.monotonic()))
             ended(name, "rollback", identity)
     fleets.keep(running.record())
-    running.done("gc")
+    running.rollout("gc")  # a later one removes what was folded just now
     return {
         "id": identity,
         "bundle": name,

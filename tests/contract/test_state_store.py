@@ -190,8 +190,9 @@ def test_a_namespace_belongs_to_one_topic_and_partition_count(subject: Subject) 
     store = subject.store
     identity = store.claim_namespace(64, "behavior-events")
     assert store.claim_namespace(64, "behavior-events") == identity
-    with pytest.raises(NamespaceConflict):
+    with pytest.raises(NamespaceConflict) as refused:
         store.claim_namespace(32, "behavior-events")
+    assert "b'" not in str(refused.value), "what is stored is shown as text"
     with pytest.raises(NamespaceConflict):
         store.claim_namespace(64, "other")
 

@@ -237,6 +237,11 @@ def test_a_worker_that_begins_during_a_load_wins_and_nothing_is_mixed(
     world.wait_folded()
 
 
+def test_an_empty_log_is_handed_over_and_told_in_a_whole_sentence(tmp_path: Path, world: World) -> None:
+    said = done(world.environment(), "backfill", "--work", str(tmp_path / "work"), "--workers", "1")
+    assert said.endswith("UIC goes on from there. 0 records\n")
+
+
 def test_a_dry_run_says_hours_and_bytes_and_writes_nothing(tmp_path: Path, world: World) -> None:
     fill(world, 600)
     for source in ("log", "archive"):

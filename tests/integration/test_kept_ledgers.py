@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from support.bulk_running import KILLED, done, killed, run
 from support.bundles import LEDGER, RETRAINED
 from support.rollouts import QUICK, Deployment, deployed
 from uic.bulk.folder import Folder
+from uic.bulk.loading import ENTRY_BYTES
 from uic.bulk.saved_states import read_manifest
 
 pytestmark = pytest.mark.servers
@@ -41,7 +43,12 @@ def snapshot_under_load(running: Deployment, to: Path) -> Path:
 
 
 def test_ledgers_outlive_the_log_and_the_rollout_says_which_memories_lack_events(
-    valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    valkey: RedisForTest,
+    real_kafka: str,
+    make_topics: MakeTopics,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     topics = make_topics(real_kafka, N)
     with (
@@ -60,20 +67,31 @@ def test_ledgers_outlive_the_log_and_the_rollout_says_which_memories_lack_events
 
         plan = running.rollout("plan", str(running.new_bundle))[1]
         assert "--keep-ledgers" in json.dumps(plan), "what can be done about it is said"
+        identity = running.done("start", str(running.new_bundle), "--from", "backfill")["id"]
         told = new.environment(UIC_BUNDLE__PATH=str(running.new_bundle))
         command = ("--work", str(tmp_path / "work"), "--workers", "1")
         keeping = ("--keep-ledgers", str(saved), "--of-bundle", str(running.old_bundle))
-        assert killed(told, "backfill", "fold", 0, *command, *keeping) == KILLED
+        snapshot = read_manifest(Folder(str(saved)))
+        sized = json.loads(done(told, "backfill", *command, *keeping, "--dry-run", "--json"))
+        assert (sized["users"] >= snapshot.users, sized["kept_users"]) == (True, snapshot.users)
+        entries = snapshot.users * (snapshot.value_bytes // snapshot.users + ENTRY_BYTES)
+        assert sized["store_bytes"] >= entries, "ledgers that are kept are larger than those of the rest of the log"
+        monkeypatch.chdir(saved.parent)
+        relative = ("--keep-ledgers", saved.name, *keeping[2:])
+        assert killed(told, "backfill", "fold", 0, *command, *relative) == KILLED
+        assert run(told, "backfill", *command, "--verify")[0] == 1
+        assert "is not finished: run it to its end first" in capsys.readouterr().err
+        monkeypatch.chdir(tmp_path)
+        shutil.rmtree(saved)  # as the daily snapshot job does with `--expire`
         code, _ = run(told, "backfill", *command, "--keep-ledgers", str(tmp_path / "another"), *keeping[2:])
         assert code == 1
         assert "choose another --work" in capsys.readouterr().err
         said = json.loads(done(told, "backfill", *command, *keeping, "--json"))
         assert said["kept"]["partial"] >= len(QUIET)
-        assert sum(said["kept"].values()) == read_manifest(Folder(str(saved))).users
+        assert sum(said["kept"].values()) == snapshot.users
         checked = json.loads(done(told, "backfill", *command, "--verify", "--json"))
         assert (checked["wrong"], checked["users"] > 0) == (0, True)
 
-        identity = running.done("start", str(running.new_bundle), "--from", "backfill")["id"]
         new.worker()
         end = new.log()
         until(lambda: new.covered(end), "the new release has folded what came since", within_s=60)

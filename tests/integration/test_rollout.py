@@ -323,7 +323,7 @@ def test_a_migration_in_a_cluster(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
+        until(lambda: running.rollout("gc")[0] == 0, "the namespace has been quiet", within_s=120)
         assert not list(own_cluster.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
@@ -351,7 +351,7 @@ def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
+        until(lambda: running.rollout("gc")[0] == 0, "the namespace has been quiet", within_s=120)
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 

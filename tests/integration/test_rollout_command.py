@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from conftest import RedisForTest
 from mimn.bundle import load_bundle
@@ -135,6 +136,31 @@ def test_a_namespace_that_a_running_rtp_reads_is_shown_as_such_and_goes_by_force
     assert namespaces.look(keys.namespace, {}).served_by == ("read by 1 RTP process",)
     namespaces.drop(keys.namespace, force=True, after=lambda step: None)
     assert namespaces.names() == []
+
+
+def test_a_namespace_that_gc_may_not_remove_yet_is_an_exit_status_for_a_cron_job_and_the_others_go(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving, new = (read_release(path, 0)[0] for path in bundles)
+    record: Record | None = None
+    for generation, age_ms in enumerate((1000, 60_000)):  # the first one's workers still run
+        one = replace(new, fingerprint="0" * 64, generation=generation)
+        record = begin(record, one, serving=serving, origin="log", salt=SALT, now_ms=NOW_MS)
+        record = abort(record, f"r{record.begun}", reason="slower", now_ms=NOW_MS)
+        keys, as_of_ms = Keys(one.namespace, valkey.prefix), valkey.client.time()[0] * 1000 - age_ms
+        progress = Progress(partitions=1, next_offset=7, lineage=1, writer=1, base=0, as_of_ms=as_of_ms)
+        valkey.client.sadd(keys.namespaces, one.namespace)
+        valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
+        valkey.client.set(keys.progress(0), encode_progress(progress))
+    assert record is not None
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    assert command.main(["gc"], io.StringIO()) == 1
+    assert "r1: a worker has folded namespace" in capsys.readouterr().err
+    status, said = rollout("gc")
+    assert (status, said["collected"], len(said["refused"])) == (1, [], 1), "the other is gone already"
+    valkey.client.set(Keys(f"{'0' * 16}-0", valkey.prefix).progress(0), encode_progress(progress))
+    status, said = rollout("gc")
+    assert (status, [one["rollout"] for one in said["collected"]], said["refused"]) == (0, ["r1"], [])
 
 
 def test_a_store_that_does_not_answer_while_a_namespace_goes_is_told_in_a_line(

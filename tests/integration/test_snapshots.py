@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,31 @@ def test_two_snapshots_that_begin_in_the_same_second_are_two(tmp_path: Path, val
     store.close()
     assert (first, second) == ("20270101T000000Z", ["20270101T000001Z"])
     assert all(one.manifest is not None for one in listed(root, keys.namespace))
+
+
+def test_a_wrong_clock_of_this_machine_neither_names_a_snapshot_nor_removes_any(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp((datetime.now(UTC) + timedelta(days=400)).timestamp(), tz)
+
+    world.produce(100, 10)
+    world.worker()
+    world.wait_folded()
+    create = ("snapshot", "create", "--to", str(tmp_path), "--json")
+    first, here = json.loads(done(world.environment(), *create))["id"], tmp_path / world.keys.namespace
+    stores = datetime.fromtimestamp(world.client.time()[0], UTC)
+    days = [(stores - timedelta(days=days)).strftime("%Y%m%dT%H%M%SZ") for days in (5, 3, 1)]
+    for identity in days:
+        shutil.copytree(here / first, here / identity)
+    monkeypatch.setattr("uic.bulk.commands.snapshot.datetime", Ahead)
+    named = json.loads(done(world.environment(), *create, "--verify", "--expire"))["id"]
+    assert abs(datetime.strptime(named, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) - stores) < timedelta(minutes=5)
+    expire = ("snapshot", "expire", "--from", str(tmp_path), "--json")
+    assert json.loads(done(world.environment(), *expire))["removed"] == []
+    assert {*days, named} <= {one.name for one in here.iterdir()}
 
 
 def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: World) -> None:

@@ -33,7 +33,8 @@ def test_a_worker_whose_broker_is_nowhere_says_so_and_ends_soon_after_sigterm(
 ) -> None:
     nowhere = TopicsForTest(f"{LOOPBACK}:{free_port()}", "events", 2)
     with running_uic(tmp_path, valkey, nowhere, serving=False) as uic:
-        until(lambda: says(uic, "waiting for the log: no broker answers"), "it says what it waits for", within_s=30)
+        waits = f"waiting for the log: no broker answers at {nowhere.bootstrap}"
+        until(lambda: says(uic, waits), "it says what it waits for, and where", within_s=30)
         began = time.monotonic()
         assert uic.worker.stop() == 0
         assert time.monotonic() - began < 5

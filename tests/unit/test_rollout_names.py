@@ -49,6 +49,12 @@ def test_the_way_out_that_is_said_works(tmp_path: Path) -> None:
     assert (after.bundle, after.namespace) == ("my-shop/1.0_b", before.namespace)
 
 
+def test_who_builds_by_backfill_is_told_of_ledgers_that_the_log_has_forgotten() -> None:
+    release, _ = read_release(TINY, 0)
+    told = origin_of("backfill")[0].instruction(release, release, TINY, "")
+    assert "--keep-ledgers SNAPSHOT --of-bundle OLD" in told
+
+
 @pytest.mark.parametrize("text", ["snapshot:my snapshot", "snapshot:", "snapshot:" + "x" * 129, "log:x", "none"])
 def test_an_origin_that_the_record_cannot_hold_is_refused(text: str) -> None:
     with pytest.raises(NotAllowed, match="log, backfill or snapshot:ID"):

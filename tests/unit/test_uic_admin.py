@@ -137,6 +137,12 @@ def test_partitions_are_shown_with_lag_and_age(rig: Rig) -> None:
     assert body["partitions"][1]["reason"] == "broken_log: witness"
 
 
+def test_an_age_is_by_the_stores_clock_whatever_the_workers_clock_says(rig: Rig) -> None:
+    for ahead_ms, age_s in ((0, 2.5), (-7_200_000, 7202.5), (2000, 0.5), (7_200_000, 0)):
+        rig.updater.status = Status(True, (), (FOLDING,), ahead_ms)
+        assert rig.ask("/partitions")[2]["partitions"][0]["as_of_age_s"] == age_s, ahead_ms
+
+
 @pytest.mark.parametrize(
     ("target", "asked"),
     [

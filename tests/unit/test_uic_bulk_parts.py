@@ -101,6 +101,35 @@ def test_another_hash_and_a_missing_file_are_damage(folder: Folder) -> None:
             look("b.bin", written.sha256)
 
 
+def test_a_copy_is_whole_and_what_is_damaged_is_not_copied(folder: Folder, tmp_path: Path) -> None:
+    written, to = folder.write("a.bin", b"12345"), Folder(str(tmp_path / "copy"))
+    folder.copy("a.bin", written.sha256, to)
+    assert to.read("a.bin") == b"12345"
+    folder.write("a.bin", b"12346")
+    to.remove("a.bin")
+    with pytest.raises(DamagedFile, match="sha256"):
+        folder.copy("a.bin", written.sha256, to)
+    with pytest.raises(DamagedFile, match="does not exist"):
+        folder.copy("b.bin", written.sha256, to)
+    assert to.names() == []
+
+
+def test_a_path_is_absolute_from_the_start_and_a_url_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Folder("made").write("a.bin", b"1")
+    (tmp_path / "link").symlink_to("made")
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    for path in ("../made", "../link/", "./../made", f"{tmp_path}/made"):
+        assert Folder(path).url == f"{tmp_path}/made"
+        assert Folder(path).names() == ["a.bin"]
+    assert Folder("..").below("made").url == f"{tmp_path}/made"
+    for url in (f"file://{tmp_path}/made", "memory://made"):
+        assert Folder(url).url == url
+
+
 def test_a_folder_is_made_once(folder: Folder) -> None:
     assert folder.made()
     folder.write("a.bin", b"1")

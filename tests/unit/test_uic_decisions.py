@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.state import NO_TOPIC_ID, Progress, encode_progress, witness
+from mimn.state import NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
 from support.fakes import FakeRecord
 from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import ABSENT, Verdict, judge
@@ -126,7 +126,7 @@ def test_nothing_folded_yet_leaves_nothing_to_verify() -> None:
 def test_a_witness_that_retention_removed_is_replaced_by_the_topic_id(start: int) -> None:
     assert take_up(known, bounds(start=start), MINT) == Begin("go_on", KNOWN, False, 100, None)
     nameless = bounds(start=start, topic_id=NO_TOPIC_ID)
-    assert take_up(known, nameless, MINT) == Broken(BrokenReason.UNVERIFIABLE)
+    assert take_up(known, nameless, MINT) == Broken(BrokenReason.UNVERIFIABLE, KNOWN)
 
 
 def test_a_gap_is_noted_and_stored_before_the_first_read() -> None:
@@ -150,7 +150,8 @@ def test_a_gap_is_noted_and_stored_before_the_first_read() -> None:
     ],
 )
 def test_a_log_that_is_not_the_one_that_was_folded(stored: bytes, log: LogBounds, reason: BrokenReason) -> None:
-    assert take_up(stored, log, MINT) == Broken(reason)
+    shown = None if reason is BrokenReason.UNREADABLE_PROGRESS else decode_progress(stored)
+    assert take_up(stored, log, MINT) == Broken(reason, shown)
 
 
 def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
@@ -183,7 +184,7 @@ def test_accepted_misrouted_records_are_those_in_the_log_now_and_the_witness_is_
     begun = accept_misrouted(known, bounds(end=300), MINT)
     accepted = KNOWN._replace(misrouted_to=300, writer=10)
     assert begun == Begin("continued", accepted, True, 98, 77)
-    assert accept_misrouted(known, bounds(end=99), MINT) == Broken(BrokenReason.TRUNCATED)
+    assert accept_misrouted(known, bounds(end=99), MINT) == Broken(BrokenReason.TRUNCATED, KNOWN)
     another = continue_broken(encode_progress(accepted), bounds(end=400, topic_id=OTHER_ID), MINT)
     assert another.progress.misrouted_to == 0, "the offset is of the old log"
 

@@ -214,6 +214,13 @@ def test_what_does_not_fit_is_refused_with_what_to_do(tmp_path: Path) -> None:
         kept(folder).refuse_older_log(1)
     kept(folder).refuse_older_log(2)
 
+    with pytest.raises(DamagedFile, match="gone or damaged: take another"):
+        keep(Folder(str(tmp_path)), LEDGER, NEW, topic="events", topic_id=NO_ID, n=N)
+    told = keep(folder, LEDGER, NEW, topic="events", topic_id=NO_ID, n=N)
+    folder.remove("1.parquet")
+    with pytest.raises(DamagedFile, match="gone or damaged: take another"):
+        told.copy(Folder(str(tmp_path)))
+
     damaged = snapshot({USERS[0].encode(): b"not a state"}, 1)
-    with pytest.raises(DamagedFile, match="Take another snapshot"):
+    with pytest.raises(DamagedFile, match="Take another snapshot, and choose another --work"):
         list(kept(damaged).states())

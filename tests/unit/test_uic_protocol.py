@@ -439,11 +439,13 @@ def test_a_log_that_ends_below_progress_is_broken_and_a_rebuild_begins_anew(topi
     before = folded(topic, store).progress()
     topic.truncate(0, 12)
     heir = broken(topic, store, "truncated")
+    assert before is not None
+    shown = heir.partition()
+    assert (shown.next_offset, shown.end_offset, shown.lineage) == (before.next_offset, 12, before.lineage)
     resolve(heir, "rebuild")
     heir.catch_up()
     assert_exactly_once(store, topic)
     after = heir.progress()
-    assert before is not None
     assert after is not None
     assert after.lineage != before.lineage
     assert after.era == 0
@@ -741,6 +743,9 @@ def test_a_worker_whose_clock_is_ahead_writes_the_stores_time_and_says_how_far(
     assert progress is not None
     assert 0 <= store.clock_ms - progress.as_of_ms < 6000
     assert worker.counted("uic_clock_skew_seconds") == 3600
+    assert worker.updater.status.ahead_ms == HOUR_MS
+    worker.updater.drain()
+    assert worker.updater.status.ahead_ms == HOUR_MS, "also while it drains"
 
 
 def test_a_future_as_of_time_is_corrected_by_the_next_writer(topic: FakeTopic, store: FakeStore) -> None:

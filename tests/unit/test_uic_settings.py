@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from kafka.cluster import collect_hosts
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
@@ -188,6 +189,23 @@ def test_addresses_that_are_not_host_and_port_are_refused(addresses: str) -> Non
         RedisSettings(mode="cluster", nodes=addresses)
     with pytest.raises(ValueError, match="sentinels"):
         RedisSettings(mode="sentinel", sentinels=addresses)
+
+
+@pytest.mark.parametrize("addresses", ["", "a", "a:1;b:2", "a:1 b:2", "a:1,,b:2", "a:1,", "a:port"])
+def test_brokers_that_are_not_host_and_port_stop_the_start_and_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], addresses: str
+) -> None:
+    monkeypatch.setenv("UIC_KAFKA__BOOTSTRAP_SERVERS", addresses)
+    assert main(["serve"]) == 2
+    said = capsys.readouterr().err
+    assert "UIC_KAFKA__BOOTSTRAP_SERVERS: " in said
+    assert f"{addresses!r} is not host:port, or several of them separated by commas" in said
+
+
+@pytest.mark.parametrize("addresses", ["a:1", "a:1,b:2", "a:1, b:2", "[::1]:9092", "SSL://broker-1.example:9093"])
+def test_brokers_are_named_as_kafka_clients_take_them(addresses: str) -> None:
+    servers = KafkaSettings(bootstrap_servers=addresses).client_options()["bootstrap_servers"]
+    assert len(collect_hosts(servers)) == len(addresses.split(","))
 
 
 @pytest.mark.parametrize("arguments", [["lunch"], ["serve", "now"], ["--fast"]])

@@ -12,8 +12,9 @@ from kafka.errors import KafkaError
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, creation
 from uic.core.ports import StateStore
-from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.errors import UnsuitableTopic
 from uic.log.topic_facts import topic_facts
+from uic.log.unreachable import unreachable
 from uic.logs import say
 from uic.settings import KafkaSettings
 
@@ -39,7 +40,7 @@ def check_topic(settings: KafkaSettings) -> None:
         finally:
             admin.close()
     except KafkaError as error:
-        raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+        raise unreachable(settings.client_options(), error) from error
     topic = topics.get(settings.topic)
     findings = [deployment.topic_exists(settings.topic, topic, creation(settings.topic, settings.partitions, "delete"))]
     if topic is not None:

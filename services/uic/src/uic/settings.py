@@ -7,10 +7,11 @@ are not here: they come with the bundle. The docstrings are the text of docs/set
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.setting_names import check_names
@@ -38,10 +39,16 @@ class TlsListener(Group):
     """Clients must present a certificate signed by this CA (mTLS), and still need an API key."""
 
 
+def _brokers(text: str) -> str:
+    if re.fullmatch(r"(\s*[^,;\s]+:\d+\s*(,|$))+", text) is None or text.endswith(","):
+        raise ValueError(f"{text!r} is not host:port, or several of them separated by commas")
+    return text
+
+
 class KafkaSettings(Group):
     """The log: Kafka, which has the behavior events."""
 
-    bootstrap_servers: str = "127.0.0.1:9092"
+    bootstrap_servers: Annotated[str, AfterValidator(_brokers)] = "127.0.0.1:9092"
     """Brokers that a start asks for all others: `host:port`, several separated by commas."""
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "behavior-events"
     """The topic of behavior events. Records that cannot be folded go to the topic of this name with `.dlq` at its end,

@@ -88,9 +88,9 @@ class RedisStore:
         identity = said.get("store") if isinstance(said, dict) else None
         if said != ours | {"store": identity} or not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
             raise NamespaceConflict(
-                f"namespace {self._keys.namespace} was made for {stored[:200]!r}, the settings say {ours}: "
-                "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION to begin a new "
-                "namespace"
+                f"namespace {self._keys.namespace} was made for {stored[:200].decode(errors='replace')}, the settings "
+                f"say {ours}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise "
+                "UIC_BUNDLE__GENERATION to begin a new namespace"
             )
         self._identity = identity
         return identity

@@ -3,6 +3,7 @@ which namespace, under which lineages.
 
     <work>/job.json        the job
     <work>/archive/        the log's records, when the job reads the log itself
+    <work>/kept/           the states whose ledgers are kept, when the job keeps some
     <work>/states/         the folded states (`saved_states`)
 """
 
@@ -26,6 +27,7 @@ from uic.bulk.kept_ledgers import KeptLedgers
 JOB: Final = "job.json"
 STATES: Final = "states"
 ARCHIVE: Final = "archive"
+KEPT: Final = "kept"
 
 
 class BackfillJob(msgspec.Struct, frozen=True, kw_only=True):

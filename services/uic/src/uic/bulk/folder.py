@@ -36,6 +36,9 @@ class Folder:
     def __init__(self, url: str) -> None:
         """`url`: a path, or a URL that fsspec knows (its driver must be installed).
 
+        `self.url` is the absolute path, because jobs write it down and may go on in another working directory. A URL
+        stays as it is.
+
         Raises:
             FolderUnavailable: it is neither. So does every method if the folder cannot be read or written.
         """
@@ -48,6 +51,8 @@ class Folder:
             raise FolderUnavailable(f"{self.url} is no folder that can be opened: {error}") from error
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        if self._local and "://" not in self.url:
+            self.url = self._root = str(Path(self._root).resolve())
 
     def below(self, name: str) -> Folder:
         """A folder in this one."""
@@ -105,10 +110,25 @@ class Folder:
         Raises:
             DamagedFile: it does not exist, or its hash is another one.
         """
+        for _ in self._blocks(name, sha256):
+            pass
+
+    def copy(self, name: str, sha256: str, to: Folder) -> None:
+        """Copy a file into another folder, block by block.
+
+        Raises:
+            DamagedFile: it does not exist, or its hash is another one; `to` does not get it.
+        """
+        with to.writing(name) as (out, _):
+            for block in self._blocks(name, sha256):
+                out.write(block)
+
+    def _blocks(self, name: str, sha256: str) -> Iterator[bytes]:
         seen = hashlib.sha256()
         with self._answering(name), self.open(name) as file:
             while block := file.read(BLOCK):
                 seen.update(block)
+                yield block
         if seen.hexdigest() != sha256:
             raise _damaged(self, name)
 

@@ -17,6 +17,7 @@ from uic.errors import LogUnavailable
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.erasures import Erasure, encode_erasure
 from uic.log.partition_reader import PartitionReader, TopicBounds
+from uic.log.unreachable import unreachable
 
 IN_FLIGHT: Final = 20_000
 """Records that wait for acknowledgment."""
@@ -101,7 +102,7 @@ class Importer:
         try:
             producer = open_producer(self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes)
         except KafkaError as error:
-            raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+            raise unreachable(self._client, error) from error
         flying: deque[tuple[Any, HistoryRecord]] = deque()
         try:
             for record in self._missing(history, there, done):

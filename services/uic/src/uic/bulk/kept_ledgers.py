@@ -5,14 +5,16 @@ weights, so it is valid under both bundles, and it may cover events that the log
 therefore a copy of the old header and ledger, with a memory that is folded from the events that remain. The fold
 computes its own digest. If that differs from the header's, the memory lacks events, and the state is `partial`.
 
-The states in service are those of a snapshot (`snapshots`). A state may be ahead of its partition's progress. UIC goes
-on from that progress and skips what a state says it has, so the memory is folded up to where each state is: of the
-records behind the progress, only those that are in their user's state.
+The states in service are those of a snapshot (`snapshots`). Its files are copied when the job begins, because the
+snapshot may expire before the job ends. A state may be ahead of its partition's progress. UIC goes on from that
+progress and skips what a state says it has, so the memory is folded up to where each state is: of the records behind
+the progress, only those that are in their user's state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +42,7 @@ from mimn.state import (
 from uic.bulk.errors import BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.partition_fold import FoldedPartition
-from uic.bulk.saved_states import ROWS_A_GROUP, SavedPartition, check_files, read_manifest, refuse_others, states_of
+from uic.bulk.saved_states import ROWS_A_GROUP, SavedPartition, copy_files, read_manifest, refuse_others, states_of
 
 LEDGER: Final = "ledger"
 NOT_FOLDED: Final = -1
@@ -50,11 +52,31 @@ class KeptLedgers(msgspec.Struct, frozen=True, kw_only=True):
     """What a job's `job.json` says of the states whose ledgers it keeps."""
 
     snapshot: str
-    """Folder of the snapshot."""
+    """Folder of the snapshot, which may be gone: the job reads its copy."""
     bundle: str
     """Path of the bundle that the snapshot was made with."""
     partitions: tuple[SavedPartition, ...]
     """Of the snapshot."""
+
+    @property
+    def users(self) -> int:
+        """Users of all partitions."""
+        return sum(saved.users for saved in self.partitions)
+
+    def copy(self, to: Folder) -> None:
+        """Copy the snapshot's states, and compare their hashes.
+
+        Raises:
+            DamagedFile: the snapshot is gone, or not what was written.
+        """
+        with _taking_another():
+            copy_files(Folder(self.snapshot), self.partitions, to)
+
+    def value_bytes(self, new: Bundle) -> int:
+        """About how many bytes a state of `new` takes with a kept ledger: what the kept states take on average, and
+        by how much a whole state of one bundle is larger than that of the other."""
+        mean = sum(saved.value_bytes for saved in self.partitions) // max(self.users, 1)
+        return mean + new.layout.stored_bytes - load_bundle(Path(self.bundle)).layout.stored_bytes
 
 
 def keep(snapshot: Folder, bundle: Path, new: Bundle, *, topic: str, topic_id: str, n: int) -> KeptLedgers:
@@ -62,10 +84,12 @@ def keep(snapshot: Folder, bundle: Path, new: Bundle, *, topic: str, topic_id: s
 
     Raises:
         BulkRefused: the snapshot is of another bundle or topic, or the two bundles' ledgers mean different things.
-        DamagedFile: the snapshot is not what was written.
+        DamagedFile: there is no complete snapshot.
         BundleError: the bundle cannot be loaded.
     """
-    manifest, old = read_manifest(snapshot), load_bundle(bundle)
+    with _taking_another():
+        manifest = read_manifest(snapshot)
+    old = load_bundle(bundle)
     wanted = {"fingerprint": old.manifest.fingerprint, "topic": topic, "topic id": topic_id, "partitions": n}
     there = {
         "fingerprint": manifest.fingerprint,
@@ -89,12 +113,20 @@ def keep(snapshot: Folder, bundle: Path, new: Bundle, *, topic: str, topic_id: s
             f"the ledgers of {old.name} and {new.name} do not hold the same: both bundles need one, of the same size, "
             "rule and folded actions. Fold the whole log or its archive instead, without --keep-ledgers"
         )
-    check_files(snapshot, manifest)
     return KeptLedgers(
         snapshot=snapshot.url,
         bundle=str(old.path.resolve()),
         partitions=manifest.partitions,
     )
+
+
+@contextmanager
+def _taking_another() -> Iterator[None]:
+    """Say what to do about a snapshot that is gone or damaged."""
+    try:
+        yield
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}. The snapshot is gone or damaged: take another (ctr snapshot create)") from error
 
 
 class SharedBlocks(NamedTuple):
@@ -119,7 +151,8 @@ class Joined:
 class KeptPartition:
     """One partition's states in service, and how they join what is folded."""
 
-    snapshot: Folder
+    states_in: Folder
+    """Where the snapshot's states are."""
     saved: SavedPartition
     old: Bundle
     """Of the states in service."""
@@ -226,7 +259,7 @@ class KeptPartition:
         Raises:
             DamagedFile: a state cannot be read.
         """
-        folder, old = self.snapshot, self.old
+        folder, old = self.states_in, self.old
         for users, values in states_of(folder, self.saved):
             for user, value in zip(users, values, strict=True):
                 if value is None:
@@ -236,7 +269,7 @@ class KeptPartition:
                 except StateError as error:
                     raise DamagedFile(
                         f"{folder.url}: partition {self.saved.partition} holds a bad state: {error}. Take another "
-                        "snapshot"
+                        "snapshot, and choose another --work"
                     ) from error
                 if (upto := self.erased.get(user)) is None or self._last(state.header) > upto:
                     yield user, state

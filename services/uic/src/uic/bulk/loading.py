@@ -98,8 +98,9 @@ class Loader:
             wanted = {"partitions": manifest.n, "topic": manifest.topic}
             if meta is not None and (not isinstance(said, dict) or {k: said.get(k) for k in wanted} != wanted):
                 raise NamespaceConflict(
-                    f"namespace {self._keys.namespace} was made for {meta[:200]!r}, the states are of {wanted}: "
-                    "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION"
+                    f"namespace {self._keys.namespace} was made for {meta[:200].decode(errors='replace')}, the "
+                    f"states are of {wanted}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise "
+                    "UIC_BUNDLE__GENERATION"
                 )
             missing = self._missing(manifest)
             if not self._take_over:

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_step
 from uic.bulk.archive import Archive, PartitionManifest
-from uic.bulk.backfill_job import STATES, BackfillJob
+from uic.bulk.backfill_job import KEPT, STATES, BackfillJob
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptPartition
@@ -129,7 +129,7 @@ def fold_task(job: BackfillJob, work: str, task: Task) -> list[SavedPartition]:
         model, archive = load_model(job.bundle), job.open_archive()
         manifests = [job.manifest(archive, p) for p in missing]
         rows = max(LEAST_ROWS, ROWS_AT_ONCE // len(missing))
-        kept = {p: kept_partition(job, p) for p in missing}
+        kept = {p: kept_partition(job, work, p) for p in missing}
 
         def fold(shard: int) -> list[FoldedPartition]:
             logs = [partition_log(job, archive, manifest, rows, kept[manifest.partition]) for manifest in manifests]
@@ -144,17 +144,16 @@ def fold_task(job: BackfillJob, work: str, task: Task) -> list[SavedPartition]:
     return [done[p] for p in task.partitions]
 
 
-def kept_partition(job: BackfillJob, partition: int) -> KeptPartition | None:
+def kept_partition(job: BackfillJob, work: str, partition: int) -> KeptPartition | None:
     """The states whose ledgers the job keeps, of one partition; None if it keeps none.
 
     Raises:
         BulkRefused: the archive ends below them.
-        DamagedFile: the snapshot is not what was written.
     """
     if job.kept is None:
         return None
     kept = KeptPartition(
-        snapshot=Folder(job.kept.snapshot),
+        states_in=Folder(work).below(KEPT),
         saved=job.kept.partitions[partition],
         old=loaded(job.kept.bundle),
         new=loaded(job.bundle),

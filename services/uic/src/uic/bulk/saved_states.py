@@ -10,7 +10,7 @@ A value that is null belongs to a user who had a state and lost it. Specified in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 from uuid import UUID
@@ -182,6 +182,16 @@ def check_files(folder: Folder, manifest: SavedStates) -> None:
     """
     for saved in manifest.partitions:
         folder.check(states_file(saved.partition), saved.sha256)
+
+
+def copy_files(folder: Folder, partitions: Iterable[SavedPartition], to: Folder) -> None:
+    """Copy the states' files of partitions into another folder, and compare the hash of every file.
+
+    Raises:
+        DamagedFile: one is missing, or is not what was written.
+    """
+    for saved in partitions:
+        folder.copy(states_file(saved.partition), saved.sha256, to)
 
 
 def states_of(

@@ -6,7 +6,8 @@ restored, UIC reads the log again from that progress and skips what a state says
 although nothing stood still. A partition is read again if it began a new lineage or era in the meantime, or if a
 connection was lost: the store may have restarted without writes that the progress counts.
 
-    <root>/<namespace>/<id>/       saved states (`saved_states`); the id is when it was begun, UTC
+    <root>/<namespace>/<id>/       saved states (`saved_states`); the id is when it was begun, UTC,
+                                   by the store's clock
     <root>/<namespace>/<id>/verified.json     when all of it was last read and found right
 """
 
@@ -104,7 +105,7 @@ def create(
         store: of the namespace.
         source: the namespace.
         root: below which snapshots lie.
-        now: the time, UTC.
+        now: the store's time, UTC.
         after: called after each step: "partition", "seal".
         done: called with how many more users were saved, now and then.
 

@@ -64,6 +64,8 @@ class Status:
     """Why not serving, or what is degraded; empty when all is well."""
     partitions: tuple[PartitionStatus, ...]
     """Assigned ones, in order."""
+    ahead_ms: int = 0
+    """Our clock less the store's when they were last compared; 0 until then."""
 
 
 STARTING = Status(False, ("starting",), ())

@@ -76,6 +76,8 @@ class Broken:
     """Stop; an operator decides."""
 
     reason: BrokenReason
+    progress: Progress | None = None
+    """What is stored; None: it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +102,15 @@ def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
     except CorruptProgress:
         return Broken(BrokenReason.UNREADABLE_PROGRESS)
     if progress.partitions != mint.partitions:
-        return Broken(BrokenReason.PARTITION_COUNT)
+        return Broken(BrokenReason.PARTITION_COUNT, progress)
     reason = contradiction(progress, bounds)
     if reason is not None:
-        return Broken(reason)
+        return Broken(reason, progress)
     nothing_folded = progress.last_offset == NOTHING_FOLDED
     if not nothing_folded and progress.last_offset >= bounds.start:
         return Begin("go_on", progress, False, progress.last_offset, progress.witness)
     if not nothing_folded and _same_topic(progress.topic_id, bounds.topic_id) is None:
-        return Broken(BrokenReason.UNVERIFIABLE)
+        return Broken(BrokenReason.UNVERIFIABLE, progress)
     if bounds.start > progress.next_offset:
         after_gap = progress._replace(
             next_offset=bounds.start,

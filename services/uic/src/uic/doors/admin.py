@@ -196,12 +196,12 @@ class _Views:
 
     async def partitions(self, _: Request) -> Response:
         status = self._updater.status
-        now_ms = self._now_ms()
+        stores_ms = self._now_ms() - status.ahead_ms  # the clock that RTP's answers agree with
         return _json(
             {
                 "serving": status.serving,
                 "reasons": list(status.reasons),
-                "partitions": [_view(partition, now_ms) for partition in status.partitions],
+                "partitions": [_view(partition, stores_ms) for partition in status.partitions],
             }
         )
 
@@ -242,7 +242,7 @@ def _json(content: Any) -> Response:
     return _answer(json.dumps(content).encode() + b"\n")
 
 
-def _view(partition: PartitionStatus, now_ms: int) -> dict[str, Any]:
+def _view(partition: PartitionStatus, stores_ms: int) -> dict[str, Any]:
     return {
         "partition": partition.partition,
         "phase": partition.phase.value,
@@ -250,7 +250,7 @@ def _view(partition: PartitionStatus, now_ms: int) -> dict[str, Any]:
         "next_offset": partition.next_offset,
         "end_offset": partition.end_offset,
         "lag": partition.lag,
-        "as_of_age_s": None if not partition.as_of_ms else max(0, now_ms - partition.as_of_ms) / 1000,
+        "as_of_age_s": None if not partition.as_of_ms else max(0, stores_ms - partition.as_of_ms) / 1000,
         "lineage": None if partition.lineage is None else f"{partition.lineage:016x}",
         "era": partition.era,
         "base": partition.base,

@@ -58,6 +58,7 @@ class AsOf:
         else:
             self._health.clock_answered()
             self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
+            self._health.ahead_ms = self._ahead_ms
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
         # Those that do not read yet, or any more, fall behind: their lag is asked for, too.
         asked = {s.partition: s.tag for s in self._sessions if isinstance(s, Reading | Claiming | Broken)}

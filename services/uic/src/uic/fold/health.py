@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from prometheus_client import Gauge
 
@@ -39,6 +40,8 @@ class Health:
         """Why nothing is folded any more; empty while all is well. Only a restart of the process ends it."""
         self.not_joined = "starting: not yet a member of the group"
         """Why this process is no working member of the group; empty while it is one."""
+        self.ahead_ms = 0
+        """Our clock less the store's, as last measured."""
         self.status = STARTING
         for phase in Phase:  # a worker that has not joined has none, which an alert is to see
             metrics.partitions.labels(phase.value).set(0)
@@ -135,7 +138,7 @@ class Health:
 
     def drain(self) -> None:
         """Report `draining`."""
-        self.status = Status(False, ("draining",), self.status.partitions)
+        self.status = replace(self.status, serving=False, reasons=("draining",))
 
     def publish(self, now: float) -> None:
         """Renew the status and the gauges, a few times a second."""
@@ -152,7 +155,10 @@ class Health:
         behind += [f"dead_letter_topic_unavailable: {why}" for why in sorted(undelivered)]
         views = tuple(map(_view, sessions))
         self.status = Status(
-            not reasons and not not_joined, (*reasons, *not_joined, *self._degraded.values(), *behind), views
+            not reasons and not not_joined,
+            (*reasons, *not_joined, *self._degraded.values(), *behind),
+            views,
+            self.ahead_ms,
         )
         phases = dict.fromkeys(Phase, 0)
         for view in views:

@@ -128,6 +128,7 @@ class TakeUp:
         if isinstance(begin, Stop):
             if session.resolution is not None:
                 session.resolution.refuse(InvalidField(f"the log is broken ({begin.reason}): decide about that"))
+            session.progress = begin.progress  # so that an operator sees where the states end
             self.stop(session, begin.reason)
             return
         progress = begin.progress

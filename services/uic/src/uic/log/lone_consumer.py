@@ -8,8 +8,8 @@ from typing import Any
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from uic.errors import LogUnavailable
 from uic.log.kafka_repairs import read_batches_with_uic
+from uic.log.unreachable import unreachable
 from uic.settings import MAX_BATCH_BYTES
 
 
@@ -39,6 +39,6 @@ def open_lone_consumer(
     try:
         consumer = KafkaConsumer(**dict(client) | options | more)
     except KafkaError as error:
-        raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+        raise unreachable(client, error) from error
     read_batches_with_uic(consumer, most_bytes=most_bytes)
     return consumer

@@ -21,6 +21,7 @@ from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_facts import topic_id_of
+from uic.log.unreachable import no_broker
 from uic.settings import MAX_BATCH_BYTES, KafkaSettings
 
 POLL_MS = 200
@@ -75,7 +76,7 @@ class PartitionReader:
             LogUnavailable: no answer.
             UnsuitableTopic: there is no such topic.
         """
-        with _named("no broker answers"):
+        with _named(no_broker(self._client)):
             admin = KafkaAdminClient(**self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)})
             try:
                 [found] = admin.describe_topics([self._topic])

@@ -33,9 +33,9 @@ UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_S: Final = 36_500 * UNITS["d"]
 """The time that it ends at can be written as a date."""
 EPILOG: Final = (
-    "Exit codes: 0 done; 1 refused, or no answer; 2 called wrongly; 3 a gate is closed, or the rollout is failing; "
-    "4 another command changed the record meanwhile: look again; 5 not ready within --timeout. Every subcommand may be "
-    "run again."
+    "Exit codes: 0 done; 1 refused (gc: at least one namespace), or no answer; 2 called wrongly; 3 a gate is closed, "
+    "or the rollout is failing; 4 another command changed the record meanwhile: look again; 5 not ready within "
+    "--timeout. Every subcommand may be run again."
 )
 
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         if client is not None:
             client.close()
     _show(answer, as_json=options.json, out=out)
-    return 0
+    return REFUSED if answer.refused else 0
 
 
 def seconds(text: str) -> float:
@@ -219,8 +219,11 @@ def _demands(options: argparse.Namespace) -> Demands:
 
 
 def _show(answer: Answer, *, as_json: bool, out: TextIO | None) -> None:
+    for reason in answer.refused or ():
+        print(f"rollout: {reason}", file=sys.stderr)
     if as_json:
-        print(json.dumps({**answer.view, "notes": list(answer.notes)}, indent=2), file=out)
+        refused = {} if answer.refused is None else {"refused": list(answer.refused)}
+        print(json.dumps({**answer.view, **refused, "notes": list(answer.notes)}, indent=2), file=out)
         return
     for line in _lines(answer.view):
         print(line, file=out)

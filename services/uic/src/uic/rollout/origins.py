@@ -34,7 +34,8 @@ def _log(release: Release, _: Release, path: Path, __: str) -> str:
 
 
 def _backfill(release: Release, _: Release, path: Path, __: str) -> str:
-    return f"with {_variables(release, path)}: ctr backfill --work FOLDER, then start UIC workers"
+    keeping = "--keep-ledgers SNAPSHOT --of-bundle OLD, if the log no longer reaches back (docs/runbooks/migrate.md)"
+    return f"with {_variables(release, path)}: ctr backfill --work FOLDER (and {keeping}), then start UIC workers"
 
 
 def _snapshot(release: Release, replaces: Release, path: Path, name: str) -> str:

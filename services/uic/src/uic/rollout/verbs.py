@@ -51,6 +51,8 @@ class Answer:
 
     view: dict[str, Any]
     notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] | None = None
+    """Of a subcommand that does several things: what it did not do, and why."""
 
 
 class Verbs:
@@ -242,14 +244,15 @@ class Verbs:
         return Answer(rollout_view(after, rollout), tuple(notes))
 
     def gc(self) -> Answer:
-        """Give up what was kept for long enough, and remove the namespaces that nothing needs."""
+        """Give up what was kept for long enough, and remove the namespaces that nothing needs. One that is
+        still written or read is refused; the others go all the same."""
         now_ms = self._gates.now_ms()
         record = self._desk.read()
         if record is None:
-            return Answer({"collected": []})
+            return Answer({"collected": []}, refused=())
         record = self._desk.change(lambda before: rollouts.retire(before, now_ms=now_ms, by=self._by))
         self._scorers.forget_ended()
-        collected, notes = [], []
+        collected, kept = [], []
         for rollout in record.rollouts:
             name = left_behind(record, rollout)
             if name is None and not leaves_nothing(rollout):
@@ -257,13 +260,13 @@ class Verbs:
             try:
                 removed = 0 if name is None else self._dropped(name)
             except BulkRefused as refused:
-                notes.append(f"{rollout.id}: {refused}")
+                kept.append(f"{rollout.id}: {refused}")
                 continue
             self._desk.change(
                 lambda before, one=rollout: rollouts.collect(before, one.id, now_ms=now_ms, by=self._by)  # type: ignore[misc]
             )
             collected.append({"rollout": rollout.id, "namespace": name, "keys": removed})
-        return Answer({"collected": collected, "refused": notes}, tuple(notes))
+        return Answer({"collected": collected}, refused=tuple(kept))
 
     def _dropped(self, name: str) -> int:
         """Remove a namespace, unless an earlier run has; how many keys went."""

@@ -22,7 +22,7 @@ from mimn.state import Keys, Progress, namespace
 from uic.bulk import pool
 from uic.bulk.archive import Archive, arrow_of, begin_archive, open_archive
 from uic.bulk.archiving import Archiver
-from uic.bulk.backfill_job import ARCHIVE, JOB, STATES, BackfillJob, Target, new_job, read_job
+from uic.bulk.backfill_job import ARCHIVE, JOB, KEPT, STATES, BackfillJob, Target, new_job, read_job
 from uic.bulk.commands.servers import add_loading, erasures_of, load
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
@@ -129,6 +129,8 @@ class Backfill:
         outcomes = _total(p.outcomes for p in manifest.partitions)
         rejected = _total(p.rejected for p in manifest.partitions)
         became = outcomes | {"rejected": sum(rejected.values())}
+        counted = ", ".join(f"{n} {name}" for name, n in became.items() if n)
+        of_records = f": {counted}" if counted else ""
         kept = _total(p.kept for p in manifest.partitions)
         of_ledgers = ""
         if kept:
@@ -148,8 +150,7 @@ class Backfill:
                 "kept": kept,
             },
             f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
-            f"UIC goes on from there. {records} records: {', '.join(f'{n} {name}' for name, n in became.items() if n)}"
-            f"{of_ledgers}",
+            f"UIC goes on from there. {records} records{of_records}{of_ledgers}",
         )
         return 0
 
@@ -166,21 +167,25 @@ class Backfill:
         filled = sum(size > 0 for size in sizes)
         sampled = sum(len(f.states.users) for f in folded)
         users = sampled * filled // max(len(logs), 1)
+        value, copied = sum(map(_value_bytes, folded)) // max(sampled, 1), 0
         if (kept := self._kept_ledgers(bounds)) is not None:
-            users = max(users, sum(saved.users for saved in kept.partitions))
-        value = sum(map(_value_bytes, folded)) // max(sampled, 1)
+            users = max(users, kept.users)
+            value = max(value, kept.value_bytes(self._target.bundle))
+            copied = sum(saved.bytes for saved in kept.partitions)
         report = {
             "records": records,
             "users": users,
+            "kept_users": kept.users if kept else 0,
             "store_bytes": users * (value + ENTRY_BYTES),
-            "work_bytes": users * value,
+            "work_bytes": users * value + copied,
             "fold_hours": records * seconds_a_record / max(1, options.workers) / 3600,
             "load_hours": users * value / options.bytes_per_s / 3600,
             "us_per_record": seconds_a_record * 1e6,
         }
+        of_kept = f", {kept.users:,} of them in the snapshot" if kept else ""
         self._say(
             report,
-            f"{records:,} records of about {users:,} users: {report['fold_hours']:.3f} hours to fold with "
+            f"{records:,} records of about {users:,} users{of_kept}: {report['fold_hours']:.3f} hours to fold with "
             f"{options.workers} processes ({report['us_per_record']:.1f} us of a core each), "
             f"{report['load_hours']:.3f} hours to load; about {report['store_bytes']:,} bytes in the store and "
             f"{report['work_bytes']:,} in {self._work.url}",
@@ -214,6 +219,8 @@ class Backfill:
         if job is None:
             raise BulkRefused(f"{self._work.url} holds no backfill: give the --work that it was run with")
         folder = self._work.below(STATES)
+        if not folder.exists(MANIFEST):
+            raise BulkRefused(f"the backfill of {self._work.url} is not finished: run it to its end first")
         manifest = read_manifest(folder)
         model = pool.load_model(job.bundle)
         share = min(1.0, sample / max(manifest.users, 1))
@@ -223,7 +230,7 @@ class Backfill:
             users = [u for some, _ in states_of(folder, saved) for u in some if choose.random() < share]
             if not users:
                 continue
-            records, kept = self._records(job, saved), pool.kept_partition(job, saved.partition)
+            records, kept = self._records(job, saved), pool.kept_partition(job, self._work.url, saved.partition)
             if kept is not None:
                 records = (record for record in records if kept.holds(record.key, record.offset))
             expected = expect(records, set(users), job.erased_keys(saved.partition), model.actions)
@@ -249,7 +256,8 @@ class Backfill:
 
     def _begin(self, bounds: TopicBounds) -> BackfillJob:
         """Decide what is folded, and write it down. With `--from log` the log is archived first."""
-        kept = self._kept_ledgers(bounds)
+        if (kept := self._kept_ledgers(bounds)) is not None:
+            kept.copy(self._work.below(KEPT))
         source: str = self._options.source
         if source == "log":
             archive = begin_archive(

@@ -24,6 +24,7 @@ from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.partition_reader import log_reader
 from uic.log.topic_facts import topic_facts
+from uic.log.unreachable import unreachable
 from uic.settings import KafkaSettings, read_client_settings
 
 TIMEOUT_S = 60.0
@@ -123,5 +124,5 @@ def _retention_ms(kafka: KafkaSettings) -> int | None:
         finally:
             admin.close()
     except KafkaError as error:
-        raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+        raise unreachable(kafka.client_options(), error) from error
     return facts[kafka.topic].number("retention.ms")

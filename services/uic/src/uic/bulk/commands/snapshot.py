@@ -70,7 +70,6 @@ class Snapshot:
         self._keys = Keys(self._namespace, settings.redis.prefix)
         self._store = RedisStore(settings.redis, self._keys)
         self._root = Folder(options.to)
-        self._now = datetime.now(UTC)
         self._of: str = getattr(options, "of_namespace", None) or self._namespace
 
     def create(self) -> int:
@@ -79,13 +78,14 @@ class Snapshot:
         source = snapshots.Source(
             self._namespace, self._bundle.fingerprint.hex(), self._settings.redis.prefix, kafka.topic, kafka.partitions
         )
+        now = self._stores_time()
         line = ProgressLine("saved", self._users(), "users")
-        identity = snapshots.create(self._store, source, self._root, now=self._now, after=self._after, done=line.add)
+        identity = snapshots.create(self._store, source, self._root, now=now, after=self._after, done=line.add)
         folder, manifest = snapshots.choose(self._root, self._namespace, identity)
         if self._options.verify:
-            snapshots.verify(folder, manifest, self._bundle.layout, self._now)
+            snapshots.verify(folder, manifest, self._bundle.layout, now)
         if self._options.expire:
-            self._expire()
+            self._expire(now)
         report = {"id": identity, "users": manifest.users, "bytes": sum(p.bytes for p in manifest.partitions)}
         self._say(report, f"{identity}: {report['users']} users, {report['bytes']:,} bytes in {folder.url}")
         return 0
@@ -110,15 +110,15 @@ class Snapshot:
         return 0
 
     def verify(self) -> int:
-        """Read all of a snapshot."""
+        """Read all of a snapshot. The store may be lost, so the time in the note is by this machine's clock."""
         folder, manifest = snapshots.choose(self._root, self._of, self._options.id)
-        users = snapshots.verify(folder, manifest, self._bundle.layout, self._now)
+        users = snapshots.verify(folder, manifest, self._bundle.layout, datetime.now(UTC))
         self._say({"users": users}, f"{folder.url}: {users} users, every hash and checksum is right")
         return 0
 
     def expire(self) -> int:
         """Remove expired snapshots."""
-        gone = self._expire()
+        gone = self._expire(self._stores_time())
         self._say({"removed": gone}, f"removed: {', '.join(gone) or 'none'}")
         return 0
 
@@ -153,12 +153,16 @@ class Snapshot:
         )
         return 0
 
-    def _expire(self) -> list[str]:
-        gone = snapshots.expired(snapshots.listed(self._root, self._of), self._now, self._options.days)
+    def _expire(self, now: datetime) -> list[str]:
+        gone = snapshots.expired(snapshots.listed(self._root, self._of), now, self._options.days)
         for identity in gone:
             snapshots.remove(self._root, self._of, identity)
             self._after("remove")
         return gone
+
+    def _stores_time(self) -> datetime:
+        """The time, UTC, by the one clock that all machines share: snapshots are named, and expire, by it."""
+        return datetime.fromtimestamp(self._store.time_ms() / 1000, UTC)
 
     def _users(self) -> int:
         client = self._store.client
