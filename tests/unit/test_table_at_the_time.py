@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,9 @@ def test_rows_are_chosen_by_negatives_at_the_time_and_boosting_is_no_choice(
 
 def test_figures_of_a_training_that_is_not_on_record_any_more_choose_nothing(tmp_path: Path) -> None:
     folds = {0: {"validation_auc": 0.81, "instances_sha256": None}}
-    recorded = {key: [Record("films", key, key, folds=folds)] for key in ("ours", "theirs")}
+    recorded: dict[str, Sequence[Record]] = {
+        key: [Record("films", key, key, folds=folds)] for key in ("ours", "theirs")
+    }
     measured = line("ours", 200, 0.80999, "popularity") + line("theirs", 200, 0.805, "popularity")
     measured += line("ours", 200, 0.7) + line("theirs", 200, 0.9)
     put(tmp_path / VALIDATION[0], HEAD + measured)
