@@ -26,7 +26,7 @@ from mimn.baselines import model_config
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch
 from mimn.run import TrainingSettings
-from mimn.training.checkpoint import save_best, save_checkpoint
+from mimn.training.checkpoint import Past, save_best, save_checkpoint
 from mimn.training.optimizers import Optimizers
 
 WINDOWS, EVENTS, OCCASIONS, CANDIDATES, DISTINCT, CATEGORIES = 32, 64, 12, 2, 2500, 1000
@@ -80,7 +80,7 @@ def measured(rows: int, embeddings: str, steps: int) -> dict[str, Any]:
     cpu_ms = (time.process_time() - began) * 1000 / steps
     with tempfile.TemporaryDirectory() as folder:
         save_best(model, Path(folder) / "model.safetensors")
-        save_checkpoint(Path(folder) / "checkpoint.safetensors", model, optimizers, ([], 0), "")
+        save_checkpoint(Path(folder) / "checkpoint.safetensors", model, optimizers, Past([], 0), "")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rows": rows, "cpu_ms": cpu_ms, "peak_mib": peak}
 

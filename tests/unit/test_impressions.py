@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn import run
-from mimn.calibration import Platt, Prior, Uncalibrated
+from mimn.calibration import UNCALIBRATED, Platt, Prior, Uncalibrated
 from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
 from mimn.data.split import PARTS
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds
+from mimn.export.run import facts_of
 from mimn.impressions.__main__ import main
-from mimn.impressions.calibrate import calibrate
+from mimn.impressions.calibrate import calibrate, note_long_histories
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.evaluate import evaluate
 from mimn.impressions.figures import Rows, differences, figures
+from mimn.impressions.long_histories import LongHistories
 from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
@@ -153,6 +157,35 @@ def test_calibration_says_how_many_served_states_hold_more_events_than_it_reads(
     share = round(100 * float((events > 2).mean()))
     assert f"{share} % of the validation impressions have more than the latest 2 events" in caplog.text
     (signal_run.folder / "calibration.json").unlink()
+
+
+def test_calibrate_and_export_say_that_probabilities_of_long_histories_are_wrong(
+    signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, folder)
+    config = msgspec.structs.replace(signal_run.config, windows=OccasionPlan(length=2))
+    trained = replace(signal_run, folder=folder, config=config, record=dict(signal_run.record))
+    note_long_histories(trained, Platt(slope=1.0, intercept=0.0))
+    facts_of(folder)
+    assert not caplog.records
+    note_long_histories(trained, Platt(slope=1.0, intercept=-6.0))
+    found = json.loads((folder / run.METRICS).read_text())["long_histories"]
+    assert found["more_than"] == 3
+    assert 0 < found["predicted"] < found["clicks"] / 2
+    facts_of(folder)
+    assert [one.name for one in caplog.records] == ["mimn.calibrate", "mimn.export"]
+    assert all("histories of more than 3 events, read whole: " in one.message for one in caplog.records)
+    note_long_histories(trained, UNCALIBRATED)
+    assert "long_histories" not in json.loads((folder / run.METRICS).read_text())
+
+
+def test_chance_alone_seldom_warns_of_long_histories() -> None:
+    def warns(clicks: int, predicted: float) -> bool:
+        return LongHistories(more_than=9, impressions=200, clicks=clicks, predicted=predicted).warning is not None
+
+    assert [warns(0, 3.0), warns(1, 3.0), warns(100, 199.0), warns(100, 51.0)] == [False] * 4
+    assert [warns(0, 9.0), warns(7, 80.0), warns(100, 201.0), warns(100, 49.0)] == [True] * 4
 
 
 def test_saved_probabilities_name_their_impressions(signal_run: TrainedRun) -> None:

@@ -139,6 +139,21 @@ def test_a_schedule_chosen_by_validation_lowers_the_rate_only_after_epochs_that_
     assert rates == [0.5**times for times in lowered]
 
 
+@pytest.mark.parametrize(("schedule", "lowered"), [(20, [0, 1, 2, 3]), ("auto", [0, 1, 1, 2])])
+def test_the_start_of_a_warm_run_is_an_epoch_to_beat_and_none_that_lowers_the_rate(
+    folder: Path, schedule: int | Literal["auto"], lowered: list[int]
+) -> None:
+    settings = epochs(smoke_config(folder), schedule, learning_rate=1.0, learning_rate_decay=0.5, patience=2).training
+    aucs, found = [0.6, 0.8, 0.7], []
+    for number in range(len(aucs) + 1):
+        curve = [Epoch(loss=1.0, validation={"auc": auc}, counts={}, cpu_s=0.0) for auc in aucs[:number]]
+        found.append(Schedule(settings, Measure("auc", higher_is_better=True), curve, {"auc": 0.7}))
+    assert [one.learning_rate for one in found] == [0.5**times for times in lowered]
+    assert [one.best_epoch for one in found] == [0, 0, 2, 2]
+    assert [one.last_is_best for one in found] == [False, False, True, False]
+    assert [one.over for one in found] == [False] * 4
+
+
 def taught(config: RunConfig, teachers: int, share: float = 0.5) -> RunConfig:
     training = msgspec.structs.replace(config.training, teachers=teachers, teacher_share=share)
     return msgspec.structs.replace(config, training=training)

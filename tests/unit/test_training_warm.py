@@ -285,6 +285,54 @@ def test_a_warm_run_resumes_from_its_start_and_from_no_other(
     assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
 
 
+@pytest.mark.parametrize("killed_after", [0, 1])
+def test_a_warm_run_in_which_no_epoch_is_better_keeps_its_start_and_says_so(
+    killed_after: int,
+    yesterday: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path, cache, begin = described(tmp_path, later=False), tmp_path / "cache", Start(yesterday)
+    worse = msgspec.structs.replace(configured(3), training=TrainingSettings(epochs=9, patience=2, learning_rate=0.3))
+    record = train(path, worse, tmp_path / "whole", cache=cache, start=begin)
+    assert (record["best_epoch"], record["epochs"]) == (0, 2), "patience counts from the start on"
+    assert record["from"]["validation_logloss"] == record["validation_logloss"]
+    assert record["validation_logloss"] < min(epoch["validation_logloss"] for epoch in record["curve"])
+    assert f"no epoch is better than {yesterday} on today's validation part" in caplog.text
+    old, new = (load_model(folder / run.MODEL) for folder in (yesterday, tmp_path / "whole"))
+    for name, value in old.state_dict().items():  # rows of items without an embedding are never looked up
+        assert name == "items.weight" or torch.equal(value, new.state_dict()[name]), name
+
+    real = loop.Epochs.run
+
+    def dies(epochs: loop.Epochs) -> Epoch:
+        if len(epochs.schedule.curve) == killed_after:
+            raise KeyboardInterrupt
+        return real(epochs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Epochs, "run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(path, worse, tmp_path / "run", cache=cache, start=begin)
+    resumed = train(path, worse, tmp_path / "run", cache=cache, resume=True)
+    assert (resumed["from"], resumed["best_epoch"]) == (record["from"], 0)
+    assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
+
+
+def test_a_warm_run_on_drawn_negatives_and_its_teachers_keep_their_start_if_no_epoch_is_better(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = smoke(tmp_path, {}, min_users=1)
+    first = drawn.train(config, tmp_path / "a")
+    training = msgspec.structs.replace(config.training, epochs="auto", patience=1, teachers=1, learning_rate=3.0)
+    again = msgspec.structs.replace(config, training=training)
+    record = drawn.train(again, tmp_path / "b", start=Start(tmp_path / "a"))
+    assert (record["best_epoch"], record["validation_auc"]) == (0, first["validation_auc"])
+    assert record["teachers"] == [{"seed": record["seed"] + 100, "validation_auc": first["validation_auc"]}]
+    assert caplog.text.count("no epoch is better than") == 2
+
+
 def test_a_run_that_died_before_it_noted_its_start_is_not_resumed_without_it(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -209,12 +208,13 @@ def train(
         )
         teachers = Teachers.load(taught_by, config, processes.device) if taught_by else None
         task = DrawnNegatives(config, data, ids, processes, fields, ledgers=ledgers, teachers=teachers)
-        schedule = fit(model, task, config.training, output, running, resume=resume)
+        begun = None if origin is None else origin.source.run
+        schedule = fit(model, task, config.training, output, running, resume=resume, start=begun)
         record = _record(config, data, ids, model, schedule, commit=commit)
         if taught_by:
             record["teachers"] = [{"seed": one["seed"], "validation_auc": one["validation_auc"]} for one in told]
         if origin is not None:
-            record["from"] = msgspec.to_builtins(origin.source)
+            record["from"] = origin.record(schedule.start)
         if processes.first:
             draw_curves(schedule, output / run.CURVES, config.name)
             run.write_json(output / run.METRICS, record)
@@ -300,8 +300,8 @@ def _record(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state_bytes": state_bytes(config.architecture),
         "epochs": len(curve),
-        "best_epoch": schedule.best_epoch + 1,
-        "validation_auc": curve[schedule.best_epoch].validation["auc"],
+        "best_epoch": schedule.best_epoch,
+        "validation_auc": schedule.validations[schedule.best_epoch]["auc"],
         "targets_per_cpu_s": round(targets / max(cpu_s, 1e-9), 1),
         "curve": [epoch.row() for epoch in curve],
         "evaluation": {},

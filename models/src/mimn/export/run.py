@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from mimn.export.parts import NO_RUN, ExportError, Ids, RunFacts
 from mimn.export.recurrent import export_bundle
 from mimn.export.sequence import EVENTS, export_sequence
 from mimn.impressions.config import ImpressionConfig
+from mimn.impressions.long_histories import LONG_HISTORIES, LongHistories
 from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault, calibration_of
 from mimn.nn.baselines.model import BaselineModel
@@ -36,6 +38,7 @@ from mimn.run import CONFIG, read
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
 
+log = logging.getLogger("mimn.export")
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
 
@@ -171,6 +174,10 @@ def facts_of(run: Path) -> RunFacts:
             f"{run} was trained with history = false: a served state holds events, and its model has never read one. "
             "Train it with history = true"
         )
+    if LONG_HISTORIES in training:
+        found = msgspec.convert(training[LONG_HISTORIES], LongHistories)
+        if found.warning is not None:
+            log.warning(found.warning)
     evaluated = {length: figures.get("overall") for length, figures in training.get("evaluation", {}).items()}
     told = {name: value for name, value in training.items() if name != "description"}
     return RunFacts(

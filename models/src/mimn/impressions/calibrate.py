@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from mimn import run
 from mimn.baselines import state_bytes
-from mimn.calibration import Calibration, Method, fit
+from mimn.calibration import UNCALIBRATED, Calibration, Method, fit
+from mimn.impressions.long_histories import LONG_HISTORIES, long_histories
 from mimn.impressions.trained import CALIBRATION, Scorer, TrainedRun
 from mimn.whole_file import writing
 
@@ -31,13 +33,26 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
     if trained.config.history and longer >= MANY and state_bytes(trained.config.architecture) is not None:
         log.warning(
             "%.0f %% of the validation impressions have more than the latest %d events, which are read here; a served "
-            "state has folded all: raise training.validation_length, or name a larger --length",
+            "state has folded all: name a larger --length",
             100 * longer,
             length,
         )
     fitted = calibrated(trained, method, length)
     _write(trained.folder / CALIBRATION, fitted)
+    note_long_histories(trained, fitted)
     return fitted
+
+
+def note_long_histories(trained: TrainedRun, fitted: Calibration) -> None:
+    """Write into the run's `metrics.json` what the calibrator makes of the longest histories, and warn if it is wrong
+    there. Without a calibrator a score is no probability."""
+    found = None if fitted == UNCALIBRATED else long_histories(trained, fitted)
+    trained.record.pop(LONG_HISTORIES, None)
+    if found is not None:
+        trained.record[LONG_HISTORIES] = msgspec.to_builtins(found)
+        if found.warning is not None:
+            log.warning(found.warning)
+    run.write_json(trained.folder / run.METRICS, trained.record)
 
 
 def calibrated(scorer: Scorer, method: Method, length: int) -> Calibration:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -144,7 +143,8 @@ def train(
         if origin is not None:
             origin.give(model, known.ids, fitted)
         task = LabelledImpressions(config, data, reader, processes)
-        schedule = fit(model, task, config.training, output, running, resume=resume)
+        begun = None if origin is None else origin.source.run
+        schedule = fit(model, task, config.training, output, running, resume=resume, start=begun)
         record = {
             "description": str(description.resolve()),
             "items": len(known.ids.items),
@@ -153,7 +153,7 @@ def train(
             **_record(config, data, model, schedule, commit=commit),
         }
         if origin is not None:
-            record["from"] = msgspec.to_builtins(origin.source)
+            record["from"] = origin.record(schedule.start)
         if processes.first:
             run.write_json(output / run.METRICS, record)
             (output / run.CHECKPOINT).unlink(missing_ok=True)
@@ -185,7 +185,7 @@ def grown(known: KnownIds, origin: Origin) -> KnownIds:
 def _record(
     config: ImpressionConfig, data: ImpressionData, model: ClickModel, schedule: Schedule, *, commit: str
 ) -> dict[str, Any]:
-    best = schedule.curve[schedule.best_epoch]
+    best = schedule.validations[schedule.best_epoch]
     return {
         "name": config.name,
         "dataset": data.prepared.description.name,
@@ -199,9 +199,9 @@ def _record(
         "negatives_kept": config.windows.negatives_kept,
         "impressions": {part: len(data.rows(part)) for part in PARTS},
         "epochs": len(schedule.curve),
-        "best_epoch": schedule.best_epoch + 1,
-        "validation_logloss": best.validation["logloss"],
-        "validation_auc": best.validation["auc"],
+        "best_epoch": schedule.best_epoch,
+        "validation_logloss": best["logloss"],
+        "validation_auc": best["auc"],
         "curve": [epoch.row() for epoch in schedule.curve],
         "evaluation": {},
     }

@@ -19,8 +19,14 @@ from mimn.training.optimizers import Optimizers
 from mimn.training.schedule import Epoch
 from mimn.whole_file import writing
 
-Past = tuple[list[Epoch], int]
-"""The curve so far, and the steps taken."""
+
+class Past(msgspec.Struct, frozen=True, array_like=True):
+    """What a run has done so far."""
+
+    curve: list[Epoch]
+    steps: int
+    start: dict[str, float] | None = None
+    """As `Schedule.start`."""
 
 
 def save_best(model: ClickModel, path: Path) -> None:
@@ -46,7 +52,7 @@ def load_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, data_
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            past: Past = msgspec.json.decode(metadata["past"], type=Past)
+            past = msgspec.json.decode(metadata["past"], type=Past)
             if metadata["data"] != data_sha256:
                 raise TrainingFailed(f"{path} was trained on other data: restore it, or start in another folder")
             parts = {

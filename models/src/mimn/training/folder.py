@@ -73,12 +73,11 @@ def draw_curves(schedule: Schedule, path: Path, title: str) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    name, curve = schedule.measure.name, schedule.curve
+    name, curve, validations = schedule.measure.name, schedule.curve, schedule.validations
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    epochs = range(1, len(curve) + 1)
-    left.plot(epochs, [epoch.loss for epoch in curve], marker=".")
+    left.plot(range(1, len(curve) + 1), [epoch.loss for epoch in curve], marker=".")
     left.set(title=title, xlabel="epoch", ylabel="click loss (nats)")
-    right.plot(epochs, [epoch.validation[name] for epoch in curve], marker=".", color="tab:orange")
+    right.plot(list(validations), [found[name] for found in validations.values()], marker=".", color="tab:orange")
     right.set(xlabel="epoch", ylabel=f"validation {name}")
     figure.savefig(path, dpi=100)
     pyplot.close(figure)

@@ -26,7 +26,7 @@ from mimn.config import ConfigError
 from mimn.data.batches import Batches
 from mimn.nn.model import Batch, ClickModel, Losses
 from mimn.run import TrainingSettings
-from mimn.training.checkpoint import load_checkpoint, save_best, save_checkpoint
+from mimn.training.checkpoint import Past, load_checkpoint, save_best, save_checkpoint
 from mimn.training.folder import TrainingFailed
 from mimn.training.memory import keep_freed_memory
 from mimn.training.optimizers import Optimizers
@@ -100,8 +100,11 @@ def fit(
     running: Running = ONCE,
     *,
     resume: bool = False,
+    start: str | None = None,
 ) -> Schedule:
     """Train `model` until the schedule is over. The epoch that validation chose is then in `folder` as `run.MODEL`.
+
+    `start`: the run whose weights the model has. They are epoch 0, which is kept if none is better.
 
     Raises:
         ConfigError: the model cannot be trained by several processes.
@@ -117,19 +120,26 @@ def fit(
     optimizers, schedule = Optimizers(model, settings), Schedule(settings, task.measure)
     checkpoint, steps = folder / run.CHECKPOINT, 0
     if resume and checkpoint.exists():
-        schedule.curve, steps = load_checkpoint(checkpoint, model, optimizers, task.data_sha256)
+        past = load_checkpoint(checkpoint, model, optimizers, task.data_sha256)
+        schedule.curve, schedule.start, steps = past.curve, past.start, past.steps
         log.info("resumed after epoch %d", len(schedule.curve))
     if settings.compile:
         model.compile_steps()
     epochs = Epochs(model, task, schedule, optimizers, running, steps)
     for watcher in epochs.watchers:
         watcher.begin(steps)
+    if start is not None and not schedule.curve:
+        schedule.start = task.validate(model)
+        if processes.first:
+            save_best(model, folder / run.MODEL)
+        log.info("epoch 0, the weights of %s: %s", start, figures_said(schedule.start))
     while not schedule.over:
         epoch = epochs.run()
         if processes.first:
             if schedule.last_is_best:
                 save_best(model, folder / run.MODEL)
-            save_checkpoint(checkpoint, model, optimizers, (schedule.curve, epochs.steps), task.data_sha256)
+            past = Past(schedule.curve, epochs.steps, schedule.start)
+            save_checkpoint(checkpoint, model, optimizers, past, task.data_sha256)
         log.info("epoch %d: %s", len(schedule.curve), said(epoch))
     if schedule.last_is_best:
         log.warning(
@@ -137,6 +147,13 @@ def fit(
             'training.epochs, or set epochs = "auto" to stop by validation',
             folder,
             len(schedule.curve),
+        )
+    if schedule.start is not None and schedule.best_epoch == 0:
+        log.warning(
+            "%s: no epoch is better than %s on today's validation part, so its weights are kept: train on new data "
+            "alone (of impressions by `since`), or with a lower training.learning_rate",
+            folder,
+            start,
         )
     return schedule
 
@@ -155,9 +172,14 @@ def finite(scores: NDArray[F]) -> NDArray[F]:
 
 def said(epoch: Epoch) -> str:
     """The epoch as a line of the log."""
-    figures = ", ".join(f"validation {name} {value:.5f}" for name, value in epoch.validation.items())
+    figures = figures_said(epoch.validation)
     counts = ", ".join(f"{value} {name}" for name, value in epoch.counts.items())
     return f"loss {epoch.loss:.5f}, {figures}, {counts}, {epoch.cpu_s:.1f} CPU s"
+
+
+def figures_said(validation: dict[str, float]) -> str:
+    """Figures on the validation part as a piece of such a line."""
+    return ", ".join(f"validation {name} {value:.5f}" for name, value in validation.items())
 
 
 @dataclass

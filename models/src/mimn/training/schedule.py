@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mimn.run import TrainingSettings
 
@@ -39,38 +39,49 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Schedule:
-    """The curve of a run, and what follows from it."""
+    """The curve of a run, and what follows from it. Epochs are numbered from 1; a warm run's start is epoch 0."""
 
     settings: TrainingSettings
     measure: Measure
     curve: list[Epoch] = field(default_factory=list)
+    start: dict[str, float] | None = None
+    """Of a warm run: figures on the validation part before the first step."""
 
     @property
-    def _goodness(self) -> list[float]:
+    def validations(self) -> dict[int, dict[str, float]]:
+        """Figures on the validation part, by the number of their epoch."""
+        begun = {} if self.start is None else {0: self.start}
+        return begun | {number: epoch.validation for number, epoch in enumerate(self.curve, 1)}
+
+    @property
+    def _goodness(self) -> dict[int, float]:
         sign = 1.0 if self.measure.higher_is_better else -1.0
-        return [sign * epoch.validation[self.measure.name] for epoch in self.curve]
+        return {number: sign * found[self.measure.name] for number, found in self.validations.items()}
 
     @property
     def best_epoch(self) -> int:
-        """Index in the curve of the best epoch, the first of equals."""
-        return int(np.argmax(self._goodness))
+        """Number of the best epoch, the first of equals; 0 also before there is any."""
+        goodness = self._goodness
+        return max(goodness, key=goodness.__getitem__, default=0)
 
     @property
     def last_is_best(self) -> bool:
-        """Whether the epoch that ended last is better than all before it."""
-        return self.best_epoch + 1 == len(self.curve)
+        """Whether there is an epoch after the start, and the last one is better than all before it."""
+        return 0 < self.best_epoch == len(self.curve)
 
     @property
     def over(self) -> bool:
         """Whether training ends here: all epochs done, or `patience` of them without a better one."""
         done = len(self.curve)
-        return done >= self.settings.most_epochs or (done > 0 and done - 1 - self.best_epoch >= self.settings.patience)
+        return done >= self.settings.most_epochs or done - self.best_epoch >= self.settings.patience
 
     @property
     def learning_rate(self) -> float:
         """Of the next epoch: lowered after every epoch, with `epochs = "auto"` after those that were not the best."""
         lowered = len(self.curve)
         if self.settings.epochs == "auto":
-            found = self._goodness
-            lowered -= sum(one > max(found[:at], default=-np.inf) for at, one in enumerate(found))
+            best = -math.inf
+            for number, found in self._goodness.items():
+                lowered -= number > 0 and found > best
+                best = max(best, found)
         return self.settings.learning_rate * self.settings.learning_rate_decay**lowered

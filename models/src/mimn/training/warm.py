@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -173,6 +174,11 @@ class Origin:
     def save(self, output: Path) -> None:
         """Note in the run folder `output` where it starts from, for a resumed run."""
         (output / FROM).write_bytes(msgspec.json.format(msgspec.json.encode(self.source)))
+
+    def record(self, validation: Mapping[str, float] | None) -> dict[str, Any]:
+        """What `metrics.json` says of it: the run, and the figures of its weights on today's validation part."""
+        source: dict[str, Any] = msgspec.to_builtins(self.source)
+        return source | {f"validation_{name}": value for name, value in (validation or {}).items()}
 
     def grown(self, ids: EmbeddingIds) -> EmbeddingIds:
         """The ids of both; this run's alone if its states are kept."""
