@@ -191,7 +191,7 @@ def test_the_first_page_chooses_by_negatives_at_the_time_among_the_rows_scored_s
         )
     )
     rows = [
-        model("a", 1.0, state=6144, validation=0.70),
+        model("a", 1.0, state=6064, validation=0.70),
         model("b", 2.0, state=6065, validation=0.74),
         model("c", 1.5, state=None, validation=0.73),
         model("not scored", 3.0, state=8, validation=0.9),
