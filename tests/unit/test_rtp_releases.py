@@ -531,6 +531,20 @@ def test_an_older_record_is_not_obeyed_until_a_command_changes_it() -> None:
     assert (after, world.follower.details) == ({"serving": "tiny/1"}, "")
 
 
+def test_a_new_record_is_obeyed_after_the_store_lost_the_one_in_force() -> None:
+    world = World()
+
+    async def follow() -> None:
+        await world.follow(promoted())
+        del world.store.values["uic:rollout"]
+        await world.follow()
+        await world.follow(begun())
+
+    asyncio.run(follow())
+    assert begun().revision < promoted().revision
+    assert (world.served(), world.follower.details) == ({"serving": "tiny/1"}, "")
+
+
 def test_the_record_that_was_in_force_is_obeyed_again_when_it_is_back() -> None:
     world = World()
 

@@ -90,7 +90,7 @@ class RolloutFollower:
         self._clock = clock
         self._value: bytes | None = None
         self._older: bytes | None = None
-        """The record that the store has, if it is older than the one in force."""
+        """The record that the store has, if it is older than the one in force; empty if it has none any more."""
         self._loaded: dict[rollouts.Release, Release] = {}
         self._loading: asyncio.Task[None] | None = None
         self._fields: Names = frozenset()
@@ -152,6 +152,7 @@ class RolloutFollower:
             value = (await self._store.read_many([self._key], self._timeout_s))[0]
             if value is None:
                 if self.record is not None:
+                    self._older = b""  # who begins a new record decides today, whatever its revision
                     raise CorruptRecord("it is gone from the store; the last one stays in force")
                 self._obeyed = True  # without a record, what the settings name is what should serve
             elif value == self._value:
