@@ -84,8 +84,11 @@ def test_a_floor_reads_past_rates_as_of_each_impression(shop: ImpressionData) ->
     occasions = shop.labelled.occasions("test")
     values = ValueReader(shop, configured(), ["clicks", "liked"]).of(occasions, EVERYTHING)
     assert values.rows.shape[1] == 0
+    bounds = {spec.name: spec.bounds for spec in shop.fit_fields().specs}
     for name, column in (("clicks", -2), ("liked", -1)):
-        rates = np.log(shop.rates[name][occasions.rows])
+        within = bounds[name]
+        assert within is not None
+        rates = np.clip(np.log(shop.rates[name][occasions.rows]), *within)
         assert np.corrcoef(rates, values.numbers[:, column])[0, 1] == pytest.approx(1.0, abs=1e-5), name
 
 

@@ -320,7 +320,7 @@ def test_equal_ids_do_not_make_another_data_set_the_demos(
     tmp_path: Path, events: Events, people: list[Shopper]
 ) -> None:
     """Data sets number their items from 1 on, so a film catalogue shares ids with a shop's."""
-    copy = tmp_path / "films" / Path(BUNDLE).parent.name / "1"
+    copy = tmp_path / "films" / Path(BUNDLE).parent.name / Path(BUNDLE).name
     shutil.copytree(ROOT / BUNDLE, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["training"]["dataset"] = "movielens"

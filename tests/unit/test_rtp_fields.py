@@ -209,7 +209,7 @@ def test_a_reload_while_the_state_is_read_mixes_no_two_models() -> None:
 
     before, during = asyncio.run(play())
     assert scoring.in_service.current is other
-    assert during.model is before.model is model()
+    assert during.model is before.model is model(FIELDS)
     assert during.report.events == before.report.events == 5
     np.testing.assert_array_equal(during.scores, before.scores)
 

@@ -80,8 +80,8 @@ def test_a_group_without_rows_has_no_comparison_and_its_other_folds_have_one() -
 def test_the_best_row_is_chosen_on_validation_users_among_the_accepted_sizes() -> None:
     one = of(
         floors(0.0),
-        model("a", 1.0, state=6144, validation=0.75),
-        model("b", 2.0, state=6145, validation=0.8),
+        model("a", 1.0, state=6064, validation=0.75),
+        model("b", 2.0, state=6065, validation=0.8),
         model("c", 1.5, state=None, validation=0.74),
     )
     assert one.best_on_validation(200, lambda state: state is not None and state <= 6144) == "a"
