@@ -57,9 +57,9 @@ def test_another_head_is_in_service_within_seconds_and_out_again(
         identity = running.done("start", str(running.other_head))["id"]
         running.done("wait", identity)  # RTP announces what it has loaded
         [told] = running.done("list")["rtp"]
-        assert (told["loaded"], told["refused"]) == ("tiny/1 (serving), tiny/2 (standby)", "")
+        assert (told["loaded"], told["refused"]) == ("tiny/1 (serving), tiny/1-scaled (standby)", "")
         running.done("promote", identity)
-        until(lambda: traffic.answers[-1].model == "tiny/2", "the new head answers", within_s=30)
+        until(lambda: traffic.answers[-1].model == "tiny/1-scaled", "the new head answers", within_s=30)
         assert time.monotonic() - began < 30
         running.done("rollback", identity)
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old head answers", within_s=30)
@@ -259,7 +259,7 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_is_written(
     with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
         assert "serves already" in running.rollout("start", str(running.old_bundle))[1]["error"]
         assert "no bundle at" in running.rollout("start", str(tmp_path / "nowhere"))[1]["error"]
-        broken = running.folder / "bundles/tiny/2"
+        broken = running.folder / "bundles/tiny/1-scaled"
         head = broken / "head.onnx"
         whole = head.read_bytes()
         head.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -293,9 +293,13 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
         running.other_head.rename(moved)
         assert running.closed("wait", identity) == {"loaded"}
         admin = running.rtp.admin_url
-        until(lambda: "tiny/2" in httpx.get(f"{admin}/readyz").json().get("detail", ""), "it is refused", within_s=30)
+        until(
+            lambda: "tiny/1-scaled" in httpx.get(f"{admin}/readyz").json().get("detail", ""),
+            "it is refused",
+            within_s=30,
+        )
         assert httpx.get(f"{admin}/readyz").status_code == 200
-        assert 'rtp_release_refused{bundle="tiny/2"} 1.0' in httpx.get(f"{admin}/metrics").text
+        assert 'rtp_release_refused{bundle="tiny/1-scaled"} 1.0' in httpx.get(f"{admin}/metrics").text
         status, view = running.rollout("promote", identity, "--rtp", admin)
         assert (status, view["gates"][0]["gate"]) == (3, "loaded")
         refused = httpx.post(f"{admin}/bundle/reload")
@@ -303,7 +307,7 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
         moved.rename(running.other_head)
         assert httpx.post(f"{admin}/releases/look", timeout=30).json()["refused"] == []
         running.done("promote", identity, "--rtp", admin)
-        until(lambda: traffic.answers[-1].model == "tiny/2", "the new head answers", within_s=30)
+        until(lambda: traffic.answers[-1].model == "tiny/1-scaled", "the new head answers", within_s=30)
     assert traffic.failed() == []
 
 

@@ -91,7 +91,7 @@ class Deployment:
         self.old_bundle, self.new_bundle = (root / path.parent.name / path.name for path in bundles)
         for path, copy in zip(bundles, (self.old_bundle, self.new_bundle), strict=True):
             shutil.copytree(path, copy)
-        self.other_head = with_scaled_head(root, self.old_bundle, "2", 0.5)
+        self.other_head = with_scaled_head(root, self.old_bundle, f"{self.old_bundle.name}-scaled", 0.5)
         told = {f"UIC_REDIS__{name}": value for name, value in store.items()}
         read = {f"RTP_REDIS__{name}": value for name, value in store.items()}
         at = (topics, redis.url, redis.prefix, told)
@@ -223,7 +223,7 @@ class Deployment:
             bundle = load_bundle(path)
             self._heads[key] = bundle, open_head(bundle)
         bundle, head = self._heads[key]
-        world = self.new if path.parent == self.new_bundle.parent else self.old
+        world = self.old if path in (self.old_bundle, self.other_head) else self.new
         value = self.redis.client.get(world.keys.state(partition_of(user.encode(), self.topics.partitions), user))
         assert isinstance(value, bytes)
         state = decode_state(value, bundle.fingerprint, bundle.layout, user_hash(user)).tensors
