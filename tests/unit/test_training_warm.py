@@ -51,7 +51,7 @@ FIELDS = (
 
 
 def described(folder: Path, *, later: bool, fields: str = FIELDS) -> Path:
-    """A data set; `later` it has other users, more items, more values, and other numbers."""
+    """A data set; `later` it has other users, more items, more values, other numbers and more clicks."""
     rng = np.random.default_rng(int(later))
     folder.mkdir(parents=True, exist_ok=True)
     low, high = (8, 40) if later else (1, 25)
@@ -59,7 +59,7 @@ def described(folder: Path, *, later: bool, fields: str = FIELDS) -> Path:
     events = {"u": rng.integers(1, USERS, N), "i": item, "c": item % 7, "t": T + rng.integers(0, 20 * DAY, N)}
     impressions = {
         "u": rng.integers(1, USERS, N), "i": shown, "c": shown % 7, "t": T + rng.integers(0, 20 * DAY, N),
-        "y": (rng.random(N) < 0.3).astype(int),
+        "y": (rng.random(N) < (0.6 if later else 0.3)).astype(int),
         "place": [f"p{value}" for value in rng.integers(low, high, N)],
         "tags": [f"t{a}|t{b}" for a, b in rng.integers(low, high, (N, 2))],
         "hour": rng.integers(0, 24, N),
