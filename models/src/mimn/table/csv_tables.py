@@ -42,6 +42,7 @@ QUESTIONS = {
     "sizes": "What do the sizes of a state give?",
     "memories": "Does a memory add to counters, and do counters add to a model that reads the events?",
     "longer": "What does longer training give?",
+    "short": "What does training on short histories, too, cost users with longer ones?",
 }
 """What a plan of trials asks, by the name of its record's folder."""
 
