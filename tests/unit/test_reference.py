@@ -56,7 +56,6 @@ def test_every_metric_is_found_with_its_kind_text_and_labels(module: ModuleType,
                 assert sample.labels.keys() - {"le"} == set(found[family.name + ENDINGS.get(family.type, "")].labels)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the process's own metrics are read from /proc")
 @pytest.mark.parametrize(("module", "registry"), SERVICES, ids=["uic", "rtp"])
 def test_the_metrics_of_a_process_are_named(module: ModuleType, registry: CollectorRegistry) -> None:
     families = [family for family in registry.collect() if family.name.startswith("process_")]

@@ -531,6 +531,28 @@ def test_an_older_record_is_not_obeyed_until_a_command_changes_it() -> None:
     assert (after, world.follower.details) == ({"serving": "tiny/1"}, "")
 
 
+def test_an_error_that_no_one_foresaw_is_said_and_the_next_look_follows_the_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+
+    async def follow() -> tuple[str, float]:
+        await world.follow(begun())
+        world.store.values["uic:rollout"] = encode_record(promoted())
+        with monkeypatch.context() as broken:
+            broken.setattr(world.follower, "_take_up", lambda: 1 / 0)
+            await world.follower.look()
+        said, up = world.follower.details, world.count("rtp_rollout_up")
+        await world.follow()
+        return said, up
+
+    said, up = asyncio.run(follow())
+    assert "ZeroDivisionError" in said
+    assert up == 0
+    assert (world.served(), world.follower.details) == ({"serving": "tiny-sketch/1"}, "")
+    assert world.count("rtp_rollout_up") == 1
+
+
 def test_a_new_record_is_obeyed_after_the_store_lost_the_one_in_force() -> None:
     world = World()
 

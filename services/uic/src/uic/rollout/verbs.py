@@ -72,6 +72,7 @@ class Verbs:
         self._desk = Desk(client, settings.redis.prefix)
         self._gates = Gates(client, settings, demands, sleep)
         self._scorers = Scorers(client, settings.redis.prefix)
+        self._namespaces = Namespaces(client, settings.redis.prefix)
         self._sleep = sleep
         self._clock = clock
         self._by = " ".join((f"{getpass.getuser()}@{socket.gethostname()}", *demands.options))
@@ -119,8 +120,8 @@ class Verbs:
         release, bundle = planning.read_release(path, 0)
         if generation is None:
             same = release.fingerprint == serving.fingerprint
-            # Who folds a log goes on with what is there; what is loaded needs an empty namespace.
-            occupied = () if how.reads_log else Namespaces(self._client, self._settings.redis.prefix).names()
+            # A fold of the log goes on with what is there; a load needs an empty namespace.
+            occupied = () if same or how.reads_log else self._namespaces.names()
             generation = serving.generation if same else free_generation(record, release.fingerprint, occupied)
             if record is not None and (going := record.open) is not None and going.release.manifest == release.manifest:
                 generation = going.release.generation
@@ -270,8 +271,8 @@ class Verbs:
 
     def _dropped(self, name: str) -> int:
         """Remove a namespace, unless an earlier run has; how many keys went."""
-        namespaces = Namespaces(self._client, self._settings.redis.prefix)
-        return namespaces.drop(name, force=False, after=lambda step: None) if name in namespaces.names() else 0
+        known = name in self._namespaces.names()
+        return self._namespaces.drop(name, force=False, after=lambda step: None) if known else 0
 
     # Looking
 
