@@ -107,12 +107,11 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
                 file=out,
             )
     if not options.json:
-        users, lost, repaired, left = (
-            sum(getattr(row, name) for row in found) for name in ("users", "lost", "repaired", "left")
-        )
+        users, lost, repaired = (sum(getattr(row, name) for row in found) for name in ("users", "lost", "repaired"))
+        forgotten = sum(row.left for row in found if not row.error)  # else the error says why
         print(f"{users} users, {lost} states lost, {repaired} repaired", file=out)
-        if options.repair and left:
-            print(f"{left} states are still lost: the log no longer has any event of these users", file=out)
+        if options.repair and forgotten:
+            print(f"{forgotten} states are still lost: the log no longer has any event of these users", file=out)
     return 1 if any(row.error or row.left for row in found) else 0
 
 
