@@ -24,7 +24,7 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PATHS = re.compile(r"(?!/)[\w.*@-]+(/[\w.*@-]+)*/?")
 ENDINGS = frozenset(
     ("py", "pyi", "md", "toml", "lua", "cpp", "sh", "yml", "yaml", "proto", "json", "onnx", "npy", "npz", "parquet",
-     "csv", "png", "safetensors", "bin", "txt", "properties")
+     "csv", "png", "safetensors", "bin", "txt", "properties", "log")
 )  # fmt: skip
 """File suffixes. A file named in prose is in the tree, or a program writes it: then its name is in the code."""
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(_|[a-z][A-Z])\w*")

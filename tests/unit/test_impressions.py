@@ -104,6 +104,12 @@ def test_a_field_that_is_noise_is_not(tmp_path: Path) -> None:
     assert 0.45 < result["overall"]["auc"]["value"] < 0.55
 
 
+def test_the_log_begins_with_what_is_trained(signal_run: TrainedRun) -> None:
+    record, first = signal_run.record, (signal_run.folder / run.LOG).read_text().splitlines()[0]
+    sizes = f"{record['items']} items, {record['categories']} categories, {record['parameters']} parameters"
+    assert first.endswith(f"x on {record['dataset']}: {sizes}, data {record['data_sha256'][:16]}")
+
+
 def test_a_saved_run_scores_as_before(signal_run: TrainedRun) -> None:
     again = TrainedRun.load(signal_run.folder, signal_run.folder.parent / "cache")
     first, second = (one.predict("test", 16) for one in (signal_run, again))

@@ -12,8 +12,8 @@ from mimn import metrics, run
 from mimn.config import HeadName
 from mimn.data.events import DataError
 from mimn.data.instances import MIN_HISTORY
+from mimn.data.vocabulary import KnownIds
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
-from mimn.impressions.data import KnownIds
 from mimn.run import DataSet, RunConfig
 from mimn.table import head_peers
 from mimn.table.peers import Rows

@@ -190,7 +190,7 @@ def test_a_taught_run_that_was_killed_goes_on_with_its_teachers(
             raise Interrupted
         return real(*arguments, **named)
 
-    monkeypatch.setattr("mimn.train.fit", dies)
+    monkeypatch.setattr("mimn.training.procedure.fit", dies)
     for _ in range(2):
         with pytest.raises(Interrupted):
             train.train(config, output, resume=(output / run.CONFIG).exists())
@@ -198,6 +198,13 @@ def test_a_taught_run_that_was_killed_goes_on_with_its_teachers(
     assert died == ["2", "taught again"]
     assert without_times(record) == without_times(trained_by_teachers)
     assert (output / run.MODEL).read_bytes() == (folder / "taught" / run.MODEL).read_bytes()
+
+
+def test_a_taken_folder_is_refused_before_its_teachers_are_trained(folder: Path, trained: dict[str, Any]) -> None:
+    assert trained
+    with pytest.raises(TrainingFailed, match="already holds a run"):
+        train.train(taught(smoke_config(folder), 1), folder / "whole")
+    assert not (folder / "whole" / "teachers").exists()
 
 
 def test_teachers_of_another_configuration_or_of_other_data_are_not_used(
@@ -217,10 +224,9 @@ def test_teachers_of_another_configuration_or_of_other_data_are_not_used(
 def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teachers(folder: Path) -> None:
     config = taught(epochs(smoke_config(folder), 2), 2, share=0.25)
     folders = [folder / f"taught/teachers/{i}" for i in (1, 2)]
-    teachers = Teachers.load(folders, config, torch.device("cpu"))
     data = run.load_data(config.data)
-    ids = EmbeddingIds.load(folder / "taught")
-    task = train.DrawnNegatives(config, data, ids, ALONE)
+    teachers = Teachers.load(folders, config, data.prepared, torch.device("cpu"))
+    task = train.DrawnNegatives(config, data, ALONE)
     plain = next(step.batch for step in task.steps(np.random.default_rng(3)))
     assert plain is not None
     labels = teachers.taught(plain).labels
@@ -281,7 +287,7 @@ def test_the_negatives_of_a_target_weigh_as_much_as_it(folder: Path) -> None:
     config = smoke_config(folder)
     config = msgspec.structs.replace(config, windows=msgspec.structs.replace(config.windows, negatives=3))
     data = run.load_data(config.data)
-    task = train.DrawnNegatives(config, data, data.vocabulary.embedding_ids(config.data.min_users), ALONE)
+    task = train.DrawnNegatives(config, data, ALONE)
     batches = [step.batch for step in task.steps(np.random.default_rng(0))]
     for batch in batches:
         assert batch is not None

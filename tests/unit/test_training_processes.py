@@ -105,10 +105,9 @@ def test_the_shares_of_a_batch_add_up_to_its_gradient(tmp_path: Path) -> None:
     config = run.decode_config(text.replace("negatives = 1", "negatives = 2"), "here")
     assert config.windows.negatives == 2
     data = run.load_data(config.data)
-    ids = data.vocabulary.embedding_ids(config.data.min_users)
+    task = DrawnNegatives(config, data, ALONE)
     torch.manual_seed(0)
-    model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1).double()
-    task = DrawnNegatives(config, data, ids, ALONE)
+    model = task.untrained().double()
     batch = next(iter(task._sampler.epoch(np.random.default_rng(0), 32)))
     assert batch.target_item.shape[-1] == 3
 

@@ -19,8 +19,8 @@ from mimn.data.fields import EncodedFields, FittedFields, encode_fields, fit_fie
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Impressions, Prepared
 from mimn.data.split import LEFT_OUT, PARTS
-from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, Vocabulary, places
-from mimn.impressions.data import KnownIds, field_values
+from mimn.data.vocabulary import EmbeddingIds, KnownIds, Vocabulary, places
+from mimn.impressions.data import field_values
 from mimn.nn.checkpoint import model_fields
 from mimn.nn.fields import FieldValues, ModelFields
 
@@ -74,9 +74,7 @@ def known_ids(vocabulary: Vocabulary, data: Prepared, min_users: int) -> KnownId
     often = vocabulary.embedding_ids(min_users)
     keys = data.side("item").key if data.description.fields.item else np.empty(0, np.int64)
     ids = EmbeddingIds.of(np.concatenate([often.items, keys]), often.categories)
-    own = np.arange(1, len(ids.items) + 1)
-    own = np.where(places(often.items, ids.items) >= 0, own, UNKNOWN_ROW)
-    return KnownIds(ids, np.concatenate([[UNKNOWN_ROW], own]))
+    return KnownIds.of(ids, places(often.items, ids.items) >= 0)
 
 
 def events_as_impressions(data: Prepared, train_users: NDArray[np.bool_]) -> Labelled:

@@ -12,6 +12,7 @@ import subprocess
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
@@ -342,8 +343,12 @@ def _check_trainable(path: Path, prepared: Prepared) -> None:
         )
 
 
+@cache
 def commit() -> str:
-    """The source's git commit, with `+` appended if this package's files differ from it; empty outside a checkout."""
+    """The source's git commit, with `+` appended if this package's files differ from it; empty outside a checkout.
+
+    As it is when a process first asks: the code that it runs does not change afterwards.
+    """
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:

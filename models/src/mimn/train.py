@@ -29,12 +29,10 @@ from mimn.data import windows
 from mimn.data.batches import Batches
 from mimn.data.description import weights_of
 from mimn.data.events import DataError
-from mimn.data.ledger_reads import Ledgers, ledgers_of
+from mimn.data.ledger_reads import ledgers_of
 from mimn.data.split import PARTS, Part
-from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
-from mimn.impressions.train import grown
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches
@@ -42,8 +40,9 @@ from mimn.run import DataSet, RunConfig
 from mimn.scoring import predict
 from mimn.state.actions import Actions
 from mimn.training.command import add_options, running, start_of
-from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log, logged, machine
-from mimn.training.loop import ONCE, Running, Step, finite, fit
+from mimn.training.folder import TrainingFailed, check_folder, machine
+from mimn.training.loop import ONCE, Running, Step, finite
+from mimn.training.procedure import train_run
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.teachers import FOLDER, Teachers, teacher_configs
@@ -58,40 +57,65 @@ class DrawnNegatives:
 
     measure = Measure("auc", higher_is_better=True)
     first_epoch = 0
+    curves = True
 
     def __init__(
         self,
         config: RunConfig,
         data: DataSet,
-        ids: EmbeddingIds,
         processes: Processes,
-        fields: EventFields | None = None,
         *,
-        ledgers: Ledgers | None = None,
+        origin: Origin | None = None,
         teachers: Teachers | None = None,
     ) -> None:
-        rules = data.action_rules
-        actions = Actions.of(weights_of(rules)) if rules else None
-        self._config, self._data, self._ids, self._processes = config, data, ids, processes
-        self._request = None if fields is None else fields.request
+        """`origin`: what a warm run begins with.
+
+        Raises:
+            ConfigError, DataError: the model cannot read the data's fields, or cannot begin with those weights.
+        """
+        self._config, self._data, self._processes, self._teachers = config, data, processes, teachers
+        self.prepared, rules = data.prepared, data.action_rules
+        known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
+        fitted = fit_event_fields(data.prepared, data.train_users)
+        if fitted.specs:
+            check_reads_fields(config.architecture)
+        if origin is not None:
+            known, fitted = origin.grown(known, fitted, rules)
+        self.known, self.fitted = known, fitted
+        self.hashes = f"data {data.events.sha256[:16]}, instances {data.instances.sha256[:16]}"
+        self._fields = EventFields.of(data.prepared, data.train_users, fitted) if fitted.specs else None
+        ledgers = ledgers_of(config.architecture, data.events, data.train_users, data.prepared.side("item"))
         self._table = None if ledgers is None else ledgers.table
-        self._teachers = teachers
         self._sampler = WindowSampler(
             data.events,
             data.vocabulary,
-            ids,
+            known.ids,
             data.train_users,
             config.windows,
             sketch=config.architecture.sketch,
             ledger=None if ledgers is None else ledgers.reader,
             rule=config.data.negatives,
-            actions=actions,
+            actions=Actions.of(weights_of(rules)) if rules else None,
         )
 
     @property
     def data_sha256(self) -> str:
         """Of the events, and of all that was read with them."""
         return f"{self._data.events.sha256} {self._data.prepared.sha256}"
+
+    def untrained(self) -> ClickModel:
+        """The model with weights drawn from torch's generator."""
+        config, ids = self._config.architecture, self.known.ids
+        tables = None if self._fields is None else self._fields.model(config, self.known)
+        rows = len(ids.items) + 1, len(ids.categories) + 1
+        return untrained(config, *rows, tables, self._data.action_rules)
+
+    def save(self, folder: Path) -> None:
+        """Write the meanings of fields and the ledger's table of items, if there are any."""
+        if self.fitted.specs:
+            self.fitted.save(folder)
+        if self._table is not None:
+            self._table.save(folder)
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
         """One epoch of windows with their targets."""
@@ -106,8 +130,8 @@ class DrawnNegatives:
 
     def _tensors(self, batch: windows.Batch) -> Batch:
         tensors = to_tensors(batch, auxiliary=self._config.architecture.auxiliary_loss)
-        if self._request is not None:
-            tensors = replace(tensors, request=self._request(batch.target))
+        if self._fields is not None:
+            tensors = replace(tensors, request=self._fields.request(batch.target))
         return tensors if self._teachers is None else self._teachers.taught(tensors)
 
     def validate(self, model: ClickModel) -> dict[str, float]:
@@ -116,17 +140,46 @@ class DrawnNegatives:
         sampling = instances.samplings[0]
         scores = predict(
             model,
-            self._ids,
+            self.known.ids,
             self._data.events,
             instances,
             samplings={sampling: VALIDATION_NEGATIVES},
             length=self._config.training.validation_length,
             share=self._processes.share,
-            request=self._request,
+            request=None if self._fields is None else self._fields.request,
             table=self._table,
         )[sampling]
         labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
         return {"auc": metrics.auc(labels, finite(self._processes.add_up_scores(scores)).astype(np.float64))}
+
+    def record(self, model: ClickModel, schedule: Schedule, commit: str) -> dict[str, Any]:
+        """What `metrics.json` says of the run."""
+        config, data, ids, curve = self._config, self._data, self.known.ids, schedule.curve
+        targets, cpu_s = sum(epoch.counts["targets"] for epoch in curve), sum(epoch.cpu_s for epoch in curve)
+        record: dict[str, Any] = {
+            "name": config.name,
+            "dataset": data.name,
+            "seed": config.training.seed,
+            "data_sha256": data.events.sha256,
+            "instances_sha256": data.instances.sha256,
+            "prepared_sha256": data.prepared.sha256,
+            "refused": data.prepared.meta.refused,
+            "commit": commit,
+            "machine": machine(model),
+            "items": len(ids.items),
+            "categories": len(ids.categories),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "state_bytes": state_bytes(config.architecture),
+            "epochs": len(curve),
+            "best_epoch": schedule.best_epoch,
+            "validation_auc": schedule.validations[schedule.best_epoch]["auc"],
+            "targets_per_cpu_s": round(targets / max(cpu_s, 1e-9), 1),
+            "curve": [epoch.row() for epoch in curve],
+            "evaluation": {},
+        }
+        if self._teachers is not None:
+            record["teachers"] = self._teachers.records
+        return record
 
 
 def train(
@@ -138,99 +191,43 @@ def train(
     start: Start | None = None,
     parts: Sequence[Part] = PARTS,
 ) -> dict[str, Any]:
-    """Train `config` into the folder `output` and return what `metrics.json` says.
+    """Train `config`, after its teachers, into the folder `output` and return what `metrics.json` says.
 
     `start`: the finished run whose weights this one begins with (`mimn.training.warm`). `parts`: whose instances are
     read at all.
 
     Raises:
-        ConfigError, DataError: the configuration or the data set cannot be used.
-        TrainingFailed: the folder is taken, there is nothing to resume, or the loss is not finite.
+        ConfigError, DataError, TrainingFailed: as `train_run`.
     """
-    torch.set_num_threads(1)
-    processes, resolved, commit = running.processes, config.to_toml(), run.commit()
-    with processes.first_alone():
-        if processes.first:
-            check_folder(output, config, resume=resume)
-    taught_by = _teachers(config, output, running, start, parts) if config.training.teachers else []
-    with processes.first_alone():
-        origin = Origin.of(output, start, resume=resume)
-        if origin is not None:
-            origin.check(config.architecture)
+    taught_by, processes = _teachers(config, output, running, start, parts, resume=resume), running.processes
+
+    def load(origin: Origin | None) -> DrawnNegatives:
         data = run.load_data(config.data, parts)
         if not len(data.instances.of("validation")):
             raise DataError(
                 f"no validation user of {data.name} has a target with enough history: the data set has too few "
                 "users to choose an epoch by"
             )
-        told = [json.loads((folder / run.METRICS).read_text("utf-8")) for folder in taught_by]
-        if any(one["prepared_sha256"] != data.prepared.sha256 for one in told):
-            raise TrainingFailed(f"the teachers of {output} were trained on other data: choose another folder")
-        known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
-        fitted = fit_event_fields(data.prepared, data.train_users)
-        if fitted.specs:
-            check_reads_fields(config.architecture)
-        if origin is not None:
-            origin.check_actions(data.action_rules)
-            known, fitted = grown(known, origin), origin.grown_fields(fitted)
-        ids, fields = known.ids, None
-        if fitted.specs:
-            fields = EventFields.of(data.prepared, data.train_users, fitted)
-        ledgers = ledgers_of(config.architecture, data.events, data.train_users, data.prepared.side("item"))
-        if processes.first:
-            output.mkdir(parents=True, exist_ok=True)
-            if origin is not None:
-                origin.save(output)
-            ids.save(output)
-            if fitted.specs:
-                fitted.save(output)
-            if ledgers is not None:
-                ledgers.table.save(output)
-            run.write_text(output / run.CONFIG, resolved)  # last: it says that there is a run to resume
-    with logged(output, file=processes.first):
-        torch.manual_seed(config.training.seed)
-        tables = None if fields is None else fields.model(config.architecture, known)
-        model = untrained(
-            config.architecture, len(ids.items) + 1, len(ids.categories) + 1, tables, actions=data.action_rules
-        )
-        if origin is not None:
-            origin.give(model, ids, fitted)
-        data.prepared.say_refused(log)
-        log.info(
-            "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
-            config.name,
-            data.name,
-            len(ids.items),
-            len(ids.categories),
-            sum(parameter.numel() for parameter in model.parameters()),
-            data.events.sha256[:16],
-            data.instances.sha256[:16],
-        )
-        teachers = Teachers.load(taught_by, config, processes.device) if taught_by else None
-        task = DrawnNegatives(config, data, ids, processes, fields, ledgers=ledgers, teachers=teachers)
-        begun = None if origin is None else origin.source.run
-        schedule = fit(model, task, config.training, output, running, resume=resume, start=begun)
-        record = _record(config, data, ids, model, schedule, commit=commit)
-        if taught_by:
-            record["teachers"] = [{"seed": one["seed"], "validation_auc": one["validation_auc"]} for one in told]
-        if origin is not None:
-            record["from"] = origin.record(schedule.start)
-        if processes.first:
-            draw_curves(schedule, output / run.CURVES, config.name)
-            run.write_json(output / run.METRICS, record)
-            (output / run.CHECKPOINT).unlink(missing_ok=True)
-        return record
+        teachers = Teachers.load(taught_by, config, data.prepared, processes.device) if taught_by else None
+        return DrawnNegatives(config, data, processes, origin=origin, teachers=teachers)
+
+    return train_run(config, output, load, running, resume=resume, start=start)
 
 
 def _teachers(
-    config: RunConfig, output: Path, running: Running, start: Start | None, parts: Sequence[Part]
+    config: RunConfig, output: Path, running: Running, start: Start | None, parts: Sequence[Part], *, resume: bool
 ) -> list[Path]:
-    """The finished runs of the teachers, trained or resumed where they are not finished.
+    """The finished runs of the teachers of the run in `output`, trained or resumed where they are not finished.
 
     Raises:
-        TrainingFailed: a finished one is of another configuration.
+        TrainingFailed: a finished one is of another configuration, or the run that they teach cannot go on.
     """
     configs = teacher_configs(config)
+    if not configs:
+        return []
+    with running.processes.first_alone():
+        if running.processes.first:
+            check_folder(output, config, resume=resume)  # as `train_run` does, but before teachers take hours
     folders = [output / FOLDER / str(i + 1) for i in range(len(configs))]
     # What there is, as the first process finds it: it may have begun a run before another process looks.
     there = torch.zeros(len(folders), 2, device=running.processes.device)
@@ -278,34 +275,6 @@ def to_touches(batch: windows.SketchBatch) -> Touches:
         now=torch.from_numpy(batch.target_time),
         weights=None if batch.weight is None else torch.from_numpy(batch.weight),
     )
-
-
-def _record(
-    config: RunConfig, data: DataSet, ids: EmbeddingIds, model: ClickModel, schedule: Schedule, *, commit: str
-) -> dict[str, Any]:
-    curve = schedule.curve
-    targets, cpu_s = sum(epoch.counts["targets"] for epoch in curve), sum(epoch.cpu_s for epoch in curve)
-    return {
-        "name": config.name,
-        "dataset": data.name,
-        "seed": config.training.seed,
-        "data_sha256": data.events.sha256,
-        "instances_sha256": data.instances.sha256,
-        "prepared_sha256": data.prepared.sha256,
-        "refused": data.prepared.meta.refused,
-        "commit": commit,
-        "machine": machine(model),
-        "items": len(ids.items),
-        "categories": len(ids.categories),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "state_bytes": state_bytes(config.architecture),
-        "epochs": len(curve),
-        "best_epoch": schedule.best_epoch,
-        "validation_auc": schedule.validations[schedule.best_epoch]["auc"],
-        "targets_per_cpu_s": round(targets / max(cpu_s, 1e-9), 1),
-        "curve": [epoch.row() for epoch in curve],
-        "evaluation": {},
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:

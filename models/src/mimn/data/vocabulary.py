@@ -1,7 +1,8 @@
 """The ids that a model knows, taken from train users alone, and their rows in an embedding table.
 
 `Vocabulary` counts everything that train users touched; `EmbeddingIds` are the ids that get a row of their own. All
-other ids share the unknown row 0, in training as in serving (`mimn.bundle.vocabulary` has the same rule).
+other ids share the unknown row 0, in training as in serving (`mimn.bundle.vocabulary` has the same rule). An item may
+have a row for its fields and still share the unknown item's embedding: `KnownIds`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,28 @@ class EmbeddingIds:
             return cls(*arrays)
         except ValueError as error:
             raise DataError(f"{folder}: {error}") from error
+
+
+@dataclass(frozen=True)
+class KnownIds:
+    """The ids that have rows, and which of the items have an embedding of their own."""
+
+    ids: EmbeddingIds
+    """Items that training showed often enough, and those that have a row for another reason: values of fields, members,
+    a past rate."""
+    embedding_rows: NDArray[np.int64]
+    """[items + 1]: by row, the row of the embedding; `UNKNOWN_ROW` where training showed too little."""
+
+    @classmethod
+    def of(cls, ids: EmbeddingIds, own: NDArray[np.bool_]) -> KnownIds:
+        """`own`: which of the items have an embedding of their own. [items]"""
+        rows = np.where(own, np.arange(1, len(own) + 1), UNKNOWN_ROW)
+        return cls(ids, np.concatenate([[UNKNOWN_ROW], rows]))
+
+    def own(self, items: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which items have an embedding of their own. [n] → [n]"""
+        found: NDArray[np.bool_] = self.embedding_rows[self.ids.item_rows(items)] != UNKNOWN_ROW
+        return found
 
 
 class TwoCategories(DataError):

@@ -31,7 +31,7 @@ from mimn.data.preparation import prepare
 from mimn.data.prepared import Prepared
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.touches import addresses_of
-from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places
+from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, KnownIds, places
 from mimn.impressions.config import ImpressionConfig
 from mimn.nn.fields import FieldValues, ItemMembers
 from mimn.nn.model import Batch
@@ -42,17 +42,6 @@ Ints = NDArray[np.int64]
 POSITION_HIDDEN = 0.1
 """Share of the training occasions whose training-only fields are hidden, so that their missing rows are trained: those
 are what serving reads."""
-
-
-@dataclass(frozen=True)
-class KnownIds:
-    """The ids that have rows, and which of the items have an embedding of their own."""
-
-    ids: EmbeddingIds
-    """Items that training showed often enough, all of the table `[items]` if items have fields, all that have members,
-    and all with a past rate."""
-    embedding_rows: Ints
-    """[items + 1]: by row, the row of the embedding; `UNKNOWN_ROW` where training showed too little."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,11 @@ class ImpressionData:
         return np.flatnonzero(self.labelled.part == PARTS.index(part))
 
     def known_ids(self, min_count: int) -> KnownIds:
-        """The vocabulary, counted on the train part."""
+        """The vocabulary, counted on the train part.
+
+        Items that it showed often enough have an embedding. All of the table `[items]` if items have fields, all that
+        have members, and all with a past rate have a row as well.
+        """
         events, shown, train = self.labelled.events, self.labelled.impressions, self.rows("train")
         split = self.prepared.description.split
         if isinstance(split, TimeSplit):
@@ -104,9 +97,7 @@ class ImpressionData:
             keys = np.concatenate([keys, shown.item_id[train]])
         categories = np.concatenate([events.category_id[past], shown.category_id[train]])
         ids = EmbeddingIds.of(np.concatenate([often, keys]), categories)
-        own = np.arange(1, len(ids.items) + 1)
-        own = np.where(places(often, ids.items) >= 0, own, UNKNOWN_ROW)
-        return KnownIds(ids, np.concatenate([[UNKNOWN_ROW], own]))
+        return KnownIds.of(ids, places(often, ids.items) >= 0)
 
     @cached_property
     def past_rates(self) -> PastRates:

@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from mimn import metrics, run
+from mimn import metrics
 from mimn.calibration import Prior
 from mimn.data.batches import Batches
 from mimn.data.description import read_description
 from mimn.data.labelled import OccasionBatch, OccasionSampler
 from mimn.data.split import PARTS, Part
-from mimn.data.vocabulary import UNKNOWN_ROW
 from mimn.impressions.config import ImpressionConfig
-from mimn.impressions.data import ImpressionData, ImpressionReader, KnownIds
+from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.scoring import predict
 from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.model import ClickModel
-from mimn.training.folder import TrainingFailed, check_folder, log, logged, machine
-from mimn.training.loop import ONCE, Running, Step, finite, fit
+from mimn.training.folder import TrainingFailed, machine
+from mimn.training.loop import ONCE, Running, Step, finite
+from mimn.training.procedure import train_run
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.warm import Origin, Start
@@ -42,12 +42,31 @@ class LabelledImpressions:
 
     measure = Measure("logloss", higher_is_better=False)
     first_epoch = 1
+    curves = False
 
     def __init__(
-        self, config: ImpressionConfig, data: ImpressionData, reader: ImpressionReader, processes: Processes
+        self,
+        description: Path,
+        config: ImpressionConfig,
+        data: ImpressionData,
+        processes: Processes,
+        origin: Origin | None = None,
     ) -> None:
+        """`description`: the file that describes the data. `origin`: what a warm run begins with.
+
+        Raises:
+            ConfigError, DataError: the model cannot read the data, or cannot begin with those weights.
+        """
+        self._description, self._config, self._data, self._processes = description, config, data, processes
+        self.prepared = data.prepared
+        config.check_against(data.prepared.description)
+        known, fitted = data.known_ids(config.min_count), data.fit_fields()
+        if origin is not None:
+            known, fitted = origin.grown(known, fitted, data.prepared.description.action_rules)
+        self.known, self.fitted = known, fitted
+        self.hashes = f"data {data.sha256[:16]}"
+        self._reader = ImpressionReader(data, known.ids, fitted, config)
         plan = config.windows
-        self._config, self._reader, self._processes = config, reader, processes
         self._sampler = OccasionSampler(
             data.labelled.occasions("train", history=config.history),
             plan.length,
@@ -56,6 +75,26 @@ class LabelledImpressions:
         )
         self._validation = data.labelled.occasions("validation", history=config.history)
         self.data_sha256 = f"{data.sha256} {data.prepared.sha256}"
+
+    def untrained(self) -> ClickModel:
+        """The model with weights drawn from torch's generator; a head without a tower begins at the base rate."""
+        config, data, known, specs = self._config, self._data, self.known, self.fitted.specs
+        fields, members = None, data.item_members(known)
+        if specs or members is not None:
+            rows = torch.from_numpy(known.embedding_rows)
+            fields = model_fields(config.architecture, specs, self._reader.item_values(), rows, members)
+        rules = data.prepared.description.action_rules
+        rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
+        model = untrained(config.architecture, *rows_of, fields, rules)
+        start_at_base_rate(model, data, config.windows.negatives_kept)
+        return model
+
+    def save(self, folder: Path) -> None:
+        """Write the description, the meanings of fields and, if a ledger reads them, the members of items."""
+        shutil.copyfile(self._description, folder / DESCRIPTION)
+        self.fitted.save(folder)
+        if self._reader.member_index is not None:
+            self._reader.member_index.save(folder)
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
         """One epoch of windows with their impressions."""
@@ -80,6 +119,33 @@ class LabelledImpressions:
         corrected = Prior(self._config.windows.negatives_kept).apply(scores)
         return {"logloss": metrics.logloss(labels, corrected), "auc": metrics.auc(labels, scores)}
 
+    def record(self, model: ClickModel, schedule: Schedule, commit: str) -> dict[str, Any]:
+        """What `metrics.json` says of the run."""
+        config, data, best = self._config, self._data, schedule.validations[schedule.best_epoch]
+        return {
+            "description": str(self._description.resolve()),
+            "items": len(self.known.ids.items),
+            "categories": len(self.known.ids.categories),
+            "fields": [spec.name for spec in self.fitted.specs],
+            "name": config.name,
+            "dataset": data.prepared.description.name,
+            "seed": config.training.seed,
+            "data_sha256": data.sha256,
+            "prepared_sha256": data.prepared.sha256,
+            "refused": data.prepared.meta.refused,
+            "commit": commit,
+            "machine": machine(model),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "negatives_kept": config.windows.negatives_kept,
+            "impressions": {part: len(data.rows(part)) for part in PARTS},
+            "epochs": len(schedule.curve),
+            "best_epoch": schedule.best_epoch,
+            "validation_logloss": best["logloss"],
+            "validation_auc": best["auc"],
+            "curve": [epoch.row() for epoch in schedule.curve],
+            "evaluation": {},
+        }
+
 
 def train(
     description: Path,
@@ -98,66 +164,16 @@ def train(
     `start`: the finished run whose weights this one begins with (`mimn.training.warm`).
 
     Raises:
-        ConfigError, DataError: the configuration or the data set cannot be used; nothing is written then.
-        TrainingFailed: the folder is taken, there is nothing to resume, or the loss is not finite.
+        ConfigError, DataError, TrainingFailed: as `train_run`.
     """
-    torch.set_num_threads(1)
-    processes, resolved, commit = running.processes, config.to_toml(), run.commit()
-    with processes.first_alone():
-        if processes.first:
-            check_folder(output, config, resume=resume)
-            if resume and read_description(description) != read_description(output / DESCRIPTION):
-                raise TrainingFailed(f"{description} differs from {output / DESCRIPTION}: resume with that description")
-        origin = Origin.of(output, start, resume=resume)
-        if origin is not None:
-            origin.check(config.architecture)
+
+    def load(origin: Origin | None) -> LabelledImpressions:
+        if resume and read_description(description) != read_description(output / DESCRIPTION):
+            raise TrainingFailed(f"{description} differs from {output / DESCRIPTION}: resume with that description")
         data = ImpressionData.load(description, cache, parts)
-        config.check_against(data.prepared.description)
-        known, fitted = data.known_ids(config.min_count), data.fit_fields()
-        if origin is not None:
-            origin.check_actions(data.prepared.description.action_rules)
-            known, fitted = grown(known, origin), origin.grown_fields(fitted)
-        reader = ImpressionReader(data, known.ids, fitted, config)
-        torch.manual_seed(config.training.seed)
-        fields, members = None, data.item_members(known)
-        if fitted.specs or members is not None:
-            rows = torch.from_numpy(known.embedding_rows)
-            fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows, members)
-        rules = data.prepared.description.action_rules
-        rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
-        model = untrained(config.architecture, *rows_of, fields, rules)
-        start_at_base_rate(model, data, config.windows.negatives_kept)
-        if processes.first:
-            output.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(description, output / DESCRIPTION)
-            known.ids.save(output)
-            fitted.save(output)
-            if reader.member_index is not None:
-                reader.member_index.save(output)
-            if origin is not None:
-                origin.save(output)
-            # Last: it says that there is a run to resume, with all that it began with.
-            run.write_text(output / run.CONFIG, resolved)
-    with logged(output, file=processes.first):
-        data.prepared.say_refused(log)
-        if origin is not None:
-            origin.give(model, known.ids, fitted)
-        task = LabelledImpressions(config, data, reader, processes)
-        begun = None if origin is None else origin.source.run
-        schedule = fit(model, task, config.training, output, running, resume=resume, start=begun)
-        record = {
-            "description": str(description.resolve()),
-            "items": len(known.ids.items),
-            "categories": len(known.ids.categories),
-            "fields": [spec.name for spec in fitted.specs],
-            **_record(config, data, model, schedule, commit=commit),
-        }
-        if origin is not None:
-            record["from"] = origin.record(schedule.start)
-        if processes.first:
-            run.write_json(output / run.METRICS, record)
-            (output / run.CHECKPOINT).unlink(missing_ok=True)
-        return record
+        return LabelledImpressions(description, config, data, running.processes, origin)
+
+    return train_run(config, output, load, running, resume=resume, start=start)
 
 
 def start_at_base_rate(model: ClickModel, data: ImpressionData, negatives_kept: float) -> None:
@@ -168,40 +184,3 @@ def start_at_base_rate(model: ClickModel, data: ImpressionData, negatives_kept: 
     for part in model.modules():
         if isinstance(part, FieldTop):
             part.start_at(float(np.log(clicks / (negatives_kept * others))))
-
-
-def grown(known: KnownIds, origin: Origin) -> KnownIds:
-    """The ids of the new data and of the run that is started from; an item that had its own embedding keeps it. If the
-    run's states are kept, its ids and embeddings alone."""
-    ids = origin.grown(known.ids)
-    if origin.source.keep_state:
-        return KnownIds(ids, origin.embedding_rows)
-    own = known.embedding_rows[known.ids.item_rows(ids.items)] != UNKNOWN_ROW
-    own |= origin.own_embedding(ids)
-    rows = np.where(own, np.arange(1, len(own) + 1), UNKNOWN_ROW)
-    return KnownIds(ids, np.concatenate([[UNKNOWN_ROW], rows]))
-
-
-def _record(
-    config: ImpressionConfig, data: ImpressionData, model: ClickModel, schedule: Schedule, *, commit: str
-) -> dict[str, Any]:
-    best = schedule.validations[schedule.best_epoch]
-    return {
-        "name": config.name,
-        "dataset": data.prepared.description.name,
-        "seed": config.training.seed,
-        "data_sha256": data.sha256,
-        "prepared_sha256": data.prepared.sha256,
-        "refused": data.prepared.meta.refused,
-        "commit": commit,
-        "machine": machine(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "negatives_kept": config.windows.negatives_kept,
-        "impressions": {part: len(data.rows(part)) for part in PARTS},
-        "epochs": len(schedule.curve),
-        "best_epoch": schedule.best_epoch,
-        "validation_logloss": best["logloss"],
-        "validation_auc": best["auc"],
-        "curve": [epoch.row() for epoch in schedule.curve],
-        "evaluation": {},
-    }

@@ -29,8 +29,8 @@ from mimn.config import ConfigError, HeadName, MimnConfig
 from mimn.data.events import DataError
 from mimn.data.instances import MIN_HISTORY, Instances, target_rows
 from mimn.data.split import PARTS
+from mimn.data.vocabulary import KnownIds
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
-from mimn.impressions.data import KnownIds
 from mimn.nn.checkpoint import untrained
 from mimn.nn.fields import FieldValues, ModelFields
 from mimn.nn.model import Batch, ClickModel

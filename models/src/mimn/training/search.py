@@ -11,7 +11,7 @@ A search space is a TOML file:
     choices = ["mlp", "deepfm"]
 
 Each value must make a configuration with the other settings of the base. A trial is a run whose data has no test part
-(`parts` of both trainers): no code of a trial can read a test label. The study is a journal file of optuna; a search
+(`parts` of both tasks): no code of a trial can read a test label. The study is a journal file of optuna; a search
 that was killed goes on with the trial that it was in, from its last epoch.
 """
 

@@ -8,17 +8,21 @@ Distillation" (CIKM 2020).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
 from mimn import run
+from mimn.data.prepared import Prepared
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import Batch, ClickModel
 from mimn.run import RunConfig
+from mimn.training.folder import TrainingFailed
 
 FOLDER = "teachers"
 """In the run folder: a run for each teacher."""
@@ -45,14 +49,26 @@ class Teachers:
     share: float
     """Of the labels that are learned from: how much the teachers say, the rest the data."""
     device: torch.device
+    records: Sequence[dict[str, Any]]
+    """What the taught model's `metrics.json` says of each."""
 
     @classmethod
-    def load(cls, folders: Iterable[Path], config: RunConfig, device: torch.device) -> Teachers:
-        """From their finished runs."""
+    def load(cls, folders: Sequence[Path], config: RunConfig, data: Prepared, device: torch.device) -> Teachers:
+        """From their finished runs, which must be on `data`.
+
+        Raises:
+            TrainingFailed: they are not.
+        """
+        told = [json.loads((folder / run.METRICS).read_text("utf-8")) for folder in folders]
+        if any(one["prepared_sha256"] != data.sha256 for one in told):
+            raise TrainingFailed(
+                f"the teachers of {folders[0].parents[1]} were trained on other data: choose another folder"
+            )
         models = [load_model(folder / run.MODEL).eval().to(device) for folder in folders]
         for model in models if config.training.compile else ():
             model.compile_steps()
-        return cls(models, config.training.teacher_share, device)
+        records = [{"seed": one["seed"], "validation_auc": one["validation_auc"]} for one in told]
+        return cls(models, config.training.teacher_share, device, records)
 
     def taught(self, batch: Batch) -> Batch:
         """The batch with labels between the data's and the teachers' probability, that of their mean logit."""

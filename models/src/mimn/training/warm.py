@@ -37,7 +37,7 @@ from mimn.config import ConfigError
 from mimn.data.description import ActionRules
 from mimn.data.events import DataError
 from mimn.data.fields import FILE, FittedFields
-from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places
+from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, KnownIds, places
 from mimn.nn.checkpoint import described
 from mimn.nn.fields import table_key
 from mimn.nn.model import ClickModel
@@ -83,10 +83,8 @@ class Origin:
     source: From
     config: ModelConfig
     actions: ActionRules
-    ids: EmbeddingIds
+    known: KnownIds
     fitted: FittedFields
-    embedding_rows: Ints
-    """[items + 1]: by row, the row of the item's embedding (`mimn.nn.fields.ModelFields`)."""
 
     @classmethod
     def of(cls, output: Path, start: Start | None, *, resume: bool) -> Origin | None:
@@ -135,7 +133,7 @@ class Origin:
         except (OSError, SafetensorError, KeyError, ValueError, ConfigError, DataError) as error:
             raise TrainingFailed(f"{folder} cannot be started from ({error}): name another run by --from") from error
         source = From(run=str(folder.resolve()), model_sha256=sha256, keep_state=start.keep_state)
-        return cls(source, known.config, known.actions, ids, fitted, rows)
+        return cls(source, known.config, known.actions, KnownIds(ids, rows), fitted)
 
     def check(self, config: ModelConfig) -> None:
         """Whether a model of `config` can begin with these weights.
@@ -159,18 +157,6 @@ class Origin:
                 "'fm' can start another one, 'fnn'"
             )
 
-    def check_actions(self, rules: ActionRules) -> None:
-        """Whether the data set's actions mean what they meant.
-
-        Raises:
-            ConfigError: they do not.
-        """
-        if dict(rules) != dict(self.actions):
-            raise ConfigError(
-                f"[actions] {dict(rules)} is not what {self.source.run} was trained with, {dict(self.actions)}: "
-                "restore it, or train without --from"
-            )
-
     def save(self, output: Path) -> None:
         """Note in the run folder `output` where it starts from, for a resumed run."""
         (output / FROM).write_bytes(msgspec.json.format(msgspec.json.encode(self.source)))
@@ -180,24 +166,30 @@ class Origin:
         source: dict[str, Any] = msgspec.to_builtins(self.source)
         return source | {f"validation_{name}": value for name, value in (validation or {}).items()}
 
-    def grown(self, ids: EmbeddingIds) -> EmbeddingIds:
-        """The ids of both; this run's alone if its states are kept."""
-        if self.source.keep_state:
-            return self.ids
-        items, categories = (self.ids.items, ids.items), (self.ids.categories, ids.categories)
-        return EmbeddingIds.of(np.concatenate(items), np.concatenate(categories))
+    def grown(self, known: KnownIds, fitted: FittedFields, rules: ActionRules) -> tuple[KnownIds, FittedFields]:
+        """What the new data knows and what this run knew: ids, and what values of fields mean. `rules`: of its actions.
 
-    def own_embedding(self, ids: EmbeddingIds) -> NDArray[np.bool_]:
-        """Which of the items `ids` had an embedding of their own. → [items]"""
-        own: NDArray[np.bool_] = self.embedding_rows[self.ids.item_rows(ids.items)] != UNKNOWN_ROW
-        return own
-
-    def grown_fields(self, fitted: FittedFields) -> FittedFields:
-        """What the fields of the new data mean: their values and those known before, numbers as before.
+        An item that had an embedding of its own keeps it. If this run's states are kept, its ids and embeddings stay
+        alone. Values of fields are added to those known before; numbers keep their meaning.
 
         Raises:
-            ConfigError: the fields are others, or a field's kind or its number of buckets is.
+            ConfigError: the data set's actions, its fields, a field's kind or its number of buckets are others.
         """
+        if dict(rules) != dict(self.actions):
+            raise ConfigError(
+                f"[actions] {dict(rules)} is not what {self.source.run} was trained with, {dict(self.actions)}: "
+                "restore it, or train without --from"
+            )
+        return self._grown_ids(known), self._grown_fields(fitted)
+
+    def _grown_ids(self, known: KnownIds) -> KnownIds:
+        if self.source.keep_state:
+            return self.known
+        items, categories = (self.known.ids.items, known.ids.items), (self.known.ids.categories, known.ids.categories)
+        ids = EmbeddingIds.of(np.concatenate(items), np.concatenate(categories))
+        return KnownIds.of(ids, known.own(ids.items) | self.known.own(ids.items))
+
+    def _grown_fields(self, fitted: FittedFields) -> FittedFields:
         before, now = ([spec.name for spec in one.specs] for one in (self.fitted, fitted))
         if before != now:
             raise ConfigError(
@@ -261,9 +253,9 @@ class Origin:
 
     def _rows(self, ids: EmbeddingIds, fitted: FittedFields) -> tuple[dict[str, Ints], dict[str, str]]:
         """By table, the old row that each row begins as; and the tables that start over, with their fields' names."""
-        items, categories = self.ids.item_rows(ids.items), self.ids.category_rows(ids.categories)
+        items, categories = self.known.ids.item_rows(ids.items), self.known.ids.category_rows(ids.categories)
         rows = {
-            "items.weight": np.concatenate([[UNKNOWN_ROW], self.embedding_rows[items]]),
+            "items.weight": np.concatenate([[UNKNOWN_ROW], self.known.embedding_rows[items]]),
             "categories.weight": np.concatenate([[UNKNOWN_ROW], categories]),
         }
         old = {spec.name: spec for spec in self.fitted.specs}
