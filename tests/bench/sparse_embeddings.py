@@ -25,9 +25,9 @@ import torch
 from mimn.baselines import model_config
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch
-from mimn.run import TrainingSettings
 from mimn.training.checkpoint import Past, save_best, save_checkpoint
 from mimn.training.optimizers import Optimizers
+from mimn.training.settings import TrainingSettings
 
 WINDOWS, EVENTS, OCCASIONS, CANDIDATES, DISTINCT, CATEGORIES = 32, 64, 12, 2, 2500, 1000
 WARM, STEPS = 5, 40

@@ -26,8 +26,10 @@ from localstack.shoppers import Shopper
 from mimn import run
 from mimn.bundle import load_bundle
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.data_set import load_data
 from mimn.impressions.trained import TrainedRun
 from mimn.nn.checkpoint import load_model
+from mimn.run_config import read_config
 from mimn.scoring import predict
 from support import foreign_shop
 from support.folded_log import FoldedLog, folded_stack
@@ -173,7 +175,7 @@ def test_drawn_negatives_from_a_foreign_layout_to_served_scores(
     ctr(tmp_path, "export", "--run", tmp_path / "run", "--output", tmp_path, "--name", "shop", "--version", "1")
 
     monkeypatch.setenv("CTR_CACHE", str(tmp_path / "cache"))
-    data = run.load_data(run.read_config(tmp_path / "run" / run.CONFIG).data)
+    data = load_data(read_config(tmp_path / "run" / run.CONFIG).data)
     test = data.instances.of("test", "A")
     test = test.select(np.arange(len(test)) < ASKED)
     scores = predict(

@@ -22,7 +22,7 @@ from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.train import train
 from mimn.impressions.trained import TrainedRun
-from mimn.run import DataSettings, RunConfig
+from mimn.run_config import DataSettings, RunConfig
 from support.impression_log import context, graded, made
 
 DESCRIBED = """

@@ -13,7 +13,8 @@ import pytest
 
 from mimn.data.__main__ import main
 from mimn.data.events import DataError
-from mimn.run import DataSettings, load_data
+from mimn.data_set import load_data
+from mimn.run_config import DataSettings
 
 T = 1_600_000_000
 TOML = """

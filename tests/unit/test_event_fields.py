@@ -13,9 +13,10 @@ from mimn import evaluate, run, train
 from mimn.baselines import model_config
 from mimn.config import ConfigError
 from mimn.data.instances import build_instances, target_rows
+from mimn.data_set import DataSet, load_data
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
 from mimn.nn.checkpoint import load_model
-from mimn.run import DataSet, RunConfig
+from mimn.run_config import RunConfig, decode_config
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -31,14 +32,14 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(described: Path) -> RunConfig:
     text = datasets.SMOKE.read_text("utf-8").replace("models/datasets/synthetic.toml", str(described))
-    config = run.decode_config(text, "test")
+    config = decode_config(text, "test")
     training = msgspec.structs.replace(config.training, epochs=2)
     return msgspec.structs.replace(config, model=POOLING, training=training)
 
 
 @pytest.fixture(scope="module")
 def data(config: RunConfig) -> DataSet:
-    return run.load_data(config.data)
+    return load_data(config.data)
 
 
 def fields_of(data: DataSet) -> EventFields:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mimn import run
+from mimn import config_file, run
 from mimn.calibration import UNCALIBRATED, Platt, Prior, Uncalibrated
 from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
@@ -39,8 +39,8 @@ from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import load_model
-from mimn.run import TrainingSettings
 from mimn.training.folder import TrainingFailed
+from mimn.training.settings import TrainingSettings
 from support import skips
 from support.impression_log import DAY, SHOWN, USERS, Log, T, context, graded, made
 
@@ -816,4 +816,4 @@ def test_the_coupon_log_is_described_in_forty_lines(tmp_path: Path) -> None:
     ids=lambda path: path.stem,
 )
 def test_a_committed_configuration_is_read(path: Path) -> None:
-    assert run.read(path, ImpressionConfig).architecture.head != "paper"
+    assert config_file.read(path, ImpressionConfig).architecture.head != "paper"

@@ -20,7 +20,7 @@ from mimn.impressions.data import ImpressionData
 from mimn.impressions.figures import Rows, differences, figures
 from mimn.impressions.floors import FloorSettings, ValueReader, fit_floor
 from mimn.impressions.table import make, read_plan, read_results
-from mimn.run import TrainingSettings
+from mimn.training.settings import TrainingSettings
 from support.impression_log import DAY, SHOP_PLAN, Log, context, graded, made
 
 EVERYTHING = 1_000_000

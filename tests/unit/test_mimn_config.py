@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mimn.config import ConfigError, MimnConfig, state_layout
-from mimn.run import read_config
+from mimn.run_config import read_config
 from mimn.state import LayoutError
 
 CONFIGS = Path(__file__).parents[2] / "models" / "configs"

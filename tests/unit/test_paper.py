@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimn import paper
-from mimn import run as runs
+from mimn import config_file, paper
 from mimn.baselines import check_reads_fields
 from mimn.config import ConfigError
 from mimn.data import __main__ as data
@@ -24,6 +23,7 @@ from mimn.data.preparation import prepare
 from mimn.data.presets import PaperInstances
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.impressions.config import ImpressionConfig
+from mimn.run_config import read_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "models/reproduce/README.md").read_text()
@@ -56,7 +56,7 @@ def test_a_command_of_the_clean_protocol_names_a_configuration_that_fits_its_des
     _, _, module, options = command
     given = dict(zip(*[iter(word for word in shlex.split(options) if word != "train")] * 2, strict=True))
     if module == "mimn.train":
-        config = runs.read_config(Path(given["--config"]))
+        config = read_config(Path(given["--config"]))
         described = read_description(config.data.description)
         assert described.impressions is None
         assert described.protocol is None
@@ -66,7 +66,7 @@ def test_a_command_of_the_clean_protocol_names_a_configuration_that_fits_its_des
     assert module == "mimn.impressions"
     shown = read_description(given["--description"])
     assert shown.impressions is not None
-    runs.read(Path(given["--config"]), ImpressionConfig).check_against(shown)
+    config_file.read(Path(given["--config"]), ImpressionConfig).check_against(shown)
 
 
 def test_every_public_data_set_has_a_command() -> None:

@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from mimn import metrics, run
+from mimn import metrics
 from mimn.config import HeadName
 from mimn.data.events import DataError
 from mimn.data.instances import MIN_HISTORY
 from mimn.data.vocabulary import KnownIds
+from mimn.data_set import DataSet, load_data
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
-from mimn.run import DataSet, RunConfig
+from mimn.run_config import RunConfig, decode_config
 from mimn.table import head_peers
 from mimn.table.peers import Rows
 from support import datasets
@@ -29,11 +30,11 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(path: Path) -> tuple[RunConfig, DataSet, KnownIds, EventFields]:
     text = datasets.SMOKE.read_text("utf-8").replace("models/datasets/synthetic.toml", str(path))
-    config = run.decode_config(text, "test")
+    config = decode_config(text, "test")
     config = msgspec.structs.replace(
         config, model={"variant": "pooling", "memory_induction": False, "utilization": False}
     )
-    data = head_peers.thinned(run.load_data(config.data), 1000, 0)
+    data = head_peers.thinned(load_data(config.data), 1000, 0)
     fitted = fit_event_fields(data.prepared, data.train_users)
     known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
     return config, data, known, EventFields.of(data.prepared, data.train_users, fitted)

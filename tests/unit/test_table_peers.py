@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mimn import metrics, run
+from mimn import metrics
 from mimn.baselines import BaselineConfig
 from mimn.data.instances import NEGATIVES
+from mimn.data_set import DataSet, load_data
+from mimn.run_config import decode_config
 from mimn.table import peers
 from support import datasets
 
@@ -15,15 +17,15 @@ pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[peers.Rows, run.DataSet]:
-    config = run.decode_config(datasets.smoke_text(tmp_path_factory.mktemp("peers")), "test")
-    data = run.load_data(config.data)
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[peers.Rows, DataSet]:
+    config = decode_config(datasets.smoke_text(tmp_path_factory.mktemp("peers")), "test")
+    data = load_data(config.data)
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     return peers.export_rows(config, data, ids, length=20, targets=1500), data
 
 
 def test_rows_are_the_instances_with_another_negative_each_epoch(
-    exported: tuple[peers.Rows, run.DataSet],
+    exported: tuple[peers.Rows, DataSet],
 ) -> None:
     rows, data = exported
     n = len(rows["train_items"])
@@ -41,7 +43,7 @@ def test_rows_are_the_instances_with_another_negative_each_epoch(
 
 
 def test_our_model_learns_from_the_rows_and_a_difference_is_paired(
-    exported: tuple[peers.Rows, run.DataSet],
+    exported: tuple[peers.Rows, DataSet],
 ) -> None:
     rows, data = exported
     architecture = BaselineConfig(

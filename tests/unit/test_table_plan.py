@@ -14,7 +14,7 @@ import pytest
 
 from mimn.config import ConfigError
 from mimn.data.split import FOLDS, PARTS, part_of, parts_of
-from mimn.run import decode_config
+from mimn.run_config import decode_config
 from mimn.table.plan import PLAN, Plan, cells, open_cells, read_plan, record_of, remaining
 
 CONFIGS = Path(__file__).parents[2] / "models/configs"

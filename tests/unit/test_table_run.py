@@ -15,6 +15,7 @@ import torch
 
 from mimn import run
 from mimn.config import MimnConfig
+from mimn.data_set import load_data
 from mimn.nn.model import MimnModel
 from mimn.scoring import predict
 from mimn.table import curves, slices, slots
@@ -117,7 +118,7 @@ def test_an_ended_run_goes_on_and_the_table_follows(
         users = floors.of_fold(fold)["user"]
         assert np.unique(users).tolist() == list(range(users.max() + 1)), "records number users, and hold no ids"
     tested = [
-        set(run.load_data(cell.config.data).instances.of("test").user_id.tolist())
+        set(load_data(cell.config.data).instances.of("test").user_id.tolist())
         for cell in cells(read_plan(plan))
         if cell.key == "pooling"
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimn.config import ConfigError
-from mimn.run import decode_config, read_config
+from mimn.run_config import decode_config, read_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "models/configs").glob("*.toml"))
 MINIMAL = 'name = "x"\n[data]\ndescription = "dataset.toml"\n'

@@ -24,16 +24,18 @@ from mimn.data import synthetic
 from mimn.data.events import COLUMNS, DataError
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.data_set import load_data
 from mimn.export.__main__ import main as export_main
 from mimn.export.run import export_run
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import MimnModel
-from mimn.run import RunConfig
+from mimn.run_config import DataSettings, RunConfig, decode_config, read_config
 from mimn.scoring import predict
 from mimn.training import loop
 from mimn.training.folder import TrainingFailed
 from mimn.training.processes import ALONE
 from mimn.training.schedule import Epoch, Measure, Schedule
+from mimn.training.settings import AUTO_EPOCHS, TrainingSettings
 from mimn.training.teachers import Teachers
 from support import datasets
 
@@ -43,7 +45,7 @@ pytestmark = pytest.mark.torch
 def smoke_config(folder: Path) -> RunConfig:
     """The committed smoke configuration, its instances in `folder`, with dropout so that a resumed run must get its
     random numbers right as well."""
-    config = run.decode_config(datasets.smoke_text(folder), "test")
+    config = decode_config(datasets.smoke_text(folder), "test")
     return msgspec.structs.replace(config, model=config.model | {"head_dropout": 0.1})
 
 
@@ -77,7 +79,7 @@ def test_the_run_folder_is_complete(folder: Path, trained: dict[str, Any]) -> No
         run.CONFIG, run.METRICS, run.MODEL, run.LOG, run.CURVES, "items.ids.npy", "categories.ids.npy",
     }  # fmt: skip
     assert json.loads((folder / "whole" / run.METRICS).read_text()) == trained
-    assert run.read_config(folder / "whole" / run.CONFIG).architecture == smoke_config(folder).architecture
+    assert read_config(folder / "whole" / run.CONFIG).architecture == smoke_config(folder).architecture
     assert (folder / "whole" / run.CURVES).read_bytes().startswith(b"\x89PNG")
     assert "epoch 4" in (folder / "whole" / run.LOG).read_text()
 
@@ -120,7 +122,7 @@ def test_a_schedule_chosen_by_validation_ends_when_patience_runs_out_and_resumes
 ) -> None:
     config = epochs(smoke_config(folder), "auto", patience=2, learning_rate=5e-2, learning_rate_decay=0.5)
     record = train.train(config, folder / "auto")
-    assert record["epochs"] == record["best_epoch"] + 2 < run.AUTO_EPOCHS
+    assert record["epochs"] == record["best_epoch"] + 2 < AUTO_EPOCHS
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
     train_until_killed(config, folder / "auto again", monkeypatch, after=record["best_epoch"] + 1)
     resumed = train.train(config, folder / "auto again", resume=True)
@@ -224,7 +226,7 @@ def test_teachers_of_another_configuration_or_of_other_data_are_not_used(
 def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teachers(folder: Path) -> None:
     config = taught(epochs(smoke_config(folder), 2), 2, share=0.25)
     folders = [folder / f"taught/teachers/{i}" for i in (1, 2)]
-    data = run.load_data(config.data)
+    data = load_data(config.data)
     teachers = Teachers.load(folders, config, data.prepared, torch.device("cpu"))
     task = train.DrawnNegatives(config, data, ALONE)
     plain = next(step.batch for step in task.steps(np.random.default_rng(3)))
@@ -242,7 +244,7 @@ def test_teachers_that_cannot_be_are_refused(folder: Path, teachers: int, share:
     text = text.replace("teachers = 0", f"teachers = {teachers}")
     text = text.replace("teacher_share = 0.5", f"teacher_share = {share}")
     with pytest.raises(ConfigError, match=r"teacher(s|_share) must be"):
-        run.decode_config(text, "a file")
+        decode_config(text, "a file")
 
 
 @pytest.mark.parametrize(("aucs", "warned"), [([0.5, 0.6], True), ([0.6, 0.5], False)])
@@ -286,7 +288,7 @@ def test_data_without_a_validation_user_is_refused_before_anything_is_written(
 def test_the_negatives_of_a_target_weigh_as_much_as_it(folder: Path) -> None:
     config = smoke_config(folder)
     config = msgspec.structs.replace(config, windows=msgspec.structs.replace(config.windows, negatives=3))
-    data = run.load_data(config.data)
+    data = load_data(config.data)
     task = train.DrawnNegatives(config, data, ALONE)
     batches = [step.batch for step in task.steps(np.random.default_rng(0))]
     for batch in batches:
@@ -311,7 +313,7 @@ def test_training_and_validation_use_the_first_sampling_and_evaluation_all(folde
     assert record["curve"][0]["loss"] != by_popularity["curve"][0]["loss"]
     found = evaluate.evaluate(folder / "by recent", 50)
     assert found["test"].keys() == found["floors"].keys() == {"recent", "popularity", "uniform"}
-    again = run.read_config(folder / "by recent" / run.CONFIG)
+    again = read_config(folder / "by recent" / run.CONFIG)
     assert again.data == data
 
 
@@ -319,13 +321,13 @@ def test_the_recipe_trains_on_the_data_set_that_the_command_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`models/configs/recipe.toml` as it is, but for its length: two epochs."""
-    monkeypatch.setattr(run.TrainingSettings, "most_epochs", 2)
+    monkeypatch.setattr(TrainingSettings, "most_epochs", 2)
     description, output = datasets.made_up(tmp_path), tmp_path / "run"
     recipe = datasets.SMOKE.with_name("recipe.toml")
     asked = ["--config", str(recipe), "--description", str(description), "--output", str(output)]
     assert train.main(asked) == 0
     assert json.loads(capsys.readouterr().out)["validation_auc"] > 0.6
-    assert run.read_config(output / run.CONFIG).data.description == str(description)
+    assert read_config(output / run.CONFIG).data.description == str(description)
     assert load_bundle(export_run(output, tmp_path / "bundles", "x", "1", "float32")).manifest.ledger is not None
 
 
@@ -374,7 +376,7 @@ def test_a_prediction_does_not_depend_on_the_other_rows(folder: Path, trained: d
     assert trained
     config = smoke_config(folder)
     data, model, ids = (
-        run.load_data(config.data),
+        load_data(config.data),
         load_model(folder / "whole" / run.MODEL),
         EmbeddingIds.load(folder / "whole"),
     )
@@ -392,7 +394,7 @@ def test_a_prediction_reads_exactly_the_latest_events(folder: Path, trained: dic
 
     config = smoke_config(folder)
     data, model, ids = (
-        run.load_data(config.data),
+        load_data(config.data),
         load_model(folder / "whole" / run.MODEL),
         EmbeddingIds.load(folder / "whole"),
     )
@@ -440,7 +442,7 @@ def test_a_run_is_evaluated_where_its_description_is_now(
 ) -> None:
     """A description that is named relative to a folder is not found from another one."""
     assert trained
-    moved, here = tmp_path / "run", run.read_config(folder / "whole" / run.CONFIG).data.description
+    moved, here = tmp_path / "run", read_config(folder / "whole" / run.CONFIG).data.description
     shutil.copytree(folder / "whole", moved)
     config = (moved / run.CONFIG).read_text("utf-8")
     (moved / run.CONFIG).write_text(config.replace(here, "elsewhere.toml"), "utf-8")
@@ -450,7 +452,7 @@ def test_a_run_is_evaluated_where_its_description_is_now(
         capsys.readouterr().err
     )
     assert evaluate.main([*asked, "--description", here]) == 0
-    assert run.read_config(moved / run.CONFIG).data.description == "elsewhere.toml", "what is recorded stays"
+    assert read_config(moved / run.CONFIG).data.description == "elsewhere.toml", "what is recorded stays"
 
 
 def test_a_model_that_reads_the_events_is_trained_and_evaluated_but_not_exported(folder: Path, capsys: Any) -> None:
@@ -489,9 +491,9 @@ def test_too_few_users_are_a_message_and_not_a_traceback(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = run.load_data(smoke_config(folder).data)
+    data = load_data(smoke_config(folder).data)
     few = replace(data, instances=data.instances.select(data.instances.part != PARTS.index(part)))
-    monkeypatch.setattr(run, "load_data", lambda settings: few)
+    monkeypatch.setattr(evaluate, "load_data", lambda settings: few)
     assert evaluate.main(["--run", str(folder / "whole")]) == 1
     assert f"error: no {part} user of synthetic has a target with enough history" in capsys.readouterr().err
 
@@ -531,7 +533,7 @@ def test_a_description_of_ones_own_trains_by_drawn_negatives(tmp_path: Path) -> 
         'category = "cat"\ntime = "ts"\ntime_unit = "ms"\ntogether = "order"\n',
         "utf-8",
     )
-    config = epochs(run.decode_config(datasets.smoke_text(tmp_path), "test"), 3)
+    config = epochs(decode_config(datasets.smoke_text(tmp_path), "test"), 3)
     config = msgspec.structs.replace(
         config,
         data=msgspec.structs.replace(
@@ -562,7 +564,7 @@ def test_what_drawn_negatives_cannot_train_on_is_refused_with_the_fix(tmp_path: 
         f'name = "d"\n[events]\nfiles = ["events.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n{more}', "utf-8"
     )
     with pytest.raises(DataError, match=fix):
-        run.load_data(run.DataSettings(description=str(tmp_path / "d.toml")))
+        load_data(DataSettings(description=str(tmp_path / "d.toml")))
 
 
 def test_an_epoch_whose_last_step_ran_away_is_no_model(folder: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mimn.baselines import model_config
 from mimn.nn.checkpoint import untrained
-from mimn.run import TrainingSettings
 from mimn.training.optimizers import Optimizers, RowAdam
+from mimn.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.torch
 

@@ -16,7 +16,9 @@ import torch
 
 from mimn import run
 from mimn.config import ConfigError
+from mimn.data_set import load_data
 from mimn.nn.checkpoint import untrained
+from mimn.run_config import decode_config, read_config
 from mimn.train import DrawnNegatives, to_tensors
 from mimn.training import loop
 from mimn.training.processes import ALONE, Processes
@@ -100,11 +102,11 @@ def test_no_thread_of_the_group_is_left_when_a_process_ends(tmp_path: Path) -> N
 
 def test_the_shares_of_a_batch_add_up_to_its_gradient(tmp_path: Path) -> None:
     drawn(tmp_path)
-    config = run.read_config(tmp_path / "drawn.toml")
+    config = read_config(tmp_path / "drawn.toml")
     text = config.to_toml().replace("auxiliary_loss = false", "auxiliary_loss = true")
-    config = run.decode_config(text.replace("negatives = 1", "negatives = 2"), "here")
+    config = decode_config(text.replace("negatives = 1", "negatives = 2"), "here")
     assert config.windows.negatives == 2
-    data = run.load_data(config.data)
+    data = load_data(config.data)
     task = DrawnNegatives(config, data, ALONE)
     torch.manual_seed(0)
     model = task.untrained().double()
@@ -130,8 +132,8 @@ def test_the_shares_of_a_batch_add_up_to_its_gradient(tmp_path: Path) -> None:
 
 def test_batch_statistics_of_one_process_are_refused_where_there_are_several(tmp_path: Path) -> None:
     drawn(tmp_path)
-    config = run.read_config(tmp_path / "drawn.toml")
-    model = untrained(run.decode_config(
+    config = read_config(tmp_path / "drawn.toml")
+    model = untrained(decode_config(
         config.to_toml().replace('head_norm = "none"', 'head_norm = "batch"'), "here").architecture, 5, 5)  # fmt: skip
     with pytest.raises(ConfigError, match="head_norm = 'batch'"):
         loop.fit(model, None, config.training, tmp_path, loop.Running(Processes(0, 2)))  # type: ignore[arg-type]  # not read

@@ -14,16 +14,18 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from mimn import run, tune
+from mimn import config_file, tune
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.prepared import WITHHELD
 from mimn.data.split import PARTS
+from mimn.data_set import load_data
 from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
+from mimn.run_config import read_config
 from mimn.training.search import BEST, SEEN, STUDY, read_space
 from support.trainings import drawn, labelled
 
@@ -72,7 +74,7 @@ def test_it_prints_the_trials_and_writes_the_best_as_a_configuration(
     assert best.value is not None
     assert f"{best.value:.5f}" in printed
     assert str(searched / "search" / BEST) in printed
-    config = run.read(searched / "search" / BEST, ImpressionConfig)
+    config = config_file.read(searched / "search" / BEST, ImpressionConfig)
     assert config.training.learning_rate == best.params["training.learning_rate"]
     assert config.min_count == best.params["min_count"]
     assert list(config.architecture.head_units) in ([8, 4], [16, 8])
@@ -99,7 +101,7 @@ def test_the_data_of_a_trial_holds_no_test_label(searched: Path) -> None:
 
 
 def test_a_run_without_test_labels_cannot_be_evaluated_on_them(searched: Path, tmp_path: Path) -> None:
-    config = run.read(searched / "search" / BEST, ImpressionConfig)
+    config = config_file.read(searched / "search" / BEST, ImpressionConfig)
     train(searched / "dataset.toml", config, tmp_path / "run", cache=searched / "cache", parts=SEEN)
     with pytest.raises(RunFault, match="is not that of training"):
         TrainedRun.load(tmp_path / "run", searched / "cache")
@@ -131,7 +133,7 @@ def test_drawn_negatives_are_searched_on_validation_users(tmp_path: Path, capsys
     best = max(one.value or 0.0 for one in trials(tmp_path))
     assert best > 0.6
     assert f"{best:.5f}" in capsys.readouterr().out
-    data = run.load_data(run.read_config(Path(arguments[-1])).data, SEEN)
+    data = load_data(read_config(Path(arguments[-1])).data, SEEN)
     assert len(data.instances.of("test")) == 0 < len(data.instances.of("validation"))
 
 

@@ -27,10 +27,11 @@ from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.scoring import predict
 from mimn.impressions.train import train
 from mimn.nn.checkpoint import load_model
-from mimn.run import TrainingSettings
+from mimn.run_config import RunConfig, decode_config
 from mimn.training import loop
 from mimn.training.folder import TrainingFailed
 from mimn.training.schedule import Epoch
+from mimn.training.settings import TrainingSettings
 from mimn.training.warm import FROM, Origin, Start
 from support import datasets
 
@@ -353,7 +354,7 @@ def test_a_run_that_died_before_it_noted_its_start_is_not_resumed_without_it(
 
 
 def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = run.decode_config(datasets.smoke_text(tmp_path), "test")
+    config = decode_config(datasets.smoke_text(tmp_path), "test")
     data = msgspec.structs.replace(config.data, min_users=200)
     training = msgspec.structs.replace(config.training, epochs=1)
     config = msgspec.structs.replace(config, data=data, training=training)
@@ -436,11 +437,11 @@ def exported(folder: Path, bundles: Path) -> Path:
     return export_run(folder, bundles, "x", "1", "float32")
 
 
-def smoke(folder: Path, model: dict[str, Any], *, min_users: int) -> run.RunConfig:
+def smoke(folder: Path, model: dict[str, Any], *, min_users: int) -> RunConfig:
     """Drawn negatives on made-up events; with more users needed for an embedding, fewer items have one."""
     folder = folder / str(min_users)
     folder.mkdir()
-    config = run.decode_config(datasets.smoke_text(folder), "test")
+    config = decode_config(datasets.smoke_text(folder), "test")
     return msgspec.structs.replace(
         config,
         data=msgspec.structs.replace(config.data, min_users=min_users),

@@ -11,6 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mimn import run, train
+from mimn.run_config import read_config
 from mimn.training import loop
 from mimn.training.loop import Running
 from mimn.training.schedule import Epoch
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.torch
 def test_the_progress_bar_says_samples_a_second_and_the_time_that_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = run.read_config(Path(drawn(tmp_path, windows_per_batch=8)[-1]))
+    config = read_config(Path(drawn(tmp_path, windows_per_batch=8)[-1]))
     train.train(config, tmp_path / "run", Running(progress_bar=True))
     shown = capsys.readouterr().err
     assert re.search(

@@ -236,7 +236,7 @@ class MimnConfig(SharedConfig):
     published code has `reset` (most of the state returns to its initial value) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
     """Names of numeric request features that the head reads in addition to the candidate and the state. A bundle may
-    have them; what is trained has fields instead (`mimn.run`)."""
+    have them; what is trained has fields instead (`mimn.run_config`)."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
 

@@ -26,9 +26,10 @@ from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.data_set import DataSet, description_of, load_data
 from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
-from mimn.run import DataSet
+from mimn.run_config import read_config
 from mimn.scoring import figures, predict
 from mimn.table.floors import floor_predictions
 from mimn.whole_file import writing
@@ -65,9 +66,9 @@ def evaluate(
         record = json.loads((folder / run.METRICS).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise EvaluationFailed(f"{folder} holds no finished run ({error}): train it first") from error
-    config = run.read_config(folder / run.CONFIG)
-    config = config.with_description(run.description_of(config.data.description, description))
-    data = run.load_data(config.data)
+    config = read_config(folder / run.CONFIG)
+    config = config.with_description(description_of(config.data.description, description))
+    data = load_data(config.data)
     needed: list[Part] = [*parts, *(["train", "test"] if floors else [])]  # type: ignore[list-item]  # literals of Part
     for part in needed:
         if not len(data.instances.of(part)):

@@ -73,7 +73,7 @@ class PaperConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: str
     """The row of the table."""
     model: dict[str, Any]
-    """As in `mimn.run.RunConfig`."""
+    """As in `mimn.run_config.RunConfig`."""
     training: PaperTraining = PaperTraining()
 
     @property

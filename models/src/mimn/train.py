@@ -32,11 +32,12 @@ from mimn.data.events import DataError
 from mimn.data.ledger_reads import ledgers_of
 from mimn.data.split import PARTS, Part
 from mimn.data.windows import WindowSampler
+from mimn.data_set import DataSet, load_data
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches
-from mimn.run import DataSet, RunConfig
+from mimn.run_config import RunConfig, read_config
 from mimn.scoring import predict
 from mimn.state.actions import Actions
 from mimn.training.command import add_options, running, start_of
@@ -202,7 +203,7 @@ def train(
     taught_by, processes = _teachers(config, output, running, start, parts, resume=resume), running.processes
 
     def load(origin: Origin | None) -> DrawnNegatives:
-        data = run.load_data(config.data, parts)
+        data = load_data(config.data, parts)
         if not len(data.instances.of("validation")):
             raise DataError(
                 f"no validation user of {data.name} has a target with enough history: the data set has too few "
@@ -238,7 +239,7 @@ def _teachers(
     ):
         if not finished:
             train(taught, folder, running, resume=begun, start=start, parts=parts)
-        elif run.read_config(folder / run.CONFIG).to_toml() != taught.to_toml():
+        elif read_config(folder / run.CONFIG).to_toml() != taught.to_toml():
             raise TrainingFailed(f"{folder} is a teacher of another configuration: choose another folder")
     return folders
 
@@ -290,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_options(parser)
     options = parser.parse_args(arguments)
     try:
-        config = run.read_config(options.config)
+        config = read_config(options.config)
         if options.description is not None:
             config = config.with_description(options.description)
         if options.seed is not None:

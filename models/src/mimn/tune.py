@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mimn import run
 from mimn.config import ConfigError
 from mimn.data.events import DataError
-from mimn.run import RunConfig
+from mimn.run_config import RunConfig, read_config
 from mimn.train import DrawnNegatives, train
 from mimn.training.command import add_search_options, end_search, resumable
 from mimn.training.folder import TrainingFailed
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     with resumable(ConfigError, DataError, TrainingFailed, OSError) as ended:
         space = read_space(options.space, options.trials)
-        base = run.read_config(options.config)
+        base = read_config(options.config)
         search = Search(base, space, options.output, DrawnNegatives.measure, trained, sys.stderr.isatty())
         end_search(search)
     return ended.status

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import torch
 
+from mimn import config_file
 from mimn.baselines import ModelConfig, folded_blocks, model_config
 from mimn.bundle import ItemTable, MemberIndex, load_bundle
 from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
@@ -34,7 +35,7 @@ from mimn.nn.checkpoint import load_model, model_fields, untrained
 from mimn.nn.fields import FieldValues
 from mimn.nn.graphs import StateModel
 from mimn.nn.model import ClickModel
-from mimn.run import CONFIG, read
+from mimn.run import CONFIG
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
 
@@ -164,7 +165,7 @@ def facts_of(run: Path) -> RunFacts:
         calibration = calibration_of(run)
         if impressions is None:
             return RunFacts(training=training, codes=codes)
-        history = read(run / CONFIG, ImpressionConfig).history
+        history = config_file.read(run / CONFIG, ImpressionConfig).history
     except (ConfigError, DataError, RunFault) as error:
         raise ExportError(str(error)) from error
     if not training:

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from mimn import run
+from mimn import config_file, run
 from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> Any:
     """What the command prints as JSON; None in a process that is not the first."""
     if options.command == "train":
-        config = run.read(options.config, ImpressionConfig)
+        config = config_file.read(options.config, ImpressionConfig)
         if options.seed is not None:
             config = config.with_seed(options.seed)
         with running(options) as how:
@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace) -> Any:
 def _export(options: argparse.Namespace) -> Path:
     members = None
     if options.members is not None:
-        ledger = run.read(options.run / run.CONFIG, ImpressionConfig).architecture.ledger
+        ledger = config_file.read(options.run / run.CONFIG, ImpressionConfig).architecture.ledger
         if ledger is None:
             raise ConfigError("--members: the run has no member_reads")
         members = index_of(ledger, prepare(options.members, options.cache).members)
@@ -159,7 +159,7 @@ def _tune(options: argparse.Namespace) -> None:
     def trained(config: ImpressionConfig, folder: Path, running: Running, resume: bool) -> dict[str, Any]:
         return train(options.description, config, folder, running, cache=options.cache, resume=resume, parts=SEEN)
 
-    base, space = run.read(options.config, ImpressionConfig), read_space(options.space, options.trials)
+    base, space = config_file.read(options.config, ImpressionConfig), read_space(options.space, options.trials)
     end_search(Search(base, space, options.output, LabelledImpressions.measure, trained, sys.stderr.isatty()))
 
 

@@ -11,7 +11,7 @@ import tomli_w
 from mimn.baselines import ModelConfig, check_reads_fields, model_config
 from mimn.config import ConfigError
 from mimn.data.description import Description
-from mimn.run import TrainingSettings
+from mimn.training.settings import TrainingSettings
 
 
 class OccasionPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

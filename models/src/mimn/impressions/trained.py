@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimn import run
+from mimn import config_file, run
 from mimn.calibration import Calibration, CalibrationError
 from mimn.data.description import ImpressionsTable, read_description
 from mimn.data.fields import FittedFields
 from mimn.data.labelled import Occasions
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.data_set import description_of
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.scoring import predict
@@ -98,10 +99,10 @@ class TrainedRun(Scorer):
         torch.set_num_threads(1)
         try:
             record = json.loads((folder / run.METRICS).read_text("utf-8"))
-            path = run.description_of(record["description"], description)
+            path = description_of(record["description"], description)
         except (OSError, ValueError, KeyError) as error:
             raise RunFault(f"{folder} holds no finished run on impressions ({error}): train it first") from error
-        config = run.read(folder / run.CONFIG, ImpressionConfig)
+        config = config_file.read(folder / run.CONFIG, ImpressionConfig)
         if read_description(path) != read_description(folder / DESCRIPTION):
             raise RunFault(f"{path} differs from {folder / DESCRIPTION}: restore it, or train again")
         data = ImpressionData.load(path, cache)

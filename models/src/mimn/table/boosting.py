@@ -22,7 +22,7 @@ from mimn.baselines import ModelConfig
 from mimn.data.instances import NEGATIVES, Candidates, Instances
 from mimn.data.ledger_reads import LedgerReader, Questions, ledger_model, make_fold_tables, make_table
 from mimn.data.negatives import Sampling
-from mimn.run import DataSet
+from mimn.data_set import DataSet
 
 BOOSTING_ROW = "boosting"
 """Key of its rows in plans; what it reads is that of the data set's `pooling_ledger`."""

@@ -32,8 +32,8 @@ from mimn import metrics
 from mimn.config import ConfigError
 from mimn.data.events import COLUMNS, DataError, Events
 from mimn.data.instances import Instances
+from mimn.data_set import DataSet
 from mimn.nn.checkpoint import CheckpointError
-from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.compare import LONG, one_training_each
 from mimn.table.plan import PLAN, Cell

@@ -30,11 +30,12 @@ from mimn.data.events import DataError
 from mimn.data.instances import MIN_HISTORY, Instances, target_rows
 from mimn.data.split import PARTS
 from mimn.data.vocabulary import KnownIds
+from mimn.data_set import DataSet, load_data
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
 from mimn.nn.checkpoint import untrained
 from mimn.nn.fields import FieldValues, ModelFields
 from mimn.nn.model import Batch, ClickModel
-from mimn.run import DataSet, RunConfig
+from mimn.run_config import RunConfig, read_config
 from mimn.table.peers import (
     CONFIGS,
     PEERS,
@@ -151,9 +152,9 @@ def compare(heads: Sequence[HeadName], options: argparse.Namespace) -> list[dict
     runs: Path = options.runs
     runs.mkdir(parents=True, exist_ok=True)
     python = environment(runs / "environment")
-    config = run.read_config(CONFIGS / f"{options.dataset}_pooling.toml").with_seed(options.fold)
+    config = read_config(CONFIGS / f"{options.dataset}_pooling.toml").with_seed(options.fold)
     settings = msgspec.structs.replace(config.data, fold=options.fold, description=str(options.description))
-    data = thinned(run.load_data(settings), options.targets, options.fold)
+    data = thinned(load_data(settings), options.targets, options.fold)
     known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
     fitted = fit_event_fields(data.prepared, data.train_users)
     fields = EventFields.of(data.prepared, data.train_users, fitted)

@@ -37,11 +37,12 @@ from mimn.data.instances import NEGATIVES
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
+from mimn.data_set import DataSet, load_data
 from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.checkpoint import untrained
 from mimn.nn.head import COUNT_SCALE
 from mimn.nn.model import Batch, ClickModel
-from mimn.run import DataSet, RunConfig
+from mimn.run_config import RunConfig, read_config
 
 PEERS = Path("models/peers")
 CONFIGS = Path("models/configs")
@@ -223,8 +224,8 @@ def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     runs: Path = options.runs
     runs.mkdir(parents=True, exist_ok=True)
     python = environment(runs / "environment")
-    config = run.read_config(CONFIGS / f"{options.dataset}_{KINDS[kind]}.toml").with_seed(options.fold)
-    data = run.load_data(msgspec.structs.replace(config.data, fold=options.fold))
+    config = read_config(CONFIGS / f"{options.dataset}_{KINDS[kind]}.toml").with_seed(options.fold)
+    data = load_data(msgspec.structs.replace(config.data, fold=options.fold))
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     rows = export_rows(config, data, ids, length=options.length, targets=options.targets)
     file = runs / f"{options.dataset}-{kind}-{options.fold}.npz"

@@ -22,7 +22,8 @@ from mimn.config import ConfigError
 from mimn.data.description import read_description
 from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
-from mimn.run import DataSettings, DrawnTrainingSettings, RunConfig
+from mimn.data_set import load_data
+from mimn.run_config import DataSettings, DrawnTrainingSettings, RunConfig, decode_config, read_config
 from mimn.table.boosting import BOOSTING_NAME, BOOSTING_ROW
 from mimn.table.records import FLOOR_ROW, SEEDS_APART, TRAININGS, Record, training_key
 
@@ -214,7 +215,7 @@ def _row_config(plan: Plan, stage: Stage, key: str) -> RunConfig:
     name = key if variation is None else variation.config
     name = CONFIG_OF.get(key, name)
     path = Path(plan.configs) / f"{stage.dataset}_{name}.toml"
-    config = run.read_config(path)
+    config = read_config(path)
     changes: dict[str, Any] = {
         "training": msgspec.to_builtins(config.training) | plan.training,
         "windows": msgspec.to_builtins(config.windows) | plan.windows,
@@ -232,7 +233,7 @@ def _row_config(plan: Plan, stage: Stage, key: str) -> RunConfig:
         changed = msgspec.convert(msgspec.to_builtins(config) | changes, RunConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}") from error
-    return run.decode_config(changed.to_toml(), source)
+    return decode_config(changed.to_toml(), source)
 
 
 def _of_fold(config: RunConfig, fold: int, training: int) -> RunConfig:
@@ -249,7 +250,7 @@ def check_data(of: Iterable[Cell]) -> None:
         DataError: files are missing or damaged.
     """
     for cell in {cell.dataset: cell for cell in of}.values():
-        run.load_data(cell.config.data)
+        load_data(cell.config.data)
 
 
 def open_cells(plan: Plan) -> list[Cell]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn import run
-from mimn.run import DataSet
+from mimn.data_set import DataSet
 from mimn.whole_file import writing
 
 FLOOR_ROW = "floors"

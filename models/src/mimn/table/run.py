@@ -26,9 +26,10 @@ from mimn import run
 from mimn.baselines import state_bytes
 from mimn.config import ConfigError
 from mimn.data.events import DataError
+from mimn.data_set import DataSet, load_data
 from mimn.evaluate import EvaluationFailed, evaluate, floor_figures
 from mimn.metrics import UndefinedMetric
-from mimn.run import DataSet, RunConfig
+from mimn.run_config import RunConfig
 from mimn.scoring import figures
 from mimn.table import render
 from mimn.table.boosting import BOOSTING_ROW, boosting
@@ -77,7 +78,7 @@ def _without_fold(cell: Cell) -> RunConfig:
 
 
 def _floors(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    data = run.load_data(cell.config.data)
+    data = load_data(cell.config.data)
     arrays, evaluation = test_rows(data), {}
     for length in cell.lengths:
         evaluation[str(length)], scores = floor_figures(data, length)
@@ -96,7 +97,7 @@ def _of_data(data: DataSet) -> dict[str, Any]:
 
 def _boosting(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The ceiling. Its record has no `validation_auc`: it is no model to choose."""
-    data = run.load_data(cell.config.data)
+    data = load_data(cell.config.data)
     test = data.instances.of("test")
     arrays, evaluation = {}, {}
     for length in cell.lengths:

@@ -38,10 +38,10 @@ from mimn.data.instances import Instances, stored_instances
 from mimn.data.negatives import NegativeRule, Sampling
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.data_set import DataSet, load_data
 from mimn.evaluate import save_predictions
 from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
-from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.at_the_time import read_lines
 from mimn.table.boosting import BOOSTING_ROW, boosting
@@ -143,7 +143,7 @@ def score(cell: Cell, folder: Path, part: Part, row: str) -> Scored:
         ConfigError, DataError, CheckpointError: the run or its data cannot be read.
     """
     settings = cell.config.data
-    data = run.load_data(settings)
+    data = load_data(settings)
     rule = NegativeRule(SAMPLINGS, settings.negatives_exclude)
     data = replace(data, instances=stored_instances(data.prepared.folder, data.events, settings.fold, rule))
     instances = data.instances.of(part)

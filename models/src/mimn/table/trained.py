@@ -9,9 +9,9 @@ from pathlib import Path
 from mimn import run
 from mimn.bundle.item_table import ItemTable
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.data_set import DataSet, load_data
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import ClickModel
-from mimn.run import DataSet
 from mimn.table.compare import TRAINED_LONG
 from mimn.table.plan import Cell, planned, read_plan
 from mimn.table.records import row_of
@@ -50,7 +50,7 @@ def trained(plans: Iterable[Path], dataset: str, rows: Collection[str], runs: Pa
             if cell.fold not in common:
                 continue
             if cell.fold not in data:
-                data[cell.fold] = run.load_data(cell.config.data)
+                data[cell.fold] = load_data(cell.config.data)
             model = load_model(folder / run.MODEL)
             if cell.config.training.compile:
                 model.compile_steps()

@@ -31,8 +31,8 @@ from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.data_set import DataSet, load_data
 from mimn.nn.checkpoint import CheckpointError, load_model
-from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.plan import CONFIG_OF, Cell, Plan, cells, read_plan
 from mimn.train import VALIDATION_NEGATIVES, train
@@ -67,7 +67,7 @@ def run_trial(plan: Plan, cell: Cell) -> Outcome:
     if not (folder / run.METRICS).exists():
         running = Running(progress_bar=sys.stderr.isatty())
         train(cell.config, folder, running, resume=(folder / run.CONFIG).exists())
-    data = run.load_data(cell.config.data)
+    data = load_data(cell.config.data)
     for length in cell.lengths:
         if not (folder / SCORES.format(length=length)).exists():
             np.save(folder / SCORES.format(length=length), _score(cell, folder, data, length))
@@ -145,7 +145,7 @@ def differences(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]
 
 
 def _resampled(one: Outcome, length: int) -> NDArray[np.float64]:
-    rows = _rows(run.load_data(one.cell.config.data))
+    rows = _rows(load_data(one.cell.config.data))
     scores = one.scores[length].astype(np.float64)
     return metrics.resampled_aucs(rows.label, scores, rows.user_id, seed=one.cell.fold, resamples=RESAMPLES)
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mimn import run
 from mimn.config import ConfigError
 from mimn.data.events import DataError, Events
+from mimn.data_set import load_data
+from mimn.run_config import read_config
 
 CONFIGS = Path("models/configs")
 OUTPUT = Path("models/experiments/weeks")
@@ -71,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of the CSV (default {OUTPUT})")
     options = parser.parse_args(arguments)
     try:
-        config = run.read_config(CONFIGS / f"{options.dataset}_pooling.toml")
-        found = weeks(run.load_data(msgspec.structs.replace(config.data, fold=0)).events)
+        config = read_config(CONFIGS / f"{options.dataset}_pooling.toml")
+        found = weeks(load_data(msgspec.structs.replace(config.data, fold=0)).events)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from mimn import run
+from mimn import config_file, run
+from mimn.config_file import HasToml
 from mimn.nn.model import ClickModel
 from mimn.training.schedule import Schedule
 
@@ -21,7 +22,7 @@ class TrainingFailed(Exception):
     """Training cannot start, go on or resume; the message says why and what to do."""
 
 
-def check_folder(folder: Path, config: run.HasToml, *, resume: bool) -> None:
+def check_folder(folder: Path, config: HasToml, *, resume: bool) -> None:
     """Whether a run of `config` may start in `folder`, or be resumed there.
 
     Raises:
@@ -36,7 +37,7 @@ def check_folder(folder: Path, config: run.HasToml, *, resume: bool) -> None:
     if not stored.exists():
         raise TrainingFailed(f"{folder} holds no run to resume: start without --resume")
     # Both with today's defaults: the run may have started before a field was added.
-    if run.read(stored, type(config)).to_toml() != config.to_toml():
+    if config_file.read(stored, type(config)).to_toml() != config.to_toml():
         raise TrainingFailed(f"{stored} is another configuration: resume with the one that the run started with")
     if (folder / run.METRICS).exists():
         raise TrainingFailed(f"{folder} holds a finished run: there is nothing to resume; choose another folder")

@@ -25,13 +25,13 @@ from mimn import run
 from mimn.config import ConfigError
 from mimn.data.batches import Batches
 from mimn.nn.model import Batch, ClickModel, Losses
-from mimn.run import TrainingSettings
 from mimn.training.checkpoint import Past, load_checkpoint, save_best, save_checkpoint
 from mimn.training.folder import TrainingFailed
 from mimn.training.memory import keep_freed_memory
 from mimn.training.optimizers import Optimizers
 from mimn.training.processes import ALONE, Processes
 from mimn.training.schedule import Epoch, Measure, Schedule
+from mimn.training.settings import TrainingSettings
 
 log = logging.getLogger("mimn.train")
 F = TypeVar("F", np.float32, np.float64)

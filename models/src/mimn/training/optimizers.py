@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mimn.nn.model import ClickModel
-from mimn.run import TrainingSettings
 from mimn.training.processes import Processes
+from mimn.training.settings import TrainingSettings
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
 """Adam's β₁, β₂ and ε, as in torch."""

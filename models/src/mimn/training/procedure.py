@@ -20,14 +20,15 @@ from typing import Any, Protocol
 import torch
 
 from mimn import run
+from mimn.config_file import HasToml
 from mimn.data.fields import FittedFields
 from mimn.data.prepared import Prepared
 from mimn.data.vocabulary import KnownIds
 from mimn.nn.model import ClickModel
-from mimn.run import HasToml, TrainingSettings
 from mimn.training.folder import check_folder, draw_curves, log, logged
 from mimn.training.loop import ONCE, Running, Task, fit
 from mimn.training.schedule import Schedule
+from mimn.training.settings import TrainingSettings
 from mimn.training.warm import Origin, Start
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mimn.run import TrainingSettings
+from mimn.training.settings import TrainingSettings
 
 
 class Measure(msgspec.Struct, frozen=True):

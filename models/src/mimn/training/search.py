@@ -29,10 +29,10 @@ import msgspec
 import tomli_w
 from rich.table import Table
 
-from mimn import run
+from mimn import config_file, run
 from mimn.config import ConfigError
+from mimn.config_file import HasToml
 from mimn.data.split import Part
-from mimn.run import HasToml
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 from mimn.training.schedule import Epoch, Measure
@@ -259,7 +259,7 @@ class Search(Generic[C]):
             if not isinstance(inner, dict):
                 raise ConfigError(f"parameter {path}: {'.'.join(tables)} is no table of the configuration")
             inner[name] = value
-        return run.decode(tomli_w.dumps(_known(whole)), f"parameter {', '.join(values)}", type(self.base))
+        return config_file.decode(tomli_w.dumps(_known(whole)), f"parameter {', '.join(values)}", type(self.base))
 
 
 class _Reporter:

@@ -21,7 +21,7 @@ from mimn import run
 from mimn.data.prepared import Prepared
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import Batch, ClickModel
-from mimn.run import RunConfig
+from mimn.run_config import RunConfig
 from mimn.training.folder import TrainingFailed
 
 FOLDER = "teachers"
