@@ -28,8 +28,9 @@ from localstack.ports import shared_listener
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings, rtp_variables
 from localstack.wait import until
-from mimn.bundle import Bundle, load_bundle, write_bundle
+from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import HeadGraph
+from support.bundles import again
 from support.stored import Stored, now_ms
 
 pytestmark = pytest.mark.servers
@@ -231,18 +232,6 @@ def test_requests_at_once_on_a_store_that_hangs_are_all_answered(
 # Swapping the bundle
 
 
-def version(root: Path, number: str, *, of: Path = TINY) -> Path:
-    """The bundle `of` again, under another version number."""
-    old = load_bundle(of)
-    manifest = old.manifest
-    return write_bundle(
-        root, name=manifest.name, version=number, state=manifest.state, step=manifest.step, head=manifest.head,
-        step_onnx=(of / "step.onnx").read_bytes(), head_onnx=(of / "head.onnx").read_bytes(),
-        initial_state=np.array(old.initial_state), items=old.items, categories=old.categories, golden=old.golden,
-        context=manifest.context, opset=manifest.opset, model=manifest.model, training=manifest.training,
-    )  # fmt: skip
-
-
 def repoint(link: Path, target: Path) -> None:
     fresh = link.with_suffix(".new")
     fresh.symlink_to(target)
@@ -253,7 +242,7 @@ def test_sighup_swaps_a_bundle_without_a_failed_request_and_a_bad_one_changes_no
     own_valkey: Valkey, stored: Stored, tmp_path: Path
 ) -> None:
     write(own_valkey, stored)
-    current, second = tmp_path / "current", version(tmp_path / "bundles", "2")
+    current, second = tmp_path / "current", again(tmp_path / "bundles", TINY, version="2")
     bad = tmp_path / "bad/tiny/2"
     shutil.copytree(second, bad)
     (bad / "items.vectors.npy").write_bytes((bad / "items.vectors.npy").read_bytes()[:-4] + b"\0\0\0\1")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import numpy as np
 import onnx
 import pytest
 import redis
@@ -25,7 +24,8 @@ from onnx import TensorProto, helper
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
-from mimn.bundle import load_bundle, write_bundle
+from mimn.bundle import load_bundle
+from support.bundles import again
 from support.stored import Stored
 
 pytestmark = pytest.mark.servers
@@ -140,21 +140,9 @@ def other_folder(folder: Path) -> Path:
 
 def huge(folder: Path) -> Path:
     """A file of 64 GiB, of which nothing lies on the disk."""
-    bundle = again(folder, TINY.joinpath("head.onnx").read_bytes())
+    bundle = again(folder, TINY)
     os.truncate(bundle / "items.vectors.npy", 64 << 30)
     return bundle
-
-
-def again(folder: Path, head: bytes) -> Path:
-    """The tiny bundle as it is exported now, with another head."""
-    old = load_bundle(TINY)
-    of = old.manifest
-    return write_bundle(
-        folder, name=of.name, version=of.version, state=of.state, step=of.step, head=of.head,
-        step_onnx=(TINY / "step.onnx").read_bytes(), head_onnx=head, initial_state=np.array(old.initial_state),
-        items=old.items, categories=old.categories, golden=old.golden, context=of.context, opset=of.opset,
-        model=of.model, training=of.training,
-    )  # fmt: skip
 
 
 def endless(folder: Path) -> Path:
@@ -184,7 +172,7 @@ def endless(folder: Path) -> Path:
         ]
     )
     graph.node.append(helper.make_node("Loop", ["turns", "yes", f"{last}_soon"], [last], body=body))
-    return again(folder, model.SerializeToString())
+    return again(folder, TINY, head=model.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -223,7 +211,7 @@ def test_a_graph_that_never_ends_costs_its_reload_and_nothing_else(own_valkey: V
         assert process.metric("rtp_hanging_loads") == 1
         assert process.status() == "warm"
         assert httpx.get(f"{process.rtp.address}/readyz").status_code == 200
-        process.point(again(tmp_path / "good", TINY.joinpath("head.onnx").read_bytes()))
+        process.point(again(tmp_path / "good", TINY))
         assert process.reload()[0] == 200
         began = time.monotonic()
         assert process.rtp.stop(grace_s=10) == 0

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
-
-import numpy as np
 
 from localstack.ports import shared_listener
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
-from mimn.bundle import load_bundle, write_bundle
+from support.bundles import again
 from support.world import BUNDLE
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
@@ -81,7 +78,7 @@ def a_bundle_is_swapped_under_load_and_no_request_fails(stage: Stage, size: Size
     swaps = 50 if size == "full" else 5
     store, audience = stage.valkey(), Audience()
     audience.settle(store)
-    versions = [_again(stage.folder / "bundles", number) for number in ("1", "2")]
+    versions = [again(stage.folder / "bundles", BUNDLE, version=number) for number in ("1", "2")]
     current = stage.folder / "current"
     current.symlink_to(versions[0])
     told = {"RTP_STATE__STALE_AFTER_S": "86400", "RTP_DEADLINE__DEFAULT_MS": "5000", "RTP_DEADLINE__MAX_MS": "5000"}
@@ -114,15 +111,3 @@ def _ended(statuses: list[int | None], ends_s: list[float], restarts: int) -> Ta
     wrong = [f"exit status {status}" for status in statuses if status != 0]
     wrong += [f"a process took {seconds:.1f} s to end" for seconds in ends_s if seconds > EXIT_S]
     return Tally(restarts, restarts, wrong=tuple(wrong), figures={"ended after, s": [round(s, 3) for s in ends_s]})
-
-
-def _again(folder: Path, version: str) -> Path:
-    """The tiny bundle under another version."""
-    old = load_bundle(BUNDLE)
-    manifest = old.manifest
-    return write_bundle(
-        folder, name=manifest.name, version=version, state=manifest.state, step=manifest.step, head=manifest.head,
-        step_onnx=(BUNDLE / "step.onnx").read_bytes(), head_onnx=(BUNDLE / "head.onnx").read_bytes(),
-        initial_state=np.array(old.initial_state), items=old.items, categories=old.categories, golden=old.golden,
-        context=manifest.context, opset=manifest.opset, model=manifest.model, training=manifest.training,
-    )  # fmt: skip

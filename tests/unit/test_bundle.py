@@ -15,13 +15,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn.bundle import (
+    About,
     BlockSpec,
     BundleError,
     EmbeddingTable,
     FieldData,
     Golden,
     GoldenMismatch,
+    GraphFile,
     GraphSpec,
+    HeadData,
+    StateData,
     StateSpec,
     TensorSpec,
     load_bundle,
@@ -47,25 +51,31 @@ GOLDEN_CASES = Golden(
 )
 
 
-def write(root: Path, **changes: Any) -> Path:
-    parts: dict[str, Any] = {
-        "name": "toy",
-        "version": "1",
-        "state": StateSpec("recurrent", (BlockSpec("h", (3,), "float32"),)),
-        "step": GraphSpec("step.onnx", (TensorSpec("event", ("B", 5)),), (TensorSpec("next_state", ("B", 3)),)),
-        "head": GraphSpec("head.onnx", (TensorSpec("candidates", ("C", 5)),), (TensorSpec("scores", ("C",)),)),
-        "step_onnx": b"step",
-        "head_onnx": b"head",
-        "initial_state": np.zeros(3, np.float32),
-        "items": ITEMS,
-        "categories": CATEGORIES,
-        "golden": GOLDEN_CASES,
-        "context": (),
-        "opset": 18,
-        "model": {},
-        "training": {"run": "none"},
-    }
-    return write_bundle(root, **(parts | changes))
+STATE = StateData(
+    spec=StateSpec("recurrent", (BlockSpec("h", (3,), "float32"),)),
+    initial=np.zeros(3, np.float32),
+    step=GraphFile(
+        b"step", GraphSpec("step.onnx", (TensorSpec("event", ("B", 5)),), (TensorSpec("next_state", ("B", 3)),))
+    ),
+)
+HEAD = HeadData(
+    graph=GraphFile(
+        b"head", GraphSpec("head.onnx", (TensorSpec("candidates", ("C", 5)),), (TensorSpec("scores", ("C",)),))
+    )
+)
+
+
+def write(root: Path, version: str = "1", *, head: HeadData = HEAD, items: EmbeddingTable = ITEMS) -> Path:
+    return write_bundle(
+        root,
+        "toy",
+        version,
+        state=STATE,
+        head=head,
+        tables=(items, CATEGORIES),
+        golden=GOLDEN_CASES,
+        about=About(opset=18, training={"run": "none"}),
+    )
 
 
 def test_what_is_written_loads(tmp_path: Path) -> None:
@@ -96,10 +106,10 @@ def test_a_bundle_is_never_overwritten_and_nothing_half_written_stays(tmp_path: 
     path = write(tmp_path)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     with pytest.raises(BundleError, match="choose another version"):
-        write(tmp_path, step_onnx=b"other")
+        write(tmp_path, head=replace(HEAD, graph=HEAD.graph._replace(onnx=b"other")))
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     with pytest.raises(BundleError, match="rise strictly"):
-        write(tmp_path, version="2", items=EmbeddingTable(np.array([8, 3, 4], np.uint64), ITEMS.vectors))
+        write(tmp_path, "2", items=EmbeddingTable(np.array([8, 3, 4], np.uint64), ITEMS.vectors))
     assert [p.name for p in (tmp_path / "toy").iterdir()] == ["1"]
 
 
@@ -217,25 +227,28 @@ HOUR = FieldSpec(name="hour", source="context", kind="categorical", rows=26, who
 CITY = FieldSpec(name="city", source="user", kind="categorical", rows=4, examples=("Rome", "Oslo"))
 PRICE = FieldSpec(name="price", source="item", kind="numeric")
 CITIES = np.sort(np.array([code_of(city) for city in CITY.examples], np.uint64))
-WITH_FIELDS: dict[str, Any] = {
-    "fields": FieldData(
+WITH_FIELDS = HeadData(
+    fields=FieldData(
         (CITY, HOUR, PRICE),
         {"city": CITIES},
         np.arange(60, dtype=np.float32).reshape(30, 2),
         np.array([[0.0], [1.5], [2.5], [3.5]], np.float32),
     ),
-    "head": GraphSpec(
-        "head.onnx",
-        (TensorSpec("candidates", ("C", 6)), TensorSpec("context", (1, 4))),
-        (TensorSpec("scores", ("C",)),),
+    graph=GraphFile(
+        b"head",
+        GraphSpec(
+            "head.onnx",
+            (TensorSpec("candidates", ("C", 6)), TensorSpec("context", (1, 4))),
+            (TensorSpec("scores", ("C",)),),
+        ),
     ),
-    "calibration": Platt(0.5, -1.0),
-    "negatives_kept": 0.25,
-}
+    calibration=Platt(0.5, -1.0),
+    negatives_kept=0.25,
+)
 
 
 def test_fields_calibration_and_sampling_rate_are_in_the_bundle_and_not_in_its_fingerprint(tmp_path: Path) -> None:
-    plain, bundle = load_bundle(write(tmp_path / "a")), load_bundle(write(tmp_path / "b", **WITH_FIELDS))
+    plain, bundle = load_bundle(write(tmp_path / "a")), load_bundle(write(tmp_path / "b", head=WITH_FIELDS))
     assert bundle.fingerprint == plain.fingerprint
     assert bundle.manifest.calibration == Platt(0.5, -1.0)
     assert bundle.manifest.negatives_kept == 0.25
@@ -260,7 +273,7 @@ def test_fields_calibration_and_sampling_rate_are_in_the_bundle_and_not_in_its_f
     ],
 )
 def test_field_files_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = write(tmp_path, **WITH_FIELDS | {"fields": replace(WITH_FIELDS["fields"], **changes)})
+    path = write(tmp_path, head=replace(WITH_FIELDS, fields=replace(WITH_FIELDS.fields, **changes)))
     with pytest.raises(BundleError, match=message):
         load_bundle(path)
 

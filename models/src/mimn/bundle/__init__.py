@@ -25,9 +25,10 @@ from mimn.bundle.specs import (
     check_name,
 )
 from mimn.bundle.vocabulary import EmbeddingTable
-from mimn.bundle.writer import FieldData, write_bundle
+from mimn.bundle.writer import About, FieldData, GraphFile, HeadData, StateData, write_bundle
 
 __all__ = [
+    "About",
     "ActionSpec",
     "BlockSpec",
     "Bundle",
@@ -36,7 +37,9 @@ __all__ = [
     "FieldData",
     "Golden",
     "GoldenMismatch",
+    "GraphFile",
     "GraphSpec",
+    "HeadData",
     "IdSketch",
     "InputSpec",
     "ItemTable",
@@ -47,6 +50,7 @@ __all__ = [
     "MembersSpec",
     "Reads",
     "SketchSpec",
+    "StateData",
     "StateSpec",
     "TensorSpec",
     "check_name",

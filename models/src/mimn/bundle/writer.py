@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,34 +79,63 @@ class FieldData:
 NO_FIELDS = FieldData()
 
 
+class GraphFile(NamedTuple):
+    """A graph, and what the manifest says of it."""
+
+    onnx: bytes
+    spec: GraphSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateData:
+    """What a user's state is, and what an event makes of it."""
+
+    spec: StateSpec
+    initial: NDArray[np.float32]
+    """[F]: the state of a user without events."""
+    step: GraphFile | None = None
+    """None where no graph folds events: in a sequence bundle, and with a ledger alone."""
+    sketch: SketchSpec | None = None
+    ledger: LedgerSpec | None = None
+    actions: dict[ActionName, ActionSpec] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadData:
+    """What the head reads beside state and candidates, and what its scores mean."""
+
+    graph: GraphFile
+    context: tuple[str, ...] = ()
+    """Features of a request that are plain numbers."""
+    fields: FieldData = NO_FIELDS
+    item_table: tuple[ItemTableSpec, ItemTable] | None = None
+    members: tuple[MembersSpec, MemberIndex] | None = None
+    calibration: Calibration = UNCALIBRATED
+    negatives_kept: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What the manifest tells people; the services do not read it."""
+
+    opset: int
+    """Of the graphs."""
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
 def write_bundle(
     root: str | Path,
-    *,
     name: str,
     version: str,
-    state: StateSpec,
-    step: GraphSpec | None,
-    head: GraphSpec,
-    step_onnx: bytes | None,
-    head_onnx: bytes,
-    initial_state: NDArray[np.float32],
-    items: EmbeddingTable,
-    categories: EmbeddingTable,
+    *,
+    state: StateData,
+    head: HeadData,
+    tables: tuple[EmbeddingTable, EmbeddingTable],
     golden: Golden,
-    context: tuple[str, ...],
-    opset: int,
-    model: dict[str, Any],
-    training: dict[str, Any],
-    sketch: SketchSpec | None = None,
-    ledger: LedgerSpec | None = None,
-    item_table: tuple[ItemTableSpec, ItemTable] | None = None,
-    members: tuple[MembersSpec, MemberIndex] | None = None,
-    actions: dict[ActionName, ActionSpec] | None = None,
-    fields: FieldData = NO_FIELDS,
-    calibration: Calibration = UNCALIBRATED,
-    negatives_kept: float = 1.0,
+    about: About,
 ) -> Path:
-    """Write `<root>/<name>/<version>` and return its path.
+    """Write `<root>/<name>/<version>` and return its path. `tables`: of items and of categories.
 
     Raises:
         BundleError: a name or version that is not allowed, the target exists (bundles are immutable: choose another
@@ -115,51 +144,61 @@ def write_bundle(
     target = Path(root) / check_name("name", name) / check_name("version", version)
     if target.exists():
         raise BundleError(f"{target} exists and a bundle never changes: choose another version")
+    items, categories = tables
     items.check("items")
     categories.check("categories")
-    contents = {} if step_onnx is None else {m.STEP: step_onnx}
+    contents = {} if state.step is None else {m.STEP: state.step.onnx}
     contents |= {
-        m.HEAD: head_onnx,
-        m.INITIAL_STATE: _npy(initial_state),
+        m.HEAD: head.graph.onnx,
+        m.INITIAL_STATE: _npy(state.initial),
         m.ITEM_IDS: _npy(items.ids),
         m.ITEM_VECTORS: _npy(items.vectors),
         m.CATEGORY_IDS: _npy(categories.ids),
         m.CATEGORY_VECTORS: _npy(categories.vectors),
         m.GOLDEN: golden.to_bytes(),
     }
-    if item_table is not None:
-        contents |= {file: _npy(getattr(item_table[1], name)) for name, file in TABLE.items()}
-        if (neighbors := item_table[1].neighbors) is not None:
-            contents |= {file: _npy(getattr(neighbors, name)) for name, file in NEIGHBOR_FILES.items()}
-    if members is not None:
-        contents |= {file: _npy(getattr(members[1], name)) for name, file in MEMBERS.items()}
-    contents |= fields.files(items)
+    if head.item_table is not None:
+        table = head.item_table[1]
+        contents |= {file: _npy(getattr(table, name)) for name, file in TABLE.items()}
+        if table.neighbors is not None:
+            contents |= {file: _npy(getattr(table.neighbors, name)) for name, file in NEIGHBOR_FILES.items()}
+    if head.members is not None:
+        contents |= {file: _npy(getattr(head.members[1], name)) for name, file in MEMBERS.items()}
+    contents |= head.fields.files(items)
     files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
     input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width)
     manifest = Manifest(
         schema_version=m.SCHEMA_VERSION,
         name=name,
         version=version,
-        state=state,
+        state=state.spec,
         input=input_spec,
         fold_version=m.FOLD_VERSION,
-        step=step,
-        head=head,
-        context=context,
-        opset=opset,
-        model=model,
-        training=training,
+        step=None if state.step is None else state.step.spec,
+        head=head.graph.spec,
+        context=head.context,
+        opset=about.opset,
+        model=about.model,
+        training=about.training,
         files=files,
         sizes={file: len(data) for file, data in contents.items()},
-        fingerprint=fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions, ledger=ledger),
-        ledger=ledger,
-        item_table=None if item_table is None else item_table[0],
-        members=None if members is None else members[0],
-        sketch=sketch,
-        actions=actions,
-        fields=fields.specs,
-        calibration=calibration,
-        negatives_kept=negatives_kept,
+        fingerprint=fingerprint_of(
+            state.spec,
+            input_spec,
+            m.FOLD_VERSION,
+            files,
+            state.sketch,
+            actions=state.actions,
+            ledger=state.ledger,
+        ),
+        ledger=state.ledger,
+        item_table=None if head.item_table is None else head.item_table[0],
+        members=None if head.members is None else head.members[0],
+        sketch=state.sketch,
+        actions=state.actions,
+        fields=head.fields.specs,
+        calibration=head.calibration,
+        negatives_kept=head.negatives_kept,
     )
     contents[m.MANIFEST] = encode_manifest(manifest)
     decode_manifest(contents[m.MANIFEST])

@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 
 from mimn.baselines import BaselineConfig, folded_blocks, step_layout, user_layout
 from mimn.bundle import (
+    About,
     BlockSpec,
     EmbeddingTable,
     FieldData,
     Golden,
+    HeadData,
     IdSketch,
     ItemTableSpec,
     LedgerSpec,
     MembersSpec,
     Reads,
     SketchSpec,
+    StateData,
     StateSpec,
     write_bundle,
 )
@@ -113,16 +116,14 @@ def export_bundle(
     actions = None if model.actions is None else model.actions.value
     with evaluation(model):
         fields = field_data(model, facts.codes)
-        step_onnx, step_spec = None, None
-        if config.variant != "ledger":
-            step_onnx, step_spec = step_graph(model, step_layout(config, state_dtype))
-        head_onnx, head_spec = head_graph(model, layout)
-        check_parity(model, layout, step_onnx, head_onnx)
+        step = None if config.variant == "ledger" else step_graph(model, step_layout(config, state_dtype))
+        head = head_graph(model, layout)
+        check_parity(model, layout, None if step is None else step.onnx, head.onnx)
         check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
         blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
         initial = layout.round(layout.flatten(blank | initial_blocks(model.cell)))
         reference = reference_of(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
-        graphs = count_events if step_onnx is None else Graph(step_onnx), Graph(head_onnx)
+        graphs = count_events if step is None else Graph(step.onnx), Graph(head.onnx)
         golden = golden_cases(
             reference,
             graphs,
@@ -133,36 +134,40 @@ def export_bundle(
             ledger=reads,
             features=len(config.context_features),
         )
+    counters = ledger = item_table = members = None
+    if sketch is not None:
+        counters = SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives)
+    if reads is not None:
+        ledger = LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways)
+        item_table = (ItemTableSpec(reads.groups, config.ledger_types), reads.table) if reads.groups else None
+        members = (MembersSpec(reads.members.half_lives), reads.members.index) if reads.members else None
     return write_bundle(
         output,
-        name=name,
-        version=version,
-        state=StateSpec(
-            "ledger" if step_spec is None else "recurrent",
-            tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks),
+        name,
+        version,
+        state=StateData(
+            spec=StateSpec(
+                "ledger" if step is None else "recurrent",
+                tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks),
+            ),
+            initial=initial,
+            step=step,
+            sketch=counters,
+            ledger=ledger,
+            actions=action_specs(actions),
         ),
-        step=step_spec,
-        head=head_spec,
-        step_onnx=step_onnx,
-        head_onnx=head_onnx,
-        initial_state=initial,
-        items=items,
-        categories=categories,
+        head=HeadData(
+            graph=head,
+            context=config.context_features,
+            fields=fields,
+            item_table=item_table,
+            members=members,
+            calibration=facts.calibration,
+            negatives_kept=facts.negatives_kept,
+        ),
+        tables=(items, categories),
         golden=golden,
-        sketch=None
-        if sketch is None
-        else SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives),
-        ledger=None if reads is None else LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways),
-        item_table=(ItemTableSpec(reads.groups, config.ledger_types), reads.table) if reads and reads.groups else None,
-        members=(MembersSpec(reads.members.half_lives), reads.members.index) if reads and reads.members else None,
-        actions=action_specs(actions),
-        context=config.context_features,
-        opset=OPSET,
-        model=asdict(config),
-        training=facts.training,
-        fields=fields,
-        calibration=facts.calibration,
-        negatives_kept=facts.negatives_kept,
+        about=About(opset=OPSET, model=asdict(config), training=facts.training),
     )
 
 

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle import BlockSpec, EmbeddingTable, FieldData, Golden, StateSpec, write_bundle
+from mimn.bundle import (
+    About,
+    BlockSpec,
+    EmbeddingTable,
+    FieldData,
+    Golden,
+    HeadData,
+    StateData,
+    StateSpec,
+    write_bundle,
+)
 from mimn.bundle.manifest import check_countable
 from mimn.export.parts import (
     GOLDEN_CANDIDATES,
@@ -84,36 +94,33 @@ def export_sequence(
     with evaluation(model):
         fields = field_data(model, facts.codes)
         try:
-            head_onnx, head_spec = sequence_head_graph(model)
+            head = sequence_head_graph(model)
         except TypeError as error:
             raise ExportError(
                 f"{error}: export a run of variant 'din' or 'dien', or of one with a state (models/README.md)"
             ) from error
-        check_sequence_parity(model, rule, head_onnx)
+        check_sequence_parity(model, rule, head.onnx)
         check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
-        golden = sequence_golden_cases(rule, Graph(head_onnx), (items, categories), fields, actions)
+        golden = sequence_golden_cases(rule, Graph(head.onnx), (items, categories), fields, actions)
     layout = rule.layout
     return write_bundle(
         output,
-        name=name,
-        version=version,
-        state=StateSpec("sequence", tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks)),
-        step=None,
-        head=head_spec,
-        step_onnx=None,
-        head_onnx=head_onnx,
-        initial_state=np.zeros(layout.floats, np.float32),
-        items=items,
-        categories=categories,
+        name,
+        version,
+        state=StateData(
+            spec=StateSpec("sequence", tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks)),
+            initial=np.zeros(layout.floats, np.float32),
+            actions=action_specs(actions),
+        ),
+        head=HeadData(
+            graph=head,
+            fields=fields,
+            calibration=facts.calibration,
+            negatives_kept=facts.negatives_kept,
+        ),
+        tables=(items, categories),
         golden=golden,
-        actions=action_specs(actions),
-        context=(),
-        opset=OPSET,
-        model=asdict(model.config),
-        training=facts.training,
-        fields=fields,
-        calibration=facts.calibration,
-        negatives_kept=facts.negatives_kept,
+        about=About(opset=OPSET, model=asdict(model.config), training=facts.training),
     )
 
 

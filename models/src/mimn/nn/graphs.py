@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mimn.bundle.specs import HEAD, STEP, GraphSpec, TensorSpec
+from mimn.bundle.writer import GraphFile
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell
@@ -152,7 +153,7 @@ def round_state(state: Tensor, layout: StateLayout) -> Tensor:
     return torch.cat([half.to(torch.float16).to(torch.float32), rest], -1)
 
 
-def step_graph(model: StateModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
+def step_graph(model: StateModel, layout: StateLayout) -> GraphFile:
     """`step.onnx` of a model in evaluation mode, and its manifest entry. `layout` is the cell's."""
     D, F = vector_width(model), layout.floats
     if isinstance(model.cell, MimnCell):
@@ -162,10 +163,10 @@ def step_graph(model: StateModel, layout: StateLayout) -> tuple[bytes, GraphSpec
         example = (torch.randn(_EXAMPLE_ROWS, D), plain.initial(_EXAMPLE_ROWS))
         data = _to_onnx(plain, example, ["event", "state"], "next_state", ({0: "batch"}, {0: "batch"}))
     inputs = (TensorSpec("event", ("batch", D)), TensorSpec("state", ("batch", F)))
-    return data, GraphSpec(STEP, inputs, (TensorSpec("next_state", ("batch", F)),))
+    return GraphFile(data, GraphSpec(STEP, inputs, (TensorSpec("next_state", ("batch", F)),)))
 
 
-def head_graph(model: StateModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
+def head_graph(model: StateModel, layout: StateLayout) -> GraphFile:
     """`head.onnx` of a model in evaluation mode, and its manifest entry. `layout` is for a user's whole state.
 
     The ledger is not an input: what is read of it is (`mimn.bundle.reads`).
@@ -193,7 +194,7 @@ def head_graph(model: StateModel, layout: StateLayout) -> tuple[bytes, GraphSpec
     data = _to_onnx(
         head_module(model, serving=True), tuple(example), [spec.name for spec in inputs], "scores", tuple(free)
     )
-    return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
+    return GraphFile(data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),)))
 
 
 def vector_width(model: StateModel) -> int:
@@ -201,7 +202,7 @@ def vector_width(model: StateModel) -> int:
     return model.config.width + model.category_columns(torch.zeros(1, dtype=torch.int64)).shape[-1]
 
 
-def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:
+def sequence_head_graph(model: BaselineModel) -> GraphFile:
     """`head.onnx` of DIN or DIEN in evaluation mode, and its manifest entry.
 
     Raises:
@@ -221,7 +222,7 @@ def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:
         free.append({})
     module, names = SequenceHead(model), [spec.name for spec in inputs]
     data = _to_onnx(module, tuple(example), names, "scores", tuple(free), functions=functions(D))
-    return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
+    return GraphFile(data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),)))
 
 
 def _to_onnx(
