@@ -55,6 +55,7 @@ def with_head(config: MimnConfig | BaselineConfig, head: str) -> ModelConfig:
     "config",
     [
         *(with_head(POOLING, head) for head in ("paper", *HEADS)),
+        *(with_head(replace(POOLING, sketch_limit=2.0, count_limit=2.0), head) for head in ("paper", "deepfm")),
         *(with_head(MIMN, head) for head in ("paper", "dcn")),
         *(with_head(TINY_DIN, head) for head in ("paper", "deepfm", "afm")),
         *(with_head(TINY_DIEN, head) for head in ("paper", "wide_deep")),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimn.bundle import Bundle, GoldenMismatch, IdSketch, load_bundle
-from mimn.bundle.graph import HeadGraph, StepGraph
+from mimn.bundle.graph import HeadGraph, StepGraph, open_head
 from mimn.config import MimnConfig, cell_layout, state_layout
 from mimn.data import synthetic
 from mimn.data.events import Events
@@ -26,6 +26,7 @@ from mimn.nn.graphs import head_graph, step_graph
 from mimn.nn.model import Batch, BatchError, MimnModel
 from mimn.nn.sketch import SketchReader, Touches, window_counts
 from mimn.parity import ParityError, check_parity
+from mimn.rows.library import library
 from mimn.scoring import predict
 from mimn.state import Sketch
 from mimn.state.sketch import DAY_MS
@@ -40,6 +41,8 @@ SKETCHES: dict[str, MimnConfig] = {
     "categories alone": replace(BASE, sketch_category_cells=8, sketch_half_lives=(30,)),
     "items alone": replace(BASE, sketch_item_cells=5, sketch_half_lives=(0,), context_features=("hour",)),
 }
+LIMITS = {"sketch_limit": 3.5, "count_limit": 3.0}  # less than the histories that parity reads
+SKETCHES |= {f"{name}, limited": replace(config, **LIMITS) for name, config in SKETCHES.items()}  # type: ignore[arg-type]
 ITEM_IDS = np.arange(100, 100 + ITEMS, dtype=np.uint64)
 CATEGORY_IDS = np.arange(7, 7 + CATEGORIES, dtype=np.uint64)
 START = 1_650_000_000_000
@@ -124,7 +127,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 @given(st.data())
 def test_sums_over_a_window_are_what_counters_hold_at_every_position(data: st.DataObject) -> None:
     sketch = Sketch(4, 5, (0, 3, 40))
-    T = data.draw(st.integers(1, 30))
+    T, limit = data.draw(st.integers(1, 30)), data.draw(st.sampled_from([0.0, 0.5, 8.0]))
     seed = data.draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
     items, rows = random.integers(9, size=T).astype(np.uint64), random.integers(7, size=T)
@@ -139,14 +142,46 @@ def test_sums_over_a_window_are_what_counters_hold_at_every_position(data: st.Da
         candidate_addresses=torch.from_numpy(asked).expand(1, T + 1, -1, -1),
         now=torch.from_numpy(now)[None],
     )
-    sums = window_counts(sketch, touches, torch.from_numpy(positions)[None])[0]
-    state, reader = np.zeros((1, sketch.values + 3), np.float32), SketchReader(sketch)
+    sums = window_counts(sketch, touches, torch.from_numpy(positions)[None], limit)[0]
+    state, reader = np.zeros((1, sketch.values + 3), np.float32), SketchReader(sketch, limit)
     for n in range(T + 1):
         if n:
             sketch.add(state, addresses[n - 1 : n], moments[n - 1 : n])
         moment = torch.from_numpy(sketch.moments(now[n : n + 1]))
         held = reader.counts(torch.from_numpy(state), torch.from_numpy(asked), moment)[0]
         np.testing.assert_allclose(held.numpy(), sums[n].numpy(), rtol=1e-2, atol=1e-4)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_a_longer_history_of_the_same_kind_is_read_as_one_at_the_limit(limit: int, times: int, seed: int) -> None:
+    """Counters keep their ratios: a user who did everything `times` as often is read as the user who did it once."""
+    sketch, random = Sketch(4, 5, (0, 30)), np.random.default_rng(seed)
+    items, rows = random.integers(9, size=limit).astype(np.uint64), random.integers(7, size=limit)
+    addresses, moment = sketch.addresses_of(items, rows), sketch.moments(np.full(limit, START))
+    asked = sketch.addresses_of(np.arange(9, dtype=np.uint64), np.arange(9) % 7)
+    read = []
+    for often in (1, times):
+        state = np.zeros((1, sketch.values + 2), np.float32)
+        for n in np.repeat(np.arange(limit), often):
+            sketch.add(state, addresses[n : n + 1], moment[n : n + 1])
+        state = torch.from_numpy(state)
+        now = torch.from_numpy(sketch.moments(np.array([START])))
+        read.append(SketchReader(sketch, float(limit)).counts(state, torch.from_numpy(asked), now)[0])
+        whole = torch.arange(sketch.row)[:, None]
+        total = SketchReader(sketch, float(limit)).counts(state, whole, now)[0].sum((0, 1))
+        np.testing.assert_allclose(total.numpy(), limit, rtol=2e-3)
+    np.testing.assert_allclose(read[1].numpy(), read[0].numpy(), rtol=5e-2, atol=1e-3)  # float16 sums
+
+
+@pytest.mark.parametrize("name", ["paper", "pooling"])
+def test_a_limit_is_no_part_of_the_state(bundles: dict[str, Bundle], name: str) -> None:
+    """So it can be set, and changed, by a release of the head alone; and the compiled head knows it."""
+    limited, bundle = bundles[f"{name}, limited"], bundles[name]
+    assert limited.fingerprint == bundle.fingerprint
+    assert limited.manifest.files["step.onnx"] == bundle.manifest.files["step.onnx"]
+    assert limited.manifest.files["head.onnx"] != bundle.manifest.files["head.onnx"]
+    assert open_head(limited).compiled == (library() is not None)
 
 
 @pytest.mark.parametrize("name", ["paper", "pooling"])

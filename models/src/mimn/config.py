@@ -6,6 +6,7 @@ have the paper's names; the choices of the published code are one preset, `offic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
@@ -66,6 +67,11 @@ class SharedConfig:
     """Counters in each of the two hashed rows of items; 0 = no counters."""
     sketch_half_lives: tuple[int, ...] = (0, 30)
     """Days after which an event counts half, one value per set of counters; 0 = never. Used only with a sketch."""
+    sketch_limit: float = 0.0
+    """What a user's counters of one half-life may add up to. Above, the head reads them scaled down together, so that
+    they add up to this. 0 = no limit. Training on impressions sets both limits (`mimn.impressions.limits`)."""
+    count_limit: float = 0.0
+    """The most events that the head reads as the number of a user's events. 0 = no limit."""
     ledger_buckets: int = 0
     """Buckets of eight items each in a user's ledger (`mimn.state.ledger`); the head reads it. 0 = no ledger."""
     ledger_reads: tuple[str, ...] = ()
@@ -110,6 +116,9 @@ class SharedConfig:
             if not 0 <= getattr(self, field) <= MAX_SKETCH_CELLS:
                 raise ConfigError(f"{field} must be 0 to {MAX_SKETCH_CELLS}, not {getattr(self, field)}")
         half_lives(self, "sketch_half_lives", least=0)
+        for field in ("sketch_limit", "count_limit"):
+            if not 0.0 <= getattr(self, field) < math.inf:
+                raise ConfigError(f"{field} must be 0 or more, not {getattr(self, field)}")
         if self.member_reads and not self.ledger_buckets:
             raise ConfigError("ledger_buckets must be above 0 with member_reads: the ledger is what they are read of")
         if not 0 <= self.ledger_buckets <= MAX_LEDGER_BUCKETS:

@@ -24,7 +24,7 @@ from mimn.nn.fields import item_width, request_width
 from mimn.nn.graphs import StateModel, StepModule, head_module
 from mimn.nn.model import ClickModel
 from mimn.nn.sketch import SketchReader
-from mimn.reference import cells, count
+from mimn.reference import cells, count, scaled, total
 from mimn.reference_baselines import reference_of
 from mimn.state.actions import NAMES
 from mimn.state.layout import BlockType, StateLayout
@@ -306,7 +306,7 @@ class _Check:
         self, sketch: Sketch, state: Floats, candidates: int, events: int
     ) -> tuple[Floats, NDArray[np.int64], Floats, Floats]:
         """`state` with the counters of some events added, and what candidates read: their addresses, the time, and the
-        values of their cells [C, A, S]. The values are compared with sums over the events."""
+        values of their cells [C, A, S] within the model's limit. Counters are compared with sums over the events."""
         config, random = self.model.config, self.random
         items = random.integers(2**64, size=events + candidates, dtype=np.uint64)
         # Few different items, so cells repeat; some events are late.
@@ -321,16 +321,20 @@ class _Check:
         for address, moment in zip(addresses, sketch.moments(times), strict=False):
             sketch.add(whole, address[np.newaxis], moment[np.newaxis])
         moment, asked = sketch.moments(np.array([now])), addresses[events:]
-        held: Floats = (
-            SketchReader(sketch)
-            .counts(torch.from_numpy(whole), torch.from_numpy(asked), torch.from_numpy(moment))[0]
-            .numpy()
-        )
+
+        def values(addresses: NDArray[np.int64]) -> Floats:
+            inputs = (torch.from_numpy(of) for of in (whole, addresses, moment))
+            read: Floats = SketchReader(sketch).counts(*inputs)[0].numpy()
+            return read
+
+        held, totals = values(asked), values(np.arange(sketch.row)[:, np.newaxis]).sum((0, 1))
         its = [cells(config, int(item), int(row)) for item, row in zip(items, rows, strict=True)]
         touched = list(zip(times.tolist(), its, strict=False))
         sums = [[[count(c, days, touched, now) for days in sketch.half_lives] for c in one] for one in its[events:]]
         self._equal("counters", "sums over the events", held, np.array(sums, np.float32), SKETCH_TOLERANCE)
-        return whole, asked, moment, held
+        added_up = np.array([total(days, times.tolist(), now) for days in sketch.half_lives], np.float32)
+        self._equal("all counters", "the sum of the events", totals, added_up, SKETCH_TOLERANCE)
+        return whole, asked, moment, scaled(held, totals, config.sketch_limit).astype(np.float32)
 
     def _equal_states(self, where: str, other: str, got: Floats, want: Floats, tolerance: float) -> None:
         for name, value in self.layout.view(want).items():

@@ -88,11 +88,12 @@ class StateReference(ABC):
         *,
         reads: Array | None = None,
     ) -> float:
-        """The score of one candidate [D] with the request's vector [K], with a sketch the values of its cells [A, S],
+        """The score of one candidate [D] with the request's vector [K], with a sketch its `scaled` cells [A, S],
         with item fields their vector [W], and with a ledger what is read of it [R]."""
         c, q = self.shared, np.asarray(candidate, np.float64)
         user = [blocks["history_mean"]] if "history_mean" in blocks else []
-        user.append(np.log(1 + blocks["count"]) / 7)
+        count = blocks["count"]
+        user.append(np.log(1 + (np.minimum(count, c.count_limit) if c.count_limit else count)) / 7)
         of_user, of_candidate = self.interest(blocks, q)
         user, q = user + of_user, q[: c.width]
         features = [q, *of_candidate]
@@ -310,11 +311,19 @@ def cells(config: SharedConfig, item: int, category_row: int) -> list[int]:
 def count(cell: int, half_life_days: int, touched: Sequence[tuple[int, Sequence[int]]], now_ms: int) -> float:
     """The value of a cell at `now_ms`, given events (time in ms, cells). An event counts half after one half-life;
     half-life 0: no decay."""
-    total = 0.0
-    for time_ms, its in touched:
-        if cell in its:
-            total += 2.0 ** -((now_ms - time_ms) / (half_life_days * 86_400_000)) if half_life_days else 1.0
-    return total
+    return total(half_life_days, [time_ms for time_ms, its in touched if cell in its], now_ms)
+
+
+def total(half_life_days: int, times_ms: Sequence[int], now_ms: int) -> float:
+    """What events at these times add up to at `now_ms`, as in `count`."""
+    days = [(now_ms - time_ms) / 86_400_000 for time_ms in times_ms]
+    return sum(2.0 ** -(age / half_life_days) if half_life_days else 1.0 for age in days)
+
+
+def scaled(values: Array, totals: Array, limit: float) -> Array:
+    """The values of cells [..., S], scaled down where all those of a half-life add up to more than `limit`: then they
+    add up to it. `totals` [S]: what they add up to; limit 0: none."""
+    return values * np.array([min(1.0, limit / each) if limit and each else 1.0 for each in totals])
 
 
 def mean_after(mean: Array, value: Array, count: Array) -> Array:

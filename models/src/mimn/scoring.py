@@ -24,7 +24,7 @@ from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
 from mimn.event_fields import RequestOf
 from mimn.nn.model import ClickModel
-from mimn.nn.sketch import folded_counters, read_counters
+from mimn.nn.sketch import folded_counters, read_counters, sketch_reader
 
 HISTORIES_PER_BATCH = 128
 LENGTH_EDGES = (20, 50, 100, 200, 500, 1000)
@@ -62,7 +62,7 @@ def predict(
 
     item_rows, category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
     rows = {sampling: instances.candidates(sampling, negatives) for sampling, negatives in samplings.items()}
-    sketch, times = model.config.sketch, times_ms(events)
+    sketch, counter_reader, times = model.config.sketch, sketch_reader(model.config), times_ms(events)
     addresses = None if sketch is None else addresses_of(sketch, ids, events.item_id, events.category_id)
     reader, of_ledger = None, ledger_model(model.config)
     if of_ledger is not None:
@@ -94,9 +94,12 @@ def predict(
         for sampling, candidates in rows.items():
             shape = out[sampling].shape
             items, categories = candidates.item.reshape(shape)[chosen], candidates.category.reshape(shape)[chosen]
-            if sketch is not None and counters is not None:
-                cells, now = addresses_of(sketch, ids, items, categories), instances.timestamp[chosen] * events.unit_ms
-                known["counts"] = read_counters(sketch, counters, cells, now).to(device)
+            if counter_reader is not None and counters is not None:
+                cells, now = (
+                    addresses_of(counter_reader.sketch, ids, items, categories),
+                    instances.timestamp[chosen] * events.unit_ms,
+                )
+                known["counts"] = read_counters(counter_reader, counters, cells, now).to(device)
             if reader is not None:
                 now = instances.timestamp[chosen] * events.unit_ms
                 asked = Questions(np.arange(len(chosen)), lengths, items, now)

@@ -204,13 +204,24 @@ class OccasionSampler:
 
     def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Batches[OccasionBatch]:
         """The batches of one epoch, in random order; windows of like length share a batch."""
-        users = zip(self._user_first.tolist(), self._user_stop.tolist(), strict=True)
-        windows = [window for first, stop in users for window in self._windows(first, stop, rng)]
+        windows = self._drawn(rng)
         lengths = np.array([stop - start for start, stop, _ in windows])
         order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
         batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
         order = rng.permutation(len(batches))
         return Batches(len(order), (self._batch([windows[i] for i in batches[place]], rng) for place in order))
+
+    def histories(self, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """What an epoch's windows show before each occasion: its first event, and the one behind its last. [q], [q]"""
+        windows = self._drawn(rng)
+        chosen = np.concatenate([of for _, _, of in windows])
+        first = np.repeat([start for start, _, _ in windows], [len(of) for _, _, of in windows])
+        return first, self._occasions.end[chosen]
+
+    def _drawn(self, rng: np.random.Generator) -> list[tuple[int, int, Ints]]:
+        """The windows of all users."""
+        users = zip(self._user_first.tolist(), self._user_stop.tolist(), strict=True)
+        return [window for first, stop in users for window in self._windows(first, stop, rng)]
 
     def _windows(self, first: int, stop: int, rng: np.random.Generator) -> Iterator[tuple[int, int, Ints]]:
         """Windows (start, stop, occasions) of one user: every occasion once, behind at least half a window of events,

@@ -14,7 +14,7 @@ from torch import Tensor
 from mimn.data.labelled import Occasions
 from mimn.impressions.data import ImpressionReader
 from mimn.nn.model import ClickModel
-from mimn.nn.sketch import folded_counters, read_counters
+from mimn.nn.sketch import folded_counters, read_counters, sketch_reader
 
 HISTORIES_PER_BATCH = 128
 
@@ -29,7 +29,7 @@ def predict(
     batches of histories, and leaves 0 in the other rows.
     """
     model.eval()
-    device, sketch = model.items.weight.device, model.config.sketch
+    device, counters = model.items.weight.device, sketch_reader(model.config)
     out = np.zeros(len(occasions.rows))
     past = np.minimum(occasions.end - occasions.begin, length)
     order = np.argsort(past, kind="stable")
@@ -45,10 +45,10 @@ def predict(
         known: dict[str, Tensor | None] = {}
         request = reader.request(impressions[:, 0], np.ones(len(chosen), np.bool_)).to(device)
         known["context"] = model.request_vector(request)
-        if sketch is not None and history.cells is not None:
-            counters = folded_counters(sketch, history.cells, history.times_ms, history.lengths, history.weights)
+        if counters is not None and history.cells is not None:
+            folded = folded_counters(counters.sketch, history.cells, history.times_ms, history.lengths, history.weights)
             now = occasions.labelled.impressions.time_ms[impressions[:, 0]]
-            known["counts"] = read_counters(sketch, counters, reader.cells(impressions), now).to(device)
+            known["counts"] = read_counters(counters, folded, reader.cells(impressions), now).to(device)
         for name, read in (
             ("reads", reader.reads(impressions, length)),
             ("item_rates", reader.item_rates(impressions)),

@@ -23,6 +23,7 @@ from mimn.data.labelled import OccasionBatch, OccasionSampler
 from mimn.data.split import PARTS, Part
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.limits import limited
 from mimn.impressions.scoring import predict
 from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.heads.over_state import FieldTop
@@ -32,7 +33,7 @@ from mimn.training.loop import ONCE, Running, Step, finite
 from mimn.training.procedure import train_run
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
-from mimn.training.warm import Origin, Start
+from mimn.training.warm import Origin, Start, limits_of
 
 DESCRIPTION = "dataset.toml"
 
@@ -74,6 +75,8 @@ class LabelledImpressions:
             plan.negatives_kept,
         )
         self._validation = data.labelled.occasions("validation", history=config.history)
+        architecture = config.architecture if origin is None else limits_of(origin.config, config.architecture)
+        self._architecture = limited(architecture, data, self._sampler, config.training.seed)
         self.data_sha256 = f"{data.sha256} {data.prepared.sha256}"
 
     def untrained(self) -> ClickModel:
@@ -82,10 +85,10 @@ class LabelledImpressions:
         fields, members = None, data.item_members(known)
         if specs or members is not None:
             rows = torch.from_numpy(known.embedding_rows)
-            fields = model_fields(config.architecture, specs, self._reader.item_values(), rows, members)
+            fields = model_fields(self._architecture, specs, self._reader.item_values(), rows, members)
         rules = data.prepared.description.action_rules
         rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
-        model = untrained(config.architecture, *rows_of, fields, rules)
+        model = untrained(self._architecture, *rows_of, fields, rules)
         start_at_base_rate(model, data, config.windows.negatives_kept)
         return model
 

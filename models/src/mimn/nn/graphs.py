@@ -27,9 +27,8 @@ from mimn.nn.fused import step_onnx
 from mimn.nn.head import MimnHead, MlpTop
 from mimn.nn.model import MimnModel
 from mimn.nn.serving import ServingFieldHead, ServingHead
-from mimn.nn.sketch import SketchReader
+from mimn.nn.sketch import SketchReader, sketch_reader
 from mimn.state.layout import StateLayout
-from mimn.state.sketch import Sketch
 
 OPSET = 20
 StateModel = MimnModel | BaselineModel
@@ -80,10 +79,9 @@ class HeadModule(nn.Module):
 class SketchHeadModule(HeadModule):
     """The same with a sketch: takes a user's whole state, and reads the candidates' cells at time `now`."""
 
-    def __init__(self, model: StateModel, sketch: Sketch, *, serving: bool = False) -> None:
+    def __init__(self, model: StateModel, reader: SketchReader, *, serving: bool = False) -> None:
         super().__init__(model, serving=serving)
-        self.sketch = sketch
-        self.reader = SketchReader(sketch)
+        self.reader = reader
 
     def forward(  # type: ignore[override]  # takes two more inputs on purpose
         self, candidates: Tensor, state: Tensor, addresses: Tensor, now: Tensor, context: Tensor | None = None
@@ -92,7 +90,7 @@ class SketchHeadModule(HeadModule):
         counts = self.reader.counts(state, addresses, now)
         q, item_fields = self.fields.split(candidates)
         logits: Tensor = self.head(
-            state[:, self.sketch.rest], q, self.fields.of_request(context), counts, item_fields=item_fields
+            state[:, self.reader.sketch.rest], q, self.fields.of_request(context), counts, item_fields=item_fields
         )
         return torch.sigmoid(logits).squeeze(0)
 
@@ -127,7 +125,7 @@ class SketchLedgerHeadModule(SketchHeadModule):
         counts = self.reader.counts(state, addresses, now)
         q, item_fields = self.fields.split(candidates)
         logits: Tensor = self.head(
-            state[:, self.sketch.rest],
+            state[:, self.reader.sketch.rest],
             q,
             self.fields.of_request(context),
             counts,
@@ -139,10 +137,10 @@ class SketchLedgerHeadModule(SketchHeadModule):
 
 def head_module(model: StateModel, *, serving: bool = False) -> HeadModule:
     """What `head.onnx` of a model computes, in the form for training or for serving."""
-    sketch, ledger = model.config.sketch, model.config.ledger
-    if sketch is None:
+    reader, ledger = sketch_reader(model.config), model.config.ledger
+    if reader is None:
         return (HeadModule if ledger is None else LedgerHeadModule)(model, serving=serving)
-    return (SketchHeadModule if ledger is None else SketchLedgerHeadModule)(model, sketch, serving=serving)
+    return (SketchHeadModule if ledger is None else SketchLedgerHeadModule)(model, reader, serving=serving)
 
 
 def round_state(state: Tensor, layout: StateLayout) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mimn.baselines import ModelConfig
-from mimn.config import MimnConfig
+from mimn.config import MimnConfig, SharedConfig
 from mimn.nn import addressing
 from mimn.nn.cell import Cell, MimnCell, State
 from mimn.nn.fields import NO_FIELDS, FieldVectors, ModelFields
@@ -21,7 +21,7 @@ from mimn.nn.gru import glorot_
 from mimn.nn.heads import HEADS
 from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.memory import read
-from mimn.nn.sketch import SketchReader
+from mimn.nn.sketch import SketchReader, sketch_reader
 
 COUNT_SCALE = 1 / 7.0
 """log(1 + count) of 1,000 events is about 7."""
@@ -118,7 +118,7 @@ class MimnHead(nn.Module):
         self.output = linear(H + D, H)
         if config.memory_induction:
             self.attention = ChannelAttention(D, config.attention_units)
-        self.sketch = None if config.sketch is None else SketchReader(config.sketch)
+        self.sketch = sketch_reader(config)
         products = [D] * (config.memory_induction + config.history_product)
         self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch), *config.read_widths], fields)
 
@@ -169,7 +169,7 @@ class MimnHead(nn.Module):
             features.append(self.sketch(counts))
         if reads is not None:
             features.append(reads)
-        logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
+        logits: Tensor = self.mlp(user_pieces(blocks, self.config), features, context, item_fields)
         return logits
 
 
@@ -181,7 +181,7 @@ class PoolingHead(nn.Module):
         super().__init__()
         self.config = config
         self._cell = [cell]
-        self.sketch = None if config.sketch is None else SketchReader(config.sketch)
+        self.sketch = sketch_reader(config)
         D = config.width
         reads = [*sketch_widths(self.sketch), *config.read_widths]
         user = [1] if config.variant == "ledger" else [D, 1]
@@ -206,7 +206,7 @@ class PoolingHead(nn.Module):
             features.append(self.sketch(counts))
         if reads is not None:
             features.append(reads)
-        logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
+        logits: Tensor = self.mlp(user_pieces(blocks, self.config), features, context, item_fields)
         return logits
 
 
@@ -215,18 +215,20 @@ def sketch_widths(reader: SketchReader | None) -> list[int]:
     return [] if reader is None else [reader.width]
 
 
-def user_pieces(blocks: State) -> list[Tensor]:
-    """What a head reads of the user: the mean event vector [N, D] if the state has it, and the log of the count [N, 1].
+def user_pieces(blocks: State, config: SharedConfig) -> list[Tensor]:
+    """What a head reads of the user: the mean event vector [N, D] if the state has it, and the log of the count [N, 1],
+    which ends at `config.count_limit`.
 
     The paper's sums enter as means: a head trained on 200 events would not know the sum of 10,000.
     """
     means = [blocks["history_mean"]] if "history_mean" in blocks else []
-    return [*means, torch.log1p(blocks["count"]) * COUNT_SCALE]
+    count = blocks["count"].clamp_max(config.count_limit) if config.count_limit else blocks["count"]
+    return [*means, torch.log1p(count) * COUNT_SCALE]
 
 
-def user_features(blocks: State, context: Tensor | None) -> Tensor:
+def user_features(blocks: State, config: SharedConfig, context: Tensor | None) -> Tensor:
     """`user_pieces` and the request's vector behind one another. → [N, D + 1 + K]"""
-    pieces = user_pieces(blocks)
+    pieces = user_pieces(blocks, config)
     return torch.cat(pieces if context is None else [*pieces, context], -1)
 
 

@@ -174,7 +174,7 @@ class ClickModel(nn.Module, ABC):
         """
         if self.config.sketch is None or touches is None:
             return None
-        return window_counts(self.config.sketch, touches, positions)
+        return window_counts(self.config.sketch, touches, positions, self.config.sketch_limit)
 
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:

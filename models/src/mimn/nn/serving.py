@@ -175,7 +175,7 @@ class ServingHead(nn.Module):
             inputs.append(item_fields.squeeze(0))
         if len(self.by_counts):
             rows.append(self.by_counts)
-        user = torch.addmm(self.bias, user_features(self.cell.unpack(state), context), self.by_user)
+        user = torch.addmm(self.bias, user_features(self.cell.unpack(state), self.config, context), self.by_user)
         hidden = self.first_activation(torch.addmm(user, torch.cat(inputs, -1), torch.cat(rows)))
         hidden = self.second_activation(self.second(hidden))
         logits: Tensor = self.third(hidden).squeeze(-1)
@@ -237,7 +237,7 @@ class ServingFieldHead(nn.Module):
             pieces.append(self.top.over.candidate[len(pieces)](self.sketch(counts).squeeze(0)))
         if reads is not None:
             pieces.append(self.top.over.candidate[len(pieces)](reads.squeeze(0)))
-        user, own = user_pieces(blocks), [piece.unsqueeze(0) for piece in pieces]
+        user, own = user_pieces(blocks, self.config), [piece.unsqueeze(0) for piece in pieces]
         logits: Tensor = self.top.over.over_projected(user, own, *self.top.cut(user[0], own[0], context, item_fields))
         return logits
 

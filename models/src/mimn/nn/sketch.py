@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mimn.config import SharedConfig
 from mimn.state.sketch import DAY_MS, Sketch
 
 
@@ -42,9 +43,10 @@ class Touches:
 class SketchReader(nn.Module):
     """Computes what a head reads from the sketch. Has no weights."""
 
-    def __init__(self, sketch: Sketch) -> None:
+    def __init__(self, sketch: Sketch, limit: float = 0.0) -> None:
+        """`limit`: what a user's counters of one half-life may add up to; larger ones are scaled down. 0: no limit."""
         super().__init__()
-        self.sketch = sketch
+        self.sketch, self.limit = sketch, limit
         self.width = len(sketch.half_lives) * ((sketch.category_cells > 0) + (sketch.item_cells > 0))
 
     def forward(self, counts: Tensor) -> Tensor:
@@ -63,15 +65,29 @@ class SketchReader(nn.Module):
         counters' period counts as the beginning of that period.
         """
         S, N = len(self.sketch.half_lives), self.sketch.cells
-        held = state[0, : S * N].view(S, N)[:, addresses].permute(1, 2, 0)
+        counters = state[0, : S * N].view(S, N)
         gone = (now[0, 0] - state[0, -S:]).clamp_min(0.0)
-        return (held * (torch.exp2(-gone) / now[0, 1])).unsqueeze(0)
+        scale = torch.exp2(-gone) / now[0, 1]
+        if self.limit:
+            scale = scale * within(self.limit, counters[:, : self.sketch.row].sum(-1) * scale)
+        return (counters[:, addresses].permute(1, 2, 0) * scale).unsqueeze(0)
 
 
-def window_counts(sketch: Sketch, touches: Touches, positions: Tensor) -> Tensor:
+def sketch_reader(config: SharedConfig) -> SketchReader | None:
+    """What reads the sketch of a model of `config`; None without one."""
+    return None if config.sketch is None else SketchReader(config.sketch, config.sketch_limit)
+
+
+def within(limit: float, total: Tensor) -> Tensor:
+    """The factor that makes `total` at most `limit`, above 0. [...] → [...], 1 where it is below"""
+    return limit / total.clamp_min(limit)
+
+
+def window_counts(sketch: Sketch, touches: Touches, positions: Tensor, limit: float = 0.0) -> Tensor:
     """The counter values for each candidate at its time, if each user's first event is the first of the window.
 
-    positions [B, P] int64: how many of the window's events precede each occasion → [B, P, C, A, S]
+    positions [B, P] int64: how many of the window's events precede each occasion; `limit` as in `SketchReader` →
+    [B, P, C, A, S]
     """
     T = touches.times.shape[1]
     before = torch.arange(T, device=positions.device) < positions.unsqueeze(-1)
@@ -81,6 +97,8 @@ def window_counts(sketch: Sketch, touches: Touches, positions: Tensor) -> Tensor
     )
     if touches.weights is not None:
         weights = weights * touches.weights[:, None, :, None]
+    if limit:
+        weights = weights * within(limit, weights.sum(-2, keepdim=True))
     events, candidates = touches.addresses.permute(2, 0, 1), touches.candidate_addresses.permute(3, 0, 1, 2)
     same = (candidates.unsqueeze(-1) == events.unsqueeze(2).unsqueeze(2)).to(weights.dtype)
     return (same @ weights).permute(1, 2, 3, 0, 4)
@@ -108,12 +126,12 @@ def folded_counters(
 
 
 def read_counters(
-    sketch: Sketch, states: NDArray[np.float32], addresses: NDArray[np.int64], now_ms: NDArray[np.int64]
+    reader: SketchReader, states: NDArray[np.float32], addresses: NDArray[np.int64], now_ms: NDArray[np.int64]
 ) -> Tensor:
     """The values of the counters of B users for candidates, as `head.onnx` reads them.
 
     states [B, F]; addresses [B, C, A]; now_ms [B] → [B, C, A, S]
     """
-    reader, moments = SketchReader(sketch), torch.from_numpy(sketch.moments(now_ms)).unsqueeze(1)
+    moments = torch.from_numpy(reader.sketch.moments(now_ms)).unsqueeze(1)
     users = zip(torch.from_numpy(states).unsqueeze(1), torch.from_numpy(addresses), moments, strict=True)
     return torch.cat([reader.counts(state, cells, now) for state, cells, now in users])

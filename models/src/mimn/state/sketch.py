@@ -61,6 +61,11 @@ class Sketch:
         return (self.category_cells > 0) + HASHES * (self.item_cells > 0)
 
     @property
+    def row(self) -> int:
+        """The first cells of a half-life, to which every event adds once: those of categories, or of items."""
+        return self.category_cells or self.item_cells
+
+    @property
     def values(self) -> int:
         """Counters of a user: S half-lives times N."""
         return len(self.half_lives) * self.cells

@@ -5,8 +5,9 @@
     numbers                          keep the scale or the intervals that the old weights were learned on
     all other weights                are taken over; Adam's moments begin at zero
 
-So before its first step the new model gives the scores of the old one on any input, new ids included. The exception is
-a cross of fields whose vocabulary grew: its rows are hashes of other rows, so it starts over.
+So before its first step the new model gives the scores of the old one on any input, new ids included. The exceptions
+are a cross of fields whose vocabulary grew (its rows are hashes of other rows, so it starts over), and long histories
+if the run had no limits (`mimn.impressions.limits`): the new one gets them.
 
 With `keep_state` the new model also reads the states that the old one's bundle wrote: ids, embeddings and the cell stay
 as they are, and only what reads a state is trained.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ FROM = "from.json"
 
 
 NO_FIELDS = FittedFields((), {})
+
+
+def limits_of(run: ModelConfig, config: ModelConfig) -> ModelConfig:
+    """`config` with the limits of `run` where it has none of its own: weights are learned within limits."""
+    return replace(
+        config,
+        count_limit=config.count_limit or run.count_limit,
+        sketch_limit=config.sketch_limit or run.sketch_limit,
+    )
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,7 @@ class Origin:
         Raises:
             ConfigError: it is another architecture; the message names what differs.
         """
-        mine, new = asdict(self.config), asdict(config)
+        mine, new = asdict(limits_of(config, self.config)), asdict(limits_of(self.config, config))
         if (mine.get("head"), new.get("head")) == PRE_TRAINING:
             # An FM has no tower, so what a configuration says of its units and dropout means nothing.
             for name in ("head", "head_units", "head_dropout"):

@@ -29,7 +29,7 @@ from mimn.nn.fields import NO_FIELDS, ModelFields
 from mimn.nn.head import FieldHeadTop, MlpTop, sketch_widths, top
 from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, check_reads, click_loss
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
-from mimn.nn.sketch import SketchReader
+from mimn.nn.sketch import sketch_reader
 
 INTERESTS: dict[BaselineVariant, type[Interest]] = {
     "dnn": Dnn,
@@ -66,7 +66,7 @@ class BaselineModel(ClickModel):
         published = config.form == "official"
         interests = INTERESTS | PUBLISHED if published else INTERESTS
         self.interest = interests[config.variant](config)
-        self.sketch = None if config.sketch is None else SketchReader(config.sketch)
+        self.sketch = sketch_reader(config)
         D = config.width
         user, candidate = self.interest.user_width, self.interest.candidate_width
         products = D * (1 + config.history_product)
@@ -130,7 +130,7 @@ class BaselineModel(ClickModel):
         """
         if isinstance(self.mlp, OfficialMlp):
             raise TypeError("form 'official' has layers of its own")
-        return ReadOut(self.mlp, self.sketch, product=self.config.history_product)
+        return ReadOut(self.mlp, self.sketch, self.config)
 
     @property
     def cell(self) -> FoldedCell:

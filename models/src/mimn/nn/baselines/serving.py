@@ -39,7 +39,7 @@ class SequenceHead(nn.Module):
         if isinstance(model.mlp, OfficialMlp):
             raise TypeError("form 'official' has no served form")
         self.mlp = model.mlp
-        self.product = model.config.history_product
+        self.config = model.config
         self.fields = HeadFields(model.fields, cut=model.config.head != "paper")
         interest = model.interest
         self.reader: Reader
@@ -57,12 +57,15 @@ class SequenceHead(nn.Module):
         candidates = q.squeeze(0)
         real = torch.arange(history.shape[0]) < length
         mean = real.to(history.dtype).unsqueeze(0) @ history / length.clamp(min=1)
-        user = user_pieces({"history_mean": mean, "count": length.to(history.dtype).unsqueeze(0)})
+        blocks = {"history_mean": mean, "count": length.to(history.dtype).unsqueeze(0)}
         features = [candidates, self.reader(candidates, history, real)]
-        if self.product:
+        if self.config.history_product:
             features.append(candidates * mean)
         logits: Tensor = self.mlp(
-            user, [piece.unsqueeze(0) for piece in features], self.fields.of_request(context), item_fields
+            user_pieces(blocks, self.config),
+            [piece.unsqueeze(0) for piece in features],
+            self.fields.of_request(context),
+            item_fields,
         )
         return torch.sigmoid(logits).squeeze(0)
 
