@@ -158,6 +158,22 @@ def test_erasures_that_a_replay_waits_for_have_a_line_when_they_go_away_and_one_
     assert said() == ["erasures cannot be read", "erasures can be read again"]
 
 
+def test_a_topic_of_erasures_that_is_gone_is_one_reason_also_while_a_replay_waits_for_it() -> None:
+    erasures = FakeErasures()
+    worker = Worker(FakeTopic(), FakeStore(), erasures=erasures)
+    erasures.away = True
+    worker.log.assign(0)
+    worker.until(lambda: any("erasures_unavailable" in reason for reason in worker.updater.status.reasons))
+    worker.log.queued.append(ErasuresAway("does not exist"))
+    worker.settle()
+    assert worker.updater.status.reasons == ("erasures_unavailable: topic behavior-events.erased does not exist",)
+    worker.log.queued.append(ErasuresAway(""))
+    worker.settle()
+    assert worker.updater.status.reasons == ("erasures_unavailable: away",), "the replay still cannot read them"
+    erasures.away = False
+    worker.until(lambda: not worker.updater.status.reasons)
+
+
 def test_a_topic_of_erasures_that_is_gone_is_degraded_before_a_replay_needs_it(worker: Worker) -> None:
     worker.log.queued.append(ErasuresAway("does not exist"))
     worker.settle()

@@ -140,6 +140,12 @@ class Health:
         """Report `draining`."""
         self.status = replace(self.status, serving=False, reasons=("draining",))
 
+    def _degradations(self) -> list[str]:
+        """Why something does not work, each reason once: partitions that wait for the notes of erasures have no other
+        one than that their topic is away, where it is."""
+        explained = "erasures" if "erased_topic" in self._degraded else None
+        return [reason for what, reason in self._degraded.items() if what != explained]
+
     def publish(self, now: float) -> None:
         """Renew the status and the gauges, a few times a second."""
         if now < self._due:
@@ -156,7 +162,7 @@ class Health:
         views = tuple(map(_view, sessions))
         self.status = Status(
             not reasons and not not_joined,
-            (*reasons, *not_joined, *self._degraded.values(), *behind),
+            (*reasons, *not_joined, *self._degradations(), *behind),
             views,
             self.ahead_ms,
         )
