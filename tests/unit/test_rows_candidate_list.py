@@ -35,6 +35,11 @@ def reader() -> CandidateList:
             [(9999999999999999999, 0), (1, 2)],
             ' {"candidates" :\nnull , more',
         ),
+        (
+            '{"candidates":[{"item_id" : "18446744073709551615" , "category_id":"0"},{"item_id":"1","category_id":2}]}',
+            [(18446744073709551615, 0), (1, 2)],
+            '{"candidates":null}',
+        ),
         (f'{{"candidates":[{",".join([ONE] * MOST)}],"context":{{"a":[1]}}', [(1, 2)] * MOST, None),
     ],
 )
@@ -65,8 +70,17 @@ def test_plain_candidates_are_read_and_the_rest_is_left(
         '{"candidates":[{"item_id":01,"category_id":2}]}',
         '{"candidates":[{"item_id":-1,"category_id":2}]}',
         '{"candidates":[{"item_id":1.0,"category_id":2}]}',
-        '{"candidates":[{"item_id":"1","category_id":2}]}',
+        '{"candidates":[{"item_id":"01","category_id":2}]}',
+        '{"candidates":[{"item_id":"0","category_id":2}]}',
+        '{"candidates":[{"item_id":"","category_id":2}]}',
+        '{"candidates":[{"item_id":"1,"category_id":2}]}',
+        '{"candidates":[{"item_id":1","category_id":2}]}',
+        '{"candidates":[{"item_id":" 1","category_id":2}]}',
+        '{"candidates":[{"item_id":"1 ","category_id":2}]}',
+        '{"candidates":[{"item_id":""1"","category_id":2}]}',
         '{"candidates":[{"item_id":18446744073709551616,"category_id":2}]}',
+        '{"candidates":[{"item_id":18446744073709551620,"category_id":2}]}',
+        '{"candidates":[{"item_id":100000000000000000000,"category_id":2}]}',
         '{"candidates":[{"item_id":1}]}',
         '{"candidates":[{"item_id":1,"item_id":1}]}',
         '{"candidates":[{"item_id":1,"category_id":2,"category_id":2}]}',
@@ -94,7 +108,9 @@ _FRAGMENTS = [
     '"candid\\u0061tes":[],', '"user":{},', '"context":{"a":1},', '"require_state":true,', '"request_id":"r",', "ü",
     "18446744073709551615", "18446744073709551616", '"candidates":null,', '"candidates":[],', '"x":1,',
 ]  # fmt: skip
-_IDS = st.one_of(st.integers(0, 9), st.integers(0, 2**64), st.just("12"), st.just(1.0))
+_IDS = st.one_of(
+    st.integers(0, 9), st.integers(0, 2**64), st.integers(0, 2**64).map(str), st.sampled_from(["01", "", " 1", 1.0])
+)
 
 
 @st.composite
@@ -144,6 +160,7 @@ def test_a_body_has_one_result_however_it_is_read(body: bytes) -> None:
 
 def test_a_usual_body_is_plain() -> None:
     """So that the test above compares two ways."""
-    value = {"user_id": "u", "candidates": [json.loads(ONE)] * MOST, "context": {"hour": 3}, "request_id": "r"}
+    candidates = [json.loads(ONE), {"item_id": "1", "category_id": "2"}] * (MOST // 2)
+    value = {"user_id": "u", "candidates": candidates, "context": {"hour": 3}, "request_id": "r"}
     for spaces in (None, (",", ":")):
         assert reader().read(json.dumps(value, separators=spaces).encode()) is not None

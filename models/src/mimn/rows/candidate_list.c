@@ -3,8 +3,8 @@
  *     {…, "candidates": [{"item_id": 12, "category_id": 3}, …], …}
  *
  * Only a plain form is read: no backslash anywhere, so that a quote always begins or ends a string; no other object or list
- * before the candidates, which so belong to the outermost object; their name once; ids as digits. The caller reads the rest of
- * the text, with the list cut out, and any text that is not plain.
+ * before the candidates, which so belong to the outermost object; their name once; ids as digits, which may be in quotes. The
+ * caller reads the rest of the text, with the list cut out, and any text that is not plain.
  */
 #include <stdint.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 typedef int64_t i64;
 typedef uint64_t u64;
 
-enum { MOST_DIGITS = 19 }; /* fit into 64 bits */
+enum { MOST_DIGITS = 20 }; /* of an id; one less always fits into 64 bits */
 enum { ITEM = 1, CATEGORY = 2 };
 
 static inline const char *behind_spaces(const char *p) {
@@ -26,13 +26,16 @@ static inline const char *behind_spaces(const char *p) {
 /* The following return where they end, or NULL if there is something else. Texts end with a NUL, which is part of nothing. */
 
 static inline const char *id(const char *p, u64 *out) {
-    const char *first = p;
+    const int quoted = *p == '"';
+    const char *first = p += quoted;
     u64 value = 0;
     for (; *p >= '0' && *p <= '9'; p++) {
-        if (p - first == MOST_DIGITS) return NULL;
-        value = 10 * value + (u64)(*p - '0');
+        const u64 digit = (u64)(*p - '0');
+        if (p - first >= MOST_DIGITS - 1 && (p - first == MOST_DIGITS || value > (UINT64_MAX - digit) / 10)) return NULL;
+        value = 10 * value + digit;
     }
     if (p == first || (*first == '0' && p - first > 1)) return NULL;
+    if (quoted && *p++ != '"') return NULL;
     *out = value;
     return p;
 }
