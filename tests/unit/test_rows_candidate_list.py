@@ -153,6 +153,13 @@ def outcome(body: bytes | bytearray) -> tuple[Any, ...]:
 
 
 @given(bodies())
+def test_an_accepted_body_names_each_member_once(body: bytes) -> None:
+    if outcome(body)[0] not in ("malformed", "invalid"):
+        names = [name for name, _ in json.loads(body, object_pairs_hook=list)]
+        assert len(names) == len(set(names))
+
+
+@given(bodies())
 def test_a_body_has_one_result_however_it_is_read(body: bytes) -> None:
     # Of a bytearray no candidates are read by compiled code.
     assert outcome(body) == outcome(bytearray(body))

@@ -264,10 +264,45 @@ def test_of_a_long_body_with_ids_out_of_range_the_first_is_named() -> None:
     assert list(named) == ["candidates[1].item_id"]
 
 
-def test_a_name_given_twice_counts_with_its_last_value_and_is_refused_if_the_first_is_of_a_wrong_type() -> None:
-    twice = b'{"user_id": %s, "user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}]}'
-    assert decode_request(twice % b'"v"').user_id == "u"
-    assert faults(twice % b"5") == {"user_id": "must be a string, not an integer"}
+LIST = b'[{"item_id": %s, "category_id": 2}]'
+
+
+@pytest.mark.parametrize("item", [b"7", b'"7"', b"7.0"], ids=["plain", "a string", "a float"])
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        (b"user", b'{"city": "ulm"}', b"{}"),
+        (b"context", b"{}", b'{"hour": 3, "context": ":\\":"}'),
+        (b"context", b"5", b"{}"),
+        (b"user_id", b'"v"', b'"u"'),
+        (b"request_id", b'"r"', b"null"),
+        (b"require_state", b"true", b"true"),
+        (b"candidates", LIST % b"8", LIST % b"9"),
+        (b"use\\u0072", b"{}", b"{}"),
+    ],
+)
+def test_a_name_that_is_repeated_is_named_whatever_its_values(
+    name: bytes, first: bytes, last: bytes, item: bytes
+) -> None:
+    shown = json.loads(b'"%s"' % name)
+    others = {"user_id": b'"u"', "candidates": LIST % item, "user": b'{"user": ":"}'}
+    others.pop(shown, None)
+    members = b", ".join(b'"%s": %s' % (other.encode(), value) for other, value in others.items())
+    once = b'{"%s": %s, %s}' % (name, last, members)
+    assert decode_request(once).user_id == "u"
+    twice = b'{"%s":%s,%s' % (shown.encode(), first, once[1:])
+    assert faults(twice) == {shown: "given more than once: keep one"}
+    assert faults(twice[:-1] + b" " * NAMED_WITHIN_BYTES + b"}") == {shown: "given more than once: keep one"}
+
+
+def test_every_repeated_name_is_named() -> None:
+    twice = body(context={"a": 9}, user={})[:-1] + b", " + body(request_id="r", user={})[1:]
+    assert list(faults(twice)) == ["user_id", "candidates", "user"]
+
+
+def test_a_repeated_name_whose_first_value_is_of_a_wrong_type_is_refused_for_that() -> None:
+    twice = b'{"user_id": 5, "user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}]}'
+    assert faults(twice) == {"user_id": "must be a string, not an integer"}
 
 
 ids = st.one_of(

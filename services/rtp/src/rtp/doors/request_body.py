@@ -9,12 +9,17 @@ body that is not, or in which anything is wrong, is decoded from the beginning a
 
 An id may be written as any whole JSON number, such as 19113.0 or 1.9113e4: JSON Schema counts these as integers, and
 some callers' libraries write them. Such bodies are rare and take a second decoding.
+
+Decoders keep the last of two members with one name, so the first would go unread: a name that a request repeats is a
+fault, too (`_repeats`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -129,6 +134,8 @@ def decode_request(body: bytes | bytearray) -> ScoreRequest:
         return plain
     try:
         wire = _decode(body)
+        if _repeats(body):
+            raise InvalidRequest([FieldFault(name, _MESSAGES["repeated"]) for name in _repeated(body)])
         user, context = _fields("user", wire.user), _fields("context", wire.context)
     except msgspec.ValidationError as error:
         raise _refusal(body, error) from error
@@ -150,7 +157,7 @@ def _plain(body: bytes | bytearray) -> ScoreRequest | None:
         user, context = _fields("user", wire.user), _fields("context", wire.context)
     except (InvalidRequest, *_NOT_JSON):
         return None
-    if user is None or context is None or _has_fault(wire, user, context):
+    if user is None or context is None or _has_fault(wire, user, context) or _repeats(found.rest):
         return None
     return _request(wire, user, context, found.item_ids, found.category_ids)
 
@@ -168,6 +175,21 @@ def _decode(body: bytes | bytearray) -> _WireRequest:
     ids = iter(_decode_any(b"[" + tokens + b"]"))
     candidates = list(map(_WireCandidate, ids, ids))
     return _WireRequest(wire.user_id, candidates, wire.request_id, wire.user, wire.context, wire.require_state)
+
+
+def _repeats(text: bytes | bytearray) -> bool:
+    """Whether an object, whose members are all known by name, has a name more than once. Each member has one colon
+    beside those of its value, and a decoder shows the last one of each name: if any is left out, colons are left over.
+    """
+    members = _decode_members(text)
+    return text.count(b":") != len(members) + sum([bytes(value).count(b":") for value in members.values()])
+
+
+def _repeated(text: bytes | bytearray) -> list[str]:
+    """The names that are in an object more than once, in their order."""
+    members = json.loads(text, object_pairs_hook=list, parse_int=str, parse_float=str)
+    times = Counter(name for name, _ in members)
+    return [name for name, count in times.items() if count > 1]
 
 
 _Fields = dict[str, FieldValue]
@@ -271,7 +293,7 @@ def _refusal(body: bytes | bytearray, error: msgspec.ValidationError) -> Invalid
             value = _decode_any(body)
             if type(value) is dict and type(candidates := value.get("candidates")) is list:
                 value["candidates"] = _enough(candidates, MAX_FAULTS)
-            # The models may find none: of a name that is given twice they see the last value only.
+            # The models may find none: of a name that is repeated they see the last value only.
             faults = _faults(value) or faults
     except msgspec.ValidationError:
         pass
@@ -369,6 +391,7 @@ def _kinds(types: str) -> str:
 _MESSAGES = {
     "extra_forbidden": "unknown field: remove it",
     "missing": "required",
+    "repeated": "given more than once: keep one",
     "model_type": "must be an object",
     "dict_type": "must be an object",
     "list_type": "must be a list",
@@ -379,7 +402,8 @@ _MESSAGES = {
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
 }
-"""By pydantic's names of faults; those of our own validators have their message."""
+"""By pydantic's names of faults, and `repeated`, which the models cannot see; those of our own validators have their
+message."""
 
 
 def _message(kind: str, message: str, limits: Mapping[str, Any]) -> str:
