@@ -19,6 +19,7 @@ from rtp.core.ports import StateReader
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
+from rtp.store_clock import wall_ms
 from support.fake_store import FakeStateReader
 from support.one_node_cluster import OneNodeCluster, move_slot, replicated, three_masters
 from support.sentinel_node import SentinelNode
@@ -128,6 +129,25 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         client.close()
 
 
+def test_the_clock_is_the_stores(subject: Subject) -> None:
+    async def test(reader: StateReader) -> int:
+        return await reader.time_ms(PATIENT_S)
+
+    before = wall_ms()  # of the same machine
+    assert before <= subject.run(test) <= wall_ms()
+
+
+def test_a_store_that_hangs_does_not_tell_its_time(subject: Subject) -> None:
+    async def test(reader: StateReader) -> None:
+        await reader.time_ms(PATIENT_S)
+        await asyncio.to_thread(subject.freeze)
+        with pytest.raises(StoreLate):
+            await reader.time_ms(0.05)
+        await asyncio.to_thread(subject.thaw)
+
+    subject.run(test)
+
+
 @pytest.mark.servers
 def test_a_slot_that_moves_to_another_master_is_read_before_during_and_after(tmp_path: Path) -> None:
     keys = [f"uic:{{abc-0.{i}}}:s:ann" for i in range(6)]
@@ -182,6 +202,7 @@ def test_a_node_that_is_away_or_hangs_is_noticed_by_its_own_users_alone(tmp_path
             wanted = [None if key in its_own else key.encode() for key in keys]
             assert await reader.read_many(keys, PATIENT_S) == [key.encode() for key in keys]
             await asyncio.to_thread(getattr(nodes[1], end))
+            assert abs(await reader.time_ms(0.5) - wall_ms()) < 60_000, "by the nodes that answer"
             for _ in range(10):
                 assert await asyncio.gather(*map(outcome, keys)) == wanted
                 found = await reader.read_each(keys, 0.5)

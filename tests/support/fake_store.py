@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
+from rtp.progress_watcher import ProgressReader
+from rtp.store_clock import StoreClock, wall_ms
 
 
 class FakeStateReader:
@@ -29,6 +31,10 @@ class FakeStateReader:
         self.announced: set[str] = set()
         """Who did. What was said does not expire here."""
         self.closed = False
+        self.clock_ms: Callable[[], int] = wall_ms
+        """The store's clock."""
+        self.keeps_its_time = False
+        """TIME is refused."""
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         self.asked.append(key)
@@ -63,6 +69,12 @@ class FakeStateReader:
         await self.read_many([], timeout_s)
         return sum(key.decode() in self.values for key in keys)
 
+    async def time_ms(self, timeout_s: float) -> int:
+        await self.read_many([], timeout_s)
+        if self.keeps_its_time:
+            raise StoreRefused("NOPERM")
+        return self.clock_ms()
+
     async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
         await self.read_many([into, key], timeout_s)
         self.values[key] = value
@@ -70,3 +82,11 @@ class FakeStateReader:
 
     async def close(self) -> None:
         self.closed = True
+
+
+def progress_reader(
+    store: FakeStateReader, *, timeout_s: float = 1.0, wall_ms: Callable[[], int] = wall_ms
+) -> ProgressReader:
+    """A reader whose own clock is `wall_ms`."""
+    clock = StoreClock(store, timeout_s=timeout_s, wall_ms=wall_ms)
+    return ProgressReader(store, clock, timeout_s=timeout_s, ahead_within_ms=5_000)

@@ -215,6 +215,16 @@ SCENARIOS = {
         "ClockSkew",
         {"severity": "ticket", "instance": "uic-0"},
     ),
+    "an RTP's clock is an hour fast, and is set": scenario_of(
+        {
+            f"rtp_clock_skew_seconds{{{RTP}}}": "NaN 0 3600x5 0.01x10",
+            'rtp_clock_skew_seconds{instance="rtp-1"}': "NaN NaN NaN NaN NaN NaN",
+            f"uic_clock_skew_seconds{{{UIC}}}": "0x20",
+        },
+        [("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
+        "ClockSkew",
+        {"severity": "ticket", "instance": "rtp-0"},
+    ),
     "a backlog grows, and is folded": scenario_of(
         {
             f'uic_lag_records{{partition="0",{UIC}}}': "0+10000x60 600000-20000x30 0x20",
@@ -316,8 +326,8 @@ SCENARIOS = {
         "LoadHangs",
         {"severity": "ticket", "instance": "rtp-0"},
     ),
-    "an RTP's clock is slow, and is set": scenario(
-        f"rtp_clock_skew_seconds{{{RTP}}}",
+    "the store's clock is set back, and forward again": scenario(
+        f"rtp_as_of_ahead_seconds{{{RTP}}}",
         "0 0 3x5 0x10",
         [("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
         "ClockAhead",

@@ -28,7 +28,7 @@ from rtp.errors import RtpError
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.fake_store import FakeStateReader
-from support.stored import Stored
+from support.stored import Stored, now_ms
 from support.waiting import until
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -92,6 +92,32 @@ def test_an_answer() -> None:
     assert len(answer.scores) == 2
     assert (answer.model.name, answer.model.version) == ("tiny", "1")
     assert (answer.state.status, answer.state.events) == ("warm", 5)
+
+
+@pytest.mark.parametrize("wrong_ms", [3_600_000, -3_600_000], ids=["fast", "slow"])
+def test_states_are_as_old_as_the_store_says_whatever_this_process_clock_says(wrong_ms: int) -> None:
+    """Everything else here goes by the other clock, that of the store and of UIC."""
+    store, stored = FakeStateReader(), Stored(load_bundle(TINY))
+    store.clock_ms = lambda: now_ms() - wrong_ms
+    stored.state("u")
+    for partition in range(stored.partitions):
+        stored.progress(partition, as_of_ms=store.clock_ms() - 10_000)
+    store.values = stored.values
+    said = post(app_on(store)).json()["state"]
+    assert said["status"] == "warm"
+    assert 10_000 <= said["age_ms"] < 60_000
+
+
+def test_a_store_that_does_not_tell_its_time_is_named_by_readyz_and_answers_go_on() -> None:
+    store = stored_user()
+    store.keeps_its_time = True
+
+    async def test(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
+        return await client.get("/readyz"), await client.post("/predict", json=USUAL)
+
+    ready, answer = serve(test, app_on(store))
+    assert (ready.status_code, answer.json()["state"]["status"]) == (200, "warm")
+    assert ready.json()["detail"] == "the store does not tell its time: StoreRefused: NOPERM"
 
 
 def test_both_paths_answer_alike() -> None:

@@ -209,7 +209,7 @@ def grown(*ages_ms: int | None, topic: str = "t") -> FoldProgress:
         (grown(0, 0), grown(0, 0), Coverage(0, 0), ["no state of the namespace in service"]),
         (grown(0, 0), grown(0, None), Coverage(9, 9), ["1 of its 2 partitions have no progress"]),
         (grown(0, 0), grown(0, 60_001), Coverage(9, 9), ["last caught up 60 s ago"]),
-        (grown(0, 0), grown(0, -60_000), Coverage(9, 9), ["ahead of this process's clock"]),
+        (grown(0, 0), grown(0, -60_000), Coverage(9, 9), ["ahead of the store's clock"]),
         (grown(0, 0), grown(0, NOW_MS), Coverage(9, 9), ["1 of its 2 partitions have not been folded to the end"]),
         (grown(0, 0), grown(0), Coverage(9, 9), ["has 1 partitions"]),
         (grown(0, 0), grown(0, 0, topic="u"), Coverage(9, 9), ["of topic u, those in service of t"]),

@@ -20,12 +20,11 @@ from rtp.core.admission import Admission
 from rtp.core.request import ScoreRequest
 from rtp.doors.schemas import PredictResponse
 from rtp.metrics import Metrics
-from rtp.progress_watcher import ProgressReader
 from rtp.release import InService, Release
 from rtp.runtime import OnnxModel
 from rtp.scorer import Scorer
 from rtp.settings import RtpSettings
-from support.fake_store import FakeStateReader
+from support.fake_store import FakeStateReader, progress_reader
 from support.stored import Stored
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -135,7 +134,7 @@ class Scoring:
 
     async def look(self) -> None:
         keys = self.in_service.current.keys
-        reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
+        reader = progress_reader(self.store)
         self.in_service.learn(keys, await reader.read_whole(keys))
 
     async def score(self, user: dict[str, Any], context: dict[str, Any]) -> Any:

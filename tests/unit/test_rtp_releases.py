@@ -43,12 +43,12 @@ from rtp.core.shadowing import BURST_S, ShadowBudget, difference, rank_correlati
 from rtp.errors import InvalidRequest, ReloadRefused, ReloadTimedOut
 from rtp.loader import Loader
 from rtp.metrics import Metrics
-from rtp.progress_watcher import ProgressReader, ProgressWatcher
+from rtp.progress_watcher import ProgressWatcher
 from rtp.release import InService, Release, Traffic
 from rtp.rollout_follower import Bundles, RolloutFollower
 from rtp.runtime import OnnxModel
 from rtp.scorer import Scored, Scorer
-from support.fake_store import FakeStateReader
+from support.fake_store import FakeStateReader, progress_reader
 from support.releases import NOW_MS, SALT
 from support.stored import Stored, now_ms
 
@@ -83,7 +83,7 @@ class World:
             self.store.values.update(stored.values)
         self.metrics = Metrics()
         self.in_service = InService(Release.of(model(TINY), prefix="uic", generation=0))
-        self.reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
+        self.reader = progress_reader(self.store)
         self.watcher = ProgressWatcher(self.in_service, self.reader, self.metrics, every_s=1.0)
         self.scorer = Scorer(
             self.in_service, self.store, Admission(100), self.metrics, stale_after_ms=60_000,

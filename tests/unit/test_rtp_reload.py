@@ -19,11 +19,11 @@ from rtp.core.ports import Model
 from rtp.errors import ReloadRefused, ReloadTimedOut
 from rtp.loader import MAX_ABANDONED, Loader
 from rtp.metrics import Metrics
-from rtp.progress_watcher import NoNamespace, ProgressReader, ProgressWatcher
+from rtp.progress_watcher import NoNamespace, ProgressWatcher
 from rtp.release import InService, Release
 from rtp.reload import SAMPLE, Reloader
 from rtp.runtime import OnnxModel
-from support.fake_store import FakeStateReader
+from support.fake_store import FakeStateReader, progress_reader
 from support.stored import Stored, now_ms
 from support.waiting import until
 
@@ -51,7 +51,7 @@ class World:
         self.metrics = Metrics()
         self.in_service = InService(Release.of(model(TINY), prefix="uic", generation=0))
         self.before = self.in_service.current
-        self.reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
+        self.reader = progress_reader(self.store)
         self.loader = Loader(self.load, self.load_timeout_s)
         self.reloader = Reloader(
             self.in_service, self.store, self.reader, self.metrics, self.loader, path=Path("x"), generation=0,
@@ -243,7 +243,7 @@ def trouble(watching: ProgressWatcher) -> str | None:
 
 
 def watcher(world: World) -> ProgressWatcher:
-    reader = ProgressReader(world.store, timeout_s=0.05, ahead_within_ms=5_000)
+    reader = progress_reader(world.store, timeout_s=0.05)
     return ProgressWatcher(world.in_service, reader, world.metrics, every_s=0.01)
 
 
@@ -303,13 +303,47 @@ def test_an_emptied_store_keeps_the_partition_count_and_forgets_the_progress() -
     assert progress.partitions == (None,) * 4
 
 
-def test_a_fast_clock_is_a_metric_and_the_age_is_unknown() -> None:
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize("ahead_ms", [HOUR_MS, -HOUR_MS], ids=["fast", "slow"])
+def test_a_wrong_clock_of_this_process_is_a_metric_and_makes_no_partition_old(ahead_ms: int) -> None:
+    world = World(model(TINY))
+    reader = progress_reader(world.store, wall_ms=lambda: now_ms() + ahead_ms)
+    asyncio.run(ProgressWatcher(world.in_service, reader, world.metrics, every_s=1.0).look())
+    value = world.metrics.registry.get_sample_value
+    assert value("rtp_clock_skew_seconds") == pytest.approx(ahead_ms / 1000, abs=60)
+    assert value("rtp_as_of_ahead_seconds") == 0
+    assert 0 <= (value("rtp_oldest_partition_age_seconds") or 0) < 60
+
+
+def test_a_store_that_does_not_tell_its_time_is_told_once_and_ages_are_by_the_own_clock() -> None:
+    world = World(model(TINY))
+    world.store.clock_ms = lambda: now_ms() - HOUR_MS
+    world.store.keeps_its_time = True
+    watching = watcher(world)
+    value = world.metrics.registry.get_sample_value
+    with capture_logs() as lines:
+        asyncio.run(watching.look())
+        asyncio.run(watching.look())
+        assert (watching.no_time, watching.trouble) == ("StoreRefused: NOPERM", None)
+        assert math.isnan(value("rtp_clock_skew_seconds") or 0)
+        assert 0 <= (value("rtp_oldest_partition_age_seconds") or 0) < 60
+        world.store.keeps_its_time = False
+        asyncio.run(watching.look())
+    assert watching.no_time is None
+    assert value("rtp_clock_skew_seconds") == pytest.approx(3600, abs=60)
+    said = [line["event"] for line in lines if "time" in line["event"]]
+    assert said == ["the store does not tell its time", "the store tells its time again"]
+
+
+def test_as_of_times_ahead_of_the_store_are_a_metric_and_their_age_is_unknown() -> None:
     world = World(model(TINY))
     world.stored.progress(1, as_of_ms=now_ms() + 3_600_000)
     world.store.values = dict(world.stored.values)
     asyncio.run(watcher(world).look())
     value = world.metrics.registry.get_sample_value
-    assert 3_500 < (value("rtp_clock_skew_seconds") or 0) <= 3_600
+    assert 3_500 < (value("rtp_as_of_ahead_seconds") or 0) <= 3_600
     assert math.isnan(value("rtp_oldest_partition_age_seconds") or 0)
 
 
@@ -391,4 +425,4 @@ def test_a_meta_that_says_nothing_usable_is_named(meta: bytes) -> None:
     keys = Keys("abc-0")
     store.values[keys.meta] = meta
     with pytest.raises(NoNamespace, match="uic:abc-0:meta"):
-        asyncio.run(ProgressReader(store, timeout_s=1.0, ahead_within_ms=0).read(keys, None))
+        asyncio.run(progress_reader(store).read(keys, None))

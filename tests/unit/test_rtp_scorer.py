@@ -17,11 +17,10 @@ from rtp.core.fold_progress import FoldProgress, Status
 from rtp.core.request import ScoreRequest
 from rtp.errors import DeadlineMissed, InvalidRequest, Overloaded, ScoringFailed, StateUnavailable
 from rtp.metrics import Metrics
-from rtp.progress_watcher import ProgressReader
 from rtp.release import InService, Release
 from rtp.runtime import OnnxModel
 from rtp.scorer import PATIENCE, Scored, Scorer
-from support.fake_store import FakeStateReader
+from support.fake_store import FakeStateReader, progress_reader
 from support.stored import Stored, now_ms
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
@@ -37,7 +36,7 @@ class World:
     """A scorer on a fake store that holds a namespace of the tiny bundle."""
 
     def __init__(
-        self, serves: OnnxModel | None = None, max_in_flight: int = 100, wall_ms: Callable[[], int] = now_ms
+        self, serves: OnnxModel | None = None, max_in_flight: int = 100, store_ms: Callable[[], int] = now_ms
     ) -> None:
         self.store = FakeStateReader()
         self.stored = Stored(load_bundle(TINY), partitions=3)
@@ -46,10 +45,10 @@ class World:
         self.in_service = InService(Release.of(serves or model(), prefix="uic", generation=0))
         self.now = 100.0
         """Stands still, so that no deadline passes because the machine is busy."""
-        self.reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
+        self.reader = progress_reader(self.store)
         self.scorer = Scorer(
             self.in_service, self.store, self.admission, self.metrics, stale_after_ms=60_000,
-            clock=lambda: self.now, wall_ms=wall_ms,
+            clock=lambda: self.now, store_ms=store_ms,
         )  # fmt: skip
 
     async def look(self) -> None:
@@ -116,7 +115,7 @@ def test_a_lagging_partition_makes_its_users_stale_and_no_others() -> None:
 
 def test_a_state_becomes_stale_by_itself_when_progress_cannot_be_read() -> None:
     clock = now_ms()
-    world = World(wall_ms=lambda: clock + 61_000)
+    world = World(store_ms=lambda: clock + 61_000)
     world.stored.state("u")
     assert world.score("u").report.status is Status.STALE
 

@@ -43,6 +43,7 @@ from rtp.scorer import Scorer
 from rtp.settings import RtpSettings, TlsListener
 from rtp.slices import ask_for_slices
 from rtp.store import open_store
+from rtp.store_clock import StoreClock
 
 
 def create_service(settings: RtpSettings, *, store: StateReader | None = None, runtime: Model | None = None) -> Service:
@@ -62,6 +63,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     admission = Admission(settings.load.max_in_flight)
     metrics.in_flight.set_function(lambda: admission.in_flight)
     lifecycle = Lifecycle(admission)
+    clock = StoreClock(reader, timeout_s=settings.redis.background_timeout_ms / 1000)
     stale_after_ms = settings.state.stale_after_s * 1000
     scorer = Scorer(
         in_service,
@@ -69,10 +71,12 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         admission,
         metrics,
         stale_after_ms=stale_after_ms,
+        store_ms=clock.now_ms,
         shadow_budget=ShadowBudget(settings.shadow.cpu_share, settings.shadow.max_pending),
     )
     progress_reader = ProgressReader(
         reader,
+        clock,
         timeout_s=settings.redis.background_timeout_ms / 1000,
         ahead_within_ms=settings.state.clock_ahead_s * 1000,
     )
@@ -123,8 +127,9 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         return None
 
     def details() -> str:
-        reason = watcher.trouble
-        return "; ".join(filter(None, (follower.details, reason and f"progress cannot be read: {reason}")))
+        progress = watcher.trouble and f"progress cannot be read: {watcher.trouble}"
+        clock = watcher.no_time and f"the store does not tell its time: {watcher.no_time}"
+        return "; ".join(filter(None, (follower.details, progress or clock)))
 
     def refused(error: RtpError) -> None:
         row = STATUS_TABLE[type(error)]

@@ -153,8 +153,15 @@ class Metrics:
         self.partition_age.set(math.nan)
         self.clock_skew = Gauge(
             "rtp_clock_skew_seconds",
-            "How far the furthest as-of time lies ahead of this process's clock; 0 if none does. One too far ahead is "
-            "not believed, and states of its partition are stale.",
+            "This process's clock less the store's; NaN until the store has told its time. How old states are is told "
+            "by the store's.",
+            registry=registry,
+        )
+        self.clock_skew.set(math.nan)
+        self.as_of_ahead = Gauge(
+            "rtp_as_of_ahead_seconds",
+            "How far the furthest as-of time lies ahead of the store's clock; 0 if none does. One too far ahead is not "
+            "believed, and states of its partition are stale.",
             registry=registry,
         )
         self.unreadable_progress = Counter(

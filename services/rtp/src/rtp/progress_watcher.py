@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -17,9 +16,10 @@ import structlog
 from mimn.state import Keys
 from rtp.core.fold_progress import FoldProgress, fold_progress
 from rtp.core.ports import StateReader
-from rtp.errors import StoreError
+from rtp.errors import StoreAway, StoreError, StoreLate
 from rtp.metrics import Metrics
 from rtp.release import InService
+from rtp.store_clock import StoreClock
 from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
@@ -33,11 +33,6 @@ class _Meta(msgspec.Struct):
 
 class NoNamespace(Exception):
     """The store does not have the namespace, or its meta cannot be read or used; the message says what to look at."""
-
-
-def wall_ms() -> int:
-    """This process's clock, in ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Reading(NamedTuple):
@@ -54,9 +49,11 @@ class Reading(NamedTuple):
 class ProgressReader:
     """Reads the progress of a namespace."""
 
-    def __init__(self, store: StateReader, *, timeout_s: float, ahead_within_ms: float) -> None:
+    def __init__(self, store: StateReader, clock: StoreClock, *, timeout_s: float, ahead_within_ms: float) -> None:
         """`timeout_s` bounds each round trip: one, and at first another; `ahead_within_ms` as in `fold_progress`."""
         self._store = store
+        self.clock = clock
+        """By which as-of times are judged."""
         self._timeout_s = timeout_s
         self._ahead_within_ms = ahead_within_ms
 
@@ -87,7 +84,7 @@ class ProgressReader:
                     "RTP_BUNDLE__GENERATION or RTP_BUNDLE__PATH"
                 )
             raise meta
-        return Reading(*fold_progress(records, topic, last, wall_ms(), self._ahead_within_ms), missing)
+        return Reading(*fold_progress(records, topic, last, self.clock.now_ms(), self._ahead_within_ms), missing)
 
     async def read_whole(self, keys: Keys) -> FoldProgress:
         """As `read`, for the first time and all of it.
@@ -133,6 +130,7 @@ class ProgressWatcher:
         self._troubles: defaultdict[str, Trouble] = defaultdict(Trouble)
         """Of each namespace: why its last reading failed."""
         self._read: set[str] = set()
+        self._no_time = Trouble()
 
     @property
     def trouble(self) -> str | None:
@@ -140,6 +138,11 @@ class ProgressWatcher:
         current = self._in_service.current
         reason = self._troubles[current.keys.namespace].reason
         return reason if reason or current.progress else "it was not read yet"
+
+    @property
+    def no_time(self) -> str | None:
+        """Why the store answers, and does not tell its time; None if it does."""
+        return self._no_time.reason
 
     async def run(self) -> None:
         """Read at once and then every `every_s` seconds (ten times as often until the first success), forever."""
@@ -149,6 +152,7 @@ class ProgressWatcher:
 
     async def look(self) -> None:
         """Read once. Never raises: whatever goes wrong, the next look tries again."""
+        await self._compare_clocks()
         namespaces = self._in_service.namespaces
         unreadable = 0
         for one in namespaces:
@@ -173,6 +177,21 @@ class ProgressWatcher:
         self._metrics.unreadable_progress.inc(unreadable)
         self._measure()
 
+    async def _compare_clocks(self) -> None:
+        """First, because as-of times that are read are judged by the store's clock."""
+        try:
+            self._metrics.clock_skew.set(await self._reader.clock.compare())
+        except (StoreAway, StoreLate):
+            return  # nothing else can be read, either, and that is told
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            if self._no_time.begins(error, reason):
+                ours = isinstance(error, StoreError)
+                log.warning("the store does not tell its time", reason=reason, exc_info=not ours and error)
+        else:
+            if self._no_time.ends():
+                log.info("the store tells its time again")
+
     def _failed(self, namespace: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
         if self._troubles[namespace].begins(error, reason):
@@ -184,8 +203,8 @@ class ProgressWatcher:
         answering = [release.progress for release in self._in_service.answering if release.progress is not None]
         if not answering:
             return
-        now_ms = wall_ms()
+        now_ms = self._reader.clock.now_ms()
         oldest = [progress.oldest_ms(now_ms) for progress in answering]
         known = [age for age in oldest if age is not None]
         self._metrics.partition_age.set(math.nan if len(known) < len(oldest) else max(known) / 1000)
-        self._metrics.clock_skew.set(max(progress.ahead_ms(now_ms) for progress in answering) / 1000)
+        self._metrics.as_of_ahead.set(max(progress.ahead_ms(now_ms) for progress in answering) / 1000)

@@ -20,7 +20,7 @@ from rtp.core.ports import StateReader
 from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
 from rtp.loader import Loader
 from rtp.metrics import Metrics
-from rtp.progress_watcher import NoNamespace, ProgressReader, wall_ms
+from rtp.progress_watcher import NoNamespace, ProgressReader
 from rtp.release import InService, Release
 
 log = structlog.stdlib.get_logger(__name__)
@@ -135,7 +135,7 @@ class Reloader:
                     old.progress,
                     new.namespace.progress,
                     coverage,
-                    now_ms=wall_ms(),
+                    now_ms=self._reader.clock.now_ms(),
                     stale_after_ms=self._stale_after_ms,
                     least_coverage=self._least_coverage,
                 )

@@ -24,6 +24,7 @@ from rtp.head_queue import HeadQueue
 from rtp.metrics import Metrics
 from rtp.release import Arm, InService, Release
 from rtp.shadows import Shadows
+from rtp.store_clock import wall_ms
 
 PATIENCE = 2 / 3
 """Share of a deadline that the store may take, of what the line before the head leaves: the rest is for a timer that
@@ -54,9 +55,11 @@ class Scorer:
         stale_after_ms: float,
         shadow_budget: ShadowBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall_ms: Callable[[], int] = wall_ms,
+        store_ms: Callable[[], int] = wall_ms,
     ) -> None:
-        """`clock` gives seconds of the same steady clock that deadlines are measured by. Without a `shadow_budget` no
+        """`clock` gives seconds of the same steady clock that deadlines are measured by; `wall_ms` the time that heads
+        compare events with, and `store_ms` the time that as-of times are written by. Without a `shadow_budget` no
         shadow scores."""
         self._in_service = in_service
         self._store = store
@@ -67,6 +70,7 @@ class Scorer:
         self._stale_after_ms = stale_after_ms
         self._clock = clock
         self._wall_ms = wall_ms
+        self._store_ms = store_ms
         budget = ShadowBudget(0.0, 0) if shadow_budget is None else shadow_budget
         self.shadows = Shadows(store, self._queue, budget, metrics, wall_ms=wall_ms, clock=clock)
 
@@ -161,5 +165,5 @@ class Scorer:
             except StateError as error:
                 self._metrics.unreadable.labels(type(error).__name__).inc()
                 return model.initial_state, UNAVAILABLE
-        report = progress.report(state, partition, self._wall_ms(), self._stale_after_ms)
+        report = progress.report(state, partition, self._store_ms(), self._stale_after_ms)
         return (model.initial_state if state is None else state.tensors), report

@@ -206,8 +206,8 @@ class StateSettings(_Group):
     refresh_every_s: float = Field(default=2.0, gt=0)
     """How often all partitions' progress is read, outside of requests."""
     clock_ahead_s: float = Field(default=5.0, ge=0)
-    """An as-of time further ahead of this process's clock is not believed, and the states of its partition are `stale`:
-    see `rtp_clock_skew_seconds`."""
+    """An as-of time further ahead of the store's clock is not believed, and the states of its partition are `stale`:
+    see `rtp_as_of_ahead_seconds`."""
 
 
 class DrainSettings(_Group):

@@ -2,9 +2,10 @@
 
 `FoldProgress` is read in the background for all partitions at once; a request only looks its partition up.
 
-As-of times are written by UIC's clocks and compared with this process's clock. A time that lies ahead of it does not
-tell how old the states are, so it is not believed, and stays so until UIC writes another one: otherwise a partition
-whose worker died would look up to date again once this clock has caught up.
+As-of times are written by UIC's clock or the store's, whichever is slower, and compared with the store's clock. A time
+that lies ahead of it (the store was set back, or failed over to a slower clock) does not tell how old the states are,
+so it is not believed, and stays so until UIC writes another one: otherwise a partition whose worker died would look up
+to date again once the store's clock has caught up.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class PartitionProgress:
 
     record: Progress
     as_of_ms: int | None
-    """When the partition was last known to be caught up, by this process's clock; None if it never was, or if the
-    record's time was ahead of that clock when it was first seen."""
+    """When the partition was last known to be caught up, by the store's clock; None if it never was, or if the record's
+    time was ahead of that clock when it was first seen."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def fold_progress(
     """What the N stored records say, and how many of them are unreadable.
 
     An unreadable record, or one that the store did not give, keeps the partition's last good one. `last` is the reading
-    before, `now_ms` the time of this one by this process's clock; an as-of time up to `ahead_within_ms` ahead of it
+    before, `now_ms` the time of this one by the store's clock; an as-of time up to `ahead_within_ms` ahead of it
     counts as `now_ms`.
     """
     same = last is not None and len(last.partitions) == len(records)

@@ -52,7 +52,7 @@ def objections(
     elif never := new.never_caught_up:
         yield f"{never} of its {len(new.partitions)} partitions have not been folded to the end of the log yet"
     elif (age_ms := new.oldest_ms(now_ms)) is None:
-        yield "the as-of time of a partition lies ahead of this process's clock"
+        yield "the as-of time of a partition lies ahead of the store's clock"
     elif age_ms > stale_after_ms:
         yield f"a partition was last caught up {age_ms / 1000:.0f} s ago, more than {stale_after_ms / 1000:g} s"
     share = coverage.share

@@ -58,6 +58,14 @@ class StateReader(Protocol):
         """
         ...
 
+    async def time_ms(self, timeout_s: float) -> int:
+        """The store's clock, in ms since 1970; of a cluster's masters that answer, the one that is furthest ahead, as
+        UIC takes it. For background work.
+
+        Raises: as `read`.
+        """
+        ...
+
     async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
         """Put `name` into the set under `into`, and `value` under `key` for `lasts_s` seconds. For background work.
 

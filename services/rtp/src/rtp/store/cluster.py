@@ -28,7 +28,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rtp.store.commands import SCAN_COUNT, Command, fits, scan
+from rtp.store.commands import SCAN_COUNT, Command, fits, in_ms, scan
 from rtp.store.connection import check_client
 from rtp.time_limits import within
 
@@ -95,6 +95,22 @@ class ClusterCommands:
         """See `Commands`."""
         replies = await self._ask_each([(key.decode(), ("EXISTS", key)) for key in keys], _CALLER_CANCELS_S)
         return sum(map(_answer, replies))
+
+    async def time_ms(self, timeout_s: float) -> int:
+        """See `Commands`."""
+        until = monotonic() + timeout_s
+        await within(timeout_s, self._know())
+
+        async def ask(node: ClusterNode) -> Any:
+            try:
+                [reply] = await within(until - monotonic(), self._exchange(node, [("TIME",)]))
+            except (RedisError, OSError) as error:
+                return error
+            return reply
+
+        replies = await asyncio.gather(*map(ask, self._cluster.get_primaries()))
+        clocks = [in_ms(reply) for reply in replies if not isinstance(reply, Exception)]
+        return max(clocks) if clocks else in_ms(_answer(replies[0]))
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
         """See `Commands`."""

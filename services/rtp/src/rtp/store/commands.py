@@ -15,6 +15,7 @@ _SCAN_CALLS: Final = 500
 
 Command = Sequence[str | bytes]
 MAX_CODE: Final = 32
+MAX_DIGITS: Final = 18
 
 
 class TooManyConnects(Exception):
@@ -49,6 +50,8 @@ def fits(command: Command, reply: Any) -> bool:
             return whole and all(_is_value(one) or isinstance(one, Exception) for one in reply)
         case "EXISTS":
             return isinstance(reply, int)
+        case "TIME":
+            return isinstance(reply, list | tuple) and len(reply) == 2 and all(map(_is_whole, reply))
         case "SCAN":
             return isinstance(reply, list | tuple) and len(reply) == 2 and isinstance(reply[1], list)
         case _:
@@ -57,6 +60,16 @@ def fits(command: Command, reply: Any) -> bool:
 
 def _is_value(reply: Any) -> bool:
     return reply is None or isinstance(reply, bytes)
+
+
+def _is_whole(reply: Any) -> bool:
+    return isinstance(reply, int) or (isinstance(reply, bytes) and reply.isdigit() and len(reply) <= MAX_DIGITS)
+
+
+def in_ms(clock: Sequence[int | bytes]) -> int:
+    """What TIME answers, seconds and microseconds, in milliseconds."""
+    seconds, microseconds = map(int, clock)
+    return seconds * 1000 + microseconds // 1000
 
 
 class Commands(Protocol):
@@ -81,6 +94,10 @@ class Commands(Protocol):
 
     async def count(self, keys: Sequence[bytes]) -> int:
         """One EXISTS."""
+        ...
+
+    async def time_ms(self, timeout_s: float) -> int:
+        """TIME, in ms; raises TimeoutError as `get`."""
         ...
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:

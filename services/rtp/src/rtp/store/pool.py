@@ -14,7 +14,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
-from rtp.store.commands import SCAN_COUNT, Command, TooManyConnects, fits, reason_of, scan
+from rtp.store.commands import SCAN_COUNT, Command, TooManyConnects, fits, in_ms, reason_of, scan
 from rtp.store.connection import Connection, check_client, connect, packed
 from rtp.store.together import NotTogether, Together
 from rtp.time_limits import Deadlines, within
@@ -125,6 +125,10 @@ class PoolCommands:
         """See `Commands`."""
         found: int = await self._ask("EXISTS", *keys)
         return found
+
+    async def time_ms(self, timeout_s: float) -> int:
+        """See `Commands`."""
+        return in_ms(await within(timeout_s, self._ask("TIME")))
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
         """See `Commands`. It is all that is written, so it notices a master that was demoted: where the store's name or

@@ -88,6 +88,13 @@ class RedisStateReader:
         """
         return await _told(within(timeout_s, self._commands.count(keys)), timeout_s)
 
+    async def time_ms(self, timeout_s: float) -> int:
+        """The store's clock, in ms since 1970; asks like `read_each`.
+
+        Raises: as `read`.
+        """
+        return await _told(self._commands.time_ms(timeout_s), timeout_s)
+
     async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
         """Put `name` into the set under `into`, and `value` under `key` for `lasts_s` seconds; asks like `read_each`.
 
