@@ -22,9 +22,10 @@ from localstack.services import UicWorker
 from localstack.topics import create_topics, topics
 from localstack.wait import until
 from mimn.state.codec import SPARSE, WHOLE
+from support.alert_rules import faults, scenario_of
 from support.one_node_cluster import OneNodeCluster
 from support.world import BUNDLE, World
-from torture.watching import metric, owned, partitions, readiness
+from torture.watching import metric, owned, partitions, readiness, samples, wait_well
 from torture.wire import Wire
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
@@ -176,6 +177,32 @@ def test_a_store_that_comes_back_empty_is_rebuilt(make_world: MakeWorld, kafka: 
         store.start()
         world.wait_folded()
         assert metric(worker, "uic_rewinds_total") >= 1
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_store_that_was_emptied_while_no_worker_ran_has_an_alert_and_a_restart_has_none(
+    make_world: MakeWorld, kafka: str, own_valkey: Valkey, tmp_path: Path, emptied: bool
+) -> None:
+    world = make_world(kafka, own_valkey.address)
+    world.produce(300)
+    before = world.worker()
+    world.wait_folded()
+    wait_well([before], PARTITIONS)
+    names = ("uic_take_ups_total", "uic_next_offset", "uic_bundle_info")
+    earlier = samples(before, *names)
+    before.stop()
+    if emptied:
+        world.client.flushall()
+    after = world.worker()
+    world.wait_folded()
+    wait_well([after], PARTITIONS)
+    series = {f'{name[:-1]},instance="uic-0"}}': f"{value}x39" for name, value in earlier.items()}
+    series |= {f'{name[:-1]},instance="uic-1"}}': f"_x41 {value}x60" for name, value in samples(after, *names).items()}
+    starts = {"uic-0": "0x39", "uic-1": "_x41 1230x60"}
+    series |= {f'process_start_time_seconds{{instance="{one}"}}': values for one, values in starts.items()}
+    fires = [("5m", False), ("16m", False), ("21m", emptied), ("30m", emptied), ("32m", False)]
+    labels = {"severity": "page", "namespace": world.keys.namespace}
+    assert faults(scenario_of(series, fires, "StoreEmptied", labels), tmp_path) == ""
 
 
 def test_a_planned_failover_behind_a_name_costs_no_event_and_no_restart(

@@ -18,6 +18,13 @@ def metric(worker: UicWorker | RtpProcess, name: str, label: str = "") -> float:
     return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
+def samples(worker: UicWorker | RtpProcess, *names: str) -> dict[str, float]:
+    """Those of some metrics with labels, by name and labels as they are written: `name{label="value"}`."""
+    lines = httpx.get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
+    found = [line.rpartition(" ") for line in lines if line.startswith(tuple(name + "{" for name in names))]
+    return {name: float(value) for name, _, value in found}
+
+
 def partitions(worker: UicWorker) -> list[dict[str, Any]]:
     """Those that are assigned to the worker; none while it does not answer."""
     try:

@@ -444,6 +444,7 @@ def test_a_log_that_ends_below_progress_is_broken_and_a_rebuild_begins_anew(topi
     assert (shown.next_offset, shown.end_offset, shown.lineage) == (before.next_offset, 12, before.lineage)
     resolve(heir, "rebuild")
     heir.catch_up()
+    assert [heir.counted("uic_take_ups_total", decision=one) for one in ("new", "rebuilt")] == [0, 1]
     assert_exactly_once(store, topic)
     after = heir.progress()
     assert after is not None

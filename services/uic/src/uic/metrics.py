@@ -115,10 +115,12 @@ class Metrics:
         self.take_ups = Counter(
             "uic_take_ups",
             "Partitions taken up, by what was found: new (no progress), go_on, gap (the log starts above progress), "
-            "continued (an operator accepted the log), broken (waits for an operator).",
+            "continued (an operator accepted the log), rebuilt (an operator began it anew), broken (waits for an "
+            "operator).",
             ["decision"],
             registry=r,
         )
+        self.take_ups.labels("new")
         self.rewinds = Counter(
             "uic_rewinds", "Times that the store had lost writes; their records are folded again.", registry=r
         )

@@ -133,7 +133,7 @@ class TakeUp:
             return
         progress = begin.progress
         if not session.unclaimed:  # else it was said, twice a second while the store refuses claims
-            self._say_taken_up(session.partition, begin, bounds)
+            self._say_taken_up(session, begin, bounds)
         untouched = progress.next_offset == progress.base
         self._sessions.put(
             Claiming(
@@ -150,15 +150,16 @@ class TakeUp:
             )
         )
 
-    def _say_taken_up(self, partition: int, begin: Begin, bounds: LogBounds) -> None:
-        progress = begin.progress
-        self._metrics.take_ups.labels(begin.kind).inc()
+    def _say_taken_up(self, session: TakingUp, begin: Begin, bounds: LogBounds) -> None:
+        partition, progress = session.partition, begin.progress
+        decision = "rebuilt" if begin.kind == "new" and session.resolution is not None else begin.kind
+        self._metrics.take_ups.labels(decision).inc()
         say(
             log,
             logging.WARNING if begin.kind in ("gap", "continued") else logging.INFO,
             "taken up",
             partition=partition,
-            kind=begin.kind,
+            kind=decision,
             next_offset=progress.next_offset,
             end=bounds.end,
             lineage=f"{progress.lineage:016x}",
