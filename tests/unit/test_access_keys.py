@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from access import Admission, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys, refusal
+from access import AccessDecision, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys, refusal
 from access.__main__ import main
 from localstack.wait import until
 
@@ -22,18 +22,18 @@ def bearer(secret: str) -> bytes:
 def test_a_key_is_let_in_by_its_scopes_alone() -> None:
     secret, key = make_key([Scope.PUBLISH, Scope.ERASE], "shop")
     keys = parse_keys(key.line())
-    granted = {scope for scope in Scope if judge(keys, bearer(secret), scope) is Admission.GRANTED}
+    granted = {scope for scope in Scope if judge(keys, bearer(secret), scope) is AccessDecision.GRANTED}
     assert granted == {Scope.PUBLISH, Scope.ERASE}
-    assert judge(keys, bearer(secret), Scope.READ) is Admission.WRONG_SCOPE
-    assert judge(keys, bearer(secret), Door.ANY_KEY) is Admission.GRANTED
-    assert judge(keys, None, Door.ANY_KEY) is Admission.NO_KEY
-    assert judge(keys, None, Door.OPEN) is Admission.GRANTED
+    assert judge(keys, bearer(secret), Scope.READ) is AccessDecision.WRONG_SCOPE
+    assert judge(keys, bearer(secret), Door.ANY_KEY) is AccessDecision.GRANTED
+    assert judge(keys, None, Door.ANY_KEY) is AccessDecision.NO_KEY
+    assert judge(keys, None, Door.OPEN) is AccessDecision.GRANTED
 
 
 def test_several_keys_count_at_once() -> None:
     made = [make_key([Scope.PREDICT], f"k{i}") for i in range(5)]
     keys = parse_keys("\n".join(key.line() for _, key in made))
-    assert all(judge(keys, bearer(secret), Scope.PREDICT) is Admission.GRANTED for secret, _ in made)
+    assert all(judge(keys, bearer(secret), Scope.PREDICT) is AccessDecision.GRANTED for secret, _ in made)
 
 
 def test_a_secret_that_differs_in_one_place_is_no_key() -> None:
@@ -41,9 +41,9 @@ def test_a_secret_that_differs_in_one_place_is_no_key() -> None:
     keys = parse_keys(key.line())
     for i in range(len(secret)):
         other = secret[:i] + ("0" if secret[i] != "0" else "1") + secret[i + 1 :]
-        assert judge(keys, bearer(other), Scope.PREDICT) is Admission.BAD_KEY
+        assert judge(keys, bearer(other), Scope.PREDICT) is AccessDecision.BAD_KEY
     for wrong in (secret[:-1], secret + "0", secret.upper(), secret + "\n", " " + secret, ""):
-        assert judge(keys, bearer(wrong), Scope.PREDICT) is Admission.BAD_KEY
+        assert judge(keys, bearer(wrong), Scope.PREDICT) is AccessDecision.BAD_KEY
 
 
 @given(st.binary(max_size=400))
@@ -51,18 +51,18 @@ def test_whatever_a_caller_sends_is_judged_without_an_error(sent: bytes) -> None
     _, key = make_key([Scope.PREDICT], "k")
     keys = parse_keys(key.line())
     for credential in (sent, b"Bearer " + sent, b"Basic " + sent, b"Bearer ctr_" + key.id.encode() + b"_" + sent):
-        assert judge(keys, credential, Scope.PREDICT) is Admission.BAD_KEY
+        assert judge(keys, credential, Scope.PREDICT) is AccessDecision.BAD_KEY
 
 
 def test_another_scheme_than_bearer_is_told_what_to_send() -> None:
     secret, key = make_key([Scope.PREDICT], "k")
-    admission = judge(parse_keys(key.line()), f"Basic {secret}".encode(), Scope.PREDICT)
-    assert "not sent as authorization: Bearer <key>" in refusal(admission, Scope.PREDICT)
+    decision = judge(parse_keys(key.line()), f"Basic {secret}".encode(), Scope.PREDICT)
+    assert "not sent as authorization: Bearer <key>" in refusal(decision, Scope.PREDICT)
 
 
 def test_the_hash_of_no_key_admits_no_caller() -> None:
     _, key = make_key([Scope.PREDICT], "k")
-    assert judge(parse_keys(key.line()), bearer("ctr_000000000000_" + "0" * 64), Door.ANY_KEY) is Admission.BAD_KEY
+    assert judge(parse_keys(key.line()), bearer("ctr_000000000000_" + "0" * 64), Door.ANY_KEY) is AccessDecision.BAD_KEY
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,16 @@ def test_a_ring_takes_up_what_was_added_and_drops_what_was_revoked(tmp_path: Pat
     assert ring.look() is None
     file.write_text(f"{old_key.line()}\n{new_key.line()}\n")
     assert ring.look() is True
-    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [Admission.GRANTED, Admission.GRANTED]
+    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [
+        AccessDecision.GRANTED,
+        AccessDecision.GRANTED,
+    ]
     file.write_text(new_key.line())
     assert ring.look() is True
-    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [Admission.BAD_KEY, Admission.GRANTED]
+    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [
+        AccessDecision.BAD_KEY,
+        AccessDecision.GRANTED,
+    ]
     assert len(ring) == 1
 
 
@@ -120,7 +126,7 @@ def test_a_file_that_is_spoiled_changes_nothing_and_is_told_once(
     else:
         file.write_bytes({"garbage": b"what", "empty": b"", "binary": b"\xff\xfe"}[spoil])
     assert [ring.refused, ring.look(), ring.look(), ring.refused] == [False, False, None, True]
-    assert ring.judge(bearer(secret), Scope.PREDICT) is Admission.GRANTED
+    assert ring.judge(bearer(secret), Scope.PREDICT) is AccessDecision.GRANTED
     assert caplog.text.count("the earlier 1 keys stay in effect") == 1
     file.write_text(key.line())
     assert [ring.look(), ring.refused] == [True, False], "the same keys as before"
@@ -166,7 +172,7 @@ def test_the_command_prints_the_secret_once_and_stores_its_hash(
     assert secret.rpartition("_")[2] not in text
     assert sha256(secret.encode()).hexdigest() in text
     assert file.stat().st_mode & 0o777 == 0o644
-    assert KeyRing(file).judge(bearer(secret), Scope.METRICS) is Admission.GRANTED
+    assert KeyRing(file).judge(bearer(secret), Scope.METRICS) is AccessDecision.GRANTED
     assert main(["list", str(file)]) == 0
     listed = capsys.readouterr().out
     assert re.fullmatch(r"[0-9a-f]{12}  metrics,predict  ad-server\n", listed)
@@ -183,7 +189,10 @@ def test_rotation_by_command_keeps_comments_and_the_files_identity(
     old, new = capsys.readouterr().out.split()
     assert main(["revoke", str(file), old.split("_")[1]]) == 0
     ring = KeyRing(file)
-    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [Admission.BAD_KEY, Admission.GRANTED]
+    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [
+        AccessDecision.BAD_KEY,
+        AccessDecision.GRANTED,
+    ]
     assert file.read_text().startswith("# ours\n")
     assert file.stat().st_ino == identity, "a container that has the file mounted would not see another one"
 

@@ -7,11 +7,11 @@ Both services use it, so one key file and one rule about addresses apply to both
 from access.address import is_loopback
 from access.keys import BadKeys, Key, Scope, make_key, parse_keys
 from access.ring import KeyRing
-from access.rules import Admission, Door, Rule, check_rules, judge, refusal
+from access.rules import AccessDecision, Door, Rule, check_rules, judge, refusal
 from access.tls import BadTls, ListenerTls
 
 __all__ = [
-    "Admission",
+    "AccessDecision",
     "BadKeys",
     "BadTls",
     "Door",

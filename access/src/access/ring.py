@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from access.keys import MAX_FILE_BYTES, BadKeys, Key, parse_keys
-from access.rules import Admission, Rule, judge
+from access.rules import AccessDecision, Rule, judge
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class KeyRing:
         """Whether the file cannot be used, so that keys which were revoked in it may be in effect still."""
         return bool(self._trouble)
 
-    def judge(self, authorization: bytes | None, rule: Rule) -> Admission:
+    def judge(self, authorization: bytes | None, rule: Rule) -> AccessDecision:
         """See `access.rules.judge`."""
         return judge(self._keys, authorization, rule)
 

@@ -24,7 +24,7 @@ Rule = Scope | Door
 """What one route or method requires."""
 
 
-class Admission(Enum):
+class AccessDecision(Enum):
     """The result of checking a call's credential."""
 
     GRANTED = "granted"
@@ -40,11 +40,11 @@ _NO_DIGEST: Final = bytes(32)
 """No secret has this hash. It is compared when the id is unknown, so that both cases take the same time."""
 
 
-def refusal(admission: Admission, rule: Rule) -> str:
+def refusal(decision: AccessDecision, rule: Rule) -> str:
     """What a rejected caller is told."""
-    if admission is Admission.NO_KEY:
+    if decision is AccessDecision.NO_KEY:
         return "no key: send authorization: Bearer <key>"
-    if admission is Admission.BAD_KEY:
+    if decision is AccessDecision.BAD_KEY:
         return "the key is unknown: it is wrong, or was revoked, or was not sent as authorization: Bearer <key>"
     return f"the key lacks the scope {rule.value}"
 
@@ -59,7 +59,7 @@ def check_rules(names: Iterable[str], rules: Mapping[str, Rule], where: str) -> 
         raise LookupError(f"{', '.join(missing)}: say in {where} which key may call it")
 
 
-def judge(keys: Mapping[bytes, Key], authorization: bytes | None, rule: Rule) -> Admission:
+def judge(keys: Mapping[bytes, Key], authorization: bytes | None, rule: Rule) -> AccessDecision:
     """Whether a call with this `authorization` is allowed under `rule`.
 
     Args:
@@ -68,14 +68,14 @@ def judge(keys: Mapping[bytes, Key], authorization: bytes | None, rule: Rule) ->
         rule: what the route or method requires.
     """
     if rule is Door.OPEN:
-        return Admission.GRANTED
+        return AccessDecision.GRANTED
     if authorization is None:
-        return Admission.NO_KEY
+        return AccessDecision.NO_KEY
     secret = authorization[7:]
     if authorization[:7].lower() != b"bearer " or len(secret) > MAX_CREDENTIAL_BYTES:
-        return Admission.BAD_KEY
+        return AccessDecision.BAD_KEY
     key = keys.get(secret[:LOOKUP_BYTES])
     same = compare_digest(sha256(secret).digest(), _NO_DIGEST if key is None else key.digest)
     if key is None or not same:
-        return Admission.BAD_KEY
-    return Admission.GRANTED if rule is Door.ANY_KEY or rule in key.scopes else Admission.WRONG_SCOPE
+        return AccessDecision.BAD_KEY
+    return AccessDecision.GRANTED if rule is Door.ANY_KEY or rule in key.scopes else AccessDecision.WRONG_SCOPE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from access import Admission
+from access import AccessDecision
 from mimn.bundle.request_fields import RequestVector
 from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, WrongUser
 from process.log_lines import dropped
@@ -265,7 +265,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
+        self.denied = {kind: denied.labels(kind.value) for kind in AccessDecision if kind is not AccessDecision.GRANTED}
         self.keys = Gauge("rtp_keys", "Keys in effect; 0 if no authentication is required.", registry=registry)
         self.keys_refused = Gauge(
             "rtp_keys_refused",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from access import Admission
+from access import AccessDecision
 from process.log_lines import dropped
 from process.tally import CountedElsewhere, Tallies
 from uic.core.event import Reason
@@ -214,7 +214,7 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
+        self.denied = {kind: denied.labels(kind.value) for kind in AccessDecision if kind is not AccessDecision.GRANTED}
         self.malformed = Counter(
             "uic_malformed_requests",
             "Requests that are not gRPC messages or HTTP, or are too large, by port: grpc, admin. They are not logged.",

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from access import Admission, Door, KeyRing, Rule, check_rules, refusal
+from access import AccessDecision, Door, KeyRing, Rule, check_rules, refusal
 from access import Scope as May
 from rtp.doors.problems import STATUS_TABLE, Answer, Headers, headers_of, problem, send_answer
 from rtp.doors.request_id import NAME, given_id
@@ -52,12 +52,12 @@ class Guard:
         rule = self._rules.get(path, Door.ANY_KEY)
         credentials = [value for name, value in headers if name == b"authorization"]
         # Two are refused: a proxy in front may have checked the other one.
-        admission = self._keys.judge(b",".join(credentials) if credentials else None, rule)
-        if admission is Admission.GRANTED:
+        decision = self._keys.judge(b",".join(credentials) if credentials else None, rule)
+        if decision is AccessDecision.GRANTED:
             return None
-        self._denied[admission].inc()
-        denial = Forbidden if admission is Admission.WRONG_SCOPE else Unauthenticated
-        return denial(refusal(admission, rule))
+        self._denied[decision].inc()
+        denial = Forbidden if decision is AccessDecision.WRONG_SCOPE else Unauthenticated
+        return denial(refusal(decision, rule))
 
 
 def check_routes(routes: Iterable[BaseRoute], rules: Mapping[str, Rule]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from access import Admission, Door, KeyRing, Rule, Scope, refusal
+from access import AccessDecision, Door, KeyRing, Rule, Scope, refusal
 from uic.errors import Forbidden, Unauthenticated
 from uic.metrics import Metrics
 
@@ -52,9 +52,9 @@ class Guard:
             Unauthenticated, Forbidden: it is not allowed.
         """
         sent = authorization.encode("latin-1", "replace") if isinstance(authorization, str) else authorization
-        admission = self._keys.judge(sent, rule)
-        if admission is Admission.GRANTED:
+        decision = self._keys.judge(sent, rule)
+        if decision is AccessDecision.GRANTED:
             return
-        self._denied[admission].inc()
-        denial = Forbidden if admission is Admission.WRONG_SCOPE else Unauthenticated
-        raise denial(refusal(admission, rule))
+        self._denied[decision].inc()
+        denial = Forbidden if decision is AccessDecision.WRONG_SCOPE else Unauthenticated
+        raise denial(refusal(decision, rule))
