@@ -39,9 +39,9 @@ from loadtest.feeder import feeding, zipf_users
 from loadtest.origin import commit, dated, machine
 from loadtest.stacks import QUIET, absorbed, feed, predict_body, publish, running
 from localstack.server import Server
-from localstack.servers import Valkey
 from localstack.signals import signals_unwind
 from localstack.stack import BUNDLE, Options, Stack
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state.codec import HEADER_BYTES

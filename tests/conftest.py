@@ -20,8 +20,9 @@ import pytest
 import redis
 
 from localstack import ports
-from localstack.servers import DevBroker, Valkey
+from localstack.dev_broker import DevBroker
 from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
+from localstack.valkey import Valkey
 from support import skips
 from support.scripted_broker import ScriptedBroker
 

@@ -23,7 +23,6 @@ from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.example import Example, of_bundle, of_shopper
 from localstack.process import Ended
 from localstack.replay import PartitionsBroken, States, expect, moved_to_now, replay, wait_folded
-from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
 from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.signals import signals_unwind
 from localstack.stack import (
@@ -43,6 +42,7 @@ from localstack.stack import (
     wipe,
 )
 from localstack.topics import EVENTS, PARTITIONS, TopicMismatch, create_topics, topics
+from localstack.uic_and_rtp import Surroundings, grpc_serves, http_ok, uic_variables
 from localstack.wait import NotReady
 from mimn.bundle import BundleError, load_bundle
 from mimn.data.events import DataError, Events

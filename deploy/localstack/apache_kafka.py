@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from localstack.dev_broker import broker_answers
 from localstack.ports import LOOPBACK
 from localstack.process import Ended
 from localstack.server import Server
-from localstack.servers import broker_answers
 
 START = "kafka-server-start.sh"
 FORMAT = "kafka-storage.sh"

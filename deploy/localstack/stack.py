@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Self
 
 from localstack.apache_kafka import ApacheKafka, NoKafka, find_kafka
+from localstack.dev_broker import DevBroker, broker_answers
 from localstack.ports import accepts, shared_listener
 from localstack.process import GRACE_S, Identity
 from localstack.server import Server, read_pid, remove_pid
-from localstack.servers import DevBroker, Valkey, broker_answers, redis_answers
-from localstack.services import RtpProcess, Surroundings, UicWorker
 from localstack.topics import EVENTS, PARTITIONS, create_topics, topics
+from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
+from localstack.valkey import Valkey, redis_answers
 from localstack.wait import until
 
 FOLDER = Path(".stack")

@@ -24,8 +24,8 @@ import redis
 from msgspec.structs import replace
 
 from localstack.ports import LOOPBACK
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.bundle.manifest import HEAD

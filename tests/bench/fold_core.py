@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from loadtest.feeder import event, zipf_users
 from loadtest.population import measured_bundle
-from localstack.servers import Valkey
+from localstack.valkey import Valkey
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import StepGraph, open_step
 from mimn.state import Keys, namespace, partition_of

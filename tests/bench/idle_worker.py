@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 
 from conftest import TopicsForTest
-from localstack.servers import DevBroker, Valkey
+from localstack.dev_broker import DevBroker
 from localstack.topics import create_topics, delete_topics, topics
+from localstack.valkey import Valkey
 from localstack.wait import until
 from support.world import World
 

@@ -26,8 +26,8 @@ from loadtest import wrk
 from loadtest.cpu import cpu_s_of
 from loadtest.population import Population, measured_bundle
 from loadtest.stacks import CANDIDATES
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from mimn.bundle import load_bundle
 from support.stored import Stored, now_ms
 

@@ -30,10 +30,11 @@ import redis
 from msgspec.structs import replace
 
 from loadtest.feeder import produce
-from localstack.servers import DevBroker, Valkey
-from localstack.services import Surroundings, uic_variables
+from localstack.dev_broker import DevBroker
 from localstack.stack import BUNDLE
 from localstack.topics import create_topics, topics
+from localstack.uic_and_rtp import Surroundings, uic_variables
+from localstack.valkey import Valkey
 from mimn.bundle import Bundle, load_bundle
 from mimn.state import Keys, UserState, decode_state, encode_state, namespace, partition_of, user_hash
 from mimn.state.codec import HEADER_BYTES

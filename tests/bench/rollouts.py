@@ -33,9 +33,10 @@ from kafka import KafkaConsumer, TopicPartition
 
 from bench import senders
 from conftest import RedisForTest, TopicsForTest
-from localstack.servers import DevBroker, Valkey
-from localstack.services import UicWorker
+from localstack.dev_broker import DevBroker
 from localstack.topics import create_topics, topics
+from localstack.uic_and_rtp import UicWorker
+from localstack.valkey import Valkey
 from mimn.release import Record
 from support.bundles import with_scaled_head
 from support.one_node_cluster import replicated

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from localstack.servers import Valkey
+from localstack.valkey import Valkey
 from mimn.state import Keys, Progress, encode_progress
 from support.one_node_cluster import ClusterNode, move_slot, three_masters
 from uic import store as store_module

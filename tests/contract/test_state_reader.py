@@ -13,7 +13,7 @@ import redis
 from pydantic import SecretStr
 
 from localstack.ports import free_port
-from localstack.servers import Valkey
+from localstack.valkey import Valkey
 from localstack.wait import until
 from rtp.core.ports import StateReader
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused

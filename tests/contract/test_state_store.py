@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from localstack.ports import free_port
-from localstack.servers import Valkey
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support.fakes import FakeStore

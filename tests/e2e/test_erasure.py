@@ -14,7 +14,7 @@ import pytest
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1.uic_service_pb2 import LogPosition
-from localstack.services import RtpProcess, Surroundings, UicWorker
+from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of

@@ -20,8 +20,8 @@ from typing import Final, cast
 import redis
 
 from fuzz.targets import BUNDLE, TINY
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from support.hostile_clients import Healthy, HostileClients
 from support.stored import Stored
 

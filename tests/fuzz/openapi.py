@@ -22,8 +22,8 @@ import redis
 from access import Scope, make_key
 from fuzz.openapi_hooks import ENOUGH_MS
 from fuzz.targets import BUNDLE, TINY
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from support.stored import Stored
 
 PREDICT_PATHS: Final = 2

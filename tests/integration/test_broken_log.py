@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kafka import KafkaProducer
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
-from localstack.servers import Valkey
 from localstack.topics import Topic, create_topics
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of

@@ -17,8 +17,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.ports import free_port
-from localstack.servers import Valkey
 from localstack.topics import Topic, create_topics
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1.uic_service_pb2 import GetUserStateResponse
 from judge import LogReader, replay, tensors
-from localstack.servers import DevBroker
+from localstack.dev_broker import DevBroker
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import MakeTopics, RedisForTest
 from localstack.server import Server
-from localstack.services import RtpProcess, Surroundings, UicWorker
+from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from support.uic_running import BUNDLE, RunningUic, click
 

@@ -11,10 +11,11 @@ import redis
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from conftest import MakeTopics, RedisForTest
+from localstack.dev_broker import DevBroker
 from localstack.ports import accepts, free_port
 from localstack.process import Ended
-from localstack.servers import DevBroker, Valkey
 from localstack.topics import Topic, TopicMismatch, create_topics, topics
+from localstack.valkey import Valkey
 
 pytestmark = pytest.mark.servers
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 import redis
 
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from mimn.bundle import load_bundle
 from support.stored import Stored
 from support.uic_running import BUNDLE

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from support.hostile_clients import HEAD, Healthy, HostileClients, Line, body

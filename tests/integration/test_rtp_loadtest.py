@@ -18,8 +18,8 @@ from loadtest.peers.service import BlockingService, Service
 from loadtest.peers.wire import PLAIN
 from loadtest.population import Population
 from loadtest.sending import NotSent, send
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from mimn.bundle import load_bundle
 from support.skips import NO_WRK
 from support.stored import Stored

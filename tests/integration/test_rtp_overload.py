@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from localstack.wait import until
 from support.world import BUNDLE
 from torture.overload import HeavyRtp

@@ -25,8 +25,8 @@ import pytest
 import redis
 
 from localstack.ports import shared_listener
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings, rtp_variables
+from localstack.uic_and_rtp import RtpProcess, Surroundings, rtp_variables
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import HeadGraph

@@ -21,8 +21,8 @@ import pytest
 import redis
 from onnx import TensorProto, helper
 
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from support.bundles import again

@@ -15,8 +15,8 @@ import redis
 
 from conftest import MakeTopics, RedisForTest
 from localstack.ports import LOOPBACK
-from localstack.servers import Valkey
-from localstack.services import RtpProcess
+from localstack.uic_and_rtp import RtpProcess
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.state import CorruptState, partition_of
 from support.bulk_running import done, run_main

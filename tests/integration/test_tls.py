@@ -24,8 +24,8 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.ports import free_port
 from localstack.process import Child
-from localstack.services import RtpProcess, Surroundings, UicWorker
 from localstack.topics import create_topics, topics
+from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from support import skips

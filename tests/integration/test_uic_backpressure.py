@@ -8,8 +8,8 @@ import pytest
 
 from conftest import MakeTopics, RedisForTest
 from localstack.replay import States, expect, replay, wait_folded
-from localstack.services import Surroundings, UicWorker
 from localstack.shoppers import DATA, Shopper, read_events
+from localstack.uic_and_rtp import Surroundings, UicWorker
 
 pytestmark = [pytest.mark.servers]
 

@@ -16,10 +16,11 @@ import redis
 from kafka import KafkaAdminClient
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.dev_broker import DevBroker
 from localstack.process import Ended
-from localstack.servers import DevBroker, Valkey
-from localstack.services import UicWorker
 from localstack.topics import create_topics, topics
+from localstack.uic_and_rtp import UicWorker
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.state.codec import SPARSE, WHOLE
 from support.alert_rules import faults, scenario_of

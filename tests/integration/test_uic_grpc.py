@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
-from localstack.servers import DevBroker
+from localstack.dev_broker import DevBroker
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, extend_digest
 from support.uic_running import RunningUic, click, running_uic

@@ -17,9 +17,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
-from localstack.servers import Valkey
 from localstack.topics import create_topics
 from localstack.topics import topics as named_topics
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import namespace, partition_of

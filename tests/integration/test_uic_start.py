@@ -10,10 +10,11 @@ import pytest
 import redis
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.dev_broker import DevBroker
 from localstack.ports import LOOPBACK, free_port
-from localstack.servers import DevBroker, Valkey
 from localstack.topics import create_topics
 from localstack.topics import topics as topics_of
+from localstack.valkey import Valkey
 from localstack.wait import until
 from support.uic_running import RunningUic, running_uic
 from torture.watching import metric

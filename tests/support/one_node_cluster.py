@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from localstack.ports import LOOPBACK, free_port
-from localstack.servers import Valkey
+from localstack.valkey import Valkey
 from localstack.wait import until
 
 SLOTS = 16384

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from conftest import RedisForTest, TopicsForTest
 from localstack.ports import LOOPBACK
-from localstack.services import RtpProcess, Surroundings, uic_variables
+from localstack.uic_and_rtp import RtpProcess, Surroundings, uic_variables
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_head

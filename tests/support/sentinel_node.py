@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from localstack.servers import Valkey
+from localstack.valkey import Valkey
 
 
 class SentinelNode(Valkey):

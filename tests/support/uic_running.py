@@ -17,8 +17,8 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.ports import accepts
-from localstack.services import Surroundings, UicWorker
 from localstack.topics import delete_topics
+from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"

@@ -21,7 +21,7 @@ from kafka import KafkaProducer
 from conftest import TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from judge import Dead, Differs, Findings, Judge, Log, LogReader, Stored
-from localstack.services import Surroundings, UicWorker
+from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import NotReady, until
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_step

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from localstack.services import RtpProcess
+from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from mimn.state import namespace, partition_of
 from support.bulk_running import finished, kill

@@ -10,7 +10,7 @@ import signal
 from functools import partial
 from itertools import cycle, islice
 
-from localstack.services import UicWorker
+from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from support.world import World
 from torture.stage import Size, Stage, Tally, side_by_side

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from localstack.services import UicWorker
+from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from support.world import World
 from torture.stage import Size, Stage, Tally

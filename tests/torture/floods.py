@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from kafka import KafkaProducer
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
-from localstack.services import UicWorker
+from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from mimn.state import decode_progress, partition_of
 from support.world import World

@@ -16,7 +16,7 @@ import uvloop
 
 from loadtest.client import Target
 from localstack.ports import LOOPBACK
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.wait import until
 from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally

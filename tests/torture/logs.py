@@ -9,8 +9,8 @@ from functools import partial
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
 
-from localstack.services import UicWorker
 from localstack.topics import Topic, create_topics
+from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from mimn.state import decode_progress
 from support.uic_running import delete_and_wait

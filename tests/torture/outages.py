@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import redis
 
 from localstack.ports import LOOPBACK
-from localstack.servers import Valkey
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
 from localstack.wait import until
 from support.sentinel_node import SentinelNode
 from support.world import BUNDLE

@@ -15,7 +15,7 @@ import psutil
 import uvloop
 
 from loadtest.bare_loop import saturate
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
 from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally
 from torture.traffic import Answer, Audience, Traffic, quantile

@@ -12,7 +12,7 @@ from typing import Self
 
 from kafka import KafkaAdminClient
 
-from localstack.services import UicWorker
+from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from mimn.state import partition_of
 from support.world import World

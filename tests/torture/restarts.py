@@ -6,7 +6,7 @@ import signal
 import time
 
 from localstack.ports import shared_listener
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.wait import until
 from support.bundles import again
 from support.world import BUNDLE

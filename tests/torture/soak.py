@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from localstack.services import RtpProcess, Surroundings
+from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.wait import until
 from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally

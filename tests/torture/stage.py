@@ -13,8 +13,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from conftest import TopicsForTest
 from judge import Differs, Findings
-from localstack.servers import Valkey
 from localstack.topics import create_topics, delete_topics, topics
+from localstack.valkey import Valkey
 from support import skips
 from support.scripted_broker import ScriptedBroker
 from support.world import World

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import redis
 
-from localstack.services import UicWorker
+from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from support.fakes import KEYS, FakeStore, FakeTopic, Worker, assert_exactly_once
 from support.world import World

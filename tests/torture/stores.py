@@ -17,8 +17,8 @@ from redis.sentinel import Sentinel
 
 from judge import Differs
 from localstack.ports import LOOPBACK
-from localstack.servers import Valkey
-from localstack.services import UicWorker
+from localstack.uic_and_rtp import UicWorker
+from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.state import decode_progress, partition_of
 from support.sentinel_node import SentinelNode

@@ -22,7 +22,7 @@ import uvloop
 
 from loadtest.client import Connection, Target
 from localstack.ports import LOOPBACK
-from localstack.servers import Valkey
+from localstack.valkey import Valkey
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import HeadGraph
 from support.stored import Stored

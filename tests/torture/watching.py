@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from localstack.services import RtpProcess, UicWorker
+from localstack.uic_and_rtp import RtpProcess, UicWorker
 from localstack.wait import NotReady, until
 
 

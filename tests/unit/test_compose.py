@@ -18,10 +18,10 @@ import yaml
 from access import KeyRing
 from access.__main__ import main as ctr_keys
 from localstack.process import GRACE_S
-from localstack.servers import Valkey
-from localstack.services import RTP_COMMAND, UIC_COMMAND, Surroundings, rtp_variables, uic_variables
 from localstack.stack import BUNDLE, CHEAPER_BUNDLE, DOCUMENTED_PORTS
 from localstack.topics import topics
+from localstack.uic_and_rtp import RTP_COMMAND, UIC_COMMAND, Surroundings, rtp_variables, uic_variables
+from localstack.valkey import Valkey
 from mimn.bundle import load_bundle
 from rtp.settings import RtpSettings
 from support import skips
