@@ -39,7 +39,7 @@ from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
 from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage
-from uic.core.takeup import LogBounds
+from uic.core.start_position import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.kafka_repairs import read_batch

@@ -66,7 +66,7 @@ from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode, explain
 from uic.core.letters import Letter, to_wire
 from uic.core.record_headers import write_headers, zigzag
 from uic.core.records import BatchRecord, Records
-from uic.core.takeup import LogBounds, Mint, take_up
+from uic.core.start_position import LogBounds, Mint, start_position
 from uic.doors.servicer import UserInterestCenter
 from uic.doors.slow_requests import parse_request
 from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
@@ -193,7 +193,7 @@ def _progress(record: bytes) -> None:
     judge(record, GOLDEN["progress"], None)
     judge(GOLDEN["progress"], record, None)
     for bounds in BOUNDS:
-        take_up(record, bounds, MINT)
+        start_position(record, bounds, MINT)
     decode_progress(record)
 
 

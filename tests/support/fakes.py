@@ -42,8 +42,8 @@ from uic.core.ports import (
     Revoked,
 )
 from uic.core.records import Records
+from uic.core.start_position import LogBounds
 from uic.core.status import PartitionStatus, Phase
-from uic.core.takeup import LogBounds
 from uic.errors import LogUnavailable, NamespaceConflict, StoreUnavailable
 from uic.fold.rounds import Model
 from uic.fold.stall import StallWatch

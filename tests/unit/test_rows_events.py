@@ -45,7 +45,7 @@ from mimn.state.codec import HEADER_BYTES
 from support import skips
 from support.variants import library_of
 from uic.core.event import LAST_ACTION
-from uic.core.events import read_common
+from uic.core.event_columns import read_common
 from uic.core.fold import absorb
 
 NOW = 1_700_000_000_000

@@ -540,7 +540,7 @@ def test_an_error_that_no_one_foresaw_is_said_and_the_next_look_follows_the_reco
         await world.follow(begun())
         world.store.values["uic:rollout"] = encode_record(promoted())
         with monkeypatch.context() as broken:
-            broken.setattr(world.follower, "_take_up", lambda: 1 / 0)
+            broken.setattr(world.follower, "_assign", lambda: 1 / 0)
             await world.follower.look()
         said, up = world.follower.details, world.count("rtp_rollout_up")
         await world.follow()

@@ -12,7 +12,7 @@ from mimn.state import NO_TOPIC_ID, Progress, decode_progress, encode_progress, 
 from support.fakes import FakeRecord
 from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import ABSENT, Verdict, judge
-from uic.core.takeup import (
+from uic.core.start_position import (
     Begin,
     Broken,
     BrokenReason,
@@ -22,7 +22,7 @@ from uic.core.takeup import (
     accept_misrouted,
     continue_broken,
     new_lineage,
-    take_up,
+    start_position,
 )
 
 ID, OTHER_ID = bytes([1]) * 16, bytes([2]) * 16
@@ -103,38 +103,38 @@ def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID) -> LogBounds:
 
 
 def test_nothing_stored_begins_a_lineage_where_the_settings_say() -> None:
-    begun = take_up(ABSENT, bounds(start=7), MINT)
+    begun = start_position(ABSENT, bounds(start=7), MINT)
     assert isinstance(begun, Begin)
     assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("new", 7, None, True)
     assert (begun.progress.lineage, begun.progress.writer, begun.progress.base, begun.progress.era) == (6, 10, 7, 0)
-    latest = take_up(ABSENT, bounds(start=7), replace(MINT, start="latest"))
+    latest = start_position(ABSENT, bounds(start=7), replace(MINT, start="latest"))
     assert isinstance(latest, Begin)
     assert (latest.read_from, latest.progress.base) == (200, 200)
 
 
 def test_the_last_folded_record_is_read_as_witness() -> None:
-    assert take_up(known, bounds(), MINT) == Begin("go_on", KNOWN, False, 98, 77)
-    assert take_up(known, bounds(end=100), MINT) == Begin("go_on", KNOWN, False, 98, 77)
+    assert start_position(known, bounds(), MINT) == Begin("go_on", KNOWN, False, 98, 77)
+    assert start_position(known, bounds(end=100), MINT) == Begin("go_on", KNOWN, False, 98, 77)
 
 
 def test_nothing_folded_yet_leaves_nothing_to_verify() -> None:
     untouched = KNOWN._replace(last_offset=-1, witness=0, next_offset=0)
-    assert take_up(encode_progress(untouched), bounds(), MINT) == Begin("go_on", untouched, False, 0, None)
+    assert start_position(encode_progress(untouched), bounds(), MINT) == Begin("go_on", untouched, False, 0, None)
 
 
 @pytest.mark.parametrize("start", [99, 100])
 def test_a_witness_that_retention_removed_is_replaced_by_the_topic_id(start: int) -> None:
-    assert take_up(known, bounds(start=start), MINT) == Begin("go_on", KNOWN, False, 100, None)
+    assert start_position(known, bounds(start=start), MINT) == Begin("go_on", KNOWN, False, 100, None)
     nameless = bounds(start=start, topic_id=NO_TOPIC_ID)
-    assert take_up(known, nameless, MINT) == Broken(BrokenReason.UNVERIFIABLE, KNOWN)
+    assert start_position(known, nameless, MINT) == Broken(BrokenReason.UNVERIFIABLE, KNOWN)
 
 
 def test_a_gap_is_noted_and_stored_before_the_first_read() -> None:
-    begun = take_up(known, bounds(start=150), MINT)
+    begun = start_position(known, bounds(start=150), MINT)
     assert isinstance(begun, Begin)
     assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("gap", 150, None, True)
     assert begun.progress == KNOWN._replace(next_offset=150, gap_end=150, gaps=1, writer=10)
-    again = take_up(encode_progress(begun.progress), bounds(start=150), MINT)
+    again = start_position(encode_progress(begun.progress), bounds(start=150), MINT)
     assert again == Begin("go_on", begun.progress, False, 150, None)
 
 
@@ -151,12 +151,12 @@ def test_a_gap_is_noted_and_stored_before_the_first_read() -> None:
 )
 def test_a_log_that_is_not_the_one_that_was_folded(stored: bytes, log: LogBounds, reason: BrokenReason) -> None:
     shown = None if reason is BrokenReason.UNREADABLE_PROGRESS else decode_progress(stored)
-    assert take_up(stored, log, MINT) == Broken(reason, shown)
+    assert start_position(stored, log, MINT) == Broken(reason, shown)
 
 
 def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
     nameless = KNOWN._replace(topic_id=NO_TOPIC_ID)
-    begun = take_up(encode_progress(nameless), bounds(), MINT)
+    begun = start_position(encode_progress(nameless), bounds(), MINT)
     assert begun == Begin("go_on", nameless, False, 98, 77)
 
 
@@ -177,7 +177,7 @@ def test_where_continue_goes_on(log: LogBounds, at: int, gap: bool) -> None:
     assert (p.lineage, p.era, p.next_offset, p.last_offset, p.writer) == (5, 3, at, -1, 10)
     assert p.topic_id == log.topic_id
     assert (p.gaps, p.gap_end) == ((1, at) if gap else (0, 0))
-    assert isinstance(take_up(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
+    assert isinstance(start_position(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
 
 
 def test_accepted_misrouted_records_are_those_in_the_log_now_and_the_witness_is_verified_as_ever() -> None:
@@ -210,7 +210,7 @@ def test_reading_begins_within_the_log_and_never_below_progress(
     start: int, length: int, topic_id: bytes, stored: bytes
 ) -> None:
     log = LogBounds(start, start + length, topic_id)
-    decision = take_up(stored, log, MINT)
+    decision = start_position(stored, log, MINT)
     if isinstance(decision, Begin):
         assert log.start <= decision.read_from <= log.end
         assert (decision.witness is None) == (decision.read_from == decision.progress.next_offset)

@@ -23,7 +23,7 @@ from uic.core.event import (
     decode,
     explain,
 )
-from uic.core.events import Decoded, decode_all
+from uic.core.event_columns import Decoded, decode_all
 from uic.core.record_headers import Headers
 from uic.core.records import BatchRecord, Records
 
@@ -315,7 +315,7 @@ def sent_records(draw: st.DrawFn) -> tuple[bytes, Sequence[tuple[str, bytes]], b
 def however_few() -> Iterator[None]:
     """Records are read together even where one by one would be sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uic.core.events.FEW", 0)
+        patch.setattr("uic.core.event_columns.FEW", 0)
         yield
 
 
@@ -337,7 +337,7 @@ def test_what_serializers_write_is_decoded_together(monkeypatch: pytest.MonkeyPa
         event(item_id=1, event_id="i" * 64).SerializeToString(),
         event(item_id=2**63 - 1).SerializeToString(),
     ]
-    monkeypatch.delattr("uic.core.events.parse")
+    monkeypatch.delattr("uic.core.event_columns.parse")
     headers: list[Headers] = [(), [("trace", b"x")], (), ()]
     items, categories, times, actions, reasons, extended = all_of(
         [(value, some, b"ann", NOW_MS) for value, some in zip(values, headers, strict=True)]

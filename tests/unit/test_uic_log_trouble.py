@@ -8,8 +8,8 @@ import pytest
 
 from support.fakes import FakeErasures, FakeStore, FakeTopic, Worker, assert_exactly_once, users_of
 from uic.core.ports import Assigned, Described, ErasuresAway, LostGroup, TopicAway, Unreadable
+from uic.core.start_position import LogBounds
 from uic.core.status import Phase
-from uic.core.takeup import LogBounds
 
 USERS = users_of(0, 1, 5)
 

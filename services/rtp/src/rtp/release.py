@@ -116,9 +116,9 @@ class InService:
 
     def replace(self, release: Release) -> None:
         """Answer everybody by this from now on; requests that began before finish with the release they took."""
-        self.take_up(Traffic((Arm(SERVING, release),)))
+        self.assign(Traffic((Arm(SERVING, release),)))
 
-    def take_up(self, traffic: Traffic, standby: Sequence[Release] = ()) -> None:
+    def assign(self, traffic: Traffic, standby: Sequence[Release] = ()) -> None:
         """Serve this from now on; requests that began before finish as they began."""
         self.traffic, self.standby = traffic, tuple(standby)
 

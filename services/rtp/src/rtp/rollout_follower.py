@@ -162,7 +162,7 @@ class RolloutFollower:
                 self._refuse_older(value, record)
                 log.info("rollout record", revision=record.revision, serving=record.serving.bundle)
                 self._value, self.record = value, record
-                self._take_up()
+                self._assign()
         except Exception as error:
             if self.record is None and isinstance(error, CorruptRecord):
                 self._obeyed = True  # no program can say what else should serve
@@ -230,7 +230,7 @@ class RolloutFollower:
                 # A load that hangs would hang again, and too many of those keep every other release from loading.
                 wait_s = math.inf if isinstance(error, ReloadTimedOut) else self._retry_every_s
                 self.refused[release] = Refusal(reason, self._clock() + wait_s)
-            self._take_up()
+            self._assign()
 
     async def _remember_fields(self) -> None:
         """Once, when this process sees a record: learn the fields of releases that it remembers and that are not
@@ -284,7 +284,7 @@ class RolloutFollower:
         refusal = self.refused.get(release)
         return "it is being loaded" if refusal is None else refusal.reason
 
-    def _take_up(self) -> None:
+    def _assign(self) -> None:
         """Make the assignment that the record asks for, as far as its releases are loaded."""
         record = self.record
         if record is None:
@@ -306,7 +306,7 @@ class RolloutFollower:
         )
         asked = {arm.release for arm in (*traffic.arms, *traffic.shadows)}
         standby = [loaded for loaded in self._loaded.values() if loaded not in asked]
-        self._in_service.take_up(traffic, standby)
+        self._in_service.assign(traffic, standby)
         self._show(record, traffic, standby)
 
     def _arms(self, arms: tuple[rollouts.Arm, ...]) -> Iterator[Arm]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of
 from uic.bulk.errors import BulkRefused
 from uic.core.records import BatchRecord
-from uic.core.takeup import LogBounds
+from uic.core.start_position import LogBounds
 from uic.log.partition_reader import PartitionReader
 
 RECORDS_A_FILE = 500_000

@@ -26,7 +26,7 @@ from mimn.state import partition_of
 from uic.bulk.partition_log import Course, headers_of
 from uic.bulk.state_table import StateTable
 from uic.core.event import ERASE_ITEM, LAST_ACTION, Reason, check_key, parse
-from uic.core.events import in_bounds
+from uic.core.event_columns import in_bounds
 from uic.core.ordering import ERASE, OutOfOrder, not_folded
 from uic.core.ports import FoldsMany
 from uic.fold.rounds import Model

@@ -1,8 +1,8 @@
 """From the bytes of one log record to a behavior event, or to the reason why the record is not a valid event.
 
 The rules are docs/formats/event.md. A broken rule is a value, `Reason`, and never an exception: bad records are
-expected, go to the dead letters, and stop nothing. `events` reads many records together; `explain` says more about the
-few that fail.
+expected, go to the dead letters, and stop nothing. `event_columns` reads many records together; `explain` says more
+about the few that fail.
 """
 
 from __future__ import annotations

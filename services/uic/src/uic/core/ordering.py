@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mimn.rows.records import Columns, Fronts, Texts
 from mimn.state import Actions, partition_of
 from uic.core.event import ERASE_ITEM, Reason, Record, check_key
-from uic.core.events import ReadsEvents, decode_all
+from uic.core.event_columns import ReadsEvents, decode_all
 from uic.core.records import Records, joined, joined_columns
 
 ERASE = 0

@@ -17,7 +17,7 @@ from uic.core.commit import Answer, Commit, NoAnswer
 from uic.core.event import Record
 from uic.core.letters import Letter
 from uic.core.ordering import ReadsRecords
-from uic.core.takeup import LogBounds
+from uic.core.start_position import LogBounds
 
 
 class Step(Protocol):

@@ -13,7 +13,7 @@ from uic.core.letters import Letter
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, Waiting, decode, take, take_together
 from uic.core.ports import Compiled, DeadLetters
 from uic.core.routing import MisroutedWindow
-from uic.core.takeup import BrokenReason
+from uic.core.start_position import BrokenReason
 from uic.fold.health import Health
 from uic.fold.session import InHand, Reading, Sending, Sessions
 from uic.fold.take_up import TakeUp, Topic

@@ -27,8 +27,8 @@ from uic.core.ordering import Batch
 from uic.core.ports import Delivery, Log
 from uic.core.records import Pending
 from uic.core.staged_values import States
+from uic.core.start_position import Begin, BrokenReason
 from uic.core.status import Action
-from uic.core.takeup import Begin, BrokenReason
 from uic.errors import NotOurs
 
 
@@ -135,10 +135,10 @@ class Session:
 
 @dataclass(slots=True, kw_only=True)
 class TakingUp(Session):
-    """The stored progress is read and the log is asked for its bounds; then `core.takeup` decides."""
+    """The stored progress is read and the log is asked for its bounds; then `core.start_position` decides."""
 
     resolution: Resolution | None = None
-    """What an operator decided, in place of `take_up`."""
+    """What an operator decided, in place of `start_position`."""
     stored: bytes | None = None
     """The progress record; None until it is read and the log is asked."""
 

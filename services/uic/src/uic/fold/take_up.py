@@ -1,6 +1,6 @@
-"""Taking partitions up: look up what is stored, ask the log for its bounds, decide (`core.takeup`), read the erasures
-if it is a replay, store progress that is new, and begin to read. An operator's decision about a broken partition is
-one more way to begin.
+"""Taking partitions up: look up what is stored, ask the log for its bounds, decide where to begin
+(`core.start_position`), read the erasures if it is a replay, store progress that is new, and begin to read. An
+operator's decision about a broken partition is one more way to begin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 from mimn.state import encode_progress
 from uic.core.commit import Commit, NoAnswer
 from uic.core.ports import Erasures, Log, StateStore
-from uic.core.takeup import (
+from uic.core.start_position import (
     Begin,
     BrokenReason,
     CannotContinue,
@@ -23,9 +23,9 @@ from uic.core.takeup import (
     accept_misrouted,
     continue_broken,
     new_lineage,
-    take_up,
+    start_position,
 )
-from uic.core.takeup import Broken as Stop
+from uic.core.start_position import Broken as Stop
 from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NotBroken, NotOurs, StoreUnavailable
 from uic.fold.health import Health, phase_of
 from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Sessions, TakingUp
@@ -217,7 +217,7 @@ class TakeUp:
             session.resolution = None
         resolution = session.resolution
         if resolution is None:
-            return take_up(stored, bounds, mint)
+            return start_position(stored, bounds, mint)
         if resolution.about is BrokenReason.MISROUTED:
             return accept_misrouted(stored, bounds, mint)
         if resolution.action == "rebuild":
@@ -227,7 +227,7 @@ class TakeUp:
         except CannotContinue as error:
             resolution.refuse(InvalidField(str(error)))
             session.resolution = None
-            return take_up(stored, bounds, mint)
+            return start_position(stored, bounds, mint)
 
     def _claim(self, now: float) -> None:
         """Before the first record: read the erasures if it is a replay, and store progress that is new."""

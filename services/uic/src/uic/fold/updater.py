@@ -49,8 +49,8 @@ from uic.core.ports import (
     Unreadable,
 )
 from uic.core.records import first_ms
+from uic.core.start_position import BrokenReason, contradiction
 from uic.core.status import Action, Status
-from uic.core.takeup import BrokenReason, contradiction
 from uic.core.topics import erased_topic
 from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.as_of import AsOf
@@ -185,7 +185,7 @@ class StateUpdater:
         Args:
             partition: must be assigned to this process and broken.
             action: `continue` keeps the states and begins a new era; `rebuild` begins a new lineage from nothing.
-            from_offset: where `continue` goes on, if not where `takeup.continue_broken` would.
+            from_offset: where `continue` goes on, if not where `start_position.continue_broken` would.
             timeout_s: how long to wait for the store and the log.
 
         Raises:

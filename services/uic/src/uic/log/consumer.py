@@ -38,7 +38,7 @@ from uic.core.ports import (
     Unreadable,
 )
 from uic.core.records import joined
-from uic.core.takeup import LogBounds
+from uic.core.start_position import LogBounds
 from uic.core.topics import erased_topic
 from uic.log.backpressure import Backpressure
 from uic.log.broker_view import BrokerView

@@ -16,7 +16,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 
 from uic.core.records import BatchRecord
-from uic.core.takeup import LogBounds
+from uic.core.start_position import LogBounds
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch

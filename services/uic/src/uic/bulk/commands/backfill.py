@@ -44,7 +44,7 @@ from uic.bulk.saved_states import (
 from uic.bulk.verification import Verified, compare, expect
 from uic.core.event import Record
 from uic.core.records import BatchRecord
-from uic.core.takeup import contradiction
+from uic.core.start_position import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds, log_reader
 from uic.settings import UicSettings, read_settings

@@ -19,7 +19,7 @@ from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates, check_files, refuse_others
-from uic.core.takeup import contradiction
+from uic.core.start_position import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds, log_reader
 from uic.settings import UicSettings, read_settings

@@ -1,4 +1,4 @@
-"""How a partition is taken up: from what is stored and what the log is now to a decision, before anything is read.
+"""Where a partition begins to be read, decided from what is stored and what the log is now, before anything is read.
 
 Kafka never chooses a position. The position comes from the progress record and is valid only if the log is the one that
 was folded: same topic id, long enough, and with the same record (the witness) at the last folded offset.
@@ -93,8 +93,8 @@ class Mint:
     """Random, the session's."""
 
 
-def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
-    """How to continue from the stored progress record (`ABSENT` if there is none)."""
+def start_position(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
+    """Where a partition with this stored progress record (`ABSENT` if there is none) goes on, or why it must not."""
     if stored == ABSENT:
         return new_lineage(bounds, mint)
     try:
@@ -195,9 +195,9 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
 
 
 def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
-    """Continue as `take_up` would, but all misrouted records that are in the log now become dead letters. The limit
-    still applies to later ones."""
-    decision = take_up(stored, bounds, mint)
+    """Continue as `start_position` would, but all misrouted records that are in the log now become dead letters. The
+    limit still applies to later ones."""
+    decision = start_position(stored, bounds, mint)
     if isinstance(decision, Broken):
         return decision
     accepted = decision.progress._replace(misrouted_to=bounds.end, writer=mint.writer)
