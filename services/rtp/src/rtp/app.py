@@ -1,5 +1,7 @@
-"""The composition root: every part is made here, once, and given what it needs. `serve` is the process around it, from
-its sockets to its end."""
+"""The composition root. RTP is three things: the releases in service, which `Background` keeps up to date; the path of
+a request through door and scorer, which reads them; and two doors with their listeners. `create_service` makes every
+part once, in this order, and gives it what it needs. `serve` is the process around it, from its sockets to its end.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 import uvloop
 from fastapi import FastAPI
@@ -19,25 +20,23 @@ from fastapi import FastAPI
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from process.memory import give_back
-from rtp.announcer import Announcer
+from rtp.background import Background
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
 from rtp.core.shadowing import ShadowBudget
 from rtp.doors.admin import create_admin_app
-from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
-from rtp.doors.health import add_health
+from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, protect
+from rtp.doors.health import Readiness
 from rtp.doors.listeners import Lifecycle, Service, bind, inherited, run
-from rtp.doors.openapi import describe
-from rtp.doors.predict import HINT, PREDICT_PATHS, PredictApp, PredictDoor
-from rtp.doors.problems import STATUS_TABLE, add_problems
+from rtp.doors.predict import PredictDoor
+from rtp.doors.problems import STATUS_TABLE
+from rtp.doors.public import create_public_app
 from rtp.errors import RtpError, UnsuitableClient
 from rtp.loader import Loader
 from rtp.logs import configure
 from rtp.metrics import Metrics
-from rtp.progress_watcher import ProgressReader, ProgressWatcher
 from rtp.release import InService, Release
-from rtp.reload import Reloader, announce
-from rtp.rollout_follower import Bundles, RolloutFollower
+from rtp.reload import announce
 from rtp.runtime import load_model
 from rtp.scorer import Scorer
 from rtp.settings import RtpSettings, TlsListener
@@ -59,107 +58,24 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     model = load_model(settings.bundle.path) if runtime is None else runtime
     reader = open_store(settings.redis) if store is None else store
     metrics = Metrics()
-    in_service = InService(Release.of(model, prefix=settings.redis.prefix, generation=settings.bundle.generation))
-    admission = Admission(settings.load.max_in_flight)
-    metrics.in_flight.set_function(lambda: admission.in_flight)
-    lifecycle = Lifecycle(admission)
     clock = StoreClock(reader, timeout_s=settings.redis.background_timeout_ms / 1000)
-    stale_after_ms = settings.state.stale_after_s * 1000
+
+    # The releases in service: requests read them, the background changes them.
+    in_service = InService(Release.of(model, prefix=settings.redis.prefix, generation=settings.bundle.generation))
+    loader = Loader(load_model, settings.bundle.load_timeout_s)
+    background = Background(in_service, reader, clock, loader, metrics, settings=settings)
+
+    # The path of a request.
+    admission = Admission(settings.load.max_in_flight)
     scorer = Scorer(
         in_service,
         reader,
         admission,
         metrics,
-        stale_after_ms=stale_after_ms,
+        stale_after_ms=settings.state.stale_after_s * 1000,
         store_ms=clock.now_ms,
         shadow_budget=ShadowBudget(settings.shadow.cpu_share, settings.shadow.max_pending),
     )
-    progress_reader = ProgressReader(
-        reader,
-        clock,
-        timeout_s=settings.redis.background_timeout_ms / 1000,
-        ahead_within_ms=settings.state.clock_ahead_s * 1000,
-    )
-    watcher = ProgressWatcher(in_service, progress_reader, metrics, every_s=settings.state.refresh_every_s)
-    loader = Loader(load_model, settings.bundle.load_timeout_s)
-    path = settings.bundle.path
-    follower = RolloutFollower(
-        in_service,
-        reader,
-        progress_reader,
-        metrics,
-        loader,
-        bundles=Bundles(settings.bundles.folder or path.resolve().parents[1], path),
-        prefix=settings.redis.prefix,
-        timeout_s=settings.redis.background_timeout_ms / 1000,
-        every_s=settings.bundles.follow_every_s,
-        retry_every_s=settings.bundles.retry_every_s,
-    )
-    announcer = Announcer(
-        in_service,
-        follower,
-        reader,
-        metrics,
-        prefix=settings.redis.prefix,
-        timeout_s=settings.redis.background_timeout_ms / 1000,
-    )
-    reloader = Reloader(
-        in_service,
-        reader,
-        progress_reader,
-        metrics,
-        loader,
-        path=path,
-        generation=settings.bundle.generation,
-        stale_after_ms=stale_after_ms,
-        least_coverage=settings.bundle.least_coverage,
-        governed=lambda: follower.governor,
-    )
-    metrics.hanging_loads.set_function(lambda: reloader.hanging)
-
-    def unready() -> str | None:
-        if lifecycle.draining:
-            return "shutting down"
-        if reason := follower.unready:
-            return reason
-        if in_service.current.progress is None:
-            return f"the namespace was not found in the store yet: {watcher.trouble}"
-        return None
-
-    def details() -> str:
-        progress = watcher.trouble and f"progress cannot be read: {watcher.trouble}"
-        clock = watcher.no_time and f"the store does not tell its time: {watcher.no_time}"
-        return "; ".join(filter(None, (follower.details, progress or clock)))
-
-    def refused(error: RtpError) -> None:
-        row = STATUS_TABLE[type(error)]
-        metrics.answers.labels(str(row.status), row.code).inc()
-
-    def keys_read(taken_up: bool) -> None:
-        metrics.key_reads.labels("taken_up" if taken_up else "refused").inc()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        announce(in_service.current, metrics)
-        loop = asyncio.get_running_loop()
-        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
-        await watcher.look()
-        await follower.begin()
-        background = [asyncio.create_task(one.run()) for one in (watcher, follower, announcer)]
-        if keys is not None:
-            keys.watch(keys_read)
-        try:
-            yield
-        finally:
-            if keys is not None:
-                keys.close()
-            follower.close()
-            scorer.shadows.close()
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await reader.close()
-
     door = PredictDoor(
         scorer,
         metrics,
@@ -168,25 +84,42 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         max_body_bytes=settings.http.max_body_bytes,
         log_every=settings.log.request_sample,
     )
-    app = PredictApp(
-        door,
-        title="Real-Time Prediction",
-        description="How likely is this user to click each of these candidates?",
-        version=version("rtp"),
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
-    add_problems(app, "metrics are on the admin port", dict.fromkeys(PREDICT_PATHS, HINT))
-    add_health(app, unready, details)
-    describe(app, settings.deadline.max_ms, lambda: in_service.current.model.request)
-    admin = create_admin_app(in_service, reloader, follower, metrics, unready=unready, details=details)
-    for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
-        check_routes(guarded.routes, rules)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        announce(in_service.current, metrics)
+        loop = asyncio.get_running_loop()
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
+        await background.begin()
         if keys is not None:
-            guarded.guard = Guard(rules, keys, metrics)
+            keys.watch(metrics.count_key_read)
+        try:
+            yield
+        finally:
+            if keys is not None:
+                keys.close()
+            scorer.shadows.close()
+            await background.end()
+            await reader.close()
+
+    # The two doors, each with its listener.
+    lifecycle = Lifecycle(admission)
+    readiness = Readiness(lifecycle, in_service, background.watcher, background.follower)
+    app = create_public_app(door, in_service, readiness, max_deadline_ms=settings.deadline.max_ms, lifespan=lifespan)
+    admin = create_admin_app(in_service, background.reloader, background.follower, metrics, readiness)
+    protect(app, PUBLIC_RULES, keys, metrics)
+    protect(admin, ADMIN_RULES, keys, metrics)
+
+    metrics.in_flight.set_function(lambda: admission.in_flight)
+    metrics.hanging_loads.set_function(lambda: loader.hanging)
     if keys is not None:
         metrics.keys.set_function(lambda: len(keys))
         metrics.keys_refused.set_function(lambda: keys.refused)
+
+    def refused(error: RtpError) -> None:
+        row = STATUS_TABLE[type(error)]
+        metrics.answers.labels(str(row.status), row.code).inc()
+
     return Service(
         app=app,
         admin=admin,
@@ -196,7 +129,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         out_of_files=metrics.out_of_files.inc,
         shed=door.shed,
         predict=app.answer,
-        reloader=reloader,
+        reloader=background.reloader,
         keys=keys,
         lifecycle=lifecycle,
     )

@@ -312,6 +312,10 @@ class Metrics:
                     child = self._field_of[name, value] = self.fields.labels(name, value)
                 child.inc()
 
+    def count_key_read(self, taken_up: bool) -> None:
+        """Count a change of the file of keys."""
+        self.key_reads.labels("taken_up" if taken_up else "refused").inc()
+
     def render(self) -> bytes:
         """All metrics in the OpenMetrics text format."""
         text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call] # the package has no annotation here

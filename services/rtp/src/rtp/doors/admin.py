@@ -6,7 +6,6 @@ for web pages, as UIC's does: no web site reloads a bundle.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request, Response
@@ -14,7 +13,7 @@ from fastapi import Request, Response
 from mimn.release import size
 from rtp.core.ports import Model
 from rtp.doors.guard import GuardedApp
-from rtp.doors.health import add_health
+from rtp.doors.health import Readiness, add_health
 from rtp.doors.problems import PROBLEM_JSON, Answer, Headers, Row, add_problems, problem, problem_response
 from rtp.doors.schemas import Problem
 from rtp.errors import ReloadRefused
@@ -52,14 +51,12 @@ def create_admin_app(
     reloader: Reloader,
     follower: RolloutFollower,
     metrics: Metrics,
-    *,
-    unready: Callable[[], str | None],
-    details: Callable[[], str],
+    readiness: Readiness,
 ) -> GuardedApp:
     """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`, `GET /releases`, `POST /releases/look`."""
     app = AdminApp(title="RTP admin", redirect_slashes=False)
     add_problems(app, "POST /predict is on the public port")
-    add_health(app, unready, details)
+    add_health(app, readiness)
 
     @app.get("/metrics", response_class=Response)
     async def render() -> Response:

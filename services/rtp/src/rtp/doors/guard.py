@@ -69,6 +69,17 @@ def check_routes(routes: Iterable[BaseRoute], rules: Mapping[str, Rule]) -> None
     check_rules((getattr(route, "path", repr(route)) for route in routes), rules, "rtp.doors.guard")
 
 
+def protect(app: GuardedApp, rules: Mapping[str, Rule], keys: KeyRing | None, metrics: Metrics) -> None:
+    """Require what `rules` say of each route of `app`; without `keys`, only make sure that they name every route.
+
+    Raises:
+        LookupError: names the routes without a rule.
+    """
+    check_routes(app.routes, rules)
+    if keys is not None:
+        app.guard = Guard(rules, keys, metrics)
+
+
 class GuardedApp(FastAPI):
     """FastAPI that answers only requests that its guard admits; all of them while it has no guard."""
 

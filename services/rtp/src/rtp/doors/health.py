@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import FastAPI
 
+from rtp.doors.listeners import Lifecycle
 from rtp.errors import NotReady
+from rtp.progress_watcher import ProgressWatcher
+from rtp.release import InService
+from rtp.rollout_follower import RolloutFollower
 
 
-def add_health(app: FastAPI, unready: Callable[[], str | None], details: Callable[[], str] = str) -> None:
-    """Add both routes. `unready` says why the process should get no requests, None if it should; `details`, what is
-    not as it should be all the same, such as a release that could not be loaded."""
+class Readiness:
+    """Whether the process should get requests, and what is not as it should be all the same."""
+
+    def __init__(
+        self, lifecycle: Lifecycle, in_service: InService, watcher: ProgressWatcher, follower: RolloutFollower
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._in_service = in_service
+        self._watcher = watcher
+        self._follower = follower
+
+    @property
+    def unready(self) -> str | None:
+        """Why the process should get no requests; None if it should."""
+        if self._lifecycle.draining:
+            return "shutting down"
+        if reason := self._follower.unready:
+            return reason
+        if self._in_service.current.progress is None:
+            return f"the namespace was not found in the store yet: {self._watcher.trouble}"
+        return None
+
+    @property
+    def details(self) -> str:
+        """What does not keep requests away, such as a release that could not be loaded; empty if all is well."""
+        progress = self._watcher.trouble and f"progress cannot be read: {self._watcher.trouble}"
+        clock = self._watcher.no_time and f"the store does not tell its time: {self._watcher.no_time}"
+        return "; ".join(filter(None, (self._follower.details, progress or clock)))
+
+
+def add_health(app: FastAPI, readiness: Readiness) -> None:
+    """Add both routes."""
 
     # HEAD, which load balancers send, is what GET is (RFC 9110), so the document names GET alone.
     @app.head("/livez", include_in_schema=False)
@@ -22,7 +53,7 @@ def add_health(app: FastAPI, unready: Callable[[], str | None], details: Callabl
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Whether the process should get requests", tags=["health"])
     async def readyz() -> dict[str, str]:
-        if reason := unready():
+        if reason := readiness.unready:
             raise NotReady(reason)
-        about = details()
+        about = readiness.details
         return {"status": "ready", "detail": about} if about else {"status": "ready"}
