@@ -38,7 +38,7 @@ from uic.app import settle_interpreter
 from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
-from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage
+from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage, Ports
 from uic.core.start_position import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
@@ -94,6 +94,9 @@ class MemoryLog:
                 found.append(Fetched(partition, tag, records, self._read_to[partition]))
         self._watch.lap("read")
         return found
+
+    def identify(self, store: str) -> None:
+        """See `Log`."""
 
     def describe(self, tags: Mapping[int, int]) -> None:
         """See `Log`."""
@@ -247,10 +250,7 @@ def fold(
     updater = StateUpdater(
         topic=Topic("behavior-events", PARTITIONS),
         model=Model.of(bundle, step),
-        store=store,
-        event_log=log,
-        dead_letters=Nothing(),
-        erasures=Nothing(),
+        ports=Ports(log, store, dead_letters=Nothing(), erasures=Nothing()),
         settings=settings,
         metrics=Metrics(),
         after=lambda done: watch.lap(after[done]) if done in after else None,

@@ -39,6 +39,7 @@ from uic.core.ports import (
     LogMessage,
     NotDescribed,
     OutOfRange,
+    Ports,
     Revoked,
 )
 from uic.core.records import Records
@@ -395,6 +396,8 @@ class FakeLog:
         self.assigned: set[int] = set()
         self.advised: list[dict[int, int]] = []
         self.wall_ms = WALL_MS
+        self.identity = ""
+        """Of the store, as last told."""
         self.outstanding: dict[int, int] = {}
         """Tag → records delivered but not yet taken."""
 
@@ -414,6 +417,9 @@ class FakeLog:
                 self._fetch(p, tag, position)
         found, self.queued = self.queued, []
         return found
+
+    def identify(self, store: str) -> None:
+        self.identity = store
 
     def describe(self, tags: Mapping[int, int]) -> None:
         if self.away:
@@ -492,10 +498,7 @@ class Worker:
         self.updater = StateUpdater(
             topic=Topic(TOPIC, len(topic) if partitions is None else partitions, start),
             model=model,
-            store=store,
-            event_log=self.log,
-            dead_letters=self.dead_letters,
-            erasures=self.erasures,
+            ports=Ports(self.log, store, self.dead_letters, self.erasures),
             settings=FoldSettings(**fold),
             metrics=self.metrics,
             random_id=lambda: numbers.getrandbits(64) | 1,

@@ -69,6 +69,15 @@ def test_the_coordinator_is_advised_of_what_is_committed_and_never_of_more(topic
     assert len(worker.log.advised) == len(committed)
 
 
+def test_the_log_learns_the_identity_of_the_store_that_is_written(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    assert worker.log.identity == store.identity
+    store.identity = "another store under the same address"
+    worker.log.assign(0)
+    worker.settle()
+    assert worker.log.identity == store.identity
+
+
 @pytest.mark.parametrize("at", ["poll", "decode", "load", "fold"])
 def test_crash_before_the_commit_writes_nothing_and_the_batch_is_read_again(
     topic: FakeTopic, store: FakeStore, at: str

@@ -22,7 +22,7 @@ from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
 from process.memory import give_back
-from uic.core.ports import Step
+from uic.core.ports import Ports, Step
 from uic.core.topics import group_name
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
@@ -80,15 +80,16 @@ class App:
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
             model=Model.of(bundle, step),
-            store=self._store,
-            event_log=self._consumer,
-            dead_letters=self._dead_letters,
-            erasures=KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=timeout_s),
+            ports=Ports(
+                log=self._consumer,
+                store=self._store,
+                dead_letters=self._dead_letters,
+                erasures=KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=timeout_s),
+            ),
             settings=settings.fold,
             metrics=self._metrics,
-            identify=self._consumer.identify,
-            after=crash_after(settings.fault),
             stalls=StallWatch.of(settings.redis.timeout_s),
+            after=crash_after(settings.fault),
         )
         self._event_log = KafkaLog(
             kafka.client_options(), timeout_s=settings.grpc.timeout_s, max_request_bytes=kafka.max_request_bytes

@@ -337,6 +337,9 @@ LogMessage = (
 class Log(Protocol):
     """The event log, read as a member of a group. All methods return at once, except `messages`."""
 
+    def identify(self, store: str) -> None:
+        """Learn the store's identity, on which the workers of one group must agree."""
+
     def messages(self, timeout_s: float) -> list[LogMessage]:
         """All that happened since the last call, in order; waits up to `timeout_s` if that is nothing."""
 
@@ -355,3 +358,13 @@ class Log(Protocol):
     def advise(self, offsets: Mapping[int, int]) -> None:
         """Tell the group coordinator the next offsets of partitions; answered by `Advised`, for one or several
         calls together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All that a fold reads from and writes to."""
+
+    log: Log
+    store: StateStore
+    dead_letters: DeadLetters
+    erasures: Erasures

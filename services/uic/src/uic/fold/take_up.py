@@ -65,10 +65,8 @@ class TakeUp:
         settings: FoldSettings,
         metrics: Metrics,
         random_id: Callable[[], int],
-        identify: Callable[[str], None],
     ) -> None:
-        """`random_id` gives lineages their ids; `identify` is called with the store's identity
-        whenever it is looked up."""
+        """`random_id` gives lineages their ids."""
         self._topic = topic
         self._store = store
         self._log = event_log
@@ -79,7 +77,6 @@ class TakeUp:
         self._settings = settings
         self._metrics = metrics
         self._random_id = random_id
-        self._identify = identify
 
     def obey(self, resolutions: deque[Resolution], now: float) -> None:
         """Begin what operators decided; tell them at once what cannot be done."""
@@ -192,7 +189,7 @@ class TakeUp:
         if not new:
             return
         try:
-            self._identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
+            self._log.identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
             said = self._store.read_progress([s.partition for s in new])
         except NamespaceConflict as error:
             self._health.stop(f"namespace: {error.detail}")

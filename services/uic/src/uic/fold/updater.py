@@ -30,21 +30,18 @@ from uic.core.ordering import Batch
 from uic.core.ports import (
     Advised,
     Assigned,
-    DeadLetters,
     Described,
-    Erasures,
     ErasuresAway,
     Fetched,
     FoldsMany,
-    Log,
     LogAway,
     LogMessage,
     LostGroup,
     NotDescribed,
     OutOfRange,
     PartitionCountChanged,
+    Ports,
     Revoked,
-    StateStore,
     TopicAway,
     Unreadable,
 )
@@ -77,16 +74,12 @@ class StateUpdater:
         *,
         topic: Topic,
         model: Model,
-        store: StateStore,
-        event_log: Log,
-        dead_letters: DeadLetters,
-        erasures: Erasures,
+        ports: Ports,
         settings: FoldSettings,
         metrics: Metrics,
-        random_id: Callable[[], int] = lambda: secrets.randbits(64) or 1,
-        identify: Callable[[str], None] = lambda store: None,
-        after: Callable[[str], None] = lambda step: None,
         stalls: StallWatch | None = None,
+        after: Callable[[str], None] = lambda step: None,
+        random_id: Callable[[], int] = lambda: secrets.randbits(64) or 1,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """Nothing is called yet.
@@ -94,23 +87,18 @@ class StateUpdater:
         Args:
             topic: the log that is folded.
             model: what folds its events.
-            store: where states and progress lie.
-            event_log: the group's member that reads the log.
-            dead_letters: where records go that are no events.
-            erasures: which users were erased.
+            ports: the log as the group's member reads it, where states and progress lie, where records go that are no
+                events, and which users were erased.
             settings: bounds and intervals.
             metrics: where all of it is counted.
-            random_id: makes ids of writers and lineages.
-            identify: called with the store's identity, on which the workers of one group must agree, whenever it is
-                looked up.
-            after: called after each step of the protocol (crash tests end the process there).
             stalls: called when the fold goes on; judges its status.
+            after: called after each step of the protocol (crash tests end the process there).
+            random_id: makes ids of writers and lineages.
             clock: seconds; measures how long steps take, and decides nothing.
         """
         self._topic = topic
         metrics.topic_partitions.set(topic.partitions)
-        self._log = event_log
-        self._settings = settings
+        self._log = ports.log
         self._metrics = metrics
         self._stalls = stalls or StallWatch()
 
@@ -121,12 +109,12 @@ class StateUpdater:
         self._after = step_done
         self._clock = clock
         cache = StateCache(settings.cache_mib << 20)
-        self._sessions = Sessions(cache, event_log, random_id)
+        self._sessions = Sessions(cache, ports.log, random_id)
         self._health = Health(self._sessions, metrics, settings.retry_interval_s)
-        self._rounds = Rounds(model, store, self._sessions, metrics)
+        self._rounds = Rounds(model, ports.store, self._sessions, metrics)
         self._settlement = Settlement(
-            store=store,
-            event_log=event_log,
+            store=ports.store,
+            event_log=ports.log,
             rounds=self._rounds,
             sessions=self._sessions,
             health=self._health,
@@ -136,23 +124,22 @@ class StateUpdater:
         )
         self._take_up = TakeUp(
             topic=topic,
-            store=store,
-            event_log=event_log,
-            erasures=UnhurriedErasures(erasures, self._stalls),
+            store=ports.store,
+            event_log=ports.log,
+            erasures=UnhurriedErasures(ports.erasures, self._stalls),
             sessions=self._sessions,
             settlement=self._settlement,
             health=self._health,
             settings=settings,
             metrics=metrics,
             random_id=random_id,
-            identify=identify,
         )
         self._decoding = Decoding(
             topic=topic,
             actions=model.actions,
             compiled=model.compiled,
             in_waves=not isinstance(model.step, FoldsMany),
-            dead_letters=dead_letters,
+            dead_letters=ports.dead_letters,
             sessions=self._sessions,
             take_up=self._take_up,
             health=self._health,
@@ -161,8 +148,8 @@ class StateUpdater:
         )
         self._resolutions: deque[Resolution] = deque()
         self._as_of = AsOf(
-            store=store,
-            event_log=event_log,
+            store=ports.store,
+            event_log=ports.log,
             sessions=self._sessions,
             settlement=self._settlement,
             health=self._health,
