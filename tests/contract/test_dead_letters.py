@@ -12,7 +12,7 @@ from conftest import MakeTopics
 from localstack.ports import free_port
 from localstack.topics import Topic, create_topics, delete_topics
 from localstack.wait import until
-from support import fakes
+from support import fake_topics
 from uic.core.event import Reason
 from uic.core.letters import OFFSET, REASON, VALUE_BYTES, Letter
 from uic.core.ports import DeadLetters, Delivery
@@ -48,7 +48,7 @@ def read_letters(bootstrap: str, topic: str) -> list[LogRecord]:
 @pytest.fixture(params=["fake", pytest.param("kafka", marks=pytest.mark.servers)])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     if request.param == "fake":
-        fake, away = fakes.FakeDeadLetters(), fakes.FakeDeadLetters()
+        fake, away = fake_topics.FakeDeadLetters(), fake_topics.FakeDeadLetters()
         away.away = True
         yield Subject(fake, lambda: [(x.offset, x.key, x.value) for x in fake.arrived], away)
         return

@@ -11,7 +11,7 @@ import pytest
 
 from localstack.topics import Topic, create_topics
 from mimn.state import NO_TOPIC_ID, partition_of
-from support.fake_log import FakeLog
+from support.fake_event_log import FakeEventLog
 from support.uic_running import delete_and_wait
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.event_log import EventLog, KafkaLog, NewRecord, Position
@@ -32,7 +32,7 @@ class Case:
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     if request.param == "memory":
-        fake = FakeLog({"events": N})
+        fake = FakeEventLog({"events": N})
 
         def stored() -> dict[Position, LogRecord]:
             return {

@@ -20,7 +20,7 @@ from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
 from rtp.store_clock import wall_ms
-from support.fake_store import FakeStateReader
+from support.fake_state_reader import FakeStateReader
 from support.one_node_cluster import OneNodeCluster, move_slot, replicated, three_masters
 from support.sentinel_node import SentinelNode
 from torture.wire import Wire

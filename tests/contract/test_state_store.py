@@ -19,7 +19,7 @@ from localstack.ports import free_port
 from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
-from support.fakes import FakeStore
+from support.fake_state_store import FakeStore
 from support.one_node_cluster import ClusterNode, OneNodeCluster, move_slot, three_masters
 from support.sentinel_node import SentinelNode
 from torture.wire import Wire

@@ -15,7 +15,11 @@ import redis
 
 from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
-from support.fakes import KEYS, FakeStore, FakeTopic, Worker, assert_exactly_once
+from mimn.state import Keys
+from support.fake_state_store import FakeStore
+from support.fake_topics import FakeTopic
+from support.fold_worker import Worker
+from support.replayed import assert_exactly_once
 from support.world import World
 from torture import groups
 from torture.fleet import producing
@@ -26,6 +30,7 @@ from uic.core.status import Phase
 from uic.settings import RedisSettings
 from uic.store import RedisStore
 
+KEYS = Keys("0011223344556677-0", "test")
 USERS = [f"u{i}" for i in range(12)]
 PATIENCE_TURNS = 30
 """Six seconds: longer than the interval in which a loser asks the coordinator."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.state import partition_of
-from support.fake_log import FakeLog
+from support.fake_event_log import FakeEventLog
 from uic.core.event import Reason, explain, is_json
 from uic.core.letters import DETAIL, OURS, Letter, to_wire
 from uic.core.records import BatchRecord
@@ -171,7 +171,7 @@ def test_a_replayed_record_is_the_original_in_its_keys_partition(letter: Letter)
 
 def test_a_replay_stops_at_the_first_batch_that_is_not_acknowledged_and_names_what_is_in_doubt() -> None:
     chosen = [replace(DEAD, offset=i) for i in range(BATCH + 5)]
-    log = FakeLog({TOPIC: N})
+    log = FakeEventLog({TOPIC: N})
     assert replay(chosen, log, TOPIC, N, 5) == Replayed(BATCH + 5)
     log.withheld = {2, 7}
     result = replay(chosen, log, TOPIC, N, 5)
@@ -183,7 +183,7 @@ def test_a_replay_stops_at_the_first_batch_that_is_not_acknowledged_and_names_wh
     "stops", [KeyboardInterrupt(), LogUnavailable("no broker answers")], ids=lambda e: type(e).__name__
 )
 def test_a_replay_that_is_stopped_says_what_it_has_sent(stops: BaseException) -> None:
-    class Stopping(FakeLog):
+    class Stopping(FakeEventLog):
         def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
             if any(self.records[topic]):
                 raise stops

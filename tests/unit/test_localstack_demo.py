@@ -36,7 +36,7 @@ from rtp.app import create_service
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.bundles import FIXTURES
-from support.fake_store import FakeStateReader
+from support.fake_state_reader import FakeStateReader
 
 ROOT = Path(__file__).parents[2]
 SKETCH_BUNDLE = ROOT / "models/bundles/online-retail-sketch/1"

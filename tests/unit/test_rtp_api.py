@@ -27,7 +27,7 @@ from rtp.doors.schemas import PredictResponse, Problem
 from rtp.errors import RtpError
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
-from support.fake_store import FakeStateReader
+from support.fake_state_reader import FakeStateReader
 from support.stored import Stored, now_ms
 from support.waiting import until
 

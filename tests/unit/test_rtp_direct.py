@@ -22,7 +22,7 @@ from rtp.app import create_service
 from rtp.doors.protocol import bounded, cut_late
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
-from support.fake_store import FakeStateReader
+from support.fake_state_reader import FakeStateReader
 from support.rtp_server import (
     ARRIVAL_S,
     ASGI,

@@ -24,7 +24,7 @@ from rtp.release import InService, Release
 from rtp.runtime import OnnxModel
 from rtp.scorer import Scorer
 from rtp.settings import RtpSettings
-from support.fake_store import FakeStateReader, progress_reader
+from support.fake_state_reader import FakeStateReader, progress_reader
 from support.stored import Stored
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"

@@ -20,7 +20,7 @@ from rtp.reload import Reloader
 from rtp.rollout_follower import RolloutFollower
 from rtp.runtime import OnnxModel
 from rtp.settings import AccessSettings, RtpSettings
-from support.fake_store import FakeStateReader
+from support.fake_state_reader import FakeStateReader
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 MODEL = OnnxModel(load_bundle(TINY))

@@ -48,7 +48,7 @@ from rtp.release import InService, Release, Traffic
 from rtp.rollout_follower import Bundles, RolloutFollower
 from rtp.runtime import OnnxModel
 from rtp.scorer import Scored, Scorer
-from support.fake_store import FakeStateReader, progress_reader
+from support.fake_state_reader import FakeStateReader, progress_reader
 from support.releases import NOW_MS, SALT
 from support.stored import Stored, now_ms
 

@@ -23,7 +23,7 @@ from rtp.progress_watcher import NoNamespace, ProgressWatcher
 from rtp.release import InService, Release
 from rtp.reload import SAMPLE, Reloader
 from rtp.runtime import OnnxModel
-from support.fake_store import FakeStateReader, progress_reader
+from support.fake_state_reader import FakeStateReader, progress_reader
 from support.stored import Stored, now_ms
 from support.waiting import until
 

@@ -20,7 +20,7 @@ from rtp.metrics import Metrics
 from rtp.release import InService, Release
 from rtp.runtime import OnnxModel
 from rtp.scorer import PATIENCE, Scored, Scorer
-from support.fake_store import FakeStateReader, progress_reader
+from support.fake_state_reader import FakeStateReader, progress_reader
 from support.stored import Stored, now_ms
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"

@@ -8,7 +8,7 @@ import pytest
 
 from rtp.errors import StoreAway
 from rtp.store_clock import StoreClock
-from support.fake_store import FakeStateReader
+from support.fake_state_reader import FakeStateReader
 
 NOW_MS = 1_700_000_000_000
 

@@ -16,15 +16,11 @@ from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Progress, partition_of
 from mimn.state.actions import NAMES
-from support import fakes
-from support.fakes import (
-    FakeDeadLetters,
-    FakeRecord,
-    FakeStore,
-    FakeTopic,
-    Worker,
-    users_of,
-)
+from support import hand_model
+from support.fake_state_store import FakeStore
+from support.fake_topics import FakeDeadLetters, FakeRecord, FakeTopic
+from support.fold_worker import Worker
+from support.hand_model import users_of
 from uic.core.event import ERASE_ITEM, Reason
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch, Bounds, decode, take
@@ -54,9 +50,9 @@ def records_of(events: Sequence[Sent]) -> list[FakeRecord]:
             item_id=item,
             category_id=category,
             action=action,  # type: ignore[arg-type]  # an enum's values are numbers
-            event_time=fakes.WALL_MS + i * 3_600_000,
+            event_time=hand_model.WALL_MS + i * 3_600_000,
         )
-        made.append(FakeRecord(i, USERS[user].encode(), event.SerializeToString(), fakes.WALL_MS + i * 3_600_000))
+        made.append(FakeRecord(i, USERS[user].encode(), event.SerializeToString(), hand_model.WALL_MS + i * 3_600_000))
     return made
 
 
@@ -135,7 +131,7 @@ def test_a_round_is_the_rule_applied_to_one_event_after_the_other(events: list[S
         if actions.vector is not None:
             vector = vector + actions.vector[action]
         state[:, sketch.rest] = step(vector, np.ascontiguousarray(state[:, sketch.rest]))
-        moment = sketch.moments(np.array([fakes.WALL_MS + i * 3_600_000]), actions.weight[[action]])
+        moment = sketch.moments(np.array([hand_model.WALL_MS + i * 3_600_000]), actions.weight[[action]])
         sketch.add(state, counting.addresses(*ids), moment)
     got = folded(events, BUNDLE)
     assert got.keys() == want.keys()
@@ -176,12 +172,12 @@ def test_a_worker_counts_what_it_leaves_out_and_sends_the_rest_to_the_dead_lette
 
 
 def test_the_door_refuses_an_action_that_the_bundle_does_not_name() -> None:
-    event = BehaviorEvent(user_id=USERS[0], item_id=3, event_time=fakes.WALL_MS)
-    assert validated([event], fakes.WALL_MS, PLAIN.actions)
+    event = BehaviorEvent(user_id=USERS[0], item_id=3, event_time=hand_model.WALL_MS)
+    assert validated([event], hand_model.WALL_MS, PLAIN.actions)
     with pytest.raises(InvalidField, match=r"events\[0\].action: is not one that the bundle names"):
-        validated([event], fakes.WALL_MS, BUNDLE.actions)
+        validated([event], hand_model.WALL_MS, BUNDLE.actions)
     event.action = Action.ACTION_VIEW
-    assert validated([event], fakes.WALL_MS, BUNDLE.actions), "of weight 0, but named"
+    assert validated([event], hand_model.WALL_MS, BUNDLE.actions), "of weight 0, but named"
     assert partition_of(USERS[0].encode(), 1) == 0
 
 
@@ -210,7 +206,7 @@ def test_an_erased_item_is_taken_out_where_its_record_lies_and_nothing_else_happ
         state = want.setdefault(USERS[user], bundle.initial_state.copy())[np.newaxis]
         model = Model.of(bundle, STEPS[bundle.name])
         ids = np.array([item], np.uint64), np.array([category], np.uint64)
-        numbers, times = np.array([action], np.uint8), np.array([fakes.WALL_MS + i * 3_600_000])
+        numbers, times = np.array([action], np.uint8), np.array([hand_model.WALL_MS + i * 3_600_000])
         rest = model.rest
         state[:, rest] = model.step(model.vectors(*ids, numbers), np.ascontiguousarray(state[:, rest]))
         if model.counting is not None:

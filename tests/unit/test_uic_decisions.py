@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.state import NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
-from support.fakes import FakeRecord
+from support.fake_topics import FakeRecord
 from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import ABSENT, Verdict, judge
 from uic.core.start_position import (

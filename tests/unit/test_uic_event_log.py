@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, NotEnoughReplicasError
 
 from localstack.wait import until
 from support.bundles import TINY
-from support.fake_log import FakeLog
+from support.fake_event_log import FakeEventLog
 from uic import app
 from uic.core.event import Reason
 from uic.core.letters import Letter, to_wire
@@ -240,7 +240,7 @@ def test_appending_does_not_wait_for_the_question_of_a_topics_id(
 
 
 def test_without_the_topic_of_notes_nothing_is_erased_and_the_answer_is_how_to_create_it() -> None:
-    log = FakeLog({"events": 4})
+    log = FakeEventLog({"events": 4})
     with pytest.raises(UnsuitableTopic) as refused:
         Publisher(log, "events", 4).erase("user", timeout_s=1.0)
     assert refused.value.detail == (
@@ -255,7 +255,7 @@ def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: 
     clock = Clock()
     monkeypatch.setattr(publisher, "time", clock)
 
-    class Slow(FakeLog):
+    class Slow(FakeEventLog):
         def topic_id(self, topic: str) -> bytes:
             clock.now += 1.0
             return super().topic_id(topic)

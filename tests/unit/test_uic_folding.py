@@ -17,22 +17,12 @@ from numpy.typing import NDArray
 
 from mimn.state import Block, Ledger, Progress, Sketch, StateLayout, decode_progress, partition_of
 from mimn.state.codec import HEADER_BYTES
-from support import fakes
-from support.fakes import (
-    COMPILED_MODEL,
-    MODEL,
-    Crashed,
-    FakeDeadLetters,
-    FakeErasures,
-    FakeRecord,
-    FakeStore,
-    FakeTopic,
-    Worker,
-    assert_exactly_once,
-    event_value,
-    stored_state,
-    users_of,
-)
+from support import fake_topics, hand_model
+from support.fake_state_store import FakeStore
+from support.fake_topics import FakeDeadLetters, FakeErasures, FakeRecord, FakeTopic
+from support.fold_worker import Crashed, Worker
+from support.hand_model import COMPILED_MODEL, MODEL, event_value, users_of
+from support.replayed import assert_exactly_once, stored_state
 from uic.bulk.verification import Expected, tensors
 from uic.core.cache import ENTRY_BYTES, StateCache
 from uic.core.commit import Answer, Commit, Verdict
@@ -73,7 +63,9 @@ def test_taking_all_is_taking_one_after_another() -> None:
     ]
     for n in (0, 1, 2, 50, 400):
         records = [
-            FakeRecord(offset, keys[random.integers(len(keys))], None if random.random() < 0.1 else b"x", fakes.WALL_MS)
+            FakeRecord(
+                offset, keys[random.integers(len(keys))], None if random.random() < 0.1 else b"x", hand_model.WALL_MS
+            )
             for offset in range(n + 1)
         ]
         known = [key for key in keys[:3] if key is not None]
@@ -87,7 +79,7 @@ def batch_of(records: Sequence[FakeRecord], **changes: object) -> Batch:
 
 
 def records_of(users: Sequence[str]) -> list[FakeRecord]:
-    return [FakeRecord(i, u.encode(), event_value(u), fakes.WALL_MS) for i, u in enumerate(users)]
+    return [FakeRecord(i, u.encode(), event_value(u), hand_model.WALL_MS) for i, u in enumerate(users)]
 
 
 def test_a_batch_ends_before_the_user_or_the_wave_that_would_be_too_many() -> None:
@@ -115,7 +107,7 @@ def test_cuts_keep_within_their_bounds_and_lose_nothing(order: list[int], max_st
 @pytest.mark.parametrize("offsets", [[5], [0, 0], [0, 2, 1]])
 def test_offsets_that_do_not_rise_or_begin_below_progress_are_refused(offsets: list[int]) -> None:
     user = USERS[0]
-    records = [FakeRecord(o, user.encode(), event_value(user), fakes.WALL_MS) for o in offsets]
+    records = [FakeRecord(o, user.encode(), event_value(user), hand_model.WALL_MS) for o in offsets]
     with pytest.raises(OutOfOrder):
         batch_of(records, floor=6 if offsets == [5] else 0)
 
@@ -138,8 +130,8 @@ def test_each_malformed_record_is_rejected_with_its_reason_and_its_neighbors_are
     ]
     records: list[FakeRecord] = []
     for key, value, _ in bad:
-        records.append(FakeRecord(len(records), good.encode(), event_value(good), fakes.WALL_MS))
-        records.append(FakeRecord(len(records), key, value, fakes.WALL_MS))
+        records.append(FakeRecord(len(records), good.encode(), event_value(good), hand_model.WALL_MS))
+        records.append(FakeRecord(len(records), key, value, hand_model.WALL_MS))
     batch = batch_of(records, partitions=4)
     assert batch.rejected == [(2 * i + 1, reason) for i, (_, _, reason) in enumerate(bad)]
     assert batch.misrouted_from(0) == 2
@@ -157,7 +149,7 @@ def test_a_replay_leaves_out_the_events_of_users_erased_later_and_still_erases()
 
 
 def test_a_batch_of_refused_records_alone_is_cut_in_a_replay_too() -> None:
-    refused = [FakeRecord(0, None, b"x", fakes.WALL_MS), FakeRecord(1, b"a" * 129, b"x", fakes.WALL_MS)]
+    refused = [FakeRecord(0, None, b"x", hand_model.WALL_MS), FakeRecord(1, b"a" * 129, b"x", hand_model.WALL_MS)]
     batch = batch_of(refused, erased={b"somebody": 7})
     assert [reason for _, reason in batch.rejected] == [Reason.MISSING_KEY, Reason.BAD_KEY]
     assert (len(batch.items), batch.erased_later) == (0, 0)
@@ -182,9 +174,9 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
         users = users_of(p, count, 4)
         records = []
         for offset, (user, kind) in enumerate(touches):
-            name, item = users[user], fakes.POISON_ITEM if kind == "poison" else offset + 1
+            name, item = users[user], hand_model.POISON_ITEM if kind == "poison" else offset + 1
             value = {"erasure": None, "garbage": b"\xff"}.get(kind, event_value(name, item))
-            records.append(FakeRecord(offset, None if kind == "no key" else name.encode(), value, fakes.WALL_MS))
+            records.append(FakeRecord(offset, None if kind == "no key" else name.encode(), value, hand_model.WALL_MS))
         erased = {users[0].encode(): len(touches) // 2} if replay_ else {}
         taken.append(front_of(records, partition=p, partitions=count, erased=erased))
 
@@ -205,15 +197,15 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
             for p, batch in enumerate(cuts)
         ]
 
-    pooled, work = parts_of(together), Round(fakes.INITIAL, fakes.LAYOUT)
+    pooled, work = parts_of(together), Round(hand_model.INITIAL, hand_model.LAYOUT)
     work.plan(pooled)
-    work.run(fakes.step, fakes.vectors, fakes.forget)
-    values = work.states(fakes.FINGERPRINT, fakes.LAYOUT).encoded
+    work.run(hand_model.step, hand_model.vectors, hand_model.forget)
+    values = work.states(hand_model.FINGERPRINT, hand_model.LAYOUT).encoded
     for part, lone in zip(pooled, parts_of(alone), strict=True):
-        own = Round(fakes.INITIAL, fakes.LAYOUT)
+        own = Round(hand_model.INITIAL, hand_model.LAYOUT)
         own.plan([lone])
-        own.run(fakes.step, fakes.vectors, fakes.forget)
-        own_values = own.states(fakes.FINGERPRINT, fakes.LAYOUT).encoded
+        own.run(hand_model.step, hand_model.vectors, hand_model.forget)
+        own_values = own.states(hand_model.FINGERPRINT, hand_model.LAYOUT).encoded
         assert sorted(part.not_finite) == sorted(lone.not_finite)
         assert part.already_folded == lone.already_folded
         for row, own_row in zip(part.row_of, lone.row_of, strict=True):
@@ -392,7 +384,7 @@ def test_dead_letters_are_acknowledged_before_the_batch_is_committed() -> None:
     assert (letters.arrived[0].key, letters.arrived[0].value, letters.arrived[0].topic) == (
         user.encode(),
         b"junk",
-        fakes.TOPIC,
+        fake_topics.TOPIC,
     )
 
 
@@ -628,7 +620,7 @@ class WitnessedStore(FakeStore):
 def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -> None:
     topic, store = FakeTopic(), FakeStore()
     worker = Worker(topic, store, chunk=1000)
-    worker.updater._sessions.cache = StateCache(8 * (ENTRY_BYTES + HEADER_BYTES + fakes.LAYOUT.stored_bytes))
+    worker.updater._sessions.cache = StateCache(8 * (ENTRY_BYTES + HEADER_BYTES + hand_model.LAYOUT.stored_bytes))
     worker.log.assign(0)
     for user in (*USERS[:20], *USERS[:20]):
         topic.event(user)
@@ -678,7 +670,7 @@ actions = st.one_of(
     st.tuples(st.just("event"), st.integers(0, 3), st.integers(1, 12)),
     st.tuples(st.just("event"), st.integers(0, 3), st.integers(1, 12)),
     st.tuples(st.just("event"), st.integers(0, 7), st.integers(1, 12)),
-    st.tuples(st.just("event"), st.integers(0, 2), st.just(fakes.POISON_ITEM)),
+    st.tuples(st.just("event"), st.integers(0, 2), st.just(hand_model.POISON_ITEM)),
     st.tuples(st.just("erase"), st.integers(0, 3), st.just(0)),
     st.tuples(st.just("junk"), st.integers(0, 1), st.just(0)),
     st.tuples(st.just("marker"), st.integers(0, 1), st.just(0)),
@@ -803,9 +795,9 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
 ) -> None:
     counting = Counting(Sketch(4, 5, (0, 3)))
     sketch = counting.sketch
-    initial = np.concatenate([np.zeros(sketch.values), fakes.INITIAL, np.zeros(2)]).astype(np.float32)
-    items = [fakes.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
-    times = [fakes.WALL_MS + days * 86_400_000 for _, _, days in touches]
+    initial = np.concatenate([np.zeros(sketch.values), hand_model.INITIAL, np.zeros(2)]).astype(np.float32)
+    items = [hand_model.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
+    times = [hand_model.WALL_MS + days * 86_400_000 for _, _, days in touches]
     records = [
         FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
         for i, (user, item, _) in enumerate(touches)
@@ -818,14 +810,14 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
     )
     work = Round(initial, StateLayout((Block("state", initial.shape),)))
     work.plan([part])
-    work.run(fakes.step, fakes.vectors, fakes.forget, counting)
+    work.run(hand_model.step, hand_model.vectors, hand_model.forget, counting)
 
     want = {user: initial.copy()[np.newaxis] for user in batch.users}
     for i, (user, category, _) in enumerate(touches):
         if i in poisoned:
             continue
         state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
-        state[:, sketch.rest] = fakes.step(fakes.vectors(*ids), state[:, sketch.rest])
+        state[:, sketch.rest] = hand_model.step(hand_model.vectors(*ids), state[:, sketch.rest])
         sketch.add(state, counting.addresses(*ids), sketch.moments(np.array([times[i]])))
     for name, row in zip(batch.users, part.row_of, strict=True):
         np.testing.assert_array_equal(work.tensors[work.place[row]], want[name][0])
@@ -842,9 +834,9 @@ def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event
 ) -> None:
     counting, ledger = Counting(Sketch(4, 0, (3,))) if counted else None, Ledger(buckets=2, ways=2)
     before, behind = (4, 1) if counted else (0, 0)
-    initial = np.concatenate([np.zeros(before), fakes.INITIAL, np.zeros(behind + ledger.words)]).astype(np.float32)
-    items = [fakes.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
-    times = [fakes.WALL_MS + days * 86_400_000 for _, _, days in touches]
+    initial = np.concatenate([np.zeros(before), hand_model.INITIAL, np.zeros(behind + ledger.words)]).astype(np.float32)
+    items = [hand_model.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
+    times = [hand_model.WALL_MS + days * 86_400_000 for _, _, days in touches]
     records = [
         FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
         for i, (user, item, _) in enumerate(touches)
@@ -854,15 +846,15 @@ def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event
     part = Part(batch, progress, [None] * len(batch.keys))
     work = Round(initial, StateLayout((Block("state", initial.shape),)))
     work.plan([part])
-    work.run(fakes.step, fakes.vectors, fakes.forget, counting, ledger)
+    work.run(hand_model.step, hand_model.vectors, hand_model.forget, counting, ledger)
 
     want = {user: initial.copy()[np.newaxis] for user in batch.users}
     for i, (user, category, _) in enumerate(touches):
         if i in poisoned:
             continue
         state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
-        rest = slice(before, before + len(fakes.INITIAL))
-        state[:, rest] = fakes.step(fakes.vectors(*ids), state[:, rest])
+        rest = slice(before, before + len(hand_model.INITIAL))
+        state[:, rest] = hand_model.step(hand_model.vectors(*ids), state[:, rest])
         if counting is not None:
             moments = counting.sketch.moments(np.array([times[i]]))
             counting.sketch.add(state[:, : -ledger.words], counting.addresses(*ids), moments)
@@ -873,9 +865,9 @@ def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event
 
 def test_what_a_bulk_fold_is_verified_against_has_the_ledger_too() -> None:
     ledger = Ledger(buckets=2, ways=2)
-    layout = StateLayout((Block("h", (len(fakes.INITIAL),)), ledger.block))
-    initial = np.concatenate([fakes.INITIAL, np.zeros(ledger.words)]).astype(np.float32)
-    model = Model(fakes.step, fakes.vectors, fakes.forget, initial, layout, bytes(32), ledger=ledger)
+    layout = StateLayout((Block("h", (len(hand_model.INITIAL),)), ledger.block))
+    initial = np.concatenate([hand_model.INITIAL, np.zeros(ledger.words)]).astype(np.float32)
+    model = Model(hand_model.step, hand_model.vectors, hand_model.forget, initial, layout, bytes(32), ledger=ledger)
     events = [(1, 0), (2, 3), (1, 9), (3, 9), (4, 9), (5, 30)]
     expected = {b"ann": Expected(), b"bob": Expected()}
     for (item, days), user in zip(events, itertools.cycle(expected), strict=False):
@@ -883,12 +875,12 @@ def test_what_a_bulk_fold_is_verified_against_has_the_ledger_too() -> None:
         one.items.append(item)
         one.categories.append(1)
         one.actions.append(1)
-        one.times.append(fakes.WALL_MS + days * 86_400_000)
+        one.times.append(hand_model.WALL_MS + days * 86_400_000)
     for user, got in tensors(expected, model).items():
         want = initial[np.newaxis].copy()
         for item, time_ms in zip(expected[user].items, expected[user].times, strict=True):
             ids = np.array([item], np.uint64), np.array([1], np.uint64)
-            want[:, : -ledger.words] = fakes.step(fakes.vectors(*ids), want[:, : -ledger.words])
+            want[:, : -ledger.words] = hand_model.step(hand_model.vectors(*ids), want[:, : -ledger.words])
             ledger.add(want, ledger.keys(ids[0]), np.array([time_ms]))
         assert got.tobytes() == want[0].tobytes()
         assert layout.close(got, want[0], 0)

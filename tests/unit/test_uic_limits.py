@@ -25,7 +25,7 @@ from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Progress
 from support.certificates import Certificates
-from support.fake_log import FakeLog
+from support.fake_event_log import FakeEventLog
 from uic.core.status import Status
 from uic.doors import admin_server, slow_requests
 from uic.doors import grpc as grpc_door
@@ -60,7 +60,7 @@ class Rig:
         settings = GrpcSettings(port=0, max_calls=CALLS, max_message_bytes=4096)
         self.metrics = Metrics()
         service = UserInterestCenter(
-            publisher=Publisher(FakeLog({"events": N, "events.erased": N}), "events", N),
+            publisher=Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N),
             states=Empty(),
             bundle=BUNDLE,
             partitions=N,

@@ -6,7 +6,11 @@ import logging
 
 import pytest
 
-from support.fakes import FakeErasures, FakeStore, FakeTopic, Worker, assert_exactly_once, users_of
+from support.fake_state_store import FakeStore
+from support.fake_topics import FakeErasures, FakeTopic
+from support.fold_worker import Worker
+from support.hand_model import users_of
+from support.replayed import assert_exactly_once
 from uic.core.ports import Assigned, Described, ErasuresAway, LostGroup, TopicAway, Unreadable
 from uic.core.start_position import LogBounds
 from uic.core.status import Phase

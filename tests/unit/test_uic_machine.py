@@ -1,7 +1,7 @@
 """UIC's whole core against a model, as a machine that hypothesis drives: producers, workers, the store, the log and an
 operator do what they may, in any order, and after every turn of a worker the store must be right.
 
-The model is the offline replay of the log (`fakes.absorb`). It asks the stored progress only how far a partition is,
+The model is the offline replay of the log (`replayed.absorb`). It asks the stored progress only how far a partition is,
 and then everything else must follow: each user's event count, digest, last offset and tensors; no byte of a user whose
 records were not just absorbed; progress that never goes back within a lineage and era unless the store lost writes. At
 rest every partition is at the log's end, and every record that is no event is a dead letter. CI tries some hundred
@@ -29,24 +29,11 @@ from hypothesis.stateful import (
 )
 
 from mimn.state import StateError, decode_progress, decode_state, partition_of, user_hash
-from support.fakes import (
-    COMPILED_MODEL,
-    FINGERPRINT,
-    LAYOUT,
-    MODEL,
-    POISON_ITEM,
-    Crashed,
-    FakeDeadLetters,
-    FakeErasures,
-    FakeRecord,
-    FakeStore,
-    FakeTopic,
-    Replayed,
-    Worker,
-    absorb,
-    event_value,
-    users_of,
-)
+from support.fake_state_store import FakeStore
+from support.fake_topics import FakeDeadLetters, FakeErasures, FakeRecord, FakeTopic
+from support.fold_worker import Crashed, Worker
+from support.hand_model import COMPILED_MODEL, FINGERPRINT, LAYOUT, MODEL, POISON_ITEM, event_value, users_of
+from support.replayed import Replayed, absorb
 from uic.core.status import Phase
 from uic.fold.session import Resolution
 

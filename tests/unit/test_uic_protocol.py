@@ -7,18 +7,12 @@ import logging
 import pytest
 
 from mimn.state import NO_TOPIC_ID, encode_progress
-from support import fakes
-from support.fakes import (
-    Crashed,
-    FakeDeadLetters,
-    FakeErasures,
-    FakeStore,
-    FakeTopic,
-    Worker,
-    assert_exactly_once,
-    stored_state,
-    users_of,
-)
+from support import fake_topics, hand_model
+from support.fake_state_store import FakeStore
+from support.fake_topics import FakeDeadLetters, FakeErasures, FakeTopic
+from support.fold_worker import Crashed, Worker
+from support.hand_model import users_of
+from support.replayed import assert_exactly_once, stored_state
 from uic.core.ports import NotDescribed
 from uic.core.status import Phase
 from uic.errors import InvalidField, NotBroken, NotOurs
@@ -322,7 +316,7 @@ def test_an_emptied_store_is_rebuilt_from_the_log_in_a_new_lineage(topic: FakeTo
     assert before is not None
     assert after is not None
     assert after.lineage != before.lineage
-    assert store.meta == (1, fakes.TOPIC), "the namespace is claimed again"
+    assert store.meta == (1, fake_topics.TOPIC), "the namespace is claimed again"
     state = stored_state(store, USERS[0])
     assert state is not None
     assert not state.header.partial
@@ -984,7 +978,7 @@ def test_a_step_that_is_not_finite_keeps_the_state_and_sends_the_event_to_the_de
     topic: FakeTopic, store: FakeStore
 ) -> None:
     user, other = USERS[:2]
-    for item in (3, fakes.POISON_ITEM, 4, fakes.POISON_ITEM, 5):
+    for item in (3, hand_model.POISON_ITEM, 4, hand_model.POISON_ITEM, 5):
         topic.event(user, item)
         topic.event(other, 9)
     worker = Worker(topic, store, chunk=100)
@@ -1013,5 +1007,5 @@ def fakes_foreign_fingerprint() -> bytes:
     """A sound state of another bundle."""
     from mimn.state import StateHeader, UserState, encode_state, user_hash
 
-    header = StateHeader(user_hash(USERS[0]), 1, 0, 3, 1, fakes.WALL_MS, bytes(8))
-    return encode_state(UserState(header, fakes.INITIAL), b"z" * 32, fakes.LAYOUT)
+    header = StateHeader(user_hash(USERS[0]), 1, 0, 3, 1, hand_model.WALL_MS, bytes(8))
+    return encode_state(UserState(header, hand_model.INITIAL), b"z" * 32, hand_model.LAYOUT)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mimn.rows.live import CompiledEvents, compiled_events
 from mimn.state import Progress
-from support import fakes, skips
-from support.fakes import event_value, users_of
+from support import hand_model, skips
+from support.hand_model import event_value, users_of
 from uic.core.event import Record
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch, Bounds, Front, OutOfOrder, Waiting, decode, take, take_together
@@ -34,7 +34,7 @@ def records(draw: st.DrawFn) -> list[BatchRecord]:
         key = draw(keys)
         name = (key or b"").decode(errors="replace")
         value = draw(st.sampled_from([event_value(name, item=5)] * 6 + [event_value(name, item=9), None, b"\xff", b""]))
-        made.append(BatchRecord(offset, draw(st.sampled_from([fakes.WALL_MS, -1])), key, value, draw(HEADERS)))
+        made.append(BatchRecord(offset, draw(st.sampled_from([hand_model.WALL_MS, -1])), key, value, draw(HEADERS)))
         offset += draw(st.integers(1, 3))
     return made
 
@@ -87,7 +87,7 @@ def test_batches_are_the_same_and_so_is_what_they_fold_to(
 def headers_of(batches: list[Batch], compiled: CompiledEvents | None) -> bytes:
     progress = Progress(partitions=N, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
     parts = [Part(batch, progress, [None] * len(batch.keys)) for batch in batches]
-    work = Round(fakes.INITIAL, fakes.LAYOUT, compiled)
+    work = Round(hand_model.INITIAL, hand_model.LAYOUT, compiled)
     work.plan(parts)
     return work.headers.tobytes()
 
@@ -106,7 +106,7 @@ def test_plain_records_in_columns_are_taken_by_compiled_code(compiled: CompiledE
 @pytest.mark.parametrize("offsets", [[5, 6], [7, 8, 8], [7, 9, 8]])
 def test_offsets_that_do_not_rise_are_refused(compiled: CompiledEvents, offsets: list[int]) -> None:
     key, bounds = HERE[0].encode(), Bounds(9, 9, 9)
-    some = Records.of([BatchRecord(offset, fakes.WALL_MS, key, event_value(HERE[0]), ()) for offset in offsets])
+    some = Records.of([BatchRecord(offset, hand_model.WALL_MS, key, event_value(HERE[0]), ()) for offset in offsets])
     assert take_together([Waiting(0, some, 7, {})], N, bounds, compiled) == [None]
     with pytest.raises(OutOfOrder):
         alone(some, bounds, floor=7)

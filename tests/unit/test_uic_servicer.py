@@ -20,7 +20,7 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from mimn.bundle import load_bundle
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
-from support.fake_log import FakeLog
+from support.fake_event_log import FakeEventLog
 from uic.core.event import ERASE_ITEM, check_event
 from uic.doors.grpc import GrpcServer
 from uic.doors.publisher import Publisher
@@ -59,7 +59,7 @@ class Rig:
     """A listening server, and what it serves."""
 
     def __init__(self, **settings: Any) -> None:
-        self.log = FakeLog({TOPIC: N, ERASED: N})
+        self.log = FakeEventLog({TOPIC: N, ERASED: N})
         self.states = States()
         self.metrics = Metrics()
         self.serving = True

@@ -6,7 +6,9 @@ from collections.abc import Collection
 
 import pytest
 
-from support.fakes import FakeStore, FakeTopic, Worker
+from support.fake_state_store import FakeStore
+from support.fake_topics import FakeTopic
+from support.fold_worker import Worker
 from support.uic_running import BUNDLE
 from uic.app import App
 from uic.core.status import Status

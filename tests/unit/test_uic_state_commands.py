@@ -14,7 +14,7 @@ import pytest
 from access import KeyRing, Scope, make_key
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import Bundle, load_bundle
-from support.fake_log import FakeLog
+from support.fake_event_log import FakeEventLog
 from support.stored import Stored
 from uic.core.event import ERASE_ITEM
 from uic.doors.grpc import GrpcServer
@@ -43,7 +43,7 @@ class Rig:
     def __init__(self, bundle: Bundle, guard: Guard | None = None) -> None:
         settings = GrpcSettings(port=0)
         self.stored = Stored(bundle, partitions=N)
-        self.log = FakeLog({"events": N, "events.erased": N})
+        self.log = FakeEventLog({"events": N, "events.erased": N})
         service = UserInterestCenter(
             publisher=Publisher(self.log, "events", N),
             states=States(self.stored),

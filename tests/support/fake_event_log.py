@@ -12,7 +12,7 @@ Stored = tuple[bytes, bytes | None]
 Headers = tuple[tuple[str, bytes], ...]
 
 
-class FakeLog:
+class FakeEventLog:
     """Topics as lists. Known gap: it never answers late, so a deadline cannot be missed."""
 
     def __init__(self, topics: dict[str, int]) -> None:

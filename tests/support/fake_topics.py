@@ -1,0 +1,237 @@
+"""What a fold reads and writes in Kafka, in memory: the log of events, the dead letters and the erasures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mimn.state import partition_of
+from support.hand_model import WALL_MS, event_value
+from uic.core.letters import Letter
+from uic.core.ports import (
+    Advised,
+    Assigned,
+    Described,
+    Fetched,
+    LogMessage,
+    NotDescribed,
+    OutOfRange,
+    Revoked,
+)
+from uic.core.records import Records
+from uic.core.start_position import LogBounds
+from uic.errors import LogUnavailable
+
+TOPIC = "behavior-events"
+
+
+class FakeRecord(NamedTuple):
+    """A record of the log."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass
+class Partition:
+    """One partition of a `FakeTopic`."""
+
+    records: list[FakeRecord] = field(default_factory=list)
+    start: int = 0
+    end: int = 0
+
+
+class FakeTopic:
+    """The log itself, shared by the workers that read it."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions = {p: Partition() for p in range(partitions)}
+        self.topic_id = bytes([7]) * 16
+
+    def __len__(self) -> int:
+        return len(self.partitions)
+
+    def append(
+        self,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        timestamp: int = WALL_MS,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> int:
+        """The new record's offset."""
+        log = self.partitions[partition]
+        log.records.append(FakeRecord(log.end, key, value, timestamp, headers))
+        log.end += 1
+        return log.end - 1
+
+    def event(self, user: str, item: int = 1, category: int = 0) -> int:
+        """Append an event of `user` to the user's partition."""
+        p = partition_of(user.encode(), len(self))
+        return self.append(p, user.encode(), event_value(user, item, category))
+
+    def erase(self, user: str) -> int:
+        return self.append(partition_of(user.encode(), len(self)), user.encode(), None)
+
+    def marker(self, partition: int) -> None:
+        """A transaction marker: uses an offset, is never delivered."""
+        self.partitions[partition].end += 1
+
+    def delete_before(self, partition: int, offset: int) -> None:
+        """Retention."""
+        log = self.partitions[partition]
+        log.start = offset
+        log.records = [r for r in log.records if r.offset >= offset]
+
+    def truncate(self, partition: int, offset: int) -> None:
+        log = self.partitions[partition]
+        log.end = offset
+        log.records = [r for r in log.records if r.offset < offset]
+
+    def make_anew(self) -> None:
+        """The topic is deleted and created again under the same name."""
+        for p in self.partitions:
+            self.partitions[p] = Partition()
+        self.topic_id = bytes([self.topic_id[0] + 1]) * 16
+
+
+class FakeLog:
+    """`Log`: one worker's consumer of a `FakeTopic`. Delivers up to `chunk` records of each partition per call."""
+
+    def __init__(self, topic: FakeTopic, chunk: int = 7, *, columns: bool = False) -> None:
+        self.topic = topic
+        self.columns = columns
+        self.chunk = chunk
+        self.away = False
+        self.coordinator_refuses = False
+        self.queued: list[LogMessage] = []
+        self.reading: dict[int, tuple[int, int]] = {}
+        """Partition → (tag, position)."""
+        self.assigned: set[int] = set()
+        self.advised: list[dict[int, int]] = []
+        self.wall_ms = WALL_MS
+        self.identity = ""
+        """Of the store, as last told."""
+        self.outstanding: dict[int, int] = {}
+        """Tag → records delivered but not yet taken."""
+
+    def assign(self, *partitions: int) -> None:
+        self.assigned |= set(partitions)
+        self.queued.append(Assigned(partitions))
+
+    def revoke(self, *partitions: int) -> None:
+        self.assigned -= set(partitions)
+        for p in partitions:
+            self.reading.pop(p, None)
+        self.queued.append(Revoked(partitions))
+
+    def messages(self, timeout_s: float) -> list[LogMessage]:
+        if not self.away:
+            for p, (tag, position) in list(self.reading.items()):
+                self._fetch(p, tag, position)
+        found, self.queued = self.queued, []
+        return found
+
+    def identify(self, store: str) -> None:
+        self.identity = store
+
+    def describe(self, tags: Mapping[int, int]) -> None:
+        if self.away:
+            self.queued.append(NotDescribed(tuple(tags.values()), "away"))
+            return
+        for p, tag in tags.items():
+            if p in self.assigned:
+                log = self.topic.partitions[p]
+                reading = self.reading.get(p)
+                position = reading[1] if reading is not None and reading[0] == tag else None
+                bounds = LogBounds(log.start, log.end, self.topic.topic_id)
+                self.queued.append(Described(p, tag, bounds, self.wall_ms, position, log.end))
+
+    def read(self, partition: int, tag: int, offset: int) -> None:
+        if partition in self.assigned:
+            self.reading[partition] = (tag, offset)
+
+    def park(self, partition: int) -> None:
+        self.reading.pop(partition, None)
+
+    def took(self, tag: int, records: int) -> None:
+        self.outstanding[tag] = self.outstanding.get(tag, 0) - records
+
+    def advise(self, offsets: Mapping[int, int]) -> None:
+        self.advised.append(dict(offsets))
+        error = "CommitFailedError" if self.coordinator_refuses else None
+        self.queued.append(Advised(tuple(offsets), error))
+
+    def _fetch(self, p: int, tag: int, position: int) -> None:
+        log = self.topic.partitions[p]
+        if position < log.start or position > log.end:
+            self.park(p)
+            self.queued.append(OutOfRange(p, tag))
+            return
+        records = [r for r in log.records if r.offset >= position][: self.chunk]
+        more = any(r.offset >= position for r in log.records[-1:]) and len(records) == self.chunk
+        after = records[-1].offset + 1 if records and more else log.end
+        self.reading[p] = (tag, after)
+        if records:
+            self.outstanding[tag] = self.outstanding.get(tag, 0) + len(records)
+            self.queued.append(Fetched(p, tag, Records.of(records) if self.columns else records, after))
+
+
+@dataclass
+class FakeDelivery:
+    """A `Delivery` that the test completes."""
+
+    letters: tuple[Letter, ...]
+    done: bool = False
+    error: str | None = None
+
+
+class FakeDeadLetters:
+    """`DeadLetters` in a list."""
+
+    def __init__(self) -> None:
+        self.arrived: list[Letter] = []
+        self.away = False
+        self.slow = False
+        """Deliveries stay open until `finish`."""
+        self.open: list[FakeDelivery] = []
+
+    def send(self, letters: Sequence[Letter]) -> FakeDelivery:
+        delivery = FakeDelivery(tuple(letters))
+        self.open.append(delivery)
+        if not self.slow:
+            self.finish()
+        return delivery
+
+    def finish(self) -> None:
+        for delivery in self.open:
+            delivery.done = True
+            delivery.error = "away" if self.away else None
+            if not self.away:
+                self.arrived += delivery.letters
+        self.open.clear()
+
+    @property
+    def reasons(self) -> dict[int, str]:
+        """By offset."""
+        return {letter.offset: letter.reason.value for letter in self.arrived}
+
+
+class FakeErasures:
+    """`Erasures` in a dictionary."""
+
+    def __init__(self) -> None:
+        self.notes: dict[int, dict[bytes, int]] = {}
+        self.away = False
+        self.asked: list[tuple[int, ...]] = []
+
+    def read(self, partitions: Collection[int], topic_id: bytes) -> Mapping[int, Mapping[bytes, int]]:
+        if self.away:
+            raise LogUnavailable("away")
+        self.asked.append(tuple(partitions))
+        return {p: dict(self.notes.get(p, {})) for p in partitions}
