@@ -77,7 +77,9 @@ from uic.log.topic_reader import LogRecord
 from uic.metrics import Metrics
 from uic.settings import GrpcSettings
 from uic.store import read_meta
-from uic.tools.dead_letters import NotALetter, describe, not_replayable, read_letter, replayed, summary
+from uic.tools.letter_display import describe, summary
+from uic.tools.letter_reading import NotALetter, read_letter
+from uic.tools.letter_replay import not_replayable, replayed
 
 TESTS: Final = Path(__file__).parents[1]
 TINY: Final = TESTS / "fixtures/bundle_tiny/tiny/1"

@@ -22,7 +22,9 @@ from uic.core.event import MAX_VALUE_BYTES, Reason, explain
 from uic.core.letters import Letter, to_wire
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.tools import dead_letters
-from uic.tools.dead_letters import REPLAY_OF, main, read_letter
+from uic.tools.dead_letters import main
+from uic.tools.letter_reading import read_letter
+from uic.tools.letter_replay import REPLAY_OF
 
 pytestmark = pytest.mark.servers
 

@@ -15,7 +15,8 @@ from conftest import MakeTopics, RedisForTest
 from mimn.state import partition_of
 from support.uic_running import click, running_uic
 from uic.log.topic_reader import read_to_end
-from uic.tools.dead_letters import describe, read_letter
+from uic.tools.letter_display import describe
+from uic.tools.letter_reading import read_letter
 
 pytestmark = pytest.mark.servers
 

@@ -18,22 +18,9 @@ from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable
 from uic.log.event_log import NewRecord, Position
 from uic.log.topic_reader import LogRecord
-from uic.tools.dead_letters import (
-    BATCH,
-    REPLAY_OF,
-    SHOWN_HEADERS,
-    DeadLetter,
-    NotALetter,
-    Replayed,
-    Scan,
-    Selection,
-    describe,
-    not_replayable,
-    read_letter,
-    replay,
-    replayed,
-    summary,
-)
+from uic.tools.letter_display import SHOWN_HEADERS, describe, summary
+from uic.tools.letter_reading import DeadLetter, NotALetter, Scan, Selection, read_letter
+from uic.tools.letter_replay import BATCH, REPLAY_OF, Replayed, not_replayable, replay, replayed
 
 N = 8
 TOPIC = "behavior-events"
