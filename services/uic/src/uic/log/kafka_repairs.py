@@ -1,4 +1,5 @@
-"""All that reaches into kafka-python's private parts, each part behind an assumption that is checked before use.
+"""All that reaches into kafka-python's private parts, each part behind an assumption that is checked before use. The
+file is long because it is all: with another version of the library, this file must be read again, and no other.
 
 Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
 batches), and repairs of its faults, seen in 3.0.12:
