@@ -15,6 +15,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Iterable
+from enum import Enum
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -34,6 +35,17 @@ _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~!$&'()*+,;=:%-]+\])?(?::\d*
 """RFC 3986, `host [":" port]`, of which RFC 9112 asks exactly one in HTTP/1.1. It may be empty."""
 _VERSIONS = ("1.1", "1.0")
 """The older one is for health checks and proxies that speak no other. Its connections end with the answer."""
+
+
+class _Stage(Enum):
+    """How far an incoming request has come, where nothing of it is kept here."""
+
+    HEAD = "its head is arriving"
+    OFFER = "its head is there, and is read again without the other protocol that it offers"
+    HANDED = "the application has it, and gets its body"
+
+
+_HEAD, _OFFER, _HANDED = _Stage.HEAD, _Stage.OFFER, _Stage.HANDED
 
 
 def write_at_once(
@@ -79,28 +91,21 @@ class BoundedProtocol(HttpToolsProtocol):
         """When the connection is ended for what it waits for: the first request, the rest of one, or the next one."""
         self.take_by = math.inf
         """When the connection is ended because its client does not read what is sent to it."""
-        self._heads = 0
-        self._in_head = False
-        self._arriving = False
-        """Whether a request has begun to arrive, and is not there whole."""
+        self._incoming: _Stage | list[bytes] | RtpError | None = None
+        """The request that has begun to arrive and is not there whole, if any. Once its head is there: of a prediction
+        that is answered here, what is there of its body; of one that is shed, why (its body is not kept)."""
+        self._arrived = 0.0
+        """When the newest request's first byte came, in seconds of `monotonic`; 0 before the first request."""
         self._brought = False
         """Whether the data in hand brought more than a part of a head, or of what is around a body's chunks."""
         self._head_bytes = 0
         """Of data that brought no more, and of trailers."""
-        self._again = False
-        """Whether the head is read again, without the upgrade it offers."""
-        self._handed = False
-        """Whether the request that is arriving is with the application."""
         self._over = False
         """Nothing more is read."""
         self._due: Callable[[], None] | None = None
         """Refuses the last request once those before it are answered."""
-        self._shed: RtpError | None = None
-        self._arrived = 0.0
         self._hosts: list[bytes] | None = None
         """The one Host of an earlier request."""
-        self._body: list[bytes] | None = None
-        """What is there of the body of a prediction that is not passed on to the application yet."""
         self._answered: RequestResponseCycle | DirectCycle | None = None
         """The request that is being answered, or was last. (`cycle` is the newest, which may wait behind it.)"""
 
@@ -126,10 +131,11 @@ class BoundedProtocol(HttpToolsProtocol):
                     "this is no HTTP/1.1 request of a known method, or its body's length is ambiguous"
                 )
                 self._refuse(error, asked=[])
-        if self._body is not None and not self._over:
-            self._pass_on(self._body)
-        if self._arriving and not self._brought:
-            self._count(len(data))
+        if self._incoming is not None:  # there is more to come
+            if isinstance(self._incoming, list):
+                self._pass_on(self._incoming)
+            if not self._brought:
+                self._count(len(data))
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Have the parser call this object for all that `data` holds, whatever protocol it offers."""
@@ -159,7 +165,7 @@ class BoundedProtocol(HttpToolsProtocol):
         all other cases it ends now. (uvicorn always ends it now, and logs an error for each answer not sent yet.)"""
         if self.cycle is None or self.cycle.response_complete:
             return False
-        if not self._arriving and self.transport.get_extra_info("sslcontext") is None:  # TLS cannot be half closed
+        if self._incoming is None and self.transport.get_extra_info("sslcontext") is None:  # TLS cannot be half closed
             self.cycle.keep_alive = False
             return True
         self.cycle.disconnected = True
@@ -174,18 +180,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._in_head = True
-        if self._again:
+        again, self._incoming = self._incoming is _OFFER, _HEAD
+        if again:
             return
         self._arrived = monotonic()
         self.late_at = self.loop.time() + self.arrival_s
-        self._heads += 1
-        self._arriving = True
         self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its head, or a trailer: those are ignored, because what is said behind a body comes too late."""
-        if not self._in_head:
+        if self._incoming is not _HEAD:
             self._brought = True
             self._count(len(name) + len(value))
             return
@@ -197,11 +201,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head has arrived whole."""
-        self._in_head = False
         self._brought = True
         if self._over:
             return
-        self._again = self.parser.should_upgrade()
         size, hosts, coded = len(self.url), [], False
         for name, value in self.headers:
             size += len(name) + len(value)
@@ -217,18 +219,20 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(MalformedHead("of transfer codings there is `chunked` alone: send the body plain"))
         elif not self._has_host(hosts):
             self._refuse(MalformedHead("send exactly one Host header, with a host name and perhaps a port"))
-        elif self._again:
+        elif self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._refuse(MalformedHead("this is no proxy: CONNECT is not offered"))
+            else:
+                self._incoming = _OFFER
         elif not self._predicts():
             self._by_asgi()
         elif (error := self.shed(self.headers, self._arrived)) is not None:
-            # Its body is not kept, and the answer is sent when the body has arrived, so that the connection can go on.
-            self._shed = error
+            # The answer is sent when its body has arrived, so that the connection can go on.
+            self._incoming = error
         elif self.predict is None:
             self._by_asgi()
         else:
-            self._body = []
+            self._incoming = []
 
     def _has_host(self, hosts: list[bytes]) -> bool:
         if hosts == self._hosts:  # as in the request before
@@ -255,13 +259,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers += headers
         self.scope[ARRIVED] = self._arrived  # type: ignore[literal-required]  # a key of our own
         super().on_headers_complete()
-        self._handed = True
+        self._incoming = _HANDED
         if self.parser.get_method() == b"POST":  # an answer to HEAD has no body
             self.scope[AT_ONCE] = partial(write_at_once, self.transport, self.cycle)  # type: ignore[literal-required]  # a key of our own
 
     def _pass_on(self, body: list[bytes]) -> None:
         """Have the application wait for the rest of a prediction: it knows what is too large, and what is too late."""
-        self._body = None
         self._by_asgi()
         super().on_body(b"".join(body))
 
@@ -273,32 +276,30 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
         self._brought = True
-        if self._body is not None:
-            self._body.append(body)
-        elif not self._over and self._shed is None:
+        if isinstance(self._incoming, list):
+            self._incoming.append(body)
+        elif self._incoming is _HANDED:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has arrived whole."""
-        if self._over or self._again:
+        if self._over or self._incoming is _OFFER:
             return
-        self._arriving = False
+        request, self._incoming = self._incoming, None
         self._brought = True
         self.late_at = math.inf
-        if self._body is not None:
-            self._answer_directly(b"".join(self._body))
-        elif self._shed is not None:
-            error, self._shed = self._shed, None
+        if isinstance(request, list):
+            self._answer_directly(b"".join(request))
+        elif isinstance(request, RtpError):
             if self.flow.write_paused:  # its client asks on and on, and reads nothing
                 self._over = True
                 self.transport.abort()
                 return
             keep = self._keeps_alive()
-            self._refusal(error, keep=keep, asked=self.headers)
+            self._refusal(request, keep=keep, asked=self.headers)
             if keep:
                 self.on_response_complete()
         else:
-            self._handed = False
             super().on_message_complete()
             if self.cycle.response_complete:
                 self._idle()
@@ -311,7 +312,6 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
 
     def _answer_directly(self, body: bytes) -> None:
-        self._body = None
         cycle = DirectCycle(keep_alive=self._keeps_alive())
         self.cycle = self._answered = cycle  # type: ignore[assignment]  # it has what is used of it
         task = self.loop.create_task(self._predict(cycle, _PREDICT_URLS[self.url], self.headers, self._arrived, body))
@@ -350,7 +350,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         elif self._due is not None:
             self._due()
-        elif not self._arriving:
+        elif self._incoming is None:
             self._idle()
 
     def _idle(self) -> None:
@@ -370,9 +370,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """What the connection waits for is late: say so if it is the rest of a head, and close."""
         if self.flow.write_paused or self.transport.is_closing():  # what is still to be sent would not be taken
             self.transport.abort()
-        elif self._in_head:
+        elif self._incoming is _HEAD:
             self._refuse(SlowBody(f"the request did not arrive within {self.arrival_s:g} s"))
-        elif self._arriving or self._heads == 0:
+        elif self._incoming is not None or not self._arrived:
             self.transport.abort()
         else:
             self._close()
@@ -388,8 +388,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: RtpError, *, asked: Headers | None = None) -> None:
         """Refuse the request that is arriving, after the answers to those before it, and read no more."""
         self._over = True
+        handed, self._incoming = self._incoming is _HANDED, None
         refusal = partial(self._refusal, error, keep=False, asked=self.headers if asked is None else asked)
-        if not self._handed:
+        if not handed:
             behind = self.cycle is not None and not self.cycle.response_complete
         elif behind := bool(self.pipeline):
             self.pipeline.popleft()  # it is the last of those that wait
@@ -400,7 +401,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True  # the application's answer would be a second one
             self.cycle.message_event.set()
         if behind:
-            self._arriving, self.late_at, self._due = False, math.inf, refusal
+            self.late_at, self._due = math.inf, refusal
         else:
             refusal()
 
