@@ -165,11 +165,11 @@ def test_a_longer_history_of_the_same_kind_is_read_as_one_at_the_limit(limit: in
         state = np.zeros((1, sketch.values + 2), np.float32)
         for n in np.repeat(np.arange(limit), often):
             sketch.add(state, addresses[n : n + 1], moment[n : n + 1])
-        state = torch.from_numpy(state)
+        folded = torch.from_numpy(state)
         now = torch.from_numpy(sketch.moments(np.array([START])))
-        read.append(SketchReader(sketch, float(limit)).counts(state, torch.from_numpy(asked), now)[0])
+        read.append(SketchReader(sketch, float(limit)).counts(folded, torch.from_numpy(asked), now)[0])
         whole = torch.arange(sketch.row)[:, None]
-        total = SketchReader(sketch, float(limit)).counts(state, whole, now)[0].sum((0, 1))
+        total = SketchReader(sketch, float(limit)).counts(folded, whole, now)[0].sum((0, 1))
         np.testing.assert_allclose(total.numpy(), limit, rtol=2e-3)
     np.testing.assert_allclose(read[1].numpy(), read[0].numpy(), rtol=5e-2, atol=1e-3)  # float16 sums
 

@@ -320,10 +320,10 @@ def total(half_life_days: int, times_ms: Sequence[int], now_ms: int) -> float:
     return sum(2.0 ** -(age / half_life_days) if half_life_days else 1.0 for age in days)
 
 
-def scaled(values: Array, totals: Array, limit: float) -> Array:
+def scaled(values: NDArray[np.float32], totals: NDArray[np.float32], limit: float) -> Array:
     """The values of cells [..., S], scaled down where all those of a half-life add up to more than `limit`: then they
     add up to it. `totals` [S]: what they add up to; limit 0: none."""
-    return values * np.array([min(1.0, limit / each) if limit and each else 1.0 for each in totals])
+    return np.asarray(values * np.array([min(1.0, limit / each) if limit and each else 1.0 for each in totals]))
 
 
 def mean_after(mean: Array, value: Array, count: Array) -> Array:
