@@ -26,7 +26,9 @@ def drawn(folder: Path, **training: Any) -> list[str]:
     return ["-m", "mimn.train", "--config", str(path)]
 
 
-def labelled(folder: Path, *, epochs: int, test_labels_flipped: bool = False, **training: Any) -> list[str]:
+def labelled(
+    folder: Path, *, epochs: int, learning_rate: float = 1e-2, test_labels_flipped: bool = False, **training: Any
+) -> list[str]:
     """Arguments of a training on labelled impressions, its data and its configuration in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -50,8 +52,8 @@ def labelled(folder: Path, *, epochs: int, test_labels_flipped: bool = False, **
     (folder / "labelled.toml").write_text(
         'name = "x"\n[model]\nvariant = "pooling"\nmemory_induction = false\nutilization = false\nembedding_dim = 4\n'
         'head = "deepfm"\nhead_units = [16, 8]\n[windows]\nlength = 16\noccasions = 8\n'
-        f"[training]\nepochs = {epochs}\npatience = {epochs}\nwindows_per_batch = 5\nlearning_rate = 1e-2\n"
-        + _toml(training)
+        f"[training]\nepochs = {epochs}\npatience = {epochs}\nwindows_per_batch = 5\n"
+        f"learning_rate = {learning_rate}\n" + _toml(training)
     )
     return [
         "-m", "mimn.impressions", "train", "--description", str(folder / "dataset.toml"),

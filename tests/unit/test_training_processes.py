@@ -42,12 +42,14 @@ def by_processes(count: int, arguments: list[str], output: Path) -> dict[str, An
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("task", "embeddings"), [("drawn", "dense"), ("taught", "dense"), ("labelled", "sparse")])
-def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "embeddings", "apart"), [("drawn", "dense", 1e-4), ("taught", "dense", 1e-4), ("labelled", "sparse", 1e-5)]
+)
+def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, apart: float, tmp_path: Path) -> None:
     arguments = (
         drawn(tmp_path, embeddings=embeddings, teachers=1 if task == "taught" else 0)
         if task != "labelled"
-        else labelled(tmp_path, epochs=2, embeddings=embeddings)
+        else labelled(tmp_path, epochs=2, learning_rate=1e-4, embeddings=embeddings)
     )
     one, two = (by_processes(count, arguments, tmp_path / f"by {count}") for count in (1, 2))
     assert len(one["curve"]) == len(two["curve"]) == 2
@@ -56,8 +58,9 @@ def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, tmp_path
         assert {k: v for k, v in epoch.items() if isinstance(v, int)} == {
             k: v for k, v in same.items() if isinstance(v, int)
         }
-    # Weights differ by rounding alone: the same samples, in the same steps.
-    assert abs(one["curve"][0]["loss"] - two["curve"][0]["loss"]) < 1e-4
+    # Weights differ by rounding alone: the same samples, in the same steps. Of rounding, where a gradient is nearly 0,
+    # Adam makes steps as large as the learning rate, so what is apart grows with that.
+    assert abs(one["curve"][0]["loss"] - two["curve"][0]["loss"]) < apart
     assert {path.name for path in (tmp_path / "by 1").iterdir()} == {
         path.name for path in (tmp_path / "by 2").iterdir()
     }
