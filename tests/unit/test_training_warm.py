@@ -358,7 +358,8 @@ def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.
     data = msgspec.structs.replace(config.data, min_users=200)
     training = msgspec.structs.replace(config.training, epochs=1)
     config = msgspec.structs.replace(config, data=data, training=training)
-    drawn.train(config, tmp_path / "a")
+    named = msgspec.structs.replace(config, model=config.model | {"count_limit": 50.0})
+    drawn.train(named, tmp_path / "a")
     more = msgspec.structs.replace(config, data=msgspec.structs.replace(data, min_users=1))
     model = stopped_before_the_first_step(
         monkeypatch, lambda: drawn.train(more, tmp_path / "b", start=Start(tmp_path / "a"))
@@ -368,6 +369,7 @@ def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.
     weights = load_model(tmp_path / "a" / run.MODEL).items.weight
     expected = weights[np.concatenate([[0], old.item_rows(new.items)])]
     assert torch.equal(model.items.weight, expected)
+    assert model.config.count_limit == 50.0, "its weights were learned within it"
 
 
 def test_a_run_that_keeps_the_state_is_a_new_head_over_the_states_of_its_start(yesterday: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from mimn.training.procedure import train_run
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.teachers import FOLDER, Teachers, teacher_configs
-from mimn.training.warm import Origin, Start
+from mimn.training.warm import Origin, Start, limits_of
 
 VALIDATION_NEGATIVES = 4
 """All drawn negatives choose the epoch: a single one is too noisy."""
@@ -80,8 +80,10 @@ class DrawnNegatives:
         fitted = fit_event_fields(data.prepared, data.train_users)
         if fitted.specs:
             check_reads_fields(config.architecture)
+        self._architecture = config.architecture
         if origin is not None:
             known, fitted = origin.grown(known, fitted, rules)
+            self._architecture = limits_of(origin.config, config.architecture)
         self.known, self.fitted = known, fitted
         self.hashes = f"data {data.events.sha256[:16]}, instances {data.instances.sha256[:16]}"
         self._fields = EventFields.of(data.prepared, data.train_users, fitted) if fitted.specs else None
@@ -106,7 +108,7 @@ class DrawnNegatives:
 
     def untrained(self) -> ClickModel:
         """The model with weights drawn from torch's generator."""
-        config, ids = self._config.architecture, self.known.ids
+        config, ids = self._architecture, self.known.ids
         tables = None if self._fields is None else self._fields.model(config, self.known)
         rows = len(ids.items) + 1, len(ids.categories) + 1
         return untrained(config, *rows, tables, self._data.action_rules)
