@@ -75,7 +75,7 @@ class ProgressReader:
             elif now != partitions:  # each user would be looked for in another partition
                 raise NoNamespace(
                     f"{keys.meta} says {now} partitions, and said {partitions} before: has another program written it? "
-                    "If the namespace was dropped and made anew, restart RTP"
+                    "If the namespace was dropped and created again, restart RTP"
                 )
         elif last is None:
             if meta is None:

@@ -115,8 +115,8 @@ class Metrics:
         self.take_ups = Counter(
             "uic_take_ups",
             "Partitions taken up, by what was found: new (no progress), go_on, gap (the log starts above progress), "
-            "continued (an operator accepted the log), rebuilt (an operator began it anew), broken (waits for an "
-            "operator).",
+            "continued (an operator accepted the log), rebuilt (an operator had it folded again from the start), "
+            "broken (waits for an operator).",
             ["decision"],
             registry=r,
         )

@@ -136,7 +136,7 @@ class PoolCommands:
         try:
             await self._ask("SADD", into, name)
         except ReadOnlyError:
-            await self._ask("SADD", into, name, anew=True)
+            await self._ask("SADD", into, name, reconnect=True)
             await self.close()
         await self._ask("SET", key, value, "PX", str(lasts_ms))
 
@@ -148,11 +148,11 @@ class PoolCommands:
             if connection is not None:
                 connection.close()
 
-    async def _ask(self, *command: str | bytes, anew: bool = False) -> Any:
-        """The reply to a command; with `anew`, on a new connection."""
+    async def _ask(self, *command: str | bytes, reconnect: bool = False) -> Any:
+        """The reply to a command; with `reconnect`, on a new connection."""
         connection = await self._take()
         try:
-            if anew and connection is not None:
+            if reconnect and connection is not None:
                 connection.close()
             if connection is not None and connection.free:
                 try:
