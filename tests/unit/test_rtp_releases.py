@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from errno import EACCES
 from functools import cache
 from hashlib import sha256
+from os import stat_result
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +226,27 @@ def test_a_manifest_of_another_bundle_says_nothing_of_a_release_before() -> None
         request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={name: 1.0})
         with pytest.raises(InvalidRequest, match=name):
             await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+
+    asyncio.run(play())
+
+
+class Locked(type(Path())):  # type: ignore[misc]  # Path chooses its class by itself before Python 3.12
+    """A folder that this process may not look into."""
+
+    def stat(self, *, follow_symlinks: bool = True) -> stat_result:
+        raise PermissionError(EACCES, "Permission denied", str(self))
+
+
+def test_a_folder_of_bundles_that_cannot_be_looked_into_does_not_keep_a_process_from_serving() -> None:
+    world = World(folder=Locked("/locked"))
+    record = begin(None, named(SKETCH), serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+    world.store.values["uic:rollout"] = encode_record(abort(record, "r1", reason="worse", now_ms=NOW_MS))
+
+    async def play() -> None:
+        await world.watcher.look()
+        await asyncio.wait_for(world.follower.begin(), 30)
+        assert world.follower.unready is None
+        await world.ask(USERS[0])
 
     asyncio.run(play())
 

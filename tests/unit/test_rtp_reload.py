@@ -29,6 +29,7 @@ from support.waiting import until
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
+SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
 CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
 
 
@@ -384,6 +385,21 @@ def test_the_age_is_unknown_while_a_partition_never_caught_up() -> None:
     world.store.values = dict(world.stored.values)
     asyncio.run(watcher(world).look())
     assert math.isnan(world.metrics.registry.get_sample_value("rtp_oldest_partition_age_seconds") or 0)
+
+
+def test_the_age_is_unknown_while_the_namespace_in_service_was_never_read() -> None:
+    world = World(model(TINY))
+    watching = watcher(world)
+
+    def age() -> float:
+        asyncio.run(watching.look())
+        found = world.metrics.registry.get_sample_value("rtp_oldest_partition_age_seconds")
+        assert found is not None
+        return found
+
+    assert age() >= 0
+    world.in_service.replace(Release.of(model(SKETCH), prefix="uic", generation=0))  # as a forced reload does
+    assert math.isnan(age())
 
 
 def test_trouble_is_logged_when_it_begins_and_not_again() -> None:

@@ -300,6 +300,39 @@ def test_every_repeated_name_is_named() -> None:
     assert list(faults(twice)) == ["user_id", "candidates", "user"]
 
 
+REPEATED = "given more than once: keep one"
+PLAIN = b'"candidates": [{"item_id": 1, "category_id": 2}]'
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        (b'"candidates": [{"item_id": 1, "item_id": 2, "category_id": 3}]', "candidates[0].item_id"),
+        (b'"candidates": [{"item_id": 1, "category_id": 3, "item_id": 1}]', "candidates[0].item_id"),
+        (b'"candidates": [{"item_id": 1, "category_id": 3}, {"item_id": 1, "category_id": 3, "category_id": 4}]',
+         "candidates[1].category_id"),
+        (PLAIN + b', "user": {"age": "a", "plan": 1, "age": "b"}', "user.age"),
+        (PLAIN + b', "user": {"age": {"deep": 1}, "age": "b"}', "user.age"),
+        (PLAIN + b', "context": {"at": "12:30", "at": "12:30"}', "context.at"),
+        (PLAIN + b', "context": {"a:b": 1, "a:b": 1}', "context.a:b"),
+        (PLAIN + b', "context": {"hour": 3, "hou\\u0072": 3}', "context.hour"),
+    ],
+)  # fmt: skip
+def test_a_name_that_a_candidate_or_the_fields_repeat_is_named(members: bytes, named: str) -> None:
+    assert faults(b'{"user_id": "u", %s}' % members) == {named: REPEATED}
+    assert faults(b'{"user_id": "u", %s%s}' % (b" " * NAMED_WITHIN_BYTES, members)) == {named: REPEATED}
+
+
+def test_a_colon_in_a_name_or_a_text_is_no_repetition() -> None:
+    read = decode_request(
+        b'{"user_id": "u:v", "context": {"a:b": 1, "at": "12:30:00", "of": ["x:", ":y"]}, %s}' % PLAIN
+    )
+    assert read.context == {"a:b": 1, "at": "12:30:00", "of": ["x:", ":y"]}
+    assert faults(b'{"user_id": "u", "candidates": [{"item_id": "1:2", "category_id": 2}]}').keys() == {
+        "candidates[0].item_id"
+    }
+
+
 def test_a_repeated_name_whose_first_value_is_of_a_wrong_type_is_refused_for_that() -> None:
     twice = b'{"user_id": 5, "user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}]}'
     assert faults(twice) == {"user_id": "must be a string, not an integer"}

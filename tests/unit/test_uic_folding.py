@@ -500,6 +500,31 @@ def resolve(worker: Worker, partition: int, action: str, from_offset: int | None
     return resolution
 
 
+class GivenUp(Future[Progress]):
+    """What an operator waits for, who gives up, on a thread of their own, as soon as there is an answer."""
+
+    def set_result(self, result: Progress) -> None:
+        self.cancel()
+        super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        self.cancel()
+        super().set_exception(exception)
+
+
+def test_the_fold_goes_on_if_an_operator_gives_up_just_then() -> None:
+    worker = Worker(FakeTopic(2), FakeStore())
+    worker.log.assign(0)
+    worker.settle()
+    for partition in (0, 1):  # one that is not broken, and one of another process
+        outcome = GivenUp()
+        worker.updater._resolutions.append(Resolution(partition, "rebuild", None, outcome))
+        worker.until(outcome.done)
+    resolution = Resolution(0, "continue", None, GivenUp())
+    resolution.fulfil(Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0))
+    assert resolution.outcome.cancelled()
+
+
 def test_another_partition_count_stops_consumption() -> None:
     from uic.core.ports import PartitionCountChanged
 

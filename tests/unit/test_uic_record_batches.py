@@ -131,6 +131,16 @@ def test_the_time_of_appending_counts_where_the_topic_says_so() -> None:
     assert read(PartitionRecords, data) == read(Fetcher.PartitionRecords, data)
 
 
+def test_a_time_of_appending_below_zero_is_left_to_python() -> None:
+    data = batch([(100, b"k", b"v", [])])[HEADER_BYTES:]
+    if (built := library()) is None:
+        pytest.skip(skips.NO_COMPILED_STEP)  # an error in CI, which sets CTR_COMPILED_STEP
+    header = BatchHeader(0, 100, -1, 1)
+    assert parse_batch(built, header._replace(append_ms=7), bytes(data)) is not None
+    assert parse_batch(built, header, bytes(data)) is None
+    assert [one.timestamp for one in by_python(header, bytes(data))] == [-1]
+
+
 def test_a_time_that_64_bits_hold_only_as_the_sum_of_base_and_delta_is_read_as_java_reads_it() -> None:
     times = [2**63 - 1, -(2**63) + 5, 1_700_000_000_000, 0]
     data = b"".join(

@@ -120,7 +120,7 @@ class BatchHeader(NamedTuple):
 def parse_batch(built: ctypes.CDLL, header: BatchHeader, payload: bytes) -> Columns | None:
     """The records in a batch's payload, decompressed; None if anything about them is unusual. The columns hold
     addresses in `payload`."""
-    if not 0 <= header.records <= len(payload):
+    if not 0 <= header.records <= len(payload) or (header.append_ms is not None and header.append_ms < 0):
         return None
     columns = np.empty((8, header.records), np.int64)
     append_ms = -1 if header.append_ms is None else header.append_ms

@@ -199,12 +199,11 @@ class ProgressWatcher:
             log.warning("progress cannot be read", namespace=namespace, reason=reason, exc_info=not ours and error)
 
     def _measure(self) -> None:
-        """Set the gauges: of what answers users, the worst."""
-        answering = [release.progress for release in self._in_service.answering if release.progress is not None]
-        if not answering:
-            return
+        """Set the gauges: of what answers users, the worst; not known if one's progress is not."""
         now_ms = self._reader.clock.now_ms()
-        oldest = [progress.oldest_ms(now_ms) for progress in answering]
+        answering = [release.progress for release in self._in_service.answering]
+        oldest = [None if progress is None else progress.oldest_ms(now_ms) for progress in answering]
         known = [age for age in oldest if age is not None]
-        self._metrics.partition_age.set(math.nan if len(known) < len(oldest) else max(known) / 1000)
-        self._metrics.as_of_ahead.set(max(progress.ahead_ms(now_ms) for progress in answering) / 1000)
+        self._metrics.partition_age.set(max(known) / 1000 if len(known) == len(oldest) else math.nan)
+        ahead = [progress.ahead_ms(now_ms) for progress in answering if progress is not None]
+        self._metrics.as_of_ahead.set(max(ahead, default=0) / 1000)

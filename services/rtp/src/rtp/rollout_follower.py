@@ -190,20 +190,24 @@ class RolloutFollower:
         self._older = None
 
     async def begin(self) -> None:
-        """Look for the first time, and return when the release in service is loaded or refused."""
+        """Look for the first time, and return when the release in service is loaded or refused, or nothing loads it."""
         await self.look()
-        while self.record and self.record.serving not in self._loaded.keys() | self.refused.keys():
+        while self._is_loading and self.record and self.record.serving not in self._loaded.keys() | self.refused.keys():
             await asyncio.sleep(0.01)
 
     async def settled(self) -> None:
         """Return when no load is going on."""
-        while self._loading is not None and not self._loading.done():
+        while self._loading is not None and self._is_loading:
             await asyncio.wait([self._loading])
 
     # Loading
 
+    @property
+    def _is_loading(self) -> bool:
+        return self._loading is not None and not self._loading.done()
+
     def _load(self) -> None:
-        if (self._loading is None or self._loading.done()) and next(self._wanted(), None) is not None:
+        if not self._is_loading and next(self._wanted(), None) is not None:
             self._loading = asyncio.create_task(self._load_wanted())
 
     def _wanted(self) -> Iterator[rollouts.Release]:
@@ -239,8 +243,8 @@ class RolloutFollower:
             return
         self._remembered = True
         for release in self.record.past:
-            path = self._bundles.of(release)
             try:
+                path = self._bundles.of(release)
                 asked = await self._loader.read(partial(read_asked, path))
                 if asked.sha256 != release.manifest:
                     raise ReloadRefused(f"{path} is another bundle")

@@ -118,8 +118,8 @@ def _predict(path: str, max_deadline_ms: int, example: dict[str, Any]) -> dict[s
         "description": (
             "Scores each candidate by the user's stored state, in the order of the request. A store that is away or "
             "late degrades the answer (see `state.status`) rather than failing it. `calibrated` says whether a score "
-            "is a click probability. A request that gives one of its own names more than once, such as `user`, is "
-            "refused."
+            "is a click probability. A request in which the body, a candidate, `user` or `context` has a name more "
+            "than once is refused."
         ),
         "operationId": path.strip("/").replace("/", "_"),
         "parameters": [

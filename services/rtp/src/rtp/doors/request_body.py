@@ -10,8 +10,8 @@ body that is not, or in which anything is wrong, is decoded from the beginning a
 An id may be written as any whole JSON number, such as 19113.0 or 1.9113e4: JSON Schema counts these as integers, and
 some callers' libraries write them. Such bodies are rare and take a second decoding.
 
-Decoders keep the last of two members with one name, so the first would go unread: a name that a request repeats is a
-fault, too (`_repeats`).
+Decoders keep the last of two members with one name, so the first would go unread: a name that is repeated, by the
+request, a candidate, `user` or `context`, is a fault, too (`_repeats`).
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def decode_request(body: bytes | bytearray) -> ScoreRequest:
         return plain
     try:
         wire = _decode(body)
-        if _repeats(body):
-            raise InvalidRequest([FieldFault(name, _MESSAGES["repeated"]) for name in _repeated(body)])
+        if _repeats(body, len(wire.candidates)) and (names := _repeated(body)):
+            raise InvalidRequest([FieldFault(name, _MESSAGES["repeated"]) for name in names[:MAX_FAULTS]])
         user, context = _fields("user", wire.user), _fields("context", wire.context)
     except msgspec.ValidationError as error:
         raise _refusal(body, error) from error
@@ -157,7 +157,7 @@ def _plain(body: bytes | bytearray) -> ScoreRequest | None:
         user, context = _fields("user", wire.user), _fields("context", wire.context)
     except (InvalidRequest, *_NOT_JSON):
         return None
-    if user is None or context is None or _has_fault(wire, user, context) or _repeats(found.rest):
+    if user is None or context is None or _has_fault(wire, user, context) or _repeats(found.rest, 0):
         return None
     return _request(wire, user, context, found.item_ids, found.category_ids)
 
@@ -177,19 +177,27 @@ def _decode(body: bytes | bytearray) -> _WireRequest:
     return _WireRequest(wire.user_id, candidates, wire.request_id, wire.user, wire.context, wire.require_state)
 
 
-def _repeats(text: bytes | bytearray) -> bool:
-    """Whether an object, whose members are all known by name, has a name more than once. Each member has one colon
-    beside those of its value, and a decoder shows the last one of each name: if any is left out, colons are left over.
-    """
-    members = _decode_members(text)
-    return text.count(b":") != len(members) + sum([bytes(value).count(b":") for value in members.values()])
+def _repeats(text: bytes | bytearray, candidates: int) -> bool:
+    """Whether the request or one of its candidates may have a name more than once. Each member has one colon beside
+    those of its value, and a decoder shows the last one of each name: if any is left out, colons are left over. A
+    candidate has two members, and no colon in an id."""
+    members = {name: bytes(value).count(b":") for name, value in _decode_members(text).items()}
+    return text.count(b":") != len(members) + sum(members.values()) or members["candidates"] != 2 * candidates
 
 
 def _repeated(text: bytes | bytearray) -> list[str]:
-    """The names that are in an object more than once, in their order."""
-    members = json.loads(text, object_pairs_hook=list, parse_int=str, parse_float=str)
-    times = Counter(name for name, _ in members)
-    return [name for name, count in times.items() if count > 1]
+    """The names that the request or one of its candidates has more than once, in their order."""
+    # An object as the tuple of its members, a list as a list.
+    members = json.loads(text, object_pairs_hook=tuple, parse_int=str, parse_float=str)
+    found = [*_twice(members)]
+    for name, value in members:
+        if name == "candidates":
+            found += [f"{name}[{i}].{one}" for i, each in enumerate(value) for one in _twice(each)]
+    return found
+
+
+def _twice(members: Iterable[tuple[str, Any]]) -> list[str]:
+    return [name for name, count in Counter(name for name, _ in members).items() if count > 1]
 
 
 _Fields = dict[str, FieldValue]
@@ -203,14 +211,18 @@ def _fields(which: str, value: msgspec.Raw) -> _Fields | None:
     if len(text) > MAX_FIELDS_BYTES:
         raise InvalidRequest([FieldFault(which, f"must have at most {MAX_FIELDS_BYTES} bytes")])
     try:
-        return _decode_fields(text)
+        fields: _Fields = _decode_fields(text)
     except msgspec.ValidationError:
-        pass
-    try:
-        members = _decode_members(text)
-    except msgspec.ValidationError:
-        return None
-    return {name: _value(member) for name, member in members.items()}
+        try:
+            members = _decode_members(text)
+        except msgspec.ValidationError:
+            return None
+        fields = {name: _value(member) for name, member in members.items()}
+    if bytes(text).count(b":") != len(fields):  # a text has a colon, or a name is repeated
+        members_of = json.loads(bytes(text), object_pairs_hook=tuple, parse_int=str, parse_float=str)
+        if names := _twice(members_of):
+            raise InvalidRequest([FieldFault(f"{which}.{name}", _MESSAGES["repeated"]) for name in names[:MAX_FAULTS]])
+    return fields
 
 
 def _value(member: msgspec.Raw) -> FieldValue:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -45,12 +46,12 @@ class Resolution:
 
     def refuse(self, error: Exception) -> None:
         """Tell the operator, if they still wait, that it cannot be done."""
-        if not self.outcome.done():
+        with suppress(InvalidStateError):  # they gave up, on their own thread
             self.outcome.set_exception(error)
 
     def fulfil(self, progress: Progress) -> None:
         """Tell the operator, if they still wait, what was stored."""
-        if not self.outcome.done():
+        with suppress(InvalidStateError):
             self.outcome.set_result(progress)
 
 
