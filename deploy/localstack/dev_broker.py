@@ -13,6 +13,10 @@ from kafka.errors import KafkaError
 
 from localstack.ports import LOOPBACK
 from localstack.server import Server
+from uic.log.kafka_repairs import open_kafka_client
+
+LOOK_MS = 2000
+"""How long one try looks for a broker."""
 
 
 class DevBroker(Server):
@@ -50,7 +54,9 @@ class DevBroker(Server):
 def broker_answers(bootstrap: str) -> bool:
     """Whether a Kafka client gets an answer from `bootstrap` now."""
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=2000, request_timeout_ms=5000)
+        admin = open_kafka_client(
+            KafkaAdminClient, bootstrap_servers=bootstrap, bootstrap_timeout_ms=LOOK_MS, request_timeout_ms=5000
+        )
     except KafkaError:
         return False
     try:

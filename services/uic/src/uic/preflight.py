@@ -13,6 +13,7 @@ from uic.core import deployment
 from uic.core.deployment import Finding, Severity, creation
 from uic.core.ports import StateStore
 from uic.errors import UnsuitableTopic
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable
 from uic.logs import say
@@ -33,7 +34,7 @@ def check_topic(settings: KafkaSettings) -> None:
     """
     timeouts = {"bootstrap_timeout_ms": min(BOOTSTRAP_MS, settings.request_timeout_ms)}
     try:
-        admin = KafkaAdminClient(**settings.client_options() | timeouts)
+        admin = open_kafka_client(KafkaAdminClient, **settings.client_options() | timeouts)
         try:
             described = [t for t in admin.describe_topics([settings.topic]) if t["error_code"] == 0]
             topics = topic_facts(admin, described)

@@ -8,7 +8,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from uic.log.kafka_repairs import end_sender
+from uic.log.kafka_repairs import end_sender, open_kafka_client
 
 
 def open_producer(
@@ -27,7 +27,8 @@ def open_producer(
         KafkaError: no broker answers in time.
     """
     timeout_ms = int(timeout_s * 1000)
-    return KafkaProducer(
+    return open_kafka_client(
+        KafkaProducer,
         **dict(client)
         | {
             "enable_idempotence": idempotent,
@@ -40,7 +41,7 @@ def open_producer(
             "bootstrap_timeout_ms": timeout_ms,
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
-        }
+        },
     )
 
 

@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_id_of
 
 
@@ -38,7 +39,7 @@ class BrokerView:
         """
         self._topic = topic
         self._group = group
-        self._admin = KafkaAdminClient(**options)
+        self._admin = open_kafka_client(KafkaAdminClient, **options)
 
     def topic_id(self) -> bytes:
         """The topic's id as of a moment between call and return; zeros if there is no such topic, or it has no id.

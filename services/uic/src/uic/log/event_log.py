@@ -18,6 +18,7 @@ from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_id_of
 
 VERDICT_MARGIN_S = 0.5
@@ -140,8 +141,9 @@ class KafkaLog:
         with _held(self._asking, self._timeout_s):
             try:
                 if self._admin is None:
-                    self._admin = KafkaAdminClient(
-                        **self._client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+                    self._admin = open_kafka_client(
+                        KafkaAdminClient,
+                        **self._client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms},
                     )
                 [found] = self._admin.describe_topics([topic])
             except KafkaError as error:

@@ -9,23 +9,27 @@ batches), and repairs of its faults, seen in 3.0.12:
 * `unblock_paused`: a resumed partition is not silent for ever.
 * `_Fetcher`: an answer that is too large is not asked for again and again.
 * `poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
+* `open_kafka_client`: a client that finds no broker leaves no thread and no open file.
+* `_Manager`: a connection that cannot be made leaves no open socket.
 
 Another version of the library may move any of this, so `check_client` names the first assumption that does not hold.
-Decision 32 says what each repair is for.
+Decisions 32 and 187 say what each repair is for.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cache
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import kafka
 import numpy as np
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
 from kafka.consumer.subscription_state import SubscriptionState
@@ -33,6 +37,9 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import CorruptRecordError, InvalidReceiveError, UnknownTopicOrPartitionError, UnsupportedCodecError
+from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 from kafka.producer.sender import Sender
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
@@ -50,6 +57,20 @@ from uic.settings import MAX_BATCH_BYTES
 
 
 ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
+    "consumers, producers and admin clients make their network with kafka_client(**options)": lambda: all(
+        "kafka_client" in kind.DEFAULT_CONFIG and uses(kind.__init__, "_manager")
+        for kind in (KafkaConsumer, KafkaProducer, KafkaAdminClient)
+    ),
+    "a network is made of a NetworkSelector and a KafkaConnectionManager, which are closed": lambda: (
+        takes(KafkaNetClient.__init__, "self", "net", "manager")
+        and takes(KafkaConnectionManager.__init__, "self", "net")
+        and uses(KafkaNetClient.close, "_manager", "_net", "close")
+        and uses(NetworkSelector.close, "_io_thread", "stop", "_selector")
+    ),
+    "a manager connects in _build_transport(node, timeout_at)": lambda: (
+        takes(KafkaConnectionManager._build_transport, "self", "node", "timeout_at")
+        and uses(KafkaConnectionManager._connect, "_build_transport")
+    ),
     "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: uses(
         KafkaConsumer.__init__, "_coordinator", "_fetcher", "_subscription", "_cluster", "_net", "_manager"
     ),
@@ -128,6 +149,59 @@ def check_client() -> None:
             f"{'; '.join(found)}. "
             "Install kafka-python>=3.0.12,<3.1"
         )
+
+
+# Connecting
+
+
+Client = TypeVar("Client")
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
+    """Connections of which one that cannot be made leaves no socket open.
+
+    The library does not close it. The error's traceback refers to it, from a cycle, so it stays open until the
+    collector of cycles runs, which UIC lets do so rarely.
+    """
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super()._build_transport(node, timeout_at)
+        except Exception as error:
+            _forget_locals(error)
+            raise
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
+    """A connected client: `kind` is the library's `KafkaConsumer`, `KafkaProducer` or `KafkaAdminClient`, and `options`
+    are its options. Close it.
+
+    The library starts a thread and opens files before it looks for a broker, and leaves them if it finds none. Here
+    they are closed, whatever the constructor raises.
+
+    Raises:
+        KafkaError: no broker answers in time.
+        UnsuitableClient: see `check_client`.
+    """
+    check_client()
+    with ExitStack() as started:
+
+        def network(**configs: Any) -> KafkaNetClient:
+            net = NetworkSelector(**configs)
+            started.callback(net.close)
+            manager = _Manager(net, **configs)
+            started.callback(manager.close)
+            return KafkaNetClient(net, manager)
+
+        client = kind(**options, kafka_client=network)
+        started.pop_all()
+    return client
 
 
 # Joining the group
@@ -211,7 +285,7 @@ def open_consumer(*, most_bytes: int = MAX_BATCH_BYTES, **options: Any) -> Kafka
     """
     check_client()
     assignor = ClaimingAssignor()
-    consumer = KafkaConsumer(**options, partition_assignment_strategy=[assignor])
+    consumer = open_kafka_client(KafkaConsumer, **options, partition_assignment_strategy=[assignor])
     assignor.holds = consumer.assignment
     read_batches_with_uic(consumer, PartitionBatches, most_bytes=most_bytes)
     consumer._coordinator.__class__ = _Coordinator

@@ -8,7 +8,7 @@ from typing import Any
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from uic.log.kafka_repairs import read_batches_with_uic
+from uic.log.kafka_repairs import open_kafka_client, read_batches_with_uic
 from uic.log.unreachable import unreachable
 from uic.settings import MAX_BATCH_BYTES
 
@@ -37,7 +37,7 @@ def open_lone_consumer(
         "bootstrap_timeout_ms": int(timeout_s * 1000),
     }
     try:
-        consumer = KafkaConsumer(**dict(client) | options | more)
+        consumer = open_kafka_client(KafkaConsumer, **dict(client) | options | more)
     except KafkaError as error:
         raise unreachable(client, error) from error
     read_batches_with_uic(consumer, most_bytes=most_bytes)

@@ -18,6 +18,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartit
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_facts import topic_id_of
@@ -77,7 +78,9 @@ class PartitionReader:
             UnsuitableTopic: there is no such topic.
         """
         with _named(no_broker(self._client)):
-            admin = KafkaAdminClient(**self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)})
+            admin = open_kafka_client(
+                KafkaAdminClient, **self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)}
+            )
             try:
                 [found] = admin.describe_topics([self._topic])
             finally:

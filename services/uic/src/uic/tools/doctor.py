@@ -31,7 +31,8 @@ from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts, creation
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.topics import erased_topic
-from uic.errors import UicError
+from uic.errors import UicError, UnsuitableClient
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.redis_client import open_client
@@ -276,8 +277,10 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
     timeout_ms = int(timeout_s * 1000)
     client = settings.client_options()
     try:
-        admin = KafkaAdminClient(**client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms})
-    except KafkaError as error:
+        admin = open_kafka_client(
+            KafkaAdminClient, **client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+        )
+    except (KafkaError, UnsuitableClient) as error:
         return Log(error=type(error).__name__, topics={})
     names = [settings.topic, settings.dead_letter_topic, erased_topic(settings.topic)]
     try:
@@ -350,7 +353,9 @@ def _written(client: Mapping[str, Any], topics: Sequence[str], timeout_s: float)
     since_ms = time.time_ns() // 1_000_000 - traffic.RECENT_MS
     written = {}
     try:
-        consumer = KafkaConsumer(**dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms})
+        consumer = open_kafka_client(
+            KafkaConsumer, **dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms}
+        )
     except KafkaError:
         return {}
     try:

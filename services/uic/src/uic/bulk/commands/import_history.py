@@ -22,6 +22,7 @@ from uic.bulk.folder import Folder
 from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
 from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.partition_reader import log_reader
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable
@@ -118,7 +119,9 @@ def _archived(folder: str, topic_id: UUID | None, kafka: KafkaSettings, *, witho
 def _retention_ms(kafka: KafkaSettings) -> int | None:
     """The topic's retention; None if the broker does not say."""
     try:
-        admin = KafkaAdminClient(**kafka.client_options() | {"bootstrap_timeout_ms": kafka.request_timeout_ms})
+        admin = open_kafka_client(
+            KafkaAdminClient, **kafka.client_options() | {"bootstrap_timeout_ms": kafka.request_timeout_ms}
+        )
         try:
             facts = topic_facts(admin, admin.describe_topics([kafka.topic]))
         finally:
