@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -73,11 +74,16 @@ def test_an_outage_of_the_broker_is_a_line_when_it_begins_and_one_when_it_ends(
         def lines(text: str) -> list[str]:
             return [line for line in uic.worker.log.read_text().splitlines() if text in line]
 
+        assert uic.worker.child is not None
+        process = psutil.Process(uic.worker.child.pid)
+        files, threads = process.num_fds(), process.num_threads()
         began = datetime.now(UTC)
         own_kafka.stop()
         until(lambda: lines('event="log unavailable"'), "it says that the log is away", within_s=60)
         until(lambda: "log_unavailable" in str(uic.admin("/readyz")), "/readyz says so", within_s=10)
         until(lambda: lines("left_out="), "a repeated line is counted", within_s=60)
+        until(lambda: process.num_fds() <= files, "connections that failed leave no open file", within_s=10)
+        assert process.num_threads() <= threads
         own_kafka.start()
         until(lambda: lines('event="log available again"'), "it says that the log is back", within_s=60)
         until(lambda: uic.admin("/readyz").get("degraded") == [], "all is well", within_s=60)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
@@ -18,6 +18,9 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.future import Future
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 from kafka.producer.sender import Sender
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.record.default_records import DefaultRecordBatch
@@ -71,6 +74,15 @@ def other(self: Any, *arguments: Any) -> None:
 
 Broken = Callable[[pytest.MonkeyPatch], None]
 CHANGES: dict[str, Broken] = {
+    "consumers, producers and admin clients make their network with kafka_client(**options)": lambda patch: (
+        patch.delitem(KafkaProducer.DEFAULT_CONFIG, "kafka_client")
+    ),
+    "a network is made of a NetworkSelector and a KafkaConnectionManager, which are closed": lambda patch: (
+        patch.setattr(NetworkSelector, "close", other)
+    ),
+    "a manager connects in _build_transport(node, timeout_at)": lambda patch: patch.setattr(
+        KafkaConnectionManager, "_connect", other
+    ),
     "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda patch: patch.setattr(
         KafkaConsumer, "__init__", other
     ),
@@ -225,3 +237,7 @@ def test_the_library_still_needs_each_repair() -> None:
     completed = inspect.getsource(ConsumerCoordinator._on_join_complete_async)
     assert "if revoked:" in completed
     assert "self.request_rejoin()" in completed
+    for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
+        assert "except" not in inspect.getsource(kind.__init__)
+    for connects in (KafkaNetSocket.connect, KafkaNetSocket.sock_connect, KafkaConnectionManager._build_transport):
+        assert "close()" not in inspect.getsource(connects)
