@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.dev_broker import DevBroker
@@ -22,12 +22,14 @@ from localstack.topics import create_topics, topics
 from localstack.uic_and_rtp import UicWorker
 from localstack.valkey import Valkey
 from localstack.wait import until
+from mimn.state import decode_progress, partition_of
 from mimn.state.codec import SPARSE, WHOLE
 from support.alert_rules import faults, scenario_of
 from support.one_node_cluster import OneNodeCluster
 from support.world import BUNDLE, World
 from torture.watching import metric, owned, partitions, readiness, samples, wait_well
 from torture.wire import Wire
+from uic.log.topic_reader import read_to_end
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
@@ -300,6 +302,37 @@ def test_a_topic_that_grows_stops_consumption_by_name(
     refused = UicWorker("refused", world.folder / "refused", world.surroundings)
     with pytest.raises(Ended, match=f"{PARTITIONS + 1}"):
         refused.start()
+
+
+def test_events_that_a_growth_moves_between_old_partitions_are_no_dead_letters(
+    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
+) -> None:
+    world = make_world(real_kafka, valkey.url, valkey.prefix)
+    worker = world.worker()
+    world.produce(100)
+    world.wait_folded()
+    before = world.progress_records()
+    admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+    admin.create_partitions({world.topics.events: PARTITIONS + 1})
+    admin.close()
+    users = [f"user-{i}".encode() for i in range(40)]
+    at = {user: partition_of(user, PARTITIONS + 1) for user in users}
+    moved = [user for user in users if at[user] not in (PARTITIONS, partition_of(user, PARTITIONS))]
+    assert moved, "UIC reads their new partitions"
+    with KafkaProducer(bootstrap_servers=real_kafka, acks="all") as producer:
+        for user in users:
+            event = world.event(user.decode()).SerializeToString()
+            producer.send(world.topics.events, key=user, value=event, partition=at[user]).get(timeout=20)
+    until(lambda: not worker.ready(), "UIC says NOT_SERVING", within_s=60)
+    assert "partition_count" in worker.log.read_text()
+    worker.stop()
+    client = {"bootstrap_servers": real_kafka}
+    assert list(read_to_end(client, world.topics.dlq)) == []
+    after = {p: world.progress(p) for p in range(PARTITIONS + 1)}
+    assert after.pop(PARTITIONS) is None, "the new partition is never taken up"
+    ends = {p: some.next_offset for p, some in after.items() if some is not None}
+    firsts = {p: decode_progress(record).next_offset for p, record in before.items()}
+    assert all(ends[at[user]] == firsts[at[user]] for user in moved), "their batches stay unfolded"
 
 
 def test_a_cluster_as_store(make_world: MakeWorld, kafka: str, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from uic.core.ports import (
     Described,
     Fetched,
     LogMessage,
+    NotCounted,
     NotDescribed,
     OutOfRange,
+    PartitionCount,
     Revoked,
 )
 from uic.core.records import Records
@@ -93,6 +95,10 @@ class FakeTopic:
         log.end = offset
         log.records = [r for r in log.records if r.offset < offset]
 
+    def grow(self, partitions: int) -> None:
+        """The topic is given more partitions; from now on `event` and `erase` go by the new count."""
+        self.partitions |= {p: Partition() for p in range(len(self), partitions)}
+
     def make_anew(self) -> None:
         """The topic is deleted and created again under the same name."""
         for p in self.partitions:
@@ -109,6 +115,10 @@ class FakeLog:
         self.chunk = chunk
         self.away = False
         self.coordinator_refuses = False
+        self.counts = 0
+        """How often the topic's partitions were counted."""
+        self.no_count = False
+        """No broker says how many partitions there are."""
         self.queued: list[LogMessage] = []
         self.reading: dict[int, tuple[int, int]] = {}
         """Partition → (tag, position)."""
@@ -151,6 +161,11 @@ class FakeLog:
                 position = reading[1] if reading is not None and reading[0] == tag else None
                 bounds = LogBounds(log.start, log.end, self.topic.topic_id)
                 self.queued.append(Described(p, tag, bounds, self.wall_ms, position, log.end))
+
+    def count_partitions(self) -> None:
+        self.counts += 1
+        lost = self.away or self.no_count
+        self.queued.append(NotCounted("away") if lost else PartitionCount(len(self.topic)))
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         if partition in self.assigned:

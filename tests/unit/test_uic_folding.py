@@ -30,6 +30,7 @@ from uic.core.event import Reason
 from uic.core.fold import Part, Round
 from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
+from uic.core.ports import PartitionCount
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 from uic.errors import InvalidField
@@ -526,16 +527,89 @@ def test_the_fold_goes_on_if_an_operator_gives_up_just_then() -> None:
 
 
 def test_another_partition_count_stops_consumption() -> None:
-    from uic.core.ports import PartitionCountChanged
-
     topic, store = FakeTopic(2), FakeStore()
     worker = Worker(topic, store)
     worker.log.assign(0, 1)
-    worker.log.queued.append(PartitionCountChanged(3))
+    worker.log.queued.append(PartitionCount(3))
     topic.event(users_of(0, 2, 1)[0])
     worker.settle()
     assert store.states == {}
     assert worker.updater.status.reasons[0].startswith("partition_count")
+
+
+def test_a_partition_beyond_the_count_is_never_taken_up_and_stops_consumption() -> None:
+    topic, store = FakeTopic(2), FakeStore()
+    topic.grow(4)
+    worker = Worker(topic, store, partitions=2)
+    worker.log.assign(0, 1)
+    worker.catch_up()
+    topic.append(2, b"u", event_value("u"))
+    worker.log.assign(2)
+    worker.turn()
+    assert worker.updater.status.reasons[0] == "partition_count: topic behavior-events has at least 3 partitions, not 2"
+    worker.settle()
+    assert set(store.progress) == {0, 1}
+    assert {p.partition for p in worker.updater.status.partitions} == {0, 1}
+
+
+@pytest.mark.parametrize("model", [MODEL, COMPILED_MODEL], ids=["in waves", "compiled"])
+def test_records_that_a_grown_topic_makes_look_misrouted_are_no_dead_letters(model: Model) -> None:
+    topic, store = FakeTopic(2), FakeStore()
+    worker = Worker(topic, store, partitions=2, model=model)
+    worker.log.assign(0, 1)
+    users = [f"u{i}" for i in range(20)]
+    for user in users:
+        topic.event(user)
+    worker.catch_up()
+    before = store.snapshot()
+    topic.grow(3)
+    moved = [user for user in users if partition_of(user.encode(), 3) == 1 - partition_of(user.encode(), 2)]
+    assert moved, "their new partition is an old one"
+    for user in moved:
+        topic.event(user)
+    worker.settle()
+    assert worker.dead_letters.arrived == []
+    assert store.snapshot() == before, "their batches stay unfolded"
+    assert worker.updater.status.reasons[0] == "partition_count: topic behavior-events has 3 partitions, not 2"
+
+
+def test_what_is_misrouted_waits_until_a_broker_says_how_many_partitions_there_are() -> None:
+    topic, store = FakeTopic(2), FakeStore()
+    here, elsewhere = users_of(0, 2, 1)[0], users_of(1, 2, 1)[0]
+    worker = Worker(topic, store)
+    worker.log.assign(0, 1)
+    worker.catch_up()
+    worker.log.no_count = True
+    topic.append(0, elsewhere.encode(), event_value(elsewhere))
+    topic.event(here)
+    topic.event(elsewhere)
+    worker.until(lambda: stored_state(store, elsewhere, 2) is not None)  # the other partition goes on
+    worker.settle()
+    assert worker.dead_letters.arrived == []
+    assert worker.partition(0).reason == "the log does not answer: away"
+    asked = worker.log.counts
+    worker.log.no_count = False
+    worker.catch_up()
+    assert worker.dead_letters.reasons == {0: "misrouted"}
+    assert worker.partition(0).reason == ""
+    assert stored_state(store, here, 2) is not None
+    assert worker.log.counts == asked + 1
+
+
+def test_the_partitions_are_counted_once_for_all_batches_that_wait_and_never_for_sound_ones() -> None:
+    topic, store = FakeTopic(4), FakeStore()
+    worker = Worker(topic, store)
+    worker.log.assign(0, 1, 2, 3)
+    for i in range(40):
+        topic.event(f"u{i}")
+    worker.catch_up()
+    assert worker.log.counts == 0
+    for p in range(4):
+        stray = users_of((p + 1) % 4, 4, 1)[0]
+        topic.append(p, stray.encode(), event_value(stray))
+    worker.catch_up()
+    assert len(worker.dead_letters.arrived) == 4
+    assert worker.log.counts == 1
 
 
 def test_no_commit_writes_more_states_than_the_bound() -> None:

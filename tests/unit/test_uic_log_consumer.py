@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition
+from kafka.errors import KafkaConnectionError
 
-from uic.core.ports import Described, ErasuresAway
+from uic.core.ports import Described, ErasuresAway, NotCounted, PartitionCount
 from uic.log import consumer
 from uic.log.consumer import LogConsumer
 from uic.settings import KafkaSettings
@@ -24,6 +25,8 @@ class BusyLog:
         self.end = 100
         self.lacks = ""
         """A topic that the broker does not know."""
+        self.count: int | None = 3
+        """Partitions of the topic, as the broker tells; None: it does not answer."""
         self.open_from: int | None = None
         """Where a transaction begins that was left open."""
         self._subscription = SimpleNamespace(assignment={})
@@ -45,6 +48,11 @@ class BusyLog:
 
     def topic_trouble(self, topic: str) -> str:
         return "does not exist" if topic == self.lacks else ""
+
+    def partition_count(self) -> int:
+        if self.count is None:
+            raise KafkaConnectionError("away")
+        return self.count
 
     def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
         self.end += 1
@@ -93,3 +101,16 @@ def test_a_missing_topic_of_erasures_is_told_once_and_when_it_is_there_again(mon
     busy.lacks = ""
     log._check_erasures()
     assert log.messages(0) == [ErasuresAway("does not exist"), ErasuresAway("")]
+
+
+def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:
+    busy = BusyLog()
+    log, client = consumer_of(busy)
+    log.count_partitions()
+    log._obey(client)
+    busy.count = None
+    log.count_partitions()
+    log._obey(client)
+    counted, away = log.messages(0)
+    assert counted == PartitionCount(3)
+    assert isinstance(away, NotCounted)

@@ -281,10 +281,17 @@ class Advised:
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionCountChanged:
-    """The topic has another number of partitions than N."""
+class PartitionCount:
+    """How many partitions the topic has: the answer to `Log.count_partitions`, and told unasked once it is not N."""
 
     partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotCounted:
+    """No answer to `Log.count_partitions`."""
+
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +333,8 @@ LogMessage = (
     | OutOfRange
     | Unreadable
     | Advised
-    | PartitionCountChanged
+    | PartitionCount
+    | NotCounted
     | TopicAway
     | ErasuresAway
     | LogAway
@@ -345,6 +353,9 @@ class Log(Protocol):
 
     def describe(self, tags: Mapping[int, int]) -> None:
         """Ask for the bounds of partitions (partition → tag); answered by `Described` or `NotDescribed`."""
+
+    def count_partitions(self) -> None:
+        """Ask a broker how many partitions the topic has now; answered by `PartitionCount` or `NotCounted`."""
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         """Read a partition from `offset`; what is fetched carries `tag`."""

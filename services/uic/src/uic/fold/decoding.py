@@ -1,5 +1,8 @@
 """Step 2 of the protocol: which records are folded next, as batches of operations. Records that are no events go to the
 dead letters, and a batch stays in hand until all of its own are acknowledged.
+
+Misrouted records may mean that the topic was given more partitions: then they lie where they belong, and are no dead
+letters. So before any of them is sent, a broker is asked how many partitions there are (decision 189).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import replace
 from mimn.state import Actions, partition_of
 from uic.core.letters import Letter
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, Waiting, decode, take, take_together
-from uic.core.ports import Compiled, DeadLetters
+from uic.core.ports import Compiled, DeadLetters, Log
 from uic.core.routing import MisroutedWindow
 from uic.core.start_position import BrokenReason
 from uic.fold.health import Health
@@ -43,6 +46,7 @@ class Decoding:
         compiled: Compiled | None,
         in_waves: bool,
         dead_letters: DeadLetters,
+        event_log: Log,
         sessions: Sessions,
         take_up: TakeUp,
         health: Health,
@@ -56,6 +60,7 @@ class Decoding:
         self._compiled = compiled
         self._partition_of = partition_of if compiled is None else compiled.partition_of
         self._dead_letters = dead_letters
+        self._log = event_log
         self._sessions = sessions
         self._take_up = take_up
         self._health = health
@@ -68,6 +73,10 @@ class Decoding:
             else replace(self._bounds, max_records=min(self._bounds.max_records, SHORT_RECORDS))
         )
         self._misrouted = MisroutedWindow(settings.misrouted_share)
+        self._asked_for: list[tuple[Reading, InHand]] = []
+        """Those for which the question of the topic's count is on its way."""
+        self._to_ask_for: list[tuple[Reading, InHand]] = []
+        """Those read since, which that answer says nothing about."""
 
     def batches(self, large: bool, now: float) -> list[tuple[Reading, Batch]]:
         """Batches to fold now, of partitions in turn that have many records pending (`large`), or few."""
@@ -96,7 +105,58 @@ class Decoding:
         if new:
             self._decode(new)
         in_hand = [(reading, reading.in_hand) for reading in chosen]
-        return [(r, held.batch) for r, held in in_hand if held is not None and self._delivered(r, held, now)]
+        ready_to_fold = [
+            (reading, held.batch)
+            for reading, held in in_hand
+            if held is not None and self._routed(reading, held) and self._delivered(reading, held, now)
+        ]
+        self._ask()
+        return ready_to_fold
+
+    def counted(self) -> None:
+        """The topic has N partitions: what is misrouted by that is misrouted. A partition stops whose producers put too
+        many records where they do not belong, except for records that an operator has accepted."""
+        asked_for, self._asked_for = self._asked_for, []
+        for reading, held in asked_for:
+            held.counting = False
+            if self._sessions.get(reading.partition) is not reading or reading.in_hand is not held:
+                continue
+            reading.reason = ""
+            misrouted = held.batch.misrouted_from(reading.progress.misrouted_to)
+            if self._misrouted.exceeded_by(misrouted):
+                share = f"{self._settings.misrouted_share:.0%}"
+                self._take_up.stop(
+                    reading,
+                    BrokenReason.MISROUTED,
+                    f"more than {share} of the last records do not lie in their key's partition; producers must "
+                    "partition by murmur2 (librdkafka: partitioner=murmur2_random)",
+                )
+                continue
+            self._misrouted.add(len(held.batch.records), misrouted)
+            held.routed = True
+        self._ask()
+
+    def not_counted(self, detail: str, now: float) -> None:
+        """No broker said how many partitions the topic has: ask again later."""
+        asked_for, self._asked_for = self._asked_for, []
+        for reading, held in asked_for:
+            held.counting = False
+            reading.reason = f"the log does not answer: {detail}"
+            reading.due = now + self._settings.retry_interval_s
+        self._ask()
+
+    def _routed(self, reading: Reading, held: InHand) -> bool:
+        """Whether the batch's misrouted records may become dead letters."""
+        if not held.routed:
+            held.counting = True
+            self._to_ask_for.append((reading, held))
+        return held.routed
+
+    def _ask(self) -> None:
+        """One question at a time, for all batches that wait for an answer."""
+        if self._to_ask_for and not self._asked_for:
+            self._asked_for, self._to_ask_for = self._to_ask_for, []
+            self._log.count_partitions()
 
     def _at_once(self, ready: list[Reading], large: bool) -> Iterator[list[Reading]]:
         """Those whose fronts are taken together: only for small partitions is a batch's length known in advance."""
@@ -137,22 +197,13 @@ class Decoding:
         return fronts
 
     def _decode(self, fronts: list[tuple[Reading, Front]]) -> None:
-        """Take batches in hand. A partition stops whose producers put too many records where they do not belong, except
-        for records that an operator has accepted."""
+        """Take batches in hand."""
         batches = decode([front for _, front in fronts], self._actions, self._compiled)
         for (reading, _), batch in zip(fronts, batches, strict=True):
-            misrouted = batch.misrouted_from(reading.progress.misrouted_to)
-            if self._misrouted.exceeded_by(misrouted):
-                share = f"{self._settings.misrouted_share:.0%}"
-                self._take_up.stop(
-                    reading,
-                    BrokenReason.MISROUTED,
-                    f"more than {share} of the last records do not lie in their key's partition; producers must "
-                    "partition by murmur2 (librdkafka: partitioner=murmur2_random)",
-                )
-                continue
-            self._misrouted.add(len(batch.records), misrouted)
-            reading.in_hand = InHand(batch)
+            routed = not batch.misrouted_from(0)
+            if routed:
+                self._misrouted.add(len(batch.records), 0)
+            reading.in_hand = InHand(batch, routed=routed)
 
     def _delivered(self, reading: Reading, held: InHand, now: float) -> bool:
         """Whether all of the batch's dead letters are acknowledged; sends those that were not sent yet."""

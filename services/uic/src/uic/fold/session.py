@@ -89,8 +89,17 @@ class InHand:
     acknowledged: int = 0
     """How many of its rejected records the dead-letter topic has."""
     sending: Sending | None = None
+    routed: bool = True
+    """Whether its misrouted records, if it has any, may become dead letters."""
+    counting: bool = False
+    """Whether it waits to hear how many partitions the topic has."""
     lost: set[str] = field(default_factory=set)
     """Users whose states the store has lost: folded again from the initial state, `partial`."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for an answer from Kafka."""
+        return self.counting or (self.sending is not None and not self.sending.delivery.done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +214,7 @@ class Reading(_Writing):
         """Whether there is something to do for the next round."""
         if not self.pending or self.due > now or not self.folds:
             return False
-        return self.in_hand is None or self.in_hand.sending is None or self.in_hand.sending.delivery.done
+        return self.in_hand is None or not self.in_hand.waits
 
 
 @dataclass(slots=True, kw_only=True)

@@ -37,9 +37,10 @@ from uic.core.ports import (
     LogAway,
     LogMessage,
     LostGroup,
+    NotCounted,
     NotDescribed,
     OutOfRange,
-    PartitionCountChanged,
+    PartitionCount,
     Ports,
     Revoked,
     TopicAway,
@@ -140,6 +141,7 @@ class StateUpdater:
             compiled=model.compiled,
             in_waves=not isinstance(model.step, FoldsMany),
             dead_letters=ports.dead_letters,
+            event_log=ports.log,
             sessions=self._sessions,
             take_up=self._take_up,
             health=self._health,
@@ -249,9 +251,12 @@ class StateUpdater:
                 self._health.log_answered("log", "bounds")
                 if partitions:
                     say(log, logging.INFO, "assigned", partitions=ranges(partitions))
+                if partitions and max(partitions) >= self._topic.partitions:
+                    self._wrong_count(f"at least {max(partitions) + 1}")
                 for p in partitions:
                     self._sessions.end(p)
-                    self._sessions.start(p, due=now)
+                    if p < self._topic.partitions:
+                        self._sessions.start(p, due=now)
             case Revoked(partitions):
                 say(log, logging.INFO, "revoked", partitions=ranges(partitions))
                 for p in partitions:
@@ -279,10 +284,12 @@ class StateUpdater:
                     say(log, logging.INFO, "offset commit failed", detail=error, partitions=ranges(partitions))
                 else:
                     self._settlement.accepted(partitions, now)
-            case PartitionCountChanged(count):
-                self._health.stop(
-                    f"partition_count: topic {self._topic.name} has {count} partitions, not {self._topic.partitions}"
-                )
+            case PartitionCount(count) if count != self._topic.partitions:
+                self._wrong_count(str(count))
+            case PartitionCount():
+                self._decoding.counted()
+            case NotCounted(detail):
+                self._decoding.not_counted(detail, now)
             case TopicAway(""):
                 self._health.log_answered("topic")
             case TopicAway(detail):
@@ -300,6 +307,11 @@ class StateUpdater:
                 self._metrics.group_losses.inc()
                 for session in self._sessions:
                     self._sessions.end(session.partition)
+
+    def _wrong_count(self, count: str) -> None:
+        self._health.stop(
+            f"partition_count: topic {self._topic.name} has {count} partitions, not {self._topic.partitions}"
+        )
 
     def _fetched(self, message: Fetched) -> None:
         reading = self._sessions.tagged(message.partition, message.tag)

@@ -30,9 +30,10 @@ from uic.core.ports import (
     LogAway,
     LogMessage,
     LostGroup,
+    NotCounted,
     NotDescribed,
     OutOfRange,
-    PartitionCountChanged,
+    PartitionCount,
     Revoked,
     TopicAway,
     Unreadable,
@@ -147,6 +148,10 @@ class LogConsumer(threading.Thread):
         """See `Log`."""
         wanted = dict(tags)
         self._commands.put(lambda consumer: self._describe(consumer, wanted))
+
+    def count_partitions(self) -> None:
+        """See `Log`."""
+        self._commands.put(lambda consumer: self._count_partitions())
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         """See `Log`."""
@@ -379,6 +384,13 @@ class LogConsumer(threading.Thread):
         if problem := self._watchdog.progress(behind, time.monotonic()):
             raise _Lost(problem)
 
+    def _count_partitions(self) -> None:
+        """The client's own metadata may be minutes old."""
+        try:
+            self._messages.put(PartitionCount(self._asked().partition_count()))
+        except KafkaError as error:
+            self._messages.put(NotCounted(f"{type(error).__name__}: {str(error)[:120]}"))
+
     def _out_of_range(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         for tp in partitions:
             tag = self._tags.get(tp.partition)
@@ -392,7 +404,7 @@ class LogConsumer(threading.Thread):
         self._check_due = time.monotonic() + CHECK_INTERVAL_S
         count = partition_count(consumer, self._topic)
         if count and count != self._settings.partitions:
-            self._messages.put(PartitionCountChanged(count))
+            self._messages.put(PartitionCount(count))
         try:  # the client knows no partitions of a topic that is gone, and neither does it while a leader is elected
             away = "" if count else self._asked().topic_trouble(self._topic)
         except KafkaError:
