@@ -38,7 +38,7 @@ from uic.app import settle_interpreter
 from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
-from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage, Ports
+from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage, PartitionCount, Ports
 from uic.core.start_position import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
@@ -103,6 +103,10 @@ class MemoryLog:
         self._queued += [
             Described(p, tag, LogBounds(0, 1 << 40, bytes(16)), 1, None, 1 << 40) for p, tag in tags.items()
         ]
+
+    def count_partitions(self) -> None:
+        """See `Log`."""
+        self._queued.append(PartitionCount(PARTITIONS))
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         """See `Log`."""

@@ -159,7 +159,7 @@ def imported(old: TopicsForTest, new: TopicsForTest, logs: list[list[BatchRecord
 
 
 def test_raising_n_leaves_out_what_was_a_dead_letter_whatever_it_holds(
-    tmp_path: Path, kafka: str, make_topics: MakeTopics
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old, new = make_topics(kafka, 2), make_topics(kafka, 4)
     at = partition_of(b"u1", 2)
@@ -171,9 +171,12 @@ def test_raising_n_leaves_out_what_was_a_dead_letter_whatever_it_holds(
         BatchRecord(1, NOW, b"u1", None, ()),
         BatchRecord(2, NOW, None, event, ()),
     ]
-    status, said = imported(old, new, logs, tmp_path / "archive")
-    assert status == 0
-    for told in ("1 of 5 records", "2 left out", "misrouted", "too_large", "missing_key"):
+    status, _ = imported(old, new, logs, tmp_path / "archive")
+    assert status == 1
+    assert "2 of 5 records would be left out: misrouted by N = 2" in capsys.readouterr().err
+    assert by_user(records_of(new)) == {}, "nothing is appended until that is accepted"
+    said = done(environment(new), "import_history", "--archive", str(tmp_path / "archive"), "--leave-out-misrouted")
+    for told in ("1 of 5 records", "2 left out: misrouted by N = 2", "too_large", "missing_key"):
         assert told in said
     assert by_user(records_of(new)) == {b"u1": [(event, NOW, ())]}
     assert noted_erasures(new) == set()

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import redis
+from kafka import KafkaAdminClient
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.wait import until
 from mimn.state import Keys, namespace, partition_of
 from support import skips
 from support.bulk_running import done
 from support.one_node_cluster import ClusterNode, form
 from support.runbook import play
 from support.world import World
+from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
 
@@ -124,6 +127,66 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
         before, after = by_user(world), by_user(new[0])
         for user, values in before.items():
             assert after[user][: len(values)] == values, "every event, once, in the user's order"
+    finally:
+        for each in (*new, world):
+            each.close()
+
+
+@pytest.mark.parametrize("grown_to", [4, 3])
+def test_grown_topic(
+    tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_topics: MakeTopics, grown_to: int
+) -> None:
+    old, made = make_topics(real_kafka, 2), make_topics(real_kafka, N)
+    world = World(tmp_path / "world", old, valkey.url, valkey.prefix, {})
+    new: list[World] = []
+    sent: dict[bytes, list[bytes]] = {}
+
+    def send(count: int, partitions: int, topic: TopicsForTest = old) -> None:
+        """What producers do who have heard of `partitions`."""
+        for i in range(count):
+            user = f"user-{i % 40}"
+            key, value = user.encode(), world.event(user).SerializeToString()
+            world.producer.send(topic.events, key=key, value=value, partition=partition_of(key, partitions))
+            sent.setdefault(key, []).append(value)
+        world.producer.flush(timeout=30)
+
+    def stop_producers(told: Mapping[str, str], words: list[str]) -> None:
+        send(100, grown_to)  # what came meanwhile
+
+    def start_producers(told: Mapping[str, str], words: list[str]) -> None:
+        assert words == [made.events, str(N)]
+        send(60, N, made)
+        new.append(World(tmp_path / "new", made, valkey.url, valkey.prefix, {}))
+        new[0].keys = Keys(namespace(world.bundle.manifest.fingerprint, 1), valkey.prefix)
+
+    def start_workers(told: Mapping[str, str], words: list[str]) -> None:
+        new[0].worker(UIC_BUNDLE__GENERATION=told["UIC_BUNDLE__GENERATION"])
+
+    try:
+        worker = world.worker()
+        send(400, 2)
+        world.wait_folded()
+        admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+        admin.create_partitions({old.events: grown_to})
+        admin.close()
+        world.forget_log()  # and the producer, which does not know the new partitions
+        send(200, grown_to)
+        until(lambda: not worker.ready(), "UIC stops", within_s=60)
+        assert "partition_count" in worker.log.read_text()
+        worker.stop()
+        assert list(read_to_end({"bootstrap_servers": real_kafka}, old.dlq)) == []
+
+        tools = {
+            "create_topic": lambda told, words: None,  # `made`, so that it is deleted after the test
+            "stop_producers": stop_producers,
+            "start_producers": start_producers,
+            "start_workers": start_workers,
+        }
+        said = play("grown-topic.md", tmp_path, environment(world, tmp_path, NEW=made.events, N=str(N)), tools)
+        assert f"has grown from 2 to {grown_to} partitions" in said
+        assert "0 wrong" in said
+        new[0].wait_folded()
+        assert by_user(new[0]) == sent, "every event, once, in the user's order"
     finally:
         for each in (*new, world):
             each.close()

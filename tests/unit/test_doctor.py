@@ -308,6 +308,17 @@ def test_misrouted_records_fail_above_the_share_at_which_uic_stops(share: float,
     assert found.verdict is verdict
 
 
+def test_producers_of_a_topic_that_has_grown_are_judged_by_what_they_see() -> None:
+    key = b"user"
+    samples = (Sample(partition=partition_of(key, 3 * N), keys=(key,) * 100),)
+    assert partition_of(key, 3 * N) != partition_of(key, N)
+    topics = dict(HEALTHY.log.topics) | {EVENTS.name: replace(EVENTS, partitions=3 * N)}
+    facts = replace(HEALTHY, log=replace(HEALTHY.log, topics=topics, samples=samples))
+    failed = {f.check: f.fix for f in diagnose(facts, SETTINGS) if f.verdict is FAIL}
+    assert "partitioner of the producers" not in failed
+    assert "grown-topic.md" in failed[f"partitions of {EVENTS.name}"]
+
+
 def test_newest_records_are_decoded_as_uic_would() -> None:
     def record(value: bytes | None, key: bytes | None = b"ann") -> LogRecord:
         return LogRecord("behavior-events", 0, 0, NOW_MS, key, value, ())

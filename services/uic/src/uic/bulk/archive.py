@@ -1,6 +1,6 @@
 """The archive of a log: its raw records in Parquet files, so that Kafka need only keep days.
 
-    <root>/<topic id>/archive.json                            topic, N
+    <root>/<topic id>/archive.json                            topic, N, and N before the topic grew
     <root>/<topic id>/<partition>/manifest.json               what of the partition is archived, file by file
     <root>/<topic id>/<partition>/<first>-<last>.parquet      records of these offsets (`partition_log.RECORDS`)
 
@@ -25,6 +25,8 @@ from uic.bulk.partition_log import RECORDS
 from uic.core.records import BatchRecord
 
 VERSION: Final = 1
+GROWN: Final = 2
+"""Version of `archive.json` where the topic has grown: older programs, which would lose events of it, refuse it."""
 ARCHIVE: Final = "archive.json"
 MANIFEST: Final = "manifest.json"
 ROWS_A_GROUP: Final = 1 << 16
@@ -37,6 +39,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     topic_id: str
     partitions: int
+    grew_from: int | None = None
+    """How many partitions the topic had before it was given more; None if it was not, as far as is known."""
 
 
 class ArchivedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +104,7 @@ class Archive:
 
     @property
     def partitions(self) -> int:
-        """N."""
+        """N: how many the topic had when it was last archived."""
         return self.about.partitions
 
     def manifest(self, partition: int) -> PartitionManifest | None:
@@ -229,22 +233,37 @@ class Archive:
         return self.folder.below(str(partition))
 
 
-def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int) -> Archive:
+def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, folded: int | None = None) -> Archive:
     """The archive of a topic below `root`, made if there is none.
 
+    A topic may have been given more partitions. An archive that was begun before knows it; a new one goes by `folded`.
+
+    Args:
+        root: holds archives.
+        topic: its name.
+        topic_id: 16 bytes.
+        partitions: how many the topic has now.
+        folded: how many UIC was told that it has; None: nothing was told.
+
     Raises:
-        BadArchive: the archive under this topic id says another topic or partition count.
+        BadArchive: the archive under this topic id says another topic, or more partitions.
     """
-    about = About(topic=topic, topic_id=str(UUID(bytes=topic_id)), partitions=partitions)
-    folder = root.below(about.topic_id)
+    name = str(UUID(bytes=topic_id))
+    folder = root.below(name)
     if folder.exists(ARCHIVE):
         there = open_archive(root, topic_id)
-        if there.about != about:
+        if there.about.topic != topic or there.partitions > partitions:
             raise BadArchive(
                 f"{folder.url} was made for topic {there.about.topic} of {there.partitions} partitions, and the topic "
                 f"is {topic} of {partitions}: archive into another folder"
             )
-        return there
+        if there.partitions == partitions:
+            return there
+        grew_from: int | None = there.about.grew_from or there.partitions
+    else:
+        grew_from = folded if folded is not None and folded < partitions else None
+    version = VERSION if grew_from is None else GROWN
+    about = About(version=version, topic=topic, topic_id=name, partitions=partitions, grew_from=grew_from)
     folder.write(ARCHIVE, msgspec.json.encode(about))
     return Archive(folder, about)
 
@@ -265,7 +284,7 @@ def open_archive(root: Folder, topic_id: bytes | None = None) -> Archive:
         about = msgspec.json.decode(folder.read(ARCHIVE), type=About)
     except (msgspec.DecodeError, ValueError) as error:
         raise BadArchive(f"{folder.url}/{ARCHIVE} cannot be read: {error}") from error
-    if about.topic_id != wanted[0] or about.version != VERSION:
+    if about.topic_id != wanted[0] or about.version not in (VERSION, GROWN):
         raise BadArchive(f"{folder.url}/{ARCHIVE} is of topic {about.topic_id}, version {about.version}")
     return Archive(folder, about)
 

@@ -128,13 +128,20 @@ def new_job(
         kept: the states in service whose ledgers are kept.
 
     Raises:
-        BadArchive: the archive has a hole, a doubled file, or another partition count.
+        BadArchive: the archive has a hole, or a doubled file.
+        BulkRefused: it is of another topic or partition count, or of a topic that has grown.
     """
     if (archive.about.topic, archive.partitions) != (target.topic, target.n):
         raise BulkRefused(
             f"the archive is of topic {archive.about.topic} with {archive.partitions} partitions, the settings say "
             f"{target.topic} with {target.n}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or import the "
             "archive into the topic (ctr import)"
+        )
+    if archive.about.grew_from is not None:
+        raise BulkRefused(
+            f"the archive says that topic {target.topic} has grown from {archive.about.grew_from} to "
+            f"{archive.partitions} partitions, so events of one user lie in two of them: import the archive into a new "
+            "topic (docs/runbooks/grown-topic.md)"
         )
     manifests = [archive.checked(p) for p in range(archive.partitions)]
     return BackfillJob(

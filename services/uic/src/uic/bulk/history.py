@@ -2,8 +2,9 @@
 archive of another topic.
 
 Every record has a place in its source, `(lane, number)`: numbers rise within a lane, and all records of a user lie in
-one lane in the user's order. Appended in this order with the place in a header, a user's records keep their order, and
-whoever reads the topic can tell for each lane how far a killed import came.
+one lane in the user's order; where the archived topic has grown, in two, of which one comes first. Appended in this
+order with the place in a header, a user's records keep their order, and a reader of the topic can tell for each lane
+how far a killed import came.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import hashlib
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
@@ -29,9 +31,10 @@ from mimn.data.sorting import SortingWriter
 from mimn.data.tables import TableReader
 from mimn.state import partition_of
 from mimn.state.actions import NAMES
-from uic.bulk.archive import Archive
+from uic.bulk.archive import Archive, PartitionManifest
 from uic.bulk.errors import BulkRefused
 from uic.core.event import MAX_KEY_BYTES, MAX_VALUE_BYTES, Reason, check_key
+from uic.tools.letter_replay import REPLAY_OF, decode_origin
 
 PLACE: Final = "ctr-import"
 """Header of an imported record: the source, lane and number, as `encode_place` writes them."""
@@ -67,6 +70,10 @@ class History(Protocol):
     @property
     def records(self) -> int:
         """How many there are, those left out included."""
+
+    @property
+    def first_lanes(self) -> range:
+        """Lanes that must be in the topic whole before a record of any other is."""
 
     @property
     def oldest_ms(self) -> int | None:
@@ -107,6 +114,7 @@ class DescribedHistory:
     """The `[events]` of a description, sorted by time; rows of one time in the order of the files. One lane."""
 
     oldest_ms = None
+    first_lanes = range(0)
 
     def __init__(self, path: Path, work: Path | None = None) -> None:
         """Reads and sorts the files into a temporary folder below `work` (default: the system's); closes with it.
@@ -268,25 +276,43 @@ def _category_of(
 class ArchivedHistory:
     """An archive's records, partition by partition: a lane each. Records keep key, value, headers and time, so that
     what was malformed stays malformed. Events of users who were erased since are left out, and so are records that
-    were dead letters whatever they hold: a misrouted one would be in its place now, and be folded."""
+    were dead letters whatever they hold: a misrouted one would be in its place now, and be folded.
 
-    def __init__(self, archive: Archive, erased: Mapping[int, Mapping[bytes, int]]) -> None:
+    If the topic had N partitions and was given more, a user may have older records in the partition by N, and newer
+    ones in the one by the count of now. What lies in its place by N alone comes first, in lanes of its own; then what
+    lies in its place by the count of now. A user's records in one partition are in order there; so all are, without
+    holding or comparing any.
+    """
+
+    def __init__(
+        self, archive: Archive, erased: Mapping[int, Mapping[bytes, int]], grew_from: int | None = None
+    ) -> None:
         """
         Args:
             archive: of another topic.
             erased: by partition of the archive, key → offset up to which the user's events are left out.
+            grew_from: N before the topic grew, if the archive does not say it.
 
         Raises:
             BadArchive: it has a hole, or files that do not belong.
+            BulkRefused: `grew_from` is no lower count.
         """
         self._archive = archive
         self._erased = erased
+        self.grew_from = archive.about.grew_from if grew_from is None else grew_from
+        """N before the topic grew; None if it did not."""
+        if self.grew_from is not None and not 0 < self.grew_from < archive.partitions:
+            raise BulkRefused(
+                f"the archived topic has {archive.partitions} partitions, so it has not grown from {self.grew_from}"
+            )
         self._manifests = [archive.checked(p) for p in range(archive.partitions)]
         about = archive.about
         self.topic = about.topic, archive.topic_id
         self.source = hashlib.sha256(f"{about.topic} {about.topic_id}".encode()).hexdigest()[:16]
         self.left_out: Counter[Reason] = Counter()
-        """Dead letters of the archived topic that `read` has left out."""
+        """Dead letters of the archived topic that `read` has left out, without misrouted ones."""
+        self.doubled = 0
+        """Replays of dead letters that `read` has left out, because it brings the originals."""
 
     @property
     def records(self) -> int:
@@ -294,39 +320,94 @@ class ArchivedHistory:
         return sum(manifest.records for manifest in self._manifests)
 
     @property
+    def first_lanes(self) -> range:
+        """See `History`: of the records that lie in their place by the count before the topic grew."""
+        first = self._archive.partitions
+        return range(first, first + (self.grew_from or 0))
+
+    @property
     def oldest_ms(self) -> int | None:
         """See `History`: of the first records, which in a log are the oldest."""
         first = [next(self._archive.records(m, 1), None) for m in self._manifests if m.records]
         return min((some.column("timestamp")[0].as_py() for some in first if some is not None), default=None)
 
+    @property
+    def counts(self) -> str:
+        """By which N records are looked for, in words."""
+        now = f"N = {self._archive.partitions}"
+        return now if self.grew_from is None else f"N = {self.grew_from} and by {now}"
+
+    def misrouted(self) -> int:
+        """How many records have a key and do not lie in its partition, by no count that the topic had: `read` leaves
+        them out. Reads the keys of all of them."""
+        found = 0
+        for manifest in self._manifests:
+            for keys in self._archive.keys(manifest):
+                for row in pc.value_counts(keys).to_pylist():
+                    key, n = row["values"], row["counts"]
+                    if check_key(key) is None and not self._in_place(key, manifest.partition):
+                        found += n
+        return found
+
     def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
         """See `History`."""
+        for lane, manifest in zip(self.first_lanes, self._manifests, strict=False):
+            yield from self._lane(lane, manifest, after.get(lane, -1))
         for manifest in self._manifests:
-            done, erased = after.get(manifest.partition, -1), self._erased.get(manifest.partition, {})
-            if manifest.end <= done + 1:
-                continue
-            for some in self._archive.records(manifest):
-                for row in some.to_pylist():
-                    if row["offset"] <= done:
-                        continue
-                    key, value = row["key"], row["value"]
-                    if value is not None and erased.get(key, -1) >= row["offset"]:
-                        continue
-                    reason = self._never_folded(key, value, manifest.partition)
-                    if reason is not None:
-                        self.left_out[reason] += 1
-                        continue
-                    # A null header becomes an empty one: kafka-python writes no other.
-                    headers = tuple((h["name"], h["value"] or b"") for h in row["headers"] or () if h["name"] != PLACE)
-                    yield HistoryRecord(Place(manifest.partition, row["offset"]), key, value, headers, row["timestamp"])
+            yield from self._lane(manifest.partition, manifest, after.get(manifest.partition, -1))
 
-    def _never_folded(self, key: bytes | None, value: bytes | None, partition: int) -> Reason | None:
-        """Why a record of this partition was a dead letter whatever its value holds, or None."""
-        if reason := check_key(key):
-            return reason
-        if partition_of(key or b"", self._archive.partitions) != partition:
-            return Reason.MISROUTED
-        return Reason.TOO_LARGE if value is not None and len(value) > MAX_VALUE_BYTES else None
+    def _lane(self, lane: int, manifest: PartitionManifest, done: int) -> Iterator[HistoryRecord]:
+        if manifest.end <= done + 1:
+            return
+        partition, moved = manifest.partition, lane in self.first_lanes
+        erased = self._erased.get(partition, {})
+        for some in self._archive.records(manifest):
+            for row in some.to_pylist():
+                offset, key, value = row["offset"], row["key"], row["value"]
+                if offset <= done:
+                    continue
+                if reason := check_key(key):
+                    if not moved:  # else it is counted when the partition is read as a whole
+                        self.left_out[reason] += 1
+                    continue
+                home = partition_of(key, self._archive.partitions)
+                if (home != partition) is not moved or (moved and self._place_before(key) != partition):
+                    continue
+                if value is not None and erased.get(key, -1) >= offset:
+                    continue
+                if value is not None and moved and key in self._erased.get(home, {}):
+                    continue  # erased after the topic grew
+                if value is not None and len(value) > MAX_VALUE_BYTES:
+                    self.left_out[Reason.TOO_LARGE] += 1
+                    continue
+                headers = row["headers"] or ()
+                if self.grew_from is not None and self._doubles(key, headers):
+                    self.doubled += 1
+                    continue
+                # A null header becomes an empty one: kafka-python writes no other.
+                kept = tuple((h["name"], h["value"] or b"") for h in headers if h["name"] != PLACE)
+                yield HistoryRecord(Place(lane, offset), key, value, kept, row["timestamp"])
+
+    def _in_place(self, key: bytes, partition: int) -> bool:
+        """Whether a key's records belong into this partition, by the count of now or by that before."""
+        return partition in (partition_of(key, self._archive.partitions), self._place_before(key))
+
+    def _place_before(self, key: bytes) -> int | None:
+        """A key's partition before the topic grew."""
+        return None if self.grew_from is None else partition_of(key, self.grew_from)
+
+    def _doubles(self, key: bytes, headers: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a record replays a dead letter that was misrouted by the count before the topic grew, and is in its
+        place by the count of now: `read` brings the original."""
+        for header in headers:
+            if header["name"] == REPLAY_OF and (origin := decode_origin(header["value"] or b"")) is not None:
+                return (
+                    origin.topic == self._archive.about.topic
+                    and origin.partition == partition_of(key, self._archive.partitions)
+                    and origin.partition != self._place_before(key)
+                    and any(f.first <= origin.offset <= f.last for f in self._manifests[origin.partition].files)
+                )
+        return False
 
 
 def refuse_short_retention(oldest_ms: int | None, retention_ms: int | None, now_ms: int) -> None:

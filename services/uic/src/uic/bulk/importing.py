@@ -94,7 +94,8 @@ class Importer:
         """Append what the topic lacks, and wait until all of it is acknowledged.
 
         Raises:
-            BulkRefused: the settings or the topic do not allow a record (`REFUSED`). Those before it were appended.
+            BulkRefused: the settings or the topic do not allow a record (`REFUSED`), or it would come behind later
+                ones. Those before it were appended.
             LogUnavailable: something was not acknowledged; run it again.
         """
         there, erasures = self.there(reader, history.source)
@@ -144,14 +145,25 @@ class Importer:
         """The records that the topic does not have yet.
 
         Whatever of a lane lies below what every partition has is not even read.
+
+        Raises:
+            BulkRefused: a record is missing that must lie before others that are there.
         """
         lanes = {lane for some in there.values() for lane in some}
         everywhere = {lane: min(some.get(lane, -1) for some in there.values()) for lane in lanes}
+        first = history.first_lanes
+        too_late = {partition for partition, some in there.items() if any(lane not in first for lane in some)}
         for record in history.read(everywhere):
-            upto = there[partition_of(record.key, len(self._bounds.partitions))].get(record.place.lane, -1)
-            if record.place.number <= upto:
+            partition = partition_of(record.key, len(self._bounds.partitions))
+            if record.place.number <= there[partition].get(record.place.lane, -1):
                 done.already_there += 1
                 continue
+            if partition in too_late and record.place.lane in first:
+                raise BulkRefused(
+                    f"topic {self._bounds.topic} has later records of this archive, and lacks some that come before "
+                    "them: it was imported before the archived topic had grown, or producers wrote by the old number "
+                    "of partitions after that. So that users' order is kept, import the archive into another new topic"
+                )
             yield record
 
     def _landed(self, future: Any, record: HistoryRecord, erasures: list[tuple[int, int, bytes]]) -> None:

@@ -103,8 +103,9 @@ def partition_count(topic: TopicFacts, partitions: int) -> Finding:
         return fail(
             check,
             f"{topic.partitions}, the setting says {partitions}",
-            "set UIC_KAFKA__PARTITIONS to the topic's count if this namespace is new; a topic that has grown must be "
-            "replaced by a new topic and a new generation",
+            "set UIC_KAFKA__PARTITIONS to the topic's count if this namespace is new; if the topic was "
+            "given more partitions, bring its events into a new topic and a new generation "
+            "(docs/runbooks/grown-topic.md)",
         )
     return ok(check, str(partitions))
 

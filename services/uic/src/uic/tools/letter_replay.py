@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mimn.state import partition_of
 from uic.errors import NotAcknowledged, UicError
@@ -28,6 +28,21 @@ def not_replayable(letter: DeadLetter, topic: str) -> str | None:
     if not letter.key:
         return "no key"
     return None
+
+
+class Origin(NamedTuple):
+    """The original of a replayed record."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def decode_origin(value: bytes) -> Origin | None:
+    """What the header `REPLAY_OF` names; None if it names nothing."""
+    topic, _, place = value.decode("utf-8", "replace").partition("/")
+    partition, _, offset = place.partition("/")
+    return Origin(topic, int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
 
 
 def replayed(letter: DeadLetter, partitions: int) -> NewRecord:

@@ -44,7 +44,8 @@ def main(
             count = len(bounds.partitions)
             if wrong := [p for p in options.partition or () if not 0 <= p < count]:
                 parser.error(f"--partition {wrong[0]}: the topic has partitions 0 to {count - 1}")
-            archive = begin_archive(Folder(options.to), kafka.topic, bounds.topic_id, count)
+            told = kafka.partitions if "partitions" in kafka.model_fields_set else None  # a default says nothing
+            archive = begin_archive(Folder(options.to), kafka.topic, bounds.topic_id, count, told)
             archive.after = after
             archiver = Archiver(archive, reader, records_a_file=options.records_a_file, accept_gap=options.accept_gap)
             archiver.refuse_gaps(bounds.partitions)
@@ -54,7 +55,16 @@ def main(
         return 1
     records, size = sum(row.records for row in done), sum(row.bytes for row in done)
     if options.json:
-        print(json.dumps({"archive": archive.folder.url, "records": records, "bytes": size}), file=out)
+        report = {
+            "archive": archive.folder.url,
+            "records": records,
+            "bytes": size,
+            "grew_from": archive.about.grew_from,
+        }
+        print(json.dumps(report), file=out)
     else:
+        if archive.about.grew_from is not None:
+            grown = f"{kafka.topic} has grown from {archive.about.grew_from} to {count} partitions"
+            print(f"{grown}, which the archive says: see docs/runbooks/grown-topic.md", file=out)
         print(f"{records} records more in {archive.folder.url}, {size} bytes", file=out)
     return 0

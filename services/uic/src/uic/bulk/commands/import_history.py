@@ -49,6 +49,17 @@ def main(
         action="store_true",
         help="with --archive: the archived topic's notes of erasures are gone; import erased users' events as well",
     )
+    parser.add_argument(
+        "--grew-from",
+        type=int,
+        metavar="N",
+        help="with --archive: how many partitions the topic had before it got more, if the archive does not say it",
+    )
+    parser.add_argument(
+        "--leave-out-misrouted",
+        action="store_true",
+        help="with --archive: accept that records which are not in their key's partition are not imported",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
     kafka = read_client_settings().kafka
@@ -56,8 +67,22 @@ def main(
         history = (
             DescribedHistory(options.description)
             if options.description
-            else _archived(options.archive, options.topic_id, kafka, without_erasures=options.without_erasures)
+            else _archived(
+                options.archive,
+                options.topic_id,
+                kafka,
+                without_erasures=options.without_erasures,
+                grew_from=options.grew_from,
+            )
         )
+        misrouted = history.misrouted() if isinstance(history, ArchivedHistory) else 0
+        if misrouted and isinstance(history, ArchivedHistory) and not options.leave_out_misrouted:
+            raise BulkRefused(
+                f"{misrouted} of {history.records} records would be left out: misrouted by {history.counts}. If the "
+                "archived topic had another number of partitions before it was given more, name that by --grew-from, "
+                "and they are imported. If they are misrouted by their producers, replay those that you want (ctr "
+                "dead-letters replay), archive again, and accept the rest by --leave-out-misrouted"
+            )
         with log_reader(kafka) as reader:
             bounds = reader.bounds()
             if isinstance(history, ArchivedHistory) and history.topic == (kafka.topic, bounds.topic_id):
@@ -83,8 +108,12 @@ def main(
         "source": history.source,
         "records": history.records,
         "appended": done.records,
-        "left_out": history.left_out.total() if isinstance(history, ArchivedHistory) else 0,
+        "left_out": 0,
     }
+    if isinstance(history, ArchivedHistory):
+        report["left_out"] = history.left_out.total() + history.doubled + misrouted
+        report["misrouted"] = misrouted
+        report["grew_from"] = history.grew_from
     if isinstance(history, DescribedHistory):
         report["refused_rows"] = history.left_out.rows
         history.close()
@@ -93,6 +122,12 @@ def main(
     else:
         print(f"{done.records} of {report['records']} records appended to {kafka.topic}", file=out)
         if isinstance(history, ArchivedHistory):
+            if history.grew_from is not None:
+                print(f"both parts of each user's records, by {history.counts}, the older part first", file=out)
+            if misrouted:
+                print(f"{misrouted} left out: misrouted by {history.counts}", file=out)
+            if history.doubled:
+                print(f"{history.doubled} left out: replays of dead letters whose originals are imported", file=out)
             for why, n in history.left_out.items():
                 print(f"{n} left out, a dead letter of the archived topic: {why}", file=out)
         else:
@@ -101,10 +136,12 @@ def main(
     return 0
 
 
-def _archived(folder: str, topic_id: UUID | None, kafka: KafkaSettings, *, without_erasures: bool) -> ArchivedHistory:
+def _archived(
+    folder: str, topic_id: UUID | None, kafka: KafkaSettings, *, without_erasures: bool, grew_from: int | None
+) -> ArchivedHistory:
     archive = open_archive(Folder(folder), topic_id.bytes if topic_id else None)
     if without_erasures:
-        return ArchivedHistory(archive, {})
+        return ArchivedHistory(archive, {}, grew_from)
     notes = erasures_of(kafka, archive.about.topic)
     try:
         erased = notes.read(range(archive.partitions), archive.topic_id)
@@ -113,7 +150,7 @@ def _archived(folder: str, topic_id: UUID | None, kafka: KafkaSettings, *, witho
             f"the notes of erased users of {archive.about.topic} cannot be read ({error.detail}), so erased users "
             "would come back: make them available, or accept that by --without-erasures"
         ) from error
-    return ArchivedHistory(archive, erased)
+    return ArchivedHistory(archive, erased, grew_from)
 
 
 def _retention_ms(kafka: KafkaSettings) -> int | None:
