@@ -373,3 +373,14 @@ def test_a_label_is_of_no_part_while_its_window_is_open(
     _, said = ran(capsys, shop(TOML.replace("2020-09-14\n", "2020-09-13T12:27:41Z\n")), "check")
     assert re.search("impressions of the part train +2\n", said)
     assert re.search("impressions of no part, their label is not known in time +2\n", said)
+
+
+def test_check_finds_dates_of_another_time_zone_among_times_of_another_log(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dates = [T // 86_400 * 86_400 + 86_400 * day - 7200 for day in range(100)]
+    seconds = [T + 86_399 * n for n in range(5000)]
+    path = shop(events={"uid": [1] * 5100, "sku": [5] * 5100, "ts": dates + seconds})
+    status, said = ran(capsys, path, "check")
+    assert status == 1, said
+    assert re.search(r"10\d times are at 22:00 UTC exactly, as dates of another", said), said

@@ -63,7 +63,8 @@ def with_parts(*shown: tuple[int, int, int]) -> list[tuple[int, int, int]]:
 
 def test_history_ends_strictly_before_the_impression(tmp_path: Path) -> None:
     case = Case(
-        [(1, T), (1, T + 5), (1, T + 5), (1, T + 9), (2, T)], with_parts((1, T + 5, 0), (1, T + 6, 0), (3, T, 1))
+        [(1, T + 1), (1, T + 5), (1, T + 5), (1, T + 9), (2, T + 1)],
+        with_parts((1, T + 5, 0), (1, T + 6, 0), (3, T, 1)),
     )
     data = made(tmp_path, case)
     shown = data.impressions

@@ -16,9 +16,10 @@ from mimn.data.sorting import SortingWriter
     seed=st.integers(0, 1000),
     batches=st.lists(st.integers(0, 60), max_size=8),
     range_rows=st.sampled_from([7, 40, 10_000]),
+    backwards=st.booleans(),
 )
 def test_columns_are_sorted_and_equal_keys_keep_their_order(
-    tmp_path_factory: object, users: list[int], seed: int, batches: list[int], range_rows: int
+    tmp_path_factory: object, users: list[int], seed: int, batches: list[int], range_rows: int, backwards: bool
 ) -> None:
     folder = Path(tmp_path_factory.mktemp("sorted"))  # type: ignore[attr-defined]
     rng = np.random.default_rng(seed)
@@ -34,8 +35,9 @@ def test_columns_are_sorted_and_equal_keys_keep_their_order(
         for size in batches:
             writer.add({name: values[begin : begin + size] for name, values in rows.items()})
             begin += size
-        writer.finish()
-    order = np.lexsort((rows["place"], rows["time"], rows["user"]))
+        writer.finish(np.negative if backwards else None)
+    time = -rows["time"] if backwards else rows["time"]
+    order = np.lexsort((rows["place"], time, rows["user"]))
     for name, dtype in dtypes.items():
         found = np.load(folder / f"{name}.npy")
         assert found.dtype == dtype

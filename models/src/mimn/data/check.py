@@ -29,20 +29,23 @@ from mimn.data.description import (
     TimeSplit,
     read_description,
 )
-from mimn.data.events import RESOLUTIONS, DataError, resolution
+from mimn.data.events import DataError
 from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.ids import Strings
 from mimn.data.labels import known_labels, labels_known
 from mimn.data.number_bounds import usual_bounds
+from mimn.data.rounding import WholeTimes
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
 from mimn.data.tables import Columns, TableReader
 from mimn.data.tallies import NumberTally, RepeatedRows, Tally
 
 DAY_MS = 86_400_000
+QUARTER_MS = 900_000
+"""Time zones differ by quarters of an hour."""
 TIMES_OF_DATES = 2
 """Times of the day, in UTC, that the midnights of a time zone have: two, in summer and in winter."""
 MANY_EVENTS = 100
-"""So many events are not at the same time of the day by chance."""
+"""So many events are not at the same time of the day by chance, if they are a hundredth of all, too."""
 STRETCHED = 2.0
 """Numbers that are clipped are a finding where they make the deviation so many times as large."""
 _MISREAD = (
@@ -221,8 +224,8 @@ class _Check:
     def _events(self, table: EventsTable) -> None:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
         first, last = np.iinfo(np.int64).max, -1
-        resolution_ms = next(iter(RESOLUTIONS))
-        of_day: NDArray[np.int64] = np.empty(0, np.int64)
+        whole = WholeTimes()
+        quarters = np.zeros(DAY_MS // QUARTER_MS, np.int64)
         zero = 0
         actions: Counter[int] = Counter()
         reader = self._reader("events")
@@ -236,21 +239,14 @@ class _Check:
                 categories = np.union1d(categories, batch["category"])
             if len(batch["time"]):
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
-                resolution_ms = resolution(batch["time"], resolution_ms)
-                if len(of_day) <= TIMES_OF_DATES:
-                    of_day = np.union1d(of_day, batch["time"] % DAY_MS)
+                whole.add(batch["time"])
+                of_day = batch["time"][batch["time"] % QUARTER_MS == 0] % DAY_MS
+                quarters += np.bincount(of_day // QUARTER_MS, minlength=len(quarters))
             if "action" in batch:
                 actions.update(batch["action"].tolist())
         self._find_without_category("events", reader)
         self._find_item_0("events", table.item, reader, zero)
-        dates = resolution_ms < DAY_MS and len(of_day) <= TIMES_OF_DATES and self._users.counts.sum() >= MANY_EVENTS
-        if dates and self._description.impressions is not None:
-            clocks = " or ".join(map(_clock, of_day.tolist()))
-            self._report.findings.append(
-                f"`events`, column {table.time} of {reader.files}: all times are at {clocks} UTC, as dates of another "
-                "time zone are: write dates, or the events' own times. Otherwise an impression's own click lies before "
-                "it, in its history"
-            )
+        self._find_local_dates(table, reader, quarters)
         texts = reader.texts.get("action", {})
         lengths = self._users.counts
         self._report.values |= {
@@ -259,7 +255,7 @@ class _Check:
             "categories": len(categories),
             "events from": _day(first),
             "events to": _day(last),
-            "times of events are whole": RESOLUTIONS[resolution_ms],
+            "times of events are whole": _shares(whole.shares),
             "events a user, median": int(np.median(lengths)),
             "events a user, 95th percentile": int(np.percentile(lengths, 95)),
             "events a user, most": int(lengths.max()),
@@ -277,6 +273,23 @@ class _Check:
 
         if actions and not folded:
             self._report.findings.append(nothing_folded())
+
+    def _find_local_dates(self, table: EventsTable, reader: TableReader, quarters: NDArray[np.int64]) -> None:
+        """Find events at the midnights of a time zone, by how many are at each full quarter of an hour of the day."""
+        quarters[0] = 0  # midnight in UTC: dates, which are read as such
+        often = np.sort(np.argsort(quarters)[-TIMES_OF_DATES:])
+        dates = int(quarters[often].sum())
+        few = max(MANY_EVENTS, int(self._users.counts.sum()) // 100, int(quarters.sum()) * 9 // 10)
+        if dates < few or self._description.impressions is None:
+            return
+        clocks = " or ".join(
+            _clock(quarter * QUARTER_MS) for quarter in often.tolist() if quarters[quarter] * 10 > dates
+        )
+        self._report.findings.append(
+            f"`events`, column {table.time} of {reader.files}: {dates} times are at {clocks} UTC exactly, as dates of "
+            "another time zone are: write dates, or the events' own times. Otherwise an impression's own click lies "
+            "before it, in its history"
+        )
 
     def _impressions(self, table: ImpressionsTable) -> None:
         shown = clicked = late = without_user = new_item = no_row = undated = early = zero = 0
@@ -391,6 +404,13 @@ def _deviation(x: NDArray[np.float64], weight: NDArray[np.int64]) -> float:
     """Standard deviation of numbers; infinite or NaN if it is beyond float64."""
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.sqrt(np.average((x - np.average(x, weights=weight)) ** 2, weights=weight)))
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    """Units of times, with the share of each unless there is one alone."""
+    if len(shares) == 1:
+        return next(iter(shares))
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
 
 
 def _clock(ms: int) -> str:

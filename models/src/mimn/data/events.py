@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.rounding import certain_ms
+
 COLUMNS = ("user_id", "item_id", "category_id", "timestamp", "basket_id")
 
 
@@ -22,7 +24,8 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Events:
-    """n behaviors, sorted by user and then by time. The order among rows with one timestamp means nothing.
+    """n behaviors, sorted by user and then by time, or by `certain_ms` where times may be rounded. The order among rows
+    with one timestamp means nothing.
 
     All columns are [n] int64; `timestamp` counts units of `unit_ms` milliseconds since 1970-01-01 UTC.
 
@@ -38,9 +41,9 @@ class Events:
     unit_ms: int = 1000
     action: NDArray[np.uint8] | None = None
     """[n]: number on the wire (`mimn.state.actions.NAMES`); None: the data set does not say."""
-    resolution_ms: int = 1
-    """The coarsest of a millisecond, second, minute, hour and day that all times are multiples of, where impressions
-    have times of their own: an event's true time is unknown within it."""
+    rounded_ms: tuple[int, ...] = ()
+    """Units, in ms, that times may be rounded down to, where impressions have times of their own: `WholeTimes.units` of
+    `mimn.data.rounding`."""
 
     def __post_init__(self) -> None:
         if not len(self.user_id):
@@ -51,13 +54,18 @@ class Events:
         if self.action is not None and len(self.action) != len(self.user_id):
             raise DataError(f"column action has {len(self.action)} rows, user_id has {len(self.user_id)}")
         same_user = self.user_id[1:] == self.user_id[:-1]
-        in_order = np.where(same_user, self.timestamp[1:] >= self.timestamp[:-1], self.user_id[1:] > self.user_id[:-1])
+        time = self.certain_ms(self.timestamp) if self.rounded_ms else self.timestamp
+        in_order = np.where(same_user, time[1:] >= time[:-1], self.user_id[1:] > self.user_id[:-1])
         if not bool(in_order.all()):
             row = int(np.argmin(in_order)) + 1
             raise DataError(f"row {row} is out of order: sort events by user_id, then timestamp")
 
     def __len__(self) -> int:
         return len(self.user_id)
+
+    def certain_ms(self, timestamp: NDArray[np.int64]) -> NDArray[np.int64]:
+        """From when on events with these timestamps are certain to have happened. [n] → [n] ms"""
+        return certain_ms(timestamp * self.unit_ms, self.rounded_ms)
 
     @cached_property
     def users(self) -> NDArray[np.int64]:
@@ -110,7 +118,7 @@ class Events:
         """The rows where the mask is true."""
         user_id, item_id, category_id, timestamp, basket_id = (getattr(self, name)[rows] for name in COLUMNS)
         action = None if self.action is None else self.action[rows]
-        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms, action, self.resolution_ms)
+        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms, action, self.rounded_ms)
 
     @cached_property
     def sha256(self) -> str:
@@ -122,12 +130,3 @@ class Events:
         if self.action is not None:
             digest.update(np.ascontiguousarray(self.action).data)
         return digest.hexdigest()
-
-
-RESOLUTIONS = {86_400_000: "days", 3_600_000: "hours", 60_000: "minutes", 1000: "seconds", 1: "milliseconds"}
-"""Milliseconds → what whole numbers of them are called, the coarsest first."""
-
-
-def resolution(times_ms: NDArray[np.int64], most: int = 86_400_000) -> int:
-    """The coarsest of `RESOLUTIONS`, at most `most`, that all times are multiples of. [n] → ms"""
-    return next(ms for ms in RESOLUTIONS if ms <= most and not bool((times_ms % ms).any()))

@@ -2,7 +2,7 @@
 
 An **occasion** is what a user was shown at one time by one request in one context: its impressions share the history,
 the values of all context fields (the position too), the user's fields and one pass over the events. Its history is the
-events strictly before its time.
+events that are certain to have happened before its time.
 
     part      train while its label is known before the cut, validation between the cuts, test behind the second
     window    events start : start + length of one user, and the occasions whose histories end in it
@@ -43,9 +43,9 @@ class Labelled:
     def end(self) -> Ints:
         """[m]: the first event of the user that is not in the impression's history; 0 for users without events.
 
-        Events at the impression's very time are not in it: which came first is not known. So it is for events of its
-        second where their times are whole seconds, and of its day where they are dates (`Events.resolution_ms`):
-        rounded down, the click itself would lie before the impression.
+        Events at the impression's very time are not in it: which came first is not known. An event whose time may be
+        rounded down, to its second or its date, is in it if that second or day is over (`mimn.data.rounding`):
+        otherwise the click itself would lie before the impression.
         """
         end = np.empty(len(self.impressions), np.int64)
         for first in range(0, len(end), TOGETHER):
@@ -60,9 +60,7 @@ class Labelled:
         known = events.users[np.minimum(user, len(events.users) - 1)] == user_id
         user = np.where(known, user, 0)
         begin, stop = events.bounds[user], events.bounds[user + 1]
-        # One binary search for all: within a user the times rise, so (user, time) pairs do.
-        instant = time_ms // events.resolution_ms * events.resolution_ms // events.unit_ms
-        end = _first_not_before(events.timestamp, begin, stop, instant)
+        end = _first_after(events, begin, stop, time_ms)
         return np.where(known, end, 0)
 
     @cached_property
@@ -268,11 +266,15 @@ def _compact(rows: Ints, kept: NDArray[np.bool_]) -> tuple[Ints, NDArray[np.floa
     return np.take_along_axis(rows, order, -1), np.take_along_axis(kept, order, -1).astype(np.float32)
 
 
-def _first_not_before(times: Ints, begin: Ints, stop: Ints, at: Ints) -> Ints:
-    """By row, the first place in `times[begin:stop]` whose time is not below `at`. [m] each → [m]"""
+def _first_after(events: Events, begin: Ints, stop: Ints, at_ms: Ints) -> Ints:
+    """By row, the first of the events `begin:stop` of a user that is not certain to have happened at a time.
+
+    [m] each → [m]
+    """
     low, high = begin.copy(), stop.copy()
     while bool((low < high).any()):
         middle = (low + high) // 2
-        before = (low < high) & (times[np.minimum(middle, len(times) - 1)] < at)
+        certain = events.certain_ms(events.timestamp[np.minimum(middle, len(events) - 1)])
+        before = (low < high) & (certain <= at_ms)
         low, high = np.where(before, middle + 1, low), np.where((low < high) & ~before, middle, high)
     return low

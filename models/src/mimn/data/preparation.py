@@ -30,11 +30,12 @@ from mimn.data.description import (
     TimedTable,
     read_description,
 )
-from mimn.data.events import RESOLUTIONS, DataError, resolution
+from mimn.data.events import DataError
 from mimn.data.faults import large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.labels import clicks_seen, known_labels, labels_known
 from mimn.data.members import distinct_pairs
 from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared
+from mimn.data.rounding import WholeTimes, certain_ms
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader
 from mimn.state.actions import NAMES
@@ -80,7 +81,8 @@ class _Preparation:
         self._texts: dict[str, dict[int, str]] = {}
         self._category_of: tuple[Ints, Ints] | None = None
         """Items and their categories, by the table of items."""
-        self._event_unit_ms = self._event_resolution_ms = 1
+        self._event_unit_ms = 1
+        self._event_rounded_ms: tuple[int, ...] = ()
 
     def run(self) -> Prepared:
         described = self._description
@@ -101,7 +103,7 @@ class _Preparation:
             rows=self._rows,
             refused=self._refused,
             event_unit_ms=self._event_unit_ms,
-            event_resolution_ms=self._event_resolution_ms,
+            event_rounded_ms=self._event_rounded_ms,
         )
         (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
         return Prepared(self._folder, described, meta, self._root)
@@ -160,7 +162,7 @@ class _Preparation:
         folder = self._folder / "events"
         folder.mkdir()
         left_out = read = 0
-        resolution_ms = next(iter(RESOLUTIONS))
+        whole = WholeTimes()
         with SortingWriter(folder, dtypes, ("user", "time")) as writer:
             for batch in self._read(reader, "events"):
                 columns: Columns = {
@@ -178,15 +180,15 @@ class _Preparation:
                     columns["action"], folded = self._actions(batch["action"], reader.texts["action"])
                     left_out += len(folded) - int(folded.sum())
                     columns = {name: values[folded] for name, values in columns.items()}
-                resolution_ms = resolution(columns["time"], resolution_ms)
+                whole.add(columns["time"])
                 writer.add(columns)
-            writer.finish()
+            if described.impressions is not None:
+                self._event_rounded_ms = whole.units
+            writer.finish(lambda times: certain_ms(times, self._event_rounded_ms))
             self._rows["events"] = writer.rows
-        if table.time_unit == "s" and resolution_ms >= 1000:
+        if table.time_unit == "s" and whole.counts[1000] == writer.rows:
             _to_seconds(folder / "time.npy")
             self._event_unit_ms = 1000
-        if described.impressions is not None:
-            self._event_resolution_ms = resolution_ms
         if left_out:
             self._refused["events: action of weight 0, not folded"] = left_out
         if not writer.rows:

@@ -30,7 +30,7 @@ from mimn.data.members import Members
 from mimn.data.tables import TableReader
 
 Ints = NDArray[np.int64]
-FORMAT = 9
+FORMAT = 10
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 WITHHELD = 255
@@ -49,8 +49,8 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     event_unit_ms: int
     """Milliseconds of the unit that times of events are in: a second if the description says seconds and no event has
     a fraction of one."""
-    event_resolution_ms: int
-    """As `Events.resolution_ms`; 1 without impressions."""
+    event_rounded_ms: tuple[int, ...]
+    """As `Events.rounded_ms`; none without impressions."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Prepared:
         )
         action = self._column("events", "action") if self.description.actions else None
         meta = self.meta
-        return Events(user, item, category, time, together, meta.event_unit_ms, action, meta.event_resolution_ms)
+        return Events(user, item, category, time, together, meta.event_unit_ms, action, meta.event_rounded_ms)
 
     @cached_property
     def event_context(self) -> Mapping[str, NDArray[Any]]:

@@ -7,7 +7,7 @@ result is sorted as a whole, rows of equal keys keep their order, and memory hol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -31,6 +31,7 @@ class SortingWriter:
         self._dtypes = {name: np.dtype(dtype) for name, dtype in dtypes.items()}
         self._files: dict[str, BinaryIO] = {name: (folder / f".{name}.arrived").open("wb") for name in self._dtypes}
         self._sample: list[NDArray[Any]] = []
+        self._rank: Callable[[NDArray[Any]], NDArray[Any]] | None = None
         self.rows = 0
 
     def __enter__(self) -> Self:
@@ -53,8 +54,9 @@ class SortingWriter:
         self._sample.append(columns[self._keys[0]][offset::SAMPLE_EVERY].copy())
         self.rows += n
 
-    def finish(self) -> None:
-        """Write the sorted columns."""
+    def finish(self, rank: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> None:
+        """Write the sorted columns. `rank`: what a user's rows are sorted by, made of their times; None: the times."""
+        self._rank = rank
         for file in self._files.values():
             file.flush()
         arrived = {name: self._map(name) for name in self._dtypes}
@@ -77,7 +79,8 @@ class SortingWriter:
 
     def _sort_into(self, out: Mapping[str, NDArray[Any]], rows: Mapping[str, NDArray[Any]], at: int) -> None:
         user, time = self._keys
-        order = np.lexsort((rows[time], rows[user]))
+        times = rows[time] if self._rank is None else self._rank(rows[time])
+        order = np.lexsort((times, rows[user]))
         for name, values in rows.items():
             out[name][at : at + len(order)] = values[order]
 
