@@ -231,6 +231,28 @@ def test_whole_numbers_of_csv_keep_all_their_digits(tmp_path: Path) -> None:
     assert found["x"].tolist() == [9007199254740993, 18446744073709551615]
 
 
+@given(
+    st.integers(-631_152_000_000, 4_102_444_799_999), st.integers(0, 999_999), st.sampled_from(["s", "ms", "us", "ns"])
+)
+def test_a_time_that_pandas_wrote_as_a_float_is_read_in_its_millisecond_and_never_earlier(
+    tmp_path_factory: pytest.TempPathFactory, ms: int, ns: int, unit: TimeUnit
+) -> None:
+    """A column of whole numbers becomes one of floats if one is missing. A click that is read a millisecond too early
+    lies before the impression that it was logged with."""
+    per_ms = {"s": 1e-3, "ms": 1.0, "us": 1e3, "ns": 1e6}[unit]
+    folder = tmp_path_factory.mktemp("floats")
+    whole = float(ms * 10**6) if unit == "ns" else ms / 1000 if unit == "s" else ms * per_ms
+    assert times(folder, pa.array([whole, None]), unit) == [ms]
+    assert times(folder, ["1714564800.5" if unit == "s" else "", repr(whole)], unit)[-1] == ms
+    finer = float(ms * 10**6 + ns) if unit == "ns" else (ms + ns / 10**6) * per_ms
+    assert times(folder, pa.array([finer, None]), unit)[0] in ([ms, ms + 1] if ns >= 999_000 else [ms])
+
+
+def test_times_in_half_the_digits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is float, which holds no time exactly: use whole numbers with `time_unit`"):
+        times(tmp_path, pa.array([NOON_MS / 1000], pa.float32()))
+
+
 @pytest.mark.parametrize("ids", ["uint64", "string"])
 @pytest.mark.parametrize("layout", ["csv", "parquet"])
 @pytest.mark.parametrize("meaning", ["id", "time", "optional_time", "label", "number", "value", "values"])

@@ -331,13 +331,13 @@ def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tu
         raise DataError(f"{place} is {kind}, not a time: {TIMES}")
     elif unit == "iso":
         raise DataError(f"{place} is {kind}, and `time_unit` says iso: set it to s, ms, us or ns")
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        raise DataError(f"{place} is {kind}, which holds no time exactly: {TIMES}")
     values = numpy_of(column.fill_null(0))
     empty = mask_of(column.is_null()) | ~np.isfinite(values.astype(np.float64))
     if want.meaning == "optional_time" and not dated:
         empty |= values <= 0  # how a field that is not set is written
-    times, over = PER_MS[unit]
-    ms = np.where(empty, 0, _within_64_bits(values, (LATEST_MS + 1) * over // times)) * times // over
-    ms = ms.astype(np.int64)  # down, before 1970 as well
+    ms = _to_ms(np.where(empty, 0, values), unit)
     earliest = min(EARLIEST_MS, want.since_ms)
     outside = ~empty & ((ms < earliest) | (ms >= LATEST_MS))
     if outside.any() and bool(outside[~empty].all()):
@@ -352,14 +352,25 @@ def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tu
     return np.where(empty | outside, -1, ms), bad
 
 
-def _within_64_bits(values: NDArray[Any], most: int) -> NDArray[Any]:
-    """Numbers of any width as int64 or float64; what lies further from 0 than `most` is cut, so that a product with a
-    time unit does not overflow."""
+def _to_ms(values: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:
+    """Times of a unit in ms, rounded down, before 1970 as well. What lies beyond `LATEST_MS`, and as far before 1970,
+    is cut, so that nothing overflows. [n] → [n]
+
+    A float is the nearest one to the time that was written: pandas makes floats of whole numbers if one is missing. It
+    is read as the latest time that it may stand for, because a click that is read too early lies before its impression.
+    """
+    times, over = PER_MS[unit]
+    most = (LATEST_MS + 1) * over // times
+    part: NDArray[np.int64] | int = 0
     if values.dtype.kind == "f":
-        return np.clip(values.astype(np.float64), -most, most)
-    if values.dtype.kind == "u":
-        return np.minimum(values.astype(np.uint64), np.uint64(most)).astype(np.int64)
-    return np.clip(values.astype(np.int64), -most, most)
+        values = np.clip(values, -most, most)
+        whole = np.floor(values)
+        part = np.floor((values - whole + np.spacing(np.abs(values))) * times).astype(np.int64)
+        values = whole
+    elif values.dtype.kind == "u":
+        values = np.minimum(values, np.uint64(most))
+    ms: NDArray[np.int64] = (np.clip(values.astype(np.int64), -most, most) * times + part) // over
+    return ms
 
 
 def _refuse_unit(raw: float, place: Place) -> None:
