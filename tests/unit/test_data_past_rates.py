@@ -18,6 +18,8 @@ from mimn.data.events import DataError
 from mimn.data.labelled import label_parts
 from mimn.data.past_rates import FIRST_RATE, FIRST_SHOWN, Counters, PastRates
 from mimn.data.preparation import prepare
+from mimn.data.split import LEFT_OUT, PARTS
+from mimn.impressions.data import ImpressionData
 
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY
@@ -118,6 +120,33 @@ def test_rates_of_a_described_log_follow_its_labels_as_they_become_known(tmp_pat
         ):
             expected = ((clicked & same).sum() + prior * overall) / ((counted & same).sum() + prior)
             assert rates[name][row] == pytest.approx(expected)
+
+
+def test_impressions_before_training_are_in_no_part_and_count_as_before(tmp_path: Path) -> None:
+    """Else a head that is trained on later impressions alone reads rates that no live counter shows."""
+    shown = log(200, 0)
+    shown["i"] = [9 if at < T + 5 * DAY else item for at, item in zip(shown["t"], shown["i"], strict=True)]
+    path = described(tmp_path, shown, 'window = "1d"', FIELDS)
+    whole = ImpressionData.load(path, tmp_path / "cache")
+    path.write_text(path.read_text().replace("train_until", "train_from = 2020-09-18\ntrain_until"))
+    later = ImpressionData.load(path, tmp_path / "cache")
+    early = later.labelled.impressions.time_ms < 1000 * (T + 5 * DAY)
+    assert early.sum() > 20
+    assert later.labelled.part.tolist() == np.where(early, LEFT_OUT, whole.labelled.part).tolist()
+    assert {name: of.tolist() for name, of in later.rates.items()} == {n: of.tolist() for n, of in whole.rates.items()}
+    rated = later.known_ids(min_count=5).ids.items
+    assert 9 in rated, "an item of the earlier impressions alone has a row for its rate"
+    assert later.past_rates.of_items(rated)["clicked"].tolist() == whole.past_rates.of_items(rated)["clicked"].tolist()
+    said = check(path).values
+    assert said["impressions of no part, before `train_from`, which past rates count"] == early.sum()
+    assert said["impressions of the part train"] == (later.labelled.part == PARTS.index("train")).sum()
+
+
+def test_training_begins_before_it_ends(tmp_path: Path) -> None:
+    path = described(tmp_path, log(20, 0), 'window = "1d"', FIELDS)
+    path.write_text(path.read_text().replace("train_until", "train_from = 2020-09-23\ntrain_until"))
+    with pytest.raises(DataError, match="train_from, train_until, validate_until and test_until must rise"):
+        prepare(path, tmp_path / "cache")
 
 
 WINDOW_HOURS = 5

@@ -27,6 +27,7 @@ from mimn.data.description import (
     ImpressionsTable,
     SideTable,
     TimeSplit,
+    instant_ms,
     read_description,
 )
 from mimn.data.events import DataError
@@ -292,7 +293,7 @@ class _Check:
         )
 
     def _impressions(self, table: ImpressionsTable) -> None:
-        shown = clicked = late = without_user = new_item = no_row = undated = early = zero = 0
+        shown = clicked = late = without_user = new_item = no_row = undated = early = zero = untrained = 0
         weights = None
         parts: Counter[tuple[int, int]] = Counter()
         split = self._description.split
@@ -322,6 +323,8 @@ class _Check:
             self._note_without_category("impressions", batch["item"])
             if isinstance(split, TimeSplit):
                 part = time_parts(split, known_ms, batch["time"])
+                if split.train_from is not None:
+                    untrained += int(np.count_nonzero(batch["time"] < instant_ms(split.train_from)))
                 parts.update(zip(part.tolist(), label.tolist(), strict=True))
         self._find_without_category("impressions", reader)
         self._find_item_0("impressions", table.item, reader, zero)
@@ -348,10 +351,11 @@ class _Check:
         if clicked in (0, shown):
             self._report.findings.append(nothing_to_learn(table, clicked, shown, late))
         if isinstance(split, TimeSplit):
-            self._parts(parts)
+            self._parts(parts, untrained)
 
-    def _parts(self, parts: Counter[tuple[int, int]]) -> None:
-        """Report the parts of a split by time. `parts`: impressions by part and label."""
+    def _parts(self, parts: Counter[tuple[int, int]], untrained: int) -> None:
+        """Report the parts of a split by time. `parts`: impressions by part and label; `untrained` ones of them are before
+        `train_from`."""
         for at, name in enumerate(PARTS):
             rows, clicks = parts[at, 0] + parts[at, 1], parts[at, 1]
             self._report.values[f"impressions of the part {name}"] = rows
@@ -360,8 +364,10 @@ class _Check:
                     f"`[split]`: the part {name} has {clicks} clicks in {rows} impressions: move the cuts, so that "
                     "each part has clicked and unclicked impressions"
                 )
+        if untrained:
+            self._report.values["impressions of no part, before `train_from`, which past rates count"] = untrained
         self._report.values["impressions of no part, their label is not known in time"] = (
-            parts[LEFT_OUT, 0] + parts[LEFT_OUT, 1]
+            parts[LEFT_OUT, 0] + parts[LEFT_OUT, 1] - untrained
         )
 
     def _note_without_category(self, name: str, items: NDArray[np.uint64], offset: int = 0) -> None:

@@ -234,13 +234,16 @@ class TimeSplit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     train_until: datetime
     validate_until: datetime
     test_until: datetime | None = None
+    train_from: datetime | None = None
+    """Earlier impressions are in no part, and past rates count them; None: all train."""
     labels_until: datetime | None = None
     """Training uses labels whose window is over by then; None: by `train_until`, as if it ran at that time."""
 
     def __post_init__(self) -> None:
-        ends = [instant_ms(end) for end in (self.train_until, self.validate_until, self.test_until) if end is not None]
+        cuts = self.train_from, self.train_until, self.validate_until, self.test_until
+        ends = [instant_ms(cut) for cut in cuts if cut is not None]
         if ends != sorted(set(ends)):
-            raise ValueError("train_until, validate_until and test_until must rise")
+            raise ValueError("train_from, train_until, validate_until and test_until must rise")
 
 
 class UserSplit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="by", tag="user"):

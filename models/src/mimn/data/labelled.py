@@ -4,7 +4,7 @@ An **occasion** is what a user was shown at one time by one request in one conte
 the values of all context fields (the position too), the user's fields and one pass over the events. Its history is the
 events that are certain to have happened before its time.
 
-    part      train while its label is known before the cut, validation between the cuts, test behind the second
+    part      train from `train_from` on, if the label is known before the cut; validation between the cuts, test behind
     window    events start : start + length of one user, and the occasions whose histories end in it
 """
 
@@ -37,7 +37,7 @@ class Labelled:
     events: Events
     impressions: Impressions
     part: NDArray[np.int8]
-    """[m]: place in `PARTS`, `mimn.data.split.LEFT_OUT` where the label is not known in time."""
+    """[m]: place in `PARTS`, `mimn.data.split.LEFT_OUT` where the label is not known in time, or before training's."""
 
     @cached_property
     def end(self) -> Ints:

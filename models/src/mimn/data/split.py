@@ -18,7 +18,7 @@ Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 FOLDS = 5
 LEFT_OUT = -1
-"""In place of a part: an impression whose label is not known in time, or behind the end."""
+"""In place of a part: an impression whose label is not known in time, before the beginning or behind the end."""
 
 
 def part_of(user_id: int, fold: int | None = None) -> Part:
@@ -46,10 +46,11 @@ def time_parts(split: TimeSplit, known_ms: NDArray[np.int64], time_ms: NDArray[n
     An impression trains if its window is over when training begins: a label that is not known yet is no label.
     """
     part = np.full(len(time_ms), LEFT_OUT, np.int8)
+    begin = np.iinfo(np.int64).min if split.train_from is None else instant_ms(split.train_from)
     first, second = instant_ms(split.train_until), instant_ms(split.validate_until)
     labels = first if split.labels_until is None else instant_ms(split.labels_until)
     last = np.iinfo(np.int64).max if split.test_until is None else instant_ms(split.test_until)
-    part[(time_ms < first) & (known_ms <= labels)] = PARTS.index("train")
+    part[(time_ms >= begin) & (time_ms < first) & (known_ms <= labels)] = PARTS.index("train")
     part[(time_ms >= first) & (time_ms < second)] = PARTS.index("validation")
     part[(time_ms >= second) & (time_ms < last)] = PARTS.index("test")
     return part

@@ -95,6 +95,8 @@ class ImpressionData:
         keys = keys if members is None else np.concatenate([keys, members.key])
         if any(field.kind == "past_rate" for field in described.values()):  # a rate of its own needs a row to stand in
             keys = np.concatenate([keys, shown.item_id[train]])
+            if isinstance(split, TimeSplit) and split.train_from is not None:
+                keys = np.concatenate([keys, shown.item_id[shown.time_ms < instant_ms(split.train_from)]])
         categories = np.concatenate([events.category_id[past], shown.category_id[train]])
         ids = EmbeddingIds.of(np.concatenate([often, keys]), categories)
         return KnownIds.of(ids, places(often, ids.items) >= 0)
