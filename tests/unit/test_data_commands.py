@@ -384,3 +384,50 @@ def test_check_finds_dates_of_another_time_zone_among_times_of_another_log(
     status, said = ran(capsys, path, "check")
     assert status == 1, said
     assert re.search(r"10\d times are at 22:00 UTC exactly, as dates of another", said), said
+
+
+@pytest.mark.parametrize(
+    ("events", "shown"),
+    [(lambda n: f"{n}.0", str), (lambda n: f"{n:05d}", str), (lambda n: f"{n} ", str), (str, lambda n: f"{n:03d}")],
+    ids=["floats", "zeros", "blanks", "zeros-of-impressions"],
+)
+@pytest.mark.parametrize("what", ["uid", "sku"])
+def test_check_finds_ids_that_events_and_impressions_write_in_two_ways(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    events: Callable[[int], str],
+    shown: Callable[[int], str],
+    what: str,
+) -> None:
+    """Every history is empty then, and a model of nothing but fields and ids trains without a word."""
+    users = [n % 7 + 1 for n in range(120)]
+    columns = {"uid": users, "sku": [5 + n % 2 for n in range(120)], "ts": [T + 7 * n for n in range(120)]}
+    for name, of, more in (("events", events, {}), ("shown", shown, {"y": [n % 2 for n in range(120)]})):
+        written = {c: [of(n) if c == what else str(n) for n in columns[c]] for c in ("uid", "sku")}
+        pq.write_table(pa.table({**written, "ts": columns["ts"], **more}), tmp_path / f"{name}.parquet")
+    (tmp_path / "d.toml").write_text(
+        'name = "x"\nids = "string"\n[events]\nfiles = ["events.parquet"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
+        '[impressions]\nfiles = ["shown.parquet"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\nlabel = "y"\n'
+        'window = "1s"\n'
+    )
+    kind = "user" if what == "uid" else "item"
+    status, said = ran(capsys, tmp_path / "d.toml", "check")
+    assert status == 1, said
+    assert said.count("has an event, such as") == 1
+    assert f"column {what} of shown.parquet: no {kind} has an event, such as '" in said
+    if events(1) == "1.0":
+        n = len(set(columns[what]))
+        assert re.search(rf"values of events.{kind} such as '\d\.0': texts, which .+ +{n}\n", said), said
+    pq.write_table(pq.read_table(tmp_path / "shown.parquet").slice(0, 49), tmp_path / "shown.parquet")
+    assert "has an event" not in ran(capsys, tmp_path / "d.toml", "check")[1], "so few may all be new"
+
+
+def test_ids_that_mean_that_there_is_none_are_counted(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shop(
+        toml=TOML.replace('name = "shop"', 'name = "shop"\nids = "string"'),
+        events={"uid": ["nan", "None", "nan", "anna"], "sku": ["5"] * 4, "ts": [T] * 4},
+    )
+    _, said = ran(capsys, path, "check")
+    assert re.search(r"values of events.user such as 'nan': values, not missing, .+ +2\n", said), said

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mimn.bundle.fields import FieldEncoder, FieldSpec
-from mimn.data.column_values import Wanted
+from mimn.data.column_values import Wanted, bytes_of
 from mimn.data.columns import TableName, columns_of
 from mimn.data.description import (
     Description,
@@ -32,7 +34,7 @@ from mimn.data.description import (
 )
 from mimn.data.events import DataError
 from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
-from mimn.data.ids import Strings
+from mimn.data.ids import Strings, xxh64
 from mimn.data.labels import known_labels, labels_known
 from mimn.data.number_bounds import usual_bounds
 from mimn.data.rounding import WholeTimes
@@ -45,6 +47,8 @@ QUARTER_MS = 900_000
 """Time zones differ by quarters of an hour."""
 TIMES_OF_DATES = 2
 """Times of the day, in UTC, that the midnights of a time zone have: two, in summer and in winter."""
+MANY_IMPRESSIONS = 50
+"""Of so many, some have a user and an item with events, if ids are the same."""
 MANY_EVENTS = 100
 """So many events are not at the same time of the day by chance, if they are a hundredth of all, too."""
 STRETCHED = 2.0
@@ -59,7 +63,7 @@ _MISREAD = (
         "values, not missing, unless `nulls` names them",
     ),
 )
-"""Texts of fields that may mean something else where they were written, and what they are here."""
+"""Texts of ids and fields that may mean something else where they were written, and what they are here."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,28 @@ def check(path: Path) -> Report:
         DataError: the description or a whole column cannot be used; the message names file, column and fix.
     """
     return _Check(read_description(path), path.parent).run()
+
+
+class _MisreadIds:
+    """Counts the texts of ids, by column, that may mean something else."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], tuple[str, Tally]] = {}
+
+    def add(self, column: str, texts: pa.Array) -> None:
+        """Note texts, repeated or not. [n]"""
+        for at, (misread, _) in enumerate(_MISREAD):
+            pattern, ignore_case = rf"\A(?:{misread.pattern})\z", bool(misread.flags & re.IGNORECASE)
+            like = texts.filter(pc.match_substring_regex(texts, pattern, ignore_case=ignore_case))
+            if len(like):
+                _, tally = self._seen.setdefault((column, at), (like[0].as_py(), Tally()))
+                tally.add(xxh64(*bytes_of(like)))
+
+    @property
+    def found(self) -> Iterator[tuple[str, str, str, int]]:
+        """Column, one of its texts, what such texts are here, and how many different ones there are."""
+        for (column, at), (first, tally) in self._seen.items():
+            yield column, first, _MISREAD[at][1], len(tally.ids)
 
 
 class _Check:
@@ -128,7 +154,9 @@ class _Check:
         numbers = [column for column, want in wanted.items() if want.meaning == "number"]
         infinite = Counter[str]()
         scaled = {column: NumberTally() for column in numbers if self._is_scaled(wanted[column])}
-        for batch in reader.batches(strings=self._strings if self._description.ids == "string" else None):
+        misread = _MisreadIds()
+        strings = self._strings if self._description.ids == "string" else None
+        for batch in reader.batches(strings=strings, note=misread.add):
             used += len(next(iter(batch.values())))
             if rows is not None:
                 rows.add(batch)
@@ -148,6 +176,8 @@ class _Check:
             if n:
                 self._report.values[f"values of {wanted[column].said} that are infinite, read as missing"] = n
         self._find_misread(reader, wanted)
+        for column, first, meaning, n in misread.found:
+            self._report.values[f"values of {wanted[column].said} such as {first!r}: {meaning}"] = n
         for column, tally in scaled.items():
             self._find_clipped(name, reader, wanted[column], tally)
         for column, ids in sorted(large.items()):
@@ -296,6 +326,7 @@ class _Check:
         shown = clicked = late = without_user = new_item = no_row = undated = early = zero = untrained = 0
         weights = None
         parts: Counter[tuple[int, int]] = Counter()
+        sample = {"user": 0, "item": 0}
         split = self._description.split
         by_day: dict[int, tuple[int, int]] = {}
         reader = self._reader("impressions")
@@ -316,6 +347,7 @@ class _Check:
             for day, (n, k) in zip(days.tolist(), of_day, strict=True):
                 before = by_day.get(day, (0, 0))
                 by_day[day] = before[0] + n, before[1] + int(k)
+            sample = {name: int(batch[name][0]) if len(batch[name]) else one for name, one in sample.items()}
             without_user += _outside(batch["user"], self._users.ids)
             new_item += _outside(batch["item"], self._items.ids)
             if self._item_keys is not None:
@@ -328,6 +360,12 @@ class _Check:
                 parts.update(zip(part.tolist(), label.tolist(), strict=True))
         self._find_without_category("impressions", reader)
         self._find_item_0("impressions", table.item, reader, zero)
+        if shown >= MANY_IMPRESSIONS:
+            if without_user == shown:
+                self._report.findings.append(self._strangers("user", reader, sample["user"]))
+            others = self._description.members is not None or self._description.events.item_offset
+            if new_item == shown and not others:
+                self._report.findings.append(self._strangers("item", reader, sample["item"]))
         if weights:
             self._report.findings.append(weights)
         self._report.values |= {
@@ -353,8 +391,20 @@ class _Check:
         if isinstance(split, TimeSplit):
             self._parts(parts, untrained)
 
+    def _strangers(self, what: Literal["user", "item"], reader: TableReader, shown: int) -> str:
+        """What is wrong where no impression's user, or item, has an event; `shown` is one of them."""
+        events = self._reader("events")
+        of_events = (self._users if what == "user" else self._items).ids[0]
+        table = getattr(self._description.impressions, what), getattr(self._description.events, what)
+        others = "" if what == "user" else ". If events name other things than candidates, describe them in `[members]`"
+        return (
+            f"`impressions`, column {table[0]} of {reader.files}: no {what} has an event, such as "
+            f"{reader.text_of(what, shown)!r}; column {table[1]} of {events.files} holds ids such as "
+            f"{events.text_of(what, int(of_events))!r}: write the same ids in both{others}"
+        )
+
     def _parts(self, parts: Counter[tuple[int, int]], untrained: int) -> None:
-        """Report the parts of a split by time. `parts`: impressions by part and label; `untrained` ones of them are before
+        """Report the parts of a split by time. `parts`: impressions by part and label; `untrained` ones are before
         `train_from`."""
         for at, name in enumerate(PARTS):
             rows, clicks = parts[at, 0] + parts[at, 1], parts[at, 1]

@@ -9,7 +9,7 @@ reason, and the first of each is remembered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -98,8 +98,11 @@ class TableReader:
         """The text of each code, by column; empty where texts are not kept. It is `mimn.bundle.fields.text_of` of the
         value, and of a list `column_values.text_of_list`."""
 
-    def batches(self, *, strings: Strings | None = None) -> Iterator[Columns]:
-        """The rows that can be used, in the order of the files. `strings` also notes the strings that are ids.
+    def batches(
+        self, *, strings: Strings | None = None, note: Callable[[str, pa.Array], None] | None = None
+    ) -> Iterator[Columns]:
+        """The rows that can be used, in the order of the files. `strings` also notes the strings that are ids, and
+        `note` is called with those of each batch, by the column's name.
 
         Raises:
             DataError: a file cannot be read, or a whole column cannot be used.
@@ -110,7 +113,7 @@ class TableReader:
                 out, good = {}, np.ones(batch.num_rows, np.bool_)
                 for name, want in self._wanted.items():
                     out[name], bad = self._convert(
-                        batch.column(want.column), name, Place(path, want, first_row, typed), strings
+                        batch.column(want.column), name, Place(path, want, first_row, typed), strings, note
                     )
                     for reason, mask in bad:
                         self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
@@ -205,7 +208,12 @@ class TableReader:
                 raise DataError(f"{Place(path, want)} is there {times} times: give each column a name of its own")
 
     def _convert(
-        self, column: pa.Array, name: str, place: Place, strings: Strings | None
+        self,
+        column: pa.Array,
+        name: str,
+        place: Place,
+        strings: Strings | None,
+        note: Callable[[str, pa.Array], None] | None,
     ) -> tuple[NDArray[Any], list[tuple[str, NDArray[np.bool_]]]]:
         """The column's values, and which rows cannot be used and why."""
         meaning = place.want.meaning
@@ -220,7 +228,10 @@ class TableReader:
                 column = self._from_text(column, place)
             match meaning:
                 case "id" if self._ids == "string":
-                    return hash_texts(id_texts(column, place), strings)
+                    texts = id_texts(column, place)
+                    if note is not None:
+                        note(name, texts.dictionary)
+                    return hash_texts(texts, strings)
                 case "id":
                     return to_ids(column, place)
                 case "label":
