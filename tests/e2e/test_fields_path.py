@@ -1,6 +1,7 @@
 """From an impression log to a served click probability: train, calibrate, evaluate, export, fold, predict.
 
-A small log of our own, in CSV, with fields of user, context and item, a position, and values that training never saw.
+A small log of our own, in CSV and Parquet, with fields of user, context and item, a position, values that training
+never saw, and numbers that files hold as other types than requests.
 What `/predict` answers for a test impression is what `evaluate` wrote down for it.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mimn import run
@@ -29,6 +33,9 @@ USERS, ITEMS, SHOWN = 60, 30, 40
 LENGTH = 200
 ASKED = 40
 AGES, BRANDS, TAGS = ("18-24", "25-34", "35+"), ("acme", "bäcker", "c"), ("new", "sale", "7")
+BIDS = ("0.35", "0.41", "0.47", "0.57", "0.69", "0.99", "1.49", "1.99", "2.49", "4.99")
+RATINGS = ("0.1", "0.3", "0.7", "1.1", "1.3", "2.2", "3.3", "4.4")
+"""Those that casts of decimals and of float32 move are among them."""
 DESCRIPTION = """
 name = "own-log"
 [events]
@@ -38,7 +45,7 @@ item = "sku"
 category = "cat"
 time = "ts"
 [impressions]
-files = ["shown-*.csv"]
+files = ["shown-1.csv", "shown-2.parquet"]
 user = "uid"
 item = "sku"
 time = "ts"
@@ -69,6 +76,13 @@ buckets = 50
 [fields.context.battery]
 kind = "numeric"
 buckets = 4
+[fields.context.bid]
+kind = "numeric"
+buckets = 8
+[fields.context.rating]
+kind = "numeric"
+transform = "log1p"
+buckets = 6
 [fields.item.brand]
 kind = "categorical"
 [fields.item.price]
@@ -131,11 +145,15 @@ def write_log(folder: Path) -> Path:
             battery = "" if random.random() < 0.1 else int(random.integers(100))
             if at > T + 20 * DAY and random.random() < 0.2:
                 tags += "|never seen"
-            shown.append((user, item, at, int(random.random() < max(rate, 0.02)), position, hour, tags, battery))
-    names = "uid sku ts clicked pos hour tags battery"
+            bid, rating = (str(random.choice(of)) for of in (BIDS, RATINGS))
+            rate += 0.1 * (float(bid) < 0.6) + 0.1 * (float(rating) > 2)
+            clicked = int(random.random() < max(rate, 0.02))
+            shown.append((user, item, at, clicked, position, hour, tags, battery, bid, rating))
+    names = "uid sku ts clicked pos hour tags battery bid rating"
     write_table(folder / "events.csv", "uid sku cat ts", events)
     write_table(folder / "shown-1.csv", names, shown[::2])
     write_table(folder / "shown-2.csv", names, shown[1::2])
+    write_parquet(folder / "shown-2.parquet", read_rows(folder / "shown-2.csv"))
     # Some users have no row, and one an age of its own.
     users = [(user, AGES[user % 3] if user > 1 else "99+", 1000 * user) for user in range(1, USERS + 1) if user % 7]
     write_table(folder / "users.csv", "uid age income", users)
@@ -144,6 +162,17 @@ def write_log(folder: Path) -> Path:
     path = folder / "dataset.toml"
     path.write_text(DESCRIPTION)
     return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, str]]) -> None:
+    """The rows as a warehouse keeps them: bids as decimals, ratings as float32."""
+    table = pa.Table.from_pylist(rows)
+    typed = {name: table[name].cast(pa.int64()) for name in ("uid", "sku", "ts", "clicked", "pos")}
+    typed |= {name: table[name] for name in ("hour", "tags")}
+    typed["battery"] = pa.array([int(row["battery"]) if row["battery"] else None for row in rows], pa.int8())
+    typed["bid"] = pa.array([Decimal(row["bid"]) for row in rows], pa.decimal128(10, 2))
+    typed["rating"] = table["rating"].cast(pa.float32())
+    pq.write_table(pa.table(typed), path)
 
 
 def made(folder: Path, model: str) -> Path:
@@ -170,6 +199,7 @@ def request_of(shown: Mapping[str, str], users: Mapping[str, Mapping[str, str]])
         context["tags"] = [tag for tag in shown["tags"].split("|") if tag]
     if shown["battery"]:
         context["battery"] = int(shown["battery"])
+    context |= {"bid": float(shown["bid"]), "rating": float(shown["rating"])}
     return {"user": user, "context": context}
 
 

@@ -187,18 +187,32 @@ def test_every_number_has_a_finite_encoding(value: float) -> None:
 
 
 @given(
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40),
     st.sampled_from(("none", "log1p", "log")),
     st.one_of(st.none(), st.tuples(st.floats(-9, 9), st.floats(0, 9)).map(lambda b: (b[0], b[0] + b[1]))),
 )
 def test_training_and_serving_read_the_same_number_within_the_bounds(
-    value: float, transform: str, bounds: tuple[float, float] | None
+    values: list[float], transform: str, bounds: tuple[float, float] | None
 ) -> None:
+    """To the last bit, wherever in a column the number stands."""
     encoder = FieldEncoder(spec("n", kind="numeric", transform=transform, mean=0.5, deviation=2.0, bounds=bounds))
-    trained, served = encoder.numbers(np.array([value]))[0], encoder.number(value)
-    assert served == pytest.approx(trained, rel=1e-12, abs=1e-12)
-    if bounds is not None and (transform != "log" or value > 0):
-        assert (bounds[0] - 0.5) / 2.0 <= served <= (bounds[1] - 0.5) / 2.0
+    served = [encoder.number(value) for value in values]
+    assert served == encoder.numbers(np.array(values)).tolist()
+    for value, number in zip(values, served, strict=True):
+        if bounds is not None and (transform != "log" or value > 0):
+            assert (bounds[0] - 0.5) / 2.0 <= number <= (bounds[1] - 0.5) / 2.0
+
+
+@pytest.mark.parametrize("transform", ["none", "log1p"])
+def test_a_bound_that_float32_has_rounded_is_not_beyond(transform: str) -> None:
+    plain = FieldEncoder(spec("n", kind="numeric", transform=transform))
+    high = float(plain.transformed(np.array([4.4]))[0])
+    encoder = FieldEncoder(spec("n", kind="numeric", transform=transform, bounds=(-high, high)))
+    rounded = float(np.float32(4.4))
+    assert rounded > 4.4
+    assert encoder.number_within(rounded) == encoder.number_within(4.4) == (high, True)
+    assert encoder.number_within(-rounded) == (-high, True)
+    assert encoder.number_within(4.40001) == (high, False)
 
 
 def test_a_huge_number_is_read_as_the_bound_and_counted_and_without_bounds_it_is_not_clipped() -> None:

@@ -14,7 +14,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from math import copysign, isfinite, log, log1p, nan
+from math import copysign, isclose, isfinite, nan
 from typing import Annotated, Literal
 
 import msgspec
@@ -31,6 +31,8 @@ MAX_EXAMPLES = 8
 MAX_LIST = 64
 """Most values of a multi-valued field in a request."""
 MAX_TEXT = 256
+SAME_FLOAT32 = 2.0**-23
+"""Numbers that differ by no more, relative to the larger one, may be one number that float32 has rounded."""
 SEPARATOR = "|"
 """Between the values of a multi-valued field that are written as one text."""
 Source = Literal["user", "item", "context"]
@@ -221,7 +223,7 @@ class FieldEncoder:
         within = True
         if (bounds := self.spec.bounds) is not None and isfinite(x):
             clipped = min(max(x, bounds[0]), bounds[1])
-            x, within = clipped, clipped == x
+            x, within = clipped, isclose(clipped, x, rel_tol=SAME_FLOAT32)
         x = (x - self.spec.mean) / self.spec.deviation
         return (x if isfinite(x) else 0.0), within
 
@@ -231,12 +233,17 @@ class FieldEncoder:
         return FIRST + bisect_right(self.spec.edges, x) if isfinite(x) else MISSING
 
     def _transformed_one(self, value: float) -> float:
+        if self.spec.transform == "none":
+            return value
         if self.spec.transform == "log":
-            return log(value) if value > 0 else nan
-        return value if self.spec.transform == "none" else copysign(log1p(abs(value)), value)
+            return float(np.log(value)) if value > 0 else nan
+        return copysign(float(np.log1p(abs(value))), value)
 
     def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Numbers after the field's transform: log1p keeps the sign, log has none at or below 0. [n] → [n]"""
+        """Numbers after the field's transform: log1p keeps the sign, log has none at or below 0. [n] → [n]
+
+        NumPy's functions here and for one value: those of `math` differ from them in the last bit.
+        """
         if self.spec.transform == "none":
             return values
         if self.spec.transform == "log":

@@ -31,7 +31,8 @@ from mimn.data.column_values import list_of_text
 from mimn.data.description import POSITION, SOURCES, Field, Source
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
-from mimn.data.number_bounds import quantiles, usual_bounds
+from mimn.data.number_bounds import usual_bounds
+from mimn.data.number_intervals import interval_edges
 from mimn.data.prepared import Prepared, Side
 from mimn.data.split import PARTS
 
@@ -169,7 +170,7 @@ def _fit_numeric(spec: FieldSpec, said: str, field: Field, column: NDArray[np.fl
         raise DataError(f"`{said}`: no train impression has a number")
     x, weight = x[real], weight[real]
     if field.buckets:
-        edges = np.unique(quantiles(x, weight, np.arange(1, field.buckets), field.buckets))
+        edges = interval_edges(x, weight, field.buckets)
         return msgspec.structs.replace(spec, rows=len(edges) + 1 + FIRST, edges=tuple(edges.tolist()))
     low, high = usual_bounds(x, weight)
     x = np.clip(x, low, high)

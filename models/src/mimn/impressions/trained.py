@@ -108,7 +108,10 @@ class TrainedRun(Scorer):
         data = ImpressionData.load(path, cache)
         known = record.get("prepared_sha256", data.prepared.sha256)  # runs of earlier versions do not say it
         if (data.sha256, data.prepared.sha256) != (record["data_sha256"], known):
-            raise RunFault(f"{folder}: the data of {path} is not that of training: train again on this data")
+            raise RunFault(
+                f"{folder}: the data of {path} is not that of training, or an earlier version read it otherwise: train "
+                "again on this data"
+            )
         ids, fitted, model = EmbeddingIds.load(folder), FittedFields.load(folder), load_model(folder / run.MODEL)
         if config.training.compile:
             model.compile_steps()
