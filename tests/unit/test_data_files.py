@@ -152,12 +152,19 @@ def read(folder: Path, column: pa.Array, meaning: Meaning, ids: str = "uint64") 
     return np.concatenate([batch["x"] for batch in reader.batches()]).tolist(), reader
 
 
-@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20), st.integers(0, 4))
+@given(
+    st.sampled_from((pa.decimal32(9, 0), pa.decimal64(18, 2), pa.decimal128(38, 4), pa.decimal256(60, 1))).flatmap(
+        lambda kind: st.tuples(
+            st.lists(st.integers(0, min(2**63, 10 ** (kind.precision - kind.scale)) - 1), min_size=1, max_size=20),
+            st.just(kind),
+        )
+    )
+)
 def test_decimals_of_a_warehouse_are_the_whole_numbers_that_they_stand_for(
-    tmp_path_factory: pytest.TempPathFactory, numbers: list[int], scale: int
+    tmp_path_factory: pytest.TempPathFactory, drawn: tuple[list[int], pa.DataType]
 ) -> None:
-    folder = tmp_path_factory.mktemp("decimals")
-    whole, decimals = pa.array(numbers, pa.uint64()), pa.array(list(map(Decimal, numbers)), pa.decimal128(38, scale))
+    folder, (numbers, kind) = tmp_path_factory.mktemp("decimals"), drawn
+    whole, decimals = pa.array(numbers, pa.uint64()), pa.array(list(map(Decimal, numbers)), kind)
     assert read(folder, decimals, "id")[0] == numbers
     assert read(folder, decimals, "id", "string")[0] == [string_id(str(one)) for one in numbers]
     of_decimals, of_whole = read(folder, decimals, "value"), read(folder, whole, "value")

@@ -127,6 +127,8 @@ def without_decimals(column: pa.Array, meaning: Meaning) -> pa.Array:
         return column
     if meaning in ("label", "number"):
         return _floats_of_text(column)
+    if column.type.bit_width < 128:  # Arrow finds no decimal32 within the bounds of int64
+        column = column.cast(pa.decimal128(column.type.precision, column.type.scale))
     for kind in (pa.int64(), pa.uint64()):
         try:
             return column.cast(kind)
