@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mimn.bundle.fields import MAX_LIST
 from mimn.data.__main__ import main
 from mimn.data.events import DataError
 from mimn.data_set import load_data
@@ -265,6 +266,50 @@ def test_check_counts_numbers_that_are_clipped_and_finds_those_that_stretch_the_
     assert "column price of impressions.csv: 1 rows reach as far as -1e+300, all others from 0 to 9: they are" in said
     status, said = checked([*usual[:-2], -1e300, 5.0], fields + "buckets = 4\n")
     assert (status, "clipped" in said) == (0, False)
+
+
+def with_columns(names: str, *values: str) -> str:
+    """The impressions with more columns, the same values in each row."""
+    head, _, rows = IMPRESSIONS.partition("\n")
+    return "\n".join([f"{head},{names}", *(",".join([row, *values]) for row in rows.splitlines())]) + "\n"
+
+
+def test_check_finds_fields_whose_column_is_empty_in_all_rows(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {
+        "color": 'kind = "categorical"',
+        "hashed": 'kind = "categorical"\nbuckets = 9',
+        "tags": 'kind = "multi"',
+        "price": 'kind = "numeric"',
+    }
+    fields = "".join(f"[fields.context.{name}]\n{said}\n" for name, said in kinds.items())
+    status, said = ran(capsys, shop(TOML + fields, with_columns(",".join(kinds), "", "", "|", "")), "check")
+    assert status == 1
+    for name in kinds:
+        assert (
+            f"`impressions`, column {name} of impressions.csv: no row has a value: fill it, or remove the field "
+            f"`fields.context.{name}`"
+        ) in said
+    status, said = ran(capsys, shop(TOML + fields, with_columns(",".join(kinds), "red", "red", "a|b", "0")), "check")
+    assert (status, "no row has a value" in said) == (0, False)
+
+
+def test_check_counts_lists_that_are_longer_than_a_request_may_have(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = '[fields.context.tags]\nkind = "multi"\n'
+    longest = "|".join(f"t{n}" for n in range(MAX_LIST))
+    status, said = ran(capsys, shop(TOML + fields, with_columns("tags", longest)), "check")
+    assert (status, "the lists of" in said) == (0, False)
+    lines = with_columns("tags", longest).splitlines()
+    lines[1:4] = [f"{line}|one more" for line in lines[1:4]]
+    status, said = ran(capsys, shop(TOML + fields, "\n".join(lines) + "\n"), "check")
+    assert status == 1
+    assert (
+        "`impressions`, column tags of impressions.csv: the lists of 3 rows have more than 64 values, as many as 65: "
+        "training reads the first 64, and a request with more is refused: shorten them in the files and in requests"
+    ) in said
 
 
 def test_check_finds_item_0_which_the_wire_refuses(

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn import config_file, run
+from mimn.bundle.fields import MAX_LIST, code_of
 from mimn.calibration import UNCALIBRATED, Platt, Prior, Uncalibrated
 from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
@@ -318,6 +319,30 @@ def test_numbers_that_no_scale_can_hold_are_refused_and_infinite_ones_are_missin
     log.shown["price"] = np.where(np.arange(len(prices)) % 5, prices, -1e300)
     with pytest.raises(DataError, match=r"`fields.context.price`: its numbers reach -1e\+300, too far to be scaled"):
         loaded(log.write(tmp_path / "far")).fit_fields()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ('kind = "categorical"', pa.nulls(USERS * SHOWN)),
+        ('kind = "multi"', pa.array([[]] * (USERS * SHOWN), pa.list_(pa.string()))),
+        ('kind = "numeric"', pa.nulls(USERS * SHOWN, pa.float32())),
+        ('kind = "numeric"\nbuckets = 4', pa.nulls(USERS * SHOWN)),
+    ],
+)
+def test_a_field_whose_column_is_empty_is_refused_with_the_fix(tmp_path: Path, kind: str, values: pa.Array) -> None:
+    log = made(np.random.default_rng(2), graded, fields=f"[fields.context.empty]\n{kind}\n")
+    log.shown["empty"] = values
+    with pytest.raises(DataError, match=r"`fields.context.empty`: no train impression has a .*: fill the column, or"):
+        loaded(log.write(tmp_path)).fit_fields()
+
+
+def test_of_a_long_list_the_values_that_are_not_read_have_no_row(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(2), graded, fields='[fields.context.tags]\nkind = "multi"\n')
+    read = [f"t{n}" for n in range(MAX_LIST)]
+    log.shown["tags"] = [[*read, "behind"]] * (USERS * SHOWN)
+    fitted = loaded(log.write(tmp_path)).fit_fields()
+    assert set(fitted.codes["tags"].tolist()) == {code_of(tag) for tag in read}
 
 
 def test_a_few_wrong_numbers_are_clipped_and_do_not_stretch_the_scale_of_the_others(tmp_path: Path) -> None:

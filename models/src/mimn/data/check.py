@@ -34,6 +34,7 @@ from mimn.data.description import (
 )
 from mimn.data.events import DataError
 from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
+from mimn.data.field_tally import FieldTally
 from mimn.data.ids import Strings, xxh64
 from mimn.data.labels import known_labels, labels_known
 from mimn.data.number_bounds import usual_bounds
@@ -153,6 +154,7 @@ class _Check:
         wanted = columns_of(self._description, name)
         numbers = [column for column, want in wanted.items() if want.meaning == "number"]
         infinite = Counter[str]()
+        fields = FieldTally(wanted, reader.texts)
         scaled = {column: NumberTally() for column in numbers if self._is_scaled(wanted[column])}
         misread = _MisreadIds()
         strings = self._strings if self._description.ids == "string" else None
@@ -164,6 +166,7 @@ class _Check:
                 infinite[column] += int(np.count_nonzero(np.isinf(batch[column])))
             for column, tally in scaled.items():
                 tally.add(batch[column])
+            fields.add(batch)
             if self._description.ids == "uint64":
                 for column in signed & batch.keys():
                     found = batch[column][batch[column] > LARGEST_ID]
@@ -178,6 +181,7 @@ class _Check:
         self._find_misread(reader, wanted)
         for column, first, meaning, n in misread.found:
             self._report.values[f"values of {wanted[column].said} such as {first!r}: {meaning}"] = n
+        self._report.findings += fields.findings(name, reader.files)
         for column, tally in scaled.items():
             self._find_clipped(name, reader, wanted[column], tally)
         for column, ids in sorted(large.items()):

@@ -167,7 +167,7 @@ def _fit_numeric(spec: FieldSpec, said: str, field: Field, column: NDArray[np.fl
     x = FieldEncoder(spec).transformed(column)
     real = np.isfinite(x) & (weight > 0)
     if not bool(real.any()):
-        raise DataError(f"`{said}`: no train impression has a number")
+        raise DataError(f"`{said}`: no train impression has a number: fill the column, or remove the field")
     x, weight = x[real], weight[real]
     if field.buckets:
         edges = interval_edges(x, weight, field.buckets)
@@ -194,6 +194,8 @@ def _fit_values(
         return msgspec.structs.replace(spec, rows=field.vocabulary + FIRST, whole=True), None
     if field.buckets is not None:
         return msgspec.structs.replace(spec, rows=field.buckets + FIRST, hashed=True), None
+    if not counts:
+        raise DataError(f"`{said}`: no train impression has a value: fill the column, or remove the field")
     kept = np.array(sorted(code for code, n in counts.items() if n >= field.min_count), np.uint64)
     if not len(kept):
         raise DataError(f"`{said}`: no value stands in {field.min_count} train impressions: lower `min_count`")
@@ -204,7 +206,7 @@ def _examples(field: Field, counts: Mapping[int, int], texts: Mapping[int, str])
     """The most frequent values that have a row, as texts."""
     of_code = texts
     if field.kind == "multi":
-        of_code = {code_of(part): part for text in texts.values() for part in list_of_text(text)}
+        of_code = {code_of(part): part for text in texts.values() for part in _first_values(text)}
     known = [code for code, n in counts.items() if n >= field.min_count and len(of_code[code]) <= MAX_TEXT]
     return tuple(of_code[code] for code in sorted(known, key=lambda code: (-counts[code], code))[:MAX_EXAMPLES])
 
@@ -224,7 +226,12 @@ def _values_of(code: int, field: Field, texts: Mapping[int, str]) -> Iterable[in
         return ()
     if field.kind != "multi":
         return (code,)
-    return {code_of(part) for part in list_of_text(texts[code])}
+    return {code_of(part) for part in _first_values(texts[code])}
+
+
+def _first_values(text: str) -> list[str]:
+    """The values of a list that are read: as many as a request may have."""
+    return list_of_text(text)[:MAX_LIST]
 
 
 def _check_parts(name: str, field: Field, source: Source, data: Prepared) -> None:
@@ -288,8 +295,7 @@ def _lists(encoder: FieldEncoder, codes: Column, texts: Mapping[int, str]) -> ND
     """Rows of lists, -1 behind the end; a missing or empty list is the missing row. [n] → [n, M]"""
     found, place = np.unique(codes, return_inverse=True)
     of_found = [
-        [encoder.row(part) for part in list_of_text(texts[int(code)])][:MAX_LIST] if code else []
-        for code in found.tolist()
+        [encoder.row(part) for part in _first_values(texts[int(code)])] if code else [] for code in found.tolist()
     ]
     width = max((len(rows) for rows in of_found), default=1) or 1
     out = np.full((len(found), width), -1, np.int32)
