@@ -25,10 +25,13 @@ from fixtures.write_bundles import (
 from loadtest.budgets.fields import export as export_of_budget
 from mimn.baselines import BaselineConfig, ModelConfig
 from mimn.bundle import load_bundle
+from mimn.bundle.fields import FIRST, FieldEncoder, FieldSpec, Transform
 from mimn.bundle.graph import open_head, open_step
+from mimn.bundle.request_fields import RequestFields
 from mimn.config import MimnConfig
+from mimn.data.number_intervals import LOWEST
 from mimn.export import ExportError, RunFacts, export_any
-from mimn.export.parts import evaluation, field_data
+from mimn.export.parts import REQUESTS, draw_requests, evaluation, field_data, limit_requests
 from mimn.field_parity import check_fields_parity, field_values
 from mimn.nn.heads import HEADS
 from mimn.nn.model import ClickModel
@@ -117,5 +120,51 @@ def test_tables_in_another_order_are_found_by_the_comparison() -> None:
     with evaluation(model):
         data = field_data(model, CODES)
     check_fields_parity(model, data, [REQUEST])
-    with pytest.raises(ParityError, match="another vector in serving"):
+    named = r"field user.city: 'Rome' is \[.*\] in serving and \[.*\] in training\. That is a defect"
+    with pytest.raises(ParityError, match=named):
         check_fields_parity(model, replace(data, vectors=data.vectors[::-1]), [REQUEST])
+
+
+def test_an_interval_that_is_read_otherwise_is_found_at_its_edge_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a serving whose edges differ in the last bit, which drawn numbers do not show."""
+    model = tiny_model(POOLING, with_fields=True)
+    with evaluation(model):
+        data = field_data(model, CODES)
+    edges_and_bounds = limit_requests(data.request)
+    drawn = draw_requests(np.random.default_rng(1), data.request, REQUESTS)
+    check_fields_parity(model, data, [*drawn, *edges_and_bounds])
+    interval = FieldEncoder.interval
+    monkeypatch.setattr(FieldEncoder, "interval", lambda self, value: interval(self, float(np.nextafter(value, -1e9))))
+    check_fields_parity(model, data, drawn)
+    with pytest.raises(ParityError, match=r"field user.age: 18.0 is \["):
+        check_fields_parity(model, data, edges_and_bounds)
+
+
+@pytest.mark.parametrize("transform", ["none", "log1p"])
+def test_golden_numbers_lie_inside_their_intervals_and_limits_on_both_sides(transform: Transform) -> None:
+    """Another machine's logarithm, with another last bit, must not refuse a bundle."""
+
+    def numeric(name: str, **changes: object) -> FieldSpec:
+        plain = {"name": name, "source": "context", "kind": "numeric", "transform": transform}
+        return FieldSpec(**(plain | changes))  # type: ignore[arg-type]
+
+    edges = (0.0, 0.5, 7.0)
+    specs = [
+        numeric("a", rows=len(edges) + 1 + FIRST, edges=edges),
+        numeric("one", rows=2 + FIRST, edges=(LOWEST,)),
+        numeric("b", bounds=(-1.0, 2.0)),
+    ]
+    fields = RequestFields(specs, {}, np.zeros((sum(spec.rows for spec in specs), 1), np.float32))
+    divided, limits = FieldEncoder(specs[0]), [one["context"] for one in limit_requests(fields)]
+    drawn = [
+        one["context"]["a"] for one in draw_requests(np.random.default_rng(0), fields, 100) if "a" in one["context"]
+    ]
+    assert {divided.interval(value) for value in drawn} == set(range(FIRST, specs[0].rows))
+    apart = np.abs(divided.transformed(np.array(drawn))[:, None] - np.array(edges))
+    assert apart.min() > 0.1
+    assert {divided.interval(one["a"]) for one in limits if "a" in one} == set(range(FIRST, specs[0].rows))
+    within = {FieldEncoder(specs[2]).transformed(np.array([one["b"]]))[0] for one in limits if "b" in one}
+    assert min(within) <= -1.0
+    assert max(within) >= 2.0
+    for one in limits:
+        fields.vector({}, one)

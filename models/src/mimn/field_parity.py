@@ -15,20 +15,38 @@ from mimn.nn.fields import FieldValues
 from mimn.nn.model import ClickModel
 from mimn.parity import TOLERANCE, ParityError
 
+SHOWN = 4
+"""Numbers of a vector that an error shows."""
+
 
 def check_fields_parity(model: ClickModel, data: FieldData, requests: Sequence[dict[str, dict[str, Any]]]) -> None:
     """Encode requests as serving does, and by the model's own tables as training does, and compare the vectors.
 
     Raises:
-        ParityError: they differ.
+        ParityError: they differ; the message names the field, its value and both readings.
     """
     fields = data.request
     for request in requests if fields.specs else ():
         served = fields.vector(**request).values
         with torch.no_grad():
             trained = model.request_vector(field_values(fields.specs, data.codes, request))
-        if trained is None or not np.allclose(served, trained.numpy(), rtol=TOLERANCE, atol=TOLERANCE):
-            raise ParityError(f"the fields of request {request} have another vector in serving than in training")
+        if trained is None:
+            raise ParityError("the model has no fields, and its bundle has")
+        for spec in fields.specs:
+            place = fields.places[spec.name]
+            ours, theirs = served[place], trained.numpy()[place]
+            if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
+                value = request[spec.source].get(spec.name)
+                raise ParityError(
+                    f"field {spec.source}.{spec.name}: {'no value' if value is None else repr(value)} is "
+                    f"{_shown(ours)} in serving and {_shown(theirs)} in training. That is a defect of the program: "
+                    "report this message; a model that is trained without the field can be exported"
+                )
+
+
+def _shown(vector: NDArray[np.float32]) -> str:
+    """The first numbers of a vector."""
+    return f"[{', '.join(f'{x:.6g}' for x in vector[:SHOWN])}{', …' if len(vector) > SHOWN else ''}]"
 
 
 def field_values(

@@ -74,10 +74,13 @@ class RequestFields:
         self._vectors = vectors
         self.names = names_asked(self.specs)
         self._writers: list[tuple[FieldSpec, _Writer]] = []
+        self.places: dict[str, slice] = {}
+        """Where each field stands in the vector."""
         at = first = 0
         for spec in self.specs:
             end = at + spec.width(vectors.shape[1])
-            place = _Place(slice(at, end), vectors[first : first + spec.rows])
+            self.places[spec.name] = slice(at, end)
+            place = _Place(self.places[spec.name], vectors[first : first + spec.rows])
             encoder = FieldEncoder(spec, codes.get(spec.name))
             self._writers.append((spec, _writer(spec, encoder, place)))
             at, first = end, first + spec.rows

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import copysign, exp, expm1
+from math import copysign, exp, expm1, inf, nextafter
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from mimn.bundle import ActionSpec, EmbeddingTable, FieldData, ItemTable, Member
 from mimn.bundle.fields import FIRST, FieldSpec
 from mimn.bundle.item_table import NO_TABLE, STATISTICS, Neighbors
 from mimn.bundle.members import MemberReads
-from mimn.bundle.request_fields import RequestFields, asked_for
+from mimn.bundle.request_fields import FLOAT32_MAX, RequestFields, asked_for
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.nn.constants import item_vectors
 from mimn.nn.model import ClickModel
@@ -204,6 +204,10 @@ GIVEN_AND_KNOWN = ((0.9, 0.9), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 """Of each four drawn requests: the chance that a field has a value, and that training knew it."""
 BEYOND = 0.1
 """The share of drawn numbers that are moved by more than the width of their field's bounds."""
+FURTHEST = 50.0
+"""The largest logarithm of a drawn number."""
+LIMITS = 16
+"""Edges of one field whose encoding is compared, spread over all."""
 
 
 def draw_requests(random: np.random.Generator, fields: RequestFields, count: int) -> list[dict[str, Any]]:
@@ -219,14 +223,52 @@ def draw_requests(random: np.random.Generator, fields: RequestFields, count: int
     return requests
 
 
+def limit_requests(fields: RequestFields) -> list[dict[str, Any]]:
+    """Requests whose numbers lie at edges and bounds of their fields, just below them, and just above.
+
+    There a number falls into another interval if its two readings differ in the last bit. Golden cases have none of
+    these, because another machine's logarithm may have another last bit.
+    """
+    specs = [spec for spec in fields.specs if spec.kind == "numeric" and asked_for(spec)]
+    values = {spec.name: list(_limits(spec)) for spec in specs}
+    requests: list[dict[str, Any]] = []
+    for at in range(max(map(len, values.values()), default=0)):
+        request: dict[str, Any] = {"user": {}, "context": {}}
+        for spec in specs:
+            if at < len(values[spec.name]):
+                request[spec.source][spec.name] = values[spec.name][at]
+        requests.append(request)
+    return requests
+
+
+def _limits(spec: FieldSpec) -> Iterator[float]:
+    every = np.array(spec.edges or spec.bounds or ())
+    chosen = every[np.unique(np.linspace(0, len(every) - 1, LIMITS).round().astype(np.int64))] if len(every) else every
+    for x in chosen.tolist():
+        value = _before_transform(spec, x)
+        for near in (nextafter(value, -inf), value, nextafter(value, inf)):
+            if abs(near) <= FLOAT32_MAX:
+                yield near
+
+
+def _before_transform(spec: FieldSpec, x: float) -> float:
+    """The number that the field's transform makes x of, up to rounding."""
+    if spec.transform == "log":
+        return exp(min(x, FURTHEST))
+    return x if spec.transform == "none" else copysign(expm1(min(abs(x), FURTHEST)), x)
+
+
 def _draw_value(random: np.random.Generator, spec: FieldSpec, known: float) -> Any:
+    if spec.kind == "numeric" and spec.edges:
+        at = int(random.integers(len(spec.edges) + 1))
+        ends = (spec.edges[0] - 1.0, *spec.edges, spec.edges[-1] + 1.0)
+        return _before_transform(spec, ends[at] / 2 + ends[at + 1] / 2)
     if spec.kind == "numeric":
-        x = float(random.choice(spec.edges) if spec.edges else random.normal(spec.mean, spec.deviation))
+        x = random.normal(spec.mean, spec.deviation)
         if spec.bounds is not None and random.random() < BEYOND:
             x += float(random.choice((-1, 1))) * (1.0 + spec.bounds[1] - spec.bounds[0])
-        if spec.transform == "log":
-            return exp(x)
-        return round(x if spec.transform == "none" else copysign(expm1(min(abs(x), 50.0)), x), 3)
+        drawn = _before_transform(spec, x)
+        return drawn if spec.transform == "log" else round(drawn, 3)
     if spec.kind == "multi":
         return [_draw_category(random, spec, known) for _ in range(1 + int(random.integers(3)))]
     return _draw_category(random, spec, known)

@@ -46,6 +46,7 @@ from mimn.export.parts import (
     evaluation,
     field_data,
     golden_requests,
+    limit_requests,
     reads_of,
     tables,
 )
@@ -119,7 +120,8 @@ def export_bundle(
         step = None if config.variant == "ledger" else step_graph(model, step_layout(config, state_dtype))
         head = head_graph(model, layout)
         check_parity(model, layout, None if step is None else step.onnx, head.onnx)
-        check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
+        drawn = draw_requests(np.random.default_rng(1), fields.request, REQUESTS)
+        check_fields_parity(model, fields, [*drawn, *limit_requests(fields.request)])
         blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
         initial = layout.round(layout.flatten(blank | initial_blocks(model.cell)))
         reference = reference_of(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)

@@ -36,6 +36,7 @@ from mimn.export.parts import (
     evaluation,
     field_data,
     golden_requests,
+    limit_requests,
     tables,
 )
 from mimn.field_parity import check_fields_parity
@@ -100,7 +101,8 @@ def export_sequence(
                 f"{error}: export a run of variant 'din' or 'dien', or of one with a state (models/README.md)"
             ) from error
         check_sequence_parity(model, rule, head.onnx)
-        check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
+        drawn = draw_requests(np.random.default_rng(1), fields.request, REQUESTS)
+        check_fields_parity(model, fields, [*drawn, *limit_requests(fields.request)])
         golden = sequence_golden_cases(rule, Graph(head.onnx), (items, categories), fields, actions)
     layout = rule.layout
     return write_bundle(
