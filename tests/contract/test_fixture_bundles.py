@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimn.bundle import Bundle, GoldenMismatch, load_bundle
+from mimn.bundle import Bundle, Golden, GoldenMismatch, load_bundle
 from mimn.bundle.graph import StepGraph, open_head, open_step
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -70,6 +70,21 @@ def test_golden_requests_hold_known_unknown_and_missing_values() -> None:
     other = replace(bundle.golden, requests=np.roll(bundle.golden.requests, 1))
     with pytest.raises(GoldenMismatch, match="golden request differs"):
         other.verify_request(bundle.request.vector)
+
+
+def test_a_golden_number_at_an_edge_holds_on_a_machine_that_reads_it_as_the_interval_below() -> None:
+    bundle = load_bundle(RECURRENT[-1])
+
+    def golden(age: float, read_as: float) -> Golden:
+        read = bundle.request.vector({"age": read_as}, {}).values
+        request = json.dumps({"user": {"age": age}, "context": {}})
+        return replace(bundle.golden, requests=np.array([request]), context=read[np.newaxis])
+
+    golden(18.0, 17.0).verify_request(bundle.request.vector)
+    golden(18.0, 18.0).verify_request(bundle.request.vector)
+    for age, read_as in ((18.001, 17.0), (17.999, 18.0), (18.0, 66.0)):
+        with pytest.raises(GoldenMismatch, match="golden request differs"):
+            golden(age, read_as).verify_request(bundle.request.vector)
 
 
 def test_dimensions_all_differ(bundle: Bundle) -> None:
