@@ -192,6 +192,54 @@ def group_of(topics: TopicsForTest, redis: RedisForTest) -> str:
     return group_name(redis.prefix, topics.events, namespace(load_bundle(BUNDLE).manifest.fingerprint, 0))
 
 
+# Compaction
+
+
+def configure(bootstrap: str, topic: str, **configs: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        named = {name.replace("_", "."): value for name, value in configs.items()}
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=named)])
+    finally:
+        admin.close()
+
+
+def test_a_topic_that_is_compacted_is_named_while_uic_runs_and_when_it_finds_the_last_event_removed(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, 1)
+    soon = {"segment_ms": "100", "min_cleanable_dirty_ratio": "0.001"}
+    with running_uic(tmp_path / "before", valkey, topics) as uic:
+        for _ in range(2):
+            uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
+        configure(real_kafka, topics.events, cleanup_policy="compact")
+        until(lambda: ready(uic)[0] == 200 and "log_compacted" in ready(uic)[1], "the policy is named", within_s=30)
+        assert "uic_topic_compacted 1.0" in httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        configure(real_kafka, topics.events, cleanup_policy="delete")
+        until(lambda: "log_compacted" not in ready(uic)[1], "the policy is right again", within_s=30)
+
+    configure(real_kafka, topics.events, cleanup_policy="compact", **soon)
+    producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
+
+    def compacted() -> bool:
+        """Whether nothing is left of what was folded; an event in a segment of its own makes Kafka clean the others."""
+        for user in USERS:
+            producer.send(topics.events, key=user.encode(), value=click(user).SerializeToString())
+        producer.flush(timeout=10)
+        return all(r.offset >= 2 * len(USERS) for r in read_to_end({"bootstrap_servers": real_kafka}, topics.events))
+
+    until(compacted, "what was folded is removed from within the log", within_s=90, every_s=1)
+    configure(real_kafka, topics.events, cleanup_policy="delete")
+    producer.close(timeout=5)
+    with running_uic(tmp_path / "after", valkey, topics, serving=False) as uic:
+        until(lambda: "broken_log: removed" in ready(uic)[1], "the partition stops by name", within_s=60)
+        assert partitions_command.main("continue", ["--partition", "0", "--admin", uic.worker.admin_url]) == 0
+        later = uic.publish(*[click(user) for user in USERS])
+        uic.wait_folded(later)
+        states = [uic.state(user) for user in USERS]
+        assert all(state is not None and state.event_count >= 4 and state.partial for state in states)
+
+
 # Transactions
 
 

@@ -20,6 +20,7 @@ from uic.core.ports import (
     OutOfRange,
     PartitionCount,
     Revoked,
+    Skipped,
 )
 from uic.core.records import Records
 from uic.core.start_position import LogBounds
@@ -43,6 +44,7 @@ class Partition:
     """One partition of a `FakeTopic`."""
 
     records: list[FakeRecord] = field(default_factory=list)
+    markers: set[int] = field(default_factory=set)
     start: int = 0
     end: int = 0
 
@@ -82,7 +84,15 @@ class FakeTopic:
 
     def marker(self, partition: int) -> None:
         """A transaction marker: uses an offset, is never delivered."""
-        self.partitions[partition].end += 1
+        log = self.partitions[partition]
+        log.markers.add(log.end)
+        log.end += 1
+
+    def compact(self, partition: int) -> None:
+        """Keep the newest record of each key; nothing moves."""
+        log = self.partitions[partition]
+        newest = {r.key: r.offset for r in log.records}
+        log.records = [r for r in log.records if newest[r.key] == r.offset]
 
     def delete_before(self, partition: int, offset: int) -> None:
         """Retention."""
@@ -94,6 +104,7 @@ class FakeTopic:
         log = self.partitions[partition]
         log.end = offset
         log.records = [r for r in log.records if r.offset < offset]
+        log.markers = {at for at in log.markers if at < offset}
 
     def grow(self, partitions: int) -> None:
         """The topic is given more partitions; from now on `event` and `erase` go by the new count."""
@@ -188,6 +199,8 @@ class FakeLog:
             self.park(p)
             self.queued.append(OutOfRange(p, tag))
             return
+        if position in log.markers:
+            self.queued.append(Skipped(p, tag, position))
         records = [r for r in log.records if r.offset >= position][: self.chunk]
         more = any(r.offset >= position for r in log.records[-1:]) and len(records) == self.chunk
         after = records[-1].offset + 1 if records and more else log.end

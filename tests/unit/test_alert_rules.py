@@ -183,6 +183,17 @@ SCENARIOS = {
         "PartitionBroken",
         {"severity": "page", "instance": "uic-0"},
     ),
+    "the topic is compacted, as both workers say, and is not any more": scenario_of(
+        {
+            f"uic_topic_compacted{{{UIC}}}": "0 0 1x5 0x10",
+            'uic_topic_compacted{instance="uic-1"}': "0 0 1x5 0x10",
+            f'uic_bundle_info{{namespace="old",{UIC}}}': "1x20",
+            'uic_bundle_info{namespace="old",instance="uic-1"}': "1x20",
+        },
+        [("30s", False), ("1m", True), ("3m30s", True), ("4m", False)],
+        "TopicCompacted",
+        {"severity": "page", "namespace": "old"},
+    ),
     "a worker's clock is slow, and is set": scenario(
         f"uic_clock_skew_seconds{{{UIC}}}",
         "0 0 -3x5 0x10",

@@ -10,9 +10,11 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaConnectionError
 
-from uic.core.ports import Described, ErasuresAway, NotCounted, PartitionCount
+from uic.core.ports import Described, ErasuresAway, Fetched, LogMessage, NotCounted, PartitionCount, Skipped, TopicCompacted
+from uic.core.records import BatchRecord
 from uic.log import consumer
 from uic.log.consumer import LogConsumer
+from uic.log.kafka_repairs import FetchedBatch
 from uic.settings import KafkaSettings
 
 PLACE = TopicPartition("events", 0)
@@ -27,6 +29,7 @@ class BusyLog:
         """A topic that the broker does not know."""
         self.count: int | None = 3
         """Partitions of the topic, as the broker tells; None: it does not answer."""
+        self.policy = "delete"
         self.open_from: int | None = None
         """Where a transaction begins that was left open."""
         self._subscription = SimpleNamespace(assignment={})
@@ -53,6 +56,9 @@ class BusyLog:
         if self.count is None:
             raise KafkaConnectionError("away")
         return self.count
+
+    def cleanup_policy(self) -> str:
+        return self.policy
 
     def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
         self.end += 1
@@ -89,13 +95,23 @@ def test_what_lies_behind_an_open_transaction_is_told_apart(open_from: int) -> N
     assert (said.bounds.end, said.log_end > open_from) == (open_from, True)
 
 
-def test_a_missing_topic_of_erasures_is_told_once_and_when_it_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "ERASURES_LOOK_S", 0.0)
+@pytest.mark.parametrize(
+    ("attribute", "wrong", "right", "told"),
+    [
+        ("lacks", "events.erased", "", [ErasuresAway("does not exist"), ErasuresAway("")]),
+        ("policy", "compact,delete", "delete", [TopicCompacted("compact,delete"), TopicCompacted("")]),
+        ("policy", "compact", "", [TopicCompacted("compact"), TopicCompacted("")]),
+    ],
+)
+def test_what_is_wrong_with_topics_is_told_once_and_when_it_ends(
+    attribute: str, wrong: str, right: str, told: list[LogMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "TOPICS_LOOK_S", 0.0)
     busy = BusyLog()
     log, _ = consumer_of(busy)
-    log._check_erasures()
+    log._look_at_topics()
     assert log.messages(0) == []
-    busy.lacks = "events.erased"
+    setattr(busy, attribute, wrong)
     for _ in range(3):
         log._check_erasures()
     busy.lacks = ""
@@ -114,3 +130,16 @@ def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:
     counted, away = log.messages(0)
     assert counted == PartitionCount(3)
     assert isinstance(away, NotCounted)
+        log._look_at_topics()
+    setattr(busy, attribute, right)
+    log._look_at_topics()
+    assert log.messages(0) == told
+
+
+def test_what_lies_in_place_of_an_event_is_told_before_the_events_that_follow() -> None:
+    log, client = consumer_of(BusyLog())
+    log._tags[0] = 7
+    log._backpressure.begin(7)
+    event = BatchRecord(41, 5, b"ann", b"value", ())
+    log._deliver(client, PLACE, [FetchedBatch(40, ()), FetchedBatch(41, [event])])
+    assert log.messages(0) == [Skipped(0, 7, 40), Fetched(0, 7, [event], 42)]

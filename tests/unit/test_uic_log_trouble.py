@@ -11,7 +11,15 @@ from support.fake_topics import FakeErasures, FakeTopic
 from support.fold_worker import Worker
 from support.hand_model import users_of
 from support.replayed import assert_exactly_once
-from uic.core.ports import Assigned, Described, ErasuresAway, LostGroup, TopicAway, Unreadable
+from uic.core.ports import (
+    Assigned,
+    Described,
+    ErasuresAway,
+    LostGroup,
+    TopicAway,
+    TopicCompacted,
+    Unreadable,
+)
 from uic.core.start_position import LogBounds
 from uic.core.status import Phase
 
@@ -187,3 +195,17 @@ def test_a_topic_of_erasures_that_is_gone_is_degraded_before_a_replay_needs_it(w
     worker.log.queued.append(ErasuresAway(""))
     worker.settle()
     assert worker.updater.status.reasons == ()
+
+
+def test_a_topic_that_is_compacted_while_it_is_folded_is_named_and_counted_until_it_is_not(worker: Worker) -> None:
+    assert worker.counted("uic_topic_compacted") == 0
+    worker.log.queued.append(TopicCompacted("compact"))
+    worker.settle()
+    assert worker.updater.status.serving
+    (reason,) = worker.updater.status.reasons
+    assert reason.startswith("log_compacted: topic behavior-events has cleanup.policy compact")
+    assert worker.counted("uic_topic_compacted") == 1
+    worker.log.queued.append(TopicCompacted(""))
+    worker.settle()
+    assert worker.updater.status.reasons == ()
+    assert worker.counted("uic_topic_compacted") == 0

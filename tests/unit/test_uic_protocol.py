@@ -412,6 +412,53 @@ def test_another_record_at_the_last_offset_breaks_the_log(topic: FakeTopic, stor
     broken(topic, store, "witness")
 
 
+def test_a_marker_at_the_last_offset_is_another_log_and_no_compaction(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    topic.truncate(0, 19)
+    topic.marker(0)
+    fill(topic, 3, first=40)
+    broken(topic, store, "witness")
+
+
+@pytest.mark.parametrize(
+    ("action", "counts"),
+    [
+        ("continue", [5] * 5),  # 4 that were folded, and the last of 6 in the log
+        ("rebuild", [1] * 5),  # what compaction left
+    ],
+)
+def test_a_log_that_was_compacted_where_it_was_folded_is_named_and_what_was_decided_leaves_all_its_users_partial(
+    action: str, counts: list[int], topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    folded(topic, store)
+    fill(topic, 10, first=20)
+    topic.compact(0)
+    heir = broken(topic, store, "removed")
+    resolve(heir, action)
+    heir.catch_up()
+    states = [stored_state(store, user) for user in USERS]
+    assert [s.header.event_count for s in states if s is not None] == counts
+    assert [s.header.partial for s in states if s is not None] == [True] * 5
+    progress = heir.progress()
+    assert progress is not None
+    assert (progress.gaps, progress.complete_from) == (1, 30)
+    assert heir.counted("uic_data_gaps_total") == 1
+    assert "data gap" in caplog.messages
+    again = Worker(topic, store, seed=2)
+    again.log.assign(0)
+    again.catch_up()
+    again.settle()
+    assert again.phase() is Phase.FOLDING, "what was accepted is not found again"
+
+
+def test_a_compacted_log_that_ends_where_it_was_folded_is_named_without_a_record_to_read(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    folded(topic, store)
+    topic.partitions[0].records.pop()
+    broken(topic, store, "removed")
+
+
 def test_another_topic_id_breaks_the_log_and_continue_keeps_the_states(topic: FakeTopic, store: FakeStore) -> None:
     before = folded(topic, store).progress()
     topic.make_anew()

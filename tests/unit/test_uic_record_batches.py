@@ -178,6 +178,43 @@ def test_an_aborted_transaction_is_not_read_and_a_committed_one_is(abort: bool) 
     assert (records, positions) == read(Fetcher.PartitionRecords, data, **options)
 
 
+@pytest.mark.parametrize(
+    ("at", "empty"),
+    [
+        (0, [FetchedBatch(0, ())]),  # aborted
+        (1, [FetchedBatch(1, ())]),
+        (2, [FetchedBatch(2, ())]),  # the marker
+        (3, []),
+    ],
+)
+def test_what_lies_where_reading_begins_is_told_if_it_is_no_event(at: int, empty: list[FetchedBatch]) -> None:
+    class Aborted:
+        producer_id, first_offset = 7, 0
+
+    inside = batch([(1, b"in", b"v", []), (2, b"in", b"v", [])], **TRANSACTION)
+    later = batch([(3, b"after", b"v", [])], base=3) + batch([(3, b"after", b"v", [])], base=5)
+    data = (inside if at < 2 else b"") + (marker(2, abort=True) if at < 3 else b"") + later
+    fetched: Any = PartitionBatches(
+        at,
+        AT,
+        MemoryRecords(bytes(data)),
+        isolation_level=IsolationLevel.READ_COMMITTED,
+        aborted_transactions=[Aborted()],
+    )
+    found = fetched.take(100)
+    assert [one for one in found if not one.records] == empty
+    assert [one.offset for one in found if one.records] == [3, 5]
+
+
+@pytest.mark.parametrize("begins", [2, 3, 4])
+def test_what_compaction_removed_where_reading_begins_is_no_marker(begins: int) -> None:
+    data = sealed(batch([(1, b"k", b"v", [])], base=begins), LAST_DELTA_AT, struct.pack(">i", 4)) + marker(
+        9, abort=True
+    )
+    fetched: Any = PartitionBatches(3, AT, MemoryRecords(bytes(data)), isolation_level=IsolationLevel.READ_COMMITTED)
+    assert all(one.records for one in fetched.take(100))
+
+
 @given(records=told, at=st.integers(LAST_DELTA_AT, 5000), byte=st.integers(0, 255))
 def test_a_changed_byte_is_noticed(records: list[Told], at: int, byte: int) -> None:
     data = batch(records)

@@ -197,6 +197,11 @@ class Metrics:
             ["status"],
             registry=r,
         )
+        self.topic_compacted = Gauge(
+            "uic_topic_compacted",
+            "1 while the cleanup.policy of the event topic removes events from within the log (compact), else 0.",
+            registry=r,
+        )
         self.topic_partitions = Gauge(
             "uic_topic_partitions", "Partitions of the event topic, which all workers share.", registry=r
         )

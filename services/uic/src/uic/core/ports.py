@@ -227,6 +227,16 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """What lies at the offset that was read from is no event: the marker of a transaction, or a record of an aborted
+    one. Comes before the records that follow it."""
+
+    partition: int
+    tag: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Described:
     """The answer to `Log.describe`."""
 
@@ -311,6 +321,14 @@ class ErasuresAway:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicCompacted:
+    """The topic's cleanup.policy removes events from within the log: compaction keeps one a user."""
+
+    policy: str
+    """The setting; empty: it does not, or not any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
@@ -328,6 +346,7 @@ LogMessage = (
     Assigned
     | Revoked
     | Fetched
+    | Skipped
     | Described
     | NotDescribed
     | OutOfRange
@@ -337,6 +356,7 @@ LogMessage = (
     | NotCounted
     | TopicAway
     | ErasuresAway
+    | TopicCompacted
     | LogAway
     | LostGroup
 )

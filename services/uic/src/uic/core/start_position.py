@@ -36,7 +36,9 @@ class BrokenReason(StrEnum):
     TRUNCATED = "truncated"
     """The log ends below progress."""
     WITNESS = "witness"
-    """Another record lies at the last folded offset."""
+    """At the last folded offset lies another record, or what is no event: the log was written again from there."""
+    REMOVED = "removed"
+    """Nothing lies at the last folded offset, though the log begins below it: compaction has removed records."""
     UNVERIFIABLE = "unverifiable"
     """Retention removed the last folded record, and the broker has no topic id to go by."""
     UNREADABLE_BATCH = "unreadable_batch"
@@ -65,10 +67,16 @@ class Begin:
     witness: int | None
     """The witness that the record at `read_from` must have; it was folded before and is not folded again. None: fold
     it."""
+    lost_from: int | None = None
+    """Where a gap begins that is found now: events from here up to `progress.complete_from` are lost. None: none is."""
 
-    def verified_by(self, first: Record) -> bool:
-        """Whether `first`, the first record read, is the one that was folded last."""
-        return (first.offset, witness(first.key, first.value, first.timestamp)) == (self.read_from, self.witness)
+    def contradicted_by(self, first: Record) -> BrokenReason | None:
+        """Why `first`, the first record read, is not the one that was folded last; None if it is. What is no event is
+        never read, so a log that has it at `read_from` is `WITNESS` before there is a first record."""
+        if first.offset > self.read_from:
+            return BrokenReason.REMOVED
+        same = (first.offset, witness(first.key, first.value, first.timestamp)) == (self.read_from, self.witness)
+        return None if same else BrokenReason.WITNESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +122,12 @@ def start_position(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Brok
     if bounds.start > progress.next_offset:
         after_gap = progress._replace(
             next_offset=bounds.start,
-            gap_end=bounds.start,
+            gap_end=max(bounds.start, progress.gap_end),
             gaps=progress.gaps + 1,
             writer=mint.writer,
             topic_id=bounds.topic_id,
         )
-        return Begin("gap", after_gap, True, bounds.start, None)
+        return Begin("gap", after_gap, True, bounds.start, None, lost_from=progress.next_offset)
     return Begin("go_on", progress, False, progress.next_offset, None)
 
 
@@ -145,7 +153,15 @@ def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
         base=base,
         as_of_ms=0,
     )
-    return Begin("new", progress, True, base, None)
+    lost_from = 0 if base > 0 and mint.start == "earliest" else None
+    return Begin("new", progress, True, base, None, lost_from)
+
+
+def among_removed(begin: Begin, bounds: LogBounds) -> Begin:
+    """Begin as an operator has decided, in a log from which records were removed. Which ones cannot be told, so all of
+    the log as it is now counts as a gap: a state is `partial` unless all of its events are later."""
+    progress = begin.progress._replace(gap_end=bounds.end, gaps=begin.progress.gaps + 1)
+    return replace(begin, progress=progress, lost_from=begin.read_from)
 
 
 class CannotContinue(Exception):
@@ -188,7 +204,7 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
         topic_id=bounds.topic_id,
         writer=mint.writer,
         misrouted_to=0,
-        gap_end=at if gap else progress.gap_end,
+        gap_end=max(at, 0 if another else progress.gap_end) if gap else progress.gap_end,
         gaps=progress.gaps + gap,
     )
     return Begin("continued", accepted, True, at, None)

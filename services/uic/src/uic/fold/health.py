@@ -118,6 +118,18 @@ class Health:
         if self.recover(what) and not self._degraded.keys() & ERASURES:
             say(log, logging.INFO, "erasures can be read again")
 
+    def log_compacted(self, topic: str, policy: str) -> None:
+        """The topic's cleanup.policy removes events from within the log; empty: it does not, or not any more."""
+        if policy:
+            say(log, logging.ERROR, "log compacted", topic=topic, cleanup_policy=policy)
+            self.degrade(
+                "policy",
+                f"log_compacted: topic {topic} has cleanup.policy {policy}, which removes events before and after they "
+                "are folded: set it to delete",
+            )
+        elif self.recover("policy"):
+            say(log, logging.INFO, "log no longer compacted", topic=topic)
+
     def stop(self, reason: str) -> None:
         """Stop folding, and report why; the events wait in the log. Only a restart ends it."""
         if not self.stopped:

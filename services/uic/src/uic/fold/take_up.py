@@ -21,6 +21,7 @@ from uic.core.start_position import (
     LogBounds,
     Mint,
     accept_misrouted,
+    among_removed,
     continue_broken,
     new_lineage,
     start_position,
@@ -162,7 +163,7 @@ class TakeUp:
             lineage=f"{progress.lineage:016x}",
             era=progress.era,
         )
-        if begin.kind == "gap" or (begin.kind == "new" and progress.base > 0 and self._topic.start == "earliest"):
+        if begin.lost_from is not None:
             self._metrics.gaps.inc()
             say(log, logging.ERROR, "data gap", partition=partition, complete_from=progress.complete_from)
 
@@ -217,14 +218,17 @@ class TakeUp:
             return start_position(stored, bounds, mint)
         if resolution.about is BrokenReason.MISROUTED:
             return accept_misrouted(stored, bounds, mint)
-        if resolution.action == "rebuild":
-            return new_lineage(bounds, mint)
         try:
-            return continue_broken(stored, bounds, mint, resolution.from_offset)
+            begin = (
+                new_lineage(bounds, mint)
+                if resolution.action == "rebuild"
+                else continue_broken(stored, bounds, mint, resolution.from_offset)
+            )
         except CannotContinue as error:
             resolution.refuse(InvalidField(str(error)))
             session.resolution = None
             return start_position(stored, bounds, mint)
+        return among_removed(begin, bounds) if resolution.about is BrokenReason.REMOVED else begin
 
     def _claim(self, now: float) -> None:
         """Before the first record: read the erasures if it is a replay, and store progress that is new."""

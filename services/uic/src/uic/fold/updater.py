@@ -43,7 +43,9 @@ from uic.core.ports import (
     PartitionCount,
     Ports,
     Revoked,
+    Skipped,
     TopicAway,
+    TopicCompacted,
     Unreadable,
 )
 from uic.core.records import first_ms
@@ -246,6 +248,10 @@ class StateUpdater:
         match message:
             case Fetched():
                 self._fetched(message)
+            case Skipped(partition, tag, offset):
+                reading = self._sessions.tagged(partition, tag)
+                if isinstance(reading, Reading) and reading.verify is not None and reading.verify.read_from == offset:
+                    self._take_up.stop(reading, BrokenReason.WITNESS)
             case Assigned(partitions):
                 self._health.not_joined = ""
                 self._health.log_answered("log", "bounds")
@@ -298,6 +304,9 @@ class StateUpdater:
                 self._health.erasures_answered("erased_topic")
             case ErasuresAway(detail):
                 self._health.erasures_failed("erased_topic", f"topic {erased_topic(self._topic.name)} {detail}")
+            case TopicCompacted(policy):
+                self._metrics.topic_compacted.set(bool(policy))
+                self._health.log_compacted(self._topic.name, policy)
             case LogAway(detail):
                 self._health.log_failed("log", detail)
                 for session in self._sessions:
@@ -320,8 +329,9 @@ class StateUpdater:
             self._log.took(message.tag, len(records))
             return
         if reading.verify is not None and records:
-            if not reading.verify.verified_by(records[0]):
-                self._take_up.stop(reading, BrokenReason.WITNESS)
+            contradiction = reading.verify.contradicted_by(records[0])
+            if contradiction is not None:
+                self._take_up.stop(reading, contradiction)
                 return
             reading.verify = None
             self._log.took(reading.tag, 1)
@@ -343,6 +353,10 @@ class StateUpdater:
             # witness first, and the markers of transactions may lie in between.
             if contradiction(session.progress, bounds) is not None:
                 self._sessions.restart(session, now)  # taking it up finds the log broken
+                return
+            verify = session.verify
+            if verify is not None and message.position is not None and message.position > verify.read_from:
+                self._take_up.stop(session, BrokenReason.REMOVED)  # the client has read past it, and got nothing
                 return
             session.held_at = bounds.end if bounds.end < message.log_end else None
             self._as_of.described(session, message)

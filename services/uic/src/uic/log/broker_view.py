@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
 from uic.log.kafka_repairs import open_kafka_client
@@ -70,6 +70,16 @@ class BrokerView:
         if found["error_code"]:
             raise for_code(found["error_code"])()
         return len(found["partitions"])
+
+    def cleanup_policy(self) -> str:
+        """The topic's `cleanup.policy`; empty if the broker does not tell.
+
+        Raises:
+            KafkaError: no answer, or it is refused.
+        """
+        wanted = ConfigResource(ConfigResourceType.TOPIC, self._topic, configs=["cleanup.policy"])
+        told = self._admin.describe_configs([wanted], config_filter="all").get("topic", {}).get(self._topic, {})
+        return str(told.get("cleanup.policy", {}).get("value") or "")
 
     def _described(self, topic: str) -> Mapping[str, Any]:
         try:

@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -35,7 +35,9 @@ from uic.core.ports import (
     OutOfRange,
     PartitionCount,
     Revoked,
+    Skipped,
     TopicAway,
+    TopicCompacted,
     Unreadable,
 )
 from uic.core.records import joined
@@ -72,8 +74,9 @@ LONGEST_PAUSE_S = 0.032
 polling without a pause would cost a core."""
 DESCRIBE_MS = 3000
 CHECK_INTERVAL_S = 1.0
-ERASURES_LOOK_S = 5.0
-"""How often the brokers are asked for the topic of erasures, which only erasures and rebuilds need."""
+TOPICS_LOOK_S = 5.0
+"""How often the brokers are asked what folding alone does not show: whether the topic of erasures is there, which only
+erasures and rebuilds need, and whether the event topic is compacted."""
 REOPEN_S = 1.0
 BATCH_READS = 3
 """How often an unreadable batch is fetched before its partition stops: damage in transit is gone the next time."""
@@ -125,8 +128,9 @@ class LogConsumer(threading.Thread):
         self._answer_bytes = ANSWER_BYTES
         self._failure = ""
         self._topic_away = ""
-        self._erasures_due = 0.0
-        self._erasures_away = ""
+        self._topics_due = 0.0
+        self._told: dict[type[LogMessage], LogMessage] = {}
+        """What was found at the last look at the topics, by its kind; at first nothing is wrong."""
         self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
@@ -238,7 +242,7 @@ class LogConsumer(threading.Thread):
                 consumer.resume(self._tp(partition))
             self._commits.send(consumer)
             self._check_topic(consumer)
-            self._check_erasures()
+            self._look_at_topics()
             self._check_membership(consumer)
             # At the limit a new consumer would read no more, and each costs the whole group a rebalance.
             if self._answer_bytes < MOST_ANSWER_BYTES and (answer := too_large(consumer)):
@@ -309,7 +313,9 @@ class LogConsumer(threading.Thread):
         if tag is None:
             return
         bad = batches.pop() if isinstance(batches[-1], UnreadableBatch) else None
-        if batches:
+        for empty in (batch for batch in batches if not batch.records):
+            self._messages.put(Skipped(tp.partition, tag, empty.offset))
+        if batches := [batch for batch in batches if batch.records]:
             records = joined([batch.records for batch in batches])
             self._backpressure.gave(tag, len(records))
             after = position(consumer, tp) or records[-1].offset + 1
@@ -413,17 +419,23 @@ class LogConsumer(threading.Thread):
             self._topic_away = away
             self._messages.put(TopicAway(away))
 
-    def _check_erasures(self) -> None:
-        if time.monotonic() < self._erasures_due:
+    def _look_at_topics(self) -> None:
+        """Tell what is found, when it is another than before."""
+        if time.monotonic() < self._topics_due:
             return
-        self._erasures_due = time.monotonic() + ERASURES_LOOK_S
+        self._topics_due = time.monotonic() + TOPICS_LOOK_S
         try:
-            away = self._asked().topic_trouble(erased_topic(self._topic))
-        except KafkaError:
+            for found in self._seen_of_topics(self._asked()):
+                if found != self._told.get(type(found), type(found)("")):
+                    self._told[type(found)] = found
+                    self._messages.put(found)
+        except KafkaError:  # the next question would wait as long for its answer
             return
-        if away != self._erasures_away:
-            self._erasures_away = away
-            self._messages.put(ErasuresAway(away))
+
+    def _seen_of_topics(self, broker: BrokerView) -> Iterator[ErasuresAway | TopicCompacted]:
+        yield ErasuresAway(broker.topic_trouble(erased_topic(self._topic)))
+        policy = broker.cleanup_policy()
+        yield TopicCompacted(policy if "compact" in policy else "")
 
     def _check_membership(self, consumer: KafkaConsumer) -> None:
         """Ask the group's coordinator whether we are what our client believes: see `watchdog`.

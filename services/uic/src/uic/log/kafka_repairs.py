@@ -340,6 +340,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
                     yield from self._handed_out(read_batch(batch, self.most_bytes))
                 elif batch.magic == 2:
                     self.next_fetch_offset = batch.next_offset
+                    yield from self._left_out(batch)
         except (Malformed, CorruptRecordError, UnsupportedCodecError) as error:
             at = self.next_fetch_offset
             behind = batch.next_offset if batch is not None and batch.magic == 2 else at
@@ -357,6 +358,10 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
             self.next_fetch_offset = record.offset + 1
             yield record
 
+    def _left_out(self, batch: Any) -> Iterator[Any]:
+        """What the client gets in place of a batch without events."""
+        yield from ()
+
     def _to_skip(self, batch: Any) -> bool:
         """Whether the batch holds no events: a transaction's marker, or part of an aborted transaction."""
         if batch.magic != 2:
@@ -372,7 +377,8 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
 
 
 class FetchedBatch(NamedTuple):
-    """Records that a broker sent together."""
+    """Records that a broker sent together; none if what lies at the offset that was fetched from is no event: a
+    transaction's marker, or part of an aborted transaction."""
 
     offset: int
     """Of the first."""
@@ -388,6 +394,10 @@ class PartitionBatches(PartitionRecords):
         if len(wanted):
             self.next_fetch_offset = int(offsets[-1]) + 1
             yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :])
+
+    def _left_out(self, batch: Any) -> Iterator[FetchedBatch]:
+        if batch.base_offset <= self.fetch_offset <= batch.last_offset:  # that record's place is what UIC must know of
+            yield FetchedBatch(self.fetch_offset, ())
 
     def take(self, n: int) -> list[FetchedBatch | UnreadableBatch]:
         """Whole batches with `n` records or more, or all that are left."""
