@@ -16,6 +16,7 @@ from uic.core.ports import (
     Described,
     ErasuresAway,
     LostGroup,
+    PartitionCountChanged,
     TopicAway,
     TopicCompacted,
     Unreadable,
@@ -209,3 +210,22 @@ def test_a_topic_that_is_compacted_while_it_is_folded_is_named_and_counted_until
     worker.settle()
     assert worker.updater.status.reasons == ()
     assert worker.counted("uic_topic_compacted") == 0
+
+
+def test_after_consumption_has_stopped_lag_goes_on_to_grow_and_as_of_stands_still(worker: Worker) -> None:
+    worker.settle()
+    as_of_ms = worker.partition().as_of_ms
+    assert worker.counted("uic_lag_records", partition="0") == 0
+    worker.log.queued.append(PartitionCountChanged(2))
+    worker.settle(40)
+    for i in range(7):
+        worker.log.topic.event(USERS[i % 5], item=1 + i)
+    worker.settle(40)
+    assert not worker.updater.status.serving
+    assert (worker.partition().lag, worker.partition().as_of_ms) == (7, as_of_ms)
+    assert worker.counted("uic_lag_records", partition="0") == 7
+    worker.log.topic.make_anew()
+    worker.log.topic.partitions[0].end = 3
+    worker.settle(40)
+    assert worker.partition().next_offset == 20, "a session that has stopped is not taken up anew"
+    assert worker.updater.status.partitions[0].as_of_ms == as_of_ms

@@ -214,7 +214,8 @@ class StateUpdater:
         if not self._health.stopped:
             self._settlement.go_on(now)
             self._take_up.go_on(now)
-            self._as_of.ask(now, lambda: wall_ms / 1000 + self._clock() - began)
+        self._as_of.ask(now, lambda: wall_ms / 1000 + self._clock() - began)  # what is not folded any more falls behind
+        if not self._health.stopped:
             for large in (False, True):  # small batches need not wait until the batch of a flooded partition is folded
                 batches = self._decode(large, now)
                 parts = self._load(batches, now)
@@ -346,6 +347,8 @@ class StateUpdater:
             return
         self._health.log_answered("log")
         session.end = message.log_end
+        if self._health.stopped:
+            return  # only the lag is of interest
         if isinstance(session, TakingUp):
             self._take_up.described(session, bounds, now)
         elif isinstance(session, Reading):
