@@ -476,6 +476,23 @@ def test_another_topic_id_breaks_the_log_and_continue_keeps_the_states(topic: Fa
     assert heir.updater.status.serving
 
 
+@pytest.mark.parametrize("kept_from", [0, 3])
+@pytest.mark.parametrize("records", [8, 48])
+def test_all_that_another_log_has_is_lag(records: int, kept_from: int, topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    topic.make_anew()
+    fill(topic, records, first=0)
+    topic.delete_before(0, kept_from)
+    heir = broken(topic, store, "topic_id")
+    shown = heir.partition()
+    assert (shown.next_offset, shown.end_offset, shown.lag) == (20, records, records - kept_from)
+    assert heir.counted("uic_lag_records", partition="0") == records - kept_from
+    resolve(heir, "continue")
+    heir.catch_up()
+    heir.settle(40)
+    assert heir.partition().lag == 0
+
+
 def test_a_topic_made_anew_while_it_is_read_breaks_the_log(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
     topic.make_anew()

@@ -171,7 +171,10 @@ class Metrics:
 
         # Partitions
         self.lag = Gauge(
-            "uic_lag_records", "Records between progress and the end of the log.", ["partition"], registry=r
+            "uic_lag_records",
+            "Records between progress and the end of the log; all that a log has that is another one than was folded.",
+            ["partition"],
+            registry=r,
         )
         self.next_offset = Gauge(
             "uic_next_offset",

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from prometheus_client import Gauge
 
+from uic.core.start_position import BrokenReason
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
 from uic.errors import StoreUnavailable
 from uic.fold.session import Broken, Claiming, Lost, Reading, Session, Sessions, TakingUp
@@ -212,6 +213,7 @@ def phase_of(session: Session) -> Phase:
 def _view(session: Session) -> PartitionStatus:
     p = session.progress
     held = isinstance(session, Reading) and session.held
+    another = isinstance(session, Broken) and session.cause is BrokenReason.TOPIC_ID
     return PartitionStatus(
         partition=session.partition,
         phase=phase_of(session),
@@ -223,6 +225,7 @@ def _view(session: Session) -> PartitionStatus:
         era=None if p is None else p.era,
         base=None if p is None else p.base,
         gaps=None if p is None else p.gaps,
+        another_from=session.start if another else None,
     )
 
 

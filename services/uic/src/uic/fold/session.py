@@ -127,6 +127,8 @@ class Session:
     """Whether the store did not answer for it when last asked."""
     unclaimed: bool = False
     """Whether the store had no answer to its claim and has none of it, so that it is taken up once more."""
+    start: int | None = None
+    """Start of the log when the broker was last asked."""
     end: int | None = None
     """End of the log (high watermark) when the broker was last asked."""
     progress: Progress | None = None

@@ -175,6 +175,7 @@ class TakeUp:
             Broken(
                 hold=session.hold,
                 reason=": ".join(part for part in (named, detail) if part),
+                start=session.start,
                 end=session.end,
                 progress=session.progress,
                 cause=cause,

@@ -346,7 +346,7 @@ class StateUpdater:
         if session is None:
             return
         self._health.log_answered("log")
-        session.end = message.log_end
+        session.start, session.end = bounds.start, message.log_end
         if self._health.stopped:
             return  # only the lag is of interest
         if isinstance(session, TakingUp):
