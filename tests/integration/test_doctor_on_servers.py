@@ -76,7 +76,7 @@ def test_a_sound_deployment_has_nothing_to_fix(examine: Examine, topics: TopicsF
     status, found = examine()
     assert status == 0
     assert of(found, "FAIL") == set()
-    assert found["partitioner of the producers"]["seen"].startswith("the newest 100 records all lie")
+    assert found["partitioner of the producers"]["seen"].startswith("the newest 100 records with a key all lie")
     assert found["bundle"]["verdict"] == "OK"
     assert "not in the store yet" in found[f"namespace {_namespace()}"]["seen"]
 

@@ -96,7 +96,7 @@ def sample(right: int, wrong: int = 0, keyless: int = 0) -> list[Sample]:
     key = b"user"
     here = partition_of(key, N)
     return [
-        Sample(partition=here, keys=(key,) * right + (None,) * keyless),
+        Sample(partition=here, keys=(key,) * right + (None, b"", b"\xff", b"k" * 129) * keyless),
         Sample(partition=(here + 1) % N, keys=(key,) * wrong),
     ]
 
@@ -180,7 +180,9 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.partitioner(sample(200), N, 0.01), OK, "all lie"),
     (findings.partitioner(sample(198, wrong=2), N, 0.01), WARN, "murmur2_random"),
     (findings.partitioner(sample(197, wrong=3), N, 0.01), FAIL, "murmur2_random"),
-    (findings.partitioner(sample(99, keyless=2), N, 0.01), FAIL, "user id as key"),
+    (findings.partitioner(sample(99, keyless=2), N, 0.01), OK, "the newest 99 records with a key"),
+    (findings.partitioner(sample(0, keyless=2), N, 0.01), OK, "no record with a key"),
+    (findings.partitioner(sample(98, wrong=2, keyless=100), N, 0.01), FAIL, "2 of the newest 100 records with a key"),
     (findings.partitioner([], N, 0.01, "no answer"), WARN, "cannot be read"),
     (findings.newest_event([], NOW_MS), OK, "future"),
     (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS - 10**9)], NOW_MS), OK, "future"),
@@ -329,9 +331,13 @@ def test_newest_records_are_decoded_as_uic_would() -> None:
     bundle = load_bundle(Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1")
     known = int(bundle.items.ids[0])
     values = [click(known), click(known + 1), click(0), b"\xff", None]
-    records = [*map(record, values), record(click(known), None), record(click(known), b"\xff")]
+    keyless = [record(click(known), None), record(click(known), b""), record(None, None)]
+    records = [*map(record, values), *keyless, record(click(known), b"\xff"), record(None, b"k" * 129)]
     assert newest_of(records, bundle) == Newest(
-        records=4, reasons={"item_zero": 1, "malformed_protobuf": 1}, events=2, unknown_items=1
+        records=9,
+        reasons={"item_zero": 1, "malformed_protobuf": 1, "missing_key": 3, "bad_key": 2},
+        events=2,
+        unknown_items=1,
     )
 
 

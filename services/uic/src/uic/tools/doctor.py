@@ -327,12 +327,16 @@ def _samples(records: Sequence[LogRecord]) -> tuple[Sample, ...]:
 
 
 def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
-    """The records with valid keys, decoded as UIC would; erasures are left out."""
+    """The records, judged as UIC would; erasures are left out."""
     reasons: Counter[str] = Counter()
     items = []
     named = None if bundle is None else bundle.actions
     for record in records:
-        if record.key is None or check_key(record.key) is not None or record.value is None:
+        wrong = check_key(record.key)
+        if record.key is None or wrong is not None:
+            reasons[(wrong or Reason.MISSING_KEY).value] += 1
+            continue
+        if record.value is None:
             continue
         event = decode(record.value, record.headers, record.key.decode(), record.timestamp_ms)
         if isinstance(event, Reason):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mimn.state import partition_of
 from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicFacts, fail, ok, warn
+from uic.core.event import check_key
 
 OLDEST_STORE = (7, 2)
 PARTITIONS_A_MASTER = 32
@@ -254,7 +255,8 @@ def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
 def partitioner(
     samples: Iterable[Sample], partitions: int, tolerated_share: float, error: str | None = None
 ) -> Finding:
-    """Producers choose a key's partition by Kafka's murmur2; more than `tolerated_share` elsewhere stops UIC.
+    """Producers choose a key's partition by Kafka's murmur2; more than `tolerated_share` elsewhere stops UIC. Records
+    without a valid key say nothing of it, here as in UIC: they are dead letters, wherever they lie.
 
     `error` says why the newest records could not be read.
     """
@@ -263,20 +265,18 @@ def partitioner(
         return warn(check, f"the newest records cannot be read: {error}", "allow this user to read the topic")
     seen = misrouted = 0
     for sample in samples:
-        seen += len(sample.keys)
-        misrouted += sum(key is None or partition_of(key, partitions) != sample.partition for key in sample.keys)
+        keys = [key for key in sample.keys if key is not None and check_key(key) is None]
+        seen += len(keys)
+        misrouted += sum(partition_of(key, partitions) != sample.partition for key in keys)
     if not seen:
-        return ok(check, "no record to check yet")
-    found = f"{misrouted} of the newest {seen} records lie in another partition than their key's"
-    fix = (
-        "librdkafka producers (C, Go, .NET, confluent-kafka) must set partitioner=murmur2_random, "
-        "and every record needs its user id as key"
-    )
+        return ok(check, "no record with a key to check yet")
+    found = f"{misrouted} of the newest {seen} records with a key lie in another partition than their key's"
+    fix = "librdkafka producers (C, Go, .NET, confluent-kafka) must set partitioner=murmur2_random"
     if misrouted > tolerated_share * seen:
         return fail(check, found, fix)
     if misrouted:
         return warn(check, found, fix)
-    return ok(check, f"the newest {seen} records all lie where murmur2 puts their key")
+    return ok(check, f"the newest {seen} records with a key all lie where murmur2 puts their key")
 
 
 def newest_event(samples: Iterable[Sample], now_ms: int) -> Finding:

@@ -24,7 +24,7 @@ RECENT_MS: Final = 24 * 3600 * 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Newest:
-    """The newest records with valid keys, decoded."""
+    """The newest records, decoded."""
 
     records: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
