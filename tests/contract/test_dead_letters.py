@@ -91,6 +91,17 @@ def test_a_topic_that_is_away_is_an_error_and_not_an_exception(subject: Subject)
 
 
 @pytest.mark.servers
+def test_a_topic_that_does_not_exist_is_named_with_the_command_that_creates_it(kafka: str) -> None:
+    name = f"absent-{uuid.uuid4().hex[:10]}.dlq"
+    producer = DeadLetterProducer({"bootstrap_servers": [kafka]}, name, max_bytes=1 << 20, timeout_s=0.5)
+    producer.start()
+    error = finished(producer.send([letter(1)])).error
+    producer.close()
+    assert error is not None
+    assert error.startswith(f"topic {name} does not exist. Create it: kafka-topics.sh --create --topic {name} ")
+
+
+@pytest.mark.servers
 def test_a_record_of_two_mebibytes_is_cut_to_what_the_producer_sends(kafka: str, make_topics: MakeTopics) -> None:
     topic = make_topics(kafka, partitions=1).dlq
     producer = DeadLetterProducer({"bootstrap_servers": [kafka]}, topic, max_bytes=1 << 20)

@@ -6,14 +6,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from kafka import KafkaProducer
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from conftest import MakeTopics, RedisForTest
+from localstack.topics import Topic, create_topics
+from localstack.wait import until
 from mimn.state import partition_of
-from support.uic_running import click, running_uic
+from support.uic_running import click, delete_and_wait, running_uic
 from uic.log.topic_reader import read_to_end
 from uic.tools.letter_display import describe
 from uic.tools.letter_reading import read_letter
@@ -82,6 +85,42 @@ def test_json_that_protobuf_reads_with_an_error_of_its_own_is_a_dead_letter_like
     [record] = read_to_end({"bootstrap_servers": kafka}, topics.dlq)
     letter = read_letter(record)
     assert (letter.reason, letter.value) == ("malformed_json", value)
+
+
+def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_used_once_it_is_there(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    delete_and_wait(kafka, topics.dlq)
+    gone = f"dead_letter_topic_unavailable: topic {topics.dlq} does not exist. Create it: kafka-topics.sh "
+    where = partition_of(USER.encode(), N)
+    with running_uic(tmp_path / "uic", valkey, topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="2000") as uic:
+
+        def degraded() -> list[str]:
+            found: list[str] = httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5).json()["degraded"]
+            return found
+
+        def named() -> bool:
+            return [reason[: len(gone)] for reason in degraded()] == [gone]
+
+        until(named, "the topic is named before a record needs it", within_s=30)
+        producer = KafkaProducer(bootstrap_servers=kafka, acks="all")
+        producer.send(topics.events, key=USER.encode(), value=b"\xff\xff", partition=where).get(timeout=10)
+        producer.close()
+        later = uic.publish(click(USER))
+
+        def stalled() -> str:
+            found: str = uic.admin("/partitions")["partitions"][where]["reason"]
+            return found
+
+        until(lambda: stalled().startswith(f"dead_letters: topic {topics.dlq} does not"), "it stalls", within_s=30)
+        assert named(), "and is named once"
+        create_topics(kafka, [Topic(topics.dlq, 1)])
+        uic.wait_folded(later)
+        until(lambda: degraded() == [], "nothing is wrong", within_s=30)
+    [record] = read_to_end({"bootstrap_servers": kafka}, topics.dlq)
+    assert read_letter(record).value == b"\xff\xff"
+    assert sum("dead letters cannot be written" in line for line in uic.worker.log.read_text().splitlines()) == 1
 
 
 def test_headers_whose_names_are_no_text_stop_nobody(

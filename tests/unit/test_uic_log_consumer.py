@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition
-from kafka.errors import KafkaConnectionError
 
-from uic.core.ports import Described, ErasuresAway, Fetched, LogMessage, NotCounted, PartitionCount, Skipped, TopicCompacted
+from uic.core.ports import DeadLettersAway, Described, ErasuresAway, Fetched, LogMessage, Skipped, TopicCompacted
 from uic.core.records import BatchRecord
 from uic.log import consumer
 from uic.log.consumer import LogConsumer
@@ -18,6 +17,10 @@ from uic.log.kafka_repairs import FetchedBatch
 from uic.settings import KafkaSettings
 
 PLACE = TopicPartition("events", 0)
+NO_DEAD_LETTERS = (
+    "topic events.dlq does not exist. Create it: kafka-topics.sh --create --topic events.dlq --partitions 4 "
+    "--config cleanup.policy=delete --config retention.ms=-1"
+)
 
 
 class BusyLog:
@@ -27,8 +30,6 @@ class BusyLog:
         self.end = 100
         self.lacks = ""
         """A topic that the broker does not know."""
-        self.count: int | None = 3
-        """Partitions of the topic, as the broker tells; None: it does not answer."""
         self.policy = "delete"
         self.open_from: int | None = None
         """Where a transaction begins that was left open."""
@@ -51,11 +52,6 @@ class BusyLog:
 
     def topic_trouble(self, topic: str) -> str:
         return "does not exist" if topic == self.lacks else ""
-
-    def partition_count(self) -> int:
-        if self.count is None:
-            raise KafkaConnectionError("away")
-        return self.count
 
     def cleanup_policy(self) -> str:
         return self.policy
@@ -99,6 +95,7 @@ def test_what_lies_behind_an_open_transaction_is_told_apart(open_from: int) -> N
     ("attribute", "wrong", "right", "told"),
     [
         ("lacks", "events.erased", "", [ErasuresAway("does not exist"), ErasuresAway("")]),
+        ("lacks", "events.dlq", "", [DeadLettersAway(NO_DEAD_LETTERS), DeadLettersAway("")]),
         ("policy", "compact,delete", "delete", [TopicCompacted("compact,delete"), TopicCompacted("")]),
         ("policy", "compact", "", [TopicCompacted("compact"), TopicCompacted("")]),
     ],
@@ -113,23 +110,6 @@ def test_what_is_wrong_with_topics_is_told_once_and_when_it_ends(
     assert log.messages(0) == []
     setattr(busy, attribute, wrong)
     for _ in range(3):
-        log._check_erasures()
-    busy.lacks = ""
-    log._check_erasures()
-    assert log.messages(0) == [ErasuresAway("does not exist"), ErasuresAway("")]
-
-
-def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:
-    busy = BusyLog()
-    log, client = consumer_of(busy)
-    log.count_partitions()
-    log._obey(client)
-    busy.count = None
-    log.count_partitions()
-    log._obey(client)
-    counted, away = log.messages(0)
-    assert counted == PartitionCount(3)
-    assert isinstance(away, NotCounted)
         log._look_at_topics()
     setattr(busy, attribute, right)
     log._look_at_topics()

@@ -13,6 +13,7 @@ from support.hand_model import users_of
 from support.replayed import assert_exactly_once
 from uic.core.ports import (
     Assigned,
+    DeadLettersAway,
     Described,
     ErasuresAway,
     LostGroup,
@@ -229,3 +230,26 @@ def test_after_consumption_has_stopped_lag_goes_on_to_grow_and_as_of_stands_stil
     worker.settle(40)
     assert worker.partition().next_offset == 20, "a session that has stopped is not taken up anew"
     assert worker.updater.status.partitions[0].as_of_ms == as_of_ms
+
+
+def test_a_dead_letter_topic_that_is_gone_is_degraded_before_a_bad_record_needs_it_and_said_once(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    gone = "dead_letter_topic_unavailable: away"
+    worker.log.queued.append(DeadLettersAway("away"))
+    worker.settle()
+    assert worker.updater.status.serving
+    assert worker.updater.status.reasons == (gone,)
+    worker.dead_letters.away = True  # which says "away" as well
+    worker.log.topic.append(0, USERS[0].encode(), b"junk")
+    worker.until(lambda: worker.partition().reason)
+    worker.settle()
+    assert worker.updater.status.reasons == (gone,)
+    worker.dead_letters.away = False
+    worker.log.queued.append(DeadLettersAway(""))
+    worker.catch_up()
+    worker.settle()
+    assert worker.updater.status.reasons == ()
+    said = [message for message in caplog.messages if message.startswith("dead letters can")]
+    assert said == ["dead letters cannot be written", "dead letters can be written again"]

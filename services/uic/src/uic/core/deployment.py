@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from uic.core.topics import DEAD_LETTER_PARTITIONS
+
 NO_ANSWER_FIX = "permit this user to read it, or check the value on the server by hand"
 DAY_MS = 24 * 3600 * 1000
 
@@ -141,6 +143,11 @@ def log_retention(topic: TopicFacts) -> Finding:
     if size is not None and size >= 0:
         limits.append(f"{size} bytes a partition")
     return warn(check, " and ".join(limits), fix)
+
+
+def dead_letter_creation(topic: str) -> str:
+    """The command that creates a dead-letter topic."""
+    return creation(topic, DEAD_LETTER_PARTITIONS, "delete")
 
 
 def creation(topic: str, partitions: int, policy: str) -> str:

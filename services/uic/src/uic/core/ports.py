@@ -321,6 +321,14 @@ class ErasuresAway:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLettersAway:
+    """The brokers know no dead-letter topic, or do not show it to us."""
+
+    detail: str
+    """The topic, the brokers' error and what to do; empty: it is available again."""
+
+
+@dataclass(frozen=True, slots=True)
 class TopicCompacted:
     """The topic's cleanup.policy removes events from within the log: compaction keeps one a user."""
 
@@ -356,6 +364,7 @@ LogMessage = (
     | NotCounted
     | TopicAway
     | ErasuresAway
+    | DeadLettersAway
     | TopicCompacted
     | LogAway
     | LostGroup

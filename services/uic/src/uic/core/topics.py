@@ -8,6 +8,10 @@ def dead_letter_topic(events: str) -> str:
     return f"{events}.dlq"
 
 
+DEAD_LETTER_PARTITIONS = 4
+"""Of a topic that is made as UIC proposes it; any number will do."""
+
+
 def erased_topic(events: str) -> str:
     """The compacted topic that remembers erasures."""
     return f"{events}.erased"

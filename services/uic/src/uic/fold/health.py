@@ -18,6 +18,7 @@ from uic.metrics import Metrics
 log = logging.getLogger("uic.fold.health")
 
 INTERVAL_S = 0.2
+DEAD_LETTERS_AWAY = "dead_letter_topic_unavailable"
 LOG = {"topic", "bounds", "log"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
@@ -119,6 +120,14 @@ class Health:
         if self.recover(what) and not self._degraded.keys() & ERASURES:
             say(log, logging.INFO, "erasures can be read again")
 
+    def dead_letters_away(self, detail: str) -> None:
+        """The dead-letter topic is not there; empty: it is, or is again. The first bad record stalls its partition."""
+        if detail:
+            say(log, logging.WARNING, "dead letters cannot be written", detail=detail)
+            self.degrade("dead_letters", f"{DEAD_LETTERS_AWAY}: {detail}")
+        elif self.recover("dead_letters"):
+            say(log, logging.INFO, "dead letters can be written again")
+
     def log_compacted(self, topic: str, policy: str) -> None:
         """The topic's cleanup.policy removes events from within the log; empty: it does not, or not any more."""
         if policy:
@@ -171,11 +180,11 @@ class Health:
         held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
         behind = [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
         undelivered = {s.undelivered for s in sessions if isinstance(s, Reading) and s.undelivered}
-        behind += [f"dead_letter_topic_unavailable: {why}" for why in sorted(undelivered)]
+        behind += [f"{DEAD_LETTERS_AWAY}: {why}" for why in sorted(undelivered)]
         views = tuple(map(_view, sessions))
         self.status = Status(
             not reasons and not not_joined,
-            (*reasons, *not_joined, *self._degradations(), *behind),
+            tuple(dict.fromkeys((*reasons, *not_joined, *self._degradations(), *behind))),
             views,
             self.ahead_ms,
         )

@@ -30,6 +30,7 @@ from uic.core.ordering import Batch
 from uic.core.ports import (
     Advised,
     Assigned,
+    DeadLettersAway,
     Described,
     ErasuresAway,
     Fetched,
@@ -305,6 +306,8 @@ class StateUpdater:
                 self._health.erasures_answered("erased_topic")
             case ErasuresAway(detail):
                 self._health.erasures_failed("erased_topic", f"topic {erased_topic(self._topic.name)} {detail}")
+            case DeadLettersAway(detail):
+                self._health.dead_letters_away(detail)
             case TopicCompacted(policy):
                 self._metrics.topic_compacted.set(bool(policy))
                 self._health.log_compacted(self._topic.name, policy)

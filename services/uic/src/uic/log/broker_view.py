@@ -17,6 +17,8 @@ from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersi
 from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_id_of
 
+ABSENT = "does not exist"
+
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
@@ -58,7 +60,7 @@ class BrokerView:
         error = for_code(self._described(topic)["error_code"])
         if error is NoError:
             return ""
-        return "does not exist" if error is UnknownTopicOrPartitionError else f"is refused: {error.__name__}"
+        return ABSENT if error is UnknownTopicOrPartitionError else f"is refused: {error.__name__}"
 
     def partition_count(self) -> int:
         """How many partitions the topic has. The answer names each, so with hundreds it takes tens of milliseconds.

@@ -24,6 +24,7 @@ from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 from mimn.state import NO_TOPIC_ID
 from uic.core.ports import (
     Assigned,
+    DeadLettersAway,
     Described,
     ErasuresAway,
     Fetched,
@@ -45,6 +46,7 @@ from uic.core.start_position import LogBounds
 from uic.core.topics import erased_topic
 from uic.log.backpressure import Backpressure
 from uic.log.broker_view import BrokerView
+from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs import (
     check_client,
     fresh_topic_id,
@@ -76,7 +78,7 @@ DESCRIBE_MS = 3000
 CHECK_INTERVAL_S = 1.0
 TOPICS_LOOK_S = 5.0
 """How often the brokers are asked what folding alone does not show: whether the topic of erasures is there, which only
-erasures and rebuilds need, and whether the event topic is compacted."""
+erasures and rebuilds need, and that of dead letters, and whether the event topic is compacted."""
 REOPEN_S = 1.0
 BATCH_READS = 3
 """How often an unreadable batch is fetched before its partition stops: damage in transit is gone the next time."""
@@ -432,8 +434,10 @@ class LogConsumer(threading.Thread):
         except KafkaError:  # the next question would wait as long for its answer
             return
 
-    def _seen_of_topics(self, broker: BrokerView) -> Iterator[ErasuresAway | TopicCompacted]:
+    def _seen_of_topics(self, broker: BrokerView) -> Iterator[ErasuresAway | DeadLettersAway | TopicCompacted]:
         yield ErasuresAway(broker.topic_trouble(erased_topic(self._topic)))
+        letters = self._settings.dead_letter_topic
+        yield DeadLettersAway(why_away(letters, broker.topic_trouble(letters)))
         policy = broker.cleanup_policy()
         yield TopicCompacted(policy if "compact" in policy else "")
 

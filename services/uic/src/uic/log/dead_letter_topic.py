@@ -11,14 +11,31 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
+from uic.core.deployment import dead_letter_creation
 from uic.core.letters import Letter, to_wire
 from uic.log.bounded_producer import close_producer, open_producer
+from uic.log.broker_view import ABSENT, BrokerView
 from uic.logs import say
 
 log = logging.getLogger("uic.log.dead_letter_topic")
 
 SMALLEST_LETTER_BYTES = 4096
+LOOK_S = 2.0
+"""How long the brokers are asked for the topic after a failure."""
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
+def why_away(topic: str, trouble: str) -> str:
+    """What is said of a dead-letter topic that the brokers do not show; empty if they do.
+
+    Args:
+        topic: its name.
+        trouble: `BrokerView.topic_trouble` of it.
+    """
+    if not trouble:
+        return ""
+    create = f". Create it: {dead_letter_creation(topic)}" if trouble == ABSENT else ""
+    return f"topic {topic} {trouble}{create}"
 
 
 class Sent:
@@ -79,11 +96,26 @@ class DeadLetterProducer(threading.Thread):
                 if producer is not None:
                     close_producer(producer, wait_s=0)
                 producer = None
-                sent.finish(f"{type(error).__name__}: {str(error)[:120]}")
+                sent.finish(self._why(error))
             else:
                 sent.finish(None)
         if producer is not None:
             close_producer(producer, wait_s=1)
+
+    def _why(self, error: Exception) -> str:
+        """Why letters were not delivered. Of a topic that is not there, the producer knows only that it has waited."""
+        timeout_ms = int(min(self._timeout_s, LOOK_S) * 1000)
+        bounded = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+        try:
+            broker = BrokerView(self._client | bounded, self._topic, group="")
+            try:
+                away = why_away(self._topic, broker.topic_trouble(self._topic))
+            finally:
+                broker.close()
+        except KafkaError:
+            away = ""
+        said = str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"  # theirs say it
+        return away or said[:140]
 
     def _connect(self) -> KafkaProducer:
         return open_producer(

@@ -28,7 +28,7 @@ from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
 from mimn.state import CorruptProgress, Keys, decode_progress, namespace
 from uic.core import deployment
-from uic.core.deployment import Finding, Severity, TopicFacts, creation
+from uic.core.deployment import Finding, Severity, TopicFacts, creation, dead_letter_creation
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.topics import erased_topic
 from uic.errors import UicError, UnsuitableClient
@@ -155,7 +155,7 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         yield traffic.newest_records(log.newest)
         if facts.model.bundle is not None:
             yield traffic.unknown_items(log.newest)
-    yield deployment.topic_exists(kafka.dead_letter_topic, dead, creation(kafka.dead_letter_topic, 4, "delete"))
+    yield deployment.topic_exists(kafka.dead_letter_topic, dead, dead_letter_creation(kafka.dead_letter_topic))
     if dead is not None and events is not None:
         yield findings.dead_letter_policy(dead, events)
         yield traffic.dead_letters(log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic))
