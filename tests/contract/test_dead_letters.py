@@ -98,7 +98,8 @@ def test_a_topic_that_does_not_exist_is_named_with_the_command_that_creates_it(k
     error = finished(producer.send([letter(1)])).error
     producer.close()
     assert error is not None
-    assert error.startswith(f"topic {name} does not exist. Create it: kafka-topics.sh --create --topic {name} ")
+    command = f"kafka-topics.sh --bootstrap-server {kafka} --create --topic {name} "
+    assert error.startswith(f"topic {name} does not exist. Create it: {command}")
 
 
 @pytest.mark.servers

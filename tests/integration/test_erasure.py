@@ -23,6 +23,7 @@ from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
 from support.uic_running import click, delete_and_wait, running_uic
 from torture.watching import readiness
+from uic.core.kafka_tools import KafkaTools
 from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable
 from uic.log.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
@@ -93,7 +94,7 @@ def test_a_topic_of_notes_that_is_gone_is_named_until_it_is_there_again(
             uic.erase("ann")
         error: Any = refused.value
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert f"topic {topics.erased} does not exist: create it (kafka-topics.sh --create" in error.details()
+        assert f"topic {topics.erased} does not exist: create it: kafka-topics.sh --bootstrap" in error.details()
         gone = f"erasures_unavailable: topic {topics.erased} does not exist"
         until(lambda: degraded() == gone, "named", within_s=60)
         create_topics(kafka, [Topic(topics.erased, N, {"cleanup.policy": "compact"})])
@@ -160,7 +161,7 @@ def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_t
 def test_a_note_names_the_null_record_of_its_user(kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(kafka, N)
     log = KafkaLog({"bootstrap_servers": kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
-    publisher = Publisher(log, topics.events, N)
+    publisher = Publisher(log, topics.events, N, KafkaTools("h:9092"))
     publisher.publish([(b"u1", b"v"), (b"u2", b"v")], TIMEOUT_S)
     at = publisher.erase("u1", TIMEOUT_S)
     again = publisher.erase("u1", TIMEOUT_S)
@@ -196,7 +197,7 @@ def test_of_several_notes_the_highest_counts_and_null_takes_back(kafka: str, mak
 def test_the_notes_of_a_topic_that_was_made_anew_do_not_count(real_kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(real_kafka, N)
     log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
-    publisher = Publisher(log, topics.events, N)
+    publisher = Publisher(log, topics.events, N, KafkaTools("h:9092"))
     at = publisher.erase("u1", TIMEOUT_S)
     before = log.topic_id(topics.events)
     delete_and_wait(real_kafka, topics.events)

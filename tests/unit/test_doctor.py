@@ -17,6 +17,7 @@ from mimn.state import partition_of
 from support.bundles import FIXTURES
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
+from uic.core.kafka_tools import KafkaTools
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, FoldSettings, KafkaSettings, RedisSettings, UicSettings
 from uic.tools import doctor, findings, traffic
@@ -39,6 +40,7 @@ from uic.tools.traffic import Newest, Written
 OK, WARN, FAIL = Severity.OK, Severity.WARN, Severity.FAIL
 N = 64
 NOW_MS = 1_700_000_000_000
+TOOLS = KafkaTools("h:9092")
 STORE = StoreFacts(
     server="valkey",
     version="9.1.2",
@@ -150,32 +152,36 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (deployment.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
     (findings.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
     (findings.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
-    (deployment.log_cleanup(EVENTS), OK, "delete"),
-    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
-    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
-    (deployment.log_cleanup(silent(EVENTS)), WARN, "by hand"),
-    (deployment.log_retention(EVENTS), OK, "unlimited"),
-    (deployment.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
-    (deployment.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
-    (deployment.log_retention(silent(EVENTS)), WARN, "by hand"),
+    (deployment.log_cleanup(EVENTS, TOOLS), OK, "delete"),
+    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact"}), TOOLS), FAIL, "cleanup.policy=delete"),
+    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact,delete"}), TOOLS), FAIL, "cleanup.policy=delete"),
+    (deployment.log_cleanup(silent(EVENTS), TOOLS), WARN, "by hand"),
+    (deployment.log_retention(EVENTS, TOOLS), OK, "unlimited"),
+    (deployment.log_retention(topic(config={"retention.ms": "604800000"}), TOOLS), WARN, "7.0 days"),
+    (deployment.log_retention(topic(config={"retention.bytes": "1000"}), TOOLS), WARN, "1000 bytes"),
+    (deployment.log_retention(silent(EVENTS), TOOLS), WARN, "by hand"),
     (findings.durability(EVENTS), OK, "3 replicas"),
     (findings.durability(topic(replicas=1)), WARN, "3 replicas"),
     (findings.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),
     (findings.durability(topic(config={"min.insync.replicas": "3"})), WARN, "stops all writes"),
     (findings.durability(silent(EVENTS)), WARN, "unknown"),
-    (findings.erased_policy(ERASED, 64), OK, "compact"),
-    (findings.erased_policy(ERASED, 32), FAIL, "32 partitions"),
-    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64), FAIL, "compact"),
-    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64), FAIL, "compact"),
-    (findings.erased_policy(silent(ERASED), 64), WARN, "by hand"),
-    (findings.dead_letter_policy(DEAD, EVENTS), OK, "long enough"),
-    (findings.dead_letter_policy(topic(DEAD, config={"cleanup.policy": "compact"}), EVENTS), FAIL, "delete"),
-    (findings.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS), WARN, "1.0 days"),
-    (findings.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS), WARN, "cut"),
-    (findings.dead_letter_policy(silent(DEAD), EVENTS), WARN, "by hand"),
-    (findings.record_size(EVENTS, 1 << 20), OK, "1048588"),
-    (findings.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20), WARN, "max.message.bytes=1048576"),
-    (findings.record_size(silent(EVENTS), 1 << 20), WARN, "by hand"),
+    (findings.erased_policy(ERASED, 64, TOOLS), OK, "compact"),
+    (findings.erased_policy(ERASED, 32, TOOLS), FAIL, "32 partitions"),
+    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64, TOOLS), FAIL, "compact"),
+    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64, TOOLS), FAIL, "compact"),
+    (findings.erased_policy(silent(ERASED), 64, TOOLS), WARN, "by hand"),
+    (findings.dead_letter_policy(DEAD, EVENTS, TOOLS), OK, "long enough"),
+    (findings.dead_letter_policy(topic(DEAD, config={"cleanup.policy": "compact"}), EVENTS, TOOLS), FAIL, "delete"),
+    (findings.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS, TOOLS), WARN, "1.0 days"),
+    (findings.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS, TOOLS), WARN, "cut"),
+    (findings.dead_letter_policy(silent(DEAD), EVENTS, TOOLS), WARN, "by hand"),
+    (findings.record_size(EVENTS, 1 << 20, TOOLS), OK, "1048588"),
+    (
+        findings.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20, TOOLS),
+        WARN,
+        "max.message.bytes=1048576",
+    ),
+    (findings.record_size(silent(EVENTS), 1 << 20, TOOLS), WARN, "by hand"),
     (findings.partitioner([], N, 0.01), OK, "no record"),
     (findings.partitioner(sample(200), N, 0.01), OK, "all lie"),
     (findings.partitioner(sample(198, wrong=2), N, 0.01), WARN, "murmur2_random"),
@@ -287,12 +293,13 @@ def test_what_cannot_be_reached_is_one_failure_and_the_rest_is_still_judged() ->
 def test_missing_topics_come_with_the_command_that_creates_them() -> None:
     facts = replace(HEALTHY, log=Log(version=(4, 3), topics={}))
     failed = {f.check: f.fix for f in diagnose(facts, SETTINGS) if f.verdict is FAIL}
+    create = "kafka-topics.sh --bootstrap-server 127.0.0.1:9092 --create"
     assert failed == {
-        "topic behavior-events": "kafka-topics.sh --create --topic behavior-events --partitions 64 "
+        "topic behavior-events": f"{create} --topic behavior-events --partitions 64 "
         "--config cleanup.policy=delete --config retention.ms=-1",
-        "topic behavior-events.dlq": "kafka-topics.sh --create --topic behavior-events.dlq --partitions 4 "
+        "topic behavior-events.dlq": f"{create} --topic behavior-events.dlq --partitions 4 "
         "--config cleanup.policy=delete --config retention.ms=-1",
-        "topic behavior-events.erased": "kafka-topics.sh --create --topic behavior-events.erased --partitions 64 "
+        "topic behavior-events.erased": f"{create} --topic behavior-events.erased --partitions 64 "
         "--config cleanup.policy=compact",
     }
 

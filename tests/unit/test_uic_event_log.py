@@ -16,6 +16,7 @@ from support.bundles import TINY
 from support.fake_event_log import FakeEventLog
 from uic import app
 from uic.core.event import Reason
+from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, to_wire
 from uic.core.topics import erased_topic
 from uic.doors import publisher
@@ -242,10 +243,10 @@ def test_appending_does_not_wait_for_the_question_of_a_topics_id(
 def test_without_the_topic_of_notes_nothing_is_erased_and_the_answer_is_how_to_create_it() -> None:
     log = FakeEventLog({"events": 4})
     with pytest.raises(UnsuitableTopic) as refused:
-        Publisher(log, "events", 4).erase("user", timeout_s=1.0)
+        Publisher(log, "events", 4, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
     assert refused.value.detail == (
-        "nothing was erased: topic events.erased does not exist: create it "
-        "(kafka-topics.sh --create --topic events.erased --partitions 4 --config cleanup.policy=compact)"
+        "nothing was erased: topic events.erased does not exist: create it: kafka-topics.sh "
+        "--bootstrap-server h:9092 --create --topic events.erased --partitions 4 --config cleanup.policy=compact"
     )
     assert not refused.value.retriable
     assert log.records == {"events": [[]] * 4}
@@ -262,7 +263,7 @@ def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: 
 
     log = Slow({"events": 1, erased_topic("events"): 1})
     with pytest.raises(LogUnavailable):
-        Publisher(log, "events", 1).erase("user", timeout_s=1.0)
+        Publisher(log, "events", 1, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
     assert log.records == {"events": [[]], erased_topic("events"): [[]]}
 
 

@@ -15,6 +15,7 @@ from access import Door, KeyRing, Rule, Scope, check_rules, make_key
 from mimn.bundle import load_bundle
 from mimn.state import Progress
 from support.fake_event_log import FakeEventLog
+from uic.core.kafka_tools import KafkaTools
 from uic.core.status import Status
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
@@ -57,7 +58,7 @@ class Rig:
         guard = Guard(self.ring, self.metrics)
         settings = GrpcSettings(port=0)
         service = UserInterestCenter(
-            publisher=Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N),
+            publisher=Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N, KafkaTools("h:9092")),
             states=Empty(),
             bundle=BUNDLE,
             partitions=N,

@@ -26,6 +26,7 @@ from mimn.bundle import load_bundle
 from mimn.state import Progress
 from support.certificates import Certificates
 from support.fake_event_log import FakeEventLog
+from uic.core.kafka_tools import KafkaTools
 from uic.core.status import Status
 from uic.doors import admin_server, slow_requests
 from uic.doors import grpc as grpc_door
@@ -60,7 +61,7 @@ class Rig:
         settings = GrpcSettings(port=0, max_calls=CALLS, max_message_bytes=4096)
         self.metrics = Metrics()
         service = UserInterestCenter(
-            publisher=Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N),
+            publisher=Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N, KafkaTools("h:9092")),
             states=Empty(),
             bundle=BUNDLE,
             partitions=N,

@@ -18,8 +18,8 @@ from uic.settings import KafkaSettings
 
 PLACE = TopicPartition("events", 0)
 NO_DEAD_LETTERS = (
-    "topic events.dlq does not exist. Create it: kafka-topics.sh --create --topic events.dlq --partitions 4 "
-    "--config cleanup.policy=delete --config retention.ms=-1"
+    "topic events.dlq does not exist. Create it: kafka-topics.sh --bootstrap-server 127.0.0.1:9092 --create "
+    "--topic events.dlq --partitions 4 --config cleanup.policy=delete --config retention.ms=-1"
 )
 
 

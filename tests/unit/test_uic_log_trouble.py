@@ -250,6 +250,6 @@ def test_a_dead_letter_topic_that_is_gone_is_degraded_before_a_bad_record_needs_
     worker.log.queued.append(DeadLettersAway(""))
     worker.catch_up()
     worker.settle()
-    assert worker.updater.status.reasons == ()
+    assert not worker.updater.status.reasons
     said = [message for message in caplog.messages if message.startswith("dead letters can")]
     assert said == ["dead letters cannot be written", "dead letters can be written again"]

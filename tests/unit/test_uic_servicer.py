@@ -22,6 +22,7 @@ from mimn.bundle import load_bundle
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
 from support.fake_event_log import FakeEventLog
 from uic.core.event import ERASE_ITEM, check_event
+from uic.core.kafka_tools import KafkaTools
 from uic.doors.grpc import GrpcServer
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import SERVICE, STATUS, UserInterestCenter, status_of
@@ -65,7 +66,7 @@ class Rig:
         self.serving = True
         grpc_settings = GrpcSettings(port=0, **settings)
         self.service = UserInterestCenter(
-            publisher=Publisher(self.log, TOPIC, N),
+            publisher=Publisher(self.log, TOPIC, N, KafkaTools("h:9092")),
             states=self.states,
             bundle=BUNDLE,
             partitions=N,

@@ -17,6 +17,7 @@ from mimn.bundle import Bundle, load_bundle
 from support.fake_event_log import FakeEventLog
 from support.stored import Stored
 from uic.core.event import ERASE_ITEM
+from uic.core.kafka_tools import KafkaTools
 from uic.doors.grpc import GrpcServer
 from uic.doors.guard import Guard
 from uic.doors.publisher import Publisher
@@ -45,7 +46,7 @@ class Rig:
         self.stored = Stored(bundle, partitions=N)
         self.log = FakeEventLog({"events": N, "events.erased": N})
         service = UserInterestCenter(
-            publisher=Publisher(self.log, "events", N),
+            publisher=Publisher(self.log, "events", N, KafkaTools("h:9092")),
             states=States(self.stored),
             bundle=bundle,
             partitions=N,

@@ -22,6 +22,7 @@ from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
 from process.memory import give_back
+from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import Ports, Step
 from uic.core.topics import group_name
 from uic.doors.admin import admin_app
@@ -95,7 +96,7 @@ class App:
             kafka.client_options(), timeout_s=settings.grpc.timeout_s, max_request_bytes=kafka.max_request_bytes
         )
         service = UserInterestCenter(
-            publisher=Publisher(self._event_log, kafka.topic, kafka.partitions),
+            publisher=Publisher(self._event_log, kafka.topic, kafka.partitions, KafkaTools.of(kafka.client_options())),
             states=self._store,
             bundle=bundle,
             partitions=kafka.partitions,

@@ -10,7 +10,8 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from uic.core import deployment
-from uic.core.deployment import Finding, Severity, creation
+from uic.core.deployment import Finding, Severity
+from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import StateStore
 from uic.errors import UnsuitableTopic
 from uic.log.kafka_repairs import open_kafka_client
@@ -43,12 +44,14 @@ def check_topic(settings: KafkaSettings) -> None:
     except KafkaError as error:
         raise unreachable(settings.client_options(), error) from error
     topic = topics.get(settings.topic)
-    findings = [deployment.topic_exists(settings.topic, topic, creation(settings.topic, settings.partitions, "delete"))]
+    tools = KafkaTools.of(settings.client_options())
+    create = tools.create(settings.topic, settings.partitions, "delete")
+    findings = [deployment.topic_exists(settings.topic, topic, create)]
     if topic is not None:
         findings += [
             deployment.partition_count(topic, settings.partitions),
-            deployment.log_cleanup(topic),
-            deployment.log_retention(topic),
+            deployment.log_cleanup(topic, tools),
+            deployment.log_retention(topic, tools),
         ]
     _judge(findings)
 
@@ -70,4 +73,4 @@ def _judge(findings: list[Finding]) -> None:
             say(log, logging.WARNING, finding.check, seen=finding.seen, fix=finding.fix)
     failed = [f"{f.check}: {f.seen}; {f.fix}" for f in findings if f.verdict is Severity.FAIL]
     if failed:
-        raise UnsuitableTopic("; ".join(failed))
+        raise UnsuitableTopic("\n".join(failed))  # a command ends its line

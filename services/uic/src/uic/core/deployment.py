@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from uic.core.topics import DEAD_LETTER_PARTITIONS
+from uic.core.kafka_tools import KafkaTools
 
 NO_ANSWER_FIX = "permit this user to read it, or check the value on the server by hand"
 DAY_MS = 24 * 3600 * 1000
@@ -112,7 +112,7 @@ def partition_count(topic: TopicFacts, partitions: int) -> Finding:
     return ok(check, str(partitions))
 
 
-def log_cleanup(topic: TopicFacts) -> Finding:
+def log_cleanup(topic: TopicFacts, tools: KafkaTools) -> Finding:
     """The event log is never compacted: compaction keeps one event a user."""
     check = f"cleanup.policy of {topic.name}"
     if topic.config is None:
@@ -121,38 +121,23 @@ def log_cleanup(topic: TopicFacts) -> Finding:
         return fail(
             check,
             ",".join(sorted(topic.policies)) or "empty",
-            f"kafka-configs.sh --alter --topic {topic.name} --add-config cleanup.policy=delete; "
-            "events that were compacted away are gone",
+            f"events that were compacted away are gone; to keep the others: "
+            f"{tools.alter(topic.name, 'cleanup.policy=delete')}",
         )
     return ok(check, "delete")
 
 
-def log_retention(topic: TopicFacts) -> Finding:
+def log_retention(topic: TopicFacts, tools: KafkaTools) -> Finding:
     """The log reaches back as far as a rebuild must: unlimited, unless chosen otherwise."""
     check = f"retention of {topic.name}"
     time_ms, size = topic.number("retention.ms"), topic.number("retention.bytes")
     if time_ms is None:
         return warn(check, "the broker does not report it", NO_ANSWER_FIX)
-    fix = (
-        f"kafka-configs.sh --alter --topic {topic.name} --add-config retention.ms=-1,retention.bytes=-1, "
-        "or accept that a rebuild restores no more than this"
-    )
+    forever = tools.alter(topic.name, "retention.ms=-1,retention.bytes=-1")
+    fix = f"accept that a rebuild restores no more than this, or keep all: {forever}"
     if time_ms < 0 and (size is None or size < 0):
         return ok(check, "unlimited")
     limits = [f"{time_ms / DAY_MS:.1f} days"] if time_ms >= 0 else []
     if size is not None and size >= 0:
         limits.append(f"{size} bytes a partition")
     return warn(check, " and ".join(limits), fix)
-
-
-def dead_letter_creation(topic: str) -> str:
-    """The command that creates a dead-letter topic."""
-    return creation(topic, DEAD_LETTER_PARTITIONS, "delete")
-
-
-def creation(topic: str, partitions: int, policy: str) -> str:
-    """The command that creates a topic as UIC wants it."""
-    forever = " --config retention.ms=-1" if policy == "delete" else ""
-    return (
-        f"kafka-topics.sh --create --topic {topic} --partitions {partitions} --config cleanup.policy={policy}{forever}"
-    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
-from uic.core.deployment import creation
+from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.erasures import Erasure, encode_erasure
@@ -17,8 +17,10 @@ from uic.log.event_log import EventLog, NewRecord, Position
 class Publisher:
     """Appends behaviors and erasures to the log of one topic with N partitions."""
 
-    def __init__(self, log: EventLog, topic: str, partitions: int) -> None:
+    def __init__(self, log: EventLog, topic: str, partitions: int, tools: KafkaTools) -> None:
+        """`tools` make the command that creates a topic which is not there."""
         self._log = log
+        self._tools = tools
         self._topic = topic
         self._partitions = partitions
 
@@ -59,8 +61,8 @@ class Publisher:
         try:
             self._log.topic_id(notes)
         except UnsuitableTopic as error:
-            create = creation(notes, self._partitions, "compact")
-            raise UnsuitableTopic(f"nothing was erased: {error.detail} ({create})") from error
+            create = self._tools.create(notes, self._partitions, "compact")
+            raise UnsuitableTopic(f"nothing was erased: {error.detail}: {create}") from error
 
     def erase_item(self, user_id: str, item_id: int, now_ms: int, timeout_s: float) -> Position:
         """Append the erasure of one item of `user_id` and return its position; repeating it is harmless.

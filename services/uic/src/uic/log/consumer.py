@@ -22,6 +22,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from mimn.state import NO_TOPIC_ID
+from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import (
     Assigned,
     DeadLettersAway,
@@ -114,6 +115,7 @@ class LogConsumer(threading.Thread):
         super().__init__(name="poll", daemon=True)
         self._settings = settings
         self._topic = settings.topic
+        self._tools = KafkaTools.of(settings.client_options())
         self._group = group
         self._store = ""
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -437,7 +439,7 @@ class LogConsumer(threading.Thread):
     def _seen_of_topics(self, broker: BrokerView) -> Iterator[ErasuresAway | DeadLettersAway | TopicCompacted]:
         yield ErasuresAway(broker.topic_trouble(erased_topic(self._topic)))
         letters = self._settings.dead_letter_topic
-        yield DeadLettersAway(why_away(letters, broker.topic_trouble(letters)))
+        yield DeadLettersAway(why_away(letters, broker.topic_trouble(letters), self._tools))
         policy = broker.cleanup_policy()
         yield TopicCompacted(policy if "compact" in policy else "")
 

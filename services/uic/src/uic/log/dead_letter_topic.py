@@ -11,7 +11,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
-from uic.core.deployment import dead_letter_creation
+from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, to_wire
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.broker_view import ABSENT, BrokerView
@@ -25,16 +25,17 @@ LOOK_S = 2.0
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
-def why_away(topic: str, trouble: str) -> str:
+def why_away(topic: str, trouble: str, tools: KafkaTools) -> str:
     """What is said of a dead-letter topic that the brokers do not show; empty if they do.
 
     Args:
         topic: its name.
         trouble: `BrokerView.topic_trouble` of it.
+        tools: for the brokers that were asked.
     """
     if not trouble:
         return ""
-    create = f". Create it: {dead_letter_creation(topic)}" if trouble == ABSENT else ""
+    create = f". Create it: {tools.create_dead_letters(topic)}" if trouble == ABSENT else ""
     return f"topic {topic} {trouble}{create}"
 
 
@@ -109,7 +110,7 @@ class DeadLetterProducer(threading.Thread):
         try:
             broker = BrokerView(self._client | bounded, self._topic, group="")
             try:
-                away = why_away(self._topic, broker.topic_trouble(self._topic))
+                away = why_away(self._topic, broker.topic_trouble(self._topic), KafkaTools.of(self._client))
             finally:
                 broker.close()
         except KafkaError:

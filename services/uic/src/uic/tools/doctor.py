@@ -28,8 +28,9 @@ from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
 from mimn.state import CorruptProgress, Keys, decode_progress, namespace
 from uic.core import deployment
-from uic.core.deployment import Finding, Severity, TopicFacts, creation, dead_letter_creation
+from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
+from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic
 from uic.errors import UicError, UnsuitableClient
 from uic.log.kafka_repairs import open_kafka_client
@@ -142,28 +143,31 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     events, dead, erased = (
         log.topics.get(n) for n in (kafka.topic, kafka.dead_letter_topic, erased_topic(kafka.topic))
     )
-    yield deployment.topic_exists(kafka.topic, events, creation(kafka.topic, kafka.partitions, "delete"))
+    tools = KafkaTools.of(kafka.client_options())
+    yield deployment.topic_exists(kafka.topic, events, tools.create(kafka.topic, kafka.partitions, "delete"))
     if events is not None:
         yield deployment.partition_count(events, kafka.partitions)
         yield findings.partitions_for_masters(events, max(1, len(facts.store.nodes)))
-        yield deployment.log_cleanup(events)
-        yield deployment.log_retention(events)
+        yield deployment.log_cleanup(events, tools)
+        yield deployment.log_retention(events, tools)
         yield findings.durability(events)
         yield findings.record_size(events, kafka.max_request_bytes)
         yield findings.partitioner(log.samples, events.partitions, settings.fold.misrouted_share, log.sample_error)
+        yield findings.record_size(events, kafka.max_request_bytes, tools)
+        yield findings.partitioner(log.samples, kafka.partitions, settings.fold.misrouted_share, log.sample_error)
         yield findings.newest_event(log.samples, facts.now_ms)
         yield traffic.newest_records(log.newest)
         if facts.model.bundle is not None:
             yield traffic.unknown_items(log.newest)
-    yield deployment.topic_exists(kafka.dead_letter_topic, dead, dead_letter_creation(kafka.dead_letter_topic))
+    yield deployment.topic_exists(kafka.dead_letter_topic, dead, tools.create_dead_letters(kafka.dead_letter_topic))
     if dead is not None and events is not None:
-        yield findings.dead_letter_policy(dead, events)
+        yield findings.dead_letter_policy(dead, events, tools)
         yield traffic.dead_letters(log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic))
     yield deployment.topic_exists(
-        erased_topic(kafka.topic), erased, creation(erased_topic(kafka.topic), kafka.partitions, "compact")
+        erased_topic(kafka.topic), erased, tools.create(erased_topic(kafka.topic), kafka.partitions, "compact")
     )
     if erased is not None:
-        yield findings.erased_policy(erased, kafka.partitions)
+        yield findings.erased_policy(erased, kafka.partitions, tools)
         yield findings.durability(erased)
 
 

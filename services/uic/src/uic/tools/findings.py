@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mimn.state import partition_of
 from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicFacts, fail, ok, warn
 from uic.core.event import check_key
+from uic.core.kafka_tools import KafkaTools
 
 OLDEST_STORE = (7, 2)
 PARTITIONS_A_MASTER = 32
@@ -186,7 +187,7 @@ def durability(topic: TopicFacts) -> Finding:
     return ok(check, seen)
 
 
-def erased_policy(topic: TopicFacts, partitions: int) -> Finding:
+def erased_policy(topic: TopicFacts, partitions: int, tools: KafkaTools) -> Finding:
     """The topic of erasures is compacted and has as many partitions as the log: partition p holds p's users."""
     check = f"policy of {topic.name}"
     if topic.partitions != partitions:
@@ -201,13 +202,13 @@ def erased_policy(topic: TopicFacts, partitions: int) -> Finding:
         return fail(
             check,
             f"cleanup.policy {','.join(sorted(topic.policies))}",
-            f"kafka-configs.sh --alter --topic {topic.name} --add-config cleanup.policy=compact: "
-            "an erasure that is deleted lets a rebuild bring the user back",
+            f"an erasure that is deleted lets a rebuild bring the user back: "
+            f"{tools.alter(topic.name, 'cleanup.policy=compact')}",
         )
     return ok(check, "compact, as many partitions as the log")
 
 
-def dead_letter_policy(dead: TopicFacts, log: TopicFacts) -> Finding:
+def dead_letter_policy(dead: TopicFacts, log: TopicFacts, tools: KafkaTools) -> Finding:
     """Dead letters are kept long enough to be examined, and every record of the log fits."""
     check = f"policy of {dead.name}"
     if dead.config is None:
@@ -216,28 +217,27 @@ def dead_letter_policy(dead: TopicFacts, log: TopicFacts) -> Finding:
         return fail(
             check,
             f"cleanup.policy {','.join(sorted(dead.policies))}",
-            f"kafka-configs.sh --alter --topic {dead.name} --add-config cleanup.policy=delete: "
-            "compaction keeps one dead letter a key",
+            f"compaction keeps one dead letter a key: {tools.alter(dead.name, 'cleanup.policy=delete')}",
         )
     kept = dead.number("retention.ms")
     if kept is not None and 0 <= kept < FEW_DAYS_MS:
         return warn(
             check,
             f"kept for {kept / DAY_MS:.1f} days",
-            f"kafka-configs.sh --alter --topic {dead.name} --add-config retention.ms={4 * FEW_DAYS_MS}",
+            tools.alter(dead.name, f"retention.ms={4 * FEW_DAYS_MS}"),
         )
     largest, largest_of_log = dead.number("max.message.bytes"), log.number("max.message.bytes")
     if largest is not None and largest_of_log is not None and largest <= largest_of_log:
         return warn(
             check,
             f"max.message.bytes {largest}, the log's is {largest_of_log}",
-            f"kafka-configs.sh --alter --topic {dead.name} --add-config max.message.bytes={largest_of_log + 65536}: "
-            "a dead letter is its record plus headers, and a larger one is cut",
+            "a dead letter is its record plus headers, and a larger one is cut: "
+            + tools.alter(dead.name, f"max.message.bytes={largest_of_log + 65536}"),
         )
     return ok(check, "kept long enough, takes every record of the log")
 
 
-def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
+def record_size(topic: TopicFacts, max_request_bytes: int, tools: KafkaTools) -> Finding:
     """The topic accepts the largest request of UIC's own producer."""
     check = f"max.message.bytes of {topic.name}"
     largest = topic.number("max.message.bytes")
@@ -247,7 +247,7 @@ def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
         return warn(
             check,
             f"{largest} bytes, a produce request has up to {max_request_bytes}",
-            f"kafka-configs.sh --alter --topic {topic.name} --add-config max.message.bytes={max_request_bytes}",
+            tools.alter(topic.name, f"max.message.bytes={max_request_bytes}"),
         )
     return ok(check, f"{largest} bytes")
 
