@@ -240,12 +240,12 @@ def test_a_dead_letter_topic_that_is_gone_is_degraded_before_a_bad_record_needs_
     worker.log.queued.append(DeadLettersAway("away"))
     worker.settle()
     assert worker.updater.status.serving
-    assert worker.updater.status.reasons == (gone,)
+    assert list(worker.updater.status.reasons) == [gone]
     worker.dead_letters.away = True  # which says "away" as well
     worker.log.topic.append(0, USERS[0].encode(), b"junk")
     worker.until(lambda: worker.partition().reason)
     worker.settle()
-    assert worker.updater.status.reasons == (gone,)
+    assert list(worker.updater.status.reasons) == [gone]
     worker.dead_letters.away = False
     worker.log.queued.append(DeadLettersAway(""))
     worker.catch_up()

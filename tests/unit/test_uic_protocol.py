@@ -345,6 +345,17 @@ def test_a_rebuild_from_a_log_that_does_not_begin_at_0_marks_states_partial(topi
     assert state.header.partial, "the flag stays"
 
 
+def test_a_log_that_was_cut_before_its_first_record_was_folded_says_what_it_lacks(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(topic, 20)
+    topic.delete_before(0, 8)
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    worker.catch_up()
+    assert gaps_said(caplog) == [(0, 8)]
+
+
 def test_states_of_a_lost_lineage_are_as_if_absent(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
     del store.progress[0]  # the states stay behind
@@ -443,7 +454,7 @@ def test_a_log_that_was_compacted_where_it_was_folded_is_named_and_what_was_deci
     assert progress is not None
     assert (progress.gaps, progress.complete_from) == (1, 30)
     assert heir.counted("uic_data_gaps_total") == 1
-    assert "data gap" in caplog.messages
+    assert gaps_said(caplog) == [(20 if action == "continue" else 0, 30)]
     again = Worker(topic, store, seed=2)
     again.log.assign(0)
     again.catch_up()
@@ -593,7 +604,15 @@ def test_a_progress_record_that_is_damaged_while_we_fold_stops_the_partition(
     assert worker.partition().reason == "broken_log: unreadable_progress"
 
 
-def test_retention_above_progress_is_a_gap_and_touched_states_are_partial(topic: FakeTopic, store: FakeStore) -> None:
+def gaps_said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int]]:
+    """Which ranges of offsets log lines call gaps."""
+    said = [vars(line)["uic_fields"] for line in caplog.records if line.message == "data gap"]
+    return [(fields["lost_from"], fields["complete_from"]) for fields in said]
+
+
+def test_retention_above_progress_is_a_gap_and_touched_states_are_partial(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
     folded(topic, store, 10)
     fill(topic, 20, first=10)
     topic.delete_before(0, 18)
@@ -603,6 +622,7 @@ def test_retention_above_progress_is_a_gap_and_touched_states_are_partial(topic:
     progress = heir.progress()
     assert progress is not None
     assert (progress.gap_end, progress.gaps, progress.base) == (18, 1, 0)
+    assert gaps_said(caplog) == [(10, 18)]
     assert heir.counted("uic_data_gaps_total") == 1
     for user in USERS:
         state = stored_state(store, user)

@@ -165,7 +165,14 @@ class TakeUp:
         )
         if begin.lost_from is not None:
             self._metrics.gaps.inc()
-            say(log, logging.ERROR, "data gap", partition=partition, complete_from=progress.complete_from)
+            say(
+                log,
+                logging.ERROR,
+                "data gap",
+                partition=partition,
+                lost_from=begin.lost_from,
+                complete_from=progress.complete_from,
+            )
 
     def stop(self, session: TakingUp | Reading, cause: BrokenReason, detail: str = "") -> None:
         """Read no more of a partition until an operator has decided."""
