@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition
+from kafka.errors import KafkaConnectionError
 
-from uic.core.ports import DeadLettersAway, Described, ErasuresAway, Fetched, LogMessage, Skipped, TopicCompacted
+from uic.core.ports import (
+    DeadLettersAway,
+    Described,
+    ErasuresAway,
+    Fetched,
+    LogMessage,
+    NotCounted,
+    PartitionCount,
+    Skipped,
+    TopicCompacted,
+)
 from uic.core.records import BatchRecord
 from uic.log import consumer
 from uic.log.consumer import LogConsumer
@@ -31,6 +42,8 @@ class BusyLog:
         self.lacks = ""
         """A topic that the broker does not know."""
         self.policy = "delete"
+        self.count: int | None = 3
+        """Partitions of the topic, as the broker tells; None: it does not answer."""
         self.open_from: int | None = None
         """Where a transaction begins that was left open."""
         self._subscription = SimpleNamespace(assignment={})
@@ -55,6 +68,11 @@ class BusyLog:
 
     def cleanup_policy(self) -> str:
         return self.policy
+
+    def partition_count(self) -> int:
+        if self.count is None:
+            raise KafkaConnectionError("away")
+        return self.count
 
     def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
         self.end += 1
@@ -123,3 +141,16 @@ def test_what_lies_in_place_of_an_event_is_told_before_the_events_that_follow() 
     event = BatchRecord(41, 5, b"ann", b"value", ())
     log._deliver(client, PLACE, [FetchedBatch(40, ()), FetchedBatch(41, [event])])
     assert log.messages(0) == [Skipped(0, 7, 40), Fetched(0, 7, [event], 42)]
+
+
+def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:
+    busy = BusyLog()
+    log, client = consumer_of(busy)
+    log.count_partitions()
+    log._obey(client)
+    busy.count = None
+    log.count_partitions()
+    log._obey(client)
+    counted, away = log.messages(0)
+    assert counted == PartitionCount(3)
+    assert isinstance(away, NotCounted)

@@ -17,7 +17,7 @@ from uic.core.ports import (
     Described,
     ErasuresAway,
     LostGroup,
-    PartitionCountChanged,
+    PartitionCount,
     TopicAway,
     TopicCompacted,
     Unreadable,
@@ -217,7 +217,7 @@ def test_after_consumption_has_stopped_lag_goes_on_to_grow_and_as_of_stands_stil
     worker.settle()
     as_of_ms = worker.partition().as_of_ms
     assert worker.counted("uic_lag_records", partition="0") == 0
-    worker.log.queued.append(PartitionCountChanged(2))
+    worker.log.queued.append(PartitionCount(2))
     worker.settle(40)
     for i in range(7):
         worker.log.topic.event(USERS[i % 5], item=1 + i)

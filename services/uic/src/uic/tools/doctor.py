@@ -151,10 +151,8 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         yield deployment.log_cleanup(events, tools)
         yield deployment.log_retention(events, tools)
         yield findings.durability(events)
-        yield findings.record_size(events, kafka.max_request_bytes)
-        yield findings.partitioner(log.samples, events.partitions, settings.fold.misrouted_share, log.sample_error)
         yield findings.record_size(events, kafka.max_request_bytes, tools)
-        yield findings.partitioner(log.samples, kafka.partitions, settings.fold.misrouted_share, log.sample_error)
+        yield findings.partitioner(log.samples, events.partitions, settings.fold.misrouted_share, log.sample_error)
         yield findings.newest_event(log.samples, facts.now_ms)
         yield traffic.newest_records(log.newest)
         if facts.model.bundle is not None:
