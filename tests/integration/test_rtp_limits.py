@@ -7,6 +7,7 @@ import gzip
 import re
 import resource
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_a_head_without_an_end_is_cut_before_it_fills_memory(rtp: RtpProcess) ->
             sent += 65536
             assert sent < 64 << 20, "it is read without end"
         assert resident(rtp) < 1 << 30
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_requests_without_end_on_one_connection_fill_no_memory(rtp: RtpProcess, door: str) -> None:
+    one = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+    count = 60_000
+    before = most = resident(rtp)
+    with socket.create_connection(("127.0.0.1", rtp.ports[door]), timeout=60) as line:
+        sending = threading.Thread(target=line.sendall, args=(one * count,))
+        sending.start()
+        answered, end = 0, b""
+        while answered < count:
+            piece = line.recv(1 << 16)
+            assert piece, "the connection stays"
+            said = end + piece
+            answered += said.count(b"HTTP/1.1 200")
+            end = said[-11:]
+            most = max(most, resident(rtp))
+        sending.join()
+    assert most - before < 32 << 20
 
 
 def resident(rtp: RtpProcess) -> int:

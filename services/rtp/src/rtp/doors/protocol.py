@@ -2,6 +2,9 @@
 and its answer is taken, exactly one Host, no other protocol, and the refusal of a request as soon as its headers are
 there when the process is overloaded. A refusal waits for the answers to the requests before it.
 
+While a request waits for the answer to the one before it, what its client has sent beyond it is neither parsed nor
+read, because a request that waits takes up to a hundred times the memory of its bytes.
+
 All of it comes before routes and keys, because a head of a gigabyte, or one byte a minute, needs neither, and because
 refusing must cost next to nothing: at five times the load that can be served, four of five requests are refused.
 `rtp.doors.listeners` looks for late connections about once a second; a request in time costs a comparison and a sum.
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
@@ -21,6 +25,7 @@ from time import monotonic
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from rtp.doors.direct import DirectCycle, Predict, compose
@@ -35,6 +40,9 @@ _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~!$&'()*+,;=:%-]+\])?(?::\d*
 """RFC 3986, `host [":" port]`, of which RFC 9112 asks exactly one in HTTP/1.1. It may be empty."""
 _VERSIONS = ("1.1", "1.0")
 """The older one is for health checks and proxies that speak no other. Its connections end with the answer."""
+_PIECE = 512
+"""Bytes that are parsed at once, and then as far as the next line's end: few requests, because the shortest has 25, and
+nearly always all of a body."""
 
 
 class _Stage(Enum):
@@ -46,6 +54,19 @@ class _Stage(Enum):
 
 
 _HEAD, _OFFER, _HANDED = _Stage.HEAD, _Stage.OFFER, _Stage.HANDED
+
+
+class _Flow(FlowControl):
+    """Reads nothing while there is something that was read and is held back, whoever wants to read on."""
+
+    def __init__(self, transport: asyncio.Transport, held: deque[bytes]) -> None:
+        super().__init__(transport)
+        self._held = held
+
+    def resume_reading(self) -> None:
+        """As uvicorn's."""
+        if not self._held:
+            super().resume_reading()
 
 
 def write_at_once(
@@ -87,6 +108,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """See asyncio."""
         super().connection_made(transport)
+        self._held: deque[bytes] = deque()
+        """What was read and is not parsed: empty if no request waits, except while it is parsed."""
+        self.flow = _Flow(transport, self._held)
         self.late_at = self.loop.time() + self.arrival_s
         """When the connection is ended for what it waits for: the first request, the rest of one, or the next one."""
         self.take_by = math.inf
@@ -115,15 +139,28 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._answered is not None and not self._answered.response_complete:
             self._answered.disconnected = True
             self._answered.message_event.set()
+        self._held.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         if self._over:
             return
-        self._brought = False
+        begin = 0
+        while end := data.find(b"\r", begin + _PIECE) + 1:
+            self._held.append(data[begin:end])
+            begin = end
+        self._held.append(data[begin:])
+        self._parse_held()
+
+    def _parse_held(self) -> None:
+        """Parse what was read, until a request waits for the answer to the one before it."""
+        self._brought, size = False, 0
         try:
-            self._parse(data)
+            while self._held and not self.pipeline:
+                piece = self._held.popleft()
+                size += len(piece)
+                self._parse(piece)
         except httptools.HttpParserError:
             if not self._over:
                 self.logger.warning("Invalid HTTP request received.")  # `rtp.logs` keeps that to a line a second
@@ -131,11 +168,14 @@ class BoundedProtocol(HttpToolsProtocol):
                     "this is no HTTP/1.1 request of a known method, or its body's length is ambiguous"
                 )
                 self._refuse(error, asked=[])
-        if self._incoming is not None:  # there is more to come
+        if self._held:
+            self.flow.pause_reading()
+            self.late_at = math.inf  # it is not the client that is waited for
+        elif self._incoming is not None:  # there is more to come
             if isinstance(self._incoming, list):
                 self._pass_on(self._incoming)
             if not self._brought:
-                self._count(len(data))
+                self._count(size)
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Have the parser call this object for all that `data` holds, whatever protocol it offers."""
@@ -297,8 +337,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             keep = self._keeps_alive()
             self._refusal(request, keep=keep, asked=self.headers)
-            if keep:
-                self.on_response_complete()
+            if keep:  # no request is in front of it, and none waits
+                self.server_state.total_requests += 1
+                self._idle()
         else:
             super().on_message_complete()
             if self.cycle.response_complete:
@@ -348,10 +389,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            if self._held and not self.pipeline:
+                self._parse_on()
         elif self._due is not None:
             self._due()
         elif self._incoming is None:
             self._idle()
+
+    def _parse_on(self) -> None:
+        """Parse what was held back. The client has the whole time for what is still to come of a request in it."""
+        self._parse_held()
+        if not self._held and self._incoming is not None:
+            self.late_at = self.loop.time() + self.arrival_s
+        self.flow.resume_reading()
 
     def _idle(self) -> None:
         self.late_at = self.loop.time() + self.timeout_keep_alive
@@ -388,6 +438,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: RtpError, *, asked: Headers | None = None) -> None:
         """Refuse the request that is arriving, after the answers to those before it, and read no more."""
         self._over = True
+        self._held.clear()
         handed, self._incoming = self._incoming is _HANDED, None
         refusal = partial(self._refusal, error, keep=False, asked=self.headers if asked is None else asked)
         if not handed:
