@@ -344,6 +344,28 @@ def test_a_late_reply_never_answers_another_read(subject: Subject) -> None:
     assert subject.run(test) == [b"%d" % i for i in range(20)]
 
 
+def test_reads_with_hardly_any_time_cost_others_nothing(subject: Subject) -> None:
+    subject.put("a", b"value of a")
+
+    async def test(reader: StateReader) -> int:
+        late = 0
+
+        async def hasty() -> None:
+            nonlocal late
+            try:
+                await reader.read("a", 0.0001)
+            except StoreLate:
+                late += 1
+
+        for _ in range(100):
+            read, *_ = await asyncio.gather(reader.read("a", PATIENT_S), *(hasty() for _ in range(POOL)))
+            assert read == b"value of a"
+        return late
+
+    late = subject.run(test)
+    assert late or isinstance(subject.open(), FakeStateReader)
+
+
 def test_more_reads_at_once_than_connections_each_get_their_own_value(subject: Subject) -> None:
     for i in range(100):
         subject.put(f"k{i}", b"%d" % i)

@@ -67,6 +67,10 @@ class ScriptedStore:
         """How many there are now."""
         self.asked: list[tuple[str, list[str]]] = []
         """The commands for keys that came, and their keys."""
+        self.opened = 0
+        """How many connections were accepted."""
+        self.holds_handshakes = False
+        """Whether the end of a handshake waits for `release`."""
         self.behind_handshake = b""
         """What it says unasked after a handshake."""
 
@@ -95,6 +99,7 @@ class ScriptedStore:
     def _serve(self, plain: socket.socket) -> None:
         with self._lock:
             self.connections += 1
+            self.opened += 1
         try:
             with contextlib.suppress(OSError):
                 connection = self._tls.wrap_socket(plain, server_side=True) if self._tls else plain
@@ -113,6 +118,8 @@ class ScriptedStore:
         """Whether the connection stays."""
         if command[0] not in (b"GET", b"MGET"):
             last_of_handshake = b"LIB-VER" in command
+            if last_of_handshake and self.holds_handshakes:
+                self._hold()
             connection.sendall(b"+OK\r\n" + (self.behind_handshake if last_of_handshake else b""))
             return True
         keys = [key.decode() for key in command[1:]]

@@ -27,6 +27,7 @@ from redis.exceptions import InvalidResponse, ResponseError
 from process.assumptions import broken
 from rtp.errors import UnsuitableClient
 from rtp.store.connection import ASSUMPTIONS, Connection, check_client, connect, packed
+from rtp.store.late import LateReply
 from rtp.store.together import NotTogether, Together
 from support.scripted_store import ScriptedStore, bulk, value_of
 
@@ -229,7 +230,7 @@ MANY = {
 def test_a_reply_that_does_not_fit_several_reads_is_for_none_of_them_and_closes(run: Run, said: bytes) -> None:
     async def test(ends: Ends) -> None:
         returned: list[Connection] = []
-        together = Together(ends.ours, returned.append)
+        together = Together(ends.ours, lambda connection, _: returned.append(connection))
         reads = [together.add(key) for key in "ab"]
         together.send()
         await ends.says(said)
@@ -245,7 +246,7 @@ def test_a_reply_that_does_not_fit_several_reads_is_for_none_of_them_and_closes(
 def test_an_error_in_the_place_of_one_value_is_for_that_read_alone(run: Run) -> None:
     async def test(ends: Ends) -> None:
         returned: list[Connection] = []
-        together = Together(ends.ours, returned.append)
+        together = Together(ends.ours, lambda connection, _: returned.append(connection))
         reads = [together.add(key) for key in "ab"]
         together.send()
         await ends.says(b"*2\r\n-upstream failure\r\n$1\r\nb\r\n")
@@ -262,10 +263,10 @@ def test_an_error_in_the_place_of_one_value_is_for_that_read_alone(run: Run) -> 
 def test_reads_that_were_given_up_are_not_asked_and_give_the_connection_back(run: Run) -> None:
     async def test(ends: Ends) -> None:
         returned: list[Connection] = []
-        together = Together(ends.ours, returned.append)
+        together = Together(ends.ours, lambda connection, _: returned.append(connection))
         for key in "ab":
             together.add(key).cancel()
-        together.forsake()
+        together.forsake(late=False)
         assert returned == []
         together.send()
         await ends.idle()
@@ -274,6 +275,65 @@ def test_reads_that_were_given_up_are_not_asked_and_give_the_connection_back(run
         ends.theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
             ends.theirs.recv(1)
+
+    with_ends(run, test)
+
+
+# Replies whose asker has left
+
+
+ENDS_OF_LATE: dict[str, tuple[list[bytes], bool]] = {
+    "a value": ([bulk(b"state")], True),
+    "nothing": ([bulk(None)], True),
+    "a value in pieces": ([b"$5\r\nst", b"ate\r", b"\n"], True),
+    "an error": ([b"-WRONGTYPE no\r\n"], True),
+    "another form": ([b":7\r\n"], False),
+    "two": ([bulk(b"state") * 2], False),
+    "no protocol": ([b"HTTP/1.1 400\r\n"], False),
+    "loading": ([b"-LOADING the data set\r\n"], False),
+}
+"""What comes, and whether its connection may be asked again."""
+
+
+@LOOPS
+@pytest.mark.parametrize(("said", "kept"), ENDS_OF_LATE.values(), ids=ENDS_OF_LATE)
+def test_a_late_reply_is_dropped_and_the_connection_is_kept_only_if_it_is_in_step(
+    run: Run, said: list[bytes], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtp.store.late.FAIR_S", WITHIN_S)
+
+    async def test(ends: Ends) -> None:
+        returned: list[bool] = []
+        ends.ours.ask(GET).cancel()
+        LateReply(ends.ours, ("GET", "key"), lambda connection: returned.append(connection.free))
+        for piece in said:
+            assert not ends.ours.free
+            assert returned == []
+            await ends.says(piece)
+        assert returned == [kept]
+        if kept:
+            asked = ends.ours.ask(GET)
+            await ends.says(bulk(b"next"))
+            assert await asked == b"next"
+        ends.theirs.close()
+        await ends.idle()
+        assert returned == [kept]
+
+    with_ends(run, test)
+
+
+@LOOPS
+@pytest.mark.parametrize("begun", [b"", b"$5\r\nst"], ids=["not begun", "begun"])
+def test_a_late_reply_that_does_not_come_soon_closes_the_connection(run: Run, begun: bytes) -> None:
+    async def test(ends: Ends) -> None:
+        returned: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        ends.ours.ask(GET).cancel()
+        LateReply(ends.ours, ("GET", "key"), lambda connection: returned.set_result(connection.free))
+        await ends.says(begun)
+        assert not await returned
+        await ends.idle()
+        assert ends.theirs.recv(1000) == GET
+        assert ends.theirs.recv(1) == b"", "closed"
 
     with_ends(run, test)
 

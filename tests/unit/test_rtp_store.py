@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -23,7 +23,7 @@ from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import RedisStateReader, open_store
-from rtp.store.commands import reason_of
+from rtp.store.commands import FAIR_S, Commands, reason_of
 from rtp.store.together import MOST
 from support.certificates import Certificates
 from support.scripted_store import PATIENT_S, REPLIES, ScriptedStore, value_of
@@ -158,9 +158,14 @@ ROUNDS = st.lists(st.lists(KEYS, min_size=1, max_size=5), min_size=1, max_size=6
 
 
 @LOOPS
+@pytest.mark.parametrize("fair_s", [FAIR_S, PATIENT_S])
 def test_every_read_gets_its_own_reply_whatever_became_of_those_before(
-    run: Run, store_and_settings: tuple[ScriptedStore, RedisSettings]
+    run: Run,
+    fair_s: float,
+    store_and_settings: tuple[ScriptedStore, RedisSettings],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("rtp.store.late.FAIR_S", fair_s)
     store, told = store_and_settings
     assert set(OUTCOMES) == set(REPLIES)
 
@@ -209,7 +214,7 @@ def test_reads_that_are_cancelled_leave_the_pool_whole_and_take_no_reply_of_othe
         await all_of_the_pool(store, reader)
         keys = [f"{drawn.choice(['whole', 'cut', 'nil'])} {i}" for i in range(80)]
         tasks = [asyncio.create_task(reader.read(key, PATIENT_S)) for key in keys]
-        # Fewer than the pool holds: what is opened for one that is cancelled counts as opened in vain.
+        # Fewer than the pool holds: what a busy machine does not answer soon counts as opened in vain.
         for task in drawn.sample(tasks, size - 1):
             for _ in range(drawn.randrange(4)):
                 await asyncio.sleep(0)
@@ -277,6 +282,97 @@ def test_a_connection_that_is_in_use_while_all_are_closed_is_not_kept(run: Run) 
 
     with ScriptedStore() as store:
         run(reading(store))
+
+
+# Reads with little time
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late reply is waited for as long as a busy machine takes."""
+    monkeypatch.setattr("rtp.store.late.FAIR_S", PATIENT_S)
+
+
+@LOOPS
+@pytest.mark.usefixtures("patient")
+def test_a_reply_that_is_a_little_late_is_dropped_and_its_connection_is_asked_again(run: Run) -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = unpaused(told(store, pool_size=1))
+        await reader.read("whole", PATIENT_S)
+        for asks in (a_request, the_background):
+            for _ in range(5):
+                with pytest.raises(StoreLate):
+                    await asks(reader, 0.01)
+                next_one = asyncio.create_task(reader.read("whole", PATIENT_S))
+                await until(lambda: store.holds == 1, "the reply is held", within_s=PATIENT_S)
+                store.release()
+                assert await next_one == value_of("whole")
+        assert store.opened == 1
+        await reader.close()
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
+@LOOPS
+def test_a_connection_is_made_for_the_next_one_when_its_asker_has_no_more_time(run: Run) -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = unpaused(told(store, pool_size=2))
+        store.holds_handshakes = True
+        for _ in range(5):
+            for _ in range(2):
+                with pytest.raises(StoreLate):
+                    await reader.read("whole 1", 0.01)
+            await until(lambda: store.holds == 2, "handshakes are held", within_s=PATIENT_S)
+            next_one = asyncio.create_task(reader.read("whole 2", PATIENT_S))
+            store.release()
+            assert await next_one == value_of("whole 2")
+            await until(lambda: store.connections == 2, "both are made", within_s=PATIENT_S)
+            await reader.close()
+            await until(lambda: not store.connections, "all connections are closed", within_s=PATIENT_S)
+        assert store.opened == 10
+        assert store.asked == [("GET", ["whole 2"])] * 5, "what has no asker is not asked"
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
+@LOOPS
+def test_a_connection_that_is_not_made_in_its_time_is_given_up_and_was_in_vain(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtp.store.pool._IN_VAIN_S", PATIENT_S)
+
+    async def reading(store: ScriptedStore) -> None:
+        reader = unpaused(told(store, pool_size=2, connect_timeout_ms=200))
+        store.holds_handshakes = True
+        for _ in range(4):
+            with pytest.raises(StoreLate):
+                await reader.read("whole", 0.01)
+        await until(lambda: store.holds == 2, "handshakes are held", within_s=PATIENT_S)
+        with pytest.raises(StoreAway, match="no reply in time"):
+            await reader.read("whole", PATIENT_S)
+        assert store.opened == 2, "as many as the pool holds, in vain"
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
+class Silent:
+    """A store that gives no reply."""
+
+    async def get(self, key: str, timeout_s: float) -> bytes | None:
+        raise TimeoutError
+
+
+@pytest.mark.parametrize(("timeout_s", "paused"), [(FAIR_S, True), (FAIR_S - 0.001, False)])
+def test_a_store_is_late_only_for_those_that_gave_it_time(timeout_s: float, paused: bool) -> None:
+    outage = Outage(5, retry_every_s=100.0)
+    reader = RedisStateReader(cast("Commands", Silent()), lambda _: outage)
+    for _ in range(5):
+        with pytest.raises(StoreLate):
+            asyncio.run(reader.read("a", timeout_s))
+    assert outage.paused == paused
 
 
 # Reads that meet

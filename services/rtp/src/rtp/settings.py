@@ -65,12 +65,13 @@ class RedisSettings(_Group):
     pool_size: int = Field(default=16, ge=1, le=1024)
     """Most connections that this process opens; in a cluster, to each node."""
     connect_timeout_ms: int = Field(default=250, ge=1)
-    """A new connection takes at most this, or what the deadline leaves, whichever is less."""
+    """A new connection takes at most this. A request waits for it as long as its deadline leaves; then the connection
+    is made for the next one, for at most this."""
     background_timeout_ms: int = Field(default=1000, ge=1)
     """Reads outside of requests (progress, meta) take at most this."""
     failures_to_pause: int = Field(default=5, ge=1)
-    """Late replies in a row after which requests stop asking the store, or the node of a cluster. A failed connection
-    counts as this many."""
+    """Late replies in a row after which requests stop asking the store, or the node of a cluster. One that was waited
+    for less than 20 ms does not count; a failed connection counts as this many."""
     retry_every_ms: int = Field(default=100, ge=1)
     """While requests do not ask it, one of them tries this often."""
 

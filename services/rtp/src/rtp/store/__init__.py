@@ -42,9 +42,10 @@ def open_store(settings: RedisSettings) -> RedisStateReader:
 
 def _commands(settings: RedisSettings) -> Commands:
     url = settings.url.get_secret_value()
+    connect_s = settings.connect_timeout_ms / 1000
     options: dict[str, Any] = {
         "protocol": 2,
-        "socket_connect_timeout": settings.connect_timeout_ms / 1000,
+        "socket_connect_timeout": connect_s,
         "socket_timeout": None,  # the request's deadline cancels, so redis-py needs no timer of its own
         "retry": Retry(NoBackoff(), 0),
     }
@@ -57,13 +58,14 @@ def _commands(settings: RedisSettings) -> Commands:
     match settings.mode:
         case "single":
             # As `ConnectionPool.from_url`, but for the protocol, which is ours to choose: we read the replies.
-            return PoolCommands(ConnectionPool(**{**options, **parse_url(url), "protocol": 2}), settings.pool_size)
+            pool = ConnectionPool(**{**options, **parse_url(url), "protocol": 2})
+            return PoolCommands(pool, settings.pool_size, connect_s)
         case "sentinel":
             given = parse_url(url)
             login = {name: given[name] for name in ("username", "password", "db") if name in given}
             sentinel = Sentinel(_hosts(settings.sentinels), sentinel_kwargs={"ssl": settings.tls, **options})  # type: ignore[no-untyped-call] # as above
-            pool = SentinelConnectionPool(settings.sentinel_service, sentinel, ssl=settings.tls, **options, **login)  # type: ignore[no-untyped-call] # as above
-            return SentinelCommands(pool, settings.pool_size)
+            masters = SentinelConnectionPool(settings.sentinel_service, sentinel, ssl=settings.tls, **options, **login)  # type: ignore[no-untyped-call] # as above
+            return SentinelCommands(masters, settings.pool_size, connect_s)
         case "cluster":
             options["retry"] = Retry(NoBackoff(), 1)
             options["startup_nodes"] = list(starmap(ClusterNode, _hosts(settings.nodes)))

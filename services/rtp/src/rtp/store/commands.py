@@ -13,6 +13,10 @@ _SCAN_CALLS: Final = 500
 """How much of the store a sample may look at: half a million keys, a second or so."""
 
 
+FAIR_S: Final = 0.02
+"""How long a store that is well may take for a reply, with much to spare. A caller that waited for less has learned
+nothing about the store, so what it did not wait for counts against neither the store nor the connection."""
+
 Command = Sequence[str | bytes]
 MAX_CODE: Final = 32
 MAX_DIGITS: Final = 18

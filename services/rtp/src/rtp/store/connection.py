@@ -114,8 +114,8 @@ class Asker(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Asks one command at a time. A connection that is late, broken or out of step is closed and never used again: its
-    reply would answer another request."""
+    """Asks one command at a time. A connection that is broken or out of step is closed and never used again: its reply
+    would answer another request."""
 
     def __init__(
         self,
@@ -137,6 +137,8 @@ class Connection(asyncio.Protocol):
         """Gets the reply that is outstanding."""
         self._open = True
         self.epoch = epoch
+        self.proven = False
+        """Whether it has answered; the owner's to tell."""
         self._transport.set_protocol(self)
 
     @property
@@ -144,8 +146,14 @@ class Connection(asyncio.Protocol):
         """Whether a command may be asked."""
         return self._open and self._asked is None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is outstanding that may still come."""
+        return self._open and self._asked is not None
+
     def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """Send a packed command; only while `free`. Who no longer waits for the reply must `close` the connection.
+        """Send a packed command; only while `free`. Who no longer waits for the reply must `close` the connection, or
+        `hand_over` the reply.
 
         The future fails with:
             RedisConnectionError: the connection is lost, or the reply says that it cannot be used.
@@ -160,6 +168,10 @@ class Connection(asyncio.Protocol):
         """As `ask`; the reply goes to `asked`."""
         self._asked = asked
         self._write(command)
+
+    def hand_over(self, asked: Asker) -> None:
+        """Have `asked` get the reply that is outstanding, in place of who asked; only while `busy`."""
+        self._asked = asked
 
     def close(self) -> None:
         """Close it, at once if a reply is outstanding."""

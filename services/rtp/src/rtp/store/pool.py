@@ -16,6 +16,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from rtp.store.commands import SCAN_COUNT, Command, TooManyConnects, fits, in_ms, reason_of, scan
 from rtp.store.connection import Connection, check_client, connect, packed
+from rtp.store.late import LateReply
 from rtp.store.together import NotTogether, Together
 from rtp.time_limits import Deadlines, within
 
@@ -27,15 +28,18 @@ take the same time to be made."""
 class PoolCommands:
     """One server: a bounded set of connections, each asked one command at a time.
 
-    A connection whose reply was not read to its end is closed, never reused: a late reply would answer another request.
-    At most as many as the pool holds are opened without success within a second, so that a store in trouble is not also
-    flooded with connections.
+    A connection is asked again once its reply was read to its end, and closed if that is not soon: a late reply would
+    answer another request. At most as many as the pool holds are opened without success within a second, so that a
+    store in trouble is not also flooded with connections. Both go on for a while when their asker has no more time, so
+    that askers with little time cost others no connections.
     """
 
-    def __init__(self, pool: ConnectionPool, size: int) -> None:
+    def __init__(self, pool: ConnectionPool, size: int, connect_s: float) -> None:
+        """`connect_s`: how long, in seconds, a connection goes on being made for no asker."""
         check_client()
         self._pool = pool
         self._size = size
+        self._connect_s = connect_s
         self._in_vain: deque[float] = deque()
         """When the connections were opened that have not answered yet."""
         self._reason = ""
@@ -75,8 +79,7 @@ class PoolCommands:
         except NotTogether:
             pass
         except BaseException as error:
-            if isinstance(error, TimeoutError) or together.done():
-                together.forsake()
+            together.forsake(late=isinstance(error, TimeoutError))
             raise
         finally:
             self._deadlines.lift(read)
@@ -100,9 +103,9 @@ class PoolCommands:
             self._gathering = None
             together.send()
 
-    def _answered(self, connection: Connection) -> None:
+    def _answered(self, connection: Connection, command: Command) -> None:
         self._outstanding -= 1
-        self._give_back(connection)
+        self._give_back(connection, command)
 
     async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
         """See `Commands`."""
@@ -150,6 +153,7 @@ class PoolCommands:
 
     async def _ask(self, *command: str | bytes, reconnect: bool = False) -> Any:
         """The reply to a command; with `reconnect`, on a new connection."""
+        opening: asyncio.Task[Connection] | None = None
         connection = await self._take()
         try:
             if reconnect and connection is not None:
@@ -161,19 +165,25 @@ class PoolCommands:
                     # The server closed an idle connection, or restarted; the others are as old. Try once more.
                     await self.close()
             connection = None
-            connection = await self._opened()
-            try:
-                return await _replied(connection, command)
-            finally:
-                if connection.free and self._in_vain:  # it answered, if only with an error
-                    self._in_vain.pop()
+            opening = self._open()
+            await asyncio.wait([opening])
+            connection = opening.result()
+            return await _replied(connection, command)
         except BaseException as error:
             self._reason = reason_of(error)
             raise
         finally:
-            self._give_back(connection)
+            if opening is None or connection is not None:
+                self._give_back(connection, command)
+            else:
+                self._give_back_when_open(opening)
 
-    async def _opened(self) -> Connection:
+    def _open(self) -> asyncio.Task[Connection]:
+        """Make a connection in the place that the asker has taken.
+
+        Raises:
+            TooManyConnects: not now.
+        """
         now = monotonic()
         while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
             self._in_vain.popleft()
@@ -181,7 +191,18 @@ class PoolCommands:
             raise TooManyConnects(self._reason)
         self._in_vain.append(now)
         fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
-        return await connect(fresh, self._epoch)
+        return asyncio.get_running_loop().create_task(connect(fresh, self._epoch))
+
+    def _give_back_when_open(self, opening: asyncio.Task[Connection]) -> None:
+        """The asker has left, or learned that there is no connection. One that is made soon is the next asker's."""
+
+        def opened(made: asyncio.Task[Connection]) -> None:
+            timer.cancel()
+            failed = made.cancelled() or made.exception() is not None
+            self._give_back(None if failed else made.result())
+
+        timer = asyncio.get_running_loop().call_later(self._connect_s, opening.cancel)
+        opening.add_done_callback(opened)
 
     async def _take(self) -> Connection | None:
         """A connection that was open when it was given back, or None for one that the caller may open."""
@@ -196,10 +217,24 @@ class PoolCommands:
                 self._give_back(waiter.result())
             raise
 
-    def _give_back(self, connection: Connection | None) -> None:
-        if connection is not None and not (connection.free and connection.epoch == self._epoch):
-            connection.close()
-            connection = None
+    def _give_back(self, connection: Connection | None, command: Command = ()) -> None:
+        """Give back a place, and the connection in it. If that is busy, the asker of `command` has left, and the place
+        is given back once the reply has come, or is not waited for any more."""
+        if connection is not None:
+            kept = connection.epoch == self._epoch
+            if connection.free:
+                if not connection.proven:  # it answered its handshake, or a command, if only with an error
+                    connection.proven = True
+                    if self._in_vain:
+                        self._in_vain.pop()
+            elif connection.busy and kept:
+                LateReply(connection, command, self._give_back)
+                return
+            else:
+                kept = False
+            if not kept:
+                connection.close()
+                connection = None
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -215,8 +250,8 @@ class SentinelCommands(PoolCommands):
     """The master that the Sentinels name. A new connection asks them; background reads notice a master that was demoted
     and still answers, with the data it last got from the new one."""
 
-    def __init__(self, pool: SentinelConnectionPool, size: int) -> None:
-        super().__init__(pool, size)
+    def __init__(self, pool: SentinelConnectionPool, size: int, connect_s: float) -> None:
+        super().__init__(pool, size, connect_s)
         self._master_of = pool
 
     async def _get_many(self, keys: Sequence[str]) -> list[bytes | Exception | None]:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
-from rtp.store.commands import Commands, TooManyConnects, reason_of
+from rtp.store.commands import FAIR_S, Commands, TooManyConnects, reason_of
 from rtp.time_limits import within
 
 T = TypeVar("T")
@@ -46,7 +46,8 @@ class RedisStateReader:
         except _FAILURES as error:
             failed = _ours(error, timeout_s)
             if isinstance(failed, StoreLate):
-                outage.late(monotonic())
+                if timeout_s >= FAIR_S:
+                    outage.late(monotonic())
             elif isinstance(failed, StoreAway):
                 outage.away(monotonic())
             else:

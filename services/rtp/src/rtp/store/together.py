@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rtp.store.commands import Command, fits
+from rtp.store.commands import FAIR_S, Command, fits
 from rtp.store.connection import Connection, packed
 
 
@@ -28,8 +28,9 @@ MOST: Final = 16
 class Together:
     """Gathers reads until it is sent, and is then what the connection answers, in place of a future."""
 
-    def __init__(self, connection: Connection, give_back: Callable[[Connection], None]) -> None:
-        """Takes a free connection, which `give_back` gets once: after the reply, or when no read waits for it."""
+    def __init__(self, connection: Connection, give_back: Callable[[Connection, Command], None]) -> None:
+        """Takes a free connection, which `give_back` gets once, with the command that was asked: after the reply, or
+        when no read waits for it."""
         self._connection = connection
         self._give_back = give_back
         self._keys: list[str] = []
@@ -67,23 +68,30 @@ class Together:
         self._sent = True
         if not self._connection.free:
             self._fail(RedisConnectionError("the connection was lost before anything was asked"))
-        elif self.done():
+        elif self._none_waits():
             self._let_go()
         else:
             self._command = ("GET" if len(self._keys) == 1 else "MGET", *self._keys)
             self._connection.ask_for(self, packed(*self._command))
 
-    def forsake(self) -> None:
-        """The reply is late for one read, or none waits for it. Closes the connection if it was asked: what is late
-        for one is late for all, and those that still wait may ask by another."""
-        if self._sent:
-            self._fail(NotTogether())
+    def forsake(self, *, late: bool) -> None:
+        """A read no longer waits, because the reply is late or for reasons of its own. What is late for one, and does
+        not come soon, is late for all: those that still wait may ask by another connection."""
+        if not self._sent:
+            return
+        if self._none_waits():
+            self._let_go()
+        elif late:
+            asyncio.get_running_loop().call_later(FAIR_S, self._fail, NotTogether())
+
+    def _none_waits(self) -> bool:
+        return all(read.done() for read in self._reads)
 
     # What the connection sees
 
     def done(self) -> bool:
-        """Whether no read waits."""
-        return all(read.done() for read in self._reads)
+        """Whether the reply is another's to take."""
+        return not self._kept
 
     def set_result(self, reply: Any) -> None:
         """The reply, to those that still wait."""
@@ -114,4 +122,4 @@ class Together:
     def _let_go(self) -> None:
         if self._kept:
             self._kept = False
-            self._give_back(self._connection)
+            self._give_back(self._connection, self._command)
