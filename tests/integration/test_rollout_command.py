@@ -9,12 +9,17 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import pytest
+import redis
 from msgspec.structs import replace
 
 from conftest import RedisForTest
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
+from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.release import (
     SERVING,
@@ -257,6 +262,44 @@ def test_states_of_another_lineage_than_the_partitions_are_no_states(valkey: Red
     valkey.client.delete(new.keys.users(0))  # a lineage begins without users
     assert [one.gate for one in seen().findings()] == [Gate.COVERAGE]
     assert seen().missing == {0: 2}
+
+
+def test_what_was_promoted_is_promoted_again_after_the_store_came_back_with_an_older_record(
+    own_valkey: Valkey, rollout: Command, bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    monkeypatch.setenv("UIC_REDIS__PREFIX", "uic")
+    stored = Stored(load_bundle(bundles[0]))
+    stored.state("ada")
+    with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
+        client.mset(cast("dict[str | bytes, bytes]", stored.values))
+    data, copy = own_valkey.folder / "appendonlydir", tmp_path / "copy"
+    with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", own_valkey.address, bundles[0])) as rtp:
+
+        def releases() -> dict[str, Any]:
+            told: dict[str, Any] = httpx.get(f"{rtp.admin_url}/releases", timeout=30).json()
+            return told
+
+        def serving() -> str:
+            return str(releases()["arms"][0]["bundle"])
+
+        rollout("start", str(bundles[1]))
+        assert rollout("wait", "r1", "--timeout", "30s")[0] == 0
+        shutil.copytree(data, copy)
+        assert rollout("promote", "r1", "--keep-for", "1h")[0] == 0
+        until(lambda: serving() == "tiny/2", "the new release answers", within_s=30)
+        own_valkey.kill()
+        shutil.rmtree(data)
+        shutil.move(copy, data)
+        own_valkey.start()
+        until(lambda: "which is older than" in (releases()["trouble"] or ""), "RTP sees the older record", within_s=30)
+        with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
+            until(lambda: client.exists(instances_key("uic")), "RTP announces itself", within_s=30)
+        assert serving() == "tiny/2"
+        status, said = rollout("promote", "r1", "--keep-for", "1h")
+        assert (status, said.get("state")) == (0, "serving"), said
+        until(lambda: releases()["trouble"] is None, "RTP follows it again", within_s=30)
+        assert (serving(), releases()["revision"]) == ("tiny/2", said["revision"])
 
 
 def ready(new: Release, old: Release) -> Record:

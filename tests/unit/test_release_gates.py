@@ -10,7 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mimn.release import Comparison, Gate, behind, compare, foreign, not_built, out_of_memory, read_headers
+from mimn.release import (
+    Announcement,
+    Comparison,
+    Gate,
+    Loaded,
+    behind,
+    compare,
+    foreign,
+    not_built,
+    not_loaded,
+    out_of_memory,
+    read_headers,
+)
+from mimn.release.announcement import STANDBY
 from mimn.state import (
     EMPTY_DIGEST,
     Block,
@@ -22,6 +35,7 @@ from mimn.state import (
     extend_digest,
     user_hash,
 )
+from support.releases import release
 
 USERS = ["ann", "bob", "cy", "dee"]
 ERASURE = b""
@@ -162,6 +176,22 @@ def test_a_topic_that_was_created_again_is_another_log() -> None:
     finding = foreign((8, "events"), (8, "events"), [one], [other])
     assert finding is not None
     assert "created again" in finding.reason
+
+
+def test_a_process_that_follows_a_newer_record_than_the_store_has_is_judged_by_what_it_has_loaded() -> None:
+    """As after the store came back with older data. Time brings such a process nothing; a command does."""
+    new, other = release("shop", "2"), release("shop", "3")
+    told = Announcement(
+        instance="web:1", revision=6, loaded=(Loaded(new.bundle, new.manifest, new.namespace, STANDBY),)
+    )
+    assert not_loaded(told, new, 5) is None
+    lacking = not_loaded(told, other, 5)
+    assert lacking is not None
+    assert (lacking.passes, "revision 6, which is newer than 5" in lacking.reason) == (False, True)
+    for behind_it in (7, 100):
+        late = not_loaded(told, new, behind_it)
+        assert late is not None
+        assert late.passes
 
 
 def test_memory_is_for_both_and_a_fork() -> None:

@@ -97,11 +97,23 @@ def serves_another(told: Announcement, release: Release) -> Finding | None:
 
 
 def not_loaded(told: Announcement, release: Release, revision: int) -> Finding | None:
-    """Whether a process follows another revision of the record, or lacks `release`."""
-    if told.revision != revision:
+    """Whether a process follows an older revision of the record, or lacks `release`.
+
+    One that follows a newer revision than the store has is judged by what it has loaded: after the store came back with
+    older data it waits for a command that changes the record, and what it has loaded serves at once when one does.
+    """
+    if told.revision is None or told.revision < revision:
         text = f"{told.instance} follows revision {told.revision} of the record, not {revision}"
         return Finding(Gate.LOADED, text, passes=True)
-    return lacks(told, release)
+    missing = lacks(told, release)
+    if missing is None or told.revision == revision:
+        return missing
+    return Finding(
+        Gate.LOADED,
+        f"{told.instance} has not loaded {release.bundle}, because it goes on by revision {told.revision}, which is "
+        f"newer than {revision} of the store: repeat what was done since, or let it follow the store's record by a "
+        "command that changes it, such as `rollout shadow ID --percent 1`",
+    )
 
 
 def lacks(told: Announcement, release: Release) -> Finding | None:
