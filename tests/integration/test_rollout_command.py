@@ -33,6 +33,7 @@ from mimn.release import (
     announcement_key,
     begin,
     canary,
+    decode_record,
     encode_announcement,
     encode_record,
     instances_key,
@@ -215,6 +216,51 @@ def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
     assert [note for note in said["notes"] if note.startswith("host:1 has not loaded tiny/1: ") and "tiny/2" in note]
     announce(valkey, old)
     assert rollout("rollback")[1]["notes"] == []
+
+
+def test_a_bad_release_is_taken_back_and_collected_while_the_store_is_full(
+    own_valkey: Valkey, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    monkeypatch.setenv("UIC_REDIS__PREFIX", "uic")
+    old, bad = (read_release(path, 0)[0] for path in bundles)
+    record = ready(bad, old)
+    served = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    tried = canary(record, "r1", Checked(record.revision, ()), percent=50, now_ms=NOW_MS)
+    with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
+
+        def full(record: Record) -> None:
+            client.config_set("maxmemory", 0)
+            client.set(record_key("uic"), encode_record(record))
+            client.config_set("maxmemory", 1)
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                client.set("uic:another", b"x")
+
+        full(served)
+        status, said = rollout("rollback")
+        assert (status, said.get("serving")) == (0, "tiny/1"), said
+        full(tried)
+        assert rollout("canary", "r1", "--percent", "5")[0] == 0
+        status, said = rollout("abort", "r1")
+        assert (status, said.get("state")) == (0, "aborted"), said
+        record = begin(decode_record(client.get(record_key("uic")) or b""), replace(bad, fingerprint="0" * 64),
+                       serving=old, origin="log", salt=SALT, now_ms=NOW_MS)  # fmt: skip
+        full(abort(record, "r2", reason="slower", now_ms=NOW_MS))
+        status, said = rollout("gc")
+        assert (status, [one["rollout"] for one in said["collected"]]) == (0, ["r2", "r1"]), "what makes room is first"
+
+
+def test_an_error_reply_of_the_store_is_told_as_a_refusal(
+    own_valkey: Valkey, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
+        client.config_set("min-replicas-to-write", 1)
+    status, said = rollout("start", str(bundles[1]))
+    assert (status, said["error"].partition(" (")[0], "NOREPLICAS" in said["error"]) == (1, "the store refuses", True)
+    own_valkey.kill()
+    status, said = rollout("start", str(bundles[1]))
+    assert (status, said["error"].partition(" (")[0]) == (1, "the store does not answer")
 
 
 def test_a_canary_gets_smaller_although_a_gate_is_closed(

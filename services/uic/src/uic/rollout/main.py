@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from redis.exceptions import ResponseError
+
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.options import not_negative, positive, whole_number
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
@@ -58,7 +60,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable) as refused:
         return _failed(refused, REFUSED, as_json=options.json, out=out)
     except FAILURES as error:
-        text = f"the store does not answer ({type(error).__name__}: {str(error)[:200]})"
+        did = "refuses" if isinstance(error, ResponseError) else "does not answer"
+        text = f"the store {did} ({type(error).__name__}: {str(error)[:200]})"
         return _failed(Refused(text), REFUSED, as_json=options.json, out=out)
     finally:
         if client is not None:

@@ -254,7 +254,7 @@ class Verbs:
         record = self._desk.change(lambda before: rollouts.retire(before, now_ms=now_ms, by=self._by))
         self._scorers.forget_ended()
         collected, kept = [], []
-        for rollout in record.rollouts:
+        for rollout in sorted(record.rollouts, key=leaves_nothing):  # first those whose end makes room
             name = left_behind(record, rollout)
             if name is None and not leaves_nothing(rollout):
                 continue
