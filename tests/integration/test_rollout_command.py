@@ -203,6 +203,18 @@ def test_the_first_rollout_does_not_begin_while_rtp_serves_another_bundle_than_t
     assert (status, said["replaces"]) == (0, "tiny/1")
 
 
+@pytest.mark.parametrize("verb", ["plan", "start"])
+def test_what_serves_and_another_bundle_of_its_name_are_refused_before_anything_is_written(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], tmp_path: Path, verb: str
+) -> None:
+    status, said = rollout(verb, str(bundles[0]))
+    assert (status, said["error"]) == (1, "tiny/1 serves already")
+    another = with_scaled_head(tmp_path / "elsewhere", bundles[0], "1", 0.5)
+    status, said = rollout(verb, str(another))
+    assert (status, "export this one under another version" in said["error"]) == (1, True)
+    assert valkey.client.get(record_key(valkey.prefix)) is None
+
+
 def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
 ) -> None:

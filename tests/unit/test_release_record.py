@@ -295,6 +295,19 @@ def test_what_serves_already_or_is_one_of_two_is_refused() -> None:
         begun(release("third"), record=begun(NEW, OLD))
 
 
+def test_another_bundle_does_not_take_the_name_of_one_that_rtps_hold() -> None:
+    """RTPs look for both in one folder, so each that restarts could load only one of them."""
+    other = {name: replace(of, manifest="f" * 64) for name, of in (("old", OLD), ("new", NEW))}
+    with pytest.raises(NotAllowed, match=r"shop/1 is already the name of another bundle.* under another version"):
+        begun(other["old"], OLD)
+    served = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
+    for name in ("old", "new"):  # one serves, the other is the way back
+        with pytest.raises(NotAllowed, match="another bundle"):
+            begun(other[name], record=served)
+    back = rollback(served, "r1", reason="worse", now_ms=NOW_MS)
+    assert begun(other["new"], record=back).open is not None, "no process holds the other one any more"
+
+
 def test_a_head_only_rollout_needs_no_steady_lag_and_leaves_no_namespace_behind() -> None:
     new = release("shop", "2")
     record = begun(new, OLD)

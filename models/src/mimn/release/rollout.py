@@ -56,7 +56,7 @@ def begin(
     The same release again, while it is on its way, changes nothing, so that a tool that was killed can be run again.
 
     Raises:
-        NotAllowed: it serves already, another rollout is on its way, or its namespace is that of an aborted one.
+        NotAllowed: another rollout is on its way, or as `check_new`.
     """
     if record is None:
         record = Record(revision=0, salt=salt, serving=serving)
@@ -66,13 +66,7 @@ def begin(
         raise NotAllowed(
             f"rollout {going.id} of {going.release.bundle} is {going.state}: promote or abort it before another begins"
         )
-    if release == record.serving:
-        raise NotAllowed(f"{release.bundle} serves already")
-    if release.namespace in spoiled(record):
-        raise NotAllowed(
-            f"namespace {release.namespace} is that of an aborted rollout: begin with generation "
-            f"{free_generation(record, release.fingerprint)}"
-        )
+    check_new(record, release, serving=serving)
     number = record.begun + 1
     rollout = Rollout(
         id=f"r{number}",
@@ -92,6 +86,30 @@ def begin(
         kept = tuple(one for one in kept if one is not oldest)
     begun = replace(record, rollouts=(*kept, rollout), begun=number, salt=salt, arms=(), shadows=())
     return _noted(begun, rollout, now_ms, by)
+
+
+def check_new(record: Record | None, release: Release, *, serving: Release) -> None:
+    """Whether a rollout of `release` may begin, whatever else is on its way. `serving` is as of `begin`.
+
+    Raises:
+        NotAllowed: it serves already, its name and version are those of another bundle that scoring processes hold, or
+            its namespace is that of an aborted rollout.
+    """
+    held_now = (serving,) if record is None else record.held
+    if release == held_now[0]:
+        raise NotAllowed(f"{release.bundle} serves already")
+    for held in held_now:
+        if held.bundle == release.bundle and held.manifest != release.manifest:
+            raise NotAllowed(
+                f"{release.bundle} is already the name of another bundle, which RTPs hold (its manifest is "
+                f"{held.manifest[:12]}…, not {release.manifest[:12]}…) and look for in the same folder: export this one "
+                "under another version"
+            )
+    if record is not None and release.namespace in spoiled(record):
+        raise NotAllowed(
+            f"namespace {release.namespace} is that of an aborted rollout: begin with generation "
+            f"{free_generation(record, release.fingerprint)}"
+        )
 
 
 def spoiled(record: Record) -> frozenset[str]:
