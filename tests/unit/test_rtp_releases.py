@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from collections import Counter
 from errno import EACCES
 from functools import cache
@@ -36,6 +38,7 @@ from mimn.release import (
     shadow,
 )
 from mimn.state import Keys
+from rtp import rollout_follower
 from rtp.announcer import Announcer
 from rtp.core.admission import Admission
 from rtp.core.fold_progress import Status
@@ -43,6 +46,7 @@ from rtp.core.ports import Model
 from rtp.core.request import ScoreRequest
 from rtp.core.shadowing import BURST_S, ShadowBudget, difference, rank_correlation
 from rtp.errors import InvalidRequest, ReloadRefused, ReloadTimedOut
+from rtp.field_history import Asked
 from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import ProgressWatcher
@@ -53,6 +57,7 @@ from rtp.scorer import Scored, Scorer
 from support.fake_state_reader import FakeStateReader, progress_reader
 from support.releases import NOW_MS, SALT
 from support.stored import Stored, now_ms
+from support.waiting import until
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
@@ -249,6 +254,92 @@ def test_a_folder_of_bundles_that_cannot_be_looked_into_does_not_keep_a_process_
         await world.ask(USERS[0])
 
     asyncio.run(play())
+
+
+def missed() -> tuple[Record, Record]:
+    """A record after a rollout, and the same after another one, of the bundle with a context."""
+    head = replace(named(TINY), version="2", manifest="0" * 64)
+    earlier = begin(None, head, serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+    earlier = abort(earlier, "r1", reason="slower", now_ms=NOW_MS)
+    record = begin(earlier, named(CONTEXT), serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r2", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = promote(record, "r2", Checked(record.revision, ()), keep_ms=1000, now_ms=NOW_MS)
+    return earlier, rollback(record, "r2", reason="worse", now_ms=NOW_MS)
+
+
+def test_a_process_that_missed_a_rollout_ignores_its_fields_as_the_others_do() -> None:
+    """As one that could not reach the store meanwhile."""
+    world = World(folder=CONTEXT.parents[1])
+    name = model(CONTEXT).request.names["context"][0]
+    earlier, later = missed()
+
+    async def ask(field: str) -> Scored:
+        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={field: 1.0})
+        return await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+
+    async def play() -> None:
+        await world.follow(earlier)
+        with pytest.raises(InvalidRequest, match=name):
+            await ask(name)
+        await world.follow(later)
+        assert (await ask(name)).arm == "serving"
+
+    asyncio.run(play())
+    assert (world.served(), world.opened) == ({"serving": "tiny/1"}, [])
+    assert world.count("rtp_request_fields_total", field=name, value="ignored") == 1
+
+
+def test_a_manifest_that_was_copied_here_later_is_read_when_that_is_asked_for(tmp_path: Path) -> None:
+    world = World(folder=tmp_path)
+    name = model(CONTEXT).request.names["context"][0]
+
+    async def ask() -> Scored:
+        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={name: 1.0})
+        return await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+
+    async def play() -> None:
+        await world.follow(missed()[1])
+        shutil.copytree(CONTEXT, tmp_path / "tiny-context/1")
+        await world.follow()
+        with pytest.raises(InvalidRequest, match=name):
+            await ask()
+        world.follower.retry()
+        await world.follow()
+        await ask()
+
+    asyncio.run(play())
+
+
+def test_a_manifest_whose_read_hangs_holds_up_no_release_and_is_not_read_again_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(folder=CONTEXT.parents[1])
+    earlier, later = missed()
+    going = begin(later, named(SKETCH), serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+    going = observe(going, "r3", Checked(going.revision, ()), now_ms=NOW_MS)[0]
+    going = canary(going, "r3", Checked(going.revision, ()), percent=50, now_ms=NOW_MS)
+    ended, asked = threading.Event(), []
+
+    def hanging(path: Path) -> Asked:
+        asked.append(path)
+        ended.wait(30)
+        raise ReloadTimedOut("it hung")
+
+    async def play() -> None:
+        await world.follow(earlier)
+        monkeypatch.setattr(rollout_follower, "read_asked", hanging)
+        world.store.values["uic:rollout"] = encode_record(later)
+        await world.follower.look()
+        world.store.values["uic:rollout"] = encode_record(going)
+        await world.follower.look()
+        await until(lambda: world.served() == {"serving": "tiny/1", "canary": "tiny-sketch/1"}, "the canary is loaded")
+        ended.set()
+        await world.follower.settled()
+        for record in (abort(going, "r3", reason="slower", now_ms=NOW_MS), None):
+            await world.follow(record)
+
+    asyncio.run(play())
+    assert len(asked) == 1
 
 
 def test_a_field_that_one_release_reads_is_no_mistake_in_any_arm_of_the_rollout_or_after_it() -> None:

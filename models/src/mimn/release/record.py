@@ -201,8 +201,9 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def past(self) -> tuple[Release, ...]:
         """The other releases of the rollouts that it remembers, the latest first."""
-        known = (release for one in reversed(self.rollouts) for release in (one.release, one.replaces))
-        return tuple(dict.fromkeys(release for release in known if release not in self.held))
+        known = dict.fromkeys(release for one in reversed(self.rollouts) for release in (one.release, one.replaces))
+        held = self.held
+        return tuple(release for release in known if release not in held)
 
     def find(self, identity: str) -> Rollout | None:
         """The rollout with this id."""

@@ -102,8 +102,8 @@ def check_new(record: Record | None, release: Release, *, serving: Release) -> N
         if held.bundle == release.bundle and held.manifest != release.manifest:
             raise NotAllowed(
                 f"{release.bundle} is already the name of another bundle, which RTPs hold (its manifest is "
-                f"{held.manifest[:12]}…, not {release.manifest[:12]}…) and look for in the same folder: export this one "
-                "under another version"
+                f"{held.manifest[:12]}…, not {release.manifest[:12]}…) and look for in the same folder: export this "
+                "one under another version"
             )
     if record is not None and release.namespace in spoiled(record):
         raise NotAllowed(

@@ -96,8 +96,13 @@ class RolloutFollower:
         self._fields: Names = frozenset()
         """What any release that was ever loaded here, or that the record remembers, reads of requests: after a
         rollback, callers still send it."""
-        self._remembered = False
-        """Whether the manifests of earlier rollouts were looked at."""
+        self._known: set[rollouts.Release] = set()
+        """Releases whose fields are in `_fields`."""
+        self._unread: set[rollouts.Release] = set()
+        """Earlier releases whose manifests could not be read here."""
+        self._hung = False
+        """Whether reading one hung: the next would, too, and too many of those keep every release from loading."""
+        self._remembering: asyncio.Task[None] | None = None
         self._obeyed = False
         """Whether what this process serves has been what it should, by the record or without one, if only once."""
         self.record: Record | None = None
@@ -139,11 +144,14 @@ class RolloutFollower:
 
     def close(self) -> None:
         """Give up what is being loaded."""
-        if self._loading is not None:
-            self._loading.cancel()
+        for task in (self._loading, self._remembering):
+            if task is not None:
+                task.cancel()
 
     def retry(self) -> None:
-        """Try every refused release again at the next look: its bundle may have been copied here meanwhile."""
+        """Try every refused release again at the next look, and every manifest that could not be read: bundles may have
+        been copied here meanwhile."""
+        self._unread, self._hung = set(), False
         self.refused = {release: Refusal(one.reason, 0.0) for release, one in self.refused.items()}
 
     async def look(self) -> None:
@@ -197,16 +205,18 @@ class RolloutFollower:
 
     async def settled(self) -> None:
         """Return when no load is going on."""
-        while self._loading is not None and self._is_loading:
-            await asyncio.wait([self._loading])
+        while going := [task for task in (self._loading, self._remembering) if task is not None and not task.done()]:
+            await asyncio.wait(going)
 
     # Loading
 
     @property
     def _is_loading(self) -> bool:
-        return self._loading is not None and not self._loading.done()
+        return _goes_on(self._loading)
 
     def _load(self) -> None:
+        if not _goes_on(self._remembering) and next(self._unknown(), None) is not None:
+            self._remembering = asyncio.create_task(self._remember_fields())
         if not self._is_loading and next(self._wanted(), None) is not None:
             self._loading = asyncio.create_task(self._load_wanted())
 
@@ -221,7 +231,8 @@ class RolloutFollower:
 
     async def _load_wanted(self) -> None:
         """Load one after another; the record is followed meanwhile."""
-        await self._remember_fields()
+        if self._remembering is not None and not self._obeyed:  # a process that is ready knows these fields
+            await asyncio.wait([self._remembering])
         while (release := next(self._wanted(), None)) is not None:
             try:
                 self._loaded[release] = await self._open(release)
@@ -236,25 +247,42 @@ class RolloutFollower:
                 self.refused[release] = Refusal(reason, self._clock() + wait_s)
             self._assign()
 
+    def _unknown(self) -> Iterator[rollouts.Release]:
+        """What the record remembers, and this process has neither loaded nor looked for. What is on its way is loaded
+        when it is ready, and often it is not on this disk before."""
+        if self.record is not None and not self._hung:
+            going = () if self.record.open is None else (self.record.open.release,)
+            seen = self._known.union(self._unread, going)
+            yield from (release for release in self.record.past if release not in seen)
+
     async def _remember_fields(self) -> None:
-        """Once, when this process sees a record: learn the fields of releases that it remembers and that are not
-        loaded. What enters the record later is loaded here by then."""
-        if self.record is None or self._remembered:
-            return
-        self._remembered = True
-        for release in self.record.past:
+        """Learn the fields of releases that the record remembers and this process has never loaded: those of before it
+        was started, and of rollouts that it missed. Beside the loads, which a read that hangs must not hold up."""
+        while (release := next(self._unknown(), None)) is not None:
             try:
-                path = self._bundles.of(release)
-                asked = await self._loader.read(partial(read_asked, path))
-                if asked.sha256 != release.manifest:
-                    raise ReloadRefused(f"{path} is another bundle")
+                names = await self._loader.read(partial(self._fields_of, release))
             except Exception as error:
                 log.info("the manifest of an earlier release is not here: fields that it alone knows are refused",
                          bundle=release.bundle, reason=str(error))  # fmt: skip
-                if isinstance(error, ReloadTimedOut):  # the others would hang too, and keep what serves from loading
-                    return
+                self._unread.add(release)
+                self._hung = isinstance(error, ReloadTimedOut)
             else:
-                self._fields |= asked.names
+                self._fields |= names
+                self._known.add(release)
+                self._assign()
+
+    def _fields_of(self, release: rollouts.Release) -> Names:
+        """What a release reads of requests, by its bundle here.
+
+        Raises:
+            ReloadRefused: it is another bundle.
+            BundleError: as `read_asked`.
+        """
+        path = self._bundles.of(release)
+        asked = read_asked(path)
+        if asked.sha256 != release.manifest:
+            raise ReloadRefused(f"{path} is another bundle")
+        return asked.names
 
     async def _open(self, wanted: rollouts.Release) -> Release:
         """The release, loaded and with its namespace read.
@@ -300,6 +328,7 @@ class RolloutFollower:
             release: loaded for release, loaded in self._loaded.items() if release in held or loaded is serving
         }
         self.refused = {release: one for release, one in self.refused.items() if release in held}
+        self._known.update(self._loaded)
         self._fields |= frozenset[tuple[str, str]]().union(
             *(names_of(one.model.request.names) for one in (serving, *self._loaded.values()))
         )
@@ -337,3 +366,7 @@ class RolloutFollower:
         metrics.releases_refused.clear()
         for refused in self.refused:
             metrics.releases_refused.labels(refused.bundle).set(1)
+
+
+def _goes_on(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and not task.done()

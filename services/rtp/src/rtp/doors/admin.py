@@ -84,7 +84,7 @@ def create_admin_app(
 
     @app.post("/releases/look")
     async def look() -> dict[str, Any]:
-        """Read the rollout record now, and try refused releases again: their bundles may have been copied here."""
+        """Read the rollout record now, and look again for bundles and manifests that were not here."""
         follower.retry()
         await follower.look()
         await follower.settled()
