@@ -262,6 +262,20 @@ def test_a_bad_release_is_taken_back_and_collected_while_the_store_is_full(
         assert (status, [one["rollout"] for one in said["collected"]]) == (0, ["r2", "r1"]), "what makes room is first"
 
 
+def test_a_damaged_record_is_told_with_the_way_on_and_the_next_rollout_begins_after_it_was_deleted(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    assert rollout("start", str(bundles[1]))[0] == 0
+    key = record_key(valkey.prefix)
+    valkey.client.setrange(key, 100, b"?")
+    for verb in (("list",), ("rollback",), ("start", str(bundles[1])), ("gc",)):
+        status, said = rollout(*verb)
+        assert (status, "checksum" in said["error"], f"`DEL {key}`" in said["error"]) == (1, True, True), verb
+    valkey.client.delete(key)
+    status, said = rollout("start", str(bundles[1]))
+    assert (status, said["id"], said["replaces"]) == (0, "r1", "tiny/1")
+
+
 def test_an_error_reply_of_the_store_is_told_as_a_refusal(
     own_valkey: Valkey, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

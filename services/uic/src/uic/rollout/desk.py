@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from mimn.release import Conflict, NotAllowed, Record, decode_record, encode_record, record_key
+from mimn.release import Conflict, CorruptRecord, NotAllowed, Record, decode_record, encode_record, record_key
 from uic.store import replace
 
 TRIES: Final = 5
@@ -78,6 +78,12 @@ class Desk:
     def _stored(self) -> bytes:
         return self._client.get(self._key) or b""
 
-    @staticmethod
-    def _decoded(stored: bytes) -> Record | None:
-        return decode_record(stored) if stored else None
+    def _decoded(self, stored: bytes) -> Record | None:
+        try:
+            return decode_record(stored) if stored else None
+        except CorruptRecord as error:
+            raise CorruptRecord(
+                f"{error}. RTPs that run go on by the last record that they read: restart none. If a newer ctr wrote it, "
+                f"use that one; if it is damaged, the way on is `DEL {self._key}` and a new record, as "
+                "docs/runbooks/roll-back.md says"
+            ) from error
