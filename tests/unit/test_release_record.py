@@ -397,6 +397,19 @@ def test_an_aborted_namespace_is_never_resumed() -> None:
     assert left_behind(record, record.rollouts[0]) == NEW.namespace
 
 
+def test_what_gc_says_is_gone_is_the_release_before_after_a_promotion_and_its_own_after_an_abort() -> None:
+    served = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
+    served = retire(served, now_ms=NOW_MS)
+    said = collect(served, "r1", now_ms=NOW_MS).rollouts[0].reason
+    assert (OLD.namespace in said, NEW.namespace in said) == (True, False), "the new one serves everybody"
+    given_up = abort(ready(), "r1", reason="slower", now_ms=NOW_MS)
+    said = collect(given_up, "r1", now_ms=NOW_MS).rollouts[0].reason
+    assert (OLD.namespace in said, NEW.namespace in said) == (False, True)
+    of_heads = retire(promote(head := ready(begun(release("shop", "2"), OLD)), "r1", open_gates(head), keep_ms=0,
+                              now_ms=NOW_MS), now_ms=NOW_MS)  # fmt: skip
+    assert collect(of_heads, "r1", now_ms=NOW_MS).rollouts[0].reason == "retired; it had no namespace of its own"
+
+
 def test_a_rollback_under_a_canary_stops_the_canary_and_closes_its_gate() -> None:
     record = promote(ready(), "r1", open_gates(ready()), keep_ms=1000, now_ms=NOW_MS)
     record = ready(begun(release("third"), record=record))

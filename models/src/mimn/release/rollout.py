@@ -313,18 +313,27 @@ def collect(record: Record, identity: str, *, now_ms: int, by: str = "") -> Reco
         return record
     if rollout.state not in _ENDED:
         raise NotAllowed(f"rollout {identity} is {rollout.state}")
-    return _moved(record, rollout, State.COLLECTED, f"{rollout.state}; nothing of it is left", now_ms=now_ms, by=by)
+    gone = _given_up(rollout)
+    what = f"namespace {gone.namespace} of {gone.bundle} was removed"
+    if rollout.head_only:
+        what = "it had no namespace of its own"
+    return _moved(record, rollout, State.COLLECTED, f"{rollout.state}; {what}", now_ms=now_ms, by=by)
 
 
 def left_behind(record: Record, rollout: Rollout) -> str | None:
     """The namespace that an ended rollout leaves in the store, None if something may still read it."""
     if rollout.state not in _ENDED - {State.COLLECTED}:
         return None
-    name = (rollout.replaces if rollout.state is State.RETIRED else rollout.release).namespace
+    name = _given_up(rollout).namespace
     needed = {one.namespace for one in record.held}
     if record.open is not None:
         needed |= {record.open.release.namespace, record.open.replaces.namespace}
     return None if name in needed else name
+
+
+def _given_up(rollout: Rollout) -> Release:
+    """What an ended rollout leaves behind: the release before of one that was promoted for good, else its own."""
+    return rollout.replaces if rollout.state is State.RETIRED else rollout.release
 
 
 def leaves_nothing(rollout: Rollout) -> bool:

@@ -83,7 +83,7 @@ class Desk:
             return decode_record(stored) if stored else None
         except CorruptRecord as error:
             raise CorruptRecord(
-                f"{error}. RTPs that run go on by the last record that they read: restart none. If a newer ctr wrote it, "
-                f"use that one; if it is damaged, the way on is `DEL {self._key}` and a new record, as "
+                f"{error}. RTPs that run go on by the last record that they read: restart none. If a newer ctr wrote "
+                f"it, use that one; if it is damaged, the way on is `DEL {self._key}` and a new record, as "
                 "docs/runbooks/roll-back.md says"
             ) from error

@@ -115,7 +115,7 @@ class Verbs:
         return Answer({**rollout_view(after, rollout), "changes": list(planned.changes)}, tuple(notes))
 
     def _planned(self, record: Record | None, path: Path, origin: str, generation: int | None, rate: float) -> Plan:
-        """What `plan` shows, and `start` looks at. Raises: as `rollouts.check_new`, and as what it reads."""
+        """What `plan` shows, and `start` looks at. Raises: as `check_new`, and as what it reads."""
         how, _ = origin_of(origin)
         serving = record.serving if record is not None else self._configured()
         release, bundle = planning.read_release(path, 0)
