@@ -395,6 +395,23 @@ def test_an_aborted_namespace_is_never_resumed() -> None:
     assert free_generation(record, NEW.fingerprint) == 1
     assert free_generation(record, NEW.fingerprint, [f"{NEW.fingerprint[:16]}-1"]) == 2
     assert left_behind(record, record.rollouts[0]) == NEW.namespace
+    record = collect(record, "r1", now_ms=NOW_MS)  # a worker that was paused builds it again when it goes on
+    with pytest.raises(NotAllowed, match="begin with generation 1"):
+        begun(NEW, record=record)
+    assert free_generation(record, NEW.fingerprint) == 1
+
+
+def test_a_rolled_back_namespace_is_used_again_after_it_was_collected() -> None:
+    record = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
+    record = collect(rollback(record, "r1", reason="aborted; no, worse", now_ms=NOW_MS), "r1", now_ms=NOW_MS)
+    assert begun(NEW, record=record).open is not None
+
+
+def test_heads_are_rolled_out_on_what_serves_although_a_rollout_back_to_it_was_aborted() -> None:
+    record = promote(ready(), "r1", open_gates(ready()), keep_ms=1000, now_ms=NOW_MS)
+    record = abort(begun(OLD, record=record), "r2", reason="rollback is faster", now_ms=NOW_MS)
+    record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
+    assert begun(release("shop", "2"), record=record).open is not None
 
 
 def test_what_gc_says_is_gone_is_the_release_before_after_a_promotion_and_its_own_after_an_abort() -> None:
@@ -456,6 +473,7 @@ class Life(RuleBasedStateMachine):
         except NotAllowed:
             return
         assert new.namespace not in spoiled(after)
+        assert new.namespace not in self.aborted - {after.serving.namespace}
         self.change(after)
 
     @precondition(lambda self: self.record is not None)
@@ -489,10 +507,13 @@ class Life(RuleBasedStateMachine):
     @rule(number=st.integers(0, 9), how=st.sampled_from([abort, rollback]))
     def end(self, number: int, how: object) -> None:
         assert callable(how)
+        rollout = self.held().find(self.any_id(number))
         try:
             self.change(how(self.held(), self.any_id(number), reason="because", now_ms=self.now_ms))
         except Refused:
             return
+        if how is abort and rollout is not None and not rollout.head_only:
+            self.aborted.add(rollout.release.namespace)
 
     @precondition(lambda self: self.record is not None)
     @rule(percent=st.floats(0, 100), number=st.integers(0, 9))

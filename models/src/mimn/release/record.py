@@ -77,7 +77,7 @@ class State(StrEnum):
     FAILING = "failing"
     """A gate is closed, and time alone does not open it."""
     ABORTED = "aborted"
-    """Given up before it served everybody. Its namespace is never used by another rollout."""
+    """Given up before it served everybody. As long as the record has it, no other rollout uses its namespace."""
     ROLLED_BACK = "rolled_back"
     """It served everybody, and the release before serves again."""
 

@@ -6,8 +6,8 @@
 
 Three mistakes that published blue/green controllers have made are ruled out by shape. A check carries the revision that
 it was made of, and a record of any other revision does not accept it. What a rollout waits for (`hold`,
-`keep_until_ms`) is part of the rollout and is cleared by every end. The namespace of an aborted rollout is never used
-again: the next rollout of the same bundle gets another generation.
+`keep_until_ms`) is part of the rollout and is cleared by every end. The namespace of an aborted rollout is not used
+again while the record remembers it: the next rollout of the same bundle gets another generation.
 """
 
 from __future__ import annotations
@@ -113,10 +113,16 @@ def check_new(record: Record | None, release: Release, *, serving: Release) -> N
 
 
 def spoiled(record: Record) -> frozenset[str]:
-    """Namespaces of aborted rollouts: what was wrong with one must not come back by its states."""
-    return frozenset(
-        one.release.namespace for one in record.rollouts if one.state is State.ABORTED and not one.head_only
-    )
+    """Namespaces of aborted rollouts, as long as the record remembers them: what was wrong with one must not come back
+    by its states. Also of those that were collected, because a worker of one that was paused meanwhile builds it again
+    when it goes on. What serves is none of them."""
+    aborted = {one.release.namespace for one in record.rollouts if _aborted(one) and not one.head_only}
+    return frozenset(aborted - {record.serving.namespace})
+
+
+def _aborted(rollout: Rollout) -> bool:
+    collected = rollout.state is State.COLLECTED and rollout.reason.startswith(f"{State.ABORTED};")  # see `collect`
+    return rollout.state is State.ABORTED or collected
 
 
 def free_generation(record: Record | None, fingerprint: str, occupied: Collection[str] = ()) -> int:
@@ -303,7 +309,8 @@ def retire(record: Record, *, now_ms: int, by: str = "") -> Record:
 
 
 def collect(record: Record, identity: str, *, now_ms: int, by: str = "") -> Record:
-    """Note that the namespace which an ended rollout left behind was removed.
+    """Note that the namespace which an ended rollout left behind was removed. The reason begins with the state that it
+    ended in.
 
     Raises:
         NotAllowed: it has not ended.
