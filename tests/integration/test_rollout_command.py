@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -45,7 +45,7 @@ from mimn.release.announcement import STANDBY
 from mimn.state import Keys, Progress, encode_progress
 from support.bundles import SKETCH, TINY, with_scaled_head
 from support.releases import NOW_MS, SALT
-from support.stored import LINEAGE, Stored
+from support.stored import LINEAGE, Stored, now_ms
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.rollout import main as command
@@ -223,6 +223,7 @@ def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
     record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
     valkey.client.set(record_key(valkey.prefix), encode_record(record))
     announce(valkey, bad)
+    put(valkey.client, Stored(load_bundle(bundles[0]), prefix=valkey.prefix))
     status, said = rollout("rollback")
     assert (status, said["serving"]) == (0, "tiny/1")
     assert [note for note in said["notes"] if note.startswith("host:1 has not loaded tiny/1: ") and "tiny/2" in note]
@@ -289,6 +290,26 @@ def test_an_error_reply_of_the_store_is_told_as_a_refusal(
     assert (status, said["error"].partition(" (")[0]) == (1, "the store does not answer")
 
 
+def test_a_rollback_to_a_release_whose_workers_were_stopped_says_that_its_states_grow_old(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    old, bad = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = ready(bad, old)
+    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    stored = Stored(load_bundle(bundles[0]), partitions=2, prefix=valkey.prefix)
+    stored.progress(1, as_of_ms=now_ms() - 3_600_000)
+    put(valkey.client, stored)
+    status, said = rollout("rollback")
+    [note] = said["notes"]
+    assert (status, "partition 1 was last caught up 36" in note, old.namespace in note) == (0, True, True), note
+    stored.progress(1)
+    put(valkey.client, stored)
+    assert rollout("rollback")[1]["notes"] == []
+    valkey.client.delete(stored.keys.meta)
+    assert "does not have its namespace" in rollout("rollback")[1]["notes"][0]
+
+
 def test_a_canary_gets_smaller_although_a_gate_is_closed(
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
 ) -> None:
@@ -344,7 +365,7 @@ def test_what_was_promoted_is_promoted_again_after_the_store_came_back_with_an_o
     stored = Stored(load_bundle(bundles[0]))
     stored.state("ada")
     with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
-        client.mset(cast("dict[str | bytes, bytes]", stored.values))
+        put(client, stored)
     data, copy = own_valkey.folder / "appendonlydir", tmp_path / "copy"
     with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", own_valkey.address, bundles[0])) as rtp:
 
@@ -372,6 +393,10 @@ def test_what_was_promoted_is_promoted_again_after_the_store_came_back_with_an_o
         assert (status, said.get("state")) == (0, "serving"), said
         until(lambda: releases()["trouble"] is None, "RTP follows it again", within_s=30)
         assert (serving(), releases()["revision"]) == ("tiny/2", said["revision"])
+
+
+def put(client: Any, stored: Stored) -> None:
+    client.mset(stored.values)
 
 
 def ready(new: Release, old: Release) -> Record:

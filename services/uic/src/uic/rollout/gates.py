@@ -112,6 +112,13 @@ class Gates:
                 findings = (NOT_COMPARED,)
         return Look(Checked(record.revision, findings, lineages, self._demands.steady_ms), seen)
 
+    def behind(self, release: Release) -> Finding | None:
+        """Whether a release's namespace is not there, or is not folded up to the log's end now."""
+        reading = self.namespace(release).read()
+        if reading is None:
+            return Finding(Gate.BUILT, "the store does not have its namespace")
+        return not_built(reading.progress) or behind(reading.progress, self.now_ms(), self._demands.allowed_lag_ms)
+
     def now_ms(self) -> int:
         """The store's clock: all commands and all workers have the same."""
         return clock_ms(self._client)

@@ -29,6 +29,7 @@ from mimn.release import (
 )
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
+from uic.redis_client import FAILURES
 from uic.rollout import planning
 from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
@@ -37,6 +38,7 @@ from uic.rollout.planning import Plan
 from uic.rollout.views import counted, finding_view, iso_time, process_view, rollout_view, summary
 from uic.settings import ClientSettings
 from uic.tools.scorers import Scorers
+from uic.transaction import describe
 
 POLL_S: Final = 1.0
 
@@ -243,8 +245,19 @@ class Verbs:
         after = self._desk.change(back)
         rollout = _of(after, identity or _serving(before))
         lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
-        notes = (f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking)
-        return Answer(rollout_view(after, rollout), tuple(notes))
+        notes = [f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking]
+        return Answer(rollout_view(after, rollout), (*notes, *self._unfolded(after.serving)))
+
+    def _unfolded(self, release: Release) -> Iterator[str]:
+        """That a release's states grow old. The rollback is written by then, so an error of the store is a note."""
+        try:
+            behind = self._gates.behind(release)
+        except FAILURES as error:
+            yield f"whether UIC folds namespace {release.namespace} could not be read ({describe(error)})"
+            return
+        if behind is not None:
+            workers = f"start UIC workers of namespace {release.namespace}"
+            yield f"states of {release.bundle} grow old, because nothing folds them ({behind.reason}): {workers}"
 
     def gc(self) -> Answer:
         """Give up what was kept for long enough, and remove the namespaces that nothing needs. One that is
