@@ -29,7 +29,7 @@ USERS = [f"user-{i}" for i in range(40)]
 BACKFILL = ("job", "fold", "seal", "claim", "states", "hand_over")
 CREATE = ("partition", "seal")
 RESTORE = ("claim", "states", "hand_over")
-DROP = ("progress", "slice", "keys")
+DROP = ("progress", "slice", "keys", "name")
 WATCHED = ("states", "hand_over")
 """Steps of loads after which some of what is stored does not count yet."""
 

@@ -28,7 +28,7 @@ USERS = [f"user-{i}" for i in range(60)]
 QUIET, BUSY = USERS[:30], USERS[30:]
 RECORD = ("before", "written")
 """Of the record's replacement."""
-DROP = ("progress", "slice", "keys")
+DROP = ("progress", "slice", "keys", "name")
 """Of a namespace that `gc` removes."""
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["uic.rollout.main"])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import pytest
 
-from mimn.state import NO_TOPIC_ID, encode_progress
+from mimn.state import NO_TOPIC_ID, REMOVAL, encode_progress
 from support import fake_topics, hand_model
 from support.fake_state_store import FakeStore
 from support.fake_topics import FakeDeadLetters, FakeErasures, FakeTopic
 from support.fold_worker import Crashed, Worker
 from support.hand_model import users_of
 from support.replayed import assert_exactly_once, stored_state
+from uic.core.commit import Answer, Commit
 from uic.core.ports import NotDescribed
 from uic.core.status import Phase
 from uic.errors import InvalidField, NotBroken, NotOurs
@@ -1093,3 +1095,56 @@ def fakes_foreign_fingerprint() -> bytes:
 
     header = StateHeader(user_hash(USERS[0]), 1, 0, 3, 1, hand_model.WALL_MS, bytes(8))
     return encode_state(UserState(header, hand_model.INITIAL), b"z" * 32, hand_model.LAYOUT)
+
+
+@pytest.mark.parametrize("comes", ["back from a pause", "after a restart"])
+def test_a_worker_waits_while_its_namespace_is_removed_and_then_begins_anew(
+    topic: FakeTopic, store: FakeStore, comes: str
+) -> None:
+    worker = folded(topic, store)
+    store.progress[0] = REMOVAL + b"1"
+    if comes == "after a restart":
+        worker = Worker(topic, store, seed=1)
+        worker.log.assign(0)
+    fill(topic, 10, first=20)
+    worker.settle(60)
+    assert (store.progress, worker.phase()) == ({0: REMOVAL + b"1"}, Phase.TAKING_UP)
+    waits = "namespace_removed: partitions 0 wait: the namespace is being removed; if that was interrupted"
+    assert any(reason.startswith(waits) for reason in worker.updater.status.reasons)
+    assert "ctr namespaces drop" in worker.partition().reason
+    store.flush()
+    worker.catch_up()
+    worker.settle()
+    assert_exactly_once(store, topic)
+    assert store.meta is not None
+    assert (worker.updater.status.reasons, worker.partition().reason) == ((), "")
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_lineage_that_begins_after_its_namespace_was_removed_has_the_namespaces_meta(
+    topic: FakeTopic, away: bool
+) -> None:
+    """The worker looks for the namespace and its progress, stands still while it is removed, and goes on."""
+
+    class Removed(FakeStore):
+        def commit(self, commits: Sequence[Commit]) -> list[Answer]:
+            if any(commit.begins_lineage for commit in commits):
+                self.meta = None
+            answers = super().commit(commits)
+            self.away = away
+            return answers
+
+    store = Removed()
+    fill(topic, 20)
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    worker.settle()
+    if away:
+        assert any("store_unavailable" in reason for reason in worker.updater.status.reasons)
+        assert worker.phase() is Phase.CLAIMING
+        away = store.away = False
+    worker.catch_up()
+    assert store.meta is not None
+    assert_exactly_once(store, topic)
+    worker.settle()
+    assert worker.updater.status.reasons == ()

@@ -30,7 +30,15 @@ from mimn.state.event_list import EventList
 from mimn.state.key import Keys, murmur2, namespace, partition_of
 from mimn.state.layout import Block, LayoutError, StateLayout
 from mimn.state.ledger import Ledger, rest_of
-from mimn.state.progress import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, encode_progress
+from mimn.state.progress import (
+    NO_TOPIC_ID,
+    NOTHING_FOLDED,
+    REMOVAL,
+    CorruptProgress,
+    Progress,
+    decode_progress,
+    encode_progress,
+)
 from mimn.state.sketch import Sketch
 from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
@@ -39,6 +47,7 @@ __all__ = [
     "HEADERS",
     "NOTHING_FOLDED",
     "NO_TOPIC_ID",
+    "REMOVAL",
     "Actions",
     "Block",
     "CorruptProgress",

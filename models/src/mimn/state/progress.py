@@ -24,6 +24,9 @@ NO_TOPIC_ID = bytes(16)
 """`topic_id` when the broker has no topic ids."""
 NOTHING_FOLDED = -1
 """`last_offset` of a partition before its first record is absorbed."""
+REMOVAL = b"being removed by "
+"""How the mark begins that takes the place of a progress record while the partition's namespace is removed; the id of
+the removal follows. Every commit compares what is stored with the record that it knows, so no worker writes there."""
 _BODY = Struct("<4sHHIIqqQ16sQQqqqqI")
 _BODY_1 = Struct("<4sHHIIqqQ16sQQqqqI")
 _CHECKSUM = Struct("<I")

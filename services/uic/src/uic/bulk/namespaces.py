@@ -1,14 +1,12 @@
 """The namespaces of a store as a whole: how large each is, who folds and reads it, and how one goes.
 
-A namespace is dropped in this order: its progress records, so that it counts as empty at once; its keys, slice by
-slice; its meta, and its place in the list of namespaces. So a drop that was killed is found in the list and can be
-repeated.
+`drop` decides whether one may go; `uic.bulk.removal` takes it away.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +15,9 @@ import redis
 
 from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
 from mimn.release.announcement import LASTS_S, STANDBY
-from mimn.state import CorruptProgress, Keys, Progress, decode_progress
+from mimn.state import REMOVAL, CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
+from uic.bulk.removal import Removal
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms
 from uic.store import read_meta
@@ -26,8 +25,6 @@ from uic.tools.scorers import Scorers
 
 SAMPLE: Final = 64
 """States of a partition that are looked at."""
-SLICE: Final = 500
-"""Keys that are removed at a time."""
 FOLDED_WITHIN_MS: Final = 30_000
 """By the store's clock. A partition that is caught up says so every five seconds."""
 WATCHED_S: Final = 6.0
@@ -142,15 +139,51 @@ class Namespaces:
         Args:
             name: the namespace.
             force: although a worker or a load seems to write it, or an RTP reads it.
-            after: called after each step: "progress", "slice", "keys".
+            after: called after each step: "progress", "slice", "keys", "name".
 
         Raises:
-            BulkRefused: it is served or still written, or there is none of this name.
+            BulkRefused: it is served or still written, there is none of this name, or another command removes it.
             StoreUnavailable: no answer; run it again.
         """
         keys = Keys(name, self._prefix)
-        if name not in self.names():
+        if not self.exists(name):
             raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: ctr namespaces list")
+        with _asking():
+            removal = Removal(self._client, keys)
+            partitions = removal.partitions()
+            # What a removal left that was killed serves nothing and is read by nothing: it is finished whatever the
+            # record says by now.
+            begun = any(map(_is_mark, self._records(keys, partitions).values()))
+        if not begun:
+            self._refuse_needed(name, force=force)
+        if not force:
+            self._refuse_busy(self.look(name, {}), keys, partitions)
+        with _asking():
+            seen = self._records(keys, partitions)
+            try:
+                gone = removal.close(seen, force=force)
+                after("progress")
+            except BulkRefused:
+                removal.open_again()
+                raise
+            return gone + removal.remove(after)
+
+    def exists(self, name: str) -> bool:
+        """Whether the store has anything of a namespace, or a removal of it is to be finished.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        with _asking():
+            return name in self.names() or bool(self._client.exists(Keys(name, self._prefix).progress(0)))
+
+    def _refuse_needed(self, name: str, *, force: bool) -> None:
+        """Refuse what the rollout record names, and without `force` what an RTP reads.
+
+        Raises:
+            BulkRefused: as said.
+            StoreUnavailable: no answer.
+        """
         with _asking():
             recorded, read_by = self.recorded().get(name), self.read_by(name)
         if recorded:
@@ -158,32 +191,13 @@ class Namespaces:
                 f"namespace {name} is {', '.join(recorded)} in the rollout record: end or roll back that "
                 "rollout first (ctr rollout list)"
             )
-        found = self.look(name, {})
-        if not force:
-            if read_by:
-                raise BulkRefused(
-                    f"namespace {name} is {', '.join(read_by)}, whose users would be answered without states: stop "
-                    f"RTP or have it serve another release, wait {LASTS_S:g} s, or say --force (ctr namespaces drop)"
-                )
-            self._refuse_busy(found, keys)
-        with _asking():
-            gone = 0
-            for p in range(found.partitions or 0):
-                gone += int(self._client.unlink(keys.progress(p)))
-            after("progress")
-            for some in self._slices(f"{self._prefix}:{{{name}.*"):
-                gone += (
-                    sum(int(self._client.unlink(key)) for key in some)
-                    if self._clustered
-                    else int(self._client.unlink(*some))
-                )
-                after("slice")
-            after("keys")
-            self._client.unlink(keys.meta)
-            self._client.srem(keys.namespaces, name)
-        return gone
+        if read_by and not force:
+            raise BulkRefused(
+                f"namespace {name} is {', '.join(read_by)}, whose users would be answered without states: stop "
+                f"RTP or have it serve another release, wait {LASTS_S:g} s, or say --force (ctr namespaces drop)"
+            )
 
-    def _refuse_busy(self, found: Sized, keys: Keys) -> None:
+    def _refuse_busy(self, found: Sized, keys: Keys, partitions: Sequence[int]) -> None:
         """Refuse while the namespace is written, caught up or not. Takes `WATCHED_S`.
 
         Raises:
@@ -193,37 +207,29 @@ class Namespaces:
         way_out = "stop the workers that have it, wait, or say --force if they are gone (ctr namespaces drop)"
         if found.folded:
             raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
-        before = self._written(keys, found.partitions or 0)
+        before = self._written(keys, partitions)
         if not any(record or loaded for record, loaded in before):
             return
         self._sleep(WATCHED_S)
-        changed = sum(a != b for a, b in zip(before, self._written(keys, found.partitions or 0), strict=True))
+        changed = sum(a != b for a, b in zip(before, self._written(keys, partitions), strict=True))
         if changed:
             raise BulkRefused(
                 f"{changed} partitions of namespace {found.namespace} were written within {WATCHED_S:g} s: a worker "
                 f"folds it, or a load is on its way; {way_out}"
             )
 
-    def _written(self, keys: Keys, partitions: int) -> list[tuple[bytes | None, int]]:
+    def _written(self, keys: Keys, partitions: Sequence[int]) -> list[tuple[bytes | None, int]]:
         """What changes with every commit and with every call of a load, by partition."""
         with _asking():
+            records = self._records(keys, partitions)
             return [
-                (self._client.get(keys.progress(p)), int(self._client.scard(keys.staged(p)))) for p in range(partitions)
+                (None if _is_mark(record) else record, int(self._client.scard(keys.staged(p))))
+                for p, record in records.items()
             ]
 
-    @property
-    def _clustered(self) -> bool:
-        return isinstance(self._client, redis.RedisCluster)
-
-    def _slices(self, pattern: str) -> Iterator[list[bytes]]:
-        some: list[bytes] = []
-        for key in self._client.scan_iter(match=pattern, count=1000):
-            some.append(key)
-            if len(some) == SLICE:
-                yield some
-                some = []
-        if some:
-            yield some
+    def _records(self, keys: Keys, partitions: Sequence[int]) -> dict[int, bytes | None]:
+        """What is stored as progress of partitions."""
+        return {p: self._client.get(keys.progress(p)) for p in partitions}
 
     def _progress(self, keys: Keys, partition: int) -> Progress | None:
         record = self._client.get(keys.progress(partition))
@@ -238,6 +244,10 @@ class Namespaces:
         except redis.ResponseError:
             return None  # the store evicts by frequency, and does not know
         return None if seconds is None else float(seconds)
+
+
+def _is_mark(record: bytes | None) -> bool:
+    return record is not None and record.startswith(REMOVAL)
 
 
 def roles(record: bytes) -> dict[str, list[str]]:

@@ -19,6 +19,8 @@ log = logging.getLogger("uic.fold.health")
 
 INTERVAL_S = 0.2
 DEAD_LETTERS_AWAY = "dead_letter_topic_unavailable"
+REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
+"""Why partitions wait that have a removal's mark."""
 LOG = {"topic", "bounds", "log"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
@@ -181,6 +183,8 @@ class Health:
         behind = [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
         undelivered = {s.undelivered for s in sessions if isinstance(s, Reading) and s.undelivered}
         behind += [f"{DEAD_LETTERS_AWAY}: {why}" for why in sorted(undelivered)]
+        if removed := ranges(s.partition for s in sessions if isinstance(s, TakingUp) and s.removed):
+            behind.append(f"namespace_removed: partitions {removed} wait: {REMOVED}")
         views = tuple(map(_view, sessions))
         self.status = Status(
             not reasons and not not_joined,

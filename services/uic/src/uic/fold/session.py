@@ -153,6 +153,8 @@ class TakingUp(Session):
     """What an operator decided, in place of `start_position`."""
     stored: bytes | None = None
     """The progress record; None until it is read and the log is asked."""
+    removed: bool = False
+    """Whether the namespace is being removed, so that it waits until that has ended."""
 
 
 @dataclass(slots=True, kw_only=True)

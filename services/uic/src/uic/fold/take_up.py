@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mimn.state import encode_progress
+from mimn.state import REMOVAL, encode_progress
 from uic.core.commit import Commit, NoAnswer
 from uic.core.ports import Erasures, Log, StateStore
 from uic.core.start_position import (
@@ -28,8 +28,8 @@ from uic.core.start_position import (
 )
 from uic.core.start_position import Broken as Stop
 from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NotBroken, NotOurs, StoreUnavailable
-from uic.fold.health import Health, phase_of
-from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Sessions, TakingUp
+from uic.fold.health import REMOVED, Health, phase_of
+from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Session, Sessions, TakingUp
 from uic.fold.settlement import Settlement
 from uic.logs import say
 from uic.metrics import Metrics
@@ -197,12 +197,10 @@ class TakeUp:
         new = [s for s in self._sessions.of(TakingUp) if s.stored is None and s.due <= now]
         if not new:
             return
-        try:
-            self._log.identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
-            said = self._store.read_progress([s.partition for s in new])
-        except NamespaceConflict as error:
-            self._health.stop(f"namespace: {error.detail}")
+        if not self._claim_namespace(new, now):
             return
+        try:
+            said = self._store.read_progress([s.partition for s in new])
         except StoreUnavailable as error:
             self._health.store_failed("read_progress", error, new, now)
             return
@@ -211,11 +209,30 @@ class TakeUp:
             record = said[session.partition]
             if isinstance(record, NoAnswer):
                 self._health.store_failed("read_progress", StoreUnavailable(record.detail), [session], now)
+            elif record.startswith(REMOVAL):
+                if not session.removed:
+                    say(log, logging.WARNING, "namespace is being removed", partition=session.partition)
+                session.removed, session.reason = True, REMOVED
+                session.due = now + self._settings.retry_interval_s
             else:
+                session.removed, session.reason = False, ""
                 session.stored = record
                 known.append(session)
-        self._health.store_answered(known)
+        self._health.store_answered(s for s in new if s.removed or s.stored is not None)
         self._log.describe({s.partition: s.tag for s in known})
+
+    def _claim_namespace(self, sessions: Sequence[Session], now: float) -> bool:
+        """Say in the store that there is this namespace, before progress is read for `sessions`, or after they have
+        stored the first of a lineage: the namespace may have been removed in between."""
+        try:
+            self._log.identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
+        except NamespaceConflict as error:
+            self._health.stop(f"namespace: {error.detail}")
+            return False
+        except StoreUnavailable as error:
+            self._health.store_failed("read_progress", error, sessions, now)
+            return False
+        return True
 
     def _decide(self, session: TakingUp, stored: bytes, bounds: LogBounds) -> Begin | Stop:
         mint = Mint(self._topic.partitions, self._topic.start, self._random_id(), session.hold.writer)
@@ -251,6 +268,11 @@ class TakeUp:
         claims = [(s, _claim_of(s)) for s in ready if not s.claimed]
         self._settlement.advise(self._settlement.commit(claims, now))
         begun = [session for session in ready if session.claimed]
+        new = [session for session in begun if session.begin.kind == "new"]
+        if new and self._claim_namespace(new, now):
+            self._health.store_answered(new)
+        elif new:
+            begun = [session for session in begun if session.begin.kind != "new"]
         for session in begun:
             self._begin_reading(session, now)
         if begun:

@@ -286,7 +286,7 @@ class Verbs:
 
     def _dropped(self, name: str) -> int:
         """Remove a namespace, unless an earlier run has; how many keys went."""
-        known = name in self._namespaces.names()
+        known = self._namespaces.exists(name)
         return self._namespaces.drop(name, force=False, after=lambda step: None) if known else 0
 
     # Looking
