@@ -128,6 +128,34 @@ def record_at(next_offset: int) -> bytes:
     return encode_progress(Progress(partitions=2, next_offset=next_offset, lineage=1, writer=1, base=0, as_of_ms=1))
 
 
+def serving(keys: Keys) -> bytes:
+    """A rollout record that names the namespace."""
+    fingerprint, _, generation = keys.namespace.rpartition("-")
+    release = Release("tiny", "1", "0" * 64, "0" * 64, fingerprint.ljust(64, "0"), int(generation))
+    return encode_record(Record(revision=1, salt="0" * 16, serving=release))
+
+
+@pytest.mark.parametrize("when", ["while it is watched", "when it is closed"])
+def test_a_namespace_that_a_rollout_names_before_its_first_key_goes_stays_as_it_was(
+    valkey: RedisForTest, when: str
+) -> None:
+    keys = small(valkey)
+    valkey.client.delete(keys.progress(1))
+
+    def begin() -> None:
+        valkey.client.set(record_key(valkey.prefix), serving(keys))
+
+    def everything() -> dict[object, object]:
+        return {key: valkey.client.get(key) for key in valkey.client.scan_iter(match=f"{valkey.prefix}:{{*")}
+
+    before = everything()
+    watched = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: begin() if "while" in when else None)
+    with pytest.raises(BulkRefused, match="is serving in the rollout record"):
+        watched.drop(keys.namespace, force=False, after=at("progress", begin))
+    assert everything() == before
+    assert (valkey.client.exists(keys.meta), watched.names()) == (1, [keys.namespace])
+
+
 def test_a_removal_that_another_one_has_taken_over_removes_nothing_more(valkey: RedisForTest) -> None:
     keys = small(valkey)
     found = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)

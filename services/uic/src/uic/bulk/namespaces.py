@@ -163,6 +163,8 @@ class Namespaces:
             try:
                 gone = removal.close(seen, force=force)
                 after("progress")
+                if not begun:  # a rollout may have begun while the namespace was watched
+                    self._refuse_needed(name, force=force)
             except BulkRefused:
                 removal.open_again()
                 raise
