@@ -114,6 +114,23 @@ def test_whether_a_namespace_is_folded_is_told_by_the_stores_clock_and_not_by_th
     assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
 
 
+@pytest.mark.parametrize(("ahead_ms", "folded"), [(3_600_000, False), (3_000, True)])
+def test_a_namespace_whose_times_are_far_ahead_of_the_stores_clock_is_not_taken_for_folded(
+    valkey: RedisForTest, ahead_ms: int, folded: bool
+) -> None:
+    """The clock was set back after the last worker ended; a little ahead is what failovers do."""
+    keys = Keys("0123456789abcdef-0", valkey.prefix)
+    as_of_ms = valkey.client.time()[0] * 1000 + ahead_ms
+    left = Progress(partitions=1, next_offset=7, lineage=1, writer=1, base=0, as_of_ms=as_of_ms)
+    valkey.client.sadd(keys.namespaces, keys.namespace)
+    valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
+    valkey.client.set(keys.progress(0), encode_progress(left))
+    namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
+    assert namespaces.look(keys.namespace, {}).folded is folded
+    if not folded:
+        assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
+
+
 def test_a_namespace_that_a_running_rtp_reads_is_shown_as_such_and_goes_by_force_alone(valkey: RedisForTest) -> None:
     keys, other = Keys("0123456789abcdef-0", valkey.prefix), Keys("0123456789abcdef-1", valkey.prefix)
     for one in (keys, other):

@@ -25,6 +25,7 @@ from mimn.release import (
 )
 from mimn.release.announcement import STANDBY
 from mimn.state import (
+    AHEAD_WITHIN_MS,
     EMPTY_DIGEST,
     Block,
     Progress,
@@ -145,6 +146,22 @@ def test_a_value_that_is_no_state_is_there_and_not_readable() -> None:
 
 def progress(as_of_ms: int, topic_id: bytes = bytes(16)) -> Progress:
     return Progress(partitions=2, next_offset=1, lineage=1, writer=1, base=0, as_of_ms=as_of_ms, topic_id=topic_id)
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(0, 10**6))
+def test_a_time_that_is_not_believed_is_a_lag_and_any_other_only_by_its_age(ahead_ms: int, allowed_ms: int) -> None:
+    now_ms = 10**12
+    late = behind([progress(now_ms), progress(now_ms + ahead_ms)], now_ms, allowed_ms)
+    assert (late is not None) == (ahead_ms > AHEAD_WITHIN_MS or ahead_ms < -allowed_ms)
+    assert late is None or late.passes
+
+
+def test_a_fleet_whose_times_are_of_before_the_stores_clock_was_set_back_lags() -> None:
+    late = behind([progress(10_000), progress(3_610_000)], 10_000, 30_000)
+    assert late is not None
+    assert late.reason == (
+        "1 of 2 partitions lag; the as-of time of partition 1 is ahead of the store's clock, which was set back"
+    )
 
 
 def test_a_partition_that_lags_or_is_missing_is_named() -> None:

@@ -115,12 +115,14 @@ def _conflict(record: Record, rollout: Rollout) -> Finding | None:
 
 
 def held(rollout: Rollout, checked: Checked, now_ms: int) -> Hold | None:
-    """Since when the lag has been within its allowance; None while it is not."""
+    """Since when the lag has been within its allowance; None while it is not. One that began in the future, because the
+    store's clock was set back, begins anew."""
     early = {Gate.LOG, Gate.BUILT, Gate.LAG}
     if any(one.gate in early for one in checked.findings):
         return None
-    if rollout.hold is not None and rollout.hold.lineages == checked.lineages:
-        return rollout.hold
+    hold = rollout.hold
+    if hold is not None and hold.lineages == checked.lineages and hold.since_ms <= now_ms:
+        return hold
     return Hold(now_ms, checked.lineages)
 
 

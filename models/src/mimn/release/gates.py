@@ -80,18 +80,18 @@ def not_built(new: Sequence[Progress | None]) -> Finding | None:
 
 
 def behind(new: Sequence[Progress | None], now_ms: int, allowed_ms: int) -> Finding | None:
-    """Whether a partition was caught up longer than `allowed_ms` ago."""
-    ages = [(now_ms - one.as_of_ms, p) for p, one in enumerate(new) if one is not None]
-    late = [(age, p) for age, p in ages if age > allowed_ms]
-    if late:
-        age, p = max(late)
-        return Finding(
-            Gate.LAG,
-            f"{len(late)} of {len(new)} partitions lag; partition {p} was last caught up {age / 1000:.1f} s ago, "
-            f"{allowed_ms / 1000:g} s are allowed",
-            passes=True,
-        )
-    return None
+    """Whether a partition was caught up longer than `allowed_ms` ago, or it is unknown how long ago."""
+    ages = {p: one.age_ms(now_ms) for p, one in enumerate(new) if one is not None}
+    late = {p: age for p, age in ages.items() if age is None or age > allowed_ms}
+    if not late:
+        return None
+    unknown = [p for p, age in late.items() if age is None]
+    if unknown:
+        worst = f"the as-of time of partition {unknown[0]} is ahead of the store's clock, which was set back"
+    else:
+        age, p = max((age or 0, p) for p, age in late.items())
+        worst = f"partition {p} was last caught up {age / 1000:.1f} s ago, {allowed_ms / 1000:g} s are allowed"
+    return Finding(Gate.LAG, f"{len(late)} of {len(new)} partitions lag; {worst}", passes=True)
 
 
 def out_of_memory(used: int, more: int, limit: int) -> Finding | None:

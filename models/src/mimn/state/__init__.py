@@ -31,6 +31,7 @@ from mimn.state.key import Keys, murmur2, namespace, partition_of
 from mimn.state.layout import Block, LayoutError, StateLayout
 from mimn.state.ledger import Ledger, rest_of
 from mimn.state.progress import (
+    AHEAD_WITHIN_MS,
     NO_TOPIC_ID,
     NOTHING_FOLDED,
     REMOVAL,
@@ -43,6 +44,7 @@ from mimn.state.sketch import Sketch
 from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
 __all__ = [
+    "AHEAD_WITHIN_MS",
     "EMPTY_DIGEST",
     "HEADERS",
     "NOTHING_FOLDED",

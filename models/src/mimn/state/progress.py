@@ -27,6 +27,9 @@ NOTHING_FOLDED = -1
 REMOVAL = b"being removed by "
 """How the mark begins that takes the place of a progress record while the partition's namespace is removed; the id of
 the removal follows. Every commit compares what is stored with the record that it knows, so no worker writes there."""
+AHEAD_WITHIN_MS = 5_000
+"""How far ahead of the store's clock an as-of time may be. One that is further ahead is not believed, because that
+clock was set back since, and it does not tell how old the states are."""
 _BODY = Struct("<4sHHIIqqQ16sQQqqqqI")
 _BODY_1 = Struct("<4sHHIIqqQ16sQQqqqI")
 _CHECKSUM = Struct("<I")
@@ -79,6 +82,12 @@ class Progress(NamedTuple):
         """A state whose last event is below this offset may lack events: it is `partial`. The same holds for a user
         without a state, unless this is 0."""
         return max(self.base, self.gap_end)
+
+    def age_ms(self, now_ms: int) -> int | None:
+        """How long ago the partition was last known to be caught up, at `now_ms` by the store's clock; None if its
+        as-of time is not believed."""
+        ahead = self.as_of_ms - now_ms
+        return None if ahead > AHEAD_WITHIN_MS else max(0, -ahead)
 
 
 def encode_progress(progress: Progress) -> bytes:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mimn.state import AHEAD_WITHIN_MS
 from process.setting_names import check_names
 from process.store_url import check_store_url
 
@@ -206,7 +207,7 @@ class StateSettings(_Group):
     """A partition whose as-of time is older is `stale`."""
     refresh_every_s: float = Field(default=2.0, gt=0)
     """How often all partitions' progress is read, outside of requests."""
-    clock_ahead_s: float = Field(default=5.0, ge=0)
+    clock_ahead_s: float = Field(default=AHEAD_WITHIN_MS / 1000, ge=0)
     """An as-of time further ahead of the store's clock is not believed, and the states of its partition are `stale`:
     see `rtp_as_of_ahead_seconds`."""
 

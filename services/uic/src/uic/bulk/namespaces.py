@@ -104,7 +104,7 @@ class Namespaces:
             now_ms = clock_ms(self._client)
         known = [one for one in progress.values() if one is not None]
         log = ends.get(topic or "")
-        as_of = max((one.as_of_ms for one in known), default=None)
+        ages = [age for one in known if (age := one.age_ms(now_ms)) is not None]
         return Sized(
             namespace=name,
             topic=topic,
@@ -116,9 +116,9 @@ class Namespaces:
             else sum(max(0, log.get(p, 0) - (one.next_offset if one else 0)) for p, one in progress.items()),
             partial_share=partial / sampled if sampled else None,
             last_read_s=min(idle, default=None),
-            folded_ms=as_of,
+            folded_ms=max((one.as_of_ms for one in known), default=None),
             served_by=served,
-            folded=as_of is not None and now_ms - as_of < FOLDED_WITHIN_MS,
+            folded=min(ages, default=FOLDED_WITHIN_MS) < FOLDED_WITHIN_MS,
         )
 
     def recorded(self) -> dict[str, list[str]]:
