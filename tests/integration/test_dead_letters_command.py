@@ -291,6 +291,34 @@ def test_a_replay_appends_the_originals_to_their_keys_partitions_and_says_where_
     assert len(events(topics)) == 2
 
 
+def test_what_the_log_has_replayed_already_is_left_out_though_its_letter_is_new(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run
+) -> None:
+    """As when a migration's fleet sends a letter again whose first copy retention has removed from the dead letters."""
+    deliver(producer, topics, letter(topics, 4, reason=Reason.MISROUTED), letter(topics, 5, key=b"u2"))
+    assert run("replay", "--yes", "--last", "4")[0] == 0
+    code, text = run("replay", "--yes")
+    assert code == 0
+    assert "left out 1: replayed before (--again replays them, too)" in text
+    assert text.endswith("replayed 1 of 1\n")
+    code, text = run("replay", "--yes")
+    assert (code, "left out 2" in text, "0 to replay" in text) == (1, True, True)
+    assert sorted(one.key or b"" for one in events(topics)) == [b"u1", b"u2"]
+    code, text = run("replay", "--yes", "--again", "--last", "4")
+    assert (code, "looking for" in text) == (0, False)
+    assert len(events(topics)) == 3
+
+
+@pytest.mark.parametrize(("since_ms", "first"), [(0, 0), (2_000, 1), (2_500, 2), (9_000, 0)])
+def test_a_topic_is_read_from_a_time_on_and_whole_if_it_has_nothing_later(
+    topics: TopicsForTest, producer: KafkaProducer, since_ms: int, first: int
+) -> None:
+    for timestamp_ms in (1_000, 2_000, 3_000):
+        producer.send(topics.events, key=b"u1", value=b"x", partition=2, timestamp_ms=timestamp_ms).get(10)
+    read = list(read_to_end({"bootstrap_servers": topics.bootstrap}, topics.events, [2], since_ms={2: since_ms}))
+    assert [record.offset for record in read] == list(range(first, 3))
+
+
 def test_a_replay_asks_first_and_does_nothing_without_an_answer(
     topics: TopicsForTest, producer: KafkaProducer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

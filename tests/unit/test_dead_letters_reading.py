@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mimn.state import partition_of
 from support.fake_event_log import FakeEventLog
-from uic.core.event import Reason, explain, is_json
+from uic.core.event import DAY_MS, Reason, explain, is_json
 from uic.core.letters import DETAIL, OURS, Letter, to_wire
 from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable
@@ -20,7 +20,16 @@ from uic.log.event_log import NewRecord, Position
 from uic.log.topic_reader import LogRecord
 from uic.tools.letter_display import SHOWN_HEADERS, describe, summary
 from uic.tools.letter_reading import DeadLetter, NotALetter, Scan, Selection, read_letter
-from uic.tools.letter_replay import BATCH, REPLAY_OF, Replayed, not_replayable, replay, replayed
+from uic.tools.letter_replay import (
+    BATCH,
+    REPLAY_OF,
+    Replayed,
+    not_replayable,
+    replay,
+    replayed,
+    replayed_before,
+    replays_begin,
+)
 
 N = 8
 TOPIC = "behavior-events"
@@ -182,3 +191,39 @@ def test_a_replay_that_is_stopped_says_what_it_has_sent(stops: BaseException) ->
     assert [*result.in_doubt, *result.not_sent] == chosen[BATCH:]
     assert list(result.in_doubt) == (chosen[BATCH : 2 * BATCH] if isinstance(stops, KeyboardInterrupt) else [])
     assert result.why
+
+
+def in_the_log(letter: DeadLetter) -> LogRecord:
+    record = replayed(letter, N)
+    return LogRecord(TOPIC, record.partition, 9, 0, record.key, record.value, record.headers)
+
+
+@given(st.lists(LETTERS, max_size=6), st.lists(LETTERS, max_size=6))
+def test_a_replay_in_the_log_is_known_as_that_of_its_letter_and_of_no_other(
+    done: list[Letter], others: list[Letter]
+) -> None:
+    read = [read_letter(delivered(one)) for one in (*done, *others)]
+    letters = [one for one in read if not_replayable(one, TOPIC) is None]
+    log = [in_the_log(one) for one in letters[: len(done)]]
+    said = {(one.partition, one.offset, one.key, one.value) for one in letters[: len(done)]}
+    expected = {one.id for one in letters if (one.partition, one.offset, one.key, one.value) in said}
+    assert replayed_before(letters, log) == expected
+
+
+def test_a_letter_of_a_topic_that_was_made_again_is_not_taken_for_replayed() -> None:
+    assert replayed_before([DEAD], [in_the_log(replace(DEAD, value=b"another event"))]) == set()
+    assert replayed_before([DEAD], [in_the_log(replace(DEAD, key=b"u2"))]) == set()
+    assert replayed_before([DEAD], [in_the_log(DEAD)]) == {DEAD.id}
+
+
+@pytest.mark.parametrize(
+    ("written_ms", "begin_ms"),
+    [(5 * DAY_MS, 4 * DAY_MS), (DAY_MS // 2, 0), (-1, 0), (10 * DAY_MS + 1, 9 * DAY_MS + 1), (12 * DAY_MS, 0)],
+    ids=["a day before", "never below 0", "no time", "a clock that is a little ahead", "a time of the future"],
+)
+def test_replays_are_looked_for_from_a_day_before_the_original_on(written_ms: int, begin_ms: int) -> None:
+    later = replace(DEAD, timestamp_ms=9 * DAY_MS)
+    p = partition_of(b"u1", N)
+    one = replace(DEAD, timestamp_ms=written_ms)
+    assert replays_begin([one], N, 10 * DAY_MS) == {p: begin_ms}
+    assert replays_begin([later, one], N, 10 * DAY_MS) == {p: min(begin_ms, 8 * DAY_MS)}

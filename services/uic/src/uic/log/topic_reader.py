@@ -42,6 +42,7 @@ def read_to_end(
     *,
     last: int | None = None,
     since: int = 0,
+    since_ms: Mapping[int, int] | None = None,
     idle_s: float = 10.0,
     most_bytes: int = MAX_BATCH_BYTES,
 ) -> Iterator[LogRecord]:
@@ -55,6 +56,7 @@ def read_to_end(
         partitions: which; those that the topic lacks are ignored.
         last: only about this many of the newest records of each partition; None for all.
         since: none below this offset.
+        since_ms: partition → time; none below the offset of its first record of that time or later, if it has one.
         idle_s: how long to wait for any answer before giving up.
         most_bytes: the most that a batch may be when decompressed.
 
@@ -65,7 +67,7 @@ def read_to_end(
     """
     consumer = open_lone_consumer(client, timeout_s=idle_s, most_bytes=most_bytes)
     try:
-        yield from _read(consumer, topic, partitions, last=last, since=since, idle_s=idle_s)
+        yield from _read(consumer, topic, partitions, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
     except KafkaError as error:
         raise LogUnavailable(f"the broker stopped answering: {type(error).__name__}") from error
     finally:
@@ -79,6 +81,7 @@ def _read(
     *,
     last: int | None,
     since: int,
+    since_ms: Mapping[int, int],
     idle_s: float,
 ) -> Iterator[LogRecord]:
     there = consumer.partitions_for_topic(topic)
@@ -88,7 +91,10 @@ def _read(
     timeout_ms = int(idle_s * 1000)
     begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)
     ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
-    starts = {tp: max(begins[tp], since, 0 if last is None else ends[tp] - last) for tp in chosen}
+    times = {tp: since_ms[tp.partition] for tp in chosen if tp.partition in since_ms}
+    timed = consumer.offsets_for_times(times, timeout_ms=timeout_ms) if times else {}
+    first = {tp: found.offset for tp, found in timed.items() if found is not None}
+    starts = {tp: max(begins[tp], since, first.get(tp, 0), 0 if last is None else ends[tp] - last) for tp in chosen}
     unread = {tp for tp in chosen if starts[tp] < ends[tp]}
     if not unread:
         return

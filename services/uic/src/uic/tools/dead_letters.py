@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final, TextIO
@@ -18,9 +19,9 @@ from uic.log.event_log import KafkaLog
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, read_client_settings
 from uic.tools.confirm import confirmed
-from uic.tools.letter_display import describe, summary
+from uic.tools.letter_display import describe, shown_time, summary
 from uic.tools.letter_reading import DeadLetter, Scan, Selection
-from uic.tools.letter_replay import not_replayable, replay
+from uic.tools.letter_replay import not_replayable, replay, replayed_before, replays_begin
 from uic.tools.table import table
 
 TIMEOUT_S: Final = 10.0
@@ -65,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     again.add_argument(
         "--limit", type=int, default=10_000, help="refuse to replay more than this (default %(default)s)"
+    )
+    again.add_argument(
+        "--again", action="store_true", help="also those that were replayed before; the log is not searched for them"
     )
     again.set_defaults(run=_replay)
     return parser
@@ -121,12 +125,14 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
             return 2
     for why, count in skipped.most_common():
         print(f"skipped {count}: {why}", file=out)
+    if chosen and not options.again:
+        chosen = _not_replayed(chosen, kafka, out)
     print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
     if erasures := sum(letter.value is None for letter in chosen):
         print(f"{erasures} of them have a null value: each erases its user, with all that was folded since", file=out)
     if not chosen:
         return 1
-    question = "Each becomes a new event, even if it was replayed before. Continue?"
+    question = f"Each becomes a new event{', even if it was replayed before' if options.again else ''}. Continue?"
     if not options.yes and not confirmed("ctr dead-letters", question):
         print("nothing was replayed", file=out)
         return 2
@@ -143,12 +149,25 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
         first = result.not_sent[0]
         print(
             f"not sent: {len(result.not_sent)}, from partition {first.partition}, offset {first.offset} on. "
-            f"To go on, add --partition {first.partition} --first {first.offset}, then replay each partition above it",
+            "Run it again: what is in the log by then is left out",
             file=out,
         )
     if result.why:
         print(f"ctr dead-letters: {result.why}", file=sys.stderr)
     return 1 if result.why else 0
+
+
+def _not_replayed(chosen: list[DeadLetter], kafka: KafkaSettings, out: TextIO | None) -> list[DeadLetter]:
+    """Those of `chosen` that the log has no replay of."""
+    since_ms = replays_begin(chosen, kafka.partitions, time.time_ns() // 1_000_000)
+    begin = shown_time(min(since_ms.values()))
+    print(f"looking for earlier replays in {len(since_ms)} partitions of {kafka.topic}, from {begin} on", file=out)
+    log = read_to_end(kafka.client_options(), kafka.topic, since_ms.keys(), since_ms=since_ms, idle_s=TIMEOUT_S)
+    before = replayed_before(chosen, log)
+    left = [letter for letter in chosen if letter.id not in before]
+    if len(left) < len(chosen):
+        print(f"left out {len(chosen) - len(left)}: replayed before (--again replays them, too)", file=out)
+    return left
 
 
 def _passed_over(scan: Scan) -> str:

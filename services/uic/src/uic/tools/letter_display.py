@@ -24,7 +24,7 @@ def describe(letter: DeadLetter) -> Iterator[str]:
     if letter.detail:
         yield f"detail     {letter.detail}"
     yield f"original   topic {letter.topic}, partition {letter.partition}, offset {letter.offset}"
-    yield f"time       {_time(letter.timestamp_ms)}"
+    yield f"time       {shown_time(letter.timestamp_ms)}"
     yield f"key        {_bytes(letter.key) if letter.key_bytes is None else f'left out: {letter.key_bytes} bytes'}"
     for name, value in letter.headers[:SHOWN_HEADERS]:
         yield f"header     {_bytes(name.encode())}: {_bytes(value)}"
@@ -54,7 +54,7 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.offset,
-        "time": _time(letter.timestamp_ms),
+        "time": shown_time(letter.timestamp_ms),
         "bytes": letter.value_bytes,
         "cut": letter.cut_from is not None,
     }
@@ -84,7 +84,8 @@ def _bytes(value: bytes | None) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _time(timestamp_ms: int) -> str:
+def shown_time(timestamp_ms: int) -> str:
+    """A record's time in UTC; "none" below 0, and the number itself if no calendar has it."""
     if timestamp_ms < 0:
         return "none"
     try:

@@ -1,17 +1,23 @@
 """Replays dead letters: appends the original key, value and headers to the event topic as a new event, in its key's
 partition.
+
+A fleet that folds the log from its beginning, as a migration's does, sends the letters of old records again, those that
+were replayed since among them. So the log is asked which replays it has already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from mimn.state import partition_of
+from uic.core.event import DAY_MS
 from uic.errors import NotAcknowledged, UicError
 from uic.log.event_log import EventLog, NewRecord
-from uic.tools.letter_reading import DeadLetter
+from uic.log.topic_reader import LogRecord
+from uic.tools.letter_reading import DeadLetter, Id
 
 REPLAY_OF: Final = "uic-replay-of"
 """Header of a replayed record: `<topic>/<partition>/<offset>` of the original."""
@@ -49,8 +55,41 @@ def replayed(letter: DeadLetter, partitions: int) -> NewRecord:
     """The record that replays `letter`: the original in its key's partition, with a header that says so."""
     assert letter.key  # noqa: S101  # `not_replayable` is None
     kept = [header for header in letter.headers if header[0] != REPLAY_OF]
-    origin = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
-    return NewRecord(partition_of(letter.key, partitions), letter.key, letter.value, (*kept, (REPLAY_OF, origin)))
+    headers = (*kept, (REPLAY_OF, _origin(letter)))
+    return NewRecord(partition_of(letter.key, partitions), letter.key, letter.value, headers)
+
+
+def replays_begin(letters: Iterable[DeadLetter], partitions: int, now_ms: int) -> dict[int, int]:
+    """Where replays of `letters` may lie: key's partition → the earliest time that one may have, ms.
+
+    A replay is written after its original, by another clock: a day is allowed between the two. 0 if an original's time
+    is unknown, or tells nothing because it is in the future.
+    """
+    begin: dict[int, int] = {}
+    for letter in letters:
+        assert letter.key  # noqa: S101  # `not_replayable` is None
+        p, written_ms = partition_of(letter.key, partitions), letter.timestamp_ms
+        earliest = max(0, written_ms - DAY_MS) if written_ms <= now_ms + DAY_MS else 0
+        begin[p] = min(earliest, begin.get(p, earliest))
+    return begin
+
+
+def replayed_before(letters: Iterable[DeadLetter], log: Iterable[LogRecord]) -> set[Id]:
+    """Which of `letters` a record of the log replays: it names the original, and has its key and value. The name alone
+    is not enough, because a topic that was made again has the same offsets."""
+    wanted: dict[tuple[bytes | None, bytes], list[DeadLetter]] = defaultdict(list)
+    for letter in letters:
+        wanted[letter.key, _origin(letter)].append(letter)
+    found: set[Id] = set()
+    for record in log:
+        for name, content in record.headers:
+            if name == REPLAY_OF and content is not None:
+                found.update(one.id for one in wanted.get((record.key, content), ()) if one.value == record.value)
+    return found
+
+
+def _origin(letter: DeadLetter) -> bytes:
+    return f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +107,7 @@ class Replayed:
 def replay(chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float) -> Replayed:
     """Append the originals of `chosen` to `topic` in order, up to the first batch that is not fully acknowledged.
 
-    Whatever stops it, Ctrl-C included, it is known what was not sent: who replays all again folds the rest twice.
+    Whatever stops it, Ctrl-C included, it is known what was not sent.
     """
     for start in range(0, len(chosen), BATCH):
         batch, rest = chosen[start : start + BATCH], chosen[start + BATCH :]
