@@ -6,7 +6,6 @@ for the distinct ids and values, and eight bytes a row to find rows that repeat 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mimn.bundle.fields import FieldEncoder, FieldSpec
-from mimn.data.column_values import Wanted, bytes_of
+from mimn.data.column_values import Wanted
 from mimn.data.columns import TableName, columns_of
 from mimn.data.description import (
     Description,
@@ -35,8 +32,10 @@ from mimn.data.description import (
 from mimn.data.events import DataError
 from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.field_tally import FieldTally
-from mimn.data.ids import Strings, xxh64
+from mimn.data.ids import Strings
 from mimn.data.labels import known_labels, labels_known
+from mimn.data.local_dates import LocalDates
+from mimn.data.misread import MisreadIds, misread_values
 from mimn.data.number_bounds import usual_bounds
 from mimn.data.rounding import WholeTimes
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
@@ -44,27 +43,10 @@ from mimn.data.tables import Columns, TableReader
 from mimn.data.tallies import NumberTally, RepeatedRows, Tally
 
 DAY_MS = 86_400_000
-QUARTER_MS = 900_000
-"""Time zones differ by quarters of an hour."""
-TIMES_OF_DATES = 2
-"""Times of the day, in UTC, that the midnights of a time zone have: two, in summer and in winter."""
 MANY_IMPRESSIONS = 50
 """Of so many, some have a user and an item with events, if ids are the same."""
-MANY_EVENTS = 100
-"""So many events are not at the same time of the day by chance, if they are a hundredth of all, too."""
 STRETCHED = 2.0
 """Numbers that are clipped are a finding where they make the deviation so many times as large."""
-_MISREAD = (
-    # `mimn.bundle.fields.text_of` makes 21 of JSON's 21.0, and 1 of its true.
-    (re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE"), "texts, which a request has to send as texts"),
-    (
-        re.compile(
-            r"\s*(-|\?|#n/a|\(null\)|<na>|missing|n/a|na|nan|nil|none|null|undefined|unknown)\s*", re.IGNORECASE
-        ),
-        "values, not missing, unless `nulls` names them",
-    ),
-)
-"""Texts of ids and fields that may mean something else where they were written, and what they are here."""
 
 
 @dataclass(slots=True)
@@ -82,28 +64,6 @@ def check(path: Path) -> Report:
         DataError: the description or a whole column cannot be used; the message names file, column and fix.
     """
     return _Check(read_description(path), path.parent).run()
-
-
-class _MisreadIds:
-    """Counts the texts of ids, by column, that may mean something else."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, int], tuple[str, Tally]] = {}
-
-    def add(self, column: str, texts: pa.Array) -> None:
-        """Note texts, repeated or not. [n]"""
-        for at, (misread, _) in enumerate(_MISREAD):
-            pattern, ignore_case = rf"\A(?:{misread.pattern})\z", bool(misread.flags & re.IGNORECASE)
-            like = texts.filter(pc.match_substring_regex(texts, pattern, ignore_case=ignore_case))
-            if len(like):
-                _, tally = self._seen.setdefault((column, at), (like[0].as_py(), Tally()))
-                tally.add(xxh64(*bytes_of(like)))
-
-    @property
-    def found(self) -> Iterator[tuple[str, str, str, int]]:
-        """Column, one of its texts, what such texts are here, and how many different ones there are."""
-        for (column, at), (first, tally) in self._seen.items():
-            yield column, first, _MISREAD[at][1], len(tally.ids)
 
 
 class _Check:
@@ -156,7 +116,7 @@ class _Check:
         infinite = Counter[str]()
         fields = FieldTally(wanted, reader.texts)
         scaled = {column: NumberTally() for column in numbers if self._is_scaled(wanted[column])}
-        misread = _MisreadIds()
+        misread = MisreadIds()
         strings = self._strings if self._description.ids == "string" else None
         for batch in reader.batches(strings=strings, note=misread.add):
             used += len(next(iter(batch.values())))
@@ -196,18 +156,13 @@ class _Check:
             raise DataError(f"`{name}`: none of {reader.rows} rows can be used: {reasons}")
 
     def _find_misread(self, reader: TableReader, wanted: Mapping[str, Wanted]) -> None:
-        """Count texts of fields that look like numbers, truth, or the lack of a value.
-
-        They are no fault: what they mean, and what a request sends, is for the data's owner to know.
-        """
+        """Note texts of fields that may mean something else."""
         for column, want in wanted.items():
             field = self._field(want)
             if field is None or field.kind != "categorical" or field.vocabulary is not None:
                 continue
-            for misread, meaning in _MISREAD:
-                like = sorted(text for text in reader.texts[column].values() if misread.fullmatch(text))
-                if like:
-                    self._report.values[f"values of {want.said} such as {like[0]!r}: {meaning}"] = len(like)
+            for first, meaning, n in misread_values(reader.texts[column].values()):
+                self._report.values[f"values of {want.said} such as {first!r}: {meaning}"] = n
 
     def _field(self, want: Wanted) -> Field | None:
         """The field that a column holds."""
@@ -260,7 +215,7 @@ class _Check:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
         first, last = np.iinfo(np.int64).max, -1
         whole = WholeTimes()
-        quarters = np.zeros(DAY_MS // QUARTER_MS, np.int64)
+        dates = LocalDates()
         zero = 0
         actions: Counter[int] = Counter()
         reader = self._reader("events")
@@ -275,13 +230,18 @@ class _Check:
             if len(batch["time"]):
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
                 whole.add(batch["time"])
-                of_day = batch["time"][batch["time"] % QUARTER_MS == 0] % DAY_MS
-                quarters += np.bincount(of_day // QUARTER_MS, minlength=len(quarters))
+                dates.add(batch["time"])
             if "action" in batch:
                 actions.update(batch["action"].tolist())
         self._find_without_category("events", reader)
         self._find_item_0("events", table.item, reader, zero)
-        self._find_local_dates(table, reader, quarters)
+        if dates.found is not None and self._description.impressions is not None:
+            n, clocks = dates.found
+            self._report.findings.append(
+                f"`events`, column {table.time} of {reader.files}: {n} times are at {clocks} UTC exactly, as dates of "
+                "another time zone are: write dates, or the events' own times. Otherwise an impression's own click "
+                "lies before it, in its history"
+            )
         texts = reader.texts.get("action", {})
         lengths = self._users.counts
         self._report.values |= {
@@ -308,23 +268,6 @@ class _Check:
 
         if actions and not folded:
             self._report.findings.append(nothing_folded())
-
-    def _find_local_dates(self, table: EventsTable, reader: TableReader, quarters: NDArray[np.int64]) -> None:
-        """Find events at the midnights of a time zone, by how many are at each full quarter of an hour of the day."""
-        quarters[0] = 0  # midnight in UTC: dates, which are read as such
-        often = np.sort(np.argsort(quarters)[-TIMES_OF_DATES:])
-        dates = int(quarters[often].sum())
-        few = max(MANY_EVENTS, int(self._users.counts.sum()) // 100, int(quarters.sum()) * 9 // 10)
-        if dates < few or self._description.impressions is None:
-            return
-        clocks = " or ".join(
-            _clock(quarter * QUARTER_MS) for quarter in often.tolist() if quarters[quarter] * 10 > dates
-        )
-        self._report.findings.append(
-            f"`events`, column {table.time} of {reader.files}: {dates} times are at {clocks} UTC exactly, as dates of "
-            "another time zone are: write dates, or the events' own times. Otherwise an impression's own click lies "
-            "before it, in its history"
-        )
 
     def _impressions(self, table: ImpressionsTable) -> None:
         shown = clicked = late = without_user = new_item = no_row = undated = early = zero = untrained = 0
@@ -471,11 +414,6 @@ def _shares(shares: Mapping[str, float]) -> str:
     if len(shares) == 1:
         return next(iter(shares))
     return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-
-
-def _clock(ms: int) -> str:
-    """A time of the day."""
-    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}"
 
 
 def _day(ms: int) -> str:
