@@ -91,14 +91,15 @@ def test_a_topic_that_is_away_is_an_error_and_not_an_exception(subject: Subject)
 
 
 @pytest.mark.servers
-def test_a_topic_that_does_not_exist_is_named_with_the_command_that_creates_it(kafka: str) -> None:
+def test_a_topic_that_does_not_exist_is_named_with_the_command_that_creates_it(real_kafka: str) -> None:
+    # The embedded broker creates a topic that is asked for.
     name = f"absent-{uuid.uuid4().hex[:10]}.dlq"
-    producer = DeadLetterProducer({"bootstrap_servers": [kafka]}, name, max_bytes=1 << 20, timeout_s=0.5)
+    producer = DeadLetterProducer({"bootstrap_servers": [real_kafka]}, name, max_bytes=1 << 20, timeout_s=0.5)
     producer.start()
     error = finished(producer.send([letter(1)])).error
     producer.close()
     assert error is not None
-    command = f"kafka-topics.sh --bootstrap-server {kafka} --create --topic {name} "
+    command = f"kafka-topics.sh --bootstrap-server {real_kafka} --create --topic {name} "
     assert error.startswith(f"topic {name} does not exist. Create it: {command}")
 
 
