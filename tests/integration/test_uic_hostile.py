@@ -88,10 +88,10 @@ def test_json_that_protobuf_reads_with_an_error_of_its_own_is_a_dead_letter_like
 
 
 def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_used_once_it_is_there(
-    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
 ) -> None:
-    topics = make_topics(kafka, N)
-    delete_and_wait(kafka, topics.dlq)
+    topics = make_topics(real_kafka, N)
+    delete_and_wait(real_kafka, topics.dlq)
     gone = f"dead_letter_topic_unavailable: topic {topics.dlq} does not exist. Create it: kafka-topics.sh "
     where = partition_of(USER.encode(), N)
     with running_uic(tmp_path / "uic", valkey, topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="2000") as uic:
@@ -104,7 +104,7 @@ def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_use
             return [reason[: len(gone)] for reason in degraded()] == [gone]
 
         until(named, "the topic is named before a record needs it", within_s=30)
-        producer = KafkaProducer(bootstrap_servers=kafka, acks="all")
+        producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
         producer.send(topics.events, key=USER.encode(), value=b"\xff\xff", partition=where).get(timeout=10)
         producer.close()
         later = uic.publish(click(USER))
@@ -115,10 +115,10 @@ def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_use
 
         until(lambda: stalled().startswith(f"dead_letters: topic {topics.dlq} does not"), "it stalls", within_s=30)
         assert named(), "and is named once"
-        create_topics(kafka, [Topic(topics.dlq, 1)])
+        create_topics(real_kafka, [Topic(topics.dlq, 1)])
         uic.wait_folded(later)
         until(lambda: degraded() == [], "nothing is wrong", within_s=30)
-    [record] = read_to_end({"bootstrap_servers": kafka}, topics.dlq)
+    [record] = read_to_end({"bootstrap_servers": real_kafka}, topics.dlq)
     assert read_letter(record).value == b"\xff\xff"
     assert sum("dead letters cannot be written" in line for line in uic.worker.log.read_text().splitlines()) == 1
 
