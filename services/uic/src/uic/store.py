@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.resources import files
@@ -87,13 +87,35 @@ class RedisStore:
         said = read_meta(stored)
         identity = said.get("store") if isinstance(said, dict) else None
         if said != ours | {"store": identity} or not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
-            raise NamespaceConflict(
-                f"namespace {self._keys.namespace} was made for {stored[:200].decode(errors='replace')}, the settings "
-                f"say {ours}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise "
-                "UIC_BUNDLE__GENERATION to begin a new namespace"
-            )
+            raise self._conflict(stored, ours)
         self._identity = identity
         return identity
+
+    def find_namespace(self, partitions: int, topic: str) -> None:
+        """Check, and write nothing, that there is this namespace, for this topic.
+
+        Raises:
+            NamespaceConflict: there is none, or it was made for another topic or partition count.
+            StoreUnavailable: no answer.
+        """
+        with _named("read the namespace"):
+            stored = self.client.get(self._keys.meta)
+        if stored is None:
+            raise NamespaceConflict(
+                f"there is no namespace {self._keys.namespace} under prefix {self._keys.prefix} in this store: correct "
+                "UIC_REDIS__URL, UIC_REDIS__PREFIX, UIC_BUNDLE__PATH or UIC_BUNDLE__GENERATION (ctr namespaces lists "
+                "those that there are); if the store was emptied, see docs/runbooks/store-outage.md"
+            )
+        said, ours = read_meta(stored), {"partitions": partitions, "topic": topic}
+        if not isinstance(said, dict) or said | ours != said:
+            raise self._conflict(stored, ours)
+
+    def _conflict(self, stored: bytes, ours: Mapping[str, object]) -> NamespaceConflict:
+        return NamespaceConflict(
+            f"namespace {self._keys.namespace} was made for {stored[:200].decode(errors='replace')}, the settings "
+            f"say {ours}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise "
+            "UIC_BUNDLE__GENERATION to begin a new namespace"
+        )
 
     def _replace_meta(self, expected: bytes, new: dict[str, object]) -> bytes:
         """Replace the namespace's meta if it is the expected one (`ABSENT`: none); returns what is stored

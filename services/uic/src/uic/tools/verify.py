@@ -14,6 +14,7 @@ import json
 import secrets
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Final, TextIO
@@ -33,7 +34,6 @@ from mimn.state import (
     namespace,
     read_header,
     user_hash,
-    witness,
 )
 from uic.core.commit import Commit, Refused, Written
 from uic.core.event import Reason
@@ -42,9 +42,10 @@ from uic.core.ordering import Bounds, decode, take
 from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.rounds import Model
-from uic.log.topic_reader import read_to_end
-from uic.settings import UicSettings, read_settings
+from uic.log.partition_reader import log_reader
+from uic.settings import read_settings
 from uic.store import RedisStore
+from uic.tools.folded_log import AnotherLog, FoldedLog
 
 CHUNK: Final = 500
 """Users whose states are read at a time."""
@@ -92,8 +93,14 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     try:
         bundle = load_bundle(settings.bundle.path)
         keys = Keys(namespace(bundle.manifest.fingerprint, settings.bundle.generation), settings.redis.prefix)
-        verifier = Verifier(settings, bundle, RedisStore(settings.redis, keys))
-        found = [verifier.look(p, repair=options.repair) for p in options.partition or range(settings.kafka.partitions)]
+        store = RedisStore(settings.redis, keys)
+        store.find_namespace(settings.kafka.partitions, settings.kafka.topic)
+        with ExitStack() as closing:
+            log = None
+            if options.repair:
+                log = FoldedLog(closing.enter_context(log_reader(settings.kafka)), settings.kafka.partitions)
+            verifier = Verifier(bundle, store, log)
+            found = [verifier.look(p) for p in options.partition or range(settings.kafka.partitions)]
     except (BundleError, StartRefused, StoreUnavailable, LogUnavailable) as error:
         print(f"ctr verify: {error}", file=sys.stderr)
         return 1
@@ -118,18 +125,19 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 class Verifier:
     """Looks at one partition after the other."""
 
-    def __init__(self, settings: UicSettings, bundle: Bundle, store: RedisStore) -> None:
-        """Nothing is asked yet."""
-        self._settings = settings
+    def __init__(self, bundle: Bundle, store: RedisStore, log: FoldedLog | None) -> None:
+        """Nothing is asked yet. With a log, states are repaired from it."""
         self._store = store
+        self._log = log
         self._bundle = bundle
         self._model = Model.of(bundle, open_step(bundle))
 
-    def look(self, partition: int, *, repair: bool) -> Found:
-        """What is wrong with a partition's states; with `repair`, after as much as possible was repaired.
+    def look(self, partition: int) -> Found:
+        """What is wrong with a partition's states; with a log, after as much as possible was repaired.
 
         Raises:
             StoreUnavailable, LogUnavailable: no answer.
+            UnsuitableTopic: the topic was changed in the meantime.
         """
         stored = self._store.progress_of([partition])[partition]
         if not stored:
@@ -149,14 +157,14 @@ class Verifier:
                     incomplete.append(user)
         found = Found(partition, users, len(lost), len(incomplete), left=len(lost))
         wanted = [*lost, *incomplete]
-        if not repair or not wanted:
+        if self._log is None or not wanted:
             return found
         try:
             done = [
-                self._repair(partition, progress, wanted[at : at + MAX_STATES])
+                self._repair(self._log, partition, stored, wanted[at : at + MAX_STATES])
                 for at in range(0, len(wanted), MAX_STATES)
             ]
-        except CannotRepair as error:
+        except (AnotherLog, CannotRepair) as error:
             return replace(found, error=str(error))
         return replace(found, repaired=sum(written for written, _ in done), left=sum(left for _, left in done))
 
@@ -173,13 +181,14 @@ class Verifier:
                     state = None
             yield user, state if state is not None and state.header.lineage == progress.lineage else None
 
-    def _repair(self, partition: int, progress: Progress, users: Sequence[str]) -> tuple[int, int]:
+    def _repair(self, log: FoldedLog, partition: int, stored: bytes, users: Sequence[str]) -> tuple[int, int]:
         """How many states were written, and how many users have none even so."""
+        progress = decode_progress(stored)
         again = Refold(self._model, partition, progress, users)
-        again.fold(self._records(partition, again, progress))
+        again.fold(log.records(partition, stored, again.next_offset))
         for _ in range(TRIES):
             held, progress = self._take_over(partition, progress)
-            again.fold(self._records(partition, again, progress))
+            again.fold(log.records(partition, held, again.next_offset))
             values, left = [], 0
             for user, state in self._states(partition, progress, users):
                 value = again.encoded.get(user)
@@ -215,25 +224,6 @@ class Verifier:
                 raise StoreUnavailable("the store did not answer a commit")
             stored = answer.stored
         raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
-
-    def _records(self, partition: int, again: Refold, progress: Progress) -> Iterator[BatchRecord]:
-        """The records between what was folded again and progress; checks that it is the log that was folded."""
-        kafka = self._settings.kafka
-        for record in read_to_end(
-            kafka.client_options(),
-            kafka.topic,
-            [partition],
-            since=again.next_offset,
-            idle_s=kafka.request_timeout_ms / 1000,
-            most_bytes=kafka.max_batch_bytes,
-        ):
-            if record.offset >= progress.next_offset:
-                return
-            if record.offset == progress.last_offset and progress.witness != witness(
-                record.key, record.value, record.timestamp_ms
-            ):
-                raise CannotRepair("the log is not the one that was folded: see docs/runbooks/broken-log.md")
-            yield BatchRecord(record.offset, record.timestamp_ms, record.key, record.value, record.headers)
 
 
 class Refold:
