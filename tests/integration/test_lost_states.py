@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import MakeTopics, RedisForTest
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.ports import free_port
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
@@ -105,7 +107,9 @@ def lost_states(uic: RunningUic) -> float:
 def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> Iterator[World]:
     """Folded, and without a worker."""
     made = World(tmp_path / "world", make_topics(kafka, N), valkey.url, valkey.prefix, {})
-    made.produce(200, USERS)
+    for user in USERS:
+        made.send(user)
+    made.produce(160, USERS)
     worker = made.worker()
     made.wait_folded()
     worker.stop()
@@ -165,3 +169,116 @@ def test_a_repair_from_another_log_than_the_one_that_was_folded_is_refused_and_c
     assert (code, name in said + capsys.readouterr().err) == (1, True), said
     assert "no longer has any event" not in said
     assert everything(world) == before
+
+
+HURT = 2
+"""A partition."""
+
+
+def progress_is_gone(world: World) -> None:
+    world.client.delete(world.keys.progress(HURT))
+
+
+def progress_is_beyond_the_log(world: World) -> None:
+    put_progress(world, by=50)
+
+
+def progress_was_put_back(world: World) -> None:
+    put_progress(world, by=-5)
+
+
+def the_list_of_users_is_gone(world: World) -> None:
+    world.client.delete(world.keys.users(HURT))
+
+
+def put_progress(world: World, by: int) -> None:
+    there = world.progress(HURT)
+    assert there is not None
+    moved = there._replace(next_offset=there.next_offset + by, last_offset=there.last_offset + by)
+    world.client.set(world.keys.progress(HURT), encode_progress(moved))
+
+
+@pytest.mark.parametrize(
+    ("hurt", "name", "listed"),
+    [
+        (progress_is_gone, "no progress record", True),
+        (progress_is_beyond_the_log, "broken_log: truncated", True),
+        (progress_was_put_back, "states are ahead of progress", True),
+        (the_list_of_users_is_gone, "the list of users who should have one is gone", False),
+    ],
+)
+def test_a_partition_that_is_not_whole_is_named_and_left_as_it_is(
+    world: World, hurt: Callable[[World], None], name: str, listed: bool
+) -> None:
+    its = [user for user in USERS if partition_of(user.encode(), N) == HURT]
+    assert command(world.environment()) == (0, "40 users, 0 states lost, 0 repaired\n")
+    hurt(world)
+    before = everything(world)
+    for repair in (), ("--repair",):
+        code, said = command(world.environment(), *repair)
+        assert (code, len(said.splitlines())) == (1, 2), said
+        assert said.startswith(f"partition {HURT}: {len(its) * listed} users, 0 states lost")
+        assert name in said
+        code, said = command(world.environment(), "--json", *repair)
+        errors = [json.loads(line)["error"] for line in said.splitlines()]
+        assert (code, [name in error for error in errors]) == (1, [p == HURT for p in range(N)])
+    assert everything(world) == before
+
+
+@pytest.mark.parametrize("repair", [(), ("--repair",)], ids=["look", "repair"])
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"UIC_REDIS__PREFIX": "nothing-here"}, "under prefix nothing-here in this store"),
+        ({"UIC_BUNDLE__GENERATION": "3"}, "there is no namespace"),
+        ({"UIC_KAFKA__PARTITIONS": "2"}, "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS"),
+        ({"UIC_KAFKA__PARTITIONS": "8"}, "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS"),
+        ({}, "docs/runbooks/store-outage.md"),
+    ],
+    ids=["prefix", "generation", "fewer partitions", "more partitions", "emptied"],
+)
+def test_a_look_where_the_states_are_not_says_so(
+    valkey: RedisForTest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    told: dict[str, str],
+    name: str,
+    repair: tuple[str, ...],
+) -> None:
+    topics = TopicsForTest(f"127.0.0.1:{free_port()}", "events", N)
+    nowhere = World(tmp_path, topics, valkey.url, valkey.prefix, {})
+    if told:
+        valkey.client.set(nowhere.keys.meta, json.dumps({"partitions": N, "topic": "events", "store": "f" * 16}))
+    code, said = command(nowhere.environment(**told), *repair)
+    assert (code, said, name in capsys.readouterr().err) == (1, "", True)
+
+
+def test_states_are_looked_at_while_no_broker_answers_and_what_was_not_compared_is_said(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = {"UIC_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}", "UIC_KAFKA__REQUEST_TIMEOUT_MS": "1000"}
+    assert command(world.environment(**away)) == (1, "40 users, 0 states lost, 0 repaired\n")
+    assert "progress was not compared with the log: no broker" in capsys.readouterr().err
+    assert command(world.environment(**away), "--repair") == (1, "")
+
+
+def test_a_worker_that_folds_meanwhile_makes_no_partition_look_broken(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    with running_uic(tmp_path, valkey, topics) as uic:
+        uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
+        stop = threading.Event()
+
+        def flow() -> None:
+            while not stop.is_set():
+                uic.publish(*[click(user) for user in USERS])
+
+        events = threading.Thread(target=flow)
+        events.start()
+        try:
+            for _ in range(5):
+                assert command(uic.worker.environment()) == (0, "40 users, 0 states lost, 0 repaired\n")
+        finally:
+            stop.set()
+            events.join()

@@ -29,6 +29,8 @@ from uic.transaction import Sent, Transactions, commands, describe, executed_as,
 
 T = TypeVar("T")
 CHUNK_STATES = 256
+SCANNED = 1000
+"""Keys that the server looks at in one call."""
 SENTINELS_AGAIN_S = 60.0
 """After which Sentinels that did not answer are asked again; the fold waits meanwhile."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
@@ -203,6 +205,27 @@ class RedisStore:
         with _named("read who has a state"):
             for user in self.client.sscan_iter(self._keys.users(partition), count=CHUNK_STATES):
                 yield user.decode()
+
+    def listed(self, partition: int) -> int:
+        """How many users of the partition have a state or lost it.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        with _named("read who has a state"):
+            return int(self.client.scard(self._keys.users(partition)))
+
+    def users_by_key(self, partition: int) -> Iterator[str]:
+        """The users of the partition under whose key something is stored, each at least once. Reads the names of all
+        keys of the store, or as many as the caller asks for, so `users` is the way to those who are listed.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        front = self._keys.state(partition, "")
+        with _named("look for states"):
+            for key in self.client.scan_iter(match=f"{front}*", count=SCANNED):
+                yield key.decode().removeprefix(front)
 
     def lists(self, partition: int, users: Sequence[str]) -> list[bool]:
         """Which of some users have a state or lost it.

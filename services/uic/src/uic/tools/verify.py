@@ -35,12 +35,12 @@ from mimn.state import (
     read_header,
     user_hash,
 )
-from uic.core.commit import Commit, Refused, Written
+from uic.core.commit import ABSENT, Commit, Refused, Written
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, Part, Round
 from uic.core.ordering import Bounds, decode, take
 from uic.core.records import BatchRecord
-from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.errors import LogUnavailable, StartRefused, StoreUnavailable, UnsuitableTopic
 from uic.fold.rounds import Model
 from uic.log.partition_reader import log_reader
 from uic.settings import read_settings
@@ -54,10 +54,11 @@ FOLDED_AT_ONCE: Final = 5_000
 TRIES: Final = 5
 MAX_STATES: Final = 256
 """Of one commit; more are repaired in several."""
+BEGUN_AGAIN: Final = "the partition was begun again in the meantime: run this again"
 
 
-class CannotRepair(Exception):
-    """The partition is left as it is; the message says why and what to do."""
+class LeftAsItIs(Exception):
+    """Something is wrong with a partition besides lost states, so none is repaired; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Found:
 
     partition: int
     users: int
-    """Who should have a state."""
+    """Who should have a state, as far as the store lists them."""
     lost: int = 0
     """Whose state is gone or unreadable."""
     incomplete: int = 0
@@ -76,10 +77,12 @@ class Found:
     left: int = 0
     """Whose state is still gone or unreadable: without a repair, or because the log no longer has their events."""
     error: str = ""
+    """What else is wrong with the partition; then nothing is repaired."""
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
-    """Run the command. 0: no state is missing, or none any more; 1: states are missing, or no answer; 2: usage."""
+    """Run the command. 0: no state is missing, or none any more; 1: states are missing, something else is wrong, or no
+    answer; 2: usage."""
     parser = argparse.ArgumentParser(
         prog="ctr verify", description="Find users whose state is gone from the store, and fold their events again."
     )
@@ -97,9 +100,13 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         store.find_namespace(settings.kafka.partitions, settings.kafka.topic)
         with ExitStack() as closing:
             log = None
-            if options.repair:
+            try:
                 log = FoldedLog(closing.enter_context(log_reader(settings.kafka)), settings.kafka.partitions)
-            verifier = Verifier(bundle, store, log)
+            except (LogUnavailable, UnsuitableTopic) as error:
+                if options.repair:
+                    raise
+                print(f"ctr verify: progress was not compared with the log: {error}", file=sys.stderr)
+            verifier = Verifier(bundle, store, log, repair=options.repair)
             found = [verifier.look(p) for p in options.partition or range(settings.kafka.partitions)]
     except (BundleError, StartRefused, StoreUnavailable, LogUnavailable) as error:
         print(f"ctr verify: {error}", file=sys.stderr)
@@ -119,54 +126,97 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         print(f"{users} users, {lost} states lost, {repaired} repaired", file=out)
         if options.repair and forgotten:
             print(f"{forgotten} states are still lost: the log no longer has any event of these users", file=out)
-    return 1 if any(row.error or row.left for row in found) else 0
+    return 1 if log is None or any(row.error or row.left for row in found) else 0
 
 
 class Verifier:
     """Looks at one partition after the other."""
 
-    def __init__(self, bundle: Bundle, store: RedisStore, log: FoldedLog | None) -> None:
-        """Nothing is asked yet. With a log, states are repaired from it."""
+    def __init__(self, bundle: Bundle, store: RedisStore, log: FoldedLog | None, *, repair: bool) -> None:
+        """Nothing is asked yet. Without a log, progress is not compared with it, and nothing is repaired."""
         self._store = store
         self._log = log
+        self._repairs = repair
         self._bundle = bundle
         self._model = Model.of(bundle, open_step(bundle))
 
     def look(self, partition: int) -> Found:
-        """What is wrong with a partition's states; with a log, after as much as possible was repaired.
+        """What is wrong with a partition; with `repair`, after as much as possible was repaired.
 
         Raises:
             StoreUnavailable, LogUnavailable: no answer.
             UnsuitableTopic: the topic was changed in the meantime.
         """
-        stored = self._store.progress_of([partition])[partition]
-        if not stored:
-            return Found(partition, 0)
         try:
-            progress = decode_progress(stored)
-        except CorruptProgress as error:
-            return Found(partition, 0, error=f"{error}: see docs/runbooks/broken-log.md")
-        users, lost, incomplete = 0, [], []
-        everyone = self._store.users(partition)
-        while some := list(islice(everyone, CHUNK)):
-            users += len(some)
-            for user, state in self._states(partition, progress, some):
-                if state is None:
-                    lost.append(user)
-                elif state.header.partial:
-                    incomplete.append(user)
-        found = Found(partition, users, len(lost), len(incomplete), left=len(lost))
-        wanted = [*lost, *incomplete]
-        if self._log is None or not wanted:
-            return found
+            stored, progress = self._progress(partition)
+        except LeftAsItIs as error:
+            return Found(partition, self._store.listed(partition), error=str(error))
+        found, wanted = Found(partition, 0), list[str]()
         try:
+            found, wanted = self._count(partition, progress)
+            if self._log is not None:
+                self._log.check(partition, stored)
+            if found.error or self._log is None or not self._repairs or not wanted:
+                return found
             done = [
                 self._repair(self._log, partition, stored, wanted[at : at + MAX_STATES])
                 for at in range(0, len(wanted), MAX_STATES)
             ]
-        except (AnotherLog, CannotRepair) as error:
+        except (AnotherLog, LeftAsItIs) as error:
             return replace(found, error=str(error))
         return replace(found, repaired=sum(written for written, _ in done), left=sum(left for _, left in done))
+
+    def _progress(self, partition: int) -> tuple[bytes, Progress]:
+        """The partition's progress record and its content."""
+        stored = self._store.progress_of([partition])[partition]
+        if stored == ABSENT:
+            raise LeftAsItIs(
+                "no progress record: no worker has taken the partition up, or the record is gone, and UIC begins the "
+                "partition at the log's beginning (docs/runbooks/store-outage.md)"
+            )
+        try:
+            return stored, decode_progress(stored)
+        except CorruptProgress as error:
+            raise LeftAsItIs(f"{error}: see docs/runbooks/broken-log.md") from error
+
+    def _count(self, partition: int, progress: Progress) -> tuple[Found, list[str]]:
+        """What is wrong with the states, and whose are lost or incomplete."""
+        users, ahead, lost, incomplete = 0, 0, list[str](), list[str]()
+        everyone = self._store.users(partition)
+        while some := list(islice(everyone, CHUNK)):
+            users += len(some)
+            states = list(self._states(partition, progress, some))
+            # Read after them, because a worker commits meanwhile.
+            _, now = self._progress(partition)
+            if (now.lineage, now.era) != (progress.lineage, progress.era):
+                raise LeftAsItIs(BEGUN_AGAIN)
+            for user, state in states:
+                if state is None:
+                    lost.append(user)
+                    continue
+                if state.header.partial:
+                    incomplete.append(user)
+                ahead += state.header.era == now.era and state.header.last_offset >= now.next_offset
+        error = ""
+        if ahead:
+            error = (
+                f"{ahead} states are ahead of progress, as after a restore or if a record of progress was put back: "
+                "run this again when UIC has folded up to them (it folds no event twice)"
+            )
+        elif not users and progress.next_offset > progress.base and self._has_states(partition, progress):
+            error = (
+                "there are states, but the list of users who should have one is gone, so a lost state cannot be told "
+                "from a new user: UIC lists each user again at the next event (docs/runbooks/lost-states.md)"
+            )
+        return Found(partition, users, len(lost), len(incomplete), left=len(lost), error=error), [*lost, *incomplete]
+
+    def _has_states(self, partition: int, progress: Progress) -> bool:
+        """Whether the partition has any state, listed or not."""
+        everyone = self._store.users_by_key(partition)
+        while some := list(islice(everyone, CHUNK)):
+            if any(state is not None for _, state in self._states(partition, progress, some)):
+                return True
+        return False
 
     def _states(
         self, partition: int, progress: Progress, users: Sequence[str]
@@ -201,7 +251,7 @@ class Verifier:
             commit = Commit(partition, held, encode_progress(after), tuple(values), listed=len(values))
             if isinstance(self._store.commit([commit])[0], Written):
                 return len(values), left
-        raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
+        raise LeftAsItIs("the partition's worker was faster each time: try again when fewer events arrive")
 
     def _take_over(self, partition: int, progress: Progress) -> tuple[bytes, Progress]:
         """Write progress as a writer of our own, so that it stands still for some seconds; its record and content."""
@@ -210,11 +260,9 @@ class Verifier:
             try:
                 now = decode_progress(stored)
             except CorruptProgress as error:
-                raise CannotRepair(
-                    "the partition's progress is gone or damaged: UIC has to settle that first"
-                ) from error
+                raise LeftAsItIs("the partition's progress is gone or damaged: UIC has to settle that first") from error
             if (now.lineage, now.era) != (progress.lineage, progress.era):
-                raise CannotRepair("the partition was begun again in the meantime: run this again")
+                raise LeftAsItIs(BEGUN_AGAIN)
             ours = now._replace(writer=secrets.randbits(64) or 1)
             record = encode_progress(ours)
             answer = self._store.commit([Commit(partition, stored, record)])[0]
@@ -223,7 +271,7 @@ class Verifier:
             if not isinstance(answer, Refused):
                 raise StoreUnavailable("the store did not answer a commit")
             stored = answer.stored
-        raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
+        raise LeftAsItIs("the partition's worker was faster each time: try again when fewer events arrive")
 
 
 class Refold:
