@@ -21,7 +21,7 @@ from localstack.topics import Topic, create_topics
 from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
-from mimn.state import Keys, namespace, partition_of
+from mimn.state import REMOVAL, Keys, namespace, partition_of
 from support.stored import Stored, now_ms
 from support.uic_running import BUNDLE, delete_and_wait
 from uic.tools.doctor import main
@@ -267,6 +267,20 @@ def test_a_namespace_of_another_topic_is_named(examine: Examine, valkey: RedisFo
         status, found = examine()
         assert status == 1
         assert of(found, "FAIL") == {f"namespace {_namespace()}"}
+
+
+def test_a_namespace_whose_removal_has_begun_is_named(
+    examine: Examine, valkey: RedisForTest, topics: TopicsForTest
+) -> None:
+    keys = Keys(_namespace(), valkey.prefix)
+    valkey.client.set(keys.meta, json.dumps({"partitions": N, "topic": topics.events}))
+    valkey.client.set(keys.progress(0), REMOVAL + b"1")
+    for _ in ("in its midst", "at its end"):
+        status, found = examine()
+        named = found[f"namespace {_namespace()}"]
+        assert (status, named["verdict"], "is being removed" in named["seen"]) == (1, "FAIL", True)
+        assert f"ctr namespaces drop {_namespace()} finishes it" in named["fix"]
+        valkey.client.delete(keys.meta)
 
 
 def test_what_is_away_is_named_and_the_rest_is_still_judged(

@@ -15,7 +15,7 @@ from localstack.ports import free_port
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
-from mimn.state import Keys, decode_progress, encode_progress, namespace, partition_of
+from mimn.state import REMOVAL, Keys, decode_progress, encode_progress, namespace, partition_of
 from support.bulk_running import run_main
 from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
 from support.world import World
@@ -179,6 +179,10 @@ def progress_is_gone(world: World) -> None:
     world.client.delete(world.keys.progress(HURT))
 
 
+def a_removal_has_begun(world: World) -> None:
+    world.client.set(world.keys.progress(HURT), REMOVAL + b"1")
+
+
 def progress_is_beyond_the_log(world: World) -> None:
     put_progress(world, by=50)
 
@@ -202,6 +206,7 @@ def put_progress(world: World, by: int) -> None:
     ("hurt", "name", "listed"),
     [
         (progress_is_gone, "no progress record", True),
+        (a_removal_has_begun, "`ctr namespaces drop` finishes it", True),
         (progress_is_beyond_the_log, "broken_log: truncated", True),
         (progress_was_put_back, "states are ahead of progress", True),
         (the_list_of_users_is_gone, "the list of users who should have one is gone", False),
@@ -251,6 +256,10 @@ def test_a_look_where_the_states_are_not_says_so(
         valkey.client.set(nowhere.keys.meta, json.dumps({"partitions": N, "topic": "events", "store": "f" * 16}))
     code, said = command(nowhere.environment(**told), *repair)
     assert (code, said, name in capsys.readouterr().err) == (1, "", True)
+    valkey.client.delete(nowhere.keys.meta)
+    valkey.client.set(nowhere.keys.progress(0), REMOVAL + b"1")  # the last that a removal leaves
+    assert command(nowhere.environment(), *repair) == (1, "")
+    assert "is being removed" in capsys.readouterr().err
 
 
 def test_states_are_looked_at_while_no_broker_answers_and_what_was_not_compared_is_said(

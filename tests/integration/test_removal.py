@@ -156,6 +156,22 @@ def test_a_namespace_that_a_rollout_names_before_its_first_key_goes_stays_as_it_
     assert (valkey.client.exists(keys.meta), watched.names()) == (1, [keys.namespace])
 
 
+def test_a_namespace_whose_removal_was_interrupted_is_listed_as_one_that_goes(valkey: RedisForTest) -> None:
+    keys = small(valkey)
+    found = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
+    ends = {"events": {0: 9, 1: 9}}
+    before = found.look(keys.namespace, ends)
+    assert (before.removed, before.lag) == (False, 4)
+
+    def end() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found.drop(keys.namespace, force=False, after=at("progress", end))
+    after = found.look(keys.namespace, ends)
+    assert (after.removed, after.lag) == (True, None)
+
+
 def test_a_removal_that_another_one_has_taken_over_removes_nothing_more(valkey: RedisForTest) -> None:
     keys = small(valkey)
     found = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)

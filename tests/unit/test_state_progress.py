@@ -11,6 +11,8 @@ from kafka.partitioner.default import murmur2 as kafka_python_murmur2
 
 from mimn.state import (
     EMPTY_DIGEST,
+    REMOVAL,
+    BeingRemoved,
     CorruptProgress,
     Keys,
     Progress,
@@ -80,6 +82,11 @@ def test_any_flipped_byte_is_noticed(at: int, flip: int) -> None:
 def test_arbitrary_bytes_raise_only_the_named_error(record: bytes) -> None:
     with pytest.raises(CorruptProgress):
         decode_progress(record)
+
+
+def test_a_removals_mark_is_told_from_a_damaged_record() -> None:
+    with pytest.raises(BeingRemoved, match="being removed"):
+        decode_progress(REMOVAL + b"0123456789abcdef")
 
 
 def test_stored_bytes_are_pinned() -> None:

@@ -42,6 +42,10 @@ class CorruptProgress(ValueError):
     """The bytes are not a progress record of this version."""
 
 
+class BeingRemoved(CorruptProgress):
+    """The mark of a removal, which takes a record's place: there is no progress, and nothing is damaged."""
+
+
 class Progress(NamedTuple):
     """What has been absorbed from one partition. A tuple, because each commit makes a new one: `_replace` takes a
     third of the time of `dataclasses.replace`. Name the fields.
@@ -117,8 +121,11 @@ def decode_progress(record: bytes) -> Progress:
     """The progress that `record`, of this version or version 1, holds.
 
     Raises:
+        BeingRemoved: it is the mark of a removal.
         CorruptProgress: wrong length, magic, version or checksum.
     """
+    if record.startswith(REMOVAL):
+        raise BeingRemoved("the namespace is being removed")
     if record[:4] != MAGIC or len(record) not in _BODY_OF:
         raise CorruptProgress(f"{len(record)} bytes that are not a progress record")
     version, body = _BODY_OF[len(record)]

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import MovedError, ReadOnlyError, ResponseError
 
-from mimn.state import Keys
+from mimn.state import REMOVAL, Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
 from uic.core.deployment import Severity, store_policy
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
@@ -97,11 +97,17 @@ class RedisStore:
         """Check, and write nothing, that there is this namespace, for this topic.
 
         Raises:
-            NamespaceConflict: there is none, or it was made for another topic or partition count.
+            NamespaceConflict: there is none, it is almost removed, or it was made for another topic or partition count.
             StoreUnavailable: no answer.
         """
         with _named("read the namespace"):
             stored = self.client.get(self._keys.meta)
+            mark = b"" if stored else self.client.get(self._keys.progress(0)) or b""
+        if mark.startswith(REMOVAL):
+            raise NamespaceConflict(
+                f"namespace {self._keys.namespace} is being removed; if that was interrupted, `ctr namespaces drop` "
+                "finishes it"
+            )
         if stored is None:
             raise NamespaceConflict(
                 f"there is no namespace {self._keys.namespace} under prefix {self._keys.prefix} in this store: correct "

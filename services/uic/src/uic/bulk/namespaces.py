@@ -45,7 +45,7 @@ class Sized:
     bytes: int
     """Estimated from a sample of states."""
     lag: int | None
-    """Records of the log that are not folded; None if the log was not asked."""
+    """Records of the log that are not folded; None if the log was not asked, or nothing will fold them."""
     partial_share: float | None
     """Of a sample of users."""
     last_read_s: float | None
@@ -56,6 +56,8 @@ class Sized:
     """Roles in the rollout record, and how many RTP processes read it."""
     folded: bool
     """Whether a worker has caught up with the log within the last half minute."""
+    removed: bool
+    """Whether a removal has begun."""
 
 
 class Namespaces:
@@ -86,7 +88,9 @@ class Namespaces:
             meta = read_meta(self._client.get(keys.meta))
             said: dict[str, Any] = meta if isinstance(meta, dict) else {}
             partitions, topic = said.get("partitions"), said.get("topic")
-            progress = {p: self._progress(keys, p) for p in range(partitions or 0)}
+            records = self._records(keys, range(partitions or 0))
+            progress = {p: _progress(record) for p, record in records.items()}
+            removed = any(map(_is_mark, records.values()))
             users = sampled = size = partial = 0
             idle: list[float] = []
             for p in progress:
@@ -112,13 +116,14 @@ class Namespaces:
             users=users,
             bytes=size * users // sampled if sampled else 0,
             lag=None
-            if log is None
+            if log is None or removed
             else sum(max(0, log.get(p, 0) - (one.next_offset if one else 0)) for p, one in progress.items()),
             partial_share=partial / sampled if sampled else None,
             last_read_s=min(idle, default=None),
             folded_ms=max((one.as_of_ms for one in known), default=None),
             served_by=served,
             folded=min(ages, default=FOLDED_WITHIN_MS) < FOLDED_WITHIN_MS,
+            removed=removed,
         )
 
     def recorded(self) -> dict[str, list[str]]:
@@ -233,19 +238,19 @@ class Namespaces:
         """What is stored as progress of partitions."""
         return {p: self._client.get(keys.progress(p)) for p in partitions}
 
-    def _progress(self, keys: Keys, partition: int) -> Progress | None:
-        record = self._client.get(keys.progress(partition))
-        try:
-            return decode_progress(record) if record else None
-        except CorruptProgress:
-            return None
-
     def _idle(self, key: str) -> float | None:
         try:
             seconds = self._client.object("IDLETIME", key)
         except redis.ResponseError:
             return None  # the store evicts by frequency, and does not know
         return None if seconds is None else float(seconds)
+
+
+def _progress(record: bytes | None) -> Progress | None:
+    try:
+        return decode_progress(record) if record else None
+    except CorruptProgress:
+        return None
 
 
 def _is_mark(record: bytes | None) -> bool:

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any, Final, TextIO
@@ -26,7 +26,7 @@ from redis.exceptions import RedisClusterException
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
-from mimn.state import CorruptProgress, Keys, decode_progress, namespace
+from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress, namespace
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
@@ -61,6 +61,8 @@ class Store:
     refused_writes: Mapping[str, str] = field(default_factory=dict)
     """Each master that takes no commit, and what it says."""
     meta: Mapping[str, str] | None = None
+    removed: bool = False
+    """Whether a removal of the namespace has begun."""
     newest_as_of_ms: int | None = None
     """The latest as-of time in the namespace's progress records."""
 
@@ -131,7 +133,10 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     if facts.model.fingerprint is not None:
         expected = {"partitions": str(settings.kafka.partitions), "topic": settings.kafka.topic}
         yield findings.namespace_meta(
-            store.meta, expected, namespace(facts.model.fingerprint, settings.bundle.generation)
+            store.meta,
+            expected,
+            namespace(facts.model.fingerprint, settings.bundle.generation),
+            removed=store.removed,
         )
 
 
@@ -212,26 +217,29 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
         try:
             nodes = tuple(_store_facts(master) for master in masters)
             stored = None if keys is None else client.get(keys.meta)
-            as_of_ms = [] if keys is None or stored is None else _as_of_ms(client, keys, partitions)
+            records = [] if keys is None else [client.get(keys.progress(p)) or b"" for p in range(partitions)]
         finally:
             client.close()
         refused = refused_writes(settings.model_copy(update={"timeout_s": timeout_s}))
     except (redis.RedisError, RedisClusterException, OSError) as error:
         return Store(error=f"{type(error).__name__}: {error}")
     meta = None if stored is None else meta_of(stored)
-    return Store(nodes=nodes, refused_writes=refused, meta=meta, newest_as_of_ms=max(as_of_ms, default=None))
+    return Store(
+        nodes=nodes,
+        refused_writes=refused,
+        meta=meta,
+        removed=any(record.startswith(REMOVAL) for record in records),
+        newest_as_of_ms=max(_as_of_ms(records), default=None),
+    )
 
 
-def _as_of_ms(client: Any, keys: Keys, partitions: int) -> list[int]:
+def _as_of_ms(records: Iterable[bytes]) -> Iterator[int]:
     """The as-of times of the progress records that can be read."""
-    found = []
-    for partition in range(partitions):
-        stored = client.get(keys.progress(partition))
+    for record in records:
         try:
-            found += [] if stored is None else [decode_progress(stored).as_of_ms]
+            yield decode_progress(record).as_of_ms
         except CorruptProgress:
-            continue  # UIC stops at it and says so
-    return found
+            continue  # absent, or UIC stops at it and says so
 
 
 def meta_of(stored: bytes) -> dict[str, str]:

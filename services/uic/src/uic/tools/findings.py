@@ -297,9 +297,15 @@ def bundle_loads(path: str, name: str | None, error: str | None) -> Finding:
     return ok("bundle", f"{name} loads, golden cases pass")
 
 
-def namespace_meta(stored: Mapping[str, str] | None, expected: Mapping[str, str], namespace: str) -> Finding:
-    """The namespace in the store matches the settings. `stored` is None before UIC's first start."""
+def namespace_meta(
+    stored: Mapping[str, str] | None, expected: Mapping[str, str], namespace: str, *, removed: bool = False
+) -> Finding:
+    """The namespace in the store matches the settings, and no removal of it has begun. `stored` is None before UIC's
+    first start."""
     check = f"namespace {namespace}"
+    if removed:
+        fix = f"wait until it is gone; if that was interrupted, ctr namespaces drop {namespace} finishes it"
+        return fail(check, "is being removed, and no worker folds it meanwhile", fix)
     if not stored:
         return ok(check, "not in the store yet: UIC writes it at its first start")
     wrong = {k: (stored.get(k), v) for k, v in expected.items() if stored.get(k) != v}

@@ -22,6 +22,7 @@ from typing import Final, TextIO
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import (
+    BeingRemoved,
     CorruptProgress,
     Keys,
     Progress,
@@ -41,6 +42,7 @@ from uic.core.fold import ERASED_ROW, Part, Round
 from uic.core.ordering import Bounds, decode, take
 from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable, UnsuitableTopic
+from uic.fold.health import REMOVED
 from uic.fold.rounds import Model
 from uic.log.partition_reader import log_reader
 from uic.settings import read_settings
@@ -169,15 +171,7 @@ class Verifier:
     def _progress(self, partition: int) -> tuple[bytes, Progress]:
         """The partition's progress record and its content."""
         stored = self._store.progress_of([partition])[partition]
-        if stored == ABSENT:
-            raise LeftAsItIs(
-                "no progress record: no worker has taken the partition up, or the record is gone, and UIC begins the "
-                "partition at the log's beginning (docs/runbooks/store-outage.md)"
-            )
-        try:
-            return stored, decode_progress(stored)
-        except CorruptProgress as error:
-            raise LeftAsItIs(f"{error}: see docs/runbooks/broken-log.md") from error
+        return stored, _content(stored)
 
     def _count(self, partition: int, progress: Progress) -> tuple[Found, list[str]]:
         """What is wrong with the states, and whose are lost or incomplete."""
@@ -257,10 +251,7 @@ class Verifier:
         """Write progress as a writer of our own, so that it stands still for some seconds; its record and content."""
         stored = self._store.progress_of([partition])[partition]
         for _ in range(100 * TRIES):
-            try:
-                now = decode_progress(stored)
-            except CorruptProgress as error:
-                raise LeftAsItIs("the partition's progress is gone or damaged: UIC has to settle that first") from error
+            now = _content(stored)
             if (now.lineage, now.era) != (progress.lineage, progress.era):
                 raise LeftAsItIs(BEGUN_AGAIN)
             ours = now._replace(writer=secrets.randbits(64) or 1)
@@ -334,6 +325,21 @@ class Refold:
                     self.encoded.pop(user, None)
                 elif row >= 0:
                     self.encoded[user] = values[row]
+
+
+def _content(stored: bytes) -> Progress:
+    """What a progress record says; refuses one that says nothing."""
+    if stored == ABSENT:
+        raise LeftAsItIs(
+            "no progress record: no worker has taken the partition up, or the record is gone, and UIC begins the "
+            "partition at the log's beginning (docs/runbooks/store-outage.md)"
+        )
+    try:
+        return decode_progress(stored)
+    except BeingRemoved as error:
+        raise LeftAsItIs(REMOVED) from error
+    except CorruptProgress as error:
+        raise LeftAsItIs(f"{error}: see docs/runbooks/broken-log.md") from error
 
 
 def _is_better(new: StateHeader, stored: UserState | None) -> bool:

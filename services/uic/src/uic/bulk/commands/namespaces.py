@@ -18,7 +18,18 @@ from uic.settings import KafkaSettings, read_client_settings
 from uic.tools.confirm import confirmed
 from uic.tools.table import table
 
-COLUMNS = ("namespace", "topic", "users", "bytes", "lag", "partial_share", "last_read_s", "folded", "served_by")
+COLUMNS = (
+    "namespace",
+    "topic",
+    "users",
+    "bytes",
+    "lag",
+    "partial_share",
+    "last_read_s",
+    "folded",
+    "removed",
+    "served_by",
+)
 
 
 def main(
