@@ -372,7 +372,11 @@ def test_a_partition_that_moves_to_another_master_is_written_there(
         nonlocal looks, moved
         replies = exchange(connection, sent)
         looks += b"WATCH" in sent.pieces[0]
-        if looks and not moved and when == ("after the look" if sent.replies < 4 else "after the records were written"):
+        if (
+            looks
+            and not moved
+            and when == ("after the look" if b"WATCH" in sent.pieces[0] else "after the records were written")
+        ):
             moved = True
             move_slot(masters, keys.progress(0))
         return replies
@@ -537,6 +541,37 @@ def test_a_full_store_has_no_answer_and_writes_nothing(valkey_store: tuple[Redis
     client.config_set("maxmemory", "0")
     assert store.read_progress([0, 1]) == {0: ABSENT, 1: ABSENT}
     assert store.load([(0, ["ann"])]) == [[None]]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("right", ["watch", "mget", "smismember", "multi", "unlink", "sadd", "mset", "exec"])
+def test_a_user_who_lacks_a_right_writes_nothing_and_a_stale_owner_who_does_overwrites_nothing(
+    valkey_store: tuple[RedisStore, redis.Redis], server: Valkey, right: str
+) -> None:
+    client: Any = valkey_store[1]
+    client.execute_command("ACL SETUSER", "lacking", "on", "nopass", "~*", "+@all", f"-{right}")
+    store = RedisStore(RedisSettings(url=f"redis://lacking:any@127.0.0.1:{server.port}/0"), KEYS)
+    exchange = store_module._exchange
+
+    def interrupted(connection: Any, sent: Sent) -> list[Any]:
+        replies = exchange(connection, sent)
+        if b"WATCH" in sent.pieces[0]:
+            client.set(KEYS.progress(0), b"by its new owner")
+        return replies
+
+    commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1, begins_lineage=True) for p in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "_exchange", interrupted)
+        answers = store.commit(commits)
+    assert all(isinstance(answer, NoAnswer) for answer in answers)
+    assert all(right in answer.detail for answer in answers if isinstance(answer, NoAnswer))
+    assert client.keys() == [KEYS.progress(0).encode()]
+    assert client.get(KEYS.progress(0)) == b"by its new owner"
+    client.execute_command("ACL SETUSER", "lacking", f"+{right}")
+    assert store.read_progress([0, 1]) == {0: b"by its new owner", 1: ABSENT}, "its connection is as good as new"
+    assert store.commit(commits) == [Refused(b"by its new owner"), Written()]
+    store.close()
+    client.acl_deluser("lacking")
 
 
 @pytest.mark.servers

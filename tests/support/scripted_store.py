@@ -1,4 +1,5 @@
-"""A store that answers a GET as its key says: whole, in pieces, too late, or wrongly. For the tests of RTP's reads."""
+"""A store that answers a GET as its key says: whole, in pieces, too late, or wrongly. For the tests of RTP's reads, and
+of what UIC sends to a store that refuses a command."""
 
 from __future__ import annotations
 
@@ -73,6 +74,10 @@ class ScriptedStore:
         """Whether the end of a handshake waits for `release`."""
         self.behind_handshake = b""
         """What it says unasked after a handshake."""
+        self.refuses = b""
+        """The name of a command that it answers with an error."""
+        self.others: list[bytes] = []
+        """The names of the commands that came and read no key."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -120,6 +125,11 @@ class ScriptedStore:
             last_of_handshake = b"LIB-VER" in command
             if last_of_handshake and self.holds_handshakes:
                 self._hold()
+            with self._lock:
+                self.others.append(command[0])
+            if command[0] == self.refuses:
+                connection.sendall(b"-NOPERM no permission for %b\r\n" % command[0])
+                return True
             connection.sendall(b"+OK\r\n" + (self.behind_handshake if last_of_handshake else b""))
             return True
         keys = [key.decode() for key in command[1:]]

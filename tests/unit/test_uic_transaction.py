@@ -14,10 +14,13 @@ from mimn.rows.library import library
 from mimn.rows.live import compiled_events
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support import skips
+from support.scripted_store import ScriptedStore
 from uic import transaction
-from uic.core.commit import ABSENT, Commit
+from uic.core.commit import ABSENT, Commit, NoAnswer
 from uic.core.staged_values import StagedValues, States
-from uic.transaction import Sent, Transactions
+from uic.settings import RedisSettings
+from uic.store import RedisStore
+from uic.transaction import Sent, Transactions, followed
 
 RNG = np.random.default_rng(0)
 KEYS = Keys("0011223344556677-0", "é")
@@ -90,12 +93,11 @@ def test_a_transaction_writes_records_and_states_in_one_command_and_lists_whose_
     assert b"".join(TRANSACTIONS.write(commits).pieces) == b"".join(map(packed, written))
 
     lists: dict[bytes, list[list[bytes]]] = {}
-    for name, key, *rest in (words for words in written if words[0] not in {b"MULTI", b"MSET", b"EXEC"}):
+    for name, key, *rest in (words for words in written if words[0] != b"MSET"):
         lists.setdefault(name, []).append([key, *rest])
     values = [(KEYS.state(c.partition, u).encode(), v) for c in commits for u, v in c.values]
     records = [(KEYS.progress(c.partition).encode(), c.progress) for c in commits]
     stored = [pair for pair in values if pair[1] is not None]
-    assert [words[0] for words in (written[0], written[-1])] == [b"MULTI", b"EXEC"]
     assert [words[1:] for words in written if words[0] == b"MSET"] == [list(chain(*records, *stored))]
     assert lists[b"UNLINK"] == [[KEYS.users(c.partition).encode()] for c in commits if c.begins_lineage]
     firsts = [(c, [user.encode() for user, _ in c.values[: c.created + c.listed]]) for c in commits]
@@ -117,6 +119,27 @@ def test_the_states_of_one_round_are_one_piece_and_so_are_those_without_a_round(
     rounds = [drawn(0, 2, one), drawn(1, 0, one), drawn(2, 3, one), drawn(3, 2, other), drawn(4, 2, other)]
     assert len(TRANSACTIONS.write(rounds).pieces) == 2 + 2
     assert len(TRANSACTIONS.write([Commit(p, ABSENT, b"p") for p in range(9)]).pieces) == 2 + 1
+
+
+def test_what_follows_is_in_the_last_piece_and_its_replies_count() -> None:
+    sent = TRANSACTIONS.write([drawn(0, 2, states(4, 0, 3))])
+    both = followed(sent, transaction.commands(("EXEC",)))
+    assert len(both.pieces) == len(sent.pieces)
+    assert commands(both) == [*commands(sent), [b"EXEC"]]
+
+
+def test_a_server_that_refuses_multi_is_sent_no_write() -> None:
+    keys = Keys("0011223344556677-0", "nil and")  # so every MGET says that there is nothing
+    with ScriptedStore() as server:
+        server.refuses = b"MULTI"
+        store = RedisStore(RedisSettings(url=f"redis://127.0.0.1:{server.port}/0"), keys)
+        for partition in range(2):
+            [answer] = store.commit([Commit(partition, ABSENT, b"p1", (("ann", b"s1"),), begins_lineage=True)])
+            assert isinstance(answer, NoAnswer)
+            assert "MULTI" in answer.detail
+        assert b"MULTI" in server.others
+        assert {b"UNLINK", b"MSET", b"EXEC"}.isdisjoint(server.others)
+        store.close()
 
 
 def test_columns_are_a_sequence_of_users_and_values() -> None:

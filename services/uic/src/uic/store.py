@@ -17,7 +17,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
-from redis.exceptions import MovedError, ReadOnlyError, ResponseError
+from redis.exceptions import MovedError, NoPermissionError, ReadOnlyError, ResponseError
 
 from mimn.state import REMOVAL, Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
@@ -25,7 +25,7 @@ from uic.core.deployment import Severity, store_policy
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms, in_ms, info, open_client
 from uic.settings import RedisSettings
-from uic.transaction import Sent, Transactions, commands, describe, executed_as, refusals
+from uic.transaction import Sent, Transactions, commands, describe, executed_as, followed, refusals
 
 T = TypeVar("T")
 CHUNK_STATES = 256
@@ -35,7 +35,9 @@ SENTINELS_AGAIN_S = 60.0
 """After which Sentinels that did not answer are asked again; the fold waits meanwhile."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 REPLACE = files("uic").joinpath("replace.lua").read_text()
-UNWATCH = commands(("UNWATCH",))
+NOTHING = commands()
+MULTI = commands(("MULTI",))
+EXEC = commands(("EXEC",))
 CHANGING = NoAnswer("progress records kept changing")
 _GIVEN_UP = NoAnswer("not tried: its server did not answer before")
 
@@ -188,7 +190,8 @@ class RedisStore:
             try:
                 server = self._server_of(chunk[0].partition)
                 answers += [_GIVEN_UP] * len(chunk) if server in silent else self._transact(chunk)
-            except MovedError as error:  # again: the servers do not agree about this partition
+            # Moved again, so the servers do not agree about this partition; or a right is missing, and it does answer.
+            except (MovedError, NoPermissionError) as error:
                 answers += [NoAnswer(describe(error))] * len(chunk)
             except FAILURES as error:
                 answers += [NoAnswer(describe(error))] * len(chunk)
@@ -254,23 +257,28 @@ class RedisStore:
             self.client.close()
 
     def transact(self, partition: int, look: Sent, then: Callable[[list[Any]], Sent]) -> list[Any]:
-        """One transaction on the server that has a partition; a redirection to another one is followed.
+        """One transaction on the server that has a partition, in two exchanges; a redirection to another one is
+        followed. MULTI goes out with the look, and without its OK nothing follows: a server that refuses it, as it does
+        to a user who lacks the right, would execute each command at once, whatever has become of what is watched.
 
         Args:
             partition: what is read and written is of this one, unless the store is a single server.
             look:      WATCH, and what else is asked first.
-            then:      given the replies, what is sent next on the same connection: from MULTI to EXEC, or `UNWATCH`. It
-                       is called again after a redirection.
+            then:      given the replies, what EXEC executes; it may be `NOTHING`. It is called again after a
+                       redirection.
 
         Returns:
-            The replies to what `then` said.
+            The replies to what `then` said, and EXEC's.
 
         Raises:
-            FAILURES: no answer.
+            FAILURES: no answer, or no transaction.
         """
 
         def exchange(connection: Any) -> list[Any]:
-            return _exchange(connection, then(_exchange(connection, look)))
+            *replies, begun = _exchange(connection, followed(look, MULTI))
+            if begun != b"OK":
+                raise begun if isinstance(begun, ResponseError) else ResponseError(f"MULTI: {begun!r}")
+            return _exchange(connection, followed(then(replies), EXEC))
 
         # MOVED means that the server refused a part of it, so nothing is written.
         return self._at_its_server(partition, exchange, MovedError)
@@ -333,7 +341,7 @@ class RedisStore:
             nonlocal left
             answers.update(refusals(left, replies))
             left = [commit for commit in left if commit.partition not in answers]
-            return self._transactions.write(left) if left else UNWATCH
+            return self._transactions.write(left) if left else NOTHING
 
         for _ in range(1 + len(commits)):  # whenever EXEC writes nothing, the next look refuses a commit
             *queued, executed = self.transact(commits[0].partition, self._transactions.look(left), then)

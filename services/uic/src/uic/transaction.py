@@ -1,10 +1,11 @@
 """Commits as the store is sent them, and what its replies mean: one transaction for several, each of another partition.
+`RedisStore.transact` adds MULTI and EXEC.
 
     WATCH progress…                    if one of them changes after this, EXEC writes nothing
     MGET progress…                     is each the record that its commit expects?
     SMISMEMBER users user…             did users have a state whose state was not found?
+    MULTI                              unless it says OK nothing more is sent: each write would be executed at once
 
-    MULTI
       UNLINK users                     a lineage begins: no user has a state
       SADD users user…                 users with their first state
       MSET progress record… state value…
@@ -46,6 +47,13 @@ def commands(*said: tuple[Any, ...]) -> Sent:
     return Sent([_packed(said)], len(said))
 
 
+def followed(sent: Sent, by: Sent) -> Sent:
+    """What is sent, and then more, in no more pieces for it."""
+    *pieces, last = sent.pieces
+    first, *others = by.pieces
+    return Sent([*pieces, b"".join([last, first]), *others], sent.replies + by.replies)
+
+
 class Names(NamedTuple):
     """The keys of a partition."""
 
@@ -83,8 +91,8 @@ class Transactions:
         return commands(*asked)
 
     def write(self, commits: Sequence[Commit]) -> Sent:
-        """From MULTI to EXEC, each of another partition. C copies the values of a round into their places."""
-        before: list[tuple[Any, ...]] = [("MULTI",)]
+        """What EXEC executes, each of another partition. C copies the values of a round into their places."""
+        before: list[tuple[Any, ...]] = []
         after: list[tuple[Any, ...]] = []
         records, strings = [], 1
         for commit in commits:
@@ -102,7 +110,7 @@ class Transactions:
             strings += 2 * (1 + len(commit.values) - len(erased))
         states = [self._states(of, some) for of, some in groupby(commits, _round_of)]
         mset = b"*%d\r\n$4\r\nMSET\r\n%b" % (strings, b"".join(records))
-        return Sent([_packed(before) + mset, *states, _packed([*after, ("EXEC",)])], len(before) + len(after) + 2)
+        return Sent([_packed(before) + mset, *states, _packed(after)], len(before) + len(after) + 1)
 
     def _states(self, of: States | None, commits: Iterable[Commit]) -> bytes | memoryview:
         """The names and values of the states of commits, those of one round or of none."""

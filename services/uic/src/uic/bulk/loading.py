@@ -214,7 +214,7 @@ class Loader:
         keys = self._keys
         progress, loading, staged = keys.progress(partition), keys.loading(partition), keys.staged(partition)
         look = commands(("WATCH", progress, loading, staged), ("MGET", progress, loading), ("SCARD", staged))
-        write = commands(("MULTI",), *said, ("EXEC",))
+        write = commands(*said)
 
         def then(replies: list[Any]) -> Sent:
             _, (record, holder), loaded = _answered(replies)
