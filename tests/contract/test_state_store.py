@@ -20,7 +20,7 @@ from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support.fake_state_store import FakeStore
-from support.one_node_cluster import ClusterNode, OneNodeCluster, move_slot, three_masters
+from support.one_node_cluster import ClusterNode, OneNodeCluster, join, move_slot, three_masters
 from support.sentinel_node import SentinelNode
 from torture.wire import Wire
 from uic import store as store_module
@@ -30,6 +30,7 @@ from uic.core.staged_values import StagedValues, States
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 from uic.store import CHUNK_STATES, RedisStore
+from uic.tools.doctor import gather_store
 from uic.transaction import Sent
 
 KEYS = Keys("0011223344556677-0", "contract")
@@ -418,6 +419,46 @@ def test_a_partition_on_its_way_to_another_master_has_no_answer_and_is_written_w
     assert store.commit(commits[1:2]) == [Written()]
     assert store.load([(1, [USER, "bob"])]) == [[b"s2", b"s3"]]
     store.close()
+
+
+@pytest.mark.servers
+def test_a_partition_on_its_way_to_a_master_without_slots_waits_and_all_that_is_there_is_read(tmp_path: Path) -> None:
+    keys, moving = Keys("0011223344556677-0", "growing"), 1
+    with ExitStack() as ending:
+        nodes = ending.enter_context(three_masters(tmp_path))
+        settings = RedisSettings(url=nodes[0].address, mode="cluster")
+        stores = [RedisStore(settings, keys)]  # which knows the three
+        assert stores[0].commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(3)]) == (
+            [Written()] * 3
+        )
+        stores[0].claim_namespace(3, "events")
+        new = ending.enter_context(ClusterNode(tmp_path / "new"))
+        join([*nodes, new])
+        port = stores[0].client.get_node_from_key(keys.progress(moving)).port
+        [owner] = [node for node in nodes if node.port == port]
+
+        def halfway() -> None:
+            stores.append(RedisStore(settings, keys))  # as after a restart
+            for i, store in enumerate(stores):
+                known = {0: b"p%d" % (1 + i), moving: b"p1", 2: b"p%d" % (1 + i)}
+                assert store.read_progress(range(3)) == known
+                commits = [Commit(p, known[p], b"p%d" % (2 + i), ((USER, b"s"), ("bob", b"s"))) for p in range(3)]
+                one, waits, other = store.commit(commits)
+                assert (one, other) == (Written(), Written()), "the others go on meanwhile"
+                assert isinstance(waits, NoAnswer)
+                assert "AskError" in waits.detail
+                assert list(store.users(moving)) == [USER]
+                assert store.lists(moving, [USER, "bob"]) == [True, False]
+                store.set_aside(moving, [b"bad"])
+                assert store.time_ms() > 1_600_000_000_000
+            assert gather_store(settings, keys, 3, 5.0).error is None, "ctr doctor reads all progress, too"
+
+        move_slot([owner, new, *(node for node in nodes if node is not owner)], keys.progress(moving), halfway)
+        for i, store in enumerate(stores):
+            commit = Commit(moving, b"p%d" % (1 + i), b"p%d" % (2 + i), ((USER, b"s2"), ("bob", b"s3")))
+            assert store.commit([commit]) == [Written()]
+            assert store.load([(moving, [USER, "bob"])]) == [[b"s2", b"s3"]]
+            store.close()
 
 
 @pytest.mark.servers

@@ -55,8 +55,14 @@ def form(nodes: list[ClusterNode]) -> None:
     for node, first, end in zip(nodes, bounds, bounds[1:], strict=False):
         with connect(node) as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
-            if node is not nodes[0]:
-                client.execute_command("CLUSTER MEET", LOOPBACK, nodes[0].port, nodes[0].bus)
+    join(nodes)
+
+
+def join(nodes: list[ClusterNode]) -> None:
+    """Make nodes know of the first one and of each other."""
+    for node in nodes[1:]:
+        with connect(node) as client:
+            client.execute_command("CLUSTER MEET", LOOPBACK, nodes[0].port, nodes[0].bus)
 
     def whole() -> bool:
         for node in nodes:

@@ -52,7 +52,7 @@ class NamespaceConflict(StartRefused):
 
 
 class UnsuitableClient(StartRefused):
-    """The installed Kafka client is not one that UIC knows how to use."""
+    """The installed Kafka client, or for a cluster the installed redis-py, is not one that UIC knows how to use."""
 
 
 class UnsuitableTopic(StartRefused):

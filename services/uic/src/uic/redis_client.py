@@ -3,21 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import starmap
-from typing import Any
+from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
+from redis.cluster import PRIMARY, ClusterNode, NodesManager, RedisCluster, get_node_name
 from redis.connection import parse_url
 from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from process.assumptions import broken, takes, uses
+from uic.errors import UnsuitableClient
 from uic.settings import RedisSettings
 
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
+
+ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
+    "a command follows ASK to get_node(node_name=host:port)": lambda: (
+        takes(RedisCluster.get_node, "self", "host", "port", "node_name")
+        and uses(RedisCluster._execute_command, "get_node_name", "get_node")
+        and get_node_name("::1", 6379) == "::1:6379"
+    ),
+    "nodes_manager knows nodes by their names, in nodes_cache": lambda: uses(
+        NodesManager.get_node, "get_node_name", "nodes_cache"
+    ),
+}
+"""What `ClusterClient` assumes of redis-py."""
+
+
+class ClusterClient(RedisCluster):
+    """redis-py's, which follows ASK to any master. CLUSTER SLOTS does not name one that has no slots yet, which is
+    where the first slots of a new master go, and redis-py (seen in 8.1.0) dies in place of finding it:
+    `AttributeError: 'NoneType' object has no attribute 'redis_connection'`."""
+
+    def get_node(self, host: str | None = None, port: int | None = None, node_name: str | None = None) -> Any:
+        """The node of a name, which is made if it is not known; None if there is none at `host` and `port`."""
+        known: Any = super().get_node(host, port, node_name)  # type: ignore[no-untyped-call]  # redis-py has no types here
+        if known is not None or node_name is None:
+            return known
+        address, _, number = node_name.rpartition(":")
+        nodes: dict[str, Any] = self.nodes_manager.nodes_cache
+        made: Any = ClusterNode(address, int(number), PRIMARY)  # type: ignore[no-untyped-call]  # as above
+        return nodes.setdefault(node_name, made)
+
+
+@cache
+def check_cluster_client() -> None:
+    """Once, before the first connection to a cluster.
+
+    Raises:
+        UnsuitableClient: the installed redis-py is not one that `ClusterClient` is for.
+    """
+    if found := broken(ASSUMPTIONS):
+        raise UnsuitableClient(
+            f"redis-py {redis.__version__} does not work with this version of UIC, which assumes that "
+            f"{'; '.join(found)}. Install redis[hiredis]>=6.0,<9"
+        )
 
 
 def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
@@ -25,6 +70,10 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
     new connection.
 
     The client retries nothing: the commit protocol settles a commit without an answer.
+
+    Raises:
+        FAILURES: no node of a cluster answers.
+        UnsuitableClient: see `check_cluster_client`.
     """
     limits: dict[str, Any] = {
         "protocol": 2,
@@ -45,8 +94,9 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         connected()
 
     if settings.mode == "cluster":  # cluster clients run the usual on_connect themselves
+        check_cluster_client()
         limits |= {"retry": Retry(NoBackoff(), 1), "startup_nodes": list(starmap(ClusterNode, _hosts(settings.nodes)))}
-        return RedisCluster.from_url(settings.url, **limits, redis_connect_func=lambda _: connected())
+        return ClusterClient.from_url(settings.url, **limits, redis_connect_func=lambda _: connected())
     if settings.mode == "sentinel":
         given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
         login = {name: given[name] for name in ("username", "password", "db") if name in given}

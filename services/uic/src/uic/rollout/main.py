@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.options import not_negative, positive, whole_number
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
-from uic.errors import StoreUnavailable
+from uic.errors import StoreUnavailable, UnsuitableClient
 from uic.redis_client import FAILURES, open_client
 from uic.rollout.comparison import Extent
 from uic.rollout.gates import Demands
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         return _failed(conflict, RACED, as_json=options.json, out=out)
     except TimedOut as late:
         return _failed(late, LATE, as_json=options.json, out=out)
-    except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable) as refused:
+    except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable, UnsuitableClient) as refused:
         return _failed(refused, REFUSED, as_json=options.json, out=out)
     except FAILURES as error:
         did = "refuses" if isinstance(error, ResponseError) else "does not answer"

@@ -22,7 +22,6 @@ import numpy as np
 import redis
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
-from redis.exceptions import RedisClusterException
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
@@ -36,7 +35,7 @@ from uic.errors import UicError, UnsuitableClient
 from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
-from uic.redis_client import open_client
+from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.store import read_meta
 from uic.tools import findings, traffic
@@ -221,7 +220,7 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
         finally:
             client.close()
         refused = refused_writes(settings.model_copy(update={"timeout_s": timeout_s}))
-    except (redis.RedisError, RedisClusterException, OSError) as error:
+    except (*FAILURES, UnsuitableClient) as error:
         return Store(error=f"{type(error).__name__}: {error}")
     meta = None if stored is None else meta_of(stored)
     return Store(

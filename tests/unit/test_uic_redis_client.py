@@ -1,0 +1,57 @@
+"""A version of redis-py that follows redirections otherwise is refused, and what it is repaired for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import RLock
+from typing import Any
+
+import pytest
+from redis.cluster import ClusterNode, NodesManager, RedisCluster
+
+from process.assumptions import broken
+from uic.errors import UnsuitableClient
+from uic.redis_client import ASSUMPTIONS, ClusterClient, check_cluster_client
+
+
+def other(*_: object) -> None:
+    """In place of what the library has."""
+
+
+CHANGES: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
+    "a command follows ASK to get_node(node_name=host:port)": lambda patch: patch.setattr(
+        RedisCluster, "_execute_command", other
+    ),
+    "nodes_manager knows nodes by their names, in nodes_cache": lambda patch: patch.setattr(
+        NodesManager, "get_node", other
+    ),
+}
+
+
+def test_the_installed_client_meets_every_assumption() -> None:
+    assert broken(ASSUMPTIONS) == []
+    assert set(CHANGES) == set(ASSUMPTIONS)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    CHANGES[name](monkeypatch)
+    assert broken(ASSUMPTIONS) == [name]
+    with pytest.raises(UnsuitableClient, match="redis-py") as refused:
+        check_cluster_client.__wrapped__()
+    assert name in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "port"), [("10.0.0.7:6379", "10.0.0.7", 6379), ("fd00::7:6380", "fd00::7", 6380)]
+)
+def test_a_node_that_ask_names_is_made_once_and_one_that_is_looked_for_is_not(name: str, host: str, port: int) -> None:
+    client: Any = object.__new__(ClusterClient)
+    client.nodes_manager = object.__new__(NodesManager)
+    vars(client.nodes_manager).update(nodes_cache={}, _lock=RLock())
+    assert client.get_node(host, port) is None
+    made = client.get_node(node_name=name)
+    assert isinstance(made, ClusterNode)
+    assert (made.host, made.port, made.server_type) == (host, port, "primary")
+    assert client.get_node(node_name=name) is made
+    assert client.get_node(host, port) is made
