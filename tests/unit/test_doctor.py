@@ -290,6 +290,12 @@ def test_what_cannot_be_reached_is_one_failure_and_the_rest_is_still_judged() ->
     assert any(f.check == "bundle" and f.verdict is OK for f in found)
 
 
+def test_masters_that_could_not_be_asked_are_not_counted() -> None:
+    check = "partitions per store master"
+    assert check in [f.check for f in diagnose(HEALTHY, SETTINGS)]
+    assert check not in [f.check for f in diagnose(replace(HEALTHY, store=Store(error="refused")), SETTINGS)]
+
+
 def test_missing_topics_come_with_the_command_that_creates_them() -> None:
     facts = replace(HEALTHY, log=Log(version=(4, 3), topics={}))
     failed = {f.check: f.fix for f in diagnose(facts, SETTINGS) if f.verdict is FAIL}

@@ -151,7 +151,8 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     yield deployment.topic_exists(kafka.topic, events, tools.create(kafka.topic, kafka.partitions, "delete"))
     if events is not None:
         yield deployment.partition_count(events, kafka.partitions)
-        yield findings.partitions_for_masters(events, max(1, len(facts.store.nodes)))
+        if facts.store.nodes:
+            yield findings.partitions_for_masters(events, len(facts.store.nodes))
         yield deployment.log_cleanup(events, tools)
         yield deployment.log_retention(events, tools)
         yield findings.durability(events)
