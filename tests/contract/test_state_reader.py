@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -440,6 +441,72 @@ def test_a_master_is_read_on_while_no_sentinel_answers(tmp_path: Path) -> None:
             for _ in range(3):
                 assert await reader.read_many(["a"], PATIENT_S) == [None]
                 assert await reader.read("a", PATIENT_S) is None
+            await reader.close()
+
+        asyncio.run(test())
+
+
+@contextmanager
+def sentinels_of(folder: Path, master: Valkey, count: int) -> Iterator[tuple[list[SentinelNode], RedisSettings]]:
+    """Sentinels of one master, and RTP's settings for them."""
+    with ExitStack() as ending:
+        watchers = [ending.enter_context(SentinelNode(folder / f"sentinel-{i}", master)) for i in range(count)]
+        addresses = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+        told = {"mode": "sentinel", "sentinels": addresses, "sentinel_service": "states", "pool_size": POOL}
+        try:
+            yield watchers, RedisSettings.model_validate(told)
+        finally:
+            for watcher in watchers:
+                watcher.thaw()
+
+
+@pytest.mark.servers
+def test_a_failover_is_followed_though_the_sentinel_asked_before_hangs_with_the_master(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as old, Valkey(tmp_path / "b", name="b") as new:
+        for server, value in ((old, b"old"), (new, b"new")):
+            with redis.Redis.from_url(server.address, protocol=2) as client:
+                client.set("a", value)
+        with sentinels_of(tmp_path, old, 3) as (watchers, settings):
+
+            async def test() -> None:
+                reader = open_store(settings)
+                assert await eventually(lambda: reader.read_many(["a"], 1.0)) == [b"old"]
+                with redis.Redis.from_url(watchers[1].address, protocol=2) as client:
+                    client.execute_command("SENTINEL REMOVE", "states")
+                    client.execute_command("SENTINEL MONITOR", "states", "127.0.0.1", new.port, 1)
+                watchers[0].freeze()
+                old.freeze()
+                assert await eventually(lambda: reader.read_many(["a"], 1.0)) == [b"new"]
+                assert await eventually(lambda: reader.read("a", 0.16)) == b"new"
+                assert reader.troubles == []
+                await reader.close()
+
+            try:
+                asyncio.run(test())
+            finally:
+                old.thaw()
+
+
+@pytest.mark.servers
+def test_sentinels_that_all_hang_take_no_time_of_the_master_they_named_and_are_told(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as server, sentinels_of(tmp_path, server, 5) as (watchers, settings):
+
+        async def test() -> None:
+            reader = open_store(settings)
+            assert await eventually(lambda: reader.read_many(["a"], 1.0)) == [None]
+            for watcher in watchers:
+                watcher.freeze()
+            while not reader.troubles:
+                assert await reader.read_many(["a"], 1.0) == [None]
+                assert await reader.read("a", PATIENT_S) is None
+            assert "no Sentinel of RTP_REDIS__SENTINELS answers" in reader.troubles[0]
+            with redis.Redis.from_url(server.address, protocol=2) as client:
+                client.client_kill_filter(_type="normal", skipme=True)
+            assert await asyncio.gather(*(reader.read("a", PATIENT_S) for _ in range(2 * POOL))) == [None] * 2 * POOL
+            for watcher in watchers:
+                watcher.thaw()
+            while reader.troubles:
+                assert await reader.read_many(["a"], PATIENT_S) == [None]
             await reader.close()
 
         asyncio.run(test())

@@ -35,6 +35,8 @@ class FakeStateReader:
         """The store's clock."""
         self.keeps_its_time = False
         """TIME is refused."""
+        self.troubles: list[str] = []
+        """Said in `/readyz`."""
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         self.asked.append(key)

@@ -120,6 +120,18 @@ def test_a_store_that_does_not_tell_its_time_is_named_by_readyz_and_answers_go_o
     assert ready.json()["detail"] == "the store does not tell its time: StoreRefused: NOPERM"
 
 
+def test_what_is_wrong_on_the_way_to_the_store_is_named_by_readyz_once() -> None:
+    store = stored_user()
+    store.troubles = ["no Sentinel answers"]
+
+    async def readyz(client: httpx.AsyncClient) -> Any:
+        return (await client.get("/readyz")).json()["detail"]
+
+    assert serve(readyz, app_on(store)) == "no Sentinel answers"
+    store.values = {}
+    assert serve(readyz, app_on(store)).endswith("; no Sentinel answers")
+
+
 def test_both_paths_answer_alike() -> None:
     async def both(client: httpx.AsyncClient) -> list[Any]:
         asked = {**USUAL, "request_id": "r"}

@@ -19,6 +19,11 @@ from rtp.errors import StoreError
 class StateReader(Protocol):
     """Reads values by key. Knows nothing of what they mean. Writes only that this process is alive."""
 
+    @property
+    def troubles(self) -> list[str]:
+        """What is wrong with the store, or on the way to it, that no background read says; for operators."""
+        ...
+
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none; one round trip.
 

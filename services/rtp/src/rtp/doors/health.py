@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from rtp.core.ports import StateReader
 from rtp.doors.listeners import Lifecycle
 from rtp.errors import NotReady
 from rtp.progress_watcher import ProgressWatcher
@@ -15,10 +16,16 @@ class Readiness:
     """Whether the process should get requests, and what is not as it should be all the same."""
 
     def __init__(
-        self, lifecycle: Lifecycle, in_service: InService, watcher: ProgressWatcher, follower: RolloutFollower
+        self,
+        lifecycle: Lifecycle,
+        in_service: InService,
+        store: StateReader,
+        watcher: ProgressWatcher,
+        follower: RolloutFollower,
     ) -> None:
         self._lifecycle = lifecycle
         self._in_service = in_service
+        self._store = store
         self._watcher = watcher
         self._follower = follower
 
@@ -28,9 +35,9 @@ class Readiness:
         if self._lifecycle.draining:
             return "shutting down"
         if reason := self._follower.unready:
-            return reason
+            return self._with_store(reason)
         if self._in_service.current.progress is None:
-            return f"the namespace was not found in the store yet: {self._watcher.trouble}"
+            return self._with_store(f"the namespace was not found in the store yet: {self._watcher.trouble}")
         return None
 
     @property
@@ -38,7 +45,10 @@ class Readiness:
         """What does not keep requests away, such as a release that could not be loaded; empty if all is well."""
         progress = self._watcher.trouble and f"progress cannot be read: {self._watcher.trouble}"
         clock = self._watcher.no_time and f"the store does not tell its time: {self._watcher.no_time}"
-        return "; ".join(filter(None, (self._follower.details, progress or clock)))
+        return self._with_store("; ".join(filter(None, (self._follower.details, progress or clock))))
+
+    def _with_store(self, said: str) -> str:
+        return "; ".join(filter(None, (said, *(trouble for trouble in self._store.troubles if trouble not in said))))
 
 
 def add_health(app: FastAPI, readiness: Readiness) -> None:

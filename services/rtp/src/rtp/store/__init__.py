@@ -12,7 +12,7 @@ from functools import partial
 from itertools import starmap
 from typing import Any
 
-from redis.asyncio import RedisCluster, Sentinel
+from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
@@ -25,6 +25,7 @@ from rtp.store.cluster import ClusterCommands
 from rtp.store.commands import Commands
 from rtp.store.pool import PoolCommands, SentinelCommands
 from rtp.store.reader import RedisStateReader
+from rtp.store.sentinels import Sentinels
 
 __all__ = ["RedisStateReader", "open_store"]
 
@@ -63,9 +64,10 @@ def _commands(settings: RedisSettings) -> Commands:
         case "sentinel":
             given = parse_url(url)
             login = {name: given[name] for name in ("username", "password", "db") if name in given}
-            sentinel = Sentinel(_hosts(settings.sentinels), sentinel_kwargs={"ssl": settings.tls, **options})  # type: ignore[no-untyped-call] # as above
-            masters = SentinelConnectionPool(settings.sentinel_service, sentinel, ssl=settings.tls, **options, **login)  # type: ignore[no-untyped-call] # as above
-            return SentinelCommands(masters, settings.pool_size, connect_s)
+            options["ssl"] = settings.tls
+            sentinels = Sentinels(_hosts(settings.sentinels), connect_s, options)
+            masters = SentinelConnectionPool(settings.sentinel_service, sentinels, **options, **login)  # type: ignore[no-untyped-call] # redis-py has no annotation here
+            return SentinelCommands(masters, sentinels, settings.pool_size, connect_s)
         case "cluster":
             options["retry"] = Retry(NoBackoff(), 1)
             options["startup_nodes"] = list(starmap(ClusterNode, _hosts(settings.nodes)))

@@ -51,6 +51,11 @@ class ClusterCommands:
         self._looking: asyncio.Task[None] | None = None
         self._looked = -math.inf
 
+    @property
+    def trouble(self) -> str | None:
+        """See `Commands`."""
+        return None
+
     def node_of(self, key: str) -> str:
         """The name of the node that has a key, as far as is known; empty if it is not."""
         try:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import ResponseError
 
 SCAN_COUNT: Final = 1000
@@ -31,7 +32,7 @@ def reason_of(error: BaseException) -> str:
     """Why the store gave no answer, for operators. An error reply by redis-py's class of it, or else by its first word:
     what follows may name keys and users."""
     match error:
-        case TooManyConnects():
+        case TooManyConnects() | MasterNotFoundError():
             return str(error)
         case asyncio.CancelledError() | TimeoutError():
             return "no reply in time"
@@ -79,6 +80,11 @@ def in_ms(clock: Sequence[int | bytes]) -> int:
 class Commands(Protocol):
     """How keys are read in one of the three modes. `get` has a time limit because every request pays for it, `get_many`
     because some keys may be answered in time and others not; for the others the caller cancels."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong though reads may go well, for operators; None if nothing is."""
+        ...
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
         """The value under one key, perhaps by one command with others.

@@ -17,6 +17,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError
 from rtp.store.commands import SCAN_COUNT, Command, TooManyConnects, fits, in_ms, reason_of, scan
 from rtp.store.connection import Connection, check_client, connect, packed
 from rtp.store.late import LateReply
+from rtp.store.sentinels import Sentinels
 from rtp.store.together import NotTogether, Together
 from rtp.time_limits import Deadlines, within
 
@@ -56,6 +57,11 @@ class PoolCommands:
         self._deadlines = Deadlines(monotonic)
         self._epoch = 0
         """Raised to drop all connections; those in use at that moment are not kept either."""
+
+    @property
+    def trouble(self) -> str | None:
+        """See `Commands`."""
+        return None
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
         """What every request does, so where a connection is open and free, with a deadline instead of `within`, and
@@ -250,13 +256,19 @@ class SentinelCommands(PoolCommands):
     """The master that the Sentinels name. A new connection asks them; background reads notice a master that was demoted
     and still answers, with the data it last got from the new one."""
 
-    def __init__(self, pool: SentinelConnectionPool, size: int, connect_s: float) -> None:
+    def __init__(self, pool: SentinelConnectionPool, sentinels: Sentinels, size: int, connect_s: float) -> None:
         super().__init__(pool, size, connect_s)
         self._master_of = pool
+        self._sentinels = sentinels
+
+    @property
+    def trouble(self) -> str | None:
+        """See `Commands`."""
+        return self._sentinels.trouble
 
     async def _get_many(self, keys: Sequence[str]) -> list[bytes | Exception | None]:
         known = self._master_of.master_address
-        with suppress(MasterNotFoundError):  # no Sentinel answers: the master that is known may go on
+        with suppress(MasterNotFoundError):  # none is named: the master that is known may go on
             now: Any = await self._master_of.get_master_address()  # type: ignore[no-untyped-call] # as above
             if now != known:
                 await self.close()

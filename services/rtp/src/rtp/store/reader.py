@@ -26,6 +26,11 @@ class RedisStateReader:
         self._commands = commands
         self._outage_of = outage_of
 
+    @property
+    def troubles(self) -> list[str]:
+        """See `StateReader`."""
+        return [] if self._commands.trouble is None else [self._commands.trouble]
+
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none.
 

@@ -1,0 +1,80 @@
+"""Which master the Sentinels name.
+
+redis-py asks one Sentinel after another and begins anew each time it is interrupted, so one that hangs in front hides
+the others from all who have less time than it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+
+from rtp.errors import StoreAway
+from rtp.trouble import Trouble
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Sentinels(Sentinel):
+    """Asks the Sentinels in turn, the one that answered last first. What is asked is asked to the end, however little
+    time the asker has. While none answers, the master that they named last is gone on with."""
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], timeout_s: float, options: Mapping[str, Any]) -> None:
+        """`timeout_s` bounds, in seconds, the wait for one Sentinel. `options` are redis-py's, of a connection."""
+        super().__init__(addresses, sentinel_kwargs={**options, "socket_timeout": timeout_s})  # type: ignore[no-untyped-call] # redis-py has no annotation here
+        self._timeout_s = timeout_s
+        self._named: tuple[str, int] | None = None
+        self._silent = False
+        """Whether none answered when they were asked last."""
+        self._trouble = Trouble()
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why none of them named a master when they were asked last; None if one did."""
+        return self._trouble.reason
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Host and port of the master. Waits no longer than for one Sentinel, if a master was named before.
+
+        Raises:
+            MasterNotFoundError: no Sentinel names one, or none answers and none did before.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(service_name))
+        if self._named is None:
+            await asyncio.wait([self._asking])
+        elif not self._silent:
+            await asyncio.wait([self._asking], timeout=self._timeout_s)
+        if self._named is None or (self._trouble.reason is not None and not self._silent):
+            raise MasterNotFoundError(self._trouble.reason)
+        return self._named
+
+    async def _ask(self, service_name: str) -> None:
+        """Never raises: what a server answers that is no Sentinel is no answer, either."""
+        failed: list[str] = []
+        for sentinel in list(self.sentinels):
+            try:
+                masters: Any = await sentinel.sentinel_masters()
+                state = masters.get(service_name)
+                if state is None or not self.check_master_state(state, service_name):
+                    continue
+                named = str(state["ip"]), int(state["port"])
+            except Exception as error:
+                at = sentinel.connection_pool.connection_kwargs
+                failed.append(f"{at['host']}:{at['port']} {type(error).__name__}")
+                continue
+            self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
+            self._named, self._silent = named, False
+            if self._trouble.ends():
+                log.info("the Sentinels name a master again", master=f"{named[0]}:{named[1]}")
+            return
+        self._silent = len(failed) == len(self.sentinels)
+        names_none = f"no Sentinel that answers names a master {service_name}"
+        reason = "no Sentinel of RTP_REDIS__SENTINELS answers" if self._silent else names_none
+        if self._trouble.begins(StoreAway(reason), reason):
+            log.warning("the Sentinels name no master", reason=reason, failed=failed)
