@@ -22,7 +22,7 @@ from rtp.settings import RedisSettings
 from rtp.store import open_store
 from rtp.store_clock import wall_ms
 from support.fake_state_reader import FakeStateReader
-from support.one_node_cluster import OneNodeCluster, move_slot, replicated, three_masters
+from support.one_node_cluster import ClusterNode, OneNodeCluster, join, move_slot, replicated, three_masters
 from support.sentinel_node import SentinelNode
 from torture.wire import Wire
 
@@ -172,6 +172,37 @@ def test_a_slot_that_moves_to_another_master_is_read_before_during_and_after(tmp
                 asyncio.run_coroutine_threadsafe(read(), loop).result(60)
 
             await asyncio.to_thread(move_slot, nodes, keys[0], halfway)
+            await read()
+            await reader.close()
+
+        asyncio.run(test())
+    assert found == [[key.encode() for key in keys]] * 6
+
+
+@pytest.mark.servers
+def test_a_slot_that_moves_to_a_master_that_has_none_yet_is_read_meanwhile(tmp_path: Path) -> None:
+    keys = [f"uic:{{abc-0.1}}:s:{i}" for i in range(6)]
+    with three_masters(tmp_path) as nodes, ClusterNode(tmp_path / "new") as newcomer:
+        with redis.RedisCluster.from_url(nodes[0].address, protocol=2) as client:
+            for key in keys:
+                client.set(key, key)
+        found: list[list[bytes | None]] = []
+
+        async def test() -> None:
+            reader = open_store(RedisSettings(url=SecretStr(nodes[0].address), mode="cluster", connect_timeout_ms=2000))
+
+            async def read() -> None:
+                found.append(list(await asyncio.gather(*(reader.read(key, PATIENT_S) for key in keys))))
+                found.append(await reader.read_many(keys, PATIENT_S))
+
+            await read()
+            await asyncio.to_thread(join, [*nodes, newcomer])
+            loop = asyncio.get_running_loop()
+
+            def halfway() -> None:
+                asyncio.run_coroutine_threadsafe(read(), loop).result(60)
+
+            await asyncio.to_thread(move_slot, [*nodes, newcomer], keys[0], halfway, to=3)
             await read()
             await reader.close()
 

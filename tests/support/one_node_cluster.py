@@ -75,16 +75,18 @@ def join(nodes: list[ClusterNode]) -> None:
     until(whole, "the cluster is whole", within_s=60)
 
 
-def move_slot(nodes: list[ClusterNode], key: str, halfway: Callable[[], object] = lambda: None) -> None:
-    """Move the slot of a key to the next master, some keys at a time, as redis-cli does. `halfway` is called when the
-    keys have moved and the slot has not."""
+def move_slot(
+    nodes: list[ClusterNode], key: str, halfway: Callable[[], object] = lambda: None, *, to: int | None = None
+) -> None:
+    """Move the slot of a key to the next master, or to another of `nodes`, some keys at a time, as redis-cli does.
+    `halfway` is called when the keys have moved and the slot has not."""
     with ExitStack() as ending:
         clients = [ending.enter_context(connect(node)) for node in nodes]
         slot = int(clients[0].execute_command("CLUSTER KEYSLOT", key))
         ids = [client.execute_command("CLUSTER MYID").decode() for client in clients]
         rows = clients[0].execute_command("CLUSTER SLOTS")
         at = next(ids.index(row[2][2].decode()) for row in rows if row[0] <= slot <= row[1])
-        to = (at + 1) % len(nodes)
+        to = (at + 1) % len(nodes) if to is None else to
         clients[to].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[at])
         clients[at].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[to])
         while names := clients[at].execute_command("CLUSTER GETKEYSINSLOT", slot, 3):

@@ -398,6 +398,9 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "nodes_manager learns slots_cache by initialize() and move_slot(), and closes by aclose()": lambda patch: (
         patch.setattr(NodesManager, "initialize", other)
     ),
+    "nodes_manager takes another node by set_nodes(), made with its connection_kwargs": lambda patch: patch.setattr(
+        NodesManager, "set_nodes", other
+    ),
 }
 
 

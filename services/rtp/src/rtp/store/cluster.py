@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
+from redis.cluster import PRIMARY
 from redis.exceptions import (
     AskError,
     ClusterDownError,
@@ -138,6 +139,16 @@ class ClusterCommands:
         assert node is not None  # noqa: S101 (only a replica may be)
         return node
 
+    def _node_at(self, host: str, port: int) -> ClusterNode:
+        """The node that a key moves to. One that has no slot yet is in no list of nodes: it is kept with those that
+        are, as redis-py keeps the one that a key has moved to."""
+        manager = self._cluster.nodes_manager
+        node = self._cluster.get_node(host, port)
+        if node is None:
+            node = ClusterNode(host, port, PRIMARY, **manager.connection_kwargs)
+            manager.set_nodes(manager.nodes_cache, {node.name: node})
+        return node
+
     async def _know(self) -> None:
         """Ask a node where the others are, before the first command."""
         if not self._cluster.nodes_manager.slots_cache:
@@ -173,8 +184,8 @@ class ClusterCommands:
             if isinstance(reply, MovedError):
                 await self._cluster.nodes_manager.move_slot(reply)
                 self._look_again(node.name)
-            elif isinstance(reply, AskError) and (asked := self._cluster.get_node(reply.host, reply.port)):
-                [_, reply] = await self._exchange(asked, [("ASKING",), command])
+            elif isinstance(reply, AskError):
+                [_, reply] = await self._exchange(self._node_at(reply.host, reply.port), [("ASKING",), command])
                 return _answer(reply)
             else:
                 break

@@ -68,6 +68,10 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and takes(NodesManager.move_slot, "self", "e")
         and takes(NodesManager.aclose, "self", "attr")
     ),
+    "nodes_manager takes another node by set_nodes(), made with its connection_kwargs": lambda: (
+        takes(NodesManager.set_nodes, "self", "old", "new")
+        and uses(NodesManager.move_slot, "connection_kwargs", "set_nodes", "nodes_cache")
+    ),
 }
 
 
