@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from localstack.ports import free_port
 from localstack.valkey import Valkey
@@ -20,6 +22,7 @@ from rtp.core.ports import StateReader
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
+from rtp.store import reader as reader_module
 from rtp.store_clock import wall_ms
 from support.fake_state_reader import FakeStateReader
 from support.one_node_cluster import ClusterNode, OneNodeCluster, join, move_slot, replicated, three_masters
@@ -45,6 +48,7 @@ class Subject:
     stop: Callable[[], object]
     start: Callable[[], object]
     restart_connections: Callable[[], object]
+    allow_get: Callable[[bool], object]
 
     def run(self, test: Test[T]) -> T:
         async def with_reader() -> T:
@@ -86,6 +90,7 @@ def fake() -> Subject:
         stop=lambda: setattr(store, "away", True),
         start=lambda: setattr(store, "away", False),
         restart_connections=lambda: None,
+        allow_get=lambda _: None,
     )
 
 
@@ -122,12 +127,18 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
             stop=server.kill,
             start=server.start,
             restart_connections=lambda: client.client_kill_filter(_type="normal", skipme=True),
+            allow_get=lambda allowed: allow_get(client, allowed),
         )
     finally:
         server.thaw()
         if not server.alive():
             server.start()
+        allow_get(client, True)
         client.close()
+
+
+def allow_get(client: Any, allowed: bool) -> None:  # redis-py leaves commands without types
+    client.execute_command("ACL SETUSER", "default", "+get" if allowed else "-get")
 
 
 def test_the_clock_is_the_stores(subject: Subject) -> None:
@@ -338,6 +349,33 @@ def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> 
         return await reader.read("a", PATIENT_S)
 
     assert subject.run(test) == b"1"
+
+
+@pytest.mark.parametrize("subject", REAL, indirect=True)
+def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_well_for_a_while(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = 0.0
+    monkeypatch.setattr(reader_module, "monotonic", lambda: time.monotonic() + ahead_s)
+
+    async def test(reader: StateReader) -> None:
+        nonlocal ahead_s
+        await reader.read("a", PATIENT_S)
+        assert reader.troubles == []
+        for _ in range(3):
+            subject.allow_get(False)
+            with pytest.raises(StoreRefused):
+                await reader.read("a", PATIENT_S)
+            subject.allow_get(True)
+            await reader.read("a", PATIENT_S)
+            assert reader.troubles == ["states cannot be read: StoreRefused: the store refuses: NoPermissionError"]
+        ahead_s = reader_module.CALM_S
+        await reader.read("a", PATIENT_S)
+        assert reader.troubles == []
+
+    with capture_logs() as lines:
+        subject.run(test)
+    assert [line["event"] for line in lines] == ["states cannot be read", "states are read again"]
 
 
 def test_no_reply_is_late_after_the_time_that_was_given(subject: Subject) -> None:

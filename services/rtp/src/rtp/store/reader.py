@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import TypeVar
+from typing import Final, TypeVar
 
+import structlog
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.store.commands import FAIR_S, Commands, TooManyConnects, reason_of
 from rtp.time_limits import within
+from rtp.trouble import Trouble
 
 T = TypeVar("T")
+CALM_S: Final = 5.0
+"""How long no read of a request may have failed until that counts as over: some may go well all the time, because other
+commands, keys or nodes of a cluster are not concerned."""
 _FAILURES = (RedisError, RedisClusterException, OSError, TooManyConnects)
 """All that `Commands` raise; `RedisClusterException` (no node to reach) is not a `RedisError`."""
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class RedisStateReader:
@@ -25,11 +32,15 @@ class RedisStateReader:
         """`outage_of` gives the one that counts for a key: nodes of a cluster fail one by one."""
         self._commands = commands
         self._outage_of = outage_of
+        self._trouble = Trouble()
+        """Why a read of a request failed lately, if not for want of time."""
+        self._failed_at = 0.0
 
     @property
     def troubles(self) -> list[str]:
         """See `StateReader`."""
-        return [] if self._commands.trouble is None else [self._commands.trouble]
+        reads = self._trouble.reason and f"states cannot be read: {self._trouble.reason}"
+        return [trouble for trouble in (reads, self._commands.trouble) if trouble]
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none.
@@ -47,19 +58,34 @@ class RedisStateReader:
         try:
             value = await self._commands.get(key, timeout_s)
         except TooManyConnects as error:
-            raise _ours(error, timeout_s) from error
+            raise self._told(_ours(error, timeout_s)) from error
         except _FAILURES as error:
             failed = _ours(error, timeout_s)
             if isinstance(failed, StoreLate):
                 if timeout_s >= FAIR_S:
                     outage.late(monotonic())
-            elif isinstance(failed, StoreAway):
+                raise failed from error
+            if isinstance(failed, StoreAway):
                 outage.away(monotonic())
             else:
                 outage.answered()
-            raise failed from error
+            raise self._told(failed) from error
         outage.answered()
+        if self._trouble.reason is not None:
+            self._went_well()
         return value
+
+    def _told(self, failed: StoreError) -> StoreError:
+        """Tell operators: the answer says only `unavailable`, and the reads in the background may go well."""
+        self._failed_at = monotonic()
+        reason = f"{type(failed).__name__}: {failed}"
+        if self._trouble.begins(failed, reason):
+            log.warning("states cannot be read", reason=reason)
+        return failed
+
+    def _went_well(self) -> None:
+        if monotonic() - self._failed_at >= CALM_S and self._trouble.ends():
+            log.info("states are read again")
 
     async def read_each(self, keys: Sequence[str], timeout_s: float) -> list[bytes | StoreError | None]:
         """The values under `keys`, in order, and in place of each that a node of a cluster does not give, why. Asks
