@@ -582,6 +582,20 @@ def test_sentinels_that_all_hang_take_no_time_of_the_master_they_named_and_are_t
 
 
 @pytest.mark.servers
+def test_a_name_that_no_sentinel_watches_is_told_with_its_setting(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as server, sentinels_of(tmp_path, server, 2) as (_, settings):
+
+        async def test() -> None:
+            reader = open_store(settings.model_copy(update={"sentinel_service": "mystates"}))
+            for reading in (reader.read("a", PATIENT_S), reader.read_many(["a"], PATIENT_S)):
+                with pytest.raises(StoreAway, match="'mystates', the name in RTP_REDIS__SENTINEL_SERVICE"):
+                    await reading
+            await reader.close()
+
+        asyncio.run(test())
+
+
+@pytest.mark.servers
 def test_what_is_announced_reaches_the_new_master_though_the_old_one_still_answers(tmp_path: Path) -> None:
     with Valkey(tmp_path / "a", name="a") as old, Valkey(tmp_path / "b", name="b") as new:
         with SentinelNode(tmp_path / "sentinel", old) as watcher:

@@ -57,11 +57,15 @@ class Sentinels(Sentinel):
     async def _ask(self, service_name: str) -> None:
         """Never raises: what a server answers that is no Sentinel is no answer, either."""
         failed: list[str] = []
+        watched = False
         for sentinel in list(self.sentinels):
             try:
                 masters: Any = await sentinel.sentinel_masters()
                 state = masters.get(service_name)
-                if state is None or not self.check_master_state(state, service_name):
+                if state is None:
+                    continue
+                watched = True
+                if not self.check_master_state(state, service_name):
                     continue
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
@@ -74,7 +78,11 @@ class Sentinels(Sentinel):
                 log.info("the Sentinels name a master again", master=f"{named[0]}:{named[1]}")
             return
         self._silent = len(failed) == len(self.sentinels)
-        names_none = f"no Sentinel that answers names a master {service_name}"
-        reason = "no Sentinel of RTP_REDIS__SENTINELS answers" if self._silent else names_none
+        if self._silent:
+            reason = "no Sentinel of RTP_REDIS__SENTINELS answers"
+        elif watched:
+            reason = f"the Sentinels take the master {service_name!r} (RTP_REDIS__SENTINEL_SERVICE) to be down"
+        else:
+            reason = f"the Sentinels watch no master {service_name!r}, the name in RTP_REDIS__SENTINEL_SERVICE"
         if self._trouble.begins(StoreAway(reason), reason):
             log.warning("the Sentinels name no master", reason=reason, failed=failed)
