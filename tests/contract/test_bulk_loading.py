@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from support.one_node_cluster import ClusterNode, move_slot, three_masters
 from uic import store as store_module
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.loading import STATES_A_CALL, Loader
+from uic.bulk.loading import STATES_A_CALL, Loader, claim_of
 from uic.bulk.politeness import Politeness
 from uic.bulk.saved_states import SavedPartition, writing_partition
 from uic.core.commit import ABSENT, Commit, Written
@@ -69,7 +69,7 @@ class World:
             "a worker began to fold": lambda: self.store.commit(folded) == [Written()] or pytest.fail("not written"),
             "took partition 2 over": lambda: client.set(keys.loading(PARTITION), b"another load"),
             "or the store was emptied": client.flushall,
-            "has lost states": lambda: client.srem(keys.staged(PARTITION), USERS[0]),
+            "no longer has exactly the states": lambda: client.srem(keys.staged(PARTITION), USERS[0]),
         }
 
 
@@ -113,13 +113,17 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     client.close()
 
 
-def is_whole(world: World) -> None:
+class Killed(Exception):
+    """The load ends here."""
+
+
+def is_whole(world: World, users: Sequence[bytes] = USERS) -> None:
     """Everything is there that was saved, and nothing else."""
     keys, client = world.keys, world.client
     assert world.store.read_progress([PARTITION]) == {PARTITION: bytes.fromhex(world.saved.progress)}
-    [values] = world.store.load([(PARTITION, [user.decode() for user in USERS])])
-    assert values == list(STATES.values())
-    assert client.smembers(keys.users(PARTITION)) == set(USERS)
+    [values] = world.store.load([(PARTITION, [user.decode() for user in users])])
+    assert values == [STATES[user] for user in users]
+    assert client.smembers(keys.users(PARTITION)) == set(users)
     assert client.exists(keys.loading(PARTITION)) + client.exists(keys.staged(PARTITION)) == 0
 
 
@@ -144,7 +148,7 @@ OTHERS = ["a worker began to fold", "took partition 2 over", "or the store was e
 
 
 @pytest.mark.parametrize(
-    ("what", "when"), [*product(OTHERS, MOMENTS), *product(["has lost states"], MOMENTS[2:])], ids=str
+    ("what", "when"), [*product(OTHERS, MOMENTS), *product(["no longer has exactly the states"], MOMENTS[2:])], ids=str
 )
 def test_a_load_that_is_no_longer_alone_stops_and_writes_no_record(
     world: World, what: str, when: tuple[str, int]
@@ -168,6 +172,63 @@ def test_a_claim_that_is_written_again_between_look_and_write_only_costs_another
     world.meanwhile["look", 1] = lambda: world.client.set(loading, world.client.get(loading))
     world.load()
     assert not world.meanwhile, "it happened"
+    is_whole(world)
+
+
+@pytest.mark.parametrize("killed_at", [("states", 1), ("states", 3), ("look", 4)], ids=str)
+def test_a_load_of_another_snapshot_leaves_nothing_of_the_killed_one_whose_claim_it_takes_over(
+    world: World, tmp_path: Path, killed_at: tuple[str, int]
+) -> None:
+    """Both snapshots are of one lineage, and the second one lacks users of the first, who were erased in between."""
+    first, kept = world.saved, USERS[STATES_A_CALL + 5 :]
+    folder = Folder(str(tmp_path / "second"))
+    with writing_partition(folder, PARTITION) as writer:
+        writer.add(kept, [STATES[user] for user in kept])
+    second = writer.finish(first.decoded._replace(next_offset=2000, last_offset=1999))
+
+    def killed() -> None:
+        raise Killed
+
+    world.meanwhile[killed_at] = killed
+    with pytest.raises(Killed):
+        world.load()
+    world.folder, world.saved = folder, second
+    with pytest.raises(BulkRefused, match="being loaded by another job"):
+        world.load()
+    assert world.client.get(world.keys.loading(PARTITION)) == claim_of(first)
+    world.load(take_over=True)
+    is_whole(world, kept)
+    assert not world.client.exists(*(world.keys.state(PARTITION, user.decode()) for user in USERS[: STATES_A_CALL + 5]))
+
+
+def test_a_load_of_another_snapshot_that_took_a_partition_over_and_is_gone_stops_the_first(
+    world: World, tmp_path: Path
+) -> None:
+    """The other one begins between the last write and the hand-over, and is killed behind its first write."""
+    first, loads = (world.folder, world.saved), 0
+    folder = Folder(str(tmp_path / "second"))
+    with writing_partition(folder, PARTITION) as writer:
+        writer.add(USERS, [value and value[:-1] for value in STATES.values()])
+    second = writer.finish(first[1].decoded._replace(next_offset=2000, last_offset=1999))
+
+    def another() -> None:
+        nonlocal loads
+        loads += 1
+        world.folder, world.saved = folder, second
+        world.meanwhile["states", world.steps["states"] + 1] = killed
+        with pytest.raises(Killed):
+            world.load(take_over=True)
+        world.folder, world.saved = first
+
+    def killed() -> None:
+        raise Killed
+
+    world.meanwhile["look", 4] = another
+    with pytest.raises(BulkRefused, match="took partition 2 over"):
+        world.load()
+    assert loads == 1
+    assert world.store.read_progress([PARTITION]) == {PARTITION: ABSENT}
+    world.load(take_over=True)
     is_whole(world)
 
 

@@ -2,11 +2,13 @@
 
 A partition is loaded only while it has no progress record. Until the record is there its states are of a lineage that
 has no progress, so UIC and RTP count them as absent: a load that was killed leaves nothing that counts, and the next
-run writes the same bytes again. A claim in the store keeps two loads apart.
+one removes what it left and writes its own. A claim in the store keeps two loads apart. It names what is loaded: all
+snapshots of a namespace may be of one lineage, and under the record of one the states of another would count.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from mimn.state import CorruptProgress, Keys, Progress, decode_progress, last_offset_of
+from mimn.state import CorruptProgress, Keys, decode_progress, last_offset_of
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.politeness import Politeness
@@ -106,7 +108,7 @@ class Loader:
             if not self._take_over:
                 for saved in missing:
                     claim = client.get(self._keys.loading(saved.partition))
-                    if claim is not None and claim != _claim(saved.decoded):
+                    if claim is not None and claim != claim_of(saved):
                         raise BulkRefused(
                             f"partition {saved.partition} is being loaded by another job, or one that died: wait for "
                             "it, run that job again, or take over with --take-over when it is certain that it is gone"
@@ -128,11 +130,11 @@ class Loader:
             BulkRefused: a worker began to fold the partition, another load took it, or the store lost what was loaded.
             StoreUnavailable: no answer; run it again.
         """
-        progress, partition = saved.decoded, saved.partition
-        claim = _claim(progress)
+        partition, claim = saved.partition, claim_of(saved)
         users = 0
         try:
             self._claim(partition, claim)
+            self._clear(partition, claim)
             for keys, values in states_of(folder, saved, STATES_A_CALL):
                 kept = [(k, v) for k, v in zip(keys, values, strict=True) if not self._is_erased(k, v, erased)]
                 users += len(kept)
@@ -180,8 +182,16 @@ class Loader:
             if not self._take_over:
                 raise BulkRefused(f"partition {partition} is being loaded by another job")
             client.set(name, claim)
-        client.unlink(self._keys.staged(partition))
         self._after("claim")
+
+    def _clear(self, partition: int, claim: bytes) -> None:
+        """Remove the states that an earlier load left here. They are of the same lineage if it loaded another snapshot
+        of this namespace: with our record they would count, and bring back users who were erased in between."""
+        keys = self._keys
+        while left := self._store.client.srandmember(keys.staged(partition), STATES_A_CALL):
+            self._wait(0, partition)
+            states = (keys.state(partition, user.decode()) for user in left)
+            self._change(partition, claim, [("UNLINK", *states), ("SREM", keys.staged(partition), *left)])
 
     def _write(self, partition: int, claim: bytes, states: Sequence[tuple[bytes, bytes | None]]) -> None:
         keys = self._keys
@@ -228,7 +238,10 @@ class Loader:
                     f"another load took partition {partition} over, or the store was emptied: run it again"
                 )
             if users is not None and loaded != users:
-                raise BulkRefused(f"the store has lost states of partition {partition} that were loaded: run it again")
+                raise BulkRefused(
+                    f"the store no longer has exactly the states of partition {partition} that were loaded: run it "
+                    "again"
+                )
             return write
 
         for _ in range(ATTEMPTS):
@@ -275,9 +288,11 @@ def _answered(replies: list[Any]) -> list[Any]:
     return replies
 
 
-def _claim(progress: Progress) -> bytes:
-    """What a load writes into the claim: its lineage, new for each job."""
-    return f"{progress.lineage:016x}".encode()
+def claim_of(saved: SavedPartition) -> bytes:
+    """What a load writes into the claim: the lineage, and a hash of what is loaded. So a load that is run again goes
+    on, and one of another snapshot is another load."""
+    loaded = hashlib.sha256(f"{saved.progress} {saved.sha256}".encode()).hexdigest()
+    return f"{saved.decoded.lineage:016x}-{loaded[:16]}".encode()
 
 
 def _lineage(record: bytes) -> int | None:
