@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,41 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
     assert not (tmp_path / "from the log").exists(), "before hours are spent on an archive"
     said = refused(capsys, world.environment(UIC_BUNDLE__GENERATION="1", UIC_KAFKA__PARTITIONS="8"), *again)
     assert "partitions" in said
+
+
+@pytest.mark.parametrize("verb", ["backfill", "snapshot"])
+@pytest.mark.parametrize("partitions", [1, N])
+def test_a_store_that_is_emptied_after_some_partitions_were_handed_over_is_not_reported_as_loaded(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], verb: str, partitions: int
+) -> None:
+    fill(world, 400)
+    folder = str(tmp_path / "folder")
+    load = ("--work", folder, "--workers", "1") if verb == "backfill" else ("restore", "--from", folder)
+    if verb == "snapshot":
+        worker = world.worker()
+        world.wait_folded()
+        done(world.environment(), "snapshot", "create", "--to", folder)
+        worker.stop()
+        world.empty_store()
+    steps: list[str] = []
+
+    def emptied(step: str) -> None:
+        steps.append(step)
+        if step == "hand_over" and steps.count(step) == partitions:
+            world.empty_store()
+
+    command = import_module(f"uic.bulk.commands.{verb}").main
+    code, said = run_main(partial(command, after=emptied), world.environment(), *load)
+    lost = ", ".join(map(str, range(partitions)))
+    assert (code, said) == (1, "")
+    assert f"the store has lost partitions {lost} since they were loaded: run it again" in capsys.readouterr().err
+    done(world.environment(), verb, *load)
+    assert not world.compare()
+    meta = json.loads(world.client.get(world.keys.meta))
+    assert (meta["partitions"], meta["topic"]) == (N, world.topics.events)
+    world.produce(50, 20)
+    world.worker()
+    world.wait_folded()
 
 
 def test_two_loads_do_not_mix(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,21 @@ class Loader:
             raise StoreUnavailable(f"cannot load partition {partition}: {error}; run it again") from error
         self.done.partitions += 1
 
+    def confirm(self, manifest: SavedStates) -> None:
+        """Look again once all partitions are loaded: a store that was emptied in between has lost the first ones.
+
+        Raises:
+            BulkRefused: a partition does not go on from these states.
+            StoreUnavailable: no answer.
+        """
+        stored = self._store.progress_of(range(manifest.n))
+        lost = [p.partition for p in manifest.partitions if _lineage(stored[p.partition]) != p.decoded.lineage]
+        if lost:
+            raise BulkRefused(
+                f"the store has lost partitions {', '.join(map(str, lost))} since they were loaded: run it again, with "
+                "the workers stopped"
+            )
+
     def _missing(self, manifest: SavedStates) -> list[SavedPartition]:
         stored = self._store.progress_of(range(manifest.n))
         missing = []

@@ -66,4 +66,6 @@ def load(
     for saved in missing:
         loader.load(folder, saved, erased.get(saved.partition, {}))
         line.add(saved.users)
+    store.claim_namespace(manifest.n, manifest.topic)  # again, before it counts: the store may have been emptied
+    loader.confirm(manifest)
     return loader.done
