@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from localstack.valkey import Valkey
-from mimn.state import Keys, Progress, encode_progress
+from mimn.state import REMOVAL, Keys, Progress, encode_progress
 from support.one_node_cluster import ClusterNode, move_slot, three_masters
 from uic import store as store_module
 from uic.bulk.errors import BulkRefused
@@ -230,6 +230,29 @@ def test_a_load_of_another_snapshot_that_took_a_partition_over_and_is_gone_stops
     assert world.store.read_progress([PARTITION]) == {PARTITION: ABSENT}
     world.load(take_over=True)
     is_whole(world)
+
+
+@pytest.mark.parametrize("when", MOMENTS, ids=str)
+def test_another_run_of_the_same_load_that_is_faster_leaves_nothing_to_do(world: World, when: tuple[str, int]) -> None:
+    world.meanwhile[when] = lambda: Loader(world.store, world.keys, Politeness(1e12, 60.0)).load(
+        world.folder, world.saved, {}
+    )
+    slower = world.load().done
+    assert not world.meanwhile, "it happened"
+    assert (slower.partitions, slower.already_there) == (0, 1)
+    is_whole(world)
+    again = world.load().done
+    assert (again.partitions, again.already_there, again.states) == (0, 1, 0)
+    is_whole(world)
+
+
+def test_a_namespace_that_is_removed_meanwhile_is_not_taken_for_one_that_a_worker_folds(world: World) -> None:
+    mark = REMOVAL + b"0123456789abcdef"
+    world.meanwhile["states", 1] = lambda: world.client.set(world.keys.progress(PARTITION), mark)
+    for _ in range(2):
+        with pytest.raises(BulkRefused, match="is being removed, or its removal was killed"):
+            world.load()
+    assert world.client.get(world.keys.progress(PARTITION)) == mark
 
 
 @pytest.mark.parametrize("world", ["cluster"], indirect=True)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from mimn.state import CorruptProgress, Keys, decode_progress, last_offset_of
+from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress, last_offset_of
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.politeness import Politeness
@@ -47,7 +47,11 @@ class Loaded:
     erased: int = 0
     """States that were left out because their user was erased since."""
     already_there: int = 0
-    """Partitions that an earlier run had handed over."""
+    """Partitions that another run of this load, or a load of the same lineage, had handed over."""
+
+
+class _HandedOver(Exception):
+    """Another run has handed the partition over meanwhile."""
 
 
 class Loader:
@@ -119,7 +123,7 @@ class Loader:
         return missing
 
     def load(self, folder: Folder, saved: SavedPartition, erased: Mapping[bytes, int]) -> None:
-        """Load one partition and hand it over.
+        """Load one partition and hand it over, unless another run of this load does so first.
 
         Args:
             folder: where its states are; their hash was checked.
@@ -133,15 +137,18 @@ class Loader:
         partition, claim = saved.partition, claim_of(saved)
         users = 0
         try:
-            self._claim(partition, claim)
-            self._clear(partition, claim)
+            self._claim(saved, claim)
+            self._clear(saved, claim)
             for keys, values in states_of(folder, saved, STATES_A_CALL):
                 kept = [(k, v) for k, v in zip(keys, values, strict=True) if not self._is_erased(k, v, erased)]
                 users += len(kept)
                 self.done.erased += len(keys) - len(kept)
                 if kept:
-                    self._write(partition, claim, kept)
-            self._hand_over(partition, claim, bytes.fromhex(saved.progress), users)
+                    self._write(saved, claim, kept)
+            self._hand_over(saved, claim, users)
+        except _HandedOver:
+            self.done.already_there += 1
+            return
         except FAILURES as error:
             raise StoreUnavailable(f"cannot load partition {partition}: {error}; run it again") from error
         self.done.partitions += 1
@@ -170,6 +177,8 @@ class Loader:
                 missing.append(saved)
             elif _lineage(record) == saved.decoded.lineage:
                 self.done.already_there += 1
+            elif record.startswith(REMOVAL):
+                raise self._removed()
             else:
                 raise BulkRefused(
                     f"partition {saved.partition} of namespace {self._keys.namespace} has progress already: a worker "
@@ -191,63 +200,68 @@ class Loader:
                 "(ctr namespaces), add memory or nodes, or allow more by --memory-share"
             )
 
-    def _claim(self, partition: int, claim: bytes) -> None:
-        client, name = self._store.client, self._keys.loading(partition)
-        if not client.set(name, claim, nx=True) and client.get(name) != claim:
-            if not self._take_over:
-                raise BulkRefused(f"partition {partition} is being loaded by another job")
-            client.set(name, claim)
+    def _claim(self, saved: SavedPartition, claim: bytes) -> None:
+        """From here on this load may write the partition, and no other one."""
+        progress, loading = self._keys.progress(saved.partition), self._keys.loading(saved.partition)
+        look = commands(("WATCH", progress, loading), ("MGET", progress, loading))
+
+        def then(replies: list[Any]) -> Sent:
+            _, (record, holder) = _answered(replies)
+            self._refuse_folded(saved, record)
+            if holder not in (None, claim) and not self._take_over:
+                raise BulkRefused(f"partition {saved.partition} is being loaded by another job")
+            return commands(("MULTI",), ("SET", loading, claim), ("EXEC",))
+
+        self._execute(saved.partition, look, then)
         self._after("claim")
 
-    def _clear(self, partition: int, claim: bytes) -> None:
+    def _clear(self, saved: SavedPartition, claim: bytes) -> None:
         """Remove the states that an earlier load left here. They are of the same lineage if it loaded another snapshot
         of this namespace: with our record they would count, and bring back users who were erased in between."""
-        keys = self._keys
+        keys, partition = self._keys, saved.partition
         while left := self._store.client.srandmember(keys.staged(partition), STATES_A_CALL):
             self._wait(0, partition)
             states = (keys.state(partition, user.decode()) for user in left)
-            self._change(partition, claim, [("UNLINK", *states), ("SREM", keys.staged(partition), *left)])
+            self._change(saved, claim, [("UNLINK", *states), ("SREM", keys.staged(partition), *left)])
 
-    def _write(self, partition: int, claim: bytes, states: Sequence[tuple[bytes, bytes | None]]) -> None:
-        keys = self._keys
+    def _write(self, saved: SavedPartition, claim: bytes, states: Sequence[tuple[bytes, bytes | None]]) -> None:
+        keys, partition = self._keys, saved.partition
         size = sum(len(v or b"") for _, v in states)
         self._wait(size, partition)
         strings = [(keys.state(partition, user.decode()), value) for user, value in states if value]
         listed = ("SADD", keys.staged(partition), *(user for user, _ in states))
-        self._change(partition, claim, [listed, *([("MSET", *chain(*strings))] if strings else [])])
+        self._change(saved, claim, [listed, *([("MSET", *chain(*strings))] if strings else [])])
         self.done.states += len(states)
         self.done.bytes += size
         self._after("states")
 
-    def _hand_over(self, partition: int, claim: bytes, record: bytes, users: int) -> None:
+    def _hand_over(self, saved: SavedPartition, claim: bytes, users: int) -> None:
         """The users of this load become the partition's users, and a worker goes on from the progress record."""
-        keys = self._keys
+        keys, partition = self._keys, saved.partition
         listed = [("RENAME", keys.staged(partition), keys.users(partition))] if users else []
-        record_and_claim = ("SET", keys.progress(partition), record), ("DEL", keys.loading(partition))
-        self._change(partition, claim, [("UNLINK", keys.users(partition)), *listed, *record_and_claim], users)
+        record = ("SET", keys.progress(partition), bytes.fromhex(saved.progress))
+        said = [("UNLINK", keys.users(partition)), *listed, record, ("DEL", keys.loading(partition))]
+        self._change(saved, claim, said, users)
         self._after("hand_over")
 
-    def _change(self, partition: int, claim: bytes, said: Sequence[tuple[Any, ...]], users: int | None = None) -> None:
+    def _change(
+        self, saved: SavedPartition, claim: bytes, said: Sequence[tuple[Any, ...]], users: int | None = None
+    ) -> None:
         """Execute commands together, only while the partition has no progress record, so that no worker folds it, and
         this load holds the claim, so that no other load writes it; with `users` also only if the store still has that
         many of this load.
 
         Raises:
-            BulkRefused: one of these does not hold; nothing is written.
+            BulkRefused, _HandedOver: one of these does not hold; nothing is written.
             FAILURES: no answer.
         """
-        keys = self._keys
+        keys, partition = self._keys, saved.partition
         progress, loading, staged = keys.progress(partition), keys.loading(partition), keys.staged(partition)
         look = commands(("WATCH", progress, loading, staged), ("MGET", progress, loading), ("SCARD", staged))
-        write = commands(*said)
 
         def then(replies: list[Any]) -> Sent:
             _, (record, holder), loaded = _answered(replies)
-            if record is not None:
-                raise BulkRefused(
-                    f"a worker began to fold partition {partition} while it was being loaded: its states count, and "
-                    "this load's do not. Stop the workers, drop the namespace (ctr namespaces drop) and run this again"
-                )
+            self._refuse_folded(saved, record)
             if holder != claim:
                 raise BulkRefused(
                     f"another load took partition {partition} over, or the store was emptied: run it again"
@@ -257,14 +271,36 @@ class Loader:
                     f"the store no longer has exactly the states of partition {partition} that were loaded: run it "
                     "again"
                 )
-            return write
+            return commands(("MULTI",), *said, ("EXEC",))
 
+        self._execute(partition, look, then)
+
+    def _execute(self, partition: int, look: Sent, then: Callable[[list[Any]], Sent]) -> None:
         for _ in range(ATTEMPTS):
             *queued, executed = self._store.transact(partition, look, then)
             if executed is not None:  # else one of the keys was changed after the look, and nothing is written
                 _answered([*queued, executed, *(executed if isinstance(executed, list) else [])])
                 return
         raise StoreUnavailable(f"what the load of partition {partition} depends on keeps changing; run it again")
+
+    def _refuse_folded(self, saved: SavedPartition, record: bytes | None) -> None:
+        """Raises BulkRefused or _HandedOver if the partition has a progress record."""
+        if record is None:
+            return
+        if _lineage(record) == saved.decoded.lineage:
+            raise _HandedOver
+        if record.startswith(REMOVAL):
+            raise self._removed()
+        raise BulkRefused(
+            f"a worker began to fold partition {saved.partition} while it was being loaded: its states count, and "
+            "this load's do not. Stop the workers, drop the namespace (ctr namespaces drop) and run this again"
+        )
+
+    def _removed(self) -> BulkRefused:
+        return BulkRefused(
+            f"namespace {self._keys.namespace} is being removed, or its removal was killed: wait for it, or finish it "
+            "(ctr namespaces drop), and run this again"
+        )
 
     def _is_erased(self, user: bytes, value: bytes | None, erased: Mapping[bytes, int]) -> bool:
         """Whether the state ends at or below the user's erasure; what came after an erasure is not erased."""

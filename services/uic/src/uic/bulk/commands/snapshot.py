@@ -142,8 +142,8 @@ class Snapshot:
             "already_there": done.already_there,
         }
         kept = (
-            f"; {done.already_there} partitions were left as they are, because they go on from this snapshot already, "
-            "by an earlier run, or were never lost"
+            f"; {done.already_there} partitions were left as they are, because they go on from there already, by "
+            "another run of this, or were never lost"
         )
         self._say(
             report,
