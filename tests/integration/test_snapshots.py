@@ -7,13 +7,16 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace as dataclass_replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
+from msgspec.structs import replace
 
 from conftest import MakeTopics, RedisForTest
+from localstack.wait import until
 from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import Keys, Progress, decode_progress, encode_progress, namespace
 from support.bulk_running import KILLED, done, killed, run
@@ -23,8 +26,8 @@ from support.world import World
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.namespaces import Namespaces
-from uic.bulk.saved_states import SavedStates, states_of
-from uic.bulk.snapshots import Listed, Source, choose, create, expired, listed
+from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
+from uic.bulk.snapshots import Listed, Source, choose, create, doubts, expired, listed
 from uic.settings import RedisSettings
 from uic.store import RedisStore
 
@@ -64,7 +67,7 @@ def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_
     world.produce(1500, 60)
     worker = world.worker()
     world.wait_folded()
-    snapshot_while_folding(world, tmp_path / "snapshots", "--verify")
+    identity = snapshot_while_folding(world, tmp_path / "snapshots", "--verify")
     world.produce(200, 80)
     world.wait_folded()
     before = {p: decode_progress(r).lineage for p, r in world.progress_records().items()}
@@ -73,11 +76,12 @@ def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_
 
     said = json.loads(done(world.environment(), "snapshot", "restore", "--from", str(tmp_path / "snapshots"), "--json"))
     assert (said["partitions"], said["already_there"], said["states"] > 0) == (N, 0, True)
+    assert (said["id"], 0 <= said["age_s"] < 600) == (identity, True)
     world.worker()
     world.wait_folded()
     assert {p: decode_progress(r).lineage for p, r in world.progress_records().items()} == before
     again = done(world.environment(), "snapshot", "restore", "--from", str(tmp_path / "snapshots"))
-    assert f"0 states of 0 partitions are restored into {world.keys.namespace}" in again
+    assert f"are restored into {world.keys.namespace}" in again
     assert f"{N} partitions were left as they are" in again
 
 
@@ -296,6 +300,103 @@ def test_seven_daily_ones_stay_and_one_verified_always() -> None:
     assert expired([at(40), at(30)], NOW, 7) == [at(40).id], "the newest one"
     unfinished = [at(3, complete=False), at(0.1, complete=False), at(0)]
     assert expired(unfinished, NOW, 7) == [unfinished[0].id]
+
+
+def of_lineages(*bases: int, lineage: int) -> SavedStates:
+    """A manifest of partitions that were folded from these offsets on."""
+    progress = Progress(partitions=len(bases), next_offset=99, lineage=lineage, writer=1, base=0, as_of_ms=0)
+    saved = tuple(
+        SavedPartition(
+            partition=p,
+            progress=encode_progress(progress._replace(base=base)).hex(),
+            users=0,
+            value_bytes=0,
+            bytes=0,
+            sha256="",
+        )
+        for p, base in enumerate(bases)
+    )
+    return replace(ANY, n=len(bases), partitions=saved)
+
+
+def test_the_good_snapshot_outlives_those_of_a_namespace_that_started_over() -> None:
+    good, over = of_lineages(0, 0, lineage=1), of_lineages(9, 0, lineage=2)
+    of = {lineage: of_lineages(9, lineage=lineage) for lineage in (3, 4)}
+    same_day = [
+        dataclass_replace(at(0.2, verified=True), manifest=good),
+        dataclass_replace(at(0.1, verified=True), manifest=over),
+    ]
+    assert expired(same_day, NOW, 7) == []
+    month = [
+        dataclass_replace(one, manifest=good) for one in (at(29.5, verified=True), at(29.4), at(29.3, verified=True))
+    ]
+    assert expired([*month, *same_day[1:]], NOW, 7) == [one.id for one in month[:2]], "the newest verified one of each"
+    more = [dataclass_replace(at(days, verified=True), manifest=of[lineage]) for lineage, days in ((3, 20), (4, 19))]
+    assert expired([*month, *more, *same_day[1:]], NOW, 7) == [one.id for one in month], "of three"
+    later = NOW + timedelta(days=1)
+    assert expired([*month, *same_day[1:]], later, 7) == [one.id for one in month], "and for a month"
+
+
+def test_a_newest_snapshot_that_is_worse_than_an_older_one_is_doubted() -> None:
+    good, over = of_lineages(0, 0, lineage=1), of_lineages(9, 0, lineage=2)
+    first, second = (dataclass_replace(at(days), manifest=some) for days, some in ((3, good), (2, over)))
+    [line] = doubts([first, second], second.id)
+    assert f"1 of 2 partitions of {second.id} lack events of the log, and 0 of 2 of the older one" in line
+    assert f"--id {first.id}" in line
+    third = dataclass_replace(at(1), manifest=of_lineages(9, 9, lineage=3))
+    [line] = doubts([first, second, third], third.id)
+    assert f"--id {first.id}" in line, "the best one"
+    again = dataclass_replace(at(1), manifest=of_lineages(0, 0, lineage=3))
+    assert doubts([first, second, again], again.id) == [], "it was folded from the start of the log"
+    assert doubts([first], first.id) == []
+
+
+def test_newer_snapshots_that_cannot_be_used_are_named() -> None:
+    used, cut = at(3), dataclass_replace(at(2, complete=False), problem="manifest.json cannot be read")
+    lines = doubts([at(4, complete=False), used, cut, at(1, complete=False)], used.id)
+    assert lines == [
+        f"snapshot {at(2).id} is newer and cannot be used: manifest.json cannot be read",
+        f"snapshot {at(1).id} is newer and cannot be used: it is not complete",
+    ]
+
+
+def test_a_snapshot_of_a_namespace_that_started_over_neither_expires_the_good_one_nor_replaces_it_in_silence(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(real_kafka, N)
+    world = World(tmp_path / "world", topics, valkey.url, valkey.prefix, {})
+    create = ("snapshot", "create", "--to", str(tmp_path / "s"), "--verify", "--expire", "--json")
+    try:
+        world.produce(300, 40)
+        worker = world.worker()
+        world.wait_folded()
+        world.log()
+        good = json.loads(done(world.environment(), *create))["id"]
+        worker.stop()
+        upto = {p: decode_progress(r).next_offset for p, r in world.progress_records().items()}
+        admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+        admin.delete_records({TopicPartition(topics.events, p): offset for p, offset in upto.items()})
+        admin.close()
+        world.empty_store()
+        world.produce(60, 40)
+        worker = world.worker()
+        until(lambda: world.covered(world.log()), "UIC has started over", within_s=60)
+        worse = json.loads(done(world.environment(), *create))["id"]
+        worker.stop()
+        rows = json.loads(done(world.environment(), "snapshot", "list", "--from", str(tmp_path / "s"), "--json"))
+        assert [(one["id"], one["partitions"], one["partial"]) for one in rows] == [(good, N, 0), (worse, N, N)]
+        assert len({one["lineages"] for one in rows}) == 2
+        world.empty_store()
+        restore = ("snapshot", "restore", "--from", str(tmp_path / "s"))
+        capsys.readouterr()
+        assert f"of snapshot {worse}" in done(world.environment(), *restore)
+        assert f"lost, restore that one: --id {good}" in capsys.readouterr().err
+        world.empty_store()
+        done(world.environment(), *restore, "--id", good)
+        world.worker()
+        world.wait_folded()
+    finally:
+        world.close()
 
 
 def test_namespaces_are_listed_and_one_that_nothing_needs_is_dropped_across_kills(

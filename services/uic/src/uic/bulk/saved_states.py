@@ -10,6 +10,7 @@ A value that is null belongs to a user who had a state and lost it. Specified in
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -87,6 +88,23 @@ class SavedStates(msgspec.Struct, frozen=True, kw_only=True):
     def value_bytes(self) -> int:
         """Bytes of all values."""
         return sum(p.value_bytes for p in self.partitions)
+
+    @property
+    def lineages(self) -> str:
+        """Lineage and era of each partition, as 8 hexadecimal digits of a hash: another one where UIC started over, or
+        an operator accepted a broken log, in between."""
+        all_of_them = ((p.decoded.lineage, p.decoded.era) for p in self.partitions)
+        return hashlib.sha256(repr(tuple(all_of_them)).encode()).hexdigest()[:8]
+
+    @property
+    def partial(self) -> int:
+        """Partitions that lack events of the log: their states may be partial."""
+        return sum(p.decoded.complete_from > 0 for p in self.partitions)
+
+    @property
+    def lacking(self) -> int:
+        """Records of the log below which states may be partial, of all partitions."""
+        return sum(p.decoded.complete_from for p in self.partitions)
 
 
 class PartitionWriter:

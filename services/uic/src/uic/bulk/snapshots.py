@@ -54,6 +54,10 @@ ID_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 _ID = re.compile(r"\d{8}T\d{6}Z")
 UNFINISHED_FOR: Final = timedelta(days=1)
 """An incomplete snapshot that is older than this was left by a killed run."""
+LINEAGES: Final = 3
+LINEAGES_FOR: Final = timedelta(days=30)
+"""Of how many sets of lineages a verified snapshot stays, and for how long: UIC starts over when the store is lost, and
+what has to be restored then is of the lineages before. Snapshots hold users who were erased since, so not for ever."""
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +76,8 @@ class Listed:
     """None: it is not complete."""
     verified: str | None
     """When; None: never."""
+    problem: str = ""
+    """Why its manifest cannot be read."""
 
     @property
     def at(self) -> datetime:
@@ -183,19 +189,44 @@ def listed(root: Folder, namespace: str) -> list[Listed]:
         if not _ID.fullmatch(name):
             continue
         folder = root.below(namespace).below(name)
-        manifest = None
+        manifest, problem = None, ""
         if folder.exists(MANIFEST):
             try:
                 manifest = read_manifest(folder)
             except FolderUnavailable:  # it may be readable again, and must not expire
                 raise
-            except BulkRefused:
-                manifest = None
+            except BulkRefused as error:
+                problem = str(error)
         verified = None
         if manifest is not None and folder.exists(VERIFIED):
             verified = msgspec.json.decode(folder.read(VERIFIED), type=Verification).at
-        found.append(Listed(name, manifest, verified))
+        found.append(Listed(name, manifest, verified, problem))
     return found
+
+
+def doubts(snapshots: Sequence[Listed], chosen: str) -> list[str]:
+    """What speaks against restoring a snapshot that was chosen as the newest complete one, a line each. Pure.
+
+    Args:
+        snapshots: all of the namespace, oldest first.
+        chosen: the id.
+    """
+    lines = [
+        f"snapshot {one.id} is newer and cannot be used: {one.problem or 'it is not complete'}"
+        for one in snapshots
+        if one.id > chosen and one.manifest is None
+    ]
+    complete = [(one, one.manifest) for one in snapshots if one.manifest is not None and one.id <= chosen]
+    *older, (_, ours) = complete
+    better = [(one, them) for one, them in older if them.lineages != ours.lineages and them.lacking < ours.lacking]
+    if better:
+        one, them = min(reversed(better), key=lambda pair: pair[1].lacking)
+        lines.append(
+            f"UIC started over after snapshot {one.id}: {ours.partial} of {ours.n} partitions of {chosen} lack events "
+            f"of the log, and {them.partial} of {them.n} of the older one. If it started over because the store was "
+            f"lost, restore that one: --id {one.id}"
+        )
+    return lines
 
 
 def choose(root: Folder, namespace: str, identity: str | None) -> tuple[Folder, SavedStates]:
@@ -245,10 +276,15 @@ def verify(folder: Folder, manifest: SavedStates, layout: StateLayout, now: date
 
 
 def expired(snapshots: Sequence[Listed], now: datetime, days: int) -> list[str]:
-    """Which snapshots may go: the newest of each of the last `days` days (UTC) stays, and so do the newest one and the
-    newest verified one. Incomplete ones go after a day. Pure."""
+    """Which snapshots may go: the newest of each of the last `days` days (UTC) stays, and so do the newest one, the
+    newest verified one, and for a month the newest verified one of each of the latest `LINEAGES` sets of lineages.
+    Incomplete ones go after a day. Pure."""
     complete = [one for one in snapshots if one.manifest is not None]
-    keep = {one.id for one in complete[-1:]} | {one.id for one in [o for o in complete if o.verified][-1:]}
+    verified = [one for one in complete if one.verified]
+    keep = {one.id for one in (*complete[-1:], *verified[-1:])}
+    newest = {one.manifest.lineages: one for one in verified if one.manifest is not None}
+    of_lineages = sorted(newest.values(), key=lambda one: one.id)[-LINEAGES:]
+    keep |= {one.id for one in of_lineages if now - one.at < LINEAGES_FOR}
     first = (now - timedelta(days=days - 1)).date()
     newest_of = {one.at.date(): one.id for one in complete}
     keep |= {identity for day, identity in newest_of.items() if day >= first}

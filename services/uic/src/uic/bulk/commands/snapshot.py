@@ -99,13 +99,17 @@ class Snapshot:
                 "bytes": sum(p.bytes for p in one.manifest.partitions) if one.manifest else None,
                 "verified": one.verified,
                 "complete": one.manifest is not None,
+                "lineages": one.manifest.lineages if one.manifest else None,
+                "partitions": one.manifest.n if one.manifest else None,
+                "partial": one.manifest.partial if one.manifest else None,
             }
             for one in snapshots.listed(self._root, self._of)
         ]
         if self._options.json:
             print(json.dumps(rows), file=self._out)
         else:
-            for line in table(("id", "users", "bytes", "verified", "complete"), (list(row.values()) for row in rows)):
+            names = ("id", "users", "bytes", "verified", "complete", "lineages", "partitions", "partial")
+            for line in table(names, (list(row.values()) for row in rows)):
                 print(line, file=self._out)
         return 0
 
@@ -126,6 +130,12 @@ class Snapshot:
         """Load a snapshot into the namespace of the settings, and hand it over to UIC."""
         options = self._options
         folder, manifest = snapshots.choose(self._root, self._of, options.id)
+        identity = folder.url.rpartition("/")[2]
+        age_s = self._stores_time().timestamp() - manifest.created_ms / 1000
+        print(f"snapshot {identity}, {age_s / 3600:.1f} hours old", file=sys.stderr)
+        if options.id is None:
+            for line in snapshots.doubts(snapshots.listed(self._root, self._of), identity):
+                print(f"warning: {line}", file=sys.stderr)
         self._refuse_another_bundle(manifest)
         self._refuse_another_log(manifest)
         notes = erasures_of(self._settings.kafka)
@@ -135,6 +145,8 @@ class Snapshot:
             folder, manifest, options, self._store, self._keys, erased=erased, said="restored", after=self._after
         )
         report = {
+            "id": identity,
+            "age_s": round(age_s),
             "namespace": self._namespace,
             "states": done.states,
             "erased": done.erased,
@@ -147,7 +159,8 @@ class Snapshot:
         )
         self._say(
             report,
-            f"{done.states} states of {done.partitions} partitions are restored into {self._namespace}, "
+            f"{done.states} states of {done.partitions} partitions of snapshot {identity} are restored into "
+            f"{self._namespace}, "
             f"{done.erased} of users who were erased since are left out; UIC goes on from there"
             f"{kept if done.already_there else ''}",
         )
