@@ -268,6 +268,26 @@ def test_a_flipped_byte_another_bundle_and_another_topic_are_refused_before_anyt
     assert code == 1
 
 
+def test_a_snapshot_that_would_name_another_log_is_not_begun(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce(100, 10)
+    world.worker()
+    world.wait_folded()
+
+    def refused(**wrong: str) -> str:
+        assert run(world.environment(**wrong), "snapshot", "create", "--to", str(tmp_path / "s"), "--verify") == (1, "")
+        assert not (tmp_path / "s").exists()
+        return capsys.readouterr().err
+
+    assert "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS" in refused(UIC_KAFKA__TOPIC="another")
+    for n in ("2", "8"):
+        assert "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS" in refused(UIC_KAFKA__PARTITIONS=n)
+    assert "the store has no namespace" in refused(UIC_BUNDLE__GENERATION="1")
+    world.client.delete(world.keys.meta)
+    assert "restart one" in refused()
+
+
 def test_a_snapshot_goes_into_another_generation_for_a_way_back(tmp_path: Path, world: World) -> None:
     world.produce(400, 30)
     world.worker()

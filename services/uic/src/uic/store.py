@@ -102,29 +102,42 @@ class RedisStore:
             NamespaceConflict: there is none, it is almost removed, or it was made for another topic or partition count.
             StoreUnavailable: no answer.
         """
+        if self.refuse_another_topic(partitions, topic):
+            return
         with _named("read the namespace"):
-            stored = self.client.get(self._keys.meta)
-            mark = b"" if stored else self.client.get(self._keys.progress(0)) or b""
+            mark = self.client.get(self._keys.progress(0)) or b""
         if mark.startswith(REMOVAL):
             raise NamespaceConflict(
                 f"namespace {self._keys.namespace} is being removed; if that was interrupted, `ctr namespaces drop` "
                 "finishes it"
             )
-        if stored is None:
-            raise NamespaceConflict(
-                f"there is no namespace {self._keys.namespace} under prefix {self._keys.prefix} in this store: correct "
-                "UIC_REDIS__URL, UIC_REDIS__PREFIX, UIC_BUNDLE__PATH or UIC_BUNDLE__GENERATION (ctr namespaces lists "
-                "those that there are); if the store was emptied, see docs/runbooks/store-outage.md"
-            )
-        said, ours = read_meta(stored), {"partitions": partitions, "topic": topic}
-        if not isinstance(said, dict) or said | ours != said:
+        raise NamespaceConflict(
+            f"there is no namespace {self._keys.namespace} under prefix {self._keys.prefix} in this store: correct "
+            "UIC_REDIS__URL, UIC_REDIS__PREFIX, UIC_BUNDLE__PATH or UIC_BUNDLE__GENERATION (ctr namespaces lists "
+            "those that there are); if the store was emptied, see docs/runbooks/store-outage.md; if its workers run, "
+            "restart one: UIC writes its meta when it starts"
+        )
+
+    def refuse_another_topic(self, partitions: int, topic: str) -> bool:
+        """Whether the store has the namespace, for those who only read it or look before they write.
+
+        Raises:
+            NamespaceConflict: it is of another topic or partition count.
+            StoreUnavailable: no answer.
+        """
+        ours = {"partitions": partitions, "topic": topic}
+        with _named("read the namespace's meta"):
+            stored = self.client.get(self._keys.meta)
+        said = read_meta(stored)
+        if stored is not None and (not isinstance(said, dict) or said | ours != said):
             raise self._conflict(stored, ours)
+        return stored is not None
 
     def _conflict(self, stored: bytes, ours: Mapping[str, object]) -> NamespaceConflict:
         return NamespaceConflict(
-            f"namespace {self._keys.namespace} was made for {stored[:200].decode(errors='replace')}, the settings "
-            f"say {ours}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise "
-            "UIC_BUNDLE__GENERATION to begin a new namespace"
+            f"namespace {self._keys.namespace} was made for {stored[:200].decode(errors='replace')}, and not for "
+            f"{ours}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION to begin a "
+            "new namespace"
         )
 
     def _replace_meta(self, expected: bytes, new: dict[str, object]) -> bytes:

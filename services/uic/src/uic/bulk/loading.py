@@ -23,9 +23,9 @@ from uic.bulk.folder import Folder
 from uic.bulk.politeness import Politeness
 from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
 from uic.core.commit import ABSENT
-from uic.errors import NamespaceConflict, StoreUnavailable
+from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES
-from uic.store import RedisStore, read_meta
+from uic.store import RedisStore
 from uic.transaction import Sent, commands
 
 STATES_A_CALL: Final = 128
@@ -91,23 +91,16 @@ class Loader:
         """Look at the whole deployment before a byte is written; the partitions that are still to be loaded.
 
         Raises:
-            BulkRefused: the namespace is of another topic, a partition is folded already, another load is on its way,
+            BulkRefused: a partition is folded already, another load is on its way,
                 or there is too little memory.
+            NamespaceConflict: the namespace is of another topic or partition count.
             EvictingStore: the store may evict states.
             StoreUnavailable: no answer.
         """
         self._store.check()
         client = self._store.client
         try:
-            meta = client.get(self._keys.meta)
-            said = read_meta(meta)
-            wanted = {"partitions": manifest.n, "topic": manifest.topic}
-            if meta is not None and (not isinstance(said, dict) or {k: said.get(k) for k in wanted} != wanted):
-                raise NamespaceConflict(
-                    f"namespace {self._keys.namespace} was made for {meta[:200].decode(errors='replace')}, the "
-                    f"states are of {wanted}: correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise "
-                    "UIC_BUNDLE__GENERATION"
-                )
+            self._store.refuse_another_topic(manifest.n, manifest.topic)
             missing = self._missing(manifest)
             if not self._take_over:
                 for saved in missing:

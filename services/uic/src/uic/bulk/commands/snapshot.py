@@ -78,6 +78,7 @@ class Snapshot:
         source = snapshots.Source(
             self._namespace, self._bundle.fingerprint.hex(), self._settings.redis.prefix, kafka.topic, kafka.partitions
         )
+        self._store.find_namespace(kafka.partitions, kafka.topic)  # with another topic nothing would restore it
         now = self._stores_time()
         line = ProgressLine("saved", self._users(), "users")
         identity = snapshots.create(self._store, source, self._root, now=now, after=self._after, done=line.add)
