@@ -23,7 +23,7 @@ from support.bulk_running import KILLED, done, killed, run
 from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form
 from support.uic_running import RunningUic
 from support.world import World
-from uic.bulk.errors import BulkRefused
+from uic.bulk.errors import BulkRefused, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.namespaces import Namespaces
 from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
@@ -286,6 +286,30 @@ def test_a_snapshot_that_would_name_another_log_is_not_begun(
     assert "the store has no namespace" in refused(UIC_BUNDLE__GENERATION="1")
     world.client.delete(world.keys.meta)
     assert "restart one" in refused()
+
+
+def test_a_snapshot_is_verified_where_nothing_can_be_written_and_with_its_own_bundle_only(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.produce(100, 10)
+    world.worker()
+    world.wait_folded()
+    done(world.environment(), "snapshot", "create", "--to", str(tmp_path))
+    verify = ("snapshot", "verify", "--from", str(tmp_path), "--of-namespace", world.keys.namespace)
+    sketch = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_sketch" / "tiny-sketch" / "1"
+    assert run(world.environment(UIC_BUNDLE__PATH=str(sketch)), *verify) == (1, "")
+    assert "choose the bundle that the snapshot was made with" in capsys.readouterr().err
+
+    def read_only(self: Folder, name: str, data: bytes) -> None:
+        raise FolderUnavailable(f"{self.url} cannot be read or written: Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", read_only)
+        assert "every hash and checksum is right" in done(world.environment(), *verify)
+    assert "warning: that it was verified is not noted" in capsys.readouterr().err
+    assert [one.verified for one in listed(Folder(str(tmp_path)), world.keys.namespace)] == [None]
+    done(world.environment(), *verify)
+    assert all(one.verified for one in listed(Folder(str(tmp_path)), world.keys.namespace))
 
 
 def test_a_snapshot_goes_into_another_generation_for_a_way_back(tmp_path: Path, world: World) -> None:

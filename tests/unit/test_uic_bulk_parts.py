@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from uic.bulk.errors import DamagedFile, FolderUnavailable
 from uic.bulk.folder import UNFINISHED, Folder
 from uic.bulk.politeness import LEAST_SHARE, WINDOW, Politeness
-from uic.bulk.snapshots import listed
+from uic.bulk.saved_states import SavedStates, read_manifest, seal
+from uic.bulk.snapshots import VERIFIED, listed
 
 
 @given(
@@ -164,3 +166,35 @@ def test_a_snapshot_that_cannot_be_read_now_is_not_taken_for_an_incomplete_one_t
     (tmp_path / "n/20261128T030000Z/manifest.json").mkdir(parents=True)  # reading it is an error, whoever reads
     with pytest.raises(FolderUnavailable):
         listed(Folder(str(tmp_path)), "n")
+
+
+ANY = SavedStates(
+    namespace="n",
+    fingerprint="00",
+    prefix="p",
+    topic="t",
+    topic_id=str(uuid.UUID(int=0)),
+    n=0,
+    created_ms=0,
+    partitions=(),
+)
+
+
+@pytest.mark.parametrize("note", [b"", b'{"at": 5}', b'{"at": "20261128T040000Z", "users": "\xff"}'])
+def test_a_note_that_cannot_be_read_is_none_and_the_other_snapshots_are_listed(note: bytes, tmp_path: Path) -> None:
+    root = Folder(str(tmp_path))
+    for name in ("20261128T030000Z", "20261129T030000Z"):
+        seal(root.below("n").below(name), ANY)
+        root.below("n").below(name).write(VERIFIED, b'{"at": "20261129T040000Z", "users": 0}')
+    root.below("n").below("20261128T030000Z").write(VERIFIED, note)
+    assert [(one.manifest, one.verified) for one in listed(root, "n")] == [(ANY, None), (ANY, "20261129T040000Z")]
+
+
+def test_a_manifest_with_a_topic_id_that_is_none_is_damaged(tmp_path: Path) -> None:
+    root = Folder(str(tmp_path))
+    folder = root.below("n").below("20261128T030000Z")
+    seal(folder, replace(ANY, topic_id="zz"))
+    with pytest.raises(DamagedFile, match="'zz' is no topic id"):
+        read_manifest(folder)
+    [one] = listed(root, "n")
+    assert (one.manifest, "'zz' is no topic id" in one.problem) == (None, True)

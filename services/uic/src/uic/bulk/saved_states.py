@@ -184,10 +184,13 @@ def read_manifest(folder: Folder) -> SavedStates:
         raise BulkRefused(f"{folder.url} is of version {manifest.version}; this program reads version {VERSION}")
     if [p.partition for p in manifest.partitions] != list(range(manifest.n)):
         raise BulkRefused(f"{folder.url}/{MANIFEST} does not name each of the {manifest.n} partitions once")
-    UUID(manifest.topic_id)
+    try:
+        topic_id = UUID(manifest.topic_id).bytes
+    except ValueError as error:
+        raise DamagedFile(f"{folder.url}/{MANIFEST}: {manifest.topic_id!r} is no topic id: {error}") from error
     for saved in manifest.partitions:
         progress = saved.decoded
-        if progress.partitions != manifest.n or progress.topic_id != UUID(manifest.topic_id).bytes:
+        if progress.partitions != manifest.n or progress.topic_id != topic_id:
             raise BulkRefused(f"{folder.url}: the progress of partition {saved.partition} is of another topic")
     return manifest
 

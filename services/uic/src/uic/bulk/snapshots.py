@@ -197,11 +197,19 @@ def listed(root: Folder, namespace: str) -> list[Listed]:
                 raise
             except BulkRefused as error:
                 problem = str(error)
-        verified = None
-        if manifest is not None and folder.exists(VERIFIED):
-            verified = msgspec.json.decode(folder.read(VERIFIED), type=Verification).at
+        verified = None if manifest is None else _verified(folder)
         found.append(Listed(name, manifest, verified, problem))
     return found
+
+
+def _verified(folder: Folder) -> str | None:
+    """When a snapshot was verified. A note that is not what was written is none: verifying again replaces it."""
+    if not folder.exists(VERIFIED):
+        return None
+    try:
+        return msgspec.json.decode(folder.read(VERIFIED), type=Verification).at
+    except (msgspec.DecodeError, ValueError):
+        return None
 
 
 def doubts(snapshots: Sequence[Listed], chosen: str) -> list[str]:
@@ -246,9 +254,13 @@ def choose(root: Folder, namespace: str, identity: str | None) -> tuple[Folder, 
     return folder, read_manifest(folder)
 
 
-def verify(folder: Folder, manifest: SavedStates, layout: StateLayout, now: datetime) -> int:
-    """Read all of a snapshot: hashes, and every state's checksum, owner and fingerprint. Returns how many users it has,
-    and notes that it was verified.
+def verify(folder: Folder, manifest: SavedStates, layout: StateLayout) -> int:
+    """Read all of a snapshot: hashes, and every state's checksum, owner and fingerprint. Returns how many users it has.
+
+    Args:
+        folder: the snapshot.
+        manifest: its manifest.
+        layout: of the bundle that it was made with.
 
     Raises:
         DamagedFile: something is not what was written.
@@ -270,9 +282,16 @@ def verify(folder: Folder, manifest: SavedStates, layout: StateLayout, now: date
                     ) from error
         if users != saved.users:
             raise DamagedFile(f"{folder.url}: partition {saved.partition} holds {users} users, not {saved.users}")
-    note = Verification(at=now.strftime(ID_FORMAT), users=manifest.users)
-    folder.write(VERIFIED, msgspec.json.encode(note))
     return manifest.users
+
+
+def note_verified(folder: Folder, users: int, now: datetime) -> None:
+    """Note that a snapshot was verified.
+
+    Raises:
+        FolderUnavailable: it cannot be written.
+    """
+    folder.write(VERIFIED, msgspec.json.encode(Verification(at=now.strftime(ID_FORMAT), users=users)))
 
 
 def expired(snapshots: Sequence[Listed], now: datetime, days: int) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Final, TextIO
 from uuid import UUID
 
 from mimn.bundle import Bundle, BundleError, load_bundle
@@ -15,7 +15,7 @@ from mimn.options import whole_number
 from mimn.state import Keys, namespace
 from uic.bulk import snapshots
 from uic.bulk.commands.servers import add_loading, erasures_of, load
-from uic.bulk.errors import BulkRefused
+from uic.bulk.errors import BulkRefused, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates, check_files, refuse_others
@@ -28,6 +28,13 @@ from uic.tools.table import table
 
 DAYS = 7
 """As in the paper."""
+FIXES: Final = {
+    "fingerprint": "choose the bundle that the snapshot was made with (UIC_BUNDLE__PATH)",
+    "topic": "correct UIC_KAFKA__TOPIC",
+    "partitions": "correct UIC_KAFKA__PARTITIONS",
+    "prefix": "correct UIC_REDIS__PREFIX, or say --other-prefix",
+}
+"""What to do if the settings are of another snapshot in this."""
 
 
 def main(
@@ -84,7 +91,7 @@ class Snapshot:
         identity = snapshots.create(self._store, source, self._root, now=now, after=self._after, done=line.add)
         folder, manifest = snapshots.choose(self._root, self._namespace, identity)
         if self._options.verify:
-            snapshots.verify(folder, manifest, self._bundle.layout, now)
+            snapshots.note_verified(folder, snapshots.verify(folder, manifest, self._bundle.layout), now)
         if self._options.expire:
             self._expire(now)
         report = {"id": identity, "users": manifest.users, "bytes": sum(p.bytes for p in manifest.partitions)}
@@ -115,10 +122,17 @@ class Snapshot:
         return 0
 
     def verify(self) -> int:
-        """Read all of a snapshot. The store may be lost, so the time in the note is by this machine's clock."""
+        """Read all of a snapshot. The store may be lost, so the time in the note is by this machine's clock. Where the
+        note cannot be written, the snapshot is right all the same."""
         folder, manifest = snapshots.choose(self._root, self._of, self._options.id)
-        users = snapshots.verify(folder, manifest, self._bundle.layout, datetime.now(UTC))
+        fingerprint = self._bundle.fingerprint.hex()
+        refuse_others({"fingerprint": manifest.fingerprint}, {"fingerprint": fingerprint}, FIXES)
+        users = snapshots.verify(folder, manifest, self._bundle.layout)
         self._say({"users": users}, f"{folder.url}: {users} users, every hash and checksum is right")
+        try:
+            snapshots.note_verified(folder, users, datetime.now(UTC))
+        except FolderUnavailable as error:
+            print(f"warning: that it was verified is not noted, and `list` does not say so: {error}", file=sys.stderr)
         return 0
 
     def expire(self) -> int:
@@ -196,15 +210,9 @@ class Snapshot:
             "partitions": manifest.n,
             "prefix": manifest.prefix,
         }
-        fixes = {
-            "fingerprint": "choose the bundle that the snapshot was made with (UIC_BUNDLE__PATH)",
-            "topic": "correct UIC_KAFKA__TOPIC",
-            "partitions": "correct UIC_KAFKA__PARTITIONS",
-            "prefix": "correct UIC_REDIS__PREFIX, or say --other-prefix",
-        }
         if self._options.other_prefix:
             del wanted["prefix"]
-        refuse_others(there, wanted, fixes)
+        refuse_others(there, wanted, FIXES)
 
     def _refuse_another_log(self, manifest: SavedStates) -> None:
         with log_reader(self._settings.kafka) as reader:
