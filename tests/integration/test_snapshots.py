@@ -283,7 +283,7 @@ def test_a_snapshot_that_would_name_another_log_is_not_begun(
     assert "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS" in refused(UIC_KAFKA__TOPIC="another")
     for n in ("2", "8"):
         assert "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS" in refused(UIC_KAFKA__PARTITIONS=n)
-    assert "the store has no namespace" in refused(UIC_BUNDLE__GENERATION="1")
+    assert "there is no namespace" in refused(UIC_BUNDLE__GENERATION="1")
     world.client.delete(world.keys.meta)
     assert "restart one" in refused()
 

@@ -203,7 +203,7 @@ class Loader:
             self._refuse_folded(saved, record)
             if holder not in (None, claim) and not self._take_over:
                 raise BulkRefused(f"partition {saved.partition} is being loaded by another job")
-            return commands(("MULTI",), ("SET", loading, claim), ("EXEC",))
+            return commands(("SET", loading, claim))
 
         self._execute(saved.partition, look, then)
         self._after("claim")
@@ -264,7 +264,7 @@ class Loader:
                     f"the store no longer has exactly the states of partition {partition} that were loaded: run it "
                     "again"
                 )
-            return commands(("MULTI",), *said, ("EXEC",))
+            return commands(*said)
 
         self._execute(partition, look, then)
 
