@@ -111,10 +111,16 @@ class Archive:
         """What of a partition is archived; None before its first run.
 
         Raises:
-            BadArchive: the manifest is of another topic or partition, or cannot be read.
+            BadArchive: the manifest is of another topic or partition, cannot be read, or is lost: the first run writes
+                it before any other file.
         """
         folder = self._of(partition)
         if not folder.exists(MANIFEST):
+            if files := folder.names():
+                raise BadArchive(
+                    f"{folder.url} has {len(files)} files and no {MANIFEST}, which says what they are: restore it from "
+                    "the copy that the folder came from, or archive into another folder"
+                )
             return None
         try:
             manifest = msgspec.json.decode(folder.read(MANIFEST), type=PartitionManifest)
@@ -246,7 +252,8 @@ def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, fo
         folded: how many UIC was told that it has; None: nothing was told.
 
     Raises:
-        BadArchive: the archive under this topic id says another topic, or more partitions.
+        BadArchive: the archive under this topic id says another topic, or more partitions; or it has partitions and
+            does not say of what topic.
     """
     name = str(UUID(bytes=topic_id))
     folder = root.below(name)
@@ -260,6 +267,11 @@ def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, fo
         if there.partitions == partitions:
             return there
         grew_from: int | None = there.about.grew_from or there.partitions
+    elif folder.names():
+        raise BadArchive(
+            f"{folder.url} has partitions and no {ARCHIVE}, which says whether the topic has grown: "
+            "restore it from the copy that the folder came from, or archive into another folder"
+        )
     else:
         grew_from = folded if folded is not None and folded < partitions else None
     version = VERSION if grew_from is None else GROWN

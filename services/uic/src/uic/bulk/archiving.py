@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of
 from uic.bulk.errors import BulkRefused
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
-from uic.log.partition_reader import PartitionReader
 
 RECORDS_A_FILE = 500_000
 
@@ -24,20 +24,27 @@ class Archived:
     end: int
 
 
+class Log(Protocol):
+    """What is archived: `PartitionReader` says how it reads and fails."""
+
+    def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
+        """The records of `start` <= offset < `end`, some at a time, each time with the position reached."""
+
+
 class Archiver:
     """Copies partitions of one topic."""
 
     def __init__(
         self,
         archive: Archive,
-        reader: PartitionReader,
+        log: Log,
         *,
         records_a_file: int = RECORDS_A_FILE,
         accept_gap: bool = False,
     ) -> None:
         """`accept_gap`: go on where the log begins if retention removed what comes next."""
         self._archive = archive
-        self._reader = reader
+        self._log = log
         self._records_a_file = records_a_file
         self._accept_gap = accept_gap
 
@@ -45,6 +52,7 @@ class Archiver:
         """Look at all partitions before anything is read.
 
         Raises:
+            BadArchive: an archive's manifest is lost or of another partition.
             BulkRefused: the log was cut above where a partition's archive ends, or ends below it.
         """
         for partition, now in enumerate(bounds):
@@ -75,7 +83,7 @@ class Archiver:
         first = max(manifest.end, bounds.start)
         waiting: list[BatchRecord] = []
         position = first
-        for records, reached in self._reader.read(partition, first, bounds.end):
+        for records, reached in self._log.read(partition, first, bounds.end):
             waiting += records
             position = reached
             while len(waiting) >= self._records_a_file:
