@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from uic.bulk.archive import Archive, begin_archive
 from uic.bulk.archiving import Archiver
-from uic.bulk.errors import BadArchive
+from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import Folder
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
@@ -42,18 +43,29 @@ class Log:
         assert start >= self.starts[partition]
         for at in range(start, end, A_POLL):
             upto = min(at + A_POLL, end)
-            yield self.partitions[partition][at:upto], upto
+            yield [record for record in self.partitions[partition] if at <= record.offset < upto], upto
 
 
 def archive_of(to: str) -> Archive:
     return begin_archive(Folder(to), TOPIC, TOPIC_ID, 2)
 
 
-def archive(log: Log, to: str, *, records_a_file: int = 10, accept_gap: bool = False) -> Archive:
+def archive(
+    log: Log,
+    to: str,
+    *,
+    records_a_file: int = 10,
+    accept_gap: bool = False,
+    replace_damaged: bool = False,
+    after: Callable[[str], None] = lambda step: None,
+) -> Archive:
     """One run of `ctr archive`."""
     opened, bounds = archive_of(to), log.bounds()
-    archiver = Archiver(opened, log, records_a_file=records_a_file, accept_gap=accept_gap)
-    archiver.refuse_gaps(bounds)
+    opened.after = after
+    archiver = Archiver(
+        opened, log, records_a_file=records_a_file, accept_gap=accept_gap, replace_damaged=replace_damaged
+    )
+    archiver.refuse(bounds)
     for partition, now in enumerate(bounds):
         archiver.run(partition, now)
     return opened
@@ -114,3 +126,80 @@ def test_an_archive_whose_first_run_was_killed_before_it_wrote_a_file_is_begun(t
     assert held(archive(log, str(tmp_path))) == [[*range(5)]] * 2
     shutil.rmtree(below(tmp_path) / "1")
     assert held(archive(log, str(tmp_path))) == [[*range(5)]] * 2, "a folder that is gone as a whole is begun again"
+
+
+def once(step: str, do: Callable[[], object]) -> Callable[[str], None]:
+    """Does something the first time that a step is done."""
+    left = [do]
+
+    def after(done: str) -> None:
+        if done == step and left:
+            left.pop()()
+
+    return after
+
+
+def test_a_second_run_is_refused_while_one_writes_and_both_may_go_on_afterwards(tmp_path: Path) -> None:
+    log = Log(25)
+
+    def second() -> None:
+        with pytest.raises(BulkRefused, match=r"another run writes .*/0: wait until it has ended"):
+            archive(log, str(tmp_path))
+
+    archive(log, str(tmp_path), after=once("file", second))
+    assert held(archive(log, str(tmp_path))) == [[*range(25)]] * 2
+
+
+def test_two_runs_at_once_where_there_are_no_locks_lose_nothing_and_one_of_them_says_so() -> None:
+    log, to = Log(25), f"memory://archive-{uuid.uuid4().hex}"
+
+    def second() -> None:
+        log.send(5)
+        archive(log, to)
+
+    with pytest.raises(BadArchive, match=r"another run has written .*/0 at the same time: run one at a time"):
+        archive(log, to, after=once("file", second))
+    log.send(5)
+    assert held(archive(log, to)) == [[*range(35)]] * 2
+
+
+def damaged(tmp_path: Path, log: Log) -> tuple[Path, list[str]]:
+    """An archive with a file that is missing in partition 0, and one that is cut short in partition 1."""
+    archive(log, str(tmp_path))
+    gone, short = (sorted((below(tmp_path) / p).glob("*.parquet"))[1] for p in ("0", "1"))
+    gone.unlink()
+    short.write_bytes(short.read_bytes()[:-7])
+    return below(tmp_path), [f"0/{gone.name}", f"1/{short.name}"]
+
+
+def test_files_that_are_missing_or_cut_short_are_named_by_the_next_run_which_writes_nothing(tmp_path: Path) -> None:
+    log = Log(25)
+    _, names = damaged(tmp_path, log)
+    log.send(5)
+    before = contents(tmp_path)
+    with pytest.raises(BadArchive, match=f"2 files of .* {names[0]}, {names[1]}. Take them from a copy"):
+        archive(log, str(tmp_path))
+    assert contents(tmp_path) == before
+
+
+def test_damaged_files_are_archived_again_while_the_log_has_their_records(tmp_path: Path) -> None:
+    log = Log(25)
+    damaged(tmp_path, log)
+    log.send(5)
+    assert held(archive(log, str(tmp_path), replace_damaged=True)) == [[*range(30)]] * 2
+
+    _, names = damaged(tmp_path, log)
+    log.starts[1] = 15
+    before = contents(tmp_path)
+    with pytest.raises(BadArchive, match=f"1 files of .*: {names[1]}. Take"):
+        archive(log, str(tmp_path), replace_damaged=True)
+    assert contents(tmp_path) == before, "nothing is replaced by halves"
+
+
+def test_a_damaged_file_whose_records_the_log_no_longer_has_all_is_not_replaced(tmp_path: Path) -> None:
+    log = Log(25)
+    damaged(tmp_path, log)
+    log.partitions[0][12:14] = []
+    log.partitions[0] += [BatchRecord(25 + i, 0, b"u", b"event", ()) for i in range(2)]
+    with pytest.raises(BadArchive, match="had 10 records, and the log has 8 there"):
+        archive(log, str(tmp_path), replace_damaged=True)

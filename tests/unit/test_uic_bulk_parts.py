@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import uuid
 from pathlib import Path
@@ -136,6 +137,29 @@ def test_a_folder_is_made_once(folder: Folder) -> None:
     assert folder.made()
     folder.write("a.bin", b"1")
     assert not folder.made()
+
+
+def test_a_lock_is_held_by_one_and_is_no_file_of_the_folders_below(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "made"))
+    with folder.locked("1.lock") as first, folder.locked("1.lock") as second, folder.locked("2.lock") as other:
+        assert (first, second, other) == (True, False, True)
+    with folder.locked("1.lock") as again:
+        assert again
+
+
+def test_a_disk_without_locks_locks_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", without)
+    with Folder(str(tmp_path)).locked("lock") as held:
+        assert held
+
+
+def test_the_sizes_of_files_are_told(folder: Folder) -> None:
+    folder.write("a", b"12345")
+    folder.write("b", b"")
+    assert folder.sizes() == {"a": 5, "b": 0}
 
 
 def test_what_is_removed_is_gone_and_may_be_removed_again(folder: Folder) -> None:

@@ -1,6 +1,7 @@
 """The archive of a log: its raw records in Parquet files, so that Kafka need only keep days.
 
     <root>/<topic id>/archive.json                            topic, N, and N before the topic grew
+    <root>/<topic id>/<partition>.lock                        empty; locked by the run that writes the partition
     <root>/<topic id>/<partition>/manifest.json               what of the partition is archived, file by file
     <root>/<topic id>/<partition>/<first>-<last>.parquet      records of these offsets (`partition_log.RECORDS`)
 
@@ -12,6 +13,7 @@ by hand. Specified in docs/formats/archive.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
@@ -19,7 +21,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uic.bulk.errors import BadArchive, DamagedFile
+from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.partition_log import RECORDS
 from uic.core.records import BatchRecord
@@ -162,11 +164,32 @@ class Archive:
     def add(
         self, manifest: PartitionManifest, records: Sequence[pa.RecordBatch], first: int, last: int
     ) -> PartitionManifest:
-        """Write a file that covers `first` to `last`, then the manifest that names it; returns that manifest."""
-        folder = self._of(manifest.partition)
+        """Write a file that covers `first` to `last`, then the manifest that names it; returns that manifest.
+
+        Raises:
+            BadArchive: the manifest is no longer `manifest`: another run has written it.
+        """
+        file = self._write(manifest.partition, records, first, last, after_gap=first > manifest.end)
+        return self._name(manifest, (*manifest.files, file))
+
+    def replace(
+        self, manifest: PartitionManifest, old: ArchivedFile, records: Sequence[pa.RecordBatch]
+    ) -> PartitionManifest:
+        """Write one of the manifest's files again, then the manifest that names it; returns that manifest.
+
+        Raises:
+            BadArchive: as `add`.
+        """
+        new = self._write(manifest.partition, records, old.first, old.last, after_gap=old.after_gap)
+        return self._name(manifest, tuple(new if file is old else file for file in manifest.files))
+
+    def _write(
+        self, partition: int, records: Sequence[pa.RecordBatch], first: int, last: int, *, after_gap: bool
+    ) -> ArchivedFile:
+        folder = self._of(partition)
         place = {
             "topic_id": self.about.topic_id,
-            "partition": str(manifest.partition),
+            "partition": str(partition),
             "first": str(first),
             "last": str(last),
         }
@@ -176,7 +199,7 @@ class Archive:
             records=sum(map(len, records)),
             bytes=0,
             sha256="",
-            after_gap=first > manifest.end,
+            after_gap=after_gap,
         )
         with folder.writing(file.name) as (out, written):
             schema = RECORDS.with_metadata(place)
@@ -184,8 +207,15 @@ class Archive:
                 for some in records:
                     parquet.write_batch(some, row_group_size=ROWS_A_GROUP)
         self.after("file")
-        file = msgspec.structs.replace(file, bytes=written.bytes, sha256=written.sha256)
-        manifest = self.put(msgspec.structs.replace(manifest, files=(*manifest.files, file)))
+        return msgspec.structs.replace(file, bytes=written.bytes, sha256=written.sha256)
+
+    def _name(self, manifest: PartitionManifest, files: tuple[ArchivedFile, ...]) -> PartitionManifest:
+        if self.manifest(manifest.partition) != manifest:  # a lock keeps others out only where there are locks
+            raise BadArchive(
+                f"another run has written {self._of(manifest.partition).url} at the same time: run one at a time, and "
+                "run this again once the other has ended"
+            )
+        manifest = self.put(msgspec.structs.replace(manifest, files=files))
         self.after("manifest")
         return manifest
 
@@ -193,6 +223,25 @@ class Archive:
         """Write or replace a partition's manifest."""
         self._of(manifest.partition).write(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
         return manifest
+
+    def damaged(self, manifest: PartitionManifest) -> list[ArchivedFile]:
+        """Files of the manifest that do not exist or have another size. Nothing is read of them."""
+        sizes = self._of(manifest.partition).sizes()
+        return [file for file in manifest.files if sizes.get(file.name) != file.bytes]
+
+    @contextmanager
+    def locked(self, partition: int) -> Iterator[None]:
+        """Keep other runs from writing a partition, where the folder has locks.
+
+        Raises:
+            BulkRefused: another run writes it.
+        """
+        with self.folder.locked(f"{partition}.lock") as held:
+            if not held:
+                raise BulkRefused(
+                    f"another run writes {self._of(partition).url}: wait until it has ended, and run this again"
+                )
+            yield
 
     def tidy(self, partition: int, manifest: PartitionManifest) -> None:
         """Remove what a killed run left: files that the manifest does not name. For the one job that archives this

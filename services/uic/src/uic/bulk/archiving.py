@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of
-from uic.bulk.errors import BulkRefused
+from uic.bulk.errors import BadArchive, BulkRefused
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
 
@@ -41,43 +41,78 @@ class Archiver:
         *,
         records_a_file: int = RECORDS_A_FILE,
         accept_gap: bool = False,
+        replace_damaged: bool = False,
     ) -> None:
-        """`accept_gap`: go on where the log begins if retention removed what comes next."""
+        """
+        Args:
+            archive: to write.
+            log: to read.
+            records_a_file: the most.
+            accept_gap: go on where the log begins if retention removed what comes next.
+            replace_damaged: read files that are missing or cut short from the log again.
+        """
         self._archive = archive
         self._log = log
         self._records_a_file = records_a_file
         self._accept_gap = accept_gap
+        self._replace_damaged = replace_damaged
 
-    def refuse_gaps(self, bounds: Iterable[LogBounds]) -> None:
-        """Look at all partitions before anything is read.
+    def refuse(self, bounds: Iterable[LogBounds]) -> None:
+        """Look at all partitions before anything is written.
 
         Raises:
-            BadArchive: an archive's manifest is lost or of another partition.
+            BadArchive: a manifest is lost or of another partition, or files are not what it says.
             BulkRefused: the log was cut above where a partition's archive ends, or ends below it.
         """
+        damaged: list[str] = []
         for partition, now in enumerate(bounds):
             manifest = self._archive.manifest(partition)
             if manifest is None:
                 continue
-            if now.end < manifest.end:
-                raise BulkRefused(
-                    f"partition {partition} is archived up to {manifest.end}, and the log ends at {now.end}: the log "
-                    "was truncated; see docs/runbooks/broken-log.md"
-                )
-            if now.start > manifest.end and not self._accept_gap:
-                raise BulkRefused(
-                    f"partition {partition} is archived up to {manifest.end}, and the log begins at {now.start}: "
-                    "retention removed what lies between. With --accept-gap the archive says so and goes on; states "
-                    "that are folded from it will be partial"
-                )
+            self._refuse_gap(manifest, now)
+            damaged += [
+                f"{partition}/{file.name}"
+                for file in self._archive.damaged(manifest)
+                if not self._replace_damaged or file.first < now.start
+            ]
+        if damaged:
+            raise BadArchive(
+                f"{len(damaged)} files of {self._archive.folder.url} are missing or cut short: {', '.join(damaged[:5])}"
+                f"{', …' if len(damaged) > 5 else ''}. Take them from a copy. Those that the log still has are "
+                "archived again with --replace-damaged. What has neither is lost: archive into another folder"
+            )
+
+    def _refuse_gap(self, manifest: PartitionManifest, now: LogBounds) -> None:
+        if now.end < manifest.end:
+            raise BulkRefused(
+                f"partition {manifest.partition} is archived up to {manifest.end}, and the log ends at {now.end}: the "
+                "log was truncated; see docs/runbooks/broken-log.md"
+            )
+        if now.start > manifest.end and not self._accept_gap:
+            raise BulkRefused(
+                f"partition {manifest.partition} is archived up to {manifest.end}, and the log begins at {now.start}: "
+                "retention removed what lies between. With --accept-gap the archive says so and goes on; states "
+                "that are folded from it will be partial"
+            )
 
     def run(self, partition: int, bounds: LogBounds) -> Archived:
-        """Archive one partition up to `bounds.end`. What is written stays written, however the run ends."""
+        """Archive one partition up to `bounds.end`. What is written stays written, however the run ends.
+
+        Raises:
+            BulkRefused: another run writes the partition.
+            BadArchive: another run has written it meanwhile, where there are no locks.
+        """
+        with self._archive.locked(partition):
+            return self._run(partition, bounds)
+
+    def _run(self, partition: int, bounds: LogBounds) -> Archived:
         archive = self._archive
         manifest = archive.manifest(partition)
         if manifest is None:
             about = archive.about
             manifest = archive.put(PartitionManifest(topic_id=about.topic_id, partition=partition, base=bounds.start))
+        if self._replace_damaged:
+            manifest = self._replaced(manifest)
         archive.tidy(partition, manifest)
         known = len(manifest.files)
         first = max(manifest.end, bounds.start)
@@ -94,6 +129,19 @@ class Archiver:
             manifest = self._write(manifest, waiting, first, position)
         new = manifest.files[known:]
         return Archived(partition, sum(f.records for f in new), sum(f.bytes for f in new), manifest.end)
+
+    def _replaced(self, manifest: PartitionManifest) -> PartitionManifest:
+        """With every damaged file read from the log again."""
+        for file in self._archive.damaged(manifest):
+            read = self._log.read(manifest.partition, file.first, file.last + 1)
+            records = [record for some, _ in read for record in some]
+            if len(records) != file.records:
+                raise BadArchive(
+                    f"{file.name} of partition {manifest.partition} had {file.records} records, and the log has "
+                    f"{len(records)} there (compaction?): take the file from a copy, or archive into another folder"
+                )
+            manifest = self._archive.replace(manifest, file, [arrow_of(records)] if records else [])
+        return manifest
 
     def _write(
         self, manifest: PartitionManifest, records: list[BatchRecord], first: int, position: int

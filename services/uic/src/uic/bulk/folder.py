@@ -6,6 +6,8 @@ its upload is committed. In both, a reader never sees half a file, and a job tha
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -76,12 +78,35 @@ class Folder:
 
     def names(self) -> list[str]:
         """Files and folders directly in this one, sorted; none if it does not exist. Unfinished files do not count."""
+        return sorted(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each of `names`; of a folder, a number without meaning."""
         with self._answering():
             self._fs.invalidate_cache()
             if not self._fs.isdir(self._root):
-                return []
-            found = [path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._root, detail=False)]
-        return sorted(name for name in found if not name.endswith(UNFINISHED))
+                return {}
+            found = {
+                entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0)
+                for entry in self._fs.ls(self._root, detail=True)
+            }
+        return {name: size for name, size in found.items() if not name.endswith(UNFINISHED)}
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[bool]:
+        """Hold a lock, a file of that name in this folder, while the body runs; False, and not held, if another process
+        holds it. It goes with its process, however that ends. Where there are no locks (behind a URL, on some network
+        disks) this is True for everyone."""
+        if not self._local:
+            yield True
+            return
+        with self._answering():
+            self._fs.makedirs(self._root, exist_ok=True)
+            opened = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            yield _lock(opened)
+        finally:
+            os.close(opened)
 
     def read(self, name: str, sha256: str | None = None) -> bytes:
         """A whole file.
@@ -218,6 +243,18 @@ class _Hashing:
 
     def seekable(self) -> bool:
         return False
+
+
+def _lock(opened: int) -> bool:
+    """Whether an open file is now locked by this process, or is on a disk without locks."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True
 
 
 def _damaged(folder: Folder, name: str) -> DamagedFile:

@@ -33,6 +33,11 @@ def main(
     parser.add_argument("--partition", type=int, action="append", help="this one only; may be repeated")
     parser.add_argument("--records-a-file", type=int, default=RECORDS_A_FILE, help="(default %(default)s)")
     parser.add_argument("--accept-gap", action="store_true", help="go on although retention removed records before")
+    parser.add_argument(
+        "--replace-damaged",
+        action="store_true",
+        help="archive files again that are missing or cut short, where the log still has their records",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
     if options.records_a_file < 1:
@@ -47,8 +52,14 @@ def main(
             told = kafka.partitions if "partitions" in kafka.model_fields_set else None  # a default says nothing
             archive = begin_archive(Folder(options.to), kafka.topic, bounds.topic_id, count, told)
             archive.after = after
-            archiver = Archiver(archive, reader, records_a_file=options.records_a_file, accept_gap=options.accept_gap)
-            archiver.refuse_gaps(bounds.partitions)
+            archiver = Archiver(
+                archive,
+                reader,
+                records_a_file=options.records_a_file,
+                accept_gap=options.accept_gap,
+                replace_damaged=options.replace_damaged,
+            )
+            archiver.refuse(bounds.partitions)
             done = [archiver.run(p, bounds.partitions[p]) for p in options.partition or range(count)]
     except (BulkRefused, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr archive: {error}", file=sys.stderr)

@@ -265,7 +265,7 @@ class Backfill:
             )
             with log_reader(self._settings.kafka) as reader:
                 archiver = Archiver(archive, reader)
-                archiver.refuse_gaps(bounds.partitions)
+                archiver.refuse(bounds.partitions)
                 line = ProgressLine("archived", sum(b.end - b.start for b in bounds.partitions), "records")
                 for partition, now in enumerate(bounds.partitions):
                     archiver.run(partition, now)
