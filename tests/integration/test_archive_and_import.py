@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from support.bulk_running import KILLED, done, killed, run
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of, begin_archive, open_archive
 from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
-from uic.bulk.history import refuse_short_retention
+from uic.bulk.history import PLACE, DescribedHistory, encode_place, refuse_short_retention
 from uic.core.event import MAX_VALUE_BYTES
 from uic.core.records import BatchRecord
 
@@ -239,6 +240,104 @@ def test_described_files_become_events_in_the_order_of_time(
     assert found == sorted((user, sku, cat, wire[act], ts) for user, sku, cat, act, ts in good)
     for some in got.values():
         assert [e.event_time for e in some] == sorted(e.event_time for e in some)
+
+
+ROWS = [(f"u{i % 13}", 10 + i % 9, NOW // 1000 + i) for i in range(60)]
+REFUSED = ("u1", 0, NOW // 1000 + 30)
+"""A row with item 0."""
+DESCRIPTION = 'name = "shop"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
+
+
+def described(folder: Path, rows: Iterable[tuple[str, int, int]], description: str = DESCRIPTION) -> Path:
+    """A description of these rows, in a folder."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "h.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("uid", "sku", "ts"), *rows])
+    path = folder / "d.toml"
+    path.write_text(description)
+    return path
+
+
+def count(topics: TopicsForTest) -> int:
+    return sum(map(len, records_of(topics).values()))
+
+
+def test_what_a_description_says_beside_its_events_does_not_make_another_history(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    rows = [*ROWS[:30], REFUSED, *ROWS[30:]]
+    assert "60 of 60" in done(environment(topics), "import_history", "--description", str(described(tmp_path, rows)))
+    edited = "# the shop of 2024\n" + DESCRIPTION.replace("[events]", "[events]\ndelimiter = ','")
+    path = described(tmp_path / "moved", [row for row in rows if row != REFUSED], edited)
+    assert "0 of 60" in done(environment(topics), "import_history", "--description", str(path))
+    assert count(topics) == 60
+
+
+def test_a_history_that_was_corrected_is_not_appended_again_unless_it_is_said_to_be_another(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(kafka, N)
+    done(environment(topics), "import_history", "--description", str(described(tmp_path, [*ROWS, REFUSED])))
+    corrected = ("u1", 7, NOW // 1000 + 30)
+    command = ("import_history", "--description", str(described(tmp_path, [*ROWS, corrected])))
+    assert run(environment(topics), *command)[0] == 1
+    said = capsys.readouterr().err
+    assert "60 imported records of another source" in said
+    assert "import only what is new, as files of its own, with --another-source" in said
+    assert count(topics) == 60
+    assert "1 of 1" in done(
+        environment(topics),
+        "import_history",
+        "--description",
+        str(described(tmp_path, [corrected])),
+        "--another-source",
+    )
+    assert count(topics) == 61
+
+
+def test_an_import_that_finds_another_one_appending_stops_before_it_appends(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(kafka, N)
+    command = ("import_history", "--description", str(described(tmp_path, ROWS)))
+
+    def meanwhile(step: str) -> None:
+        if step == "scan":
+            done(environment(topics), *command)
+
+    assert run(environment(topics), *command, after=meanwhile)[0] == 1
+    assert "another import appends to" in capsys.readouterr().err
+    assert count(topics) == 60
+    assert "0 of 60" in done(environment(topics), *command)
+
+
+def test_an_import_that_was_appended_twice_says_so_in_this_run_and_in_every_later_one(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(kafka, N)
+    path = described(tmp_path, ROWS)
+    history = DescribedHistory(path)
+    source, last = history.source, list(history.read({}))[-1]
+    history.close()
+    command = ("import_history", "--description", str(path))
+    begun: list[str] = []
+
+    def meanwhile(step: str) -> None:
+        """The other one has appended as far as the last record."""
+        if step == "record" and not begun:
+            begun.append(step)
+            producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all")
+            header = (PLACE, encode_place(source, last.place))
+            partition = partition_of(last.key, topics.partitions)
+            producer.send(topics.events, key=last.key, value=last.value, headers=[header], partition=partition)
+            producer.close()
+
+    for after in (meanwhile, lambda step: None):
+        assert run(environment(topics), *command, after=after)[0] == 1
+        assert "are in topic" in (said := capsys.readouterr().err)
+        assert "twice: two imports appended them at the same time" in said
+    assert count(topics) == 61
 
 
 def test_an_import_that_the_topic_would_drop_at_once_is_refused() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -29,9 +30,13 @@ sys.exit(import_module("uic.bulk.commands." + verb).main(arguments, None, after)
 """
 
 
-def run(environment: Mapping[str, str], verb: str, *arguments: str) -> tuple[int, str]:
-    """Exit status and output of `verb`, a module of `uic.bulk.commands`, in this process."""
-    return run_main(import_module(f"uic.bulk.commands.{verb}").main, environment, *arguments)
+def run(
+    environment: Mapping[str, str], verb: str, *arguments: str, after: Callable[[str], None] | None = None
+) -> tuple[int, str]:
+    """Exit status and output of `verb`, a module of `uic.bulk.commands`, in this process. `after` is called after each
+    of its steps."""
+    main = import_module(f"uic.bulk.commands.{verb}").main
+    return run_main(main if after is None else partial(main, after=after), environment, *arguments)
 
 
 def run_main(main: Callable[..., int], environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:

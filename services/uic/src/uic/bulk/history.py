@@ -65,7 +65,7 @@ class History(Protocol):
 
     @property
     def source(self) -> str:
-        """Its identity: the same for the same records."""
+        """Its identity: the same for the same records in the same order."""
 
     @property
     def records(self) -> int:
@@ -88,11 +88,11 @@ def encode_place(source: str, place: Place) -> bytes:
     return f"{source}/{place.lane}/{place.number}".encode()
 
 
-def decode_place(value: bytes, source: str) -> Place | None:
-    """The place that a header names; None if it is of another source."""
-    found, _, rest = value.decode("utf-8", "replace").partition("/")
+def decode_place(value: bytes) -> tuple[str, Place] | None:
+    """The source and the place that a header names; None if it is none that `encode_place` writes."""
+    source, _, rest = value.decode("utf-8", "replace").partition("/")
     lane, _, number = rest.partition("/")
-    return Place(int(lane), int(number)) if found == source and lane.isdigit() and number.isdigit() else None
+    return (source, Place(int(lane), int(number))) if lane.isdecimal() and number.isdecimal() else None
 
 
 @dataclass(slots=True)
@@ -125,17 +125,13 @@ class DescribedHistory:
         self._description = read_description(path)
         self._folder = tempfile.TemporaryDirectory(dir=work, prefix="ctr-import-")
         self.left_out = LeftOut({}, {})
-        seen = hashlib.sha256(path.read_bytes())
         table = self._description.events
         wanted = event_columns(table)
         wanted.pop("together", None)
         wanted["user"] = Wanted(table.user, "value", "events.user")
         reader = TableReader(table, path.parent, wanted, self._description.ids)
-        for file in reader.paths:
-            with file.open("rb") as opened:
-                seen.update(hashlib.file_digest(opened, "sha256").digest())
-        self.source = seen.hexdigest()[:16]
         self._columns = self._sorted(reader, path.parent)
+        self.source = self._identity()
         as_id = _digits if self._description.ids == "uint64" else str
         self._users = {code: as_id(text).encode() for code, text in reader.texts["user"].items()}
 
@@ -162,6 +158,15 @@ class DescribedHistory:
                     event_time=time,
                 )
                 yield HistoryRecord(Place(0, at + i), key, event.SerializeToString(), (), None)
+
+    def _identity(self) -> str:
+        """Of what makes the records, and of nothing else that a description or a file says. A user's code is the hash
+        of the id's text, the same in every run."""
+        seen = hashlib.sha256(self._description.ids.encode())
+        for values in self._columns.values():
+            for at in range(0, len(values), ROWS):
+                seen.update(values[at : at + ROWS].tobytes())
+        return seen.hexdigest()[:16]
 
     def close(self) -> None:
         """Remove the sorted rows."""

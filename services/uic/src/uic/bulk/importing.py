@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from mimn.state import partition_of
 from uic.bulk.errors import BulkRefused
-from uic.bulk.history import PLACE, History, HistoryRecord, Place, decode_place, encode_place
+from uic.bulk.history import PLACE, History, HistoryRecord, decode_place, encode_place
+from uic.core.records import BatchRecord
 from uic.core.topics import erased_topic
 from uic.errors import LogUnavailable
 from uic.log.bounded_producer import close_producer, open_producer
@@ -39,6 +40,42 @@ class Imported:
     already_there: int = 0
 
 
+@dataclass(slots=True)
+class There:
+    """What of a source the topic has, as far as it was read."""
+
+    source: str
+    upto: dict[int, int] = field(default_factory=dict)
+    """By partition of the topic, where reading goes on."""
+    lanes: dict[int, dict[int, int]] = field(default_factory=dict)
+    """By partition of the topic, lane → highest number."""
+    erasures: set[tuple[int, int, bytes]] = field(default_factory=set)
+    """Imported erasures: partition, offset, key."""
+    records: int = 0
+    """Of the source."""
+    doubled: int = 0
+    """Of the source, and not above the highest number before them: numbers rise within a partition and lane."""
+    others: int = 0
+    """Imported records of other sources."""
+
+    def add(self, partition: int, record: BatchRecord) -> None:
+        """Take note of the topic's next record of a partition."""
+        header = next((value for name, value in record.headers if name == PLACE and value is not None), None)
+        if header is None or (found := decode_place(header)) is None:
+            return
+        source, place = found
+        if source != self.source:
+            self.others += 1
+            return
+        lanes = self.lanes.setdefault(partition, {})
+        highest = lanes.get(place.lane, -1)
+        self.records += 1
+        self.doubled += place.number <= highest
+        lanes[place.lane] = max(place.number, highest)
+        if record.value is None and record.key is not None:
+            self.erasures.add((partition, record.offset, record.key))
+
+
 class Importer:
     """Appends to one topic."""
 
@@ -49,6 +86,7 @@ class Importer:
         *,
         timeout_s: float,
         max_request_bytes: int,
+        another_source: bool = False,
         after: Callable[[str], None] = lambda step: None,
     ) -> None:
         """
@@ -57,6 +95,7 @@ class Importer:
             bounds: the topic as it is now.
             timeout_s: how long a record may be on its way.
             max_request_bytes: largest record.
+            another_source: append to a topic that has imported records of another source.
             after: called after each step: "scan", "record" (one was handed to the client), "send" (all are
                 acknowledged), "note".
         """
@@ -64,49 +103,37 @@ class Importer:
         self._bounds = bounds
         self._timeout_s = timeout_s
         self._max_request_bytes = max_request_bytes
+        self._another_source = another_source
         self._after = after
-
-    def there(
-        self, reader: PartitionReader, source: str
-    ) -> tuple[dict[int, dict[int, int]], list[tuple[int, int, bytes]]]:
-        """What of a source the topic has: by partition of the topic, lane → highest number; and its imported
-        erasures as (partition, offset, key).
-
-        Raises:
-            LogUnavailable: no answer.
-        """
-        found: dict[int, dict[int, int]] = {}
-        erasures: list[tuple[int, int, bytes]] = []
-        for partition, log in enumerate(self._bounds.partitions):
-            lanes = found[partition] = {}
-            for records, _ in reader.read(partition, log.start, log.end):
-                for record in records:
-                    place = _place_of(record.headers, source)
-                    if place is None:
-                        continue
-                    lanes[place.lane] = max(place.number, lanes.get(place.lane, -1))
-                    if record.value is None and record.key is not None:
-                        erasures.append((partition, record.offset, record.key))
-        self._after("scan")
-        return found, erasures
 
     def run(self, history: History, reader: PartitionReader) -> Imported:
         """Append what the topic lacks, and wait until all of it is acknowledged.
 
         Raises:
-            BulkRefused: the settings or the topic do not allow a record (`REFUSED`), or it would come behind later
-                ones. Those before it were appended.
+            BulkRefused: the topic has records of another source, or of this one twice; another import appends to it;
+                the settings or the topic do not allow a record (`REFUSED`), or it would come behind later ones. Those
+                before it were appended.
             LogUnavailable: something was not acknowledged; run it again.
         """
-        there, erasures = self.there(reader, history.source)
-        done = Imported(already_there=0)
+        there = There(history.source)
+        self._scan(reader, there)
+        self._after("scan")
+        seen = there.records + there.others
+        self._scan(reader, there)
+        if there.records + there.others > seen:
+            raise BulkRefused(
+                f"another import appends to {self._bounds.topic} now: wait until it has ended, and run this again"
+            )
+        if there.others and not self._another_source:
+            raise BulkRefused(_other_source(self._bounds.topic, there))
+        done = Imported()
         try:
             producer = open_producer(self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes)
         except KafkaError as error:
             raise unreachable(self._client, error) from error
         flying: deque[tuple[Any, HistoryRecord]] = deque()
         try:
-            for record in self._missing(history, there, done):
+            for record in self._missing(history, there.lanes, done):
                 partition = partition_of(record.key, len(self._bounds.partitions))
                 place = (PLACE, encode_place(history.source, record.place))
                 future = producer.send(
@@ -120,13 +147,17 @@ class Importer:
                 flying.append((future, record))
                 done.records += 1
                 self._after("record")
+                if done.records == IN_FLIGHT:
+                    # Of two that began at once, the one that comes here last sees what the other has appended.
+                    self._land(producer, flying, there.erasures)
+                    self._scan(reader, there)
                 while len(flying) > IN_FLIGHT:
-                    self._landed(*flying.popleft(), erasures)
-            producer.flush(timeout=self._timeout_s)
-            while flying:
-                self._landed(*flying.popleft(), erasures)
+                    self._landed(*flying.popleft(), there.erasures)
+            self._land(producer, flying, there.erasures)
+            if done.records < IN_FLIGHT:
+                self._scan(reader, there)
             self._after("send")
-            self._note(producer, erasures)
+            self._note(producer, there.erasures)
             self._after("note")
         except tuple(REFUSED) as error:
             raise BulkRefused(f"{REFUSED[type(error)]}, and run the import again, which goes on there") from error
@@ -138,6 +169,26 @@ class Importer:
         finally:
             close_producer(producer, wait_s=1.0)
         return done
+
+    def _scan(self, reader: PartitionReader, there: There) -> None:
+        """Read what the topic has got since the last scan; the first one reads all of it.
+
+        Raises:
+            BulkRefused: records of the source are there twice.
+            LogUnavailable: no answer.
+        """
+        now = self._bounds if not there.upto else reader.bounds()
+        for partition, log in enumerate(now.partitions[: len(self._bounds.partitions)]):
+            for records, _ in reader.read(partition, max(there.upto.get(partition, 0), log.start), log.end):
+                for record in records:
+                    there.add(partition, record)
+            there.upto[partition] = log.end
+            there.lanes.setdefault(partition, {})
+        if there.doubled:
+            raise BulkRefused(
+                f"{there.doubled} records of this source are in topic {self._bounds.topic} twice: two imports appended "
+                "them at the same time, and a fold would count both. Import into a new topic, one import at a time"
+            )
 
     def _missing(
         self, history: History, there: Mapping[int, Mapping[int, int]], done: Imported
@@ -166,12 +217,19 @@ class Importer:
                 )
             yield record
 
-    def _landed(self, future: Any, record: HistoryRecord, erasures: list[tuple[int, int, bytes]]) -> None:
+    def _land(
+        self, producer: Any, flying: deque[tuple[Any, HistoryRecord]], erasures: set[tuple[int, int, bytes]]
+    ) -> None:
+        producer.flush(timeout=self._timeout_s)
+        while flying:
+            self._landed(*flying.popleft(), erasures)
+
+    def _landed(self, future: Any, record: HistoryRecord, erasures: set[tuple[int, int, bytes]]) -> None:
         landed = future.get(timeout=self._timeout_s)
         if record.value is None:
-            erasures.append((landed.partition, landed.offset, record.key))
+            erasures.add((landed.partition, landed.offset, record.key))
 
-    def _note(self, producer: Any, erasures: list[tuple[int, int, bytes]]) -> None:
+    def _note(self, producer: Any, erasures: set[tuple[int, int, bytes]]) -> None:
         """The notes of erasures that a rebuild of this topic reads, as `EraseUser` writes them."""
         sent = [
             producer.send(
@@ -180,15 +238,17 @@ class Importer:
                 value=encode_erasure(Erasure(partition, offset, self._bounds.topic_id)),
                 partition=partition,
             )
-            for partition, offset, key in erasures
+            for partition, offset, key in sorted(erasures)
         ]
         producer.flush(timeout=self._timeout_s)
         for future in sent:
             future.get(timeout=self._timeout_s)
 
 
-def _place_of(headers: Any, source: str) -> Place | None:
-    for name, value in headers:
-        if name == PLACE and value is not None:
-            return decode_place(value, source)
-    return None
+def _other_source(topic: str, there: There) -> str:
+    return (
+        f"topic {topic} has {there.others} imported records of another source. If that is the same history, and its "
+        "description, files or archive were changed since, every event would be there twice: import only what is new, "
+        "as files of its own, with --another-source, or all of it into a new topic. An import that was interrupted "
+        "goes on with what it began with. If it is another history, go on with --another-source"
+    )

@@ -60,6 +60,11 @@ def main(
         action="store_true",
         help="with --archive: accept that records which are not in their key's partition are not imported",
     )
+    parser.add_argument(
+        "--another-source",
+        action="store_true",
+        help="the topic has imported records of another source, and none of them are in this one: append",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
     kafka = read_client_settings().kafka
@@ -98,6 +103,7 @@ def main(
                 bounds,
                 timeout_s=TIMEOUT_S,
                 max_request_bytes=kafka.max_request_bytes,
+                another_source=options.another_source,
                 after=after,
             ).run(history, reader)
     except (BulkRefused, DataError, UnsuitableTopic, LogUnavailable) as error:
