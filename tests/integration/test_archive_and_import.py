@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from conftest import MakeTopics, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, ACTION_VIEW, BehaviorEvent
@@ -24,6 +24,8 @@ from uic.bulk.folder import Folder
 from uic.bulk.history import PLACE, DescribedHistory, encode_place, refuse_short_retention
 from uic.core.event import MAX_VALUE_BYTES
 from uic.core.records import BatchRecord
+from uic.errors import LogUnavailable
+from uic.log.partition_reader import PartitionReader
 
 pytestmark = pytest.mark.servers
 
@@ -78,6 +80,21 @@ def test_an_archive_is_the_log_and_grows_with_it_across_kills(
         assert archive.checked(p).files[: len(manifest.files)] == manifest.files, "what was written stays"
     said = done(environment(topics), "archive", *command)
     assert said.startswith("0 records more")
+
+
+def test_what_retention_removes_while_it_is_read_is_named_and_is_no_broker_that_is_away(
+    tmp_path: Path, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, 1)
+    produce(topics, 20)
+    admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+    admin.delete_records({TopicPartition(topics.events, 0): 10})
+    admin.close()
+    with PartitionReader({"bootstrap_servers": real_kafka}, topics.events) as reader:
+        with pytest.raises(LogUnavailable, match=r"partition 0: retention removed offset 0 while .* run this again"):
+            list(reader.read(0, 0, 20))
+        assert reader.start(0) == 10
+        assert sum(len(records) for records, _ in reader.read(0, 10, 20)) == 10
 
 
 def test_an_archive_with_a_hole_a_double_or_a_foreign_file_is_refused(

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from conftest import MakeTopics, RedisForTest
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
 from support import skips
-from support.bulk_running import KILLED, done, killed, run, run_main
+from support.bulk_running import KILLED, done, killed, killed_task, run, run_main
 from support.world import World
 from uic.bulk.commands import backfill
 
@@ -247,6 +247,17 @@ def test_a_store_that_is_emptied_after_some_partitions_were_handed_over_is_not_r
     world.produce(50, 20)
     world.worker()
     world.wait_folded()
+
+
+def test_a_process_that_is_killed_for_memory_is_told_and_the_next_run_goes_on(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 100)
+    command = ("--work", str(tmp_path / "work"), "--workers", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uic.bulk.pool.fold_task", killed_task)
+        assert "lower --workers or --memory-mib" in refused(capsys, world.environment(), *command)
+    done(world.environment(), "backfill", *command)
 
 
 def test_two_loads_do_not_mix(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from uic.bulk.archive import Archive, begin_archive
 from uic.bulk.archiving import Archiver
 from uic.bulk.errors import BadArchive, BulkRefused
-from uic.bulk.folder import Folder
+from uic.bulk.folder import UNFINISHED, Folder
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
 
@@ -39,6 +41,9 @@ class Log:
     def bounds(self) -> list[LogBounds]:
         return [LogBounds(start, len(log), TOPIC_ID) for start, log in zip(self.starts, self.partitions, strict=True)]
 
+    def start(self, partition: int) -> int:
+        return self.starts[partition]
+
     def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
         assert start >= self.starts[partition]
         for at in range(start, end, A_POLL):
@@ -56,6 +61,7 @@ def archive(
     *,
     records_a_file: int = 10,
     accept_gap: bool = False,
+    bytes_a_file: int = 1 << 20,
     replace_damaged: bool = False,
     after: Callable[[str], None] = lambda step: None,
 ) -> Archive:
@@ -63,11 +69,16 @@ def archive(
     opened, bounds = archive_of(to), log.bounds()
     opened.after = after
     archiver = Archiver(
-        opened, log, records_a_file=records_a_file, accept_gap=accept_gap, replace_damaged=replace_damaged
+        opened,
+        log,
+        records_a_file=records_a_file,
+        bytes_a_file=bytes_a_file,
+        accept_gap=accept_gap,
+        replace_damaged=replace_damaged,
     )
     archiver.refuse(bounds)
     for partition, now in enumerate(bounds):
-        archiver.run(partition, now)
+        archiver.run(partition, now.end)
     return opened
 
 
@@ -203,3 +214,72 @@ def test_a_damaged_file_whose_records_the_log_no_longer_has_all_is_not_replaced(
     log.partitions[0] += [BatchRecord(25 + i, 0, b"u", b"event", ()) for i in range(2)]
     with pytest.raises(BadArchive, match="had 10 records, and the log has 8 there"):
         archive(log, str(tmp_path), replace_damaged=True)
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    log = Log(25)
+    archive(log, str(tmp_path))
+    partition = below(tmp_path) / "1"
+    (partition / f"00000000000000000025-00000000000000000029.parquet{UNFINISHED}").write_bytes(b"half")
+    (partition / "00000000000000000025-00000000000000000026.parquet").write_bytes(b"not named")
+    log.send(5)
+    assert held(archive(log, str(tmp_path))) == [[*range(30)]] * 2
+    assert not list(tmp_path.rglob(f"*{UNFINISHED}"))
+
+
+def test_retention_that_moves_before_a_partition_is_begun_is_no_gap_and_behind_its_archive_it_is_one(
+    tmp_path: Path,
+) -> None:
+    log = Log(25)
+
+    def retention() -> None:
+        log.starts[1] = 15
+
+    opened = archive(log, str(tmp_path), after=once("file", retention))
+    assert held(opened) == [[*range(25)], [*range(15, 25)]]
+    assert [opened.checked(p).base for p in (0, 1)] == [0, 15]
+    log.send(25)
+
+    def retention_again() -> None:
+        log.starts[1] = 30
+
+    with pytest.raises(BulkRefused, match="partition 1 is archived up to 25, and the log begins at 30"):
+        archive(log, str(tmp_path), after=once("file", retention_again))
+    assert held(opened) == [[*range(50)], [*range(15, 25)]], "what came before the partition stays"
+
+
+def test_a_partition_of_which_nothing_is_archived_begins_where_the_log_begins_now(tmp_path: Path) -> None:
+    log = Log(0)
+    archive(log, str(tmp_path))
+    log.send(25)
+    log.starts = [0, 10]
+    opened = archive(log, str(tmp_path))
+    assert held(opened) == [[*range(25)], [*range(10, 25)]]
+    assert not opened.checked(1).gap_ends
+
+
+@given(
+    sizes=st.lists(st.integers(0, 50), min_size=1, max_size=60),
+    records_a_file=st.integers(1, 20),
+    bytes_a_file=st.integers(1, 120),
+)
+def test_a_file_has_at_most_so_many_records_and_bytes_and_none_is_lost(
+    sizes: list[int], records_a_file: int, bytes_a_file: int
+) -> None:
+    log = Log(0)
+    log.partitions[0] = [BatchRecord(i, 0, b"", bytes(size), ()) for i, size in enumerate(sizes)]
+    to = f"memory://archive-{uuid.uuid4().hex}"
+    opened = archive(log, to, records_a_file=records_a_file, bytes_a_file=bytes_a_file)
+    assert held(opened)[0] == [*range(len(sizes))]
+    for file in opened.checked(0).files:
+        assert file.records <= records_a_file
+        assert file.records == 1 or sum(sizes[file.first : file.last + 1]) <= bytes_a_file
+
+
+def test_a_manifest_of_a_version_to_come_is_refused(tmp_path: Path) -> None:
+    log = Log(5)
+    archive(log, str(tmp_path))
+    manifest = below(tmp_path) / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 7'))
+    with pytest.raises(BadArchive, match="is of version 7, and this program knows 1"):
+        archive(log, str(tmp_path))

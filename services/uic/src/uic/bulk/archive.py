@@ -70,7 +70,7 @@ class PartitionManifest(msgspec.Struct, frozen=True, kw_only=True):
     topic_id: str
     partition: int
     base: int
-    """Where the log began when the partition was first archived."""
+    """Where the log began when its first file was written."""
     files: tuple[ArchivedFile, ...] = ()
 
     @property
@@ -113,8 +113,8 @@ class Archive:
         """What of a partition is archived; None before its first run.
 
         Raises:
-            BadArchive: the manifest is of another topic or partition, cannot be read, or is lost: the first run writes
-                it before any other file.
+            BadArchive: the manifest is of another topic, partition or version, cannot be read, or is lost: the first
+                run writes it before any other file.
         """
         folder = self._of(partition)
         if not folder.exists(MANIFEST):
@@ -128,6 +128,11 @@ class Archive:
             manifest = msgspec.json.decode(folder.read(MANIFEST), type=PartitionManifest)
         except (msgspec.DecodeError, ValueError) as error:
             raise BadArchive(f"{folder.url}/{MANIFEST} cannot be read: {error}") from error
+        if manifest.version != VERSION:
+            raise BadArchive(
+                f"{folder.url}/{MANIFEST} is of version {manifest.version}, and this program knows {VERSION}: use the "
+                "version of ctr that wrote it"
+            )
         if (manifest.topic_id, manifest.partition) != (self.about.topic_id, partition):
             raise BadArchive(
                 f"{folder.url} holds records of topic {manifest.topic_id}, partition {manifest.partition}: "
@@ -244,11 +249,9 @@ class Archive:
             yield
 
     def tidy(self, partition: int, manifest: PartitionManifest) -> None:
-        """Remove what a killed run left: files that the manifest does not name. For the one job that archives this
-        partition."""
-        folder = self._of(partition)
-        for name in set(folder.names()) - {MANIFEST, *(file.name for file in manifest.files)}:
-            folder.remove(name)
+        """Remove what a killed run left: unfinished files, and those that the manifest does not name. For the one job
+        that archives this partition."""
+        self._of(partition).remove_others({MANIFEST, *(file.name for file in manifest.files)})
 
     def records(self, manifest: PartitionManifest, rows: int = ROWS_A_GROUP) -> Iterator[pa.RecordBatch]:
         """The partition's records in log order, at most `rows` at a time; no batch spans files.

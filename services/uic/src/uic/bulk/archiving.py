@@ -12,6 +12,8 @@ from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
 
 RECORDS_A_FILE = 500_000
+BYTES_A_FILE = 64 << 20
+"""Of keys, values and headers: what a run holds in memory is some times as much, however large records are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,9 @@ class Archived:
 class Log(Protocol):
     """What is archived: `PartitionReader` says how it reads and fails."""
 
+    def start(self, partition: int) -> int:
+        """Where the partition begins now."""
+
     def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
         """The records of `start` <= offset < `end`, some at a time, each time with the position reached."""
 
@@ -40,6 +45,7 @@ class Archiver:
         log: Log,
         *,
         records_a_file: int = RECORDS_A_FILE,
+        bytes_a_file: int = BYTES_A_FILE,
         accept_gap: bool = False,
         replace_damaged: bool = False,
     ) -> None:
@@ -48,12 +54,14 @@ class Archiver:
             archive: to write.
             log: to read.
             records_a_file: the most.
+            bytes_a_file: the most of keys, values and headers, unless one record alone has more.
             accept_gap: go on where the log begins if retention removed what comes next.
             replace_damaged: read files that are missing or cut short from the log again.
         """
         self._archive = archive
         self._log = log
         self._records_a_file = records_a_file
+        self._bytes_a_file = bytes_a_file
         self._accept_gap = accept_gap
         self._replace_damaged = replace_damaged
 
@@ -67,9 +75,14 @@ class Archiver:
         damaged: list[str] = []
         for partition, now in enumerate(bounds):
             manifest = self._archive.manifest(partition)
-            if manifest is None:
+            if manifest is None or not manifest.files:
                 continue
-            self._refuse_gap(manifest, now)
+            if now.end < manifest.end:
+                raise BulkRefused(
+                    f"partition {partition} is archived up to {manifest.end}, and the log ends at {now.end}: the log "
+                    "was truncated; see docs/runbooks/broken-log.md"
+                )
+            self._refuse_gap(manifest, now.start)
             damaged += [
                 f"{partition}/{file.name}"
                 for file in self._archive.damaged(manifest)
@@ -82,49 +95,48 @@ class Archiver:
                 "archived again with --replace-damaged. What has neither is lost: archive into another folder"
             )
 
-    def _refuse_gap(self, manifest: PartitionManifest, now: LogBounds) -> None:
-        if now.end < manifest.end:
+    def _refuse_gap(self, manifest: PartitionManifest, start: int) -> None:
+        if start > manifest.end and not self._accept_gap:
             raise BulkRefused(
-                f"partition {manifest.partition} is archived up to {manifest.end}, and the log ends at {now.end}: the "
-                "log was truncated; see docs/runbooks/broken-log.md"
-            )
-        if now.start > manifest.end and not self._accept_gap:
-            raise BulkRefused(
-                f"partition {manifest.partition} is archived up to {manifest.end}, and the log begins at {now.start}: "
+                f"partition {manifest.partition} is archived up to {manifest.end}, and the log begins at {start}: "
                 "retention removed what lies between. With --accept-gap the archive says so and goes on; states "
                 "that are folded from it will be partial"
             )
 
-    def run(self, partition: int, bounds: LogBounds) -> Archived:
-        """Archive one partition up to `bounds.end`. What is written stays written, however the run ends.
+    def run(self, partition: int, end: int) -> Archived:
+        """Archive one partition up to offset `end`. What is written stays written, however the run ends.
 
         Raises:
-            BulkRefused: another run writes the partition.
+            BulkRefused: another run writes the partition; or retention has removed records since `refuse`.
             BadArchive: another run has written it meanwhile, where there are no locks.
         """
         with self._archive.locked(partition):
-            return self._run(partition, bounds)
+            return self._run(partition, end)
 
-    def _run(self, partition: int, bounds: LogBounds) -> Archived:
+    def _run(self, partition: int, end: int) -> Archived:
         archive = self._archive
+        start = self._log.start(partition)  # partitions before this one may have taken hours
         manifest = archive.manifest(partition)
-        if manifest is None:
-            about = archive.about
-            manifest = archive.put(PartitionManifest(topic_id=about.topic_id, partition=partition, base=bounds.start))
+        if manifest is None or not manifest.files:
+            empty = PartitionManifest(topic_id=archive.about.topic_id, partition=partition, base=start)
+            manifest = empty if manifest == empty else archive.put(empty)
+        self._refuse_gap(manifest, start)
         if self._replace_damaged:
             manifest = self._replaced(manifest)
         archive.tidy(partition, manifest)
         known = len(manifest.files)
-        first = max(manifest.end, bounds.start)
+        first = position = max(manifest.end, start)
         waiting: list[BatchRecord] = []
-        position = first
-        for records, reached in self._log.read(partition, first, bounds.end):
-            waiting += records
+        size = 0
+        for records, reached in self._log.read(partition, first, end):
+            for record in records:
+                more = _bytes_of(record)
+                if waiting and (len(waiting) == self._records_a_file or size + more > self._bytes_a_file):
+                    manifest = self._write(manifest, waiting, first, record.offset)
+                    first, waiting, size = manifest.end, [], 0
+                waiting.append(record)
+                size += more
             position = reached
-            while len(waiting) >= self._records_a_file:
-                some, waiting = waiting[: self._records_a_file], waiting[self._records_a_file :]
-                manifest = self._write(manifest, some, first, waiting[0].offset if waiting else position)
-                first = manifest.end
         if position > first:
             manifest = self._write(manifest, waiting, first, position)
         new = manifest.files[known:]
@@ -147,3 +159,11 @@ class Archiver:
         self, manifest: PartitionManifest, records: list[BatchRecord], first: int, position: int
     ) -> PartitionManifest:
         return self._archive.add(manifest, [arrow_of(records)] if records else [], first, position - 1)
+
+
+def _bytes_of(record: BatchRecord) -> int:
+    return (
+        len(record.key or b"")
+        + len(record.value or b"")
+        + sum(len(name) + len(value or b"") for name, value in record.headers)
+    )

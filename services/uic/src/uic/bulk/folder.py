@@ -10,7 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,15 +82,24 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """The bytes of each of `names`; of a folder, a number without meaning."""
+        return {name: size for name, size in self._listed().items() if not name.endswith(UNFINISHED)}
+
+    def remove_others(self, keep: Collection[str]) -> None:
+        """Remove all files and folders of other names, and unfinished files, which a killed job left. For the one job
+        that writes here."""
+        for name in self._listed():
+            if name not in keep:
+                self.remove(name)
+
+    def _listed(self) -> dict[str, int]:
         with self._answering():
             self._fs.invalidate_cache()
             if not self._fs.isdir(self._root):
                 return {}
-            found = {
+            return {
                 entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0)
                 for entry in self._fs.ls(self._root, detail=True)
             }
-        return {name: size for name, size in found.items() if not name.endswith(UNFINISHED)}
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:

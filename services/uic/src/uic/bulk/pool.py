@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -89,13 +90,18 @@ def fold_in_pool(job: BackfillJob, work: str, tasks: Sequence[Task], workers: in
     """Fold the tasks; what each wrote, as it is done.
 
     Raises:
-        BulkRefused: a task's archive is not what it should be; the others are ended.
+        BulkRefused: a task's archive is not what it should be, or a process was killed; the others are ended.
     """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=settle) as pool:
-        waiting = [pool.submit(fold_task, job, work, task) for task in tasks]
         try:
+            waiting = [pool.submit(fold_task, job, work, task) for task in tasks]
             for future in as_completed(waiting):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise BulkRefused(
+                "a process that folded was killed, perhaps for lack of memory: lower --workers or --memory-mib, and "
+                "run this again; it goes on"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

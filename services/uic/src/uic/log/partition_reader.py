@@ -94,35 +94,52 @@ class PartitionReader:
         topic_id = topic_id_of(found)
         return TopicBounds(self._topic, topic_id, [LogBounds(begins[tp], ends[tp], topic_id) for tp in there])
 
+    def start(self, partition: int) -> int:
+        """Where a partition begins now.
+
+        Raises:
+            LogUnavailable: no answer.
+        """
+        tp = TopicPartition(self._topic, partition)
+        with _named(no_broker(self._client)):
+            return int(self._consumer.beginning_offsets([tp], timeout_ms=int(self._idle_s * 1000))[tp])
+
     def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
         """The committed records of `start` <= offset < `end`, some thousand at a time, each time with the position
         that the client has reached: all that lies below it was handed out, or will never be.
 
         Raises:
-            LogUnavailable: the broker stopped answering, or the log no longer begins at `start`.
+            LogUnavailable: the broker stopped answering, or retention removed records while they were read.
             UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         """
         if start >= end:
             return
         tp = TopicPartition(self._topic, partition)
         timeout_ms = int(self._idle_s * 1000)
+        position = start
         with _named(f"the broker stopped answering while reading {self._topic}"):
-            self._consumer.assign([tp])
-            self._consumer.seek(tp, start)
-            position, deadline = start, time.monotonic() + self._idle_s
-            while position < end:
-                found = self._consumer.poll(timeout_ms=POLL_MS).get(tp, [])
-                if found and isinstance(found[-1], UnreadableBatch):
-                    raise UnreadableLog(
-                        f"{self._topic}, partition {partition}: the batch at offset {found[-1].offset} cannot be read: "
-                        f"{found[-1].reason}"
-                    )
-                reached = self._consumer.position(tp, timeout_ms=timeout_ms)
-                if reached > position:
-                    position, deadline = min(reached, end), time.monotonic() + self._idle_s
-                    yield [record for record in found if record.offset < end], position
-                elif time.monotonic() > deadline:
-                    raise LogUnavailable(f"no answer for {self._idle_s:.0f} s while reading {self._topic}")
+            try:
+                self._consumer.assign([tp])
+                self._consumer.seek(tp, start)
+                deadline = time.monotonic() + self._idle_s
+                while position < end:
+                    found = self._consumer.poll(timeout_ms=POLL_MS).get(tp, [])
+                    if found and isinstance(found[-1], UnreadableBatch):
+                        raise UnreadableLog(
+                            f"{self._topic}, partition {partition}: the batch at offset {found[-1].offset} cannot be "
+                            f"read: {found[-1].reason}"
+                        )
+                    reached = self._consumer.position(tp, timeout_ms=timeout_ms)
+                    if reached > position:
+                        position, deadline = min(reached, end), time.monotonic() + self._idle_s
+                        yield [record for record in found if record.offset < end], position
+                    elif time.monotonic() > deadline:
+                        raise LogUnavailable(f"no answer for {self._idle_s:.0f} s while reading {self._topic}")
+            except OffsetOutOfRangeError as error:
+                raise LogUnavailable(
+                    f"{self._topic}, partition {partition}: retention removed offset {position} while the log was "
+                    "read; run this again"
+                ) from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -140,8 +157,6 @@ def _named(what: str) -> Iterator[None]:
     """Turns the Kafka client's errors into `LogUnavailable`."""
     try:
         yield
-    except OffsetOutOfRangeError as error:
-        raise LogUnavailable(f"{what}: the log no longer begins where reading should (retention removed it)") from error
     except KafkaError as error:
         raise LogUnavailable(f"{what}: {type(error).__name__}") from error
 

@@ -60,7 +60,7 @@ def main(
                 replace_damaged=options.replace_damaged,
             )
             archiver.refuse(bounds.partitions)
-            done = [archiver.run(p, bounds.partitions[p]) for p in options.partition or range(count)]
+            done = [archiver.run(p, bounds.partitions[p].end) for p in options.partition or range(count)]
     except (BulkRefused, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr archive: {error}", file=sys.stderr)
         return 1

@@ -268,7 +268,7 @@ class Backfill:
                 archiver.refuse(bounds.partitions)
                 line = ProgressLine("archived", sum(b.end - b.start for b in bounds.partitions), "records")
                 for partition, now in enumerate(bounds.partitions):
-                    archiver.run(partition, now)
+                    archiver.run(partition, now.end)
                     line.add(now.end - now.start)
         else:
             archive = open_archive(Folder(source.removeprefix("archive:")), bounds.topic_id)
