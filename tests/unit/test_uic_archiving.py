@@ -220,7 +220,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one(tmp_path: Path) -> No
     log = Log(25)
     archive(log, str(tmp_path))
     partition = below(tmp_path) / "1"
-    (partition / f"00000000000000000025-00000000000000000029.parquet{UNFINISHED}").write_bytes(b"half")
+    (partition / f"00000000000000000025-00000000000000000027.parquet{UNFINISHED}").write_bytes(b"half")
     (partition / "00000000000000000025-00000000000000000026.parquet").write_bytes(b"not named")
     log.send(5)
     assert held(archive(log, str(tmp_path))) == [[*range(30)]] * 2
