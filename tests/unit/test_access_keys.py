@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import threading
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from access import AccessDecision, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys, refusal
+from access import ring as ring_module
 from access.__main__ import main
 from localstack.wait import until
 
@@ -144,6 +149,120 @@ def test_the_watch_notices_by_itself(tmp_path: Path) -> None:
         until(lambda: True in heard, "the change is noticed", within_s=60)
     finally:
         ring.close()
+
+
+def test_a_fifo_in_the_files_place_is_refused_and_the_file_that_follows_it_is_taken_up(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    (old, old_key), (_, new_key) = make_key([Scope.PREDICT], "old"), make_key([Scope.PREDICT], "new")
+    file.write_text(old_key.line())
+    ring = KeyRing(file)
+    heard: list[bool] = []
+    ring.watch(heard.append, every_s=0.01)
+    try:
+        file.unlink()
+        os.mkfifo(file)
+        until(lambda: ring.refused, "the FIFO is noticed", within_s=60)
+        file.unlink()
+        file.write_text(new_key.line())
+        until(lambda: not ring.refused, "the file is taken up", within_s=60)
+        assert ring.judge(bearer(old), Scope.PREDICT) is AccessDecision.BAD_KEY
+        assert heard[0] is False
+    finally:
+        ring.close()
+
+
+@pytest.mark.parametrize("what", ["fifo", "directory"])
+def test_what_is_no_regular_file_is_refused_at_the_start(tmp_path: Path, what: str) -> None:
+    file = tmp_path / "keys"
+    os.mkfifo(file) if what == "fifo" else file.mkdir()
+    with pytest.raises(BadKeys, match=r"not a regular file|Is a directory"):
+        KeyRing(file)
+
+
+class HangingMount:
+    """Takes the place of the read, and hangs between `hang` and `answer`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = 0
+        self._read = ring_module._read
+        self._answers = threading.Event()
+        self._answers.set()
+        self._monkeypatch = monkeypatch
+        monkeypatch.setattr(ring_module, "_read", self)
+
+    def __call__(self, path: Path) -> bytes:
+        self.begun += 1
+        assert self._answers.wait(60)
+        return self._read(path)
+
+    def hang(self) -> None:
+        self._answers = threading.Event()
+        self._monkeypatch.setattr(ring_module, "READ_S", 0.01)
+
+    def answer(self) -> None:
+        self._answers.set()
+
+
+def test_a_file_system_that_hangs_is_told_as_a_file_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    (old, old_key), (_, new_key) = make_key([Scope.PREDICT], "old"), make_key([Scope.PREDICT], "new")
+    file.write_text(old_key.line())
+    mount = HangingMount(monkeypatch)
+    ring = KeyRing(file)
+    mount.hang()
+    file.write_text(new_key.line())
+    assert [ring.look(), ring.look(), ring.refused] == [False, None, True]
+    assert caplog.text.count("no answer within 0.01 s: does its file system hang?; the earlier 1 keys stay") == 1
+    assert ring.judge(bearer(old), Scope.PREDICT) is AccessDecision.GRANTED
+    assert mount.begun == 2, "one thread hangs, however often we look"
+    mount.answer()
+    until(lambda: ring.look() is True, "the read that hung is taken up when it ends", within_s=60)
+    assert ring.refused is False
+    assert ring.judge(bearer(old), Scope.PREDICT) is AccessDecision.BAD_KEY
+
+
+def test_a_look_that_is_asked_for_does_not_wait_for_a_read_that_hangs_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(make_key([Scope.PREDICT], "old")[1].line())
+    mount = HangingMount(monkeypatch)
+    ring = KeyRing(file)
+    mount.hang()
+    file.write_text(make_key([Scope.PREDICT], "new")[1].line())
+    assert ring.look() is False
+    monkeypatch.setattr(ring_module, "_read", mount._read)  # mounted anew; what hangs goes on to hang
+    assert ring.look() is None
+    until(lambda: ring.look(asked=True) is True, "SIGHUP reads what is there now", within_s=60)
+    mount.answer()
+
+
+def test_a_file_system_that_hangs_refuses_the_start_and_does_not_keep_a_process_from_ending(tmp_path: Path) -> None:
+    program = """
+import sys, threading
+from pathlib import Path
+from access import BadKeys, KeyRing, ring
+file = Path(sys.argv[1])
+read, hangs = ring._read, threading.Event()
+keys = KeyRing(file)
+ring._read = lambda path: (hangs.set(), threading.Event().wait())
+ring.CLOSE_S = ring.READ_S = 0.01
+keys.watch(lambda taken_up: None, every_s=0.01)
+hangs.wait()
+keys.close()
+try:
+    KeyRing(file)
+except BadKeys as error:
+    print(error)
+"""
+    file = tmp_path / "keys"
+    file.write_text(make_key([Scope.PREDICT], "k")[1].line())
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert f"{file}: no answer within 0.01 s" in ended.stdout
 
 
 def test_a_file_that_every_user_may_write_to_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 The file's content is compared, not its time of change: it is small, and mounted secrets change in ways (a link that is
 pointed elsewhere, a clock that stands still) that a time does not show. A file that cannot be used changes nothing: the
 keys before it stay, the log says why, and the outcome is reported for a metric.
+
+A file system that hangs (a network mount without its server) blocks whatever opens or reads the file, with any flags.
+So each read has a thread of its own, and a read that takes too long counts as a file that cannot be used.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +25,10 @@ from access.rules import AccessDecision, Rule, judge
 log = logging.getLogger(__name__)
 
 EVERY_S: Final = 1.0
+READ_S: Final = 5.0
+"""How long a read may take. A local disk needs less than a millisecond, and a network mount less than a second."""
+CLOSE_S: Final = 1.0
+"""How long `close` waits for a check that is under way. Services have ten seconds to end."""
 
 
 class KeyRing:
@@ -33,7 +41,9 @@ class KeyRing:
             BadKeys: it cannot be read or used; the message names it.
         """
         self._path = path
-        self._content = _read(path)
+        self._reading: Future[bytes] | None = None
+        """A read that has begun and was not taken yet."""
+        self._content = self._read(asked=False)
         self._keys: Mapping[bytes, Key] = _parse(path, self._content)
         self._trouble = ""
         self._asked = threading.Event()
@@ -56,7 +66,7 @@ class KeyRing:
         """Read the file: True if it has changed and its keys are now in effect, False if it cannot be used and the
         earlier keys stay in effect, None if it has not changed (logged if `asked`)."""
         try:
-            content = _read(self._path)
+            content = self._read(asked=asked)
             if content == self._content and not self._trouble:
                 if asked:
                     log.info("%s has not changed: %d keys", self._path, len(self._keys))
@@ -93,17 +103,50 @@ class KeyRing:
         self._asked.set()
 
     def close(self) -> None:
-        """End the watch."""
+        """End the watch. A check that hangs is left to end with the process."""
         self._ended = True
         self._asked.set()
         if self._watcher is not None:
-            self._watcher.join()
+            self._watcher.join(CLOSE_S)
+
+    def _read(self, *, asked: bool) -> bytes:
+        """The file's content. While a read hangs, another one is begun only if `asked`, so that threads stay few; the
+        new one helps if the path leads to another file system by then.
+
+        Raises:
+            BadKeys: it cannot be read, or not in time.
+        """
+        if asked or self._reading is None:
+            self._reading = _begin_read(self._path)
+        wait([self._reading], READ_S)
+        if not self._reading.done():
+            raise BadKeys(f"{self._path}: no answer within {READ_S:g} s: does its file system hang?")
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+
+def _begin_read(path: Path) -> Future[bytes]:
+    """The file's content, or `BadKeys`, once the read has ended."""
+    reading: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            reading.set_result(_read(path))
+        except BaseException as error:
+            reading.set_exception(error)
+
+    threading.Thread(target=run, name="keys-read", daemon=True).start()
+    return reading
 
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
+        # Opening a FIFO waits for a writer otherwise.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise BadKeys(f"{path}: is not a regular file")
+            if mode & stat.S_IWOTH:
                 raise BadKeys(f"{path}: every user can write to it, and so add a key: chmod o-w {path}")
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
