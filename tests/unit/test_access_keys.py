@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,9 +17,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from access import AccessDecision, BadKeys, Door, KeyRing, Scope, is_loopback, judge, make_key, parse_keys, refusal
+from access import (
+    AccessDecision,
+    BadKeys,
+    Door,
+    Key,
+    KeyRing,
+    Scope,
+    is_loopback,
+    judge,
+    key_file,
+    make_key,
+    parse_keys,
+    refusal,
+)
+from access import __main__ as command_module
 from access import ring as ring_module
 from access.__main__ import main
+from access.keys import MAX_FILE_BYTES
 from localstack.wait import until
 
 
@@ -334,6 +352,94 @@ def test_the_command_says_what_it_cannot_do(
     err = capsys.readouterr().err
     assert str(file) in err
     assert said.format(id=key.id) in err
+    assert len(KeyRing(file)) == 1
+
+
+@pytest.mark.parametrize(("first", "second"), [("revoke", "make"), ("make", "revoke")])
+def test_commands_that_run_at_once_undo_nothing_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str
+) -> None:
+    file = tmp_path / "keys"
+    old, stays = (make_key([Scope.PREDICT], name)[1] for name in ("old", "stays"))
+    file.write_text(f"{old.line()}\n{stays.line()}\n")
+    commands = {
+        "make": ["make", str(file), "--scope", "predict", "--name", "new"],
+        "revoke": ["revoke", str(file), old.id],
+    }
+    waits_or_has_ended = threading.Event()
+    monkeypatch.setattr("time.sleep", lambda seconds: waits_or_has_ended.set())
+
+    def run_second() -> None:
+        main(commands[second])
+        waits_or_has_ended.set()
+
+    other = threading.Thread(target=run_second)
+
+    def parse_beside_the_second(text: str) -> Mapping[bytes, Key]:
+        """`first` calls it between its read and its write."""
+        if other.ident is None:
+            other.start()
+            assert waits_or_has_ended.wait(60)
+        return parse_keys(text)
+
+    monkeypatch.setattr(command_module, "parse_keys", parse_beside_the_second)
+    assert main(commands[first]) == 0
+    other.join()
+    assert [key.name for key in parse_keys(file.read_text()).values()] == ["stays", "new"]
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """As by another command."""
+    with file.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_file_that_another_program_keeps_locked_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_file, "LOCK_S", 0.01)
+    file = tmp_path / "keys"
+    file.write_text(make_key([Scope.PREDICT], "only")[1].line())
+    before = file.read_bytes()
+    with locked(file):
+        assert main(["make", str(file), "--scope", "predict", "--name", "new"]) == 1
+        said = capsys.readouterr()
+        assert "another program has had it locked for 0.01 s: end it and try again" in said.err
+        assert said.out == "", "no secret of a key that does not exist"
+        assert main(["list", str(file)]) == 0
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_file_that_was_replaced_while_a_command_waited_is_the_one_that_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(make_key([Scope.PREDICT], "old")[1].line())
+    (tmp_path / "other").write_text(make_key([Scope.PREDICT], "other")[1].line())
+    waits = threading.Event()
+    monkeypatch.setattr("time.sleep", lambda seconds: waits.set())
+    make = threading.Thread(target=main, args=(["make", str(file), "--scope", "predict", "--name", "new"],))
+    with locked(file):
+        make.start()
+        assert waits.wait(60)
+        (tmp_path / "other").rename(file) if moved else file.unlink()
+    make.join()
+    assert [key.name for key in parse_keys(file.read_text()).values()] == (["other", "new"] if moved else ["new"])
+
+
+def test_a_key_that_would_make_the_file_too_large_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    line = f"{make_key([Scope.PREDICT], 'k')[1].line()}\n"
+    file.write_text(line + "#" * (MAX_FILE_BYTES - len(line)))
+    assert main(["make", str(file), "--scope", "predict", "--name", "one-more"]) == 1
+    said = capsys.readouterr()
+    assert f"would be larger than {MAX_FILE_BYTES} bytes" in said.err
+    assert said.out == ""
     assert len(KeyRing(file)) == 1
 
 

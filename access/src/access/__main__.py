@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from access.key_file import change_key_file
 from access.keys import BadKeys, Scope, make_key, parse_keys
-
-FILE_MODE = 0o644
-"""Readable by the services' users, which differ in containers; it holds only hashes."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "ctr-keys") -> int:
@@ -50,39 +47,36 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ctr-keys") -> int:
 
 def _make(file: Path, scopes: list[Scope], name: str) -> None:
     secret, key = make_key(scopes, name)
-    before = file.read_text() if file.exists() else ""
-    if _has_keys(before):
-        parse_keys(before)
-    between = "" if not before or before.endswith("\n") else "\n"
-    _write(file, f"{before}{between}{key.line()}\n")
+
+    def added(before: str) -> str:
+        if _has_keys(before):
+            parse_keys(before)
+        between = "" if not before or before.endswith("\n") else "\n"
+        return f"{before}{between}{key.line()}\n"
+
+    change_key_file(file, added, create=True)
     print(secret)
     print(f"key {key.id} is in {file}; the line above is its secret, shown only this once", file=sys.stderr)
 
 
 def _revoke(file: Path, identity: str) -> None:
-    lines = file.read_text().splitlines(keepends=True)
-    left = [line for line in lines if line.split()[:1] != [identity]]
-    if len(left) == len(lines):
-        raise BadKeys(f"there is no key {identity}")
-    if not _has_keys("".join(left)):
-        raise BadKeys(f"{identity} is the file's last key and is still valid: make the new key first")
-    parse_keys("".join(left))
-    _write(file, "".join(left))
+    def without(before: str) -> str:
+        lines = before.splitlines(keepends=True)
+        left = [line for line in lines if line.split()[:1] != [identity]]
+        if len(left) == len(lines):
+            raise BadKeys(f"there is no key {identity}")
+        if not _has_keys("".join(left)):
+            raise BadKeys(f"{identity} is the file's last key and is still valid: make the new key first")
+        parse_keys("".join(left))
+        return "".join(left)
+
+    change_key_file(file, without, create=False)
     print(f"key {identity} is revoked", file=sys.stderr)
 
 
 def _has_keys(text: str) -> bool:
     """Whether there is more than blank lines and comments."""
     return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
-
-
-def _write(file: Path, text: str) -> None:
-    """Write in place: a container that mounts the file keeps the file, not its name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, FILE_MODE)
-    with os.fdopen(descriptor, "wb") as target:
-        target.write(text.encode())
-        target.truncate()
 
 
 if __name__ == "__main__":

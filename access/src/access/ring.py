@@ -11,15 +11,14 @@ So each read has a thread of its own, and a read that takes too long counts as a
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Final
 
-from access.keys import MAX_FILE_BYTES, BadKeys, Key, parse_keys
+from access.key_file import read_key_file
+from access.keys import BadKeys, Key, parse_keys
 from access.rules import AccessDecision, Rule, judge
 
 log = logging.getLogger(__name__)
@@ -141,19 +140,9 @@ def _begin_read(path: Path) -> Future[bytes]:
 
 def _read(path: Path) -> bytes:
     try:
-        # Opening a FIFO waits for a writer otherwise.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise BadKeys(f"{path}: is not a regular file")
-            if mode & stat.S_IWOTH:
-                raise BadKeys(f"{path}: every user can write to it, and so add a key: chmod o-w {path}")
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise BadKeys(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise BadKeys(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-    return content
+        return read_key_file(path)
+    except BadKeys as error:
+        raise BadKeys(f"{path}: {error}") from error
 
 
 def _parse(path: Path, content: bytes) -> Mapping[bytes, Key]:
