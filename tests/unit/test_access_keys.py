@@ -208,7 +208,7 @@ class HangingMount:
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(ring_module, "_read", self)
 
-    def __call__(self, path: Path) -> bytes:
+    def __call__(self, path: Path) -> str:
         self.begun += 1
         assert self._answers.wait(60)
         return self._read(path)
@@ -441,6 +441,31 @@ def test_a_key_that_would_make_the_file_too_large_is_not_made(
     assert f"would be larger than {MAX_FILE_BYTES} bytes" in said.err
     assert said.out == ""
     assert len(KeyRing(file)) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("bytes", "is not text"), ("fifo", "is not a regular file"), ("open to all", "chmod o-w {file}")],
+)
+@pytest.mark.parametrize("command", ["list {file}", "make {file} --scope read --name x", "revoke {file} 000000000000"])
+def test_a_file_that_services_refuse_is_refused_by_the_command_and_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, what: str, said: str
+) -> None:
+    file = tmp_path / "keys"
+    content = b"\xff\xfe\x00" if what == "bytes" else make_key([Scope.READ], "k")[1].line().encode()
+    if what == "fifo":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content)
+        file.chmod(0o646 if what == "open to all" else 0o644)
+    assert main(command.format(file=file).split()) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(f"ctr-keys: {file}: ")
+    assert said.format(file=file) in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    if what != "fifo":
+        assert file.read_bytes() == content
 
 
 def test_an_unknown_scope_is_answered_by_the_names_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from access.key_file import change_key_file
+from access.key_file import change_key_file, read_key_file
 from access.keys import BadKeys, Scope, make_key, parse_keys
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ctr-keys") -> int:
         elif given.command == "revoke":
             _revoke(given.file, given.id)
         else:
-            for key in parse_keys(given.file.read_text()).values():
+            for key in parse_keys(read_key_file(given.file)).values():
                 print(f"{key.id}  {','.join(sorted(key.scopes))}  {key.name}")
     except (BadKeys, OSError) as error:
         print(f"{parser.prog}: {given.file}: {error}", file=sys.stderr)

@@ -26,15 +26,15 @@ LOCK_S: Final = 10.0
 RETRY_S: Final = 0.02
 
 
-def read_key_file(path: Path) -> bytes:
-    """The file's content.
+def read_key_file(path: Path) -> str:
+    """The file's text.
 
     Raises:
-        BadKeys: it cannot be read, is no regular file, is too large, or every user can write to it.
+        BadKeys: it cannot be read, is no regular file or no text, is too large, or every user can write to it.
     """
     try:
         with _open(path, os.O_RDONLY) as file:
-            return _content(path, file)
+            return _text(path, file)
     except OSError as error:
         raise BadKeys(f"cannot be read ({error.strerror or error})") from error
 
@@ -50,7 +50,7 @@ def change_key_file(path: Path, change: Callable[[str], str], *, create: bool) -
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, os.O_RDWR | (os.O_CREAT if create else 0)) as file:
-        after = change(_content(path, file).decode()).encode()
+        after = change(_text(path, file)).encode()
         if len(after) > MAX_FILE_BYTES:
             raise BadKeys(f"would be larger than {MAX_FILE_BYTES} bytes, and services would refuse it: revoke keys")
         with open(file.fileno(), "r+b", closefd=False) as whole:
@@ -96,7 +96,7 @@ def _open(path: Path, flags: int) -> FileIO:
     return FileIO(path, mode, opener=lambda name, _: os.open(name, flags, FILE_MODE))
 
 
-def _content(path: Path, file: FileIO) -> bytes:
+def _text(path: Path, file: FileIO) -> str:
     mode = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(mode):
         raise BadKeys("is not a regular file")
@@ -107,4 +107,7 @@ def _content(path: Path, file: FileIO) -> bytes:
         content += more
     if len(content) > MAX_FILE_BYTES:
         raise BadKeys(f"larger than {MAX_FILE_BYTES} bytes")
-    return content
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise BadKeys("is not text") from None

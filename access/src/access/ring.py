@@ -40,10 +40,10 @@ class KeyRing:
             BadKeys: it cannot be read or used; the message names it.
         """
         self._path = path
-        self._reading: Future[bytes] | None = None
+        self._reading: Future[str] | None = None
         """A read that has begun and was not taken yet."""
-        self._content = self._read(asked=False)
-        self._keys: Mapping[bytes, Key] = _parse(path, self._content)
+        self._text = self._read(asked=False)
+        self._keys: Mapping[bytes, Key] = _parse(path, self._text)
         self._trouble = ""
         self._asked = threading.Event()
         self._ended = False
@@ -65,19 +65,19 @@ class KeyRing:
         """Read the file: True if it has changed and its keys are now in effect, False if it cannot be used and the
         earlier keys stay in effect, None if it has not changed (logged if `asked`)."""
         try:
-            content = self._read(asked=asked)
-            if content == self._content and not self._trouble:
+            text = self._read(asked=asked)
+            if text == self._text and not self._trouble:
                 if asked:
                     log.info("%s has not changed: %d keys", self._path, len(self._keys))
                 return None
-            self._keys = _parse(self._path, content)
+            self._keys = _parse(self._path, text)
         except BadKeys as error:
             if str(error) == self._trouble and not asked:
                 return None
             self._trouble = str(error)
             log.error("%s; the earlier %d keys stay in effect", error, len(self._keys))
             return False
-        self._content, self._trouble = content, ""
+        self._text, self._trouble = text, ""
         log.info("%s was read again: %d keys", self._path, len(self._keys))
         return True
 
@@ -108,8 +108,8 @@ class KeyRing:
         if self._watcher is not None:
             self._watcher.join(CLOSE_S)
 
-    def _read(self, *, asked: bool) -> bytes:
-        """The file's content. While a read hangs, another one is begun only if `asked`, so that threads stay few; the
+    def _read(self, *, asked: bool) -> str:
+        """The file's text. While a read hangs, another one is begun only if `asked`, so that threads stay few; the
         new one helps if the path leads to another file system by then.
 
         Raises:
@@ -124,9 +124,9 @@ class KeyRing:
         return reading.result()
 
 
-def _begin_read(path: Path) -> Future[bytes]:
-    """The file's content, or `BadKeys`, once the read has ended."""
-    reading: Future[bytes] = Future()
+def _begin_read(path: Path) -> Future[str]:
+    """The file's text, or `BadKeys`, once the read has ended."""
+    reading: Future[str] = Future()
 
     def run() -> None:
         try:
@@ -138,17 +138,15 @@ def _begin_read(path: Path) -> Future[bytes]:
     return reading
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> str:
     try:
         return read_key_file(path)
     except BadKeys as error:
         raise BadKeys(f"{path}: {error}") from error
 
 
-def _parse(path: Path, content: bytes) -> Mapping[bytes, Key]:
+def _parse(path: Path, text: str) -> Mapping[bytes, Key]:
     try:
-        return parse_keys(content.decode())
-    except UnicodeDecodeError:
-        raise BadKeys(f"{path}: is not text") from None
+        return parse_keys(text)
     except BadKeys as error:
         raise BadKeys(f"{path}: {error}") from None
