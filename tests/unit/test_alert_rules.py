@@ -146,6 +146,23 @@ SCENARIOS = {
         "KeysNotReread",
         {"severity": "page", "instance": "uic-0"},
     ),
+    # The clock of these scenarios begins at 0: a week is 604,800 s.
+    "a certificate is renewed in its last week": scenario(
+        f'rtp_tls_certificate_expires_seconds{{listener="http",{RTP}}}',
+        "604860x4 2000000x4",
+        [("1m", False), ("1m30s", True), ("2m", True), ("2m30s", False)],
+        "CertificateExpires",
+        {"severity": "ticket", "instance": "rtp-0", "listener": "http"},
+    ),
+    "a certificate expires, and another listener's does not": scenario_of(
+        {
+            f'uic_tls_certificate_expires_seconds{{listener="grpc",{UIC}}}': "60x4 2000000x4",
+            f'uic_tls_certificate_expires_seconds{{listener="admin",{UIC}}}': "2000000x8",
+        },
+        [("30s", False), ("1m", True), ("2m", True), ("2m30s", False)],
+        "CertificateExpired",
+        {"severity": "page", "instance": "uic-0", "listener": "grpc"},
+    ),
     "log lines are dropped, for a moment": scenario(
         f"uic_log_lines_dropped_total{{{UIC}}}",
         "0 0 900x40",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from access.certificate import Validity, validity
+
+log = logging.getLogger(__name__)
 
 
 class BadTls(ValueError):
@@ -25,7 +31,7 @@ class ListenerTls:
 
     @classmethod
     def of(cls, cert_file: Path | None, key_file: Path | None, client_ca_file: Path | None) -> Self | None:
-        """TLS from these files, or None if none is given.
+        """TLS from these files, or None if none is given. A certificate that is not valid now is logged.
 
         Raises:
             BadTls: one is given without the other, or they cannot be used.
@@ -38,6 +44,9 @@ class ListenerTls:
             raise BadTls("a certificate and its key belong together: set both")
         tls = cls(cert_file, key_file, client_ca_file)
         tls.context()
+        if (trouble := tls.validity().trouble(time.time())) is not None:
+            # A refused start would help no client, and take the service from those that do not verify.
+            log.warning("certificate %s %s: clients refuse it. Replace its files and restart", cert_file, trouble)
         return tls
 
     def context(self) -> ssl.SSLContext:
@@ -60,6 +69,17 @@ class ListenerTls:
             except OSError as error:
                 raise BadTls(f"client CA {self.client_ca_file}: {_why(error)}") from error
         return context
+
+    def validity(self) -> Validity:
+        """From when until when the certificate is valid.
+
+        Raises:
+            BadTls: its file cannot be read.
+        """
+        try:
+            return validity(self.cert_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise BadTls(f"certificate {self.cert_file}: {_why(error)}") from error
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
         """Key, certificate chain and client CA, as they are in the files."""

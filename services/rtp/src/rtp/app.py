@@ -110,6 +110,11 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     protect(app, PUBLIC_RULES, keys, metrics)
     protect(admin, ADMIN_RULES, keys, metrics)
 
+    tls = {"http": _tls(settings.http), "admin": _tls(settings.admin)}
+    for listener, of_listener in tls.items():
+        if of_listener is not None:
+            metrics.certificate_expires.labels(listener).set(of_listener.validity().ends)
+
     metrics.in_flight.set_function(lambda: admission.in_flight)
     metrics.hanging_loads.set_function(lambda: loader.hanging)
     if keys is not None:
@@ -123,8 +128,8 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     return Service(
         app=app,
         admin=admin,
-        tls=_tls(settings.http),
-        admin_tls=_tls(settings.admin),
+        tls=tls["http"],
+        admin_tls=tls["admin"],
         refused=refused,
         out_of_files=metrics.out_of_files.inc,
         shed=door.shed,

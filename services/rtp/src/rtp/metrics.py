@@ -258,7 +258,7 @@ class Metrics:
             registry=registry,
         )
 
-        # Keys
+        # Keys and certificates
         denied = Counter(
             "rtp_denied",
             "Requests to either port that were denied (not in rtp_answers), by reason: no_key, bad_key, wrong_scope.",
@@ -266,6 +266,12 @@ class Metrics:
             registry=registry,
         )
         self.denied = {kind: denied.labels(kind.value) for kind in AccessDecision if kind is not AccessDecision.GRANTED}
+        self.certificate_expires = Gauge(
+            "rtp_tls_certificate_expires_seconds",
+            "Unix time at which the certificate of a listener ceases to be valid: http, admin. None without TLS.",
+            ["listener"],
+            registry=registry,
+        )
         self.keys = Gauge("rtp_keys", "Keys in effect; 0 if no authentication is required.", registry=registry)
         self.keys_refused = Gauge(
             "rtp_keys_refused",

@@ -103,13 +103,15 @@ class App:
             metrics=self._metrics,
             settings=settings.grpc,
         )
-        self._grpc = GrpcServer(
-            service, settings.grpc, lambda: self._updater.status.serving, guard, _tls(settings.grpc, "UIC_GRPC")
-        )
+        tls = {"grpc": _tls(settings.grpc, "UIC_GRPC"), "admin": _tls(settings.admin, "UIC_ADMIN")}
+        for listener, of_listener in tls.items():
+            if of_listener is not None:
+                self._metrics.certificate_expires.labels(listener).set(of_listener.validity().ends)
+        self._grpc = GrpcServer(service, settings.grpc, lambda: self._updater.status.serving, guard, tls["grpc"])
         self._admin = AdminServer(
             admin_app(self._updater, self._metrics, self._alive, guard=guard),
             settings.admin,
-            _tls(settings.admin, "UIC_ADMIN"),
+            tls["admin"],
             self._metrics.malformed.labels("admin").inc,
         )
         name, _, version = bundle.name.rpartition("/")

@@ -229,6 +229,12 @@ class Metrics:
             ["port"],
             registry=r,
         )
+        self.certificate_expires = Gauge(
+            "uic_tls_certificate_expires_seconds",
+            "Unix time at which the certificate of a listener ceases to be valid: grpc, admin. None without TLS.",
+            ["listener"],
+            registry=r,
+        )
         self.keys = Gauge("uic_keys", "Keys in effect; 0 if no keys are configured.", registry=r)
         self.keys_refused = Gauge(
             "uic_keys_refused",
