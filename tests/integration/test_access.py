@@ -96,6 +96,10 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
         log = process.log.read_text()
         assert "the earlier 2 keys stay in effect" in log
         assert not any(secret in text for secret in (old, new, operator) for text in (log, metrics))
+        keys.unlink()
+        os.mkfifo(keys)
+        until(lambda: "is not a regular file" in process.log.read_text(), "a FIFO is noticed", within_s=60)
+        assert process.stop() == 0, "and the process ends beside it"
 
 
 def _meta(prefix: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -85,6 +86,12 @@ def _get(url: str, trusted: ssl.SSLContext) -> int | None:
         return None
 
 
+def expires(metrics: str, service: str) -> dict[str, float]:
+    """When the certificates of a process cease to be valid (Unix time), by listener."""
+    lines = re.findall(rf'^{service}_tls_certificate_expires_seconds{{listener="(\w+)"}} (\S+)', metrics, re.M)
+    return {listener: float(value) for listener, value in lines}
+
+
 def warm(valkey: RedisForTest) -> None:
     stored = Stored(load_bundle(BUNDLE), prefix=valkey.prefix)
     stored.state("u", events=7)
@@ -108,7 +115,9 @@ def test_rtp_speaks_tls_and_asks_clients_for_a_certificate_where_it_is_told_to(
         for context in (issued.trust(), impostor, foreign.trust(as_client=True)):
             assert _get(f"{url}/readyz", context) is None
         assert _get(f"http://localhost:{rtp.ports['http']}/readyz", issued.trust()) is None
-        assert _get(f"https://localhost:{rtp.ports['admin']}/metrics", issued.trust()) == 200
+        metrics = httpx.get(f"https://localhost:{rtp.ports['admin']}/metrics", verify=issued.trust(), timeout=5)
+        assert metrics.status_code == 200
+        assert expires(metrics.text, "rtp") == {"http": issued.expires(), "admin": issued.expires()}
         assert _get(f"{url}/readyz", issued.trust(as_client=True)) == 200
         assert rtp.stop() == 0, "the drain is what it is without TLS"
 
@@ -160,6 +169,8 @@ def test_uic_speaks_tls_on_both_doors(
         with socket.create_connection(("127.0.0.1", uic.ports["admin"])):
             assert _get(f"https://127.0.0.1:{uic.ports['admin']}/partitions", issued.trust()) == 200
         assert _get(f"https://127.0.0.1:{uic.ports['admin']}/livez", foreign.trust()) is None
+        metrics = httpx.get(f"https://localhost:{uic.ports['admin']}/metrics", verify=issued.trust(), timeout=5)
+        assert expires(metrics.text, "uic") == {"grpc": issued.expires(), "admin": issued.expires()}
         command = [sys.executable, "-m", "uic", "partitions", "--admin", f"https://localhost:{uic.ports['admin']}"]
         environment = {**os.environ, "UIC_ACCESS__CA_FILE": str(issued.ca)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -12,6 +12,7 @@ from typing import Self
 
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Certificates:
             (folder / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         names = ("ca.pem", "server.pem", "server.key", "client.pem", "client.key")
         return cls(*(folder / name for name in names))
+
+    def expires(self) -> float:
+        """When the server's certificate ceases to be valid (Unix time)."""
+        return load_pem_x509_certificate(self.server.read_bytes()).not_valid_after_utc.timestamp()
 
     def trust(self, *, as_client: bool = False) -> ssl.SSLContext:
         """Context for a client that trusts only this CA; `as_client`: it also presents the client's certificate."""
