@@ -17,9 +17,11 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.wait import until
 from mimn.state import partition_of
-from support.uic_running import click, running_uic
+from support.uic_running import click, delete_and_wait, running_uic
 from uic.core.event import MAX_VALUE_BYTES, Reason, explain
 from uic.core.letters import Letter, to_wire
+from uic.log.erasures import Erasure, encode_erasure
+from uic.log.event_log import KafkaLog
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.tools import dead_letters
 from uic.tools.dead_letters import main
@@ -350,3 +352,33 @@ def test_an_empty_topic_and_a_missing_one_are_told_apart(
     monkeypatch.setenv("UIC_KAFKA__TOPIC", f"{topics.events}-no")
     assert run("list") == (1, "")
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_letters_of_a_user_who_was_erased_since_are_skipped_and_later_ones_are_not(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    erased_ms = 1_700_000_005_000
+    log = KafkaLog({"bootstrap_servers": topics.bootstrap}, timeout_s=10, max_request_bytes=1 << 20)
+    note = encode_erasure(Erasure(partition_of(b"u1", N), 3, log.topic_id(topics.events)))
+    log.close()
+    producer.send(topics.erased, key=b"u1", value=note, partition=partition_of(b"u1", N), timestamp_ms=erased_ms).get(
+        10
+    )
+    deliver(
+        producer,
+        topics,
+        letter(topics, 100, reason=Reason.MISROUTED),
+        letter(topics, 101, reason=Reason.MISROUTED, timestamp_ms=erased_ms),
+        letter(topics, 1, reason=Reason.MISROUTED, timestamp_ms=erased_ms + 1),
+        letter(topics, 2, reason=Reason.MISROUTED, key=b"u2"),
+    )
+    for again in ((), ("--again",)):
+        code, text = run("replay", "--reason", "misrouted", "--yes", *again)
+        assert code == 0
+        assert "skipped 2: their user was erased since" in text
+        assert "2 to replay" in text
+    replayed = sorted((dict(one.headers)[REPLAY_OF] or b"").rpartition(b"/")[2] for one in events(topics))
+    assert replayed == [b"1", b"1", b"2", b"2"]
+    delete_and_wait(topics.bootstrap, topics.erased)
+    assert run("replay", "--yes", "--again")[0] == 1, "it is unknown whose letters these are"
+    assert f"{topics.erased} does not exist" in capsys.readouterr().err

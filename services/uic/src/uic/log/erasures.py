@@ -30,6 +30,17 @@ class Erasure:
     """16 bytes; zeros if the broker had no topic ids."""
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What a log's notes say of one user."""
+
+    offset: int
+    """Up to it (inclusive) the user's events are erased."""
+    time_ms: int
+    """When: the Kafka timestamp of the note, which is written right after the erasure. It tells the order where offsets
+    cannot: records of another partition, or of no topic yet."""
+
+
 class UnreadableErasure(ValueError):
     """The record's value is not a note of an erasure."""
 
@@ -68,17 +79,23 @@ class KafkaErasures:
         self._timeout_s = timeout_s
 
     def read(self, partitions: Collection[int], topic_id: bytes) -> dict[int, dict[bytes, int]]:
-        """Partition → user's key → offset up to which (inclusive) the user's events of log `topic_id` are erased.
+        """Partition → user's key → offset up to which (inclusive) the user's events of log `topic_id` are erased: the
+        offsets of `noted`, which says what is raised."""
+        noted = self.noted(partitions, topic_id)
+        return {p: {key: one.offset for key, one in users.items()} for p, users in noted.items()}
+
+    def noted(self, partitions: Collection[int], topic_id: bytes) -> dict[int, dict[bytes, Noted]]:
+        """Partition → user's key → what the notes of log `topic_id` say.
 
         Every partition asked for has an entry. Notes of another log (the topic was recreated) are left out, and so is
-        an unreadable one: it names no offset. Of several notes under a key the highest offset counts; a null value
-        takes the earlier ones back.
+        an unreadable one: it names no offset. Of several notes under a key the highest offset counts, and of those the
+        first; a null value takes the earlier ones back.
 
         Raises:
             LogUnavailable: no broker answers, or there is no topic of erasures; then it is unknown whom a replay
                 would bring back, and it has to wait.
         """
-        notes: dict[int, dict[bytes, int]] = {p: {} for p in partitions}
+        notes: dict[int, dict[bytes, Noted]] = {p: {} for p in partitions}
         try:
             for record in read_to_end(self._client, erased_topic(self._topic), partitions, idle_s=self._timeout_s):
                 _take(notes[record.partition], record, topic_id)
@@ -87,7 +104,7 @@ class KafkaErasures:
         return notes
 
 
-def _take(users: dict[bytes, int], record: LogRecord, topic_id: bytes) -> None:
+def _take(users: dict[bytes, Noted], record: LogRecord, topic_id: bytes) -> None:
     if record.key is None:
         return
     if record.value is None:
@@ -97,5 +114,7 @@ def _take(users: dict[bytes, int], record: LogRecord, topic_id: bytes) -> None:
         note = decode_erasure(record.value)
     except UnreadableErasure:
         return
-    if note.topic_id == topic_id and note.partition == record.partition:
-        users[record.key] = max(note.offset, users.get(record.key, note.offset))
+    if note.topic_id != topic_id or note.partition != record.partition:
+        return
+    if (known := users.get(record.key)) is None or note.offset > known.offset:
+        users[record.key] = Noted(note.offset, record.timestamp_ms)

@@ -15,13 +15,14 @@ from typing import Final, TextIO
 
 from uic.core.event import Reason
 from uic.errors import UicError
+from uic.log.erasures import KafkaErasures
 from uic.log.event_log import KafkaLog
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, read_client_settings
 from uic.tools.confirm import confirmed
 from uic.tools.letter_display import describe, shown_time, summary
 from uic.tools.letter_reading import DeadLetter, Scan, Selection
-from uic.tools.letter_replay import not_replayable, replay, replayed_before, replays_begin
+from uic.tools.letter_replay import erased_since, not_replayable, replay, replayed_before, replays_begin
 from uic.tools.table import table
 
 TIMEOUT_S: Final = 10.0
@@ -125,6 +126,8 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
             return 2
     for why, count in skipped.most_common():
         print(f"skipped {count}: {why}", file=out)
+    if chosen:
+        chosen = _not_erased(chosen, kafka, out)
     if chosen and not options.again:
         chosen = _not_replayed(chosen, kafka, out)
     print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
@@ -155,6 +158,21 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
     if result.why:
         print(f"ctr dead-letters: {result.why}", file=sys.stderr)
     return 1 if result.why else 0
+
+
+def _not_erased(chosen: list[DeadLetter], kafka: KafkaSettings, out: TextIO | None) -> list[DeadLetter]:
+    """Those of `chosen` whose user was not erased since."""
+    log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S, max_request_bytes=kafka.max_request_bytes)
+    try:
+        topic_id = log.topic_id(kafka.topic)
+    finally:
+        log.close()
+    erasures = KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=TIMEOUT_S)
+    noted = erasures.noted(range(kafka.partitions), topic_id)
+    left = [letter for letter in chosen if not erased_since(letter, noted, kafka.partitions)]
+    if len(left) < len(chosen):
+        print(f"skipped {len(chosen) - len(left)}: their user was erased since", file=out)
+    return left
 
 
 def _not_replayed(chosen: list[DeadLetter], kafka: KafkaSettings, out: TextIO | None) -> list[DeadLetter]:

@@ -8,13 +8,14 @@ were replayed since among them. So the log is asked which replays it has already
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from mimn.state import partition_of
 from uic.core.event import DAY_MS
 from uic.errors import NotAcknowledged, UicError
+from uic.log.erasures import Noted
 from uic.log.event_log import EventLog, NewRecord
 from uic.log.topic_reader import LogRecord
 from uic.tools.letter_reading import DeadLetter, Id
@@ -34,6 +35,14 @@ def not_replayable(letter: DeadLetter, topic: str) -> str | None:
     if not letter.key:
         return "no key"
     return None
+
+
+def erased_since(letter: DeadLetter, noted: Mapping[int, Mapping[bytes, Noted]], partitions: int) -> bool:
+    """Whether the user of `letter` was erased after the original was written, or at the same time. By the clock,
+    because a letter may lie in another partition than the erasure (misrouted)."""
+    assert letter.key  # noqa: S101  # `not_replayable` is None
+    erased = noted[partition_of(letter.key, partitions)].get(letter.key)
+    return erased is not None and letter.timestamp_ms <= erased.time_ms
 
 
 class Origin(NamedTuple):
