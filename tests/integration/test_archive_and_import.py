@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import shutil
+import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,14 +19,20 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, ACTION_VIEW, Behavi
 from mimn.state import partition_of
 from support import bulk_running
 from support.archived_log import archived, by_user, noted_erasures, records_of
-from support.bulk_running import KILLED, done, killed, run
+from support.bulk_running import KILLED, done, killed, run, run_main
+from support.uic_running import delete_and_wait
+from uic.bulk import importing
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of, begin_archive, open_archive
+from uic.bulk.commands import import_history
 from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.history import PLACE, DescribedHistory, encode_place, refuse_short_retention
 from uic.core.event import MAX_VALUE_BYTES
+from uic.core.kafka_tools import KafkaTools
 from uic.core.records import BatchRecord
+from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable
+from uic.log.event_log import KafkaLog
 from uic.log.partition_reader import PartitionReader
 
 pytestmark = pytest.mark.servers
@@ -371,3 +379,105 @@ def test_an_archive_of_the_topic_itself_is_not_imported(tmp_path: Path, kafka: s
     done(environment(topics), "archive", "--to", str(tmp_path))
     code, _ = bulk_running.run(environment(topics), "import_history", "--archive", str(tmp_path))
     assert code == 1
+
+
+def erase(topics: TopicsForTest, user: str) -> int:
+    """Erase as UIC does, now; the offset."""
+    log = KafkaLog({"bootstrap_servers": topics.bootstrap}, timeout_s=10, max_request_bytes=1 << 20)
+    try:
+        publisher = Publisher(log, topics.events, topics.partitions, KafkaTools(topics.bootstrap))
+        return publisher.erase(user, 10).offset
+    finally:
+        log.close()
+
+
+def history_of(tmp_path: Path, rows: list[tuple[str, int]]) -> tuple[str, str]:
+    """The arguments that import these users' events at these times in ms."""
+    with (tmp_path / "events.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("uid", "sku", "ts"), *[(user, 7, time) for user, time in rows]])
+    description = tmp_path / "dataset.toml"
+    description.write_text(
+        'name = "shop"\n[events]\nfiles = ["events.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\ntime_unit = "ms"\n'
+    )
+    return "--description", str(description)
+
+
+def times_of(topics: TopicsForTest) -> list[tuple[str, int]]:
+    """User and time of the topic's events."""
+    events = [
+        BehaviorEvent.FromString(r.value) for some in records_of(topics).values() for r in some if r.value is not None
+    ]
+    return sorted((e.user_id, e.event_time) for e in events)
+
+
+class Stopped(Exception):
+    """An import ends here."""
+
+
+def test_an_import_that_goes_on_brings_nothing_back_of_a_user_who_was_erased_meanwhile(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(kafka, 1)
+    later = time.time_ns() // 1_000_000 + 3_600_000
+    rows = [(user, NOW + i * 10) for i in range(20) for user in ("gone", "stays")] + [("gone", later)]
+    command = history_of(tmp_path, rows)
+    appended = 0
+
+    def after(step: str) -> None:
+        nonlocal appended
+        appended += step == "record"
+        if appended == 20:
+            raise Stopped
+
+    monkeypatch.setattr(importing, "IN_FLIGHT", 0)  # what was handed to the client is there
+    with pytest.raises(Stopped):
+        run_main(partial(import_history.main, after=after), environment(topics), *command)
+    there = len(times_of(topics))
+    assert 0 < there <= 20
+    erase(topics, "gone")
+    said = done(environment(topics), "import_history", *command)
+    left_out = sum(user == "gone" for user, _ in rows[there:-1])
+    assert f"{left_out} left out: their user or item was erased in {topics.events} since" in said
+    expected = sorted([*rows[:there], *(row for row in rows[there:] if row[0] == "stays"), rows[-1]])
+    assert times_of(topics) == expected, "what is newer than the erasure is history of a user who came back"
+    assert "0 of" in done(environment(topics), "import_history", *command)
+    assert times_of(topics) == expected
+
+
+def test_history_of_erased_users_is_imported_where_that_is_asked_for(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, 2)
+    rows = [("gone", NOW), ("stays", NOW)]
+    command = history_of(tmp_path, rows)
+    erase(topics, "gone")
+    said = done(environment(topics), "import_history", *command, "--bring-back-erased")
+    assert "2 of 2" in said
+    assert times_of(topics) == rows
+
+
+def test_an_archive_brings_neither_events_nor_erasures_that_are_older_than_an_erasure_in_the_topic(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    old, new = make_topics(kafka, 1), make_topics(kafka, 2)
+    event = BehaviorEvent(user_id="u1", item_id=1, event_time=NOW).SerializeToString()
+    records = [
+        BatchRecord(0, NOW, b"u1", event, ()),
+        BatchRecord(1, NOW, b"u1", None, ()),
+        BatchRecord(2, NOW, b"u2", event, ()),
+    ]
+    at = erase(new, "u1")
+    assert imported(old, new, [records], tmp_path / "archive")[0] == 0
+    assert [value for value, _, _ in by_user(records_of(new))[b"u1"]] == [None]
+    assert len(by_user(records_of(new))[b"u2"]) == 1
+    assert noted_erasures(new) == {(b"u1", at)}
+
+
+def test_an_import_needs_the_topics_notes(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(kafka, 1)
+    delete_and_wait(kafka, topics.erased)
+    assert run(environment(topics), "import_history", *history_of(tmp_path, [("u1", NOW)]))[0] == 1
+    assert f"topic {topics.erased} does not exist: create it" in capsys.readouterr().err
+    assert times_of(topics) == []

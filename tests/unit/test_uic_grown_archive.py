@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from mimn.state import partition_of
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of, begin_archive, open_archive
 from uic.bulk.backfill_job import Target, new_job
+from uic.bulk.erased_history import ErasedHistory
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.history import ArchivedHistory, HistoryRecord, Place
 from uic.bulk.importing import Imported, Importer
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
+from uic.log.erasures import KafkaErasures
 from uic.log.partition_reader import TopicBounds
 from uic.tools.letter_replay import REPLAY_OF
 
@@ -204,7 +206,8 @@ def test_an_erasure_after_the_growth_leaves_out_the_events_from_before_it(tmp_pa
 def test_an_import_that_would_put_older_events_behind_newer_ones_is_refused(tmp_path: Path) -> None:
     log, archive = grown(tmp_path)
     bounds = TopicBounds("new", bytes(16), [LogBounds(0, 0, bytes(16))] * 5)
-    importer = Importer({}, bounds, timeout_s=1.0, max_request_bytes=1)
+    notes = KafkaErasures({}, "new", timeout_s=1.0)
+    importer = Importer({}, bounds, notes, timeout_s=1.0, max_request_bytes=1)
 
     def there(records: Iterable[HistoryRecord]) -> Mapping[int, Mapping[int, int]]:
         found: dict[int, dict[int, int]] = {p: {} for p in range(5)}
@@ -213,7 +216,7 @@ def test_an_import_that_would_put_older_events_behind_newer_ones_is_refused(tmp_
         return found
 
     def missing(upto: Mapping[int, Mapping[int, int]]) -> list[HistoryRecord]:
-        return list(importer._missing(ArchivedHistory(archive, {}), upto, Imported()))
+        return list(importer._missing(ArchivedHistory(archive, {}), upto, ErasedHistory(), Imported()))
 
     everything = missing(there([]))
     assert by_user(everything) == log.sent

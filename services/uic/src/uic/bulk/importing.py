@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from mimn.state import partition_of
+from uic.bulk.erased_history import ErasedHistory
 from uic.bulk.errors import BulkRefused
 from uic.bulk.history import PLACE, History, HistoryRecord, decode_place, encode_place
 from uic.core.records import BatchRecord
 from uic.core.topics import erased_topic
 from uic.errors import LogUnavailable
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.erasures import Erasure, encode_erasure
+from uic.log.erasures import Erasure, KafkaErasures, encode_erasure
 from uic.log.partition_reader import PartitionReader, TopicBounds
 from uic.log.unreachable import unreachable
 
@@ -32,25 +33,38 @@ REFUSED: Final[Mapping[type[KafkaError], str]] = {
 """What is refused in the same way whenever it is tried, and the fix."""
 
 
+class Brought(NamedTuple):
+    """An erasure that the import has brought, in the topic."""
+
+    partition: int
+    offset: int
+    key: bytes
+    time_ms: int | None
+    """When the user was erased: the record's timestamp; None if it has none."""
+
+
 @dataclass(slots=True)
 class Imported:
     """What a run did."""
 
     records: int = 0
     already_there: int = 0
+    erased: int = 0
+    """Left out: their user or item was erased in the topic since."""
 
 
 @dataclass(slots=True)
 class There:
-    """What of a source the topic has, as far as it was read."""
+    """What of a source the topic has, and what was erased in the topic otherwise, as far as it was read."""
 
     source: str
     upto: dict[int, int] = field(default_factory=dict)
     """By partition of the topic, where reading goes on."""
     lanes: dict[int, dict[int, int]] = field(default_factory=dict)
     """By partition of the topic, lane → highest number."""
-    erasures: set[tuple[int, int, bytes]] = field(default_factory=set)
-    """Imported erasures: partition, offset, key."""
+    brought: set[Brought] = field(default_factory=set)
+    """Erasures of the source."""
+    erased: ErasedHistory = field(default_factory=ErasedHistory)
     records: int = 0
     """Of the source."""
     doubled: int = 0
@@ -61,19 +75,20 @@ class There:
     def add(self, partition: int, record: BatchRecord) -> None:
         """Take note of the topic's next record of a partition."""
         header = next((value for name, value in record.headers if name == PLACE and value is not None), None)
-        if header is None or (found := decode_place(header)) is None:
+        found = None if header is None else decode_place(header)
+        if found is None or found[0] != self.source:
+            self.others += found is not None
+            self.erased.see(record)
             return
-        source, place = found
-        if source != self.source:
-            self.others += 1
-            return
+        _, place = found
         lanes = self.lanes.setdefault(partition, {})
         highest = lanes.get(place.lane, -1)
         self.records += 1
         self.doubled += place.number <= highest
         lanes[place.lane] = max(place.number, highest)
         if record.value is None and record.key is not None:
-            self.erasures.add((partition, record.offset, record.key))
+            known_ms = None if record.timestamp < 0 else record.timestamp
+            self.brought.add(Brought(partition, record.offset, record.key, known_ms))
 
 
 class Importer:
@@ -83,27 +98,33 @@ class Importer:
         self,
         client: Mapping[str, Any],
         bounds: TopicBounds,
+        erasures: KafkaErasures,
         *,
         timeout_s: float,
         max_request_bytes: int,
         another_source: bool = False,
+        bring_back_erased: bool = False,
         after: Callable[[str], None] = lambda step: None,
     ) -> None:
         """
         Args:
             client: options of the Kafka client.
             bounds: the topic as it is now.
+            erasures: its notes of erased users.
             timeout_s: how long a record may be on its way.
             max_request_bytes: largest record.
             another_source: append to a topic that has imported records of another source.
+            bring_back_erased: append also history of users and items that were erased in the topic since.
             after: called after each step: "scan", "record" (one was handed to the client), "send" (all are
                 acknowledged), "note".
         """
         self._client = client
         self._bounds = bounds
+        self._erasures = erasures
         self._timeout_s = timeout_s
         self._max_request_bytes = max_request_bytes
         self._another_source = another_source
+        self._bring_back_erased = bring_back_erased
         self._after = after
 
     def run(self, history: History, reader: PartitionReader) -> Imported:
@@ -113,7 +134,7 @@ class Importer:
             BulkRefused: the topic has records of another source, or of this one twice; another import appends to it;
                 the settings or the topic do not allow a record (`REFUSED`), or it would come behind later ones. Those
                 before it were appended.
-            LogUnavailable: something was not acknowledged; run it again.
+            LogUnavailable: something was not acknowledged; run it again. Or the notes of erasures cannot be read.
         """
         there = There(history.source)
         self._scan(reader, there)
@@ -126,6 +147,9 @@ class Importer:
             )
         if there.others and not self._another_source:
             raise BulkRefused(_other_source(self._bounds.topic, there))
+        noted = self._erasures.noted(range(len(self._bounds.partitions)), self._bounds.topic_id)
+        there.erased.note(noted, {(one.partition, one.offset) for one in there.brought})
+        erased = ErasedHistory() if self._bring_back_erased else there.erased
         done = Imported()
         try:
             producer = open_producer(self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes)
@@ -133,7 +157,7 @@ class Importer:
             raise unreachable(self._client, error) from error
         flying: deque[tuple[Any, HistoryRecord]] = deque()
         try:
-            for record in self._missing(history, there.lanes, done):
+            for record in self._missing(history, there.lanes, erased, done):
                 partition = partition_of(record.key, len(self._bounds.partitions))
                 place = (PLACE, encode_place(history.source, record.place))
                 future = producer.send(
@@ -149,15 +173,15 @@ class Importer:
                 self._after("record")
                 if done.records == IN_FLIGHT:
                     # Of two that began at once, the one that comes here last sees what the other has appended.
-                    self._land(producer, flying, there.erasures)
+                    self._land(producer, flying, there.brought)
                     self._scan(reader, there)
                 while len(flying) > IN_FLIGHT:
-                    self._landed(*flying.popleft(), there.erasures)
-            self._land(producer, flying, there.erasures)
+                    self._landed(*flying.popleft(), there.brought)
+            self._land(producer, flying, there.brought)
             if done.records < IN_FLIGHT:
                 self._scan(reader, there)
             self._after("send")
-            self._note(producer, there.erasures)
+            self._note(producer, there.brought)
             self._after("note")
         except tuple(REFUSED) as error:
             raise BulkRefused(f"{REFUSED[type(error)]}, and run the import again, which goes on there") from error
@@ -191,9 +215,9 @@ class Importer:
             )
 
     def _missing(
-        self, history: History, there: Mapping[int, Mapping[int, int]], done: Imported
+        self, history: History, there: Mapping[int, Mapping[int, int]], erased: ErasedHistory, done: Imported
     ) -> Iterator[HistoryRecord]:
-        """The records that the topic does not have yet.
+        """The records that the topic does not have yet, and whose user or item was not erased there since.
 
         Whatever of a lane lies below what every partition has is not even read.
 
@@ -209,6 +233,9 @@ class Importer:
             if record.place.number <= there[partition].get(record.place.lane, -1):
                 done.already_there += 1
                 continue
+            if erased.covers(record):
+                done.erased += 1
+                continue
             if partition in too_late and record.place.lane in first:
                 raise BulkRefused(
                     f"topic {self._bounds.topic} has later records of this archive, and lacks some that come before "
@@ -217,28 +244,40 @@ class Importer:
                 )
             yield record
 
-    def _land(
-        self, producer: Any, flying: deque[tuple[Any, HistoryRecord]], erasures: set[tuple[int, int, bytes]]
-    ) -> None:
+    def _land(self, producer: Any, flying: deque[tuple[Any, HistoryRecord]], brought: set[Brought]) -> None:
         producer.flush(timeout=self._timeout_s)
         while flying:
-            self._landed(*flying.popleft(), erasures)
+            self._landed(*flying.popleft(), brought)
 
-    def _landed(self, future: Any, record: HistoryRecord, erasures: set[tuple[int, int, bytes]]) -> None:
+    def _landed(self, future: Any, record: HistoryRecord, brought: set[Brought]) -> None:
         landed = future.get(timeout=self._timeout_s)
         if record.value is None:
-            erasures.add((landed.partition, landed.offset, record.key))
+            brought.add(Brought(landed.partition, landed.offset, record.key, record.timestamp))
 
-    def _note(self, producer: Any, erasures: set[tuple[int, int, bytes]]) -> None:
-        """The notes of erasures that a rebuild of this topic reads, as `EraseUser` writes them."""
+    def _note(self, producer: Any, brought: Iterable[Brought]) -> None:
+        """The notes of erasures that a rebuild of this topic reads, as `EraseUser` writes them: of each user the
+        highest, unless there is one as high. A lower one would be the only one that compaction leaves.
+
+        Raises:
+            LogUnavailable: the notes cannot be read; run it again.
+        """
+        highest: dict[bytes, Brought] = {}
+        for one in brought:
+            if one.key not in highest or one.offset > highest[one.key].offset:
+                highest[one.key] = one
+        if not highest:
+            return
+        noted = self._erasures.read(range(len(self._bounds.partitions)), self._bounds.topic_id)
         sent = [
             producer.send(
                 erased_topic(self._bounds.topic),
                 key=key,
-                value=encode_erasure(Erasure(partition, offset, self._bounds.topic_id)),
-                partition=partition,
+                value=encode_erasure(Erasure(one.partition, one.offset, self._bounds.topic_id)),
+                partition=one.partition,
+                timestamp_ms=one.time_ms,
             )
-            for partition, offset, key in sorted(erasures)
+            for key, one in highest.items()
+            if one.offset > noted[one.partition].get(key, -1)
         ]
         producer.flush(timeout=self._timeout_s)
         for future in sent:

@@ -65,6 +65,11 @@ def main(
         action="store_true",
         help="the topic has imported records of another source, and none of them are in this one: append",
     )
+    parser.add_argument(
+        "--bring-back-erased",
+        action="store_true",
+        help="import also what is not newer than the erasure of its user or item in the topic, which is left out",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
     kafka = read_client_settings().kafka
@@ -101,9 +106,11 @@ def main(
             done = Importer(
                 kafka.client_options(),
                 bounds,
+                erasures_of(kafka),
                 timeout_s=TIMEOUT_S,
                 max_request_bytes=kafka.max_request_bytes,
                 another_source=options.another_source,
+                bring_back_erased=options.bring_back_erased,
                 after=after,
             ).run(history, reader)
     except (BulkRefused, DataError, UnsuitableTopic, LogUnavailable) as error:
@@ -115,6 +122,7 @@ def main(
         "records": history.records,
         "appended": done.records,
         "left_out": 0,
+        "erased": done.erased,
     }
     if isinstance(history, ArchivedHistory):
         report["left_out"] = history.left_out.total() + history.doubled + misrouted
@@ -127,6 +135,8 @@ def main(
         print(json.dumps(report), file=out)
     else:
         print(f"{done.records} of {report['records']} records appended to {kafka.topic}", file=out)
+        if done.erased:
+            print(f"{done.erased} left out: their user or item was erased in {kafka.topic} since", file=out)
         if isinstance(history, ArchivedHistory):
             if history.grew_from is not None:
                 print(f"both parts of each user's records, by {history.counts}, the older part first", file=out)
