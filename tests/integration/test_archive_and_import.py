@@ -32,8 +32,10 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.records import BatchRecord
 from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable
+from uic.log.erasures import decode_erasure
 from uic.log.event_log import KafkaLog
 from uic.log.partition_reader import PartitionReader
+from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
 
@@ -166,8 +168,9 @@ def test_raising_n_brings_every_record_over_once_and_in_each_users_order(
 
     imported = records_of(new)
     assert all(partition_of(r.key, 2 * N) == p for p, some in imported.items() for r in some if r.key is not None)
-    erasures = {(r.key, r.offset) for some in imported.values() for r in some if r.key and r.value is None}
-    assert noted_erasures(new) == erasures
+    # Of each user the highest.
+    erasures = {r.key: r.offset for some in imported.values() for r in some if r.key and r.value is None}
+    assert noted_erasures(new) == set(erasures.items())
 
     produce(old, 100, first=500)
     done(environment(old), "archive", "--to", str(tmp_path / "archive"))
@@ -481,3 +484,19 @@ def test_an_import_needs_the_topics_notes(
     assert run(environment(topics), "import_history", *history_of(tmp_path, [("u1", NOW)]))[0] == 1
     assert f"topic {topics.erased} does not exist: create it" in capsys.readouterr().err
     assert times_of(topics) == []
+
+
+def test_an_import_that_is_run_again_writes_no_note_below_one_that_is_there(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    old, new = make_topics(kafka, 1), make_topics(kafka, 2)
+    event = BehaviorEvent(user_id="u1", item_id=1, event_time=NOW).SerializeToString()
+    records = [BatchRecord(i, NOW + i, b"u1", None if i % 2 else event, ()) for i in range(4)]
+    assert imported(old, new, [records], tmp_path / "archive")[0] == 0
+    [of_import] = read_to_end({"bootstrap_servers": kafka}, new.erased)
+    assert decode_erasure(of_import.value or b"").offset == 3, "the highest alone"
+    assert of_import.timestamp_ms == NOW + 3, "when the user was erased"
+    later = erase(new, "u1")
+    done(environment(new), "import_history", "--archive", str(tmp_path / "archive"))
+    notes = [decode_erasure(r.value or b"").offset for r in read_to_end({"bootstrap_servers": kafka}, new.erased)]
+    assert notes == [3, later]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from uic.doors import publisher
 from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log import event_log
+from uic.log.erasures import decode_erasure
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, UicSettings
@@ -265,6 +266,31 @@ def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: 
     with pytest.raises(LogUnavailable):
         Publisher(log, "events", 1, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
     assert log.records == {"events": [[]], erased_topic("events"): [[]]}
+
+
+def test_two_erasures_of_a_user_at_once_write_their_notes_in_rising_order(pool: ThreadPoolExecutor) -> None:
+    first_has_begun, second_may = threading.Event(), threading.Event()
+
+    class SlowNote(FakeEventLog):
+        """The note of the first erasure waits until the second erasure had time to overtake it."""
+
+        def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
+            if topic == erased_topic("events") and not first_has_begun.is_set():
+                first_has_begun.set()
+                second_may.wait(30)
+            return super().append(topic, partitions, records, timeout_s)
+
+    log = SlowNote({"events": 1, erased_topic("events"): 1})
+    door = Publisher(log, "events", 1, KafkaTools("h:9092"))
+    first = pool.submit(door.erase, "user", 60.0)
+    assert first_has_begun.wait(30)
+    with pytest.raises(LogUnavailable, match="repeat"):
+        door.erase("user", timeout_s=0.01)
+    second = pool.submit(door.erase, "user", 60.0)
+    second_may.set()
+    assert (first.result(30).offset, second.result(30).offset) == (0, 1)
+    notes = [decode_erasure(value or b"").offset for _, value in log.records[erased_topic("events")][0]]
+    assert notes == [0, 1]
 
 
 class Opened(Exception):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
@@ -23,6 +25,8 @@ class Publisher:
         self._tools = tools
         self._topic = topic
         self._partitions = partitions
+        self._erasing = [threading.Lock() for _ in range(partitions)]
+        """By partition, held from the null record to its note: notes of a user must be written in rising order."""
 
     def publish(self, events: Sequence[tuple[bytes, bytes]], timeout_s: float) -> list[Position]:
         """Append validated (key, value) pairs, and return their positions; see `EventLog.append`."""
@@ -43,12 +47,27 @@ class Publisher:
         key = user_id.encode()
         topic_id = self._log.topic_id(self._topic)
         self._check_topic_of_notes()
-        left_s = deadline - time.monotonic()
-        erased = self._append_erasure(self._topic, self._record(key, None), left_s)
-        note = encode_erasure(Erasure(erased.partition, erased.offset, topic_id))
-        left_s = max(deadline - time.monotonic(), 0.1)
-        self._append_erasure(erased_topic(self._topic), self._record(key, note), left_s)
+        with self._alone(partition_of(key, self._partitions), deadline):
+            left_s = deadline - time.monotonic()
+            erased = self._append_erasure(self._topic, self._record(key, None), left_s)
+            note = encode_erasure(Erasure(erased.partition, erased.offset, topic_id))
+            left_s = max(deadline - time.monotonic(), 0.1)
+            self._append_erasure(erased_topic(self._topic), self._record(key, note), left_s)
         return erased
+
+    @contextmanager
+    def _alone(self, partition: int, deadline: float) -> Iterator[None]:
+        """While no other call of this process erases a user of the partition.
+
+        Raises:
+            LogUnavailable: others did so for all of the time.
+        """
+        if not self._erasing[partition].acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise LogUnavailable("nothing was erased: other erasures in the partition took all of the time: repeat it")
+        try:
+            yield
+        finally:
+            self._erasing[partition].release()
 
     def _check_topic_of_notes(self) -> None:
         """Before anything is written: a producer takes its time to notice that a topic is gone.
