@@ -90,9 +90,14 @@ def test_a_topic_has_one_identity(case: Case) -> None:
     assert case.log.topic_id(case.topic) == identity
 
 
+def test_a_topics_partitions_are_counted(case: Case) -> None:
+    assert case.log.partition_count(case.topic) == N
+
+
 def test_an_unknown_topic_is_refused_and_not_created(case: Case) -> None:
-    with pytest.raises(UnsuitableTopic, match="does not exist"):
-        case.log.topic_id(f"no-such-{uuid.uuid4().hex[:8]}")
+    for call in (case.log.topic_id, case.log.partition_count):
+        with pytest.raises(UnsuitableTopic, match="does not exist"):
+            call(f"no-such-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.mark.servers

@@ -38,7 +38,9 @@ TIMEOUT_S = 10.0
 
 
 def notes(topics: TopicsForTest, topic_id: bytes, *partitions: int) -> dict[int, dict[bytes, int]]:
-    reader = KafkaErasures({"bootstrap_servers": topics.bootstrap}, topics.events, timeout_s=TIMEOUT_S)
+    reader = KafkaErasures(
+        {"bootstrap_servers": topics.bootstrap}, topics.events, topics.partitions, timeout_s=TIMEOUT_S
+    )
     return reader.read(partitions or range(topics.partitions), topic_id)
 
 
@@ -103,6 +105,34 @@ def test_a_topic_of_notes_that_is_gone_is_named_until_it_is_there_again(
     lines = uic.worker.log.read_text().splitlines()
     assert sum("erasures cannot be read" in line for line in lines) == 1
     assert sum("erasures can be read again" in line for line in lines) == 1
+
+
+def test_a_topic_of_notes_with_too_few_partitions_is_as_good_as_none_until_it_has_more(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, 2)
+
+    def make(partitions: int) -> None:
+        delete_and_wait(kafka, topics.erased)
+        create_topics(kafka, [Topic(topics.erased, partitions, {"cleanup.policy": "compact"})])
+
+    with running_uic(tmp_path, valkey, topics) as uic:
+        uic.wait_folded(uic.publish(click("ann")))
+        make(1)
+        said = f"erasures_unavailable: topic {topics.erased} has 1 partitions, not 2"
+        until(lambda: readiness(uic.worker)[1] == said, "named", within_s=60)
+        with pytest.raises(grpc.RpcError) as refused:
+            uic.erase("ann")
+        error: Any = refused.value
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        with pytest.raises(LogUnavailable, match="has 1 partitions, not 2"):
+            notes(topics, NO_TOPIC_ID)
+        [event] = read_to_end({"bootstrap_servers": kafka}, topics.events)
+        assert event.value is not None, "no null record"
+        make(2)
+        until(lambda: readiness(uic.worker)[1] == "", "repaired", within_s=60)
+        uic.wait_folded([uic.erase("ann")])
+        assert uic.state("ann") is None
 
 
 def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_the_same_bytes(
@@ -249,7 +279,7 @@ def test_a_broker_that_falls_silent_is_unavailable_in_time(own_kafka: DevBroker,
         note(topics, b"u1", encode_erasure(Erasure(partition_of(b"u1", N), offset, NO_TOPIC_ID)))
     records = read_to_end({"bootstrap_servers": own_kafka.address}, topics.erased, idle_s=2)
     next(records)
-    reader = KafkaErasures({"bootstrap_servers": own_kafka.address}, topics.events, timeout_s=2)
+    reader = KafkaErasures({"bootstrap_servers": own_kafka.address}, topics.events, N, timeout_s=2)
     own_kafka.freeze()
     try:
         began = time.monotonic()

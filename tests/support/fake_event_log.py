@@ -50,6 +50,11 @@ class FakeEventLog:
         self._topic(topic)
         return self.ids[topic]
 
+    def partition_count(self, topic: str) -> int:
+        if self.away:
+            raise LogUnavailable("no broker answers")
+        return len(self._topic(topic))
+
     def close(self) -> None:
         self.closed = True
 

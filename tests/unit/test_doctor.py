@@ -166,7 +166,7 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.durability(topic(config={"min.insync.replicas": "3"})), WARN, "stops all writes"),
     (findings.durability(silent(EVENTS)), WARN, "unknown"),
     (findings.erased_policy(ERASED, 64, TOOLS), OK, "compact"),
-    (findings.erased_policy(ERASED, 32, TOOLS), FAIL, "32 partitions"),
+    (findings.erased_policy(ERASED, 32, TOOLS), FAIL, "--partitions 32"),
     (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64, TOOLS), FAIL, "compact"),
     (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64, TOOLS), FAIL, "compact"),
     (findings.erased_policy(silent(ERASED), 64, TOOLS), WARN, "by hand"),

@@ -63,6 +63,8 @@ def messages(tools: KafkaTools, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     with pytest.raises(UnsuitableTopic) as refused:
         Publisher(FakeEventLog({"events": 4}), "events", 4, tools).erase("user", timeout_s=1.0)
     yield refused.value.detail
+    yield tools.recount_erased("t.erased", 1, 4)
+    yield tools.recount_erased("t.erased", 8, 4)
     yield start_refused(monkeypatch, topic(**COMPACTED))
     yield start_refused(monkeypatch)
 
@@ -97,7 +99,9 @@ def pasted(line: str) -> argparse.Namespace:
     tool.add_argument("--bootstrap-server", required=True)
     tool.add_argument("--command-config")
     if name == "kafka-topics.sh":
-        tool.add_argument("--create", action="store_true", required=True)
+        does = tool.add_mutually_exclusive_group(required=True)
+        does.add_argument("--create", action="store_true")
+        does.add_argument("--alter", action="store_true")
         tool.add_argument("--topic", required=True)
         tool.add_argument("--partitions", type=int, required=True)
         tool.add_argument("--config", action="append")

@@ -253,6 +253,28 @@ def test_without_the_topic_of_notes_nothing_is_erased_and_the_answer_is_how_to_c
     assert log.records == {"events": [[]] * 4}
 
 
+@pytest.mark.parametrize(
+    ("found", "fix"),
+    [
+        (1, "give it as many: kafka-topics.sh --bootstrap-server h:9092 --alter --topic events.erased --partitions 4"),
+        (
+            8,
+            "delete it, create it again, and erase again those who were erased before: kafka-topics.sh "
+            "--bootstrap-server h:9092 --create --topic events.erased --partitions 4 --config cleanup.policy=compact",
+        ),
+    ],
+)
+def test_with_another_number_of_partitions_of_notes_nothing_is_erased_and_the_answer_is_how_to_repair_it(
+    found: int, fix: str
+) -> None:
+    log = FakeEventLog({"events": 4, "events.erased": found})
+    with pytest.raises(UnsuitableTopic) as refused:
+        Publisher(log, "events", 4, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
+    said = f"nothing was erased: topic events.erased has {found} partitions, not 4: {fix}"
+    assert (refused.value.detail, refused.value.retriable) == (said, False)
+    assert log.records == {"events": [[]] * 4, "events.erased": [[]] * found}
+
+
 def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(publisher, "time", clock)

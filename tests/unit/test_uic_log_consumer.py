@@ -63,7 +63,7 @@ class BusyLog:
         self.end += 1
         return dict.fromkeys(places, self.end if self.open_from is None else self.open_from)
 
-    def topic_trouble(self, topic: str) -> str:
+    def topic_trouble(self, topic: str, partitions: int | None = None) -> str:
         return "does not exist" if topic == self.lacks else ""
 
     def cleanup_policy(self) -> str:

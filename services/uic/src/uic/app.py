@@ -85,7 +85,7 @@ class App:
                 log=self._consumer,
                 store=self._store,
                 dead_letters=self._dead_letters,
-                erasures=KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=timeout_s),
+                erasures=KafkaErasures(kafka.client_options(), kafka.topic, kafka.partitions, timeout_s=timeout_s),
             ),
             settings=settings.fold,
             metrics=self._metrics,

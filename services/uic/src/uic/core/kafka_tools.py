@@ -42,6 +42,15 @@ class KafkaTools:
         """The command that creates a dead-letter topic."""
         return self.create(topic, DEAD_LETTER_PARTITIONS, "delete")
 
+    def recount_erased(self, topic: str, found: int, partitions: int) -> str:
+        """What gives a topic of erasures, which has `found` partitions, as many as the log: prose and a command. A
+        record lies in the same partition whatever the count, so added ones leave those that are there as they are."""
+        if found < partitions:
+            more = self._command("kafka-topics.sh", f"--alter --topic {topic} --partitions {partitions}")
+            return f"give it as many: {more}"
+        create = self.create(topic, partitions, "compact")
+        return f"delete it, create it again, and erase again those who were erased before: {create}"
+
     def alter(self, topic: str, config: str) -> str:
         """The command that changes settings of a topic: `name=value`, several separated by commas."""
         return self._command(

@@ -314,7 +314,7 @@ class TopicAway:
 
 @dataclass(frozen=True, slots=True)
 class ErasuresAway:
-    """The brokers know no topic of erasures, or do not show it to us."""
+    """The brokers know no topic of erasures, or do not show it to us, or it has another number of partitions."""
 
     detail: str
     """The brokers' error; empty: it is available again."""

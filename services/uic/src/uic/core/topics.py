@@ -17,6 +17,11 @@ def erased_topic(events: str) -> str:
     return f"{events}.erased"
 
 
+def miscounted(found: int, partitions: int) -> str:
+    """What is wrong with a topic of `found` partitions that should have `partitions`; empty if it has."""
+    return "" if found == partitions else f"has {found} partitions, not {partitions}"
+
+
 def group_name(prefix: str, events: str, namespace: str, store: str = "") -> str:
     """The consumer group of all workers that fold `events` into one namespace of one store.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
 from uic.core.kafka_tools import KafkaTools
-from uic.core.topics import erased_topic
+from uic.core.topics import erased_topic, miscounted
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.erasures import Erasure, encode_erasure
 from uic.log.event_log import EventLog, NewRecord, Position
@@ -70,18 +70,22 @@ class Publisher:
             self._erasing[partition].release()
 
     def _check_topic_of_notes(self) -> None:
-        """Before anything is written: a producer takes its time to notice that a topic is gone.
+        """Before anything is written, because a null record without a note is half an erasure. The broker is asked: a
+        producer takes its time to notice that a topic is gone.
 
         Raises:
             LogUnavailable: no broker answers.
-            UnsuitableTopic: there is no such topic.
+            UnsuitableTopic: there is no such topic, or it has another partition count.
         """
         notes = erased_topic(self._topic)
         try:
-            self._log.topic_id(notes)
+            found = self._log.partition_count(notes)
         except UnsuitableTopic as error:
             create = self._tools.create(notes, self._partitions, "compact")
             raise UnsuitableTopic(f"nothing was erased: {error.detail}: {create}") from error
+        if wrong := miscounted(found, self._partitions):
+            fix = self._tools.recount_erased(notes, found, self._partitions)
+            raise UnsuitableTopic(f"nothing was erased: topic {notes} {wrong}: {fix}")
 
     def erase_item(self, user_id: str, item_id: int, now_ms: int, timeout_s: float) -> Position:
         """Append the erasure of one item of `user_id` and return its position; repeating it is harmless.

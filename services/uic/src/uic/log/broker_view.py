@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
+from uic.core.topics import miscounted
 from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_id_of
 
@@ -51,15 +52,23 @@ class BrokerView:
         """
         return topic_id_of(self._described(self._topic))
 
-    def topic_trouble(self, topic: str) -> str:
-        """Why a topic cannot be read; empty if it can.
+    def topic_trouble(self, topic: str, partitions: int | None = None) -> str:
+        """Why a topic cannot be used; empty if it can.
+
+        Args:
+            topic: its name.
+            partitions: how many it must have; None for any number. Then the answer is shorter, as of `partition_count`.
 
         Raises:
             KafkaError: no answer.
         """
-        error = for_code(self._described(topic)["error_code"])
+        if partitions is None:
+            found = self._described(topic)
+        else:
+            (found,) = self._admin.describe_topics([topic])
+        error = for_code(found["error_code"])
         if error is NoError:
-            return ""
+            return "" if partitions is None else miscounted(len(found["partitions"]), partitions)
         return ABSENT if error is UnknownTopicOrPartitionError else f"is refused: {error.__name__}"
 
     def partition_count(self) -> int:

@@ -437,7 +437,7 @@ class LogConsumer(threading.Thread):
             return
 
     def _seen_of_topics(self, broker: BrokerView) -> Iterator[ErasuresAway | DeadLettersAway | TopicCompacted]:
-        yield ErasuresAway(broker.topic_trouble(erased_topic(self._topic)))
+        yield ErasuresAway(broker.topic_trouble(erased_topic(self._topic), self._settings.partitions))
         letters = self._settings.dead_letter_topic
         yield DeadLettersAway(why_away(letters, broker.topic_trouble(letters), self._tools))
         policy = broker.cleanup_policy()

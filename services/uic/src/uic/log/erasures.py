@@ -72,10 +72,18 @@ def decode_erasure(value: bytes) -> Erasure:
 class KafkaErasures:
     """Reads the notes from Kafka, with a consumer of its own for each call."""
 
-    def __init__(self, client: Mapping[str, Any], topic: str, *, timeout_s: float) -> None:
-        """`topic` is the event topic; `timeout_s` bounds how long no answer is waited for."""
+    def __init__(self, client: Mapping[str, Any], topic: str, count: int | None, *, timeout_s: float) -> None:
+        """
+        Args:
+            client: options of the Kafka client.
+            topic: the event topic.
+            count: how many partitions the event topic has, and so that of erasures must have; None where these may
+                differ, as of a topic that was given more.
+            timeout_s: bounds how long no answer is waited for.
+        """
         self._client = client
         self._topic = topic
+        self._count = count
         self._timeout_s = timeout_s
 
     def read(self, partitions: Collection[int], topic_id: bytes) -> dict[int, dict[bytes, int]]:
@@ -92,12 +100,14 @@ class KafkaErasures:
         first; a null value takes the earlier ones back.
 
         Raises:
-            LogUnavailable: no broker answers, or there is no topic of erasures; then it is unknown whom a replay
-                would bring back, and it has to wait.
+            LogUnavailable: no broker answers, or there is no topic of erasures, or it has another number of
+                partitions; then it is unknown whom a replay would bring back, and it has to wait.
         """
         notes: dict[int, dict[bytes, Noted]] = {p: {} for p in partitions}
         try:
-            for record in read_to_end(self._client, erased_topic(self._topic), partitions, idle_s=self._timeout_s):
+            for record in read_to_end(
+                self._client, erased_topic(self._topic), partitions, count=self._count, idle_s=self._timeout_s
+            ):
                 _take(notes[record.partition], record, topic_id)
         except UnsuitableTopic as error:
             raise LogUnavailable(error.detail) from error

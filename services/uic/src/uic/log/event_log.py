@@ -65,6 +65,14 @@ class EventLog(Protocol):
             UnsuitableTopic: there is no such topic.
         """
 
+    def partition_count(self, topic: str) -> int:
+        """How many partitions the topic has.
+
+        Raises:
+            LogUnavailable: no broker answers.
+            UnsuitableTopic: there is no such topic.
+        """
+
     def close(self) -> None:
         """Close connections; acknowledged records stay."""
 
@@ -137,6 +145,13 @@ class KafkaLog:
 
     def topic_id(self, topic: str) -> bytes:
         """See `EventLog`."""
+        return topic_id_of(self._described(topic))
+
+    def partition_count(self, topic: str) -> int:
+        """See `EventLog`."""
+        return len(self._described(topic)["partitions"])
+
+    def _described(self, topic: str) -> Mapping[str, Any]:
         timeout_ms = int(self._timeout_s * 1000)
         with _held(self._asking, self._timeout_s):
             try:
@@ -150,7 +165,8 @@ class KafkaLog:
                 raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
         if found["error_code"] == UnknownTopicOrPartitionError.errno:
             raise UnsuitableTopic(f"topic {topic} does not exist: create it")
-        return topic_id_of(found)
+        described: Mapping[str, Any] = found
+        return described
 
     def close(self) -> None:
         """See `EventLog`."""

@@ -14,6 +14,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
@@ -40,6 +41,7 @@ def read_to_end(
     topic: str,
     partitions: Collection[int] | None = None,
     *,
+    count: int | None = None,
     last: int | None = None,
     since: int = 0,
     since_ms: Mapping[int, int] | None = None,
@@ -54,6 +56,7 @@ def read_to_end(
         client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
         topic: never created.
         partitions: which; those that the topic lacks are ignored.
+        count: how many partitions the topic must have; None for any number.
         last: only about this many of the newest records of each partition; None for all.
         since: none below this offset.
         since_ms: partition → time; none below the offset of its first record of that time or later, if it has one.
@@ -63,11 +66,13 @@ def read_to_end(
     Raises:
         LogUnavailable: no broker answers, or it stops answering.
         UnreadableLog: a batch is damaged, or compressed with an unknown codec.
-        UnsuitableTopic: the topic does not exist.
+        UnsuitableTopic: the topic does not exist, or has another number of partitions than `count`.
     """
     consumer = open_lone_consumer(client, timeout_s=idle_s, most_bytes=most_bytes)
     try:
-        yield from _read(consumer, topic, partitions, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
+        yield from _read(
+            consumer, topic, partitions, count=count, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s
+        )
     except KafkaError as error:
         raise LogUnavailable(f"the broker stopped answering: {type(error).__name__}") from error
     finally:
@@ -79,6 +84,7 @@ def _read(
     topic: str,
     partitions: Collection[int] | None,
     *,
+    count: int | None,
     last: int | None,
     since: int,
     since_ms: Mapping[int, int],
@@ -87,6 +93,8 @@ def _read(
     there = consumer.partitions_for_topic(topic)
     if not there:
         raise UnsuitableTopic(f"topic {topic} does not exist: create it")
+    if count is not None and (wrong := miscounted(len(there), count)):
+        raise UnsuitableTopic(f"topic {topic} {wrong}")
     chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
     timeout_ms = int(idle_s * 1000)
     begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)

@@ -164,7 +164,7 @@ class Gates:
         """By partition, the users that the topic of erasures names."""
         kafka = self._settings.kafka
         ids = [one for one in log.topic_ids if any(one)]
-        erasures = KafkaErasures(kafka.client_options(), log.topic, timeout_s=LOG_TIMEOUT_S)
+        erasures = KafkaErasures(kafka.client_options(), log.topic, log.partitions, timeout_s=LOG_TIMEOUT_S)
         notes = erasures.read(range(log.partitions), ids[0] if ids else bytes(16))
         return {p: [key.decode() for key in of if _is_text(key)] for p, of in notes.items()}
 

@@ -167,7 +167,7 @@ def _not_erased(chosen: list[DeadLetter], kafka: KafkaSettings, out: TextIO | No
         topic_id = log.topic_id(kafka.topic)
     finally:
         log.close()
-    erasures = KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=TIMEOUT_S)
+    erasures = KafkaErasures(kafka.client_options(), kafka.topic, kafka.partitions, timeout_s=TIMEOUT_S)
     noted = erasures.noted(range(kafka.partitions), topic_id)
     left = [letter for letter in chosen if not erased_since(letter, noted, kafka.partitions)]
     if len(left) < len(chosen):

@@ -194,7 +194,7 @@ def erased_policy(topic: TopicFacts, partitions: int, tools: KafkaTools) -> Find
         return fail(
             check,
             f"{topic.partitions} partitions, the log has {partitions}",
-            f"replace it by a compacted topic of {partitions} partitions, and write its records there again",
+            tools.recount_erased(topic.name, topic.partitions, partitions),
         )
     if topic.config is None:
         return warn(check, "the broker does not report it", NO_ANSWER_FIX)

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError
 
 from mimn.data.events import DataError
 from uic.bulk.archive import open_archive
-from uic.bulk.commands.servers import erasures_of
+from uic.bulk.commands.servers import erasures_of, erasures_of_topic
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
@@ -158,7 +158,8 @@ def _archived(
     archive = open_archive(Folder(folder), topic_id.bytes if topic_id else None)
     if without_erasures:
         return ArchivedHistory(archive, {}, grew_from)
-    notes = erasures_of(kafka, archive.about.topic)
+    grown = archive.about.grew_from is not None or grew_from is not None  # it was not given more notes' partitions
+    notes = erasures_of_topic(kafka, archive.about.topic, None if grown else archive.partitions)
     try:
         erased = notes.read(range(archive.partitions), archive.topic_id)
     except LogUnavailable as error:

@@ -17,9 +17,14 @@ from uic.settings import KafkaSettings
 from uic.store import RedisStore
 
 
-def erasures_of(kafka: KafkaSettings, topic: str | None = None) -> KafkaErasures:
-    """The erasures of `topic` (default: the event topic)."""
-    return KafkaErasures(kafka.client_options(), topic or kafka.topic, timeout_s=kafka.request_timeout_ms / 1000)
+def erasures_of(kafka: KafkaSettings) -> KafkaErasures:
+    """The erasures of the event topic."""
+    return erasures_of_topic(kafka, kafka.topic, kafka.partitions)
+
+
+def erasures_of_topic(kafka: KafkaSettings, topic: str, partitions: int | None) -> KafkaErasures:
+    """The erasures of `topic`, which has `partitions`; None where its topic of erasures may have another number."""
+    return KafkaErasures(kafka.client_options(), topic, partitions, timeout_s=kafka.request_timeout_ms / 1000)
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
