@@ -15,6 +15,7 @@ from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.wait import until
 from mimn.state import Keys, namespace, partition_of
 from support import skips
+from support.archived_log import noted_erasures
 from support.bulk_running import done
 from support.one_node_cluster import ClusterNode, form
 from support.runbook import play
@@ -24,6 +25,8 @@ from uic.log.topic_reader import read_to_end
 pytestmark = pytest.mark.servers
 
 N = 4
+GONE = b"user-1"
+"""Who is erased while the new topic is built."""
 
 
 @pytest.fixture
@@ -112,18 +115,25 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
 
         def start(told: Mapping[str, str], words: list[str]) -> None:
             assert told["UIC_KAFKA__PARTITIONS"] == str(2 * N)
+            partition = partition_of(GONE, N)  # by the old UIC, which still has the traffic
+            world.producer.send(old.events, key=GONE, value=None, partition=partition).get(30)
             new[0].worker(UIC_BUNDLE__GENERATION=told["UIC_BUNDLE__GENERATION"])
 
-        told = environment(world, tmp_path, OLD=old.events, NEW=made.events, N=str(2 * N))
+        def stop(told: Mapping[str, str], words: list[str]) -> None:
+            world.workers[0].stop()
+
+        told = environment(world, tmp_path, OLD=old.events, OLD_N=str(N), NEW=made.events, N=str(2 * N))
         tools = {
             "create_topic": create,
             "stop_producers": stop_producers,
             "start_producers": start_producers,
             "start_workers": start,
+            "stop_workers": stop,
         }
         assert "0 wrong" in play("raise-n.md", tmp_path, told, tools)
         new[0].wait_folded()
-        world.wait_folded()
+        assert {key for key, _ in noted_erasures(made)} == {GONE}
+        assert not new[0].client.exists(new[0].keys.state(partition_of(GONE, 2 * N), GONE.decode()))
         before, after = by_user(world), by_user(new[0])
         for user, values in before.items():
             assert after[user][: len(values)] == values, "every event, once, in the user's order"
