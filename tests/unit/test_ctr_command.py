@@ -353,3 +353,23 @@ def test_the_deployment_page_lists_every_subcommand_by_group() -> None:
     assert listed == {
         group.lower().split()[0]: {command.name for command in COMMANDS if command.group == group} for group in groups
     }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--", "-dash"], ["-x", "--", "--", "-dash"], ["--no-such", "a", "--help"], ["-h"], []],
+    ids=" ".join,
+)
+def test_a_command_gets_its_arguments_as_they_were_given(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[list[str]] = []
+    monkeypatch.setattr(importlib.import_module("uic.__main__"), "main", lambda given, **_: got.append(given))
+    assert main(["erase", *arguments]) == 0
+    assert got == [["erase", *arguments]]
+
+
+def test_a_user_whose_id_begins_with_a_dash_can_be_named(free_port: Callable[[], int]) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    for command in (["erase", "--yes"], ["state"]):
+        done = ctr(*command, "--grpc", nobody, "--", "-dash")
+        assert done.returncode == 1, done.stderr
+        assert "required" not in done.stderr

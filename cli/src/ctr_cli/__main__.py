@@ -28,8 +28,6 @@ EXIT_CODES = (
 )
 STACK = Path(".stack")
 """Where `ctr up` keeps its data, unless told otherwise."""
-OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""The command's module reads its own arguments, `--help` included."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _app() -> typer.Typer:
     import typer
+    from typer.core import TyperCommand
+
+    class Passed(TyperCommand):
+        """A command whose module reads its own arguments: all of them as they are, `--help` and `--` included."""
+
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            super().parse_args(ctx, [])
+            ctx.args = list(args)
+            return args
 
     app = typer.Typer(
         help="ctr-serving: click scores from long user histories, at constant latency.",
@@ -77,9 +84,7 @@ def _app() -> typer.Typer:
     for command in COMMANDS:
         run = runner(command)
         run.__annotations__ |= {"context": typer.Context}
-        named = app.command(
-            command.name, help=command.help, rich_help_panel=command.group, context_settings=OWN_ARGUMENTS
-        )
+        named = app.command(command.name, cls=Passed, help=command.help, rich_help_panel=command.group)
         named(run)
     return app
 
