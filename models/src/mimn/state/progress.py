@@ -83,8 +83,8 @@ class Progress(NamedTuple):
 
     @property
     def complete_from(self) -> int:
-        """A state whose last event is below this offset may lack events: it is `partial`. The same holds for a user
-        without a state, unless this is 0."""
+        """A state whose last event is below this offset may lack events: it is `partial`. The same holds for a state of
+        an earlier era and for a user without a state, unless this is 0."""
         return max(self.base, self.gap_end)
 
     def age_ms(self, now_ms: int) -> int | None:

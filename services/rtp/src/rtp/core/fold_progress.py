@@ -118,11 +118,13 @@ class FoldProgress:
             # The state was built in another lineage than the one being folded now: usable, but of unknown age.
             return StateReport(Status.STALE, header.event_count, age_ms, partial=True)
         fresh = age_ms is not None and age_ms <= stale_after_ms
+        # An offset of an earlier era is one of another log, or of another reading of this log.
+        reached = header.last_offset if header.era == record.era else 0
         return StateReport(
             Status.WARM if fresh else Status.STALE,
             header.event_count,
             age_ms,
-            partial=header.partial or header.last_offset < record.complete_from,
+            partial=header.partial or reached < record.complete_from,
         )
 
 

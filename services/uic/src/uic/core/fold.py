@@ -325,13 +325,13 @@ class Round:
             else:
                 self._compiled.read_headers(self._values, headers, self._continued)
         progress = [part.progress for part in self._parts]
+        # Offsets of an earlier era belong to another log, or to another reading of this log: they compare with nothing.
+        era = np.array([p.era for p in progress], headers["era"].dtype)[at_part]
+        headers["last_offset"][headers["era"] != era] = -1
         complete_from = [p.complete_from for p in progress]
         if any(complete_from):  # after an erasure nothing is missing: the earlier events must stay unknown
             first_known = np.array(complete_from)[at_part]
             headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < first_known)
-        # Offsets of an earlier era belong to another log, or to another reading of this log.
-        era = np.array([p.era for p in progress], headers["era"].dtype)[at_part]
-        headers["last_offset"][headers["era"] != era] = -1
         headers["era"] = era
         headers["lineage"] = np.array([p.lineage for p in progress], np.uint64)[at_part]
         return headers
