@@ -142,6 +142,16 @@ def test_a_user_who_should_have_had_no_state_and_had_one_is_told_and_nothing_is_
     assert store.commit([Commit(0, b"p5", b"p6", (("bob", b"s"),), created=1)]) == [Written()]
 
 
+def test_a_commit_that_begins_a_lineage_may_delete_states_and_leaves_the_others(subject: Subject) -> None:
+    store, users = subject.store, [USER, "bob", "gone"]
+    store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"), ("bob", b"s2")), created=2) for p in (0, 1)])
+    claim = Commit(0, b"p1", b"p2", ((USER, None), ("gone", None)), begins_lineage=True, erases=True)
+    assert store.commit([claim._replace(expected=b"p0")]) == [Refused(b"p1")]
+    assert store.commit([claim]) == [Written()]
+    assert store.load([(0, users), (1, users)]) == [[None, b"s2", None], [b"s1", b"s2", None]]
+    assert store.commit([Commit(0, b"p2", b"p3", ((USER, b"s3"), ("bob", b"s4")), created=2)]) == [Written()]
+
+
 def test_each_of_several_commits_stands_for_itself(subject: Subject) -> None:
     store = subject.store
     store.commit([Commit(1, ABSENT, b"p1")])

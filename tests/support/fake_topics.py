@@ -255,6 +255,8 @@ class FakeErasures:
 
     def __init__(self) -> None:
         self.notes: dict[int, dict[bytes, int]] = {}
+        self.of_logs_before: dict[bytes, dict[int, dict[bytes, int]]] = {}
+        """By topic id, notes of logs before."""
         self.away = False
         self.asked: list[tuple[int, ...]] = []
 
@@ -262,4 +264,5 @@ class FakeErasures:
         if self.away:
             raise LogUnavailable("away")
         self.asked.append(tuple(partitions))
-        return {p: dict(self.notes.get(p, {})) for p in partitions}
+        notes = self.of_logs_before.get(topic_id, self.notes)
+        return {p: dict(notes.get(p, {})) for p in partitions}

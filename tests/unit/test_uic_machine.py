@@ -218,13 +218,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(p=partitions, share=st.floats(0, 1))
     def retention(self, p: int, share: float) -> None:
-        """The oldest records go, also such that were not folded yet. A null record that was not folded stays: of one
-        that retention removed first, nothing but its note tells."""
-        log, view = self.topic.partitions[p], self.views.get(p)
-        folded = view.next_offset if view is not None else 0
-        least = min([folded, *([self.kept[1][p].next_offset if p in self.kept[1] else 0] if self.kept else [])])
-        nulls = [r.offset for r in log.records if r.value is None and r.key and r.offset >= least]
-        upto = min([log.start + round(share * (log.end - log.start)), *nulls])
+        """The oldest records go, also such that were not folded yet, null records among them."""
+        log = self.topic.partitions[p]
+        upto = log.start + round(share * (log.end - log.start))
         if upto > log.start:
             self.topic.delete_before(p, upto)
 
@@ -288,25 +284,28 @@ class Life(RuleBasedStateMachine):
         self.before = dict(self.store.states)
 
     def follow(self, p: int) -> set[str]:
-        """Absorb what the stored progress says was absorbed; whose records those were."""
+        """Absorb what the stored progress says was absorbed; whose records those were, or whose erasure is left out."""
         stored, view, log = self.store.progress.get(p), self.views.get(p), self.topic.partitions[p]
         if stored is None:
             assert view is None, f"partition {p} has no progress any more"
             return set()
         progress = decode_progress(stored)
+        touched: set[str] = set()
         if view is None or view.lineage != progress.lineage:
             assert progress.base <= log.start
+            touched |= self.forget(p, 0)
             view = self.views[p] = View(progress.lineage, progress.era, progress.base, incomplete=progress.base > 0)
             view.suspects = {user for q, user in self.damaged if q == p}
         if progress.era != view.era:
             assert progress.era == view.era + 1
+            touched |= self.forget(p, 0)
             view.era, view.next_offset = progress.era, progress.next_offset
         assert progress.next_offset >= view.next_offset, "progress went back"
         if progress.gaps != view.gaps:
             assert progress.gaps == view.gaps + 1
             assert view.next_offset < progress.gap_end <= log.start, "a gap where nothing is missing"
+            touched |= self.forget(p, view.next_offset)
             view.gaps, view.next_offset, view.incomplete = progress.gaps, progress.gap_end, True
-        touched: set[str] = set()
         for record in self.seen(p):
             if view.next_offset <= record.offset < progress.next_offset:
                 if absorb(view.states, record, p, N):
@@ -324,6 +323,16 @@ class Life(RuleBasedStateMachine):
                     self.bad.add((p, record.offset))  # else a replay may leave it out, before its step was tried
         view.next_offset = progress.next_offset
         return touched
+
+    def forget(self, p: int, erased_from: int) -> set[str]:
+        """Records were left out: users with a note there have no state any more."""
+        users = {key.decode() for key, offset in self.erasures.notes.get(p, {}).items() if offset >= erased_from}
+        for user in users:
+            self.damaged.discard((p, user))
+            if (view := self.views.get(p)) is not None:
+                view.states.pop(user, None)
+                view.anew.pop(user, None)
+        return users
 
     def seen(self, p: int) -> list[FakeRecord]:
         """The log's records, and those that retention removed after a worker had fetched them."""

@@ -967,6 +967,82 @@ def test_a_rebuild_does_not_bring_an_erased_user_back(topic: FakeTopic, store: F
     assert worker.counted("uic_records_total", outcome="erased_later") == 1
 
 
+def folded_and_erased(topic: FakeTopic, store: FakeStore) -> FakeErasures:
+    """Five users are folded, of whom the second was erased and has come back. Then the first is erased."""
+    erasures = FakeErasures()
+    worker = Worker(topic, store, erasures=erasures)
+    worker.log.assign(0)
+    fill(topic, 10)
+    erasures.notes[0] = {USERS[1].encode(): topic.erase(USERS[1])}
+    topic.event(USERS[1])
+    worker.catch_up()
+    erasures.notes[0][USERS[0].encode()] = topic.erase(USERS[0])
+    return erasures
+
+
+def counts(store: FakeStore) -> list[int | None]:
+    """Of each user the events in the stored state, None without one."""
+    return [None if (s := stored_state(store, user)) is None else s.header.event_count for user in USERS]
+
+
+def test_a_state_goes_with_the_gap_that_takes_its_erasure(topic: FakeTopic, store: FakeStore) -> None:
+    erasures = folded_and_erased(topic, store)
+    erased_at = erasures.notes[0][USERS[0].encode()]
+    store.bad[0] = [b"unreadable"]
+    fill(topic, 3, first=2)
+    topic.delete_before(0, erased_at + 2)
+    heir = Worker(topic, store, erasures=erasures, seed=1)
+    heir.log.assign(0)
+    erasures.away = True
+    heir.settle()
+    before = heir.progress()
+    assert before is not None
+    assert before.next_offset == erased_at, "without the erasures nothing is left out"
+    erasures.away = False
+    store.fail_commits = ["lost request", "lost answer"]
+    while not heir.drained():
+        heir.turn()
+        progress = heir.progress()
+        assert progress is not None
+        assert (stored_state(store, USERS[0]) is None) == (progress.next_offset > erased_at)
+    assert (0, USERS[0]) not in store.users
+    assert not store.bad.get(0), "it may hold what was erased"
+    topic.event(USERS[0])
+    heir.catch_up()
+    assert counts(store)[:2] == [1, 1], "the one since; and an erasure that was folded changes nothing"
+
+
+@pytest.mark.parametrize("action", ["continue", "rebuild"])
+def test_a_state_goes_with_the_decision_that_leaves_its_erasure_behind_in_another_log(
+    action: str, topic: FakeTopic, store: FakeStore
+) -> None:
+    erasures = folded_and_erased(topic, store)
+    erasures.of_logs_before[topic.topic_id] = erasures.notes
+    topic.make_anew()
+    fill(topic, 1, first=4)
+    erasures.notes = {0: {USERS[2].encode(): topic.erase(USERS[2])}}
+    topic.partitions[0].records.pop()  # compaction took it: only the note tells
+    heir = Worker(topic, store, erasures=erasures, seed=1)
+    heir.log.assign(0)
+    heir.settle()
+    resolve(heir, action)
+    heir.catch_up()
+    assert counts(store) == [None, None, None, 2, 3 if action == "continue" else 1]
+    assert {user for _, user in store.users} == ({*USERS[3:]} if action == "continue" else {USERS[4]})
+
+
+def test_a_rebuild_takes_away_what_is_left_of_erased_users(topic: FakeTopic, store: FakeStore) -> None:
+    erasures = folded_and_erased(topic, store)
+    topic.delete_before(0, topic.partitions[0].end)
+    store.progress[0] = b"\0" + store.progress[0][1:]
+    heir = Worker(topic, store, erasures=erasures, seed=1)
+    heir.log.assign(0)
+    heir.settle()
+    assert counts(store)[0] == 2
+    resolve(heir, "rebuild")
+    assert counts(store)[:2] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("damage", "name"),
     [

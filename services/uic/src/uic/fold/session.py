@@ -170,7 +170,8 @@ class _Writing(Session):
 
 @dataclass(slots=True, kw_only=True)
 class Claiming(_Writing):
-    """Decided; before the first record, the erasures are read if it is a replay, and new progress is stored."""
+    """Decided; before the first record, the erasures are read if it is a replay or leaves records out, and new progress
+    is stored."""
 
     begin: Begin
     claimed: bool
@@ -178,6 +179,8 @@ class Claiming(_Writing):
     resolution: Resolution | None = None
     wants_erasures: bool = False
     erased: Mapping[bytes, int] = field(default_factory=dict)
+    forgets: Sequence[str] = ()
+    """Users whose states go with the claim: they were erased, and the erasure will not be read."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Taking partitions up: look up what is stored, ask the log for its bounds, decide where to begin
-(`core.start_position`), read the erasures if it is a replay, store progress that is new, and begin to read. An
-operator's decision about a broken partition is one more way to begin.
+(`core.start_position`), read the erasures if it is a replay or leaves records out, store progress that is new, and
+begin to read. An operator's decision about a broken partition is one more way to begin.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from uic.core.start_position import (
     start_position,
 )
 from uic.core.start_position import Broken as Stop
+from uic.core.unfolded_erasures import logs_of, users_to_forget
 from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NotBroken, NotOurs, StoreUnavailable
 from uic.fold.health import REMOVED, Health, phase_of
 from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Session, Sessions, TakingUp
@@ -38,7 +39,8 @@ from uic.settings import FoldSettings
 log = logging.getLogger("uic.fold.take_up")
 
 REPLAY_RECORDS = 10_000
-"""A partition this far behind is replaying, and reads the erasures first; nearer ones reach them soon enough."""
+"""A partition this far behind is replaying, and reads the erasures first; nearer ones reach them soon enough, if they
+leave no record out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class TakeUp:
                 claimed=not begin.store_first,
                 resolution=session.resolution,
                 unclaimed=session.unclaimed,
-                wants_erasures=untouched or bounds.end - progress.next_offset > REPLAY_RECORDS,
+                wants_erasures=begin.store_first or untouched or bounds.end - progress.next_offset > REPLAY_RECORDS,
             )
         )
 
@@ -256,7 +258,8 @@ class TakeUp:
         return among_removed(begin, bounds) if resolution.about is BrokenReason.REMOVED else begin
 
     def _claim(self, now: float) -> None:
-        """Before the first record: read the erasures if it is a replay, and store progress that is new."""
+        """Before the first record: read the erasures, and store progress that is new. With it go the states of users
+        whose erasure the partition will not read."""
         claiming = self._sessions.of(Claiming)
         if not any(s.wants_erasures for s in claiming):
             self._health.recover("erasures")
@@ -278,23 +281,29 @@ class TakeUp:
         if begun:
             self._log.describe({s.partition: s.tag for s in begun})  # so that an idle one soon knows it is caught up
 
-    def _read_erasures(self, replaying: list[Claiming], now: float) -> bool:
-        by_topic: dict[bytes, list[Claiming]] = {}
-        for session in replaying:
-            by_topic.setdefault(session.progress.topic_id, []).append(session)
-        for topic_id, sessions in by_topic.items():
-            try:
-                erased = self._erasures.read([s.partition for s in sessions], topic_id)
-            except LogUnavailable as error:
-                self._health.erasures_failed("erasures", error.detail)
-                for session in replaying:
-                    session.due = now + self._settings.retry_interval_s
-                    session.reason = "waiting for the erasures"
-                return False
-            for session in sessions:
-                session.erased = erased[session.partition]
-                session.wants_erasures = False
-        if replaying:
+    def _read_erasures(self, wanting: list[Claiming], now: float) -> bool:
+        by_log: dict[bytes, list[Claiming]] = {}
+        for session in wanting:
+            for topic_id in logs_of(session.known, session.progress):
+                by_log.setdefault(topic_id, []).append(session)
+        try:
+            erased = {
+                topic_id: self._erasures.read([s.partition for s in sessions], topic_id)
+                for topic_id, sessions in by_log.items()
+            }
+        except LogUnavailable as error:
+            self._health.erasures_failed("erasures", error.detail)
+            for session in wanting:
+                session.due = now + self._settings.retry_interval_s
+                session.reason = "waiting for the erasures"
+            return False
+        for session in wanting:
+            notes = {one: erased[one][session.partition] for one in logs_of(session.known, session.progress)}
+            session.erased = notes[session.progress.topic_id]
+            if not session.claimed:
+                session.forgets = users_to_forget(session.known, session.progress, notes)
+            session.wants_erasures = False
+        if wanting:
             self._health.erasures_answered("erasures")
         return True
 
@@ -319,5 +328,12 @@ class TakeUp:
 
 
 def _claim_of(session: Claiming) -> Attempt:
-    record, new = encode_progress(session.progress), session.begin.kind == "new"
-    return Attempt(Commit(session.partition, session.known, record, begins_lineage=new), session.progress)
+    commit = Commit(
+        session.partition,
+        session.known,
+        encode_progress(session.progress),
+        tuple((user, None) for user in session.forgets),
+        begins_lineage=session.begin.kind == "new",
+        erases=bool(session.forgets),
+    )
+    return Attempt(commit, session.progress)

@@ -2,8 +2,8 @@
 
 A partition that starts from nothing reads the whole log again. It would bring every erased user back until it reached
 the erasure itself, or for good if retention had removed that. So it reads these notes first and leaves out what lies at
-or below them. Partition p of this topic holds the users of partition p of the log. The record is specified in
-docs/formats/erased.md.
+or below them. So does one that leaves a part of the log out: erasures may be in it (`uic.core.unfolded_erasures`).
+Partition p of this topic holds the users of partition p of the log. The record is specified in docs/formats/erased.md.
 """
 
 from __future__ import annotations
