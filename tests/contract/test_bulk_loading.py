@@ -64,9 +64,11 @@ class World:
     def others(self) -> dict[str, Callable[[], object]]:
         """What may happen meanwhile, by the words of the refusal that follows."""
         keys, client = self.keys, self.client
-        folded = [Commit(PARTITION, ABSENT, WORKER, (("u1", b"folded"), ("new", b"folded")), created=2)]
+        claim = Commit(PARTITION, ABSENT, b"claim of a worker", begins_lineage=True)
+        folded = Commit(PARTITION, claim.progress, WORKER, (("u1", b"folded"), ("new", b"folded")), created=2)
+        both = [claim, folded]
         return {
-            "a worker began to fold": lambda: self.store.commit(folded) == [Written()] or pytest.fail("not written"),
+            "a worker began to fold": lambda: self.store.commit(both) == [Written()] * 2 or pytest.fail("not written"),
             "took partition 2 over": lambda: client.set(keys.loading(PARTITION), b"another load"),
             "or the store was emptied": client.flushall,
             "no longer has exactly the states": lambda: client.srem(keys.staged(PARTITION), USERS[0]),
@@ -162,6 +164,8 @@ def test_a_load_that_is_no_longer_alone_stops_and_writes_no_record(
     if worked:
         assert world.store.load([(PARTITION, ["u1", "new"])]) == [[b"folded", b"folded"]]
         assert world.client.smembers(world.keys.users(PARTITION)) == {b"u1", b"new"}
+        left = [world.keys.staged(PARTITION), world.keys.loading(PARTITION)]
+        assert [world.client.exists(key) for key in left] == [0, 0], "no erasure would reach them"
         return
     world.load(take_over=True)
     is_whole(world)

@@ -99,7 +99,11 @@ def test_a_transaction_writes_records_and_states_in_one_command_and_lists_whose_
     records = [(KEYS.progress(c.partition).encode(), c.progress) for c in commits]
     stored = [pair for pair in values if pair[1] is not None]
     assert [words[1:] for words in written if words[0] == b"MSET"] == [list(chain(*records, *stored))]
-    assert lists[b"UNLINK"] == [[KEYS.users(c.partition).encode()] for c in commits if c.begins_lineage]
+    assert lists[b"UNLINK"] == [
+        [key(c.partition).encode() for key in (KEYS.users, KEYS.staged, KEYS.loading)]
+        for c in commits
+        if c.begins_lineage
+    ]
     firsts = [(c, [user.encode() for user, _ in c.values[: c.created + c.listed]]) for c in commits]
     added = [[KEYS.users(c.partition).encode(), *users] for c, users in firsts if users]
     assert lists[b"SADD"] == added

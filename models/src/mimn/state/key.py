@@ -85,7 +85,8 @@ class Keys:
         return f"{self._tag(partition)}:loading"
 
     def staged(self, partition: int) -> str:
-        """The users of a load that is not complete: becomes `users` together with the progress record."""
+        """The users of a load that is not complete: becomes `users` together with the progress record, or is gone when
+        a worker begins a lineage."""
         return f"{self._tag(partition)}:staged"
 
     @property

@@ -6,7 +6,8 @@
     SMISMEMBER users user…             did users have a state whose state was not found?
     MULTI                              unless it says OK nothing more is sent: each write would be executed at once
 
-      UNLINK users                     a lineage begins: no user has a state
+      UNLINK users staged loading      a lineage begins: no user has a state, and a load, which finds the progress
+                                       record, ends without having counted
       SADD users user…                 users with their first state
       MSET progress record… state value…
       DEL state…, SREM users user…     erased users
@@ -62,6 +63,10 @@ class Names(NamedTuple):
     """What was set aside."""
     users: str
     """Who has a state."""
+    staged: str
+    """Whose states a load has written."""
+    loading: str
+    """The claim of a load."""
     state: str
     """How its states' keys begin."""
     state_encoded: bytes
@@ -80,6 +85,7 @@ class Transactions:
         if found is None:
             keys, state = self._keys, self._keys.state(partition, "")
             names = keys.progress(partition), keys.bad(partition), keys.users(partition)
+            names += keys.staged(partition), keys.loading(partition)
             found = self._names[partition] = Names(*names, state, state.encode())
         return found
 
@@ -98,7 +104,7 @@ class Transactions:
         for commit in commits:
             names, erased = self.names(commit.partition), _erased(commit.values)
             if commit.begins_lineage:
-                before.append(("UNLINK", names.users))
+                before.append(("UNLINK", names.users, names.staged, names.loading))
             if added := first(commit):
                 before.append(("SADD", names.users, *added))
             if erased:
