@@ -10,7 +10,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1.uic_service_pb2 import GetUserStateResponse
@@ -78,6 +78,26 @@ def test_a_full_replay_folds_nothing_of_an_erased_user(
     assert second is not None
     assert (second.event_count, second.digest) == (first.event_count, first.digest)
     assert second.lineage != first.lineage
+
+
+def test_an_erasure_that_retention_removed_before_it_was_folded_is_no_less_done(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, 1)
+    with running_uic(tmp_path / "first", valkey, topics) as uic:
+        uic.wait_folded(uic.publish(click("gone"), click("stays")))
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+    at = Publisher(log, topics.events, 1, KafkaTools("h:9092")).erase("gone", TIMEOUT_S)
+    log.close()
+    admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+    admin.delete_records({TopicPartition(topics.events, 0): at.offset + 1})
+    admin.close()
+    with running_uic(tmp_path / "second", valkey, topics) as uic:
+        uic.wait_folded([at])
+        assert uic.state("gone") is None
+        assert uic.state("stays") is not None
+    names = list(valkey.client.scan_iter(match=f"{valkey.prefix}:*:s:*"))
+    assert [name.rpartition(b":")[2] for name in names] == [b"stays"]
 
 
 def test_a_topic_of_notes_that_is_gone_is_named_until_it_is_there_again(
