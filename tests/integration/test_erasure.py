@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
-from ctr.uic.v1.uic_service_pb2 import GetUserStateResponse
+from ctr.uic.v1.uic_service_pb2 import GetUserStateResponse, LogPosition
 from judge import LogReader, replay, tensors
 from localstack.dev_broker import DevBroker
 from localstack.topics import Topic, create_topics
@@ -93,7 +93,7 @@ def test_an_erasure_that_retention_removed_before_it_was_folded_is_no_less_done(
     admin.delete_records({TopicPartition(topics.events, 0): at.offset + 1})
     admin.close()
     with running_uic(tmp_path / "second", valkey, topics) as uic:
-        uic.wait_folded([at])
+        uic.wait_folded([LogPosition(partition=at.partition, offset=at.offset)])
         assert uic.state("gone") is None
         assert uic.state("stays") is not None
     names = list(valkey.client.scan_iter(match=f"{valkey.prefix}:*:s:*"))

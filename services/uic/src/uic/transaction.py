@@ -84,9 +84,15 @@ class Transactions:
         found = self._names.get(partition)
         if found is None:
             keys, state = self._keys, self._keys.state(partition, "")
-            names = keys.progress(partition), keys.bad(partition), keys.users(partition)
-            names += keys.staged(partition), keys.loading(partition)
-            found = self._names[partition] = Names(*names, state, state.encode())
+            found = self._names[partition] = Names(
+                progress=keys.progress(partition),
+                bad=keys.bad(partition),
+                users=keys.users(partition),
+                staged=keys.staged(partition),
+                loading=keys.loading(partition),
+                state=state,
+                state_encoded=state.encode(),
+            )
         return found
 
     def look(self, commits: Sequence[Commit]) -> Sent:
