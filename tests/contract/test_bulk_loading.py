@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from localstack.valkey import Valkey
-from mimn.state import REMOVAL, Keys, Progress, encode_progress
+from mimn.state import REMOVAL, Keys, Progress, StateHeader, UserState, encode_progress, encode_state, user_hash
+from support import hand_model
 from support.one_node_cluster import ClusterNode, move_slot, three_masters
 from uic import store as store_module
 from uic.bulk.errors import BulkRefused
@@ -127,6 +128,29 @@ def is_whole(world: World, users: Sequence[bytes] = USERS) -> None:
     assert values == [STATES[user] for user in users]
     assert client.smembers(keys.users(PARTITION)) == set(users)
     assert client.exists(keys.loading(PARTITION)) + client.exists(keys.staged(PARTITION)) == 0
+
+
+def state_value(user: bytes, era: int, last_offset: int) -> bytes:
+    """A stored state."""
+    header = StateHeader(user_hash(user.decode()), 7, era, last_offset, 1, 1, bytes(8))
+    return encode_state(UserState(header, hand_model.INITIAL), hand_model.FINGERPRINT, hand_model.LAYOUT)
+
+
+def test_a_user_who_was_erased_since_is_left_out_whatever_the_offset_of_a_log_before(world: World) -> None:
+    newer = {b"came back": state_value(b"came back", era=1, last_offset=6)}
+    older = {
+        b"folded before": state_value(b"folded before", era=1, last_offset=5),
+        b"of the log before": state_value(b"of the log before", era=0, last_offset=900),
+    }
+    every = newer | older
+    with writing_partition(world.folder, PARTITION) as writer:
+        writer.add(list(every), list(every.values()))
+    progress = Progress(4, 20, lineage=7, writer=8, base=0, as_of_ms=1, last_offset=19, era=1)
+    loader = Loader(world.store, world.keys, Politeness(1e12, 60.0))
+    loader.load(world.folder, writer.finish(progress), dict.fromkeys(every, 5))
+    assert loader.done.erased == len(older)
+    assert world.client.smembers(world.keys.users(PARTITION)) == set(newer)
+    assert not any(world.client.exists(world.keys.state(PARTITION, user.decode())) for user in older)
 
 
 def test_states_their_users_and_the_record_are_loaded_and_the_claim_is_gone(world: World) -> None:

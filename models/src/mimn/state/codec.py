@@ -305,12 +305,6 @@ def _whole(value: bytes, layout: StateLayout) -> memoryview | Words:
     return words
 
 
-def last_offset_of(value: bytes) -> int:
-    """The last offset that a stored value says it has folded; nothing else of it is looked at."""
-    offset: int = _AFTER.unpack_from(value, _AFTER_AT)[0]
-    return offset
-
-
 def _tensors(stored: memoryview | Words, layout: StateLayout) -> NDArray[np.float32]:
     """The flat vector [F] of whole tensors; a view if none is float16."""
     half = layout.half_floats

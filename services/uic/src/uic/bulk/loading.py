@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress, last_offset_of
+from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress, header_of
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.politeness import Politeness
@@ -133,7 +133,7 @@ class Loader:
             self._claim(saved, claim)
             self._clear(saved, claim)
             for keys, values in states_of(folder, saved, STATES_A_CALL):
-                kept = [(k, v) for k, v in zip(keys, values, strict=True) if not self._is_erased(k, v, erased)]
+                kept = [(k, v) for k, v in zip(keys, values, strict=True) if not _is_erased(saved, erased.get(k), v)]
                 users += len(kept)
                 self.done.erased += len(keys) - len(kept)
                 if kept:
@@ -295,13 +295,6 @@ class Loader:
             "(ctr namespaces drop), and run this again"
         )
 
-    def _is_erased(self, user: bytes, value: bytes | None, erased: Mapping[bytes, int]) -> bool:
-        """Whether the state ends at or below the user's erasure; what came after an erasure is not erased."""
-        upto = erased.get(user)
-        if upto is None:
-            return False
-        return value is None or last_offset_of(value) <= upto
-
     def _wait(self, size: int, partition: int) -> None:
         """Wait as politeness demands, and while the store forks: what is written then is copied."""
         began = self._clock()
@@ -330,6 +323,15 @@ def _answered(replies: list[Any]) -> list[Any]:
         if isinstance(reply, ResponseError):
             raise reply
     return replies
+
+
+def _is_erased(saved: SavedPartition, upto: int | None, value: bytes | None) -> bool:
+    """Whether a state ends at or below its user's erasure; what came after an erasure is not erased. Offsets of a log
+    before, of an earlier era, say nothing about it: such a state is older."""
+    if upto is None or value is None:
+        return upto is not None
+    header = header_of(value)
+    return header.era != saved.decoded.era or header.last_offset <= upto
 
 
 def claim_of(saved: SavedPartition) -> bytes:
