@@ -170,7 +170,7 @@ def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -
     wrong = []
     if counted > trials * 2 * half:
         wrong.append(f"{counted:.0f} refusals: a duel")
-    if unwritten > counted:
+    if unwritten > counted + trials:  # each freeze lies between a look and its write, which then writes nothing
         wrong.append(f"{unwritten} exchanges wrote nothing, and {counted:.0f} commits were counted as refused")
     if not all(in_vain):
         wrong.append(f"in {in_vain.count(0)} of {trials} trials no stale commit was tried")
@@ -216,8 +216,11 @@ def refused(worker: UicWorker) -> float:
 
 
 def without_a_write(world: World) -> int:
-    """How often workers looked at the records of commits and found none left to write: they no longer watch them."""
-    return int(world.client.info("commandstats").get("cmdstat_unwatch", {"calls": 0})["calls"])
+    """How many transactions of workers wrote nothing: records were changed after the look, or nothing was to be written.
+    One that writes has an MSET."""
+    said = world.client.info("commandstats")
+    ended, wrote = (said.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("exec", "mset"))
+    return int(ended) - int(wrote)
 
 
 def a_worker_that_wakes_when_its_group_is_gone_claims_nothing(stage: Stage, size: Size) -> Tally:
