@@ -179,7 +179,7 @@ def test_a_removal_that_another_one_has_taken_over_removes_nothing_more(valkey: 
     def another() -> None:
         found.drop(keys.namespace, force=False, after=lambda step: None)
         assert not list(valkey.client.scan_iter(match=f"{valkey.prefix}:*"))
-        small(valkey)  # a worker has begun it anew
+        small(valkey)  # a worker has begun it again
 
     for step in ("progress", "keys"):
         with pytest.raises(BulkRefused, match="another command removes namespace"):

@@ -216,7 +216,7 @@ def refused(worker: UicWorker) -> float:
 
 
 def without_a_write(world: World) -> int:
-    """How many transactions of workers wrote nothing: records were changed after the look, or nothing was to be written.
+    """How many transactions of workers wrote nothing: records were changed after the look, or none was left to write.
     One that writes has an MSET."""
     said = world.client.info("commandstats")
     ended, wrote = (said.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("exec", "mset"))

@@ -251,7 +251,7 @@ def test_a_look_that_is_asked_for_does_not_wait_for_a_read_that_hangs_forever(
     mount.hang()
     file.write_text(make_key([Scope.PREDICT], "new")[1].line())
     assert ring.look() is False
-    monkeypatch.setattr(ring_module, "_read", mount._read)  # mounted anew; what hangs goes on to hang
+    monkeypatch.setattr(ring_module, "_read", mount._read)  # mounted again; what hangs goes on to hang
     assert ring.look() is None
     until(lambda: ring.look(asked=True) is True, "SIGHUP reads what is there now", within_s=60)
     mount.answer()

@@ -331,7 +331,7 @@ def test_the_lag_must_have_been_within_its_allowance_for_long_enough() -> None:
         promote(record, "r1", open_gates(record, LAGS, steady_ms=300_000), keep_ms=0, now_ms=now_ms)
 
 
-def test_the_wait_begins_anew_when_the_stores_clock_is_set_back() -> None:
+def test_the_wait_starts_again_when_the_stores_clock_is_set_back() -> None:
     record, _ = observe(begun(NEW, OLD), "r1", open_gates(begun(NEW, OLD), steady_ms=10_000), now_ms=NOW_MS)
     back_ms = NOW_MS - 3_600_000
     record, findings = observe(record, "r1", open_gates(record, steady_ms=10_000), now_ms=back_ms)

@@ -223,8 +223,11 @@ def test_teachers_of_another_configuration_or_of_other_data_are_not_used(
         train.train(config, output)
 
 
-def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teachers(folder: Path) -> None:
+def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teachers(
+    folder: Path, trained_by_teachers: dict[str, Any]
+) -> None:
     config = taught(epochs(smoke_config(folder), 2), 2, share=0.25)
+    assert trained_by_teachers["teachers"]
     folders = [folder / f"taught/teachers/{i}" for i in (1, 2)]
     data = load_data(config.data)
     teachers = Teachers.load(folders, config, data.prepared, torch.device("cpu"))

@@ -228,7 +228,7 @@ def test_after_consumption_has_stopped_lag_goes_on_to_grow_and_as_of_stands_stil
     worker.log.topic.make_anew()
     worker.log.topic.partitions[0].end = 3
     worker.settle(40)
-    assert worker.partition().next_offset == 20, "a session that has stopped is not taken up anew"
+    assert worker.partition().next_offset == 20, "a session that has stopped is not taken up again"
     assert worker.updater.status.partitions[0].as_of_ms == as_of_ms
 
 

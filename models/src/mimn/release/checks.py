@@ -116,7 +116,7 @@ def _conflict(record: Record, rollout: Rollout) -> Finding | None:
 
 def held(rollout: Rollout, checked: Checked, now_ms: int) -> Hold | None:
     """Since when the lag has been within its allowance; None while it is not. One that began in the future, because the
-    store's clock was set back, begins anew."""
+    store's clock was set back, starts again."""
     early = {Gate.LOG, Gate.BUILT, Gate.LAG}
     if any(one.gate in early for one in checked.findings):
         return None

@@ -1,7 +1,7 @@
 """Which master the Sentinels name.
 
-redis-py asks one Sentinel after another and begins anew each time it is interrupted, so one that hangs in front hides
-the others from all who have less time than it takes.
+redis-py asks one Sentinel after another and starts from the first each time it is interrupted, so one that hangs in
+front hides the others from all who have less time than it takes.
 """
 
 from __future__ import annotations
