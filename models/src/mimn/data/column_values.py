@@ -1,4 +1,5 @@
-"""What the values of a column mean: ids, times, labels, numbers, and values of fields, from Arrow to plain arrays.
+"""What the values of a column mean: ids, times, labels, numbers, and values of fields, from Arrow to plain arrays. The
+file is long because each meaning takes every type of column that may hold it.
 
 Each function takes a column of any type that may hold such values, and returns the array, and for some meanings which
 rows cannot be used and why. A column that cannot be used at all raises `DataError` with the file, the column and the

@@ -1,6 +1,7 @@
 """uvicorn's HTTP with what it lacks: a limit for a request's head and trailers, limits for the time in which it arrives
 and its answer is taken, exactly one Host, no other protocol, and the refusal of a request as soon as its headers are
-there when the process is overloaded. A refusal waits for the answers to the requests before it.
+there when the process is overloaded. A refusal waits for the answers to the requests before it. The file is long
+because uvicorn's protocol is one class, and all of this is one connection's state.
 
 While a request waits for the answer to the one before it, what its client has sent beyond it is neither parsed nor
 read, because a request that waits takes up to a hundred times the memory of its bytes.
@@ -57,7 +58,7 @@ _HEAD, _OFFER, _HANDED = _Stage.HEAD, _Stage.OFFER, _Stage.HANDED
 
 
 class _Flow(FlowControl):
-    """Reads nothing while there is something that was read and is held back, whoever wants to read on."""
+    """Pauses reading while bytes are held back, even if uvicorn asks to resume it."""
 
     def __init__(self, transport: asyncio.Transport, held: deque[bytes]) -> None:
         super().__init__(transport)
