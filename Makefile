@@ -82,7 +82,7 @@ check: install-dev ## format, lint, types, import contracts, stubs; unit and con
 static: format lint types imports proto-drift
 
 quick: install-dev
-	@$(PYTEST) $(SPREAD) -m "not torch" $(QUICK)
+	@$(PYTEST) $(WAITING) -m "not torch" $(QUICK)
 
 format: install-dev
 	@$(BIN)/ruff format --check $(CODE)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from localstack.demo import PATIENT
 from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from mimn.state import namespace, partition_of
@@ -91,8 +92,10 @@ class _Watch:
 
     def _said(self) -> dict[str, dict[str, Any]]:
         bodies = ({"user_id": user, "candidates": [{"item_id": 1, "category_id": 1}]} for user in USERS)
-        answers = (httpx.post(f"{self.rtp.address}/predict", json=body, timeout=10).json() for body in bodies)
-        return {user: answer["state"] for user, answer in zip(USERS, answers, strict=True)}
+        url = f"{self.rtp.address}/predict"
+        answers = [httpx.post(url, json=body, headers=PATIENT, timeout=60) for body in bodies]
+        assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+        return {user: answer.json()["state"] for user, answer in zip(USERS, answers, strict=True)}
 
     def untrue(self) -> list[str]:
         """Wait until RTP knows what is stored, and say what it says that is not so."""

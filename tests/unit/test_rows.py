@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,23 +167,34 @@ SPOILED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("how", SPOILED)
-def test_a_kept_library_that_a_crash_cut_short_is_built_again(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled(load_bundle(BUNDLES["tiny"]))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def loaded(home: Path) -> str:
+    """What a new process says when it loads the library that is kept in `home`, or builds it there."""
     command = [sys.executable, "-c", "from mimn.rows.library import library; assert library() is not None"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr == ""
-    [path] = (tmp_path / "ctr-serving").iterdir()
-    whole = path.read_bytes()
+    env = {**os.environ, "XDG_CACHE_HOME": str(home)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120).stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as a process keeps that found none."""
+    compiled(load_bundle(BUNDLES["tiny"]))
+    home = tmp_path_factory.mktemp("home")
+    assert loaded(home) == ""
+    [path] = (home / "ctr-serving").iterdir()
+    return path
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_kept_library_that_a_crash_cut_short_is_built_again(how: str, whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ctr-serving" / whole.name
+    path.parent.mkdir(mode=0o700)
     spoil, why = SPOILED[how]
-    path.write_bytes(spoil(whole))
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert f"{path} cannot be used: " in done.stderr
-    assert why in done.stderr
-    assert path.read_bytes() == whole
-    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr == ""
+    path.write_bytes(spoil(whole.read_bytes()))
+    said = loaded(tmp_path)
+    assert f"{path} cannot be used: " in said
+    assert why in said
+    assert path.read_bytes() == whole.read_bytes()
+    assert loaded(tmp_path) == ""
 
 
 def test_without_a_compiler_the_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def named(path: Path, generation: int = 0) -> rollouts.Release:
 class World:
     """A process that was started with the tiny bundle, and a store with two namespaces."""
 
-    def __init__(self, cpu_share: float = 1.0, folder: Path = Path("/bundles")) -> None:
+    def __init__(self, cpu_share: float = 1.0, folder: Path = Path("/bundles"), timeout_s: float = 1.0) -> None:
         self.store = FakeStateReader()
         self.stored = {path: Stored(load_bundle(path), partitions=3) for path in (TINY, SKETCH)}
         for stored in self.stored.values():
@@ -90,7 +90,7 @@ class World:
             self.store.values.update(stored.values)
         self.metrics = Metrics()
         self.in_service = InService(Release.of(model(TINY), prefix="uic", generation=0))
-        self.reader = progress_reader(self.store)
+        self.reader = progress_reader(self.store, timeout_s=timeout_s)
         self.watcher = ProgressWatcher(self.in_service, self.reader, self.metrics, every_s=1.0)
         self.scorer = Scorer(
             self.in_service, self.store, Admission(100), self.metrics, stale_after_ms=60_000,
@@ -101,7 +101,7 @@ class World:
         self.now = 0.0
         self.follower = RolloutFollower(
             self.in_service, self.store, self.reader, self.metrics, Loader(self.load, 60.0),
-            bundles=Bundles(folder, TINY), prefix="uic", timeout_s=1.0, every_s=0.5, retry_every_s=5.0,
+            bundles=Bundles(folder, TINY), prefix="uic", timeout_s=timeout_s, every_s=0.5, retry_every_s=5.0,
             clock=lambda: self.now,
         )  # fmt: skip
 
@@ -515,7 +515,7 @@ def test_two_processes_of_one_host_name_and_process_id_are_two() -> None:
 
 
 def test_an_outage_of_the_store_is_a_line_of_each_part_when_it_begins_and_when_it_ends() -> None:
-    world = World()
+    world = World(timeout_s=0.02)
     announcer = Announcer(
         world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=0.001,
         clock=lambda: world.now,
