@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -476,6 +478,22 @@ def test_a_link_inside_the_folder_is_followed_and_one_that_leads_out_is_refused(
     (path / "head.onnx").symlink_to(tmp_path / "head.onnx")
     with pytest.raises(BundleError, match="leads out of the bundle's folder"):
         load_bundle(path)
+
+
+def descriptors() -> int:
+    """How many this process has; only Linux tells."""
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused_and_not_waited_for(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (path / "head.onnx").unlink()
+    make(path / "head.onnx")
+    before = descriptors()
+    with pytest.raises(BundleError, match=r"head\.onnx is not a regular file"):
+        load_bundle(path)
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("target", ["toy/2", "toys/1", "copy"])

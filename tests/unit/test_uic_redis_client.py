@@ -10,6 +10,7 @@ import pytest
 from redis.cluster import ClusterNode, NodesManager, RedisCluster
 
 from process.assumptions import broken
+from uic.bulk.commands import namespaces
 from uic.errors import UnsuitableClient
 from uic.redis_client import ASSUMPTIONS, ClusterClient, check_cluster_client
 
@@ -40,6 +41,20 @@ def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, mo
     with pytest.raises(UnsuitableClient, match="redis-py") as refused:
         check_cluster_client.__wrapped__()
     assert name in refused.value.detail
+
+
+def test_the_namespaces_command_says_that_the_client_is_not_one_it_is_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
+    CHANGES[next(iter(CHANGES))](monkeypatch)
+    check_cluster_client.cache_clear()
+    try:
+        assert namespaces.main([]) == 1
+    finally:
+        check_cluster_client.cache_clear()
+    assert "redis-py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

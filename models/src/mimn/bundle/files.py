@@ -54,7 +54,8 @@ def opened(folder: Path, name: str) -> Iterator[io.BufferedReader]:
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = error.strerror if isinstance(error, OSError) else "links in a circle"
         raise BundleError(f"the bundle at {folder} lacks {name} ({reason}): copy the bundle again") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BundleError(f"{folder / name} is not a regular file: copy the bundle again")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BundleError(f"{folder / name} is not a regular file: copy the bundle again")
         yield file

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
-from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
+from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableClient, UnsuitableTopic
 from uic.log.partition_reader import log_reader
 from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, read_client_settings
@@ -66,7 +66,7 @@ def main(
             return 0
         ends = _ends(settings.kafka)
         rows = [asdict(found.look(name, ends)) for name in found.names()]
-    except (BulkRefused, StoreUnavailable) as error:
+    except (BulkRefused, StoreUnavailable, UnsuitableClient) as error:
         print(f"ctr namespaces: {error}", file=sys.stderr)
         return 1
     except FAILURES as error:  # a cluster's client asks for the nodes when it is made
