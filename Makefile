@@ -12,8 +12,9 @@ PROJECTS := $(MEMBERS:%=%/pyproject.toml)
 CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
-SPREAD := --numprocesses 2 --dist loadfile
-WAITING := --numprocesses 3 --dist loadfile
+# A file a process, in the order in which they are collected: by number of tests, files of few and long tests came last.
+SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WAITING := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 CONFIG ?= models/configs/online_retail_default.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles

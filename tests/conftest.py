@@ -44,6 +44,11 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if skips.in_ci() else "developer")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest goes first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_scenarios.py")
+
+
 def pytest_collection_finish() -> None:
     """Leave what is imported by now out of every collection of garbage, and collect less often.
 
