@@ -25,6 +25,7 @@ from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
+from mimn.release import Record, Release, encode_record, record_key
 from support.bundles import again
 from support.stored import Stored
 
@@ -218,6 +219,24 @@ def test_a_graph_that_never_ends_costs_its_reload_and_nothing_else(own_valkey: V
         assert time.monotonic() - began < 10
 
 
+def test_sigterm_ends_a_process_whose_first_release_never_loads(own_valkey: Valkey, tmp_path: Path) -> None:
+    write(own_valkey, with_users(TINY, USERS))
+    bundle = load_bundle(endless(tmp_path / "bundles"))
+    of = bundle.manifest
+    named = Release(of.name, of.version, bundle.sha256, of.files["head.onnx"], of.fingerprint, 0)
+    with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
+        client.set(record_key("uic"), encode_record(Record(revision=1, salt="0" * 16, serving=named)))
+    told = {"RTP_BUNDLE__LOAD_TIMEOUT_S": "600", "RTP_BUNDLES__FOLDER": str(tmp_path / "bundles")}
+    rtp = RtpProcess("rtp", tmp_path / "rtp", Surroundings("", own_valkey.address, TINY, rtp=told))
+    rtp.spawn()
+    try:
+        until(lambda: "listening" in rtp.log.read_text() and busy(rtp), "the graph runs", within_s=60)
+        assert rtp.stop(grace_s=20) == 0
+    finally:
+        rtp.kill()
+    assert "Traceback" not in rtp.log.read_text()
+
+
 def test_sigterm_while_a_bundle_hangs_ends_the_process_in_order(own_valkey: Valkey, tmp_path: Path) -> None:
     write(own_valkey, with_users(TINY, USERS))
     with running(own_valkey, tmp_path, RTP_BUNDLE__LOAD_TIMEOUT_S="600") as process:
@@ -225,7 +244,7 @@ def test_sigterm_while_a_bundle_hangs_ends_the_process_in_order(own_valkey: Valk
         assert process.rtp.child is not None
         process.rtp.child.send(signal.SIGHUP)
         with ThreadPoolExecutor(1) as pool:
-            until(lambda: busy(process), "the graph runs", within_s=60)
+            until(lambda: busy(process.rtp), "the graph runs", within_s=60)
             waiting = pool.submit(process.reload)
             began = time.monotonic()
             assert process.rtp.stop(grace_s=10) == 0
@@ -234,10 +253,10 @@ def test_sigterm_while_a_bundle_hangs_ends_the_process_in_order(own_valkey: Valk
     assert "Traceback" not in process.rtp.log.read_text()
 
 
-def busy(process: Running) -> bool:
+def busy(rtp: RtpProcess) -> bool:
     """Whether a thread other than the main one has used 200 ms of processor time."""
-    assert process.rtp.child is not None
-    main = str(process.rtp.child.pid)
+    assert rtp.child is not None
+    main = str(rtp.child.pid)
     others = [thread for thread in Path(f"/proc/{main}/task").iterdir() if thread.name != main]
     return any(int((thread / "stat").read_text().rpartition(")")[2].split()[11]) > 20 for thread in others)
 

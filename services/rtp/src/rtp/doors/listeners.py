@@ -170,10 +170,12 @@ async def run(
 
     def end() -> None:
         main.should_exit = True
+        if not main.started:  # else the bundle that the beginning waits for is waited for first
+            service.reloader.close()
 
     def interrupt() -> None:
         main.force_exit = main.should_exit  # Ctrl-C twice: wait for no request
-        main.should_exit = True
+        end()
 
     def reload() -> None:
         log.info("SIGHUP: reload", bundle=str(settings.bundle.path), keys=service.keys is not None)
