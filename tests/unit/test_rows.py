@@ -142,31 +142,6 @@ def test_eight_users_at_once_have_the_bits_of_each_alone(variant: str, op: Op, b
         assert states.tobytes() == alone.tobytes()
 
 
-def test_a_library_is_kept_where_only_its_user_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled(load_bundle(BUNDLES["tiny"]))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = tmp_path / "ctr-serving"
-    assert library.__wrapped__() is not None
-    assert [path.suffix for path in folder.iterdir()] == [".so"]
-    assert folder.stat().st_mode & 0o777 == 0o700
-    folder.chmod(0o777)
-    assert library.__wrapped__() is None
-    folder.chmod(0o700)
-    monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
-    assert library.__wrapped__() is None
-
-
-def with_seal(content: bytes) -> bytes:
-    return content + sha256(content).digest()
-
-
-SPOILED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda whole: b"", "it is damaged"),
-    "cut short": (lambda whole: whole[:-5000], "it is damaged"),
-    "not a library": (lambda whole: with_seal(b"no library"), "file too short"),
-}
-
-
 def loaded(home: Path) -> str:
     """What a new process says when it loads the library that is kept in `home`, or builds it there."""
     command = [sys.executable, "-c", "from mimn.rows.library import library; assert library() is not None"]
@@ -182,6 +157,30 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert loaded(home) == ""
     [path] = (home / "ctr-serving").iterdir()
     return path
+
+
+def test_a_library_is_kept_where_only_its_user_may_write(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = whole.parent
+    assert whole.suffix == ".so"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
+    folder.chmod(0o777)
+    assert library.__wrapped__() is None
+    folder.chmod(0o700)
+    assert library.__wrapped__() is not None
+    monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
+    assert library.__wrapped__() is None
+
+
+def with_seal(content: bytes) -> bytes:
+    return content + sha256(content).digest()
+
+
+SPOILED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda whole: b"", "it is damaged"),
+    "cut short": (lambda whole: whole[:-5000], "it is damaged"),
+    "not a library": (lambda whole: with_seal(b"no library"), "file too short"),
+}
 
 
 @pytest.mark.parametrize("how", SPOILED)

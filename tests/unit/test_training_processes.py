@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from localstack.wait import until
 from mimn import run
 from mimn.config import ConfigError
 from mimn.data_set import load_data
+from mimn.impressions.__main__ import main as impressions
 from mimn.nn.checkpoint import untrained
 from mimn.run_config import decode_config, read_config
 from mimn.train import DrawnNegatives, to_tensors
+from mimn.train import main as train
 from mimn.training import loop
 from mimn.training.processes import ALONE, Processes
 from support.trainings import drawn, labelled
@@ -27,6 +28,13 @@ from support.trainings import drawn, labelled
 pytestmark = pytest.mark.torch
 
 DEADLINE_S = 240
+
+
+def alone(arguments: list[str], output: Path) -> dict[str, Any]:
+    """Train in this process; returns what `metrics.json` says."""
+    _, module, *rest = arguments
+    assert {"mimn.train": train, "mimn.impressions": impressions}[module]([*rest, "--output", str(output)]) == 0
+    return recorded(output)
 
 
 def by_processes(count: int, arguments: list[str], output: Path) -> dict[str, Any]:
@@ -37,6 +45,10 @@ def by_processes(count: int, arguments: list[str], output: Path) -> dict[str, An
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count('"validation_auc"') == 1, "only the first process says anything"
+    return recorded(output)
+
+
+def recorded(output: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((output / run.METRICS).read_text("utf-8"))
     return record
 
@@ -51,7 +63,7 @@ def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, apart: f
         if task != "labelled"
         else labelled(tmp_path, epochs=2, learning_rate=1e-4, embeddings=embeddings)
     )
-    one, two = (by_processes(count, arguments, tmp_path / f"by {count}") for count in (1, 2))
+    one, two = alone(arguments, tmp_path / "by 1"), by_processes(2, arguments, tmp_path / "by 2")
     assert len(one["curve"]) == len(two["curve"]) == 2
     for epoch, same in zip(one["curve"], two["curve"], strict=True):
         assert abs(epoch["loss"] - same["loss"]) < 1e-3
@@ -151,11 +163,12 @@ def test_a_run_on_impressions_that_was_killed_ends_like_an_unbroken_one(tmp_path
     process = subprocess.Popen(
         [*arguments, "--output", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    log, until = killed / run.LOG, time.monotonic() + DEADLINE_S
-    while not (log.exists() and "epoch 2:" in log.read_text("utf-8")):
+    log = killed / run.LOG
+
+    def goes_on() -> None:
         assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < until, "epoch 2 did not come"
-        os.sched_yield()
+
+    until(lambda: log.exists() and "epoch 2:" in log.read_text("utf-8"), "epoch 2", within_s=DEADLINE_S, alive=goes_on)
     process.kill()
     assert process.wait() != 0
     assert (killed / run.CHECKPOINT).exists()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
+from localstack.wait import until
 from mimn import config_file, tune
 from mimn.config import ConfigError
 from mimn.data.events import DataError
@@ -111,11 +110,15 @@ def test_a_run_without_test_labels_cannot_be_evaluated_on_them(searched: Path, t
 def test_a_search_that_was_killed_ends_like_an_unbroken_one(searched: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mimn.impressions", *searching(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until, log = time.monotonic() + 240, tmp_path / "search/trial/train.log"
-    while not ((tmp_path / "search" / BEST).exists() and log.exists() and "epoch 1:" in log.read_text("utf-8")):
+    best, log = tmp_path / "search" / BEST, tmp_path / "search/trial/train.log"
+
+    def is_in_the_second_trial() -> bool:
+        return best.exists() and log.exists() and "epoch 1:" in log.read_text("utf-8")
+
+    def goes_on() -> None:
         assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < until
-        os.sched_yield()
+
+    until(is_in_the_second_trial, "a second trial", within_s=240, alive=goes_on)
     process.kill()
     process.wait()
     states = [one.state for one in trials(tmp_path)]
