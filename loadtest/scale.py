@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import redis
 import uvloop
@@ -43,6 +42,7 @@ from localstack.signals import signals_unwind
 from localstack.stack import BUNDLE, Options, Stack
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state.codec import HEADER_BYTES
 
@@ -292,7 +292,7 @@ def standing_still(workers: Sequence[Server]) -> Iterator[None]:
 
 def shared_out(stack: Stack) -> bool:
     """Whether every partition is folded, and every worker folds some."""
-    answers = (httpx.get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"] for worker in stack.uic)
+    answers = (web().get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"] for worker in stack.uic)
     owned = [sum(one["phase"] == "folding" for one in partitions) for partitions in answers]
     return all(owned) and sum(owned) == stack.options.partitions
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from localstack.ports import LOOPBACK
 from localstack.server import Server
 from localstack.topics import EVENTS, PARTITIONS
+from localstack.web import web
 
 UIC_COMMAND = ("-m", "uic", "serve")
 RTP_COMMAND = ("-m", "rtp")
@@ -183,7 +184,7 @@ def grpc_serves(address: str) -> bool:
 def http_ok(url: str) -> bool:
     """Whether `url` answers 200 now."""
     try:
-        return httpx.get(url, timeout=1).status_code == httpx.codes.OK
+        return web().get(url, timeout=1).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
 
@@ -191,7 +192,7 @@ def http_ok(url: str) -> bool:
 def answer_of(url: str) -> str:
     """The status and the body that `url` answers, or why it answers nothing, for the message of a failure."""
     try:
-        answer = httpx.get(url, timeout=1)
+        answer = web().get(url, timeout=1)
     except httpx.TransportError as error:
         return f"; {url} does not answer: {error!r}"
     return f"; {url} answers {answer.status_code}: {answer.text[:1000]}"

@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 from localstack.stack import addresses_of, living, take_down
 from localstack.wait import until
+from localstack.web import web
 
 pytestmark = pytest.mark.servers
 
@@ -133,7 +133,7 @@ def test_up_prints_commands_that_work_when_pasted_and_down_ends_it(tmp_path: Pat
             "the produced event is visible",
             within_s=60,
         )
-        assert httpx.get(f"{at.predict}/docs").status_code == 200
+        assert web().get(f"{at.predict}/docs").status_code == 200
         seen = json.loads(run(folder, "status", "--json"))
         assert set(seen["running"]) == {"rtp-1", "uic-1", "broker", "valkey"}
         assert all(seen["ready"].values())

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1.uic_service_pb2 import LogPosition
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
 from support.uic_running import BUNDLE, RunningUic, click
@@ -39,7 +39,7 @@ class Generation:
     def state_of(self, user: str) -> dict[str, Any]:
         """What `/predict` says of the user's state."""
         asked = {"user_id": user, "candidates": [{"item_id": 3, "category_id": 2}]}
-        answer = httpx.post(f"{self.rtp.address}/predict", json=asked, headers={"x-request-deadline-ms": "3000"})
+        answer = web().post(f"{self.rtp.address}/predict", json=asked, headers={"x-request-deadline-ms": "3000"})
         state: dict[str, Any] = answer.json()["state"]
         return state
 

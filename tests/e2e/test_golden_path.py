@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import redis
@@ -21,6 +20,7 @@ from localstack.demo import PATIENT
 from localstack.replay import Records, expect, replay
 from localstack.shoppers import DATA, Shopper, read_events
 from localstack.stack import Addresses
+from localstack.web import web
 from mimn.bundle import Bundle, load_bundle
 from mimn.config import MimnConfig
 from mimn.data.events import Events
@@ -151,7 +151,7 @@ def stored(path: GoldenRun, user_id: str) -> UserState:
 def predict(path: GoldenRun, user_id: str) -> tuple[NDArray[np.float64], dict[str, object]]:
     items, categories = candidates(path.bundle)
     asked = [{"item_id": int(i), "category_id": str(c)} for i, c in zip(items, categories, strict=True)]
-    response = httpx.post(
+    response = web().post(
         f"{path.at.predict}/predict", json={"user_id": user_id, "candidates": asked}, timeout=60, headers=PATIENT
     )
     assert response.status_code == 200, response.text

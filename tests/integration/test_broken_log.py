@@ -7,7 +7,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,6 +16,7 @@ from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.topics import Topic, create_topics
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
 from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
@@ -62,7 +62,7 @@ def test_partitions_stop_by_name_and_go_on_as_the_operator_decides(
 
         until(lambda: phases() == dict.fromkeys(range(N), "broken"), "every partition is broken", within_s=60)
         until(lambda: not serving(uic), "health follows", within_s=60)
-        ready = httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5)
+        ready = web().get(f"{uic.worker.admin_url}/readyz", timeout=5)
         assert ready.status_code == 503
         assert "broken_log" in ready.json()["detail"]
         code, text = command(uic, "partitions")
@@ -105,7 +105,7 @@ def test_misrouted_records_stop_their_partition_until_an_operator_sends_them_to_
             one.get(timeout=20)
         producer.close()
         until(lambda: not serving(uic), "health says that something stopped", within_s=60)
-        assert "misrouted" in httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5).json()["detail"]
+        assert "misrouted" in web().get(f"{uic.worker.admin_url}/readyz", timeout=5).json()["detail"]
 
     with running_uic(tmp_path / "after", valkey, topics, serving=False, UIC_FOLD__MISROUTED_SHARE="0.001") as uic:
 
@@ -125,7 +125,7 @@ def test_misrouted_records_stop_their_partition_until_an_operator_sends_them_to_
             state = uic.state(user)
             assert state is not None
             assert state.event_count == 2, user
-        metrics = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
         assert f'uic_dead_letters_total{{reason="misrouted"}} {letters}.0' in metrics
 
 

@@ -9,13 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.wait import until
+from localstack.web import web
 from mimn.state import partition_of
 from support.uic_running import click, delete_and_wait, running_uic
 from uic.core.event import MAX_VALUE_BYTES, Reason, explain
@@ -137,7 +137,7 @@ def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
             return set(found) == set(sent)
 
         until(all_there, "each bad record is a dead letter", within_s=60, every_s=0.2)
-        metrics = httpx.get(uic.worker.admin_url + "/metrics", timeout=10).text
+        metrics = web().get(uic.worker.admin_url + "/metrics", timeout=10).text
     assert 'uic_dead_letters_total{reason="unknown_action"} 2.0' in metrics
     assert "uic_events_with_unknown_fields_total 1.0" in metrics
     assert 'uic_bundle_info{fingerprint="' in metrics

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
@@ -18,6 +17,7 @@ from judge import LogReader, replay, tensors
 from localstack.dev_broker import DevBroker
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
@@ -66,7 +66,7 @@ def test_a_full_replay_folds_nothing_of_an_erased_user(
     with running_uic(tmp_path / "second", valkey, topics) as uic:
         uic.wait_folded([*before, erased, after])
         state, second = uic.state("gone"), uic.state("stays")
-        metrics = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=10).text
+        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=10).text
     assert state is not None
     assert (state.event_count, state.digest) == (
         1,

@@ -15,6 +15,7 @@ from conftest import MakeTopics, RedisForTest
 from localstack.server import Server
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
+from localstack.web import web
 from support.uic_running import BUNDLE, RunningUic, click
 
 pytestmark = pytest.mark.servers
@@ -64,6 +65,6 @@ def test_uic_folds_and_ends_while_nobody_reads_its_log(
 
 def _text(url: str) -> str:
     try:
-        return httpx.get(url, timeout=1).text
+        return web().get(url, timeout=1).text
     except httpx.TransportError:
         return ""

@@ -17,6 +17,7 @@ from localstack.replay import States, expect, replay, wait_folded
 from localstack.shoppers import DATA, Shopper, read_events
 from localstack.stack import BUNDLE, Options, Stack, addresses_of, living, take_down
 from localstack.wait import until
+from localstack.web import web
 from mimn.data.events import Events
 
 pytestmark = pytest.mark.servers
@@ -62,7 +63,7 @@ def fold(stack: Stack, events: Events, shoppers: list[Shopper], within_s: float 
 
 def predict(url: str, user: str) -> dict[str, object]:
     body = {"user_id": user, "candidates": [{"item_id": 1, "category_id": 1}]}
-    response = httpx.post(f"{url}/predict", json=body, timeout=5, headers=PATIENT)
+    response = web().post(f"{url}/predict", json=body, timeout=5, headers=PATIENT)
     assert response.status_code == 200, response.text
     return dict(response.json()["state"])
 
@@ -72,10 +73,10 @@ def test_members_are_ready_once_the_stack_has_started(wide: Stack) -> None:
     assert list(living(wide.options.folder)) == ["rtp-1", "rtp-2", "uic-1", "broker", "valkey"]
     assert addresses_of(wide.options.folder) == at
     assert predict(at.predict, "nobody")["status"] == "cold"
-    assert httpx.get(f"{at.predict}/readyz").status_code == 200
+    assert web().get(f"{at.predict}/readyz").status_code == 200
     assert len({*at.rtp_admin, *at.uic_admin, *at.uic}) == 4
     for url in (*at.rtp_admin, *at.uic_admin):
-        assert httpx.get(f"{url}/metrics").status_code == 200
+        assert web().get(f"{url}/metrics").status_code == 200
 
 
 def test_events_become_states_that_predict_reads(wide: Stack, events: Events) -> None:

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import httpx
 import pytest
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.ports import free_port
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import REMOVAL, Keys, decode_progress, encode_progress, namespace, partition_of
 from support.bulk_running import run_main
@@ -82,7 +82,7 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
         for user in USERS:
             sent[user] += 1
         until(lambda: all(map(complete, USERS)), "and everything goes on", within_s=60)
-        assert httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5).status_code == 200
+        assert web().get(f"{uic.worker.admin_url}/readyz", timeout=5).status_code == 200
         code, said = command(environment)
         assert (code, said.splitlines()) == (0, ["40 users, 0 states lost, 0 repaired"])
 
@@ -99,7 +99,7 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
 
 
 def lost_states(uic: RunningUic) -> float:
-    text = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith("uic_lost_states_total")))
 
 

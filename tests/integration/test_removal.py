@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from conftest import MakeTopics, RedisForTest
 from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
+from localstack.web import web
 from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import Keys, Progress, encode_progress
 from support.bulk_running import done, kill
@@ -56,7 +56,7 @@ def at(step: str, act: Callable[[], None]) -> Callable[[str], None]:
 
 def said(worker: UicWorker) -> str:
     """What the worker says of its readiness."""
-    return httpx.get(f"{worker.admin_url}/readyz", timeout=10).text
+    return web().get(f"{worker.admin_url}/readyz", timeout=10).text
 
 
 def waits(worker: UicWorker) -> bool:

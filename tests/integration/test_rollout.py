@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import redis
 
 from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
+from localstack.web import web
 from mimn.release import BUCKETS, Record, State, announcement_key, bucket_of, instances_key
 from support.bulk_running import done
 from support.bundles import SKETCH, TINY
@@ -294,18 +294,18 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
         assert running.closed("wait", identity) == {"loaded"}
         admin = running.rtp.admin_url
         until(
-            lambda: "tiny/1-scaled" in httpx.get(f"{admin}/readyz").json().get("detail", ""),
+            lambda: "tiny/1-scaled" in web().get(f"{admin}/readyz").json().get("detail", ""),
             "it is refused",
             within_s=30,
         )
-        assert httpx.get(f"{admin}/readyz").status_code == 200
-        assert 'rtp_release_refused{bundle="tiny/1-scaled"} 1.0' in httpx.get(f"{admin}/metrics").text
+        assert web().get(f"{admin}/readyz").status_code == 200
+        assert 'rtp_release_refused{bundle="tiny/1-scaled"} 1.0' in web().get(f"{admin}/metrics").text
         status, view = running.rollout("promote", identity, "--rtp", admin)
         assert (status, view["gates"][0]["gate"]) == (3, "loaded")
-        refused = httpx.post(f"{admin}/bundle/reload")
+        refused = web().post(f"{admin}/bundle/reload")
         assert (refused.status_code, refused.json()["code"]) == (409, "reload_refused")
         moved.rename(running.other_head)
-        assert httpx.post(f"{admin}/releases/look", timeout=30).json()["refused"] == []
+        assert web().post(f"{admin}/releases/look", timeout=30).json()["refused"] == []
         running.done("promote", identity, "--rtp", admin)
         until(lambda: traffic.answers[-1].model == "tiny/1-scaled", "the new head answers", within_s=30)
     assert traffic.failed() == []

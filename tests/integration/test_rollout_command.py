@@ -11,7 +11,6 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import redis
 from msgspec.structs import replace
@@ -20,6 +19,7 @@ from conftest import RedisForTest
 from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.release import (
     SERVING,
@@ -387,7 +387,7 @@ def test_what_was_promoted_is_promoted_again_after_the_store_came_back_with_an_o
     with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", own_valkey.address, bundles[0])) as rtp:
 
         def releases() -> dict[str, Any]:
-            told: dict[str, Any] = httpx.get(f"{rtp.admin_url}/releases", timeout=30).json()
+            told: dict[str, Any] = web().get(f"{rtp.admin_url}/releases", timeout=30).json()
             return told
 
         def serving() -> str:

@@ -18,6 +18,7 @@ import pytest
 from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from support.hostile_clients import HEAD, Healthy, HostileClients, Line, body
 from support.stored import Stored
@@ -300,7 +301,7 @@ def test_a_flood_of_what_is_not_http_is_counted_and_fills_no_log(rtp: RtpProcess
 
 
 def counted(rtp: RtpProcess) -> float:
-    text = httpx.get(f"{rtp.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{rtp.admin_url}/metrics", timeout=5).text
     found = re.search(r'^rtp_answers_total\{code="malformed_head",status="400"\} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
@@ -321,7 +322,7 @@ def test_connections_beyond_the_limit_of_open_files_are_logged_and_counted(rtp: 
 
         until(logged, "RTP says that it has no open file left", within_s=60)
     until(lambda: answers(rtp), "RTP accepts again", within_s=60)
-    text = httpx.get(f"{rtp.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{rtp.admin_url}/metrics", timeout=5).text
     found = re.search(r"^rtp_out_of_files_total (\S+)$", text, re.MULTILINE)
     assert found is not None
     assert 1 <= float(found[1]) == rtp.log.read_text().count(said)
@@ -329,7 +330,7 @@ def test_connections_beyond_the_limit_of_open_files_are_logged_and_counted(rtp: 
 
 def answers(rtp: RtpProcess) -> bool:
     try:
-        return httpx.get(f"{rtp.admin_url}/livez", timeout=5).status_code == 200
+        return web().get(f"{rtp.admin_url}/livez", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import pytest
 import redis
 
@@ -20,6 +19,7 @@ from loadtest.population import Population
 from loadtest.sending import NotSent, send
 from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.valkey import Valkey
+from localstack.web import web
 from mimn.bundle import load_bundle
 from support.skips import NO_WRK
 from support.stored import Stored
@@ -64,9 +64,9 @@ def test_the_bare_loop_gives_the_scores_that_rtp_gives(at: At, monkeypatch: pyte
     with bare_loop.serving(at) as url:
         for body in bodies:
             headers = {"content-type": "application/json"}
-            ours = httpx.post(f"{at.predict}/predict", content=body, headers=headers).json()
+            ours = web().post(f"{at.predict}/predict", content=body, headers=headers).json()
             assert ours["state"]["status"] == "warm"
-            assert httpx.post(url, content=body).json()["scores"] == pytest.approx(ours["scores"], abs=1e-6)
+            assert web().post(url, content=body).json()["scores"] == pytest.approx(ours["scores"], abs=1e-6)
 
 
 def test_a_peers_service_gives_the_scores_that_rtp_gives(at: At) -> None:
@@ -85,7 +85,7 @@ def test_a_peers_service_gives_the_scores_that_rtp_gives(at: At) -> None:
     assert alone == together == decoded
     for body, answer, scores in zip(bodies, alone, arrays, strict=True):
         headers = {"content-type": "application/json"}
-        ours = httpx.post(f"{at.predict}/predict", content=body, headers=headers).json()
+        ours = web().post(f"{at.predict}/predict", content=body, headers=headers).json()
         assert answer.keys() == ours.keys()
         assert answer["state"]["status"] == ours["state"]["status"]
         assert answer["scores"] == pytest.approx(ours["scores"], abs=1e-5)

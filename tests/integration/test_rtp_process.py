@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import numpy as np
 import pytest
 import redis
@@ -28,6 +27,7 @@ from localstack.ports import shared_listener
 from localstack.uic_and_rtp import RtpProcess, Surroundings, rtp_variables
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import HeadGraph
 from support.bundles import again
@@ -90,7 +90,7 @@ def status(rtp: RtpProcess, user_id: str = "warm", deadline_ms: int = 3000) -> s
 
 
 def metric(rtp: RtpProcess, name: str) -> float:
-    for line in httpx.get(f"{rtp.admin_url}/metrics", timeout=5).text.splitlines():
+    for line in web().get(f"{rtp.admin_url}/metrics", timeout=5).text.splitlines():
         if line.startswith(f"{name} "):
             return float(line.rpartition(" ")[2])
     return 0.0
@@ -189,8 +189,8 @@ def test_a_killed_store_degrades_answers_and_its_return_needs_nobody(
             began = time.monotonic()
             assert status(rtp, deadline_ms=500) == "unavailable"
             assert time.monotonic() - began < 0.5
-        assert httpx.get(f"{rtp.address}/readyz").status_code == 200
-        assert httpx.get(f"{rtp.address}/livez").status_code == 200
+        assert web().get(f"{rtp.address}/readyz").status_code == 200
+        assert web().get(f"{rtp.address}/livez").status_code == 200
         status_code, required = post(rtp, body(require_state=True))
         assert (status_code, required["code"]) == (503, "state_unavailable")
         own_valkey.start()
@@ -261,12 +261,12 @@ def test_sighup_swaps_a_bundle_without_a_failed_request_and_a_bad_one_changes_no
         repoint(current, bad)
         send(rtp, signal.SIGHUP)
         until(lambda: metric(rtp, 'rtp_bundle_reloads_total{result="refused"}') == 1, "it is refused", within_s=60)
-        refused = httpx.post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        refused = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
         assert (refused.status_code, refused.json()["code"]) == (409, "reload_refused")
         assert "items.vectors.npy" in refused.json()["detail"]
         assert "items.vectors.npy" in rtp.log.read_text()
         load.proceed(50)
-        assert httpx.get(f"{rtp.admin_url}/bundle").json()["version"] == "2"
+        assert web().get(f"{rtp.admin_url}/bundle").json()["version"] == "2"
     assert load.failures == []
     assert set(load.models) == {"1", "2"}
 
@@ -277,17 +277,17 @@ def test_a_bundle_with_other_states_waits_for_uic(own_valkey: Valkey, stored: St
     current.symlink_to(TINY)
     with RtpProcess("rtp", tmp_path / "rtp", surroundings(own_valkey, current)) as rtp:
         repoint(current, CONTEXT)
-        early = httpx.post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        early = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
         assert (early.status_code, early.json()["code"]) == (409, "reload_refused")
         assert status(rtp) == "warm"
         folded = Stored(load_bundle(CONTEXT))
         folded.state("warm", events=99)
         write(own_valkey, folded)
-        other = httpx.post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        other = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
         assert (other.status_code, "a state of other events" in other.json()["detail"]) == (409, True)
         folded.state("warm", events=7)
         write(own_valkey, folded)
-        taken = httpx.post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        taken = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
         assert taken.status_code == 200, taken.text
         assert taken.json()["name"] == "tiny-context"
         answer = ask(rtp, context={"hour": 3})
@@ -307,7 +307,7 @@ def test_requests_in_flight_are_answered_before_the_process_ends(
         asked = [pool.submit(status, rtp, deadline_ms=3000) for _ in range(4)]
         until(lambda: metric(rtp, "rtp_in_flight") == 4, "four requests wait for the store", within_s=60)
         send(rtp, signal.SIGTERM)
-        until(lambda: httpx.get(f"{rtp.admin_url}/readyz").status_code == 503, "it is not ready any more", within_s=60)
+        until(lambda: web().get(f"{rtp.admin_url}/readyz").status_code == 503, "it is not ready any more", within_s=60)
         began = time.monotonic()
         assert rtp.child is not None
         ended = rtp.stop(grace_s=10)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import onnx
 import pytest
 import redis
@@ -24,6 +23,7 @@ from onnx import TensorProto, helper
 from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.release import Record, Release, encode_record, record_key
 from support.bundles import again
@@ -63,22 +63,22 @@ class Running:
         fresh.replace(self.link)
 
     def reload(self, **parameters: Any) -> tuple[int, dict[str, Any]]:
-        answer = httpx.post(f"{self.rtp.admin_url}/bundle/reload", params=parameters, timeout=60)
+        answer = web().post(f"{self.rtp.admin_url}/bundle/reload", params=parameters, timeout=60)
         return answer.status_code, answer.json()
 
     def status(self, user: str = USERS[0]) -> str:
         asked = {"user_id": user, "candidates": [{"item_id": 3, "category_id": 2}]}
         told = {"x-request-deadline-ms": "3000"}
-        answer = httpx.post(f"{self.rtp.address}/predict", json=asked, headers=told, timeout=30)
+        answer = web().post(f"{self.rtp.address}/predict", json=asked, headers=told, timeout=30)
         assert answer.status_code == 200, answer.text
         return cast("str", answer.json()["state"]["status"])
 
     def served(self) -> str:
-        answer = httpx.get(f"{self.rtp.admin_url}/bundle", timeout=30).json()
+        answer = web().get(f"{self.rtp.admin_url}/bundle", timeout=30).json()
         return f"{answer['name']}/{answer['version']}"
 
     def metric(self, name: str) -> float:
-        for line in httpx.get(f"{self.rtp.admin_url}/metrics", timeout=30).text.splitlines():
+        for line in web().get(f"{self.rtp.admin_url}/metrics", timeout=30).text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.rpartition(" ")[2])
         return 0.0
@@ -211,7 +211,7 @@ def test_a_graph_that_never_ends_costs_its_reload_and_nothing_else(own_valkey: V
         assert process.metric('rtp_bundle_reloads_total{result="timed_out"}') == 1
         assert process.metric("rtp_hanging_loads") == 1
         assert process.status() == "warm"
-        assert httpx.get(f"{process.rtp.address}/readyz").status_code == 200
+        assert web().get(f"{process.rtp.address}/readyz").status_code == 200
         process.point(again(tmp_path / "good", TINY))
         assert process.reload()[0] == 200
         began = time.monotonic()
@@ -300,7 +300,7 @@ def test_every_line_of_the_log_is_json_with_the_same_keys(own_valkey: Valkey, tm
     with running(own_valkey, tmp_path, RTP_LOG__REQUEST_SAMPLE="1") as process:
         told = {"x-request-id": "trace-7"}
         asked = {"user_id": "secret-user", "candidates": [{"item_id": 3, "category_id": 2}]}
-        answer = httpx.post(f"{process.rtp.address}/predict", json=asked, headers=told, timeout=30)
+        answer = web().post(f"{process.rtp.address}/predict", json=asked, headers=told, timeout=30)
         assert answer.headers["x-request-id"] == "trace-7"
         until(lambda: "trace-7" in process.rtp.log.read_text(), "the request is logged", within_s=60)
     text = process.rtp.log.read_text()

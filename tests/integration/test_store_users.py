@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import redis
 
@@ -18,6 +17,7 @@ from localstack.ports import LOOPBACK
 from localstack.uic_and_rtp import RtpProcess
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.state import CorruptState, partition_of
 from support.bulk_running import done, run_main
 from support.one_node_cluster import OneNodeCluster
@@ -197,7 +197,7 @@ def test_a_right_that_is_missing_is_named_and_everything_goes_on_when_it_is_give
             world.produce(100, 200)  # new users among them
 
             def reason() -> str:
-                return httpx.get(f"{worker.admin_url}/readyz", timeout=10).text
+                return web().get(f"{worker.admin_url}/readyz", timeout=10).text
 
             until(lambda: "smismember" in reason(), "what is missing is named", within_s=30)
             assert "store_unavailable" in reason()

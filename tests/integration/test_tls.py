@@ -28,6 +28,7 @@ from localstack.process import Child
 from localstack.topics import create_topics, topics
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from support import skips
 from support.certificates import Certificates, TlsFront
@@ -252,7 +253,7 @@ def test_events_become_scores_through_a_store_that_speaks_tls(
             )
 
         def status() -> str:
-            answer = httpx.post(f"{rtp.address}/predict", json=ASK, headers={"x-request-deadline-ms": "3000"})
+            answer = web().post(f"{rtp.address}/predict", json=ASK, headers={"x-request-deadline-ms": "3000"})
             return str(answer.json()["state"]["status"])
 
         until(lambda: status() == "warm", "the event is in the score", within_s=60)
@@ -267,7 +268,7 @@ def test_events_become_scores_through_a_store_that_speaks_tls(
 
 def _status(url: str) -> int:
     try:
-        return httpx.get(url, timeout=5).status_code
+        return web().get(url, timeout=5).status_code
     except httpx.TransportError:
         return 0
 

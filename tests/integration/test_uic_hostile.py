@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from kafka import KafkaProducer
 from kafka.record import memory_records
@@ -15,6 +14,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from conftest import MakeTopics, RedisForTest
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
+from localstack.web import web
 from mimn.state import partition_of
 from support.uic_running import click, delete_and_wait, running_uic
 from uic.log.topic_reader import read_to_end
@@ -97,7 +97,7 @@ def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_use
     with running_uic(tmp_path / "uic", valkey, topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="2000") as uic:
 
         def degraded() -> list[str]:
-            found: list[str] = httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5).json()["degraded"]
+            found: list[str] = web().get(f"{uic.worker.admin_url}/readyz", timeout=5).json()["degraded"]
             return found
 
         def named() -> bool:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -21,6 +20,7 @@ from localstack.topics import create_topics
 from localstack.topics import topics as named_topics
 from localstack.valkey import Valkey
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import namespace, partition_of
 from support.scripted_broker import ScriptedBroker
@@ -45,7 +45,7 @@ BROKEN = 1
 
 
 def ready(uic: RunningUic) -> tuple[int, str]:
-    answer = httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5)
+    answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=5)
     return answer.status_code, answer.text
 
 
@@ -102,7 +102,7 @@ def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(
             "named",
             within_s=60,
         )
-        metrics = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
         assert f"uic_topic_partitions {N}.0" in metrics
         assert 'uic_partitions{status="folding"} 0.0' in metrics
         create_topics(real_kafka, named_topics(topics.events, N)[:1])
@@ -148,7 +148,7 @@ def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
         assert partition(uic, BROKEN)["next_offset"] == damaged
         until(lambda: ready(uic)[0] == 503, "/readyz follows", within_s=10)
         assert "unreadable_batch" in ready(uic)[1]
-        assert 'uic_partitions{status="broken"} 1.0' in httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        assert 'uic_partitions{status="broken"} 1.0' in web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
 
         # The others go on, and so does the group: no member joins again and again.
         joins = generations(bootstrap, group_of(topics, valkey))
@@ -214,7 +214,7 @@ def test_a_topic_that_is_compacted_is_named_while_uic_runs_and_when_it_finds_the
             uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
         configure(real_kafka, topics.events, cleanup_policy="compact")
         until(lambda: ready(uic)[0] == 200 and "log_compacted" in ready(uic)[1], "the policy is named", within_s=30)
-        assert "uic_topic_compacted 1.0" in httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        assert "uic_topic_compacted 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
         configure(real_kafka, topics.events, cleanup_policy="delete")
         until(lambda: "log_compacted" not in ready(uic)[1], "the policy is right again", within_s=30)
 
@@ -245,7 +245,7 @@ def test_a_topic_that_is_compacted_is_named_while_uic_runs_and_when_it_finds_the
 
 def as_of(uic: RunningUic) -> float:
     """Of partition `BROKEN`, as the metric says it."""
-    text = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
     (line,) = (at for at in text.splitlines() if at.startswith(f'uic_as_of_timestamp_seconds{{partition="{BROKEN}"}}'))
     return float(line.rsplit(" ", 1)[1])
 

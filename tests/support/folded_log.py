@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import redis
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from localstack.replay import Records, States, expect, replay, wait_folded
 from localstack.shoppers import Shopper
 from localstack.stack import Addresses, Options, Stack
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import Bundle, load_bundle
 from mimn.data.events import Events
 from mimn.state import Keys, UserState, decode_state, namespace, partition_of, user_hash
@@ -52,7 +52,7 @@ class FoldedLog:
         return self._ask(422, user_id=user_id, candidates=[{"item_id": 1, "category_id": 0}], **fields)
 
     def _ask(self, status: int, **body: Any) -> dict[str, Any]:
-        response = httpx.post(f"{self._at.predict}/predict", json=body, timeout=60, headers=PATIENT)
+        response = web().post(f"{self._at.predict}/predict", json=body, timeout=60, headers=PATIENT)
         assert response.status_code == status, response.text
         answer: dict[str, Any] = response.json()
         return answer

@@ -17,7 +17,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from conftest import RedisForTest, TopicsForTest
 from localstack.ports import LOOPBACK
 from localstack.uic_and_rtp import RtpProcess, Surroundings, uic_variables
 from localstack.wait import until
+from localstack.web import web
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_head
 from mimn.release import Record, decode_record, record_key
@@ -241,7 +241,7 @@ class Deployment:
         """Wait until RTP follows the record as it is now, and has loaded what it can."""
 
         def follows() -> bool:
-            told = httpx.get(f"{self.rtp.admin_url}/releases", timeout=10).json()
+            told = web().get(f"{self.rtp.admin_url}/releases", timeout=10).json()
             return told["revision"] == self.record().revision and not told["trouble"]
 
         until(follows, "RTP follows the record", within_s=30)
@@ -250,7 +250,7 @@ class Deployment:
         """Wait until RTP has a bundle loaded."""
 
         def loaded() -> bool:
-            told = httpx.get(f"{self.rtp.admin_url}/releases", timeout=10).json()
+            told = web().get(f"{self.rtp.admin_url}/releases", timeout=10).json()
             return bundle in [one["bundle"] for one in (*told["arms"], *told["shadows"], *told["standby"])]
 
         until(loaded, f"RTP has loaded {bundle}", within_s=30)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 from kafka import KafkaAdminClient
 
 from conftest import RedisForTest, TopicsForTest
@@ -20,6 +19,7 @@ from localstack.ports import accepts
 from localstack.topics import delete_topics
 from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
+from localstack.web import web
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
 
@@ -52,7 +52,7 @@ class RunningUic:
             raise
 
     def admin(self, path: str) -> dict[str, Any]:
-        view: dict[str, Any] = httpx.get(self.worker.admin_url + path, timeout=10).json()
+        view: dict[str, Any] = web().get(self.worker.admin_url + path, timeout=10).json()
         return view
 
     def wait_folded(self, positions: list[pb.LogPosition], within_s: float = 60) -> None:

@@ -12,11 +12,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import httpx
-
 from localstack.demo import PATIENT
 from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
+from localstack.web import web
 from mimn.state import namespace, partition_of
 from support.bulk_running import finished, kill
 from support.world import World
@@ -93,7 +92,7 @@ class _Watch:
     def _said(self) -> dict[str, dict[str, Any]]:
         bodies = ({"user_id": user, "candidates": [{"item_id": 1, "category_id": 1}]} for user in USERS)
         url = f"{self.rtp.address}/predict"
-        answers = [httpx.post(url, json=body, headers=PATIENT, timeout=60) for body in bodies]
+        answers = [web().post(url, json=body, headers=PATIENT, timeout=60) for body in bodies]
         assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
         return {user: answer.json()["state"] for user, answer in zip(USERS, answers, strict=True)}
 

@@ -9,18 +9,19 @@ import httpx
 
 from localstack.uic_and_rtp import RtpProcess, UicWorker
 from localstack.wait import NotReady, until
+from localstack.web import web
 
 
 def metric(worker: UicWorker | RtpProcess, name: str, label: str = "") -> float:
     """The sum over a metric's labels, or over those that carry `label` (`name="value"`)."""
-    lines = httpx.get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
+    lines = web().get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
     found = [line for line in lines if line.startswith((name + " ", name + "{")) and label in line]
     return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 def samples(worker: UicWorker | RtpProcess, *names: str) -> dict[str, float]:
     """Those of some metrics with labels, by name and labels as they are written: `name{label="value"}`."""
-    lines = httpx.get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
+    lines = web().get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
     found = [line.rpartition(" ") for line in lines if line.startswith(tuple(name + "{" for name in names))]
     return {name: float(value) for name, _, value in found}
 
@@ -28,7 +29,7 @@ def samples(worker: UicWorker | RtpProcess, *names: str) -> dict[str, float]:
 def partitions(worker: UicWorker) -> list[dict[str, Any]]:
     """Those that are assigned to the worker; none while it does not answer."""
     try:
-        found: list[dict[str, Any]] = httpx.get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"]
+        found: list[dict[str, Any]] = web().get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"]
     except httpx.TransportError:
         return []
     return found
@@ -42,7 +43,7 @@ def owned(worker: UicWorker) -> int:
 def readiness(process: UicWorker | RtpProcess) -> tuple[int, str]:
     """The status of `/readyz`, 0 without an answer, and what it says is wrong or degraded; empty if nothing is."""
     try:
-        answer = httpx.get(f"{process.admin_url}/readyz", timeout=5)
+        answer = web().get(f"{process.admin_url}/readyz", timeout=5)
     except httpx.TransportError as error:
         return 0, str(error)
     said = answer.json()
