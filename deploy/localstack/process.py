@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,13 +181,14 @@ class Child:
         has_ended(self.identity.end)
         return status
 
-    def listens(self, port: int) -> bool:
-        """Whether this process, and not another program that was there first, listens on `port`."""
+    def listens(self, ports: Iterable[int]) -> bool:
+        """Whether this process, and not another program that was there first, listens on all of `ports`. Reads the
+        machine's whole table of connections, which takes milliseconds."""
         try:
             connections = psutil.Process(self.pid).net_connections("tcp")
         except psutil.NoSuchProcess:
             return False
-        return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
+        return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}.issuperset(ports)
 
     def freeze(self) -> None:
         """SIGSTOP: alive, but silent. Returns when all of its threads have stopped, or when it has ended."""

@@ -21,6 +21,7 @@ from localstack.wait import NotReady, until
 
 READY_S = 20.0
 _ATTEMPTS = 4
+_LOOK_S = 0.05
 _PID_FILE = "pid.json"
 
 
@@ -49,6 +50,8 @@ class Server(ABC):
         self.ports = dict(ports)
         self.log = (logs or folder) / f"{name}.log"
         self.child: Child | None = None
+        self._listens = False
+        """Whether `child` was seen to listen on all ports."""
         self._free = [purpose for purpose, port in ports.items() if not port]
 
     @property
@@ -98,6 +101,7 @@ class Server(ABC):
         missing = [purpose for purpose, port in self.ports.items() if not port]
         self.ports.update(zip(missing, free_ports(len(missing)), strict=True))
         command, environment = self.command(), self.environment()
+        self._listens = False
         with signals_wait():
             self.child = Child(
                 self.name,
@@ -118,7 +122,7 @@ class Server(ABC):
             try:
                 where = ", ".join(f"{purpose} {port}" for purpose, port in self.ports.items())
                 what = f"{self.name} is ready (ports: {where}; log: {self.log})"
-                until(partial(self._answers, child), what, within_s=self.ready_s, alive=child.check)
+                until(partial(self._answers, child), what, within_s=self.ready_s, every_s=_LOOK_S, alive=child.check)
                 break
             except NotReady as late:  # its folder may be gone when the message is read, so that says it all
                 told = f"{late}{self.says()}; the end of its log:\n{child.tail()}"
@@ -174,7 +178,8 @@ class Server(ABC):
         self.stop()
 
     def _answers(self, child: Child) -> bool:
-        return all(child.listens(port) for port in self.ports.values()) and self.ready()
+        self._listens = self._listens or child.listens(self.ports.values())
+        return self._listens and self.ready()
 
 
 def write_pid(folder: Path, name: str, identity: Identity) -> None:
