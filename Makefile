@@ -13,8 +13,8 @@ CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
 # A file a process, in the order in which they are collected: by number of tests, files of few and long tests came last.
-SPREAD := --numprocesses 3 --dist loadfile --no-loadscope-reorder
-WAITING := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WAITING := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 CONFIG ?= models/configs/online_retail_default.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
@@ -83,7 +83,7 @@ check: install-dev ## format, lint, types, import contracts, stubs; unit and con
 static: format lint types imports proto-drift
 
 quick: install-dev
-	@$(PYTEST) $(SPREAD) -m "not torch" $(QUICK)
+	@$(PYTEST) $(WAITING) -m "not torch" $(QUICK)
 
 format: install-dev
 	@$(BIN)/ruff format --check $(CODE)
