@@ -12,7 +12,8 @@ PROJECTS := $(MEMBERS:%=%/pyproject.toml)
 CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
-# A file a process, in the order in which they are collected: by number of tests, files of few and long tests came last.
+# All tests of a file run in one process. Files go out as they are collected, because sorted by their number of tests, which
+# pytest-xdist does otherwise, files with few and long tests come last.
 SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 WAITING := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 CONFIG ?= models/configs/online_retail_default.toml

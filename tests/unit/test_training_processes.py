@@ -37,9 +37,9 @@ def alone(arguments: list[str], output: Path) -> dict[str, Any]:
     return recorded(output)
 
 
-def by_processes(count: int, arguments: list[str], output: Path) -> dict[str, Any]:
-    """Train by `torchrun`; returns what `metrics.json` says."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+def by_two(arguments: list[str], output: Path) -> dict[str, Any]:
+    """Train in two processes, by `torchrun`; returns what `metrics.json` says."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, *arguments, "--output", str(output)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
@@ -63,7 +63,7 @@ def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, apart: f
         if task != "labelled"
         else labelled(tmp_path, epochs=2, learning_rate=1e-4, embeddings=embeddings)
     )
-    one, two = alone(arguments, tmp_path / "by 1"), by_processes(2, arguments, tmp_path / "by 2")
+    one, two = alone(arguments, tmp_path / "by 1"), by_two(arguments, tmp_path / "by 2")
     assert len(one["curve"]) == len(two["curve"]) == 2
     for epoch, same in zip(one["curve"], two["curve"], strict=True):
         assert abs(epoch["loss"] - same["loss"]) < 1e-3

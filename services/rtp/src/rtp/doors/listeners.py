@@ -170,7 +170,7 @@ async def run(
 
     def end() -> None:
         main.should_exit = True
-        if not main.started:  # else the bundle that the beginning waits for is waited for first
+        if not main.started:  # the start waits for a bundle, which may hang
             service.reloader.close()
 
     def interrupt() -> None:
