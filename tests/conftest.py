@@ -50,10 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported by now out of every collection of garbage, and collect less often.
-
-    A fifth of the CPU of the tests that export a model by torch went into looking through torch's own modules.
-    """
+    """Leave what is imported by now out of every collection of garbage, and collect less often: torch's own modules
+    are large, and an export makes so many objects that they were looked through again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)

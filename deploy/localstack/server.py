@@ -22,6 +22,7 @@ from localstack.wait import NotReady, until
 READY_S = 20.0
 _ATTEMPTS = 4
 _LOOK_S = 0.05
+"""Between two looks at whether a server is ready, in seconds."""
 _PID_FILE = "pid.json"
 
 

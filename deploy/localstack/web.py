@@ -9,6 +9,6 @@ import httpx
 
 @cache
 def web() -> httpx.Client:
-    """One client for all requests: `httpx.get` makes one each time, which reads the CA certificates and takes five
-    times as long as the request. No connection is kept, because servers restart."""
+    """One client for all requests: `httpx.get` makes one each time, and to read the CA certificates takes longer than
+    the request. No connection is kept, because servers restart."""
     return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))

@@ -151,7 +151,7 @@ def loaded(home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library as a process keeps that found none."""
+    """A kept library, built by a process that found none."""
     compiled(load_bundle(BUNDLES["tiny"]))
     home = tmp_path_factory.mktemp("home")
     assert loaded(home) == ""
