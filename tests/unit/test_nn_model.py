@@ -13,7 +13,7 @@ from torch import Tensor
 from mimn.config import MimnConfig
 from mimn.nn.cell import MimnCell
 from mimn.nn.checkpoint import CheckpointError, load_model, save_model
-from mimn.nn.head import BatchNorm, ChannelAttention, MimnHead, Mlp, MlpTop, prelu
+from mimn.nn.head import BatchNorm, ChannelAttention, MimnHead, Mlp, MlpTop
 from mimn.nn.model import Batch, BatchError, MimnModel, utilization_loss
 
 pytestmark = pytest.mark.torch
@@ -161,11 +161,6 @@ def test_dropout_drops_units_of_both_hidden_layers_in_training_alone(training: b
         layer.register_forward_pre_hook(lambda _, inputs: dropped.append(bool(inputs[0].eq(0).any())))
     mlp(torch.randn(2, 5), torch.randn(2, 6, 4))
     assert dropped == [training, training]
-
-
-def test_prelu_has_a_slope_a_unit() -> None:
-    got = prelu(torch.tensor([[-2.0, -2.0], [3.0, 3.0]]), torch.tensor([0.1, 0.5]))
-    torch.testing.assert_close(got, torch.tensor([[-0.2, -1.0], [3.0, 3.0]]))
 
 
 def test_batch_norm_takes_its_statistics_over_users_and_candidates() -> None:

@@ -22,6 +22,7 @@ from mimn.nn.heads import HEADS
 from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.memory import read
 from mimn.nn.sketch import SketchReader, sketch_reader
+from mimn.nn.vectorized import Dropout, prelu
 
 COUNT_SCALE = 1 / 7.0
 """log(1 + count) of 1,000 events is about 7."""
@@ -78,7 +79,7 @@ class Mlp(nn.Module):
         self.second = linear(first, second)
         self.third = linear(second, 1)
         self.first_slope, self.second_slope = nn.PReLU(first, 0.1), nn.PReLU(second, 0.1)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         batch = config.head_norm == "batch"
         self.user_norm: nn.Module = BatchNorm(user_width) if batch else nn.Identity()
         self.candidate_norm: nn.Module = BatchNorm(candidate_width) if batch else nn.Identity()
@@ -319,11 +320,6 @@ def history_product(blocks: State, candidates: Tensor) -> Tensor:
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """The softmax over the places where `mask` is true, exactly 0 elsewhere; a row without any true place is all 0."""
     return torch.softmax(scores.masked_fill(~mask, -1e9), -1) * mask
-
-
-def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """x where positive, slope * x elsewhere; one slope per unit. [..., U], [U] → [..., U]"""
-    return torch.where(x > 0, x, slope * x)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

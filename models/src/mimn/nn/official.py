@@ -21,8 +21,9 @@ from mimn.nn import addressing
 from mimn.nn.auxiliary import UNITS
 from mimn.nn.cell import Cell, State
 from mimn.nn.gru import Gru
-from mimn.nn.head import ChannelAttention, linear, prelu
+from mimn.nn.head import ChannelAttention, linear
 from mimn.nn.memory import read, write
+from mimn.nn.vectorized import prelu
 
 CLIP = 20.0
 LONGEST = 400.0

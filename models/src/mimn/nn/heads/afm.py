@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mimn.nn.gru import glorot_
 from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, linear
+from mimn.nn.vectorized import Dropout
 
 
 class AfmHead(FieldHead):
@@ -25,7 +26,7 @@ class AfmHead(FieldHead):
         self.p = nn.Parameter(torch.empty(sizes.dim, 1))
         for weight in (self.h, self.p):
             glorot_(weight, len(weight), 1)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
         self.among_shared = pairs(sizes.shared)
         self.among_own = pairs(sizes.own)
 

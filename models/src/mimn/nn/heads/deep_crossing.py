@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, SplitLinear, flat, linear
+from mimn.nn.vectorized import Dropout
 
 
 class DeepCrossingHead(FieldHead):
@@ -22,7 +23,7 @@ class DeepCrossingHead(FieldHead):
         self.inner = nn.ModuleList(linear(shared + own, width) for width in others)
         self.outer = nn.ModuleList(linear(width, shared + own) for width in sizes.units)
         self.last = linear(shared + own, 1)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, fields: FieldInputs) -> Tensor:
         """→ [N, C]"""

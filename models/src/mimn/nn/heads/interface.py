@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mimn.nn.gru import glorot_
+from mimn.nn.vectorized import Dropout
 
 
 class FieldInputs(NamedTuple):
@@ -86,7 +87,7 @@ class Tower(nn.Module):
         super().__init__()
         self.first = SplitLinear(shared, own, units[0])
         self.rest = nn.ModuleList(linear(a, b) for a, b in zip(units, [*units[1:], 1], strict=True))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, shared: Tensor, own: Tensor) -> Tensor:
         """[N, S], [N, C, O] → [N, C]"""

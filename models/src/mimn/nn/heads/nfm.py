@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, bi_interaction, linear
+from mimn.nn.vectorized import Dropout
 
 
 class NfmHead(FieldHead):
@@ -19,7 +20,7 @@ class NfmHead(FieldHead):
         super().__init__()
         widths = (sizes.dim, *sizes.units, 1)
         self.layers = nn.ModuleList(linear(a, b) for a, b in pairwise(widths))
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, fields: FieldInputs) -> Tensor:
         """→ [N, C]"""
