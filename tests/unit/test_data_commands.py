@@ -94,6 +94,10 @@ def test_a_data_set_without_faults_passes_each_command(
     [
         ({"impressions": IMPRESSIONS.replace("clicked", "klicked")}, ["impressions.csv", "'clicked'", "klicked"]),
         ({"impressions": IMPRESSIONS.replace(f"{T}", "noon")}, ["impressions.csv", "column ts", "not a time"]),
+        (
+            {"impressions": IMPRESSIONS.replace(f"{T}", "30.11.2026 23:30:15 UTC", 1)},
+            ["impressions.csv", "column ts", "holds '30.11.2026 23:30:15 UTC'", "not a time"],
+        ),
         ({"events": EVENTS | {"sku": ["a", "b"]}}, ["events.parquet", "column sku", 'ids = "string"']),
         ({"events": EVENTS | {"ts": [T * 10**6] * 2}}, ["events.parquet", "column ts", 'time_unit = "us"']),
         (
@@ -136,6 +140,13 @@ def test_a_data_set_without_faults_passes_each_command(
             ["impressions.csv has no column 'place' (`impressions.slices`)"],
         ),
         (
+            {
+                "toml": TOML.replace('label = "clicked"', 'label = "clicked"\nslices = ["place"]')
+                + '[fields.context.place]\nkind = "categorical"\n'
+            },
+            ["`impressions.slices`: place is also a field: leave it out of `slices`"],
+        ),
+        (
             {"toml": TOML.replace('label = "clicked"', 'label = "clicked"\nweight = "clicked"')},
             ["column clicked of impressions.csv has the weight 0.0: weights are above 0"],
         ),
@@ -161,6 +172,7 @@ def test_a_data_set_without_faults_passes_each_command(
     ids=[
         "column",
         "type of a time",
+        "order of a date",
         "ids",
         "unit",
         "user twice",
@@ -172,6 +184,7 @@ def test_a_data_set_without_faults_passes_each_command(
         "text in a numeric field",
         "dates in a categorical field",
         "slice without a column",
+        "slice that is a field",
         "weight 0",
         "large id",
         "nothing folded",
@@ -394,6 +407,18 @@ def test_check_finds_dates_of_another_time_zone_which_would_put_a_click_before_i
     status, said = ran(capsys, path, "check")
     assert (status == 1) is found, said
     assert ("as dates of another time zone are" in said) is found
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["of items", "of events"])
+def test_check_counts_categories_wherever_they_are_written(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], written: bool
+) -> None:
+    """Item 7 has no event, so its category is not counted."""
+    toml = TOML.replace('time = "ts"', 'time = "ts"\ncategory = "cat"', 1) if written else TOML
+    events = {"uid": [1, 2, 1], "sku": [5, 6, 5], "ts": [T, T + 1, T + 2], "cat": [3, 4, 3]}
+    status, said = ran(capsys, shop(toml=toml, events=events, items={"sku": [5, 6, 7], "cat": [3, 4, 9]}), "check")
+    assert status == 0, said
+    assert re.search(r"\ncategories +2\n", said), said
 
 
 def test_check_finds_an_empty_part_and_counts_labels_that_come_too_late(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,22 @@ def test_a_warm_run_resumes_from_its_start_and_from_no_other(
     assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
 
 
+def test_a_warm_run_resumes_from_its_start_in_another_place(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache, output = described(tmp_path, later=True), tmp_path / "cache", tmp_path / "run"
+    start, moved = tmp_path / "start", tmp_path / "moved"
+    shutil.copytree(yesterday, start)
+    keeping = Start(start, keep_state=True)
+    stopped_before_the_first_step(monkeypatch, lambda: train(path, configured(), output, cache=cache, start=keeping))
+    start.rename(moved)
+    with pytest.raises(TrainingFailed, match=r"put it back, or name the place .* by --from and --keep-state"):
+        train(path, configured(), output, cache=cache, resume=True)
+    resumed = train(path, configured(), output, cache=cache, resume=True, start=Start(moved, keep_state=True))
+    sha256 = json.loads((output / FROM).read_text())["model_sha256"]
+    assert [resumed["from"][key] for key in ("run", "model_sha256", "keep_state")] == [str(moved), sha256, True]
+
+
 @pytest.mark.parametrize("killed_after", [0, 1])
 def test_a_warm_run_in_which_no_epoch_is_better_keeps_its_start_and_says_so(
     killed_after: int,
@@ -301,6 +318,7 @@ def test_a_warm_run_in_which_no_epoch_is_better_keeps_its_start_and_says_so(
     assert record["from"]["validation_logloss"] == record["validation_logloss"]
     assert record["validation_logloss"] < min(epoch["validation_logloss"] for epoch in record["curve"])
     assert f"no epoch is better than {yesterday} on today's validation part" in caplog.text
+    assert "of impressions by `train_from` in `[split]`" in caplog.text
     old, new = (load_model(folder / run.MODEL) for folder in (yesterday, tmp_path / "whole"))
     for name, value in old.state_dict().items():  # rows of items without an embedding are never looked up
         assert name == "items.weight" or torch.equal(value, new.state_dict()[name]), name

@@ -75,6 +75,8 @@ class _Check:
         self._strings = Strings()
         self._users, self._items = Tally(), Tally()
         self._item_keys: NDArray[np.uint64] | None = None
+        self._categories_of: list[Columns] = []
+        """Keys and categories of `[items]`, if it has categories."""
         self._without_category: dict[str, tuple[int, int]] = {}
         """By table: rows whose item has no category, and the first such item."""
 
@@ -202,6 +204,8 @@ class _Check:
         reader = self._reader(name)
         for batch in self._read(reader, name):
             tally.add(batch["key"])
+            if "category" in batch:
+                self._categories_of.append({column: batch[column] for column in ("key", "category")})
         repeated = tally.ids[tally.counts > 1]
         if len(repeated):
             first = int(repeated[0])
@@ -233,6 +237,9 @@ class _Check:
                 dates.add(batch["time"])
             if "action" in batch:
                 actions.update(batch["action"].tolist())
+        if table.category is None:
+            for rows in self._categories_of:
+                categories = np.union1d(categories, rows["category"][np.isin(rows["key"], self._items.ids)])
         self._find_without_category("events", reader)
         self._find_item_0("events", table.item, reader, zero)
         if dates.found is not None and self._description.impressions is not None:

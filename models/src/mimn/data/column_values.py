@@ -201,8 +201,10 @@ def list_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
     return pa.array(lists, pa.string()).dictionary_encode()
 
 
-def parsed(column: pa.Array, kinds: Sequence[pa.DataType], place: Place, fault: str) -> pa.Array:
-    """Texts as the first of some types that holds them all.
+def parsed(
+    column: pa.Array, kinds: Sequence[pa.DataType], place: Place, fault: str, written: pa.Array | None = None
+) -> pa.Array:
+    """Texts as the first of some types that holds them all. `written`: the texts of the file, if `column` has others.
 
     Raises:
         DataError: a text has none of these types; the message names the first one.
@@ -212,7 +214,7 @@ def parsed(column: pa.Array, kinds: Sequence[pa.DataType], place: Place, fault: 
             if _reads(text, kind):
                 return text.cast(kind)
     bad = max(_first_that_fails(text, kind) for kind in kinds)
-    raise DataError(f"{place.holds(column, bad)}, {fault}")
+    raise DataError(f"{place.holds(column if written is None else written, bad)}, {fault}")
 
 
 def _reads(text: pa.Array, kind: pa.DataType) -> bool:
@@ -314,12 +316,13 @@ def hash_texts(
 def _instants(column: pa.Array, place: Place) -> pa.Array:
     """ISO texts as milliseconds; finer digits are dropped, and without a zone a text is UTC. Logs put a comma before
     the digits, and warehouses the zone's name behind."""
-    text = pc.replace_substring_regex(column.cast(pa.string()), r"[.,](\d{1,3})\d*", r".\1")
+    written = column.cast(pa.string())
+    text = pc.replace_substring_regex(written, r"(:\d\d)[.,](\d{1,3})\d*", r"\1.\2")
     text = pc.replace_substring_regex(text, r"\s*(UTC|GMT)\s*$", "Z")
     zoned = pc.match_substring_regex(text, r"\d[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$")
     none = pa.scalar(None, pa.string())
     read = [
-        parsed(pc.if_else(mask, text, none), (pa.timestamp("ms", zone),), place, f"not a time: {TIMES}")
+        parsed(pc.if_else(mask, text, none), (pa.timestamp("ms", zone),), place, f"not a time: {TIMES}", written)
         for mask, zone in ((zoned, "UTC"), (pc.invert(zoned), None))
     ]
     return pc.coalesce(*(times.cast(pa.int64()) for times in read))

@@ -301,11 +301,17 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if isinstance(self.split, TimeSplit) and self.impressions is None:
             raise ValueError('`split.by = "time"` needs `[impressions]`: drawn negatives are split by user')
         names = [name for source in SOURCES for name in getattr(self.fields, source)]
-        described = len(names)
-        names += [] if self.impressions is None else self.impressions.slices
+        slices = [] if self.impressions is None else self.impressions.slices
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"`[fields]`: {', '.join(repeated)} is named twice; give each field a name of its own")
-        if self.impressions is not None and self.impressions.position and POSITION in names[:described]:
+        if repeated := sorted({name for name in slices if slices.count(name) > 1}):
+            raise ValueError(f"`impressions.slices`: {', '.join(repeated)} is named twice")
+        if both := sorted(set(slices) & set(names)):
+            raise ValueError(
+                f"`impressions.slices`: {', '.join(both)} is also a field: leave it out of `slices` (the values of a "
+                "categorical field of the context are slices anyway), or give the field another name"
+            )
+        if self.impressions is not None and self.impressions.position and POSITION in names:
             raise ValueError(
                 f"`[fields]`: {POSITION} is what `impressions.position` is called as a field: give the other field "
                 "another name, or remove one of the two"

@@ -151,7 +151,7 @@ def fit(
     if schedule.start is not None and schedule.best_epoch == 0:
         log.warning(
             "%s: no epoch is better than %s on today's validation part, so its weights are kept: train on new data "
-            "alone (of impressions by `since`), or with a lower training.learning_rate",
+            "alone (of impressions by `train_from` in `[split]`), or with a lower training.learning_rate",
             folder,
             start,
         )

@@ -98,7 +98,8 @@ class Origin:
 
     @classmethod
     def of(cls, output: Path, start: Start | None, *, resume: bool) -> Origin | None:
-        """What the run in `output` starts from: `start`, or, if it is resumed, what it started from.
+        """What the run in `output` starts from: `start`, or, if it is resumed, what it started from, which `start` may
+        name in another place.
 
         Raises:
             TrainingFailed: as `load`; or the resumed run started from another one, or that one was changed.
@@ -111,13 +112,19 @@ class Origin:
                 raise TrainingFailed(f"{output} was started without --from: resume without it")
             return None
         source = msgspec.json.decode(recorded.read_bytes(), type=From)
-        if start is not None and (str(start.run.resolve()), start.keep_state) != (source.run, source.keep_state):
+        if start is None and not (Path(source.run) / run.METRICS).exists():
+            raise TrainingFailed(
+                f"{source.run}, which {output} was started from, holds no finished run any more: put it back, or name "
+                f"the place where it is now by --from{' and --keep-state' if source.keep_state else ''}"
+            )
+        origin = cls.load(start or Start(Path(source.run), keep_state=source.keep_state))
+        found = origin.source
+        if (found.model_sha256, found.keep_state) == (source.model_sha256, source.keep_state):
+            return origin  # wherever it lies now
+        if start is not None:
             how = " with --keep-state" if source.keep_state else ""
             raise TrainingFailed(f"{output} was started from {source.run}{how}: resume without --from")
-        origin = cls.load(Start(Path(source.run), keep_state=source.keep_state))
-        if origin.source != source:
-            raise TrainingFailed(f"{source.run} is not what {output} was started from any more: start again")
-        return origin
+        raise TrainingFailed(f"{source.run} is not what {output} was started from any more: start again")
 
     @classmethod
     def load(cls, start: Start) -> Origin:
