@@ -34,6 +34,7 @@ NO_COMPILED_STEP = (
     "needs a C compiler, and an x86-64 processor with AVX2 and FMA: without them graphs and numpy run; install gcc"
 )
 NO_AVX512 = "needs a processor with AVX-512"
+NO_HAPROXY = "needs HAProxy: install Debian's package haproxy"
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
@@ -44,6 +45,7 @@ _ALLOWED: Mapping[str, str] = {
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
     NO_COUPON_MAIL: "CTR_SHARED_DATA",
     NO_WRK: "CTR_WRK",
+    NO_HAPROXY: "CTR_HAPROXY",
     NO_PROMTOOL: "CTR_PROMTOOL",
     NO_SPARK: "CTR_SPARK",
     NO_CLUSTER_TOOL: "CTR_CLUSTER_TOOL",
@@ -66,6 +68,14 @@ def promtool() -> str:
     program = os.environ.get("CTR_PROMTOOL") or shutil.which("promtool")
     if not program:
         pytest.skip(NO_PROMTOOL)
+    return program
+
+
+def haproxy() -> str:
+    """The balancer's program; without it the test is skipped."""
+    program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+    if not program:
+        pytest.skip(NO_HAPROXY)
     return program
 
 
