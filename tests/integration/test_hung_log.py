@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from conftest import MakeTopics, RedisForTest
 from localstack.server import Server
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from localstack.web import web
+from support.certificates import Certificates
 from support.uic_running import BUNDLE, RunningUic, click
 
 pytestmark = pytest.mark.servers
 PIPE_BYTES = 4096
+BAD_HANDSHAKES = 300
 
 
 @contextmanager
@@ -61,6 +66,64 @@ def test_uic_folds_and_ends_while_nobody_reads_its_log(
         uic.wait_folded(uic.publish(click("u1")))
         uic.channel.close()
         assert worker.stop() == 0
+
+
+class TlsUic(UicWorker):
+    """UIC whose gRPC port speaks TLS; ready by health, seen through it. Nothing is said to gRPC's C core by us."""
+
+    issued: Certificates
+
+    def environment(self) -> Mapping[str, str]:
+        return {name: value for name, value in super().environment().items() if name != "GRPC_VERBOSITY"}
+
+    def ready(self) -> bool:
+        credentials = grpc.ssl_channel_credentials(self.issued.ca.read_bytes())
+        with grpc.secure_channel(f"localhost:{self.ports['grpc']}", credentials) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            except grpc.RpcError:
+                return False
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def refuse_handshakes(self) -> None:
+        """Bring it plain HTTP where it wants TLS, again and again; it closes each connection."""
+        for _ in range(BAD_HANDSHAKES):
+            with socket.create_connection(("127.0.0.1", self.ports["grpc"]), timeout=10) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                with suppress(ConnectionResetError):
+                    while client.recv(4096):
+                        pass
+
+
+@pytest.fixture
+def tls_uic(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> TlsUic:
+    topics = make_topics(kafka, 2)
+    issued = Certificates.issue(tmp_path / "certificates")
+    told = {"UIC_GRPC__TLS_CERT_FILE": str(issued.server), "UIC_GRPC__TLS_KEY_FILE": str(issued.server_key)}
+    around = Surroundings(kafka, valkey.url, BUNDLE, topics.events, 2, prefix=valkey.prefix, uic=told)
+    worker = TlsUic("uic", tmp_path / "uic", around)
+    worker.issued = issued
+    return worker
+
+
+def test_uic_serves_and_ends_though_tls_handshakes_fail_while_nobody_reads_its_log(tls_uic: TlsUic) -> None:
+    with log_that_hangs(tls_uic):
+        tls_uic.spawn()
+        until(tls_uic.ready, "UIC serves", within_s=tls_uic.ready_s)
+        tls_uic.refuse_handshakes()
+        assert tls_uic.ready()
+        assert tls_uic.stop() == 0
+
+
+def test_failed_tls_handshakes_write_nothing_into_uics_log(tls_uic: TlsUic) -> None:
+    with tls_uic:
+        before = tls_uic.log.read_text()
+        tls_uic.refuse_handshakes()
+        assert tls_uic.ready()
+        assert tls_uic.stop() == 0
+        lines = tls_uic.log.read_text().removeprefix(before).splitlines()
+        assert [line for line in lines if not line.startswith("timestamp=")] == []
+        assert len(lines) < BAD_HANDSHAKES
 
 
 def _text(url: str) -> str:
