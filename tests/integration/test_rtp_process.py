@@ -410,6 +410,15 @@ def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(plain: RtpP
         assert (status_code, said["code"]) == (413, "body_too_large")
 
 
+@pytest.mark.parametrize(("version", "first"), [(b"1.0", 408), (b"1.1", 100)])
+def test_a_client_of_http_1_0_is_not_told_to_continue(plain: RtpProcess, version: bytes, first: int) -> None:
+    head = HEAD.replace(b"HTTP/1.1", b"HTTP/" + version) + b"x-request-deadline-ms: 500\r\ncontent-length: 70\r\n"
+    with socket.create_connection(("127.0.0.1", plain.ports["http"]), timeout=10) as connection:
+        connection.sendall(head + b"expect: 100-continue\r\n\r\n")
+        with connection.makefile("rb") as stream:
+            assert int(stream.readline().split()[1]) == first
+
+
 def test_a_chunked_body_over_the_limit_is_refused_while_it_is_read(plain: RtpProcess) -> None:
     with raw(plain) as (connection, answer):
         connection.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")

@@ -188,10 +188,10 @@ async def run(
     loop.add_signal_handler(signal.SIGTERM, end)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     loop.add_signal_handler(signal.SIGHUP, reload)
-    log.info("listening", door="admin", address=_address(admin))
+    log.info("listening", door="admin", address=_address(admin, service.admin_tls))
     side_task = asyncio.create_task(side.serve(sockets=[admin]))
     try:
-        log.info("listening", door="public", address=_address(public))
+        log.info("listening", door="public", address=_address(public, service.tls))
         await main.serve(sockets=[public])
     finally:
         service.reloader.close()
@@ -271,6 +271,7 @@ def inherited(descriptor: int) -> socket.socket:
     return handed
 
 
-def _address(bound: socket.socket) -> str:
+def _address(bound: socket.socket, tls: ListenerTls | None) -> str:
     name = bound.getsockname()
-    return f"http://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"

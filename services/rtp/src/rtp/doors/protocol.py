@@ -237,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
         name = name.lower()  # as uvicorn does
         value = value.rstrip(b" \t")  # RFC 9112, 5.1; the parser takes away only what is in front
         if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+            self.expect_100_continue = self.parser.get_http_version() != "1.0"  # RFC 9110, 10.1.1
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
