@@ -743,9 +743,7 @@ def test_answers_that_come_too_late_are_not_taken_for_those_of_the_next_call(tmp
 
 
 @pytest.mark.servers
-def test_a_master_that_sentinel_no_longer_names_is_left_though_it_goes_on_answering(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_master_that_sentinel_no_longer_names_is_left_though_it_goes_on_answering(tmp_path: Path) -> None:
     with (
         Valkey(tmp_path / "a", name="a") as old,
         Valkey(tmp_path / "b", name="b") as new,
@@ -760,13 +758,55 @@ def test_a_master_that_sentinel_no_longer_names_is_left_though_it_goes_on_answer
             client.execute_command("SENTINEL MONITOR", "states", "127.0.0.1", new.port, 1)
         assert store.read_progress([0]) == {0: ABSENT}, "what the new one has"
         assert store.commit([Commit(0, ABSENT, b"q")]) == [Written()]
+        assert store.sentinels == ""
         watcher.kill()
         assert store.read_progress([0]) == {0: b"q"}, "without a Sentinel it goes on"
-        asked: list[None] = []
-        monkeypatch.setattr(store.client.connection_pool, "get_master_address", lambda: asked.append(None))
-        assert store.read_progress([0]) == {0: b"q"}
-        assert not asked, "a Sentinel that did not answer is left alone: the fold waits for it"
-        monkeypatch.setattr(store_module, "monotonic", lambda: time.monotonic() + store_module.SENTINELS_AGAIN_S)
-        assert store.read_progress([0]) == {0: b"q"}
-        assert asked, "for a while only"
+        store.close()
+
+
+@pytest.mark.servers
+def test_sentinels_that_all_hang_hold_up_no_fold_are_told_and_are_asked_again(tmp_path: Path) -> None:
+    with ExitStack() as ending:
+        old, new = (ending.enter_context(Valkey(tmp_path / name, name=name)) for name in "ab")
+        watchers = [ending.enter_context(SentinelNode(tmp_path / f"sentinel-{i}", old)) for i in range(3)]
+        sentinels = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+        told = {"mode": "sentinel", "sentinels": sentinels, "sentinel_service": "states", "timeout_s": 3.0}
+        store = RedisStore(RedisSettings.model_validate(told), KEYS)
+        ending.callback(store.close)
+        assert store.sentinels is None, "they were not asked"
+        assert store.commit([Commit(0, ABSENT, b"p")]) == [Written()]
+        for watcher in watchers:
+            watcher.freeze()
+            ending.callback(watcher.thaw)
+
+        def trouble() -> str | None:
+            assert store.read_progress([0]) == {0: b"p"}
+            assert store.time_ms() > 0
+            return store.sentinels
+
+        until(trouble, "it is told that no Sentinel answers", within_s=60)
+        began = time.monotonic()
+        for _ in range(5):
+            assert "no Sentinel of UIC_REDIS__SENTINELS answers" in (trouble() or "")
+        assert time.monotonic() - began < 3, "none of the ten waits for a Sentinel, which takes three seconds"
+        with redis.Redis.from_url(old.address, protocol=2) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        until(lambda: store.commit([Commit(1, ABSENT, b"q")]) == [Written()], "a new connection", within_s=10)
+        for watcher in watchers:
+            watcher.thaw()
+            with redis.Redis.from_url(watcher.address, protocol=2) as client:
+                client.execute_command("SENTINEL REMOVE", "states")
+                client.execute_command("SENTINEL MONITOR", "states", "127.0.0.1", new.port, 1)
+        until(lambda: store.read_progress([0]) == {0: ABSENT}, "the new master is read", within_s=30)
+        assert store.sentinels == ""
+
+
+@pytest.mark.servers
+def test_a_name_that_no_sentinel_watches_is_told_with_its_setting(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as server, SentinelNode(tmp_path / "sentinel", server) as watcher:
+        store = RedisStore(
+            RedisSettings(mode="sentinel", sentinels=f"127.0.0.1:{watcher.port}", sentinel_service="mystates"), KEYS
+        )
+        with pytest.raises(StoreUnavailable, match="'mystates', the name in UIC_REDIS__SENTINEL_SERVICE"):
+            store.read_progress([0])
         store.close()

@@ -121,6 +121,8 @@ def test_rtp_speaks_tls_and_asks_clients_for_a_certificate_where_it_is_told_to(
         assert expires(metrics.text, "rtp") == {"http": issued.expires(), "admin": issued.expires()}
         assert _get(f"{url}/readyz", issued.trust(as_client=True)) == 200
         assert rtp.stop() == 0, "the drain is what it is without TLS"
+        for door, purpose in (("admin", "admin"), ("public", "http")):
+            assert f"door={door} address=https://127.0.0.1:{rtp.ports[purpose]}" in rtp.log.read_text()
 
 
 def test_uic_speaks_tls_on_both_doors(

@@ -36,6 +36,7 @@ class FakeStateReader:
         self.keeps_its_time = False
         """TIME is refused."""
         self.troubles: list[str] = []
+        self.sentinels: str | None = None
         """Said in `/readyz`."""
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:

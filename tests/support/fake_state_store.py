@@ -35,6 +35,7 @@ class FakeStore:
         """Commands that our user has no right to."""
         self.reads = 0
         self.connections = 1
+        self.sentinels: str | None = None
         self.clock_ms = WALL_MS
 
     def time_ms(self) -> int:

@@ -37,6 +37,20 @@ SCENARIOS = {
         "RolloutNotFollowed",
         {"severity": "ticket", "instance": "rtp-0"},
     ),
+    "the Sentinels are lost, and come back": scenario(
+        f"uic_sentinels_up{{{UIC}}}",
+        "1 1 0x12 1x4",
+        [("1m", False), ("5m30s", False), ("6m", True), ("7m", True), ("7m30s", False)],
+        "SentinelsSilent",
+        {"severity": "ticket", "instance": "uic-0"},
+    ),
+    "a deployment without Sentinels": scenario(
+        f"rtp_sentinels_up{{{RTP}}}",
+        "NaN " * 20,
+        [("6m", False), ("9m", False)],
+        "SentinelsSilent",
+        {"severity": "ticket", "instance": "rtp-0"},
+    ),
     "a worker loses its partitions, and has them again": scenario_of(
         {
             f'uic_bundle_info{{namespace="old",{UIC}}}': "1x20",

@@ -495,7 +495,7 @@ def test_connections_in_vain_do_not_hide_why_they_were() -> None:
     with socket.socket() as refusing:  # bound, and does not listen
         refusing.bind(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{refusing.getsockname()[1]}"
-        refused = {"no connection to the store (ConnectionError)"}
+        refused = {"no connection to the store (Connection refused)"}
         assert asyncio.run(reasons(RedisSettings.model_validate({"url": url, "pool_size": 3}), "a")) == refused
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import socket
 import sys
@@ -20,6 +21,7 @@ from fastapi import FastAPI
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from process.memory import give_back
+from process.store_tls import BadStoreTls
 from rtp.background import Background
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
@@ -52,6 +54,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         BundleError, GoldenMismatch: the bundle cannot be served.
         BadKeys: the file of keys cannot be used.
         BadTls: the certificate files cannot be used.
+        BadStoreTls: those of connections to the store cannot be used.
         UnsuitableClient: the installed redis-py cannot be used.
     """
     keys = None if settings.access.keys_file is None else KeyRing(settings.access.keys_file)
@@ -115,6 +118,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         if of_listener is not None:
             metrics.certificate_expires.labels(listener).set(of_listener.validity().ends)
 
+    metrics.sentinels_up.set_function(lambda: _up(reader.sentinels))
     metrics.in_flight.set_function(lambda: admission.in_flight)
     metrics.hanging_loads.set_function(lambda: loader.hanging)
     if keys is not None:
@@ -138,6 +142,11 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         keys=keys,
         lifecycle=lifecycle,
     )
+
+
+def _up(sentinels: str | None) -> float:
+    """What `StateReader.sentinels` says, as a metric."""
+    return math.nan if sentinels is None else float(not sentinels)
 
 
 def _tls(listener: TlsListener) -> ListenerTls | None:
@@ -170,7 +179,7 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
         return _refuse(f"{error}. RTP_ACCESS__KEYS_FILE names it")
     except BadTls as error:
         return _refuse(f"{error}. RTP_HTTP__TLS_… and RTP_ADMIN__TLS_… name them")
-    except UnsuitableClient as error:
+    except (BadStoreTls, UnsuitableClient) as error:
         return _refuse(str(error))
     except (BundleError, GoldenMismatch) as error:
         return _refuse(f"{error}. RTP_BUNDLE__PATH is {settings.bundle.path}")

@@ -144,6 +144,12 @@ class Metrics:
             "1 if the last background read of the store succeeded; in a cluster, from every node.",
             registry=registry,
         )
+        self.sentinels_up = Gauge(
+            "rtp_sentinels_up",
+            "1 if a Sentinel named the store's master when they were last asked, else 0: no failover is followed then; "
+            "NaN without Sentinels, and before they were asked.",
+            registry=registry,
+        )
         self.partition_age = Gauge(
             "rtp_oldest_partition_age_seconds",
             "Age of the as-of time of the partition that lags most; NaN if a partition was never caught up, or its age "

@@ -6,6 +6,8 @@ The metrics are an object, not module globals, so that an import registers nothi
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from access import AccessDecision
@@ -168,6 +170,13 @@ class Metrics:
             ["operation"],
             registry=r,
         )
+        self.sentinels_up = Gauge(
+            "uic_sentinels_up",
+            "1 if a Sentinel named the store's master when they were last asked, else 0: no failover is followed then; "
+            "NaN without Sentinels, and before they were asked.",
+            registry=r,
+        )
+        self.sentinels_up.set(math.nan)
 
         # Partitions
         self.lag = Gauge(
@@ -225,9 +234,9 @@ class Metrics:
         self.denied = {kind: denied.labels(kind.value) for kind in AccessDecision if kind is not AccessDecision.GRANTED}
         self.malformed = Counter(
             "uic_malformed_requests",
-            "Requests that cannot be read, by port: calls whose bytes are not the method's message (grpc), requests that "
-            "are not HTTP or whose head is too large (admin). They are not logged. Connections that end before a request, "
-            "as by a failed TLS handshake, are neither counted nor logged.",
+            "Requests that cannot be read, by port: calls whose bytes are not the method's message (grpc), requests "
+            "that are not HTTP or whose head is too large (admin). They are not logged. Connections that end before a "
+            "request, as by a failed TLS handshake, are neither counted nor logged.",
             ["port"],
             registry=r,
         )

@@ -13,11 +13,13 @@ from redis.cluster import PRIMARY, ClusterNode, NodesManager, RedisCluster, get_
 from redis.connection import parse_url
 from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from process.assumptions import broken, takes, uses
-from uic.errors import UnsuitableClient
+from process.store_tls import BadStoreTls, check_store_tls
+from uic.errors import StartRefused, UnsuitableClient
+from uic.sentinels import Sentinels
 from uic.settings import RedisSettings
+from uic.store_failures import SETTINGS
 
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
@@ -73,8 +75,13 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
 
     Raises:
         FAILURES: no node of a cluster answers.
+        StartRefused: the TLS files that the settings name cannot be used.
         UnsuitableClient: see `check_cluster_client`.
     """
+    try:
+        check_store_tls(SETTINGS, settings.url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
+    except BadStoreTls as error:
+        raise StartRefused(str(error)) from error
     limits: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": settings.timeout_s,
@@ -101,8 +108,8 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
         login = {name: given[name] for name in ("username", "password", "db") if name in given}
         limits |= {"ssl": tls}
-        sentinel: Any = Sentinel(_hosts(settings.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
-        return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
+        sentinels: Any = Sentinels(_hosts(settings.sentinels), settings.timeout_s, limits)
+        return sentinels.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
     # redis-py would keep the connection: where the address is a name, it leads to another server after a failover.
     limits["retry_on_error"] = [ReadOnlyError]
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)

@@ -10,11 +10,10 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from importlib.resources import files
 from itertools import islice
-from time import monotonic
 from typing import Any, TypeVar
 
 from redis.exceptions import MovedError, NoPermissionError, ReadOnlyError, ResponseError
@@ -24,15 +23,15 @@ from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
 from uic.core.deployment import Severity, store_policy
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms, in_ms, info, open_client
+from uic.sentinels import Sentinels
 from uic.settings import RedisSettings
-from uic.transaction import Sent, Transactions, commands, describe, executed_as, followed, refusals
+from uic.store_failures import describe
+from uic.transaction import Sent, Transactions, commands, executed_as, followed, refusals
 
 T = TypeVar("T")
 CHUNK_STATES = 256
 SCANNED = 1000
 """Keys that the server looks at in one call."""
-SENTINELS_AGAIN_S = 60.0
-"""After which Sentinels that did not answer are asked again; the fold waits meanwhile."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 REPLACE = files("uic").joinpath("replace.lua").read_text()
 NOTHING = commands()
@@ -57,7 +56,6 @@ class RedisStore:
         self._clustered = settings.mode == "cluster"
         self._idle: list[Any] = []
         """Connections that this store keeps for exchanges; `list` is safe between threads."""
-        self._sentinels_due = 0.0
         self._transactions = Transactions(keys)
 
     @cached_property
@@ -147,14 +145,9 @@ class RedisStore:
         return replace(self.client, self._keys.meta, expected, record)
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes | NoAnswer]:
-        """See `StateStore`. Asked every few seconds, so it also notices when Sentinel names another master and the one
-        before goes on answering."""
+        """See `StateStore`."""
         names = [self._keys.progress(p) for p in partitions]
-        if self._settings.mode == "sentinel" and monotonic() >= self._sentinels_due:
-            try:
-                self.client.connection_pool.get_master_address()
-            except FAILURES:  # without a Sentinel the master is the one that is known; they may take long not to answer
-                self._sentinels_due = monotonic() + SENTINELS_AGAIN_S
+        self._ask_sentinels()
         with _named("read progress"):
             if self._clustered:
                 values = self._each(partitions, [partial(self.client.get, name) for name in names])
@@ -261,8 +254,24 @@ class RedisStore:
 
     def time_ms(self) -> int:
         """See `StateStore`."""
+        self._ask_sentinels()
         with _named("read the store's clock"):
             return clock_ms(self.client) if self._clustered else in_ms(self._ask("TIME"))
+
+    @property
+    def sentinels(self) -> str | None:
+        """See `StateStore`."""
+        if self._settings.mode != "sentinel":
+            return None
+        asked: Sentinels = self.client.connection_pool.sentinel_manager
+        return asked.trouble
+
+    def _ask_sentinels(self) -> None:
+        """Progress and clock are read every few seconds, so with them is noticed that the Sentinels name another master
+        while the one before goes on answering. If they name none, the one that is known may go on."""
+        if self._settings.mode == "sentinel":
+            with suppress(*FAILURES):
+                self.client.connection_pool.get_master_address()
 
     def close(self) -> None:
         """Close the connections."""

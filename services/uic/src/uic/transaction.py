@@ -33,6 +33,7 @@ from mimn.rows.stored import frame
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.staged_values import StagedValues, States
+from uic.store_failures import describe
 
 
 class Sent(NamedTuple):
@@ -173,11 +174,6 @@ def executed_as(queued: Sequence[Any], executed: Any) -> Answer:
     """The answer to commits, given the replies to `Transactions.write`: all written, or an error that does not say."""
     replies = [*queued, *(executed if isinstance(executed, list) else [executed])]
     return next((NoAnswer(describe(reply)) for reply in replies if isinstance(reply, ResponseError)), Written())
-
-
-def describe(error: object) -> str:
-    """Class and first words: server errors begin with a code, for example READONLY, LOADING or OOM."""
-    return f"{type(error).__name__}: {str(error)[:120]}"
 
 
 def _erased(values: Sequence[tuple[str, bytes | None]]) -> list[bytes]:

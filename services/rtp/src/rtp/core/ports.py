@@ -24,6 +24,12 @@ class StateReader(Protocol):
         """What is wrong with the store, or on the way to it, that no background read says; for operators."""
         ...
 
+    @property
+    def sentinels(self) -> str | None:
+        """Why no Sentinel named the master when they were last asked; empty: one did; None: there are none, or they
+        were not asked yet. Reads may go well all the same."""
+        ...
+
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none; one round trip.
 

@@ -19,10 +19,11 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from process.store_tls import check_store_tls
 from rtp.core.outage import Outage
 from rtp.settings import RedisSettings
 from rtp.store.cluster import ClusterCommands
-from rtp.store.commands import Commands
+from rtp.store.commands import SETTINGS, Commands
 from rtp.store.pool import PoolCommands, SentinelCommands
 from rtp.store.reader import RedisStateReader
 from rtp.store.sentinels import Sentinels
@@ -31,7 +32,13 @@ __all__ = ["RedisStateReader", "open_store"]
 
 
 def open_store(settings: RedisSettings) -> RedisStateReader:
-    """The store that the settings name. Nothing is connected before the first read."""
+    """The store that the settings name. Nothing is connected before the first read.
+
+    Raises:
+        BadStoreTls: the TLS files that they name cannot be used.
+    """
+    url = settings.url.get_secret_value()
+    check_store_tls(SETTINGS, url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
     commands = _commands(settings)
     new = partial(Outage, settings.failures_to_pause, settings.retry_every_ms / 1000)
     if isinstance(commands, ClusterCommands):

@@ -53,7 +53,7 @@ class ClusterCommands:
         self._looked = -math.inf
 
     @property
-    def trouble(self) -> str | None:
+    def sentinels(self) -> str | None:
         """See `Commands`."""
         return None
 

@@ -7,7 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+
+from process.store_tls import cause_of
 
 SCAN_COUNT: Final = 1000
 _SCAN_CALLS: Final = 500
@@ -19,7 +22,10 @@ FAIR_S: Final = 0.02
 nothing about the store, so what it did not wait for counts against neither the store nor the connection."""
 
 Command = Sequence[str | bytes]
+SETTINGS: Final = "RTP_REDIS"
+"""How the names of the store's settings begin."""
 MAX_CODE: Final = 32
+MAX_TEXT: Final = 240
 MAX_DIGITS: Final = 18
 
 
@@ -41,7 +47,17 @@ def reason_of(error: BaseException) -> str:
             name = first if type(error) is ResponseError else type(error).__name__
             return f"the store refuses: {''.join(filter(str.isprintable, name[:MAX_CODE]))}"
         case _:
-            return f"no connection to the store ({type(error).__name__})"
+            return f"no connection to the store ({failure_of(error)})"
+
+
+def failure_of(error: BaseException) -> str:
+    """Why there is no connection, to the store or to a Sentinel: what OpenSSL or the system says, with what to correct,
+    or else what the client says."""
+    if (cause := cause_of(error, SETTINGS)) is not None:
+        return str(cause)
+    if type(error) is RedisConnectionError and str(error):  # of its subclasses some are error replies
+        return "".join(filter(str.isprintable, str(error)[:MAX_TEXT]))
+    return type(error).__name__
 
 
 def fits(command: Command, reply: Any) -> bool:
@@ -82,8 +98,8 @@ class Commands(Protocol):
     because some keys may be answered in time and others not; for the others the caller cancels."""
 
     @property
-    def trouble(self) -> str | None:
-        """What is wrong though reads may go well, for operators; None if nothing is."""
+    def sentinels(self) -> str | None:
+        """See `StateReader`."""
         ...
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:

@@ -216,7 +216,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is closed, by either side."""
-        self._fail(RedisConnectionError(f"the connection is lost ({exc or 'closed by the store'})"))
+        lost = RedisConnectionError(f"the connection is lost ({exc or 'closed by the store'})")
+        lost.__cause__ = exc
+        self._fail(lost)
 
     def _fail(self, error: RedisError) -> None:
         self._open = False
@@ -235,7 +237,8 @@ async def connect(client: AbstractConnection, epoch: int = 0) -> Connection:
         await client.connect()  # type: ignore[no-untyped-call] # redis-py has no annotation here
         reader, writer = client._reader, client._writer
         if reader is None or writer is None or writer.is_closing() or reader.exception() or await client.can_read():
-            raise RedisConnectionError("closed, or out of step, right after the handshake")
+            broken_by = None if reader is None else reader.exception()
+            raise RedisConnectionError("closed, or out of step, right after the handshake") from broken_by
     except BaseException:
         await client.disconnect(nowait=True)
         raise

@@ -59,7 +59,7 @@ class PoolCommands:
         """Raised to drop all connections; those in use at that moment are not kept either."""
 
     @property
-    def trouble(self) -> str | None:
+    def sentinels(self) -> str | None:
         """See `Commands`."""
         return None
 
@@ -262,7 +262,7 @@ class SentinelCommands(PoolCommands):
         self._sentinels = sentinels
 
     @property
-    def trouble(self) -> str | None:
+    def sentinels(self) -> str | None:
         """See `Commands`."""
         return self._sentinels.trouble
 

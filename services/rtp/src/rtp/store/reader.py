@@ -39,8 +39,14 @@ class RedisStateReader:
     @property
     def troubles(self) -> list[str]:
         """See `StateReader`."""
-        reads = self._trouble.reason and f"states cannot be read: {self._trouble.reason}"
-        return [trouble for trouble in (reads, self._commands.trouble) if trouble]
+        reads = f"states cannot be read: {self._trouble.reason}" if self._trouble.reason else ""
+        sentinels = self._commands.sentinels or ""
+        return [trouble for trouble in (reads, "" if sentinels in reads else sentinels) if trouble]
+
+    @property
+    def sentinels(self) -> str | None:
+        """See `StateReader`."""
+        return self._commands.sentinels
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none.

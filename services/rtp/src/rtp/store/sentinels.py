@@ -13,7 +13,9 @@ from typing import Any
 import structlog
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 
+from process.store_tls import by_cause
 from rtp.errors import StoreAway
+from rtp.store.commands import failure_of
 from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
@@ -31,12 +33,14 @@ class Sentinels(Sentinel):
         self._silent = False
         """Whether none answered when they were asked last."""
         self._trouble = Trouble()
+        self._asked = False
+        """Whether they were asked before."""
         self._asking: asyncio.Task[None] | None = None
 
     @property
     def trouble(self) -> str | None:
-        """Why none of them named a master when they were asked last; None if one did."""
-        return self._trouble.reason
+        """Why none of them named a master when they were asked last; empty if one did, None before they were asked."""
+        return (self._trouble.reason or "") if self._asked else None
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         """Host and port of the master. Waits no longer than for one Sentinel, if a master was named before.
@@ -56,7 +60,7 @@ class Sentinels(Sentinel):
 
     async def _ask(self, service_name: str) -> None:
         """Never raises: what a server answers that is no Sentinel is no answer, either."""
-        failed: list[str] = []
+        failed: list[tuple[str, str]] = []
         watched = False
         for sentinel in list(self.sentinels):
             try:
@@ -70,19 +74,19 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append(f"{at['host']}:{at['port']} {type(error).__name__}")
+                failed.append((f"{at['host']}:{at['port']}", failure_of(error)))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-            self._named, self._silent = named, False
+            self._named, self._silent, self._asked = named, False, True
             if self._trouble.ends():
                 log.info("the Sentinels name a master again", master=f"{named[0]}:{named[1]}")
             return
-        self._silent = len(failed) == len(self.sentinels)
+        self._silent, self._asked = len(failed) == len(self.sentinels), True
         if self._silent:
-            reason = "no Sentinel of RTP_REDIS__SENTINELS answers"
+            reason = f"no Sentinel of RTP_REDIS__SENTINELS answers: {'; '.join(by_cause(failed))}"
         elif watched:
             reason = f"the Sentinels take the master {service_name!r} (RTP_REDIS__SENTINEL_SERVICE) to be down"
         else:
             reason = f"the Sentinels watch no master {service_name!r}, the name in RTP_REDIS__SENTINEL_SERVICE"
         if self._trouble.begins(StoreAway(reason), reason):
-            log.warning("the Sentinels name no master", reason=reason, failed=failed)
+            log.warning("the Sentinels name no master", reason=reason, failed=by_cause(failed))

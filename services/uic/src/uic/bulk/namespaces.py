@@ -21,6 +21,7 @@ from uic.bulk.removal import Removal
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms
 from uic.store import read_meta
+from uic.store_failures import describe
 from uic.tools.scorers import Scorers
 
 SAMPLE: Final = 64
@@ -286,4 +287,4 @@ def _asking() -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise StoreUnavailable(f"the store did not answer: {error}") from error
+        raise StoreUnavailable(f"the store did not answer: {describe(error)}") from error

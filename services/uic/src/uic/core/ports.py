@@ -163,6 +163,11 @@ class StateStore(Protocol):
         """The store's clock, milliseconds since 1970-01-01 UTC; a cluster's is the one furthest ahead."""
 
     @property
+    def sentinels(self) -> str | None:
+        """Why no Sentinel named the master when they were last asked, which is whenever progress or clock are read;
+        empty: one did; None: there are none, or they were not asked yet. Reads may go well all the same."""
+
+    @property
     def connections(self) -> int:
         """Rises with every connection made: when it does, what the store had may be lost."""
 

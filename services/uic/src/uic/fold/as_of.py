@@ -46,7 +46,8 @@ class AsOf:
         """Our clock less the store's; None until they were compared."""
 
     def ask(self, now: float, wall_s: Callable[[], float]) -> None:
-        """Once an interval, ask the broker where the log ends, and the store for its time. `wall_s` is our clock."""
+        """Once an interval, ask the broker where the log ends, and the store for its time and for what the Sentinels
+        say. `wall_s` is our clock."""
         if now < self._due:
             return
         self._due = now + self._interval_s
@@ -60,6 +61,7 @@ class AsOf:
             self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
             self._health.ahead_ms = self._ahead_ms
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
+        self._health.sentinels_say(self._store.sentinels)
         # Those that do not read yet, or any more, fall behind: their lag is asked for, too.
         asked = {s.partition: s.tag for s in self._sessions if isinstance(s, Reading | Claiming | Broken)}
         if asked:

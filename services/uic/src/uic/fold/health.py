@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -98,6 +99,16 @@ class Health:
         if self.recover("clock"):
             say(log, logging.INFO, "clock available again")
         self.store_answered()
+
+    def sentinels_say(self, trouble: str | None) -> None:
+        """`trouble` as `StateStore.sentinels`: without a Sentinel no failover is followed."""
+        self._metrics.sentinels_up.set(math.nan if trouble is None else 0 if trouble else 1)
+        if trouble:
+            if "sentinels" not in self._degraded:
+                say(log, logging.WARNING, "the Sentinels name no master", detail=trouble)
+            self.degrade("sentinels", f"sentinels_unavailable: {trouble}")
+        elif self.recover("sentinels"):
+            say(log, logging.INFO, "the Sentinels name a master again")
 
     def log_failed(self, what: str, detail: str) -> None:
         """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, or the whole `log`."""

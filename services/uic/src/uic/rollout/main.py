@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.options import not_negative, positive, whole_number
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
-from uic.errors import StoreUnavailable, UnsuitableClient
+from uic.errors import StartRefused, StoreUnavailable
 from uic.redis_client import FAILURES, open_client
 from uic.rollout.comparison import Extent
 from uic.rollout.gates import Demands
@@ -28,6 +28,7 @@ from uic.rollout.planning import RATE
 from uic.rollout.verbs import Answer, TimedOut, Verbs
 from uic.rollout.views import finding_view
 from uic.settings import read_client_settings
+from uic.store_failures import describe
 from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5
@@ -57,11 +58,11 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         return _failed(conflict, RACED, as_json=options.json, out=out)
     except TimedOut as late:
         return _failed(late, LATE, as_json=options.json, out=out)
-    except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable, UnsuitableClient) as refused:
+    except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable, StartRefused) as refused:
         return _failed(refused, REFUSED, as_json=options.json, out=out)
     except FAILURES as error:
         did = "refuses" if isinstance(error, ResponseError) else "does not answer"
-        text = f"the store {did} ({type(error).__name__}: {str(error)[:200]})"
+        text = f"the store {did} ({describe(error)})"
         return _failed(Refused(text), REFUSED, as_json=options.json, out=out)
     finally:
         if client is not None:

@@ -37,8 +37,8 @@ from uic.rollout.origins import origin_of
 from uic.rollout.planning import Plan
 from uic.rollout.views import counted, finding_view, iso_time, process_view, rollout_view, summary
 from uic.settings import ClientSettings
+from uic.store_failures import describe
 from uic.tools.scorers import Scorers
-from uic.transaction import describe
 
 POLL_S: Final = 1.0
 

@@ -31,13 +31,14 @@ from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic
-from uic.errors import UicError, UnsuitableClient
+from uic.errors import StartRefused, UicError, UnsuitableClient
 from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.store import read_meta
+from uic.store_failures import fix_of, words_of
 from uic.tools import findings, traffic
 from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.table import table
@@ -55,6 +56,8 @@ class Store:
     """What was learned about the store; `error` is why the rest is empty."""
 
     error: str | None = None
+    fix: str = ""
+    """What to do about that, if the error says it."""
     nodes: tuple[StoreFacts, ...] = ()
     """Its masters: one, except in a cluster."""
     refused_writes: Mapping[str, str] = field(default_factory=dict)
@@ -111,7 +114,7 @@ def diagnose(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
 
 def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     store = facts.store
-    yield findings.store_reachable(without_secrets(settings.redis.url), store.error)
+    yield findings.store_reachable(without_secrets(settings.redis.url), store.error, store.fix)
     if store.error is not None:
         return
     for i, node in enumerate(store.nodes):
@@ -221,8 +224,10 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
         finally:
             client.close()
         refused = refused_writes(settings.model_copy(update={"timeout_s": timeout_s}))
-    except (*FAILURES, UnsuitableClient) as error:
-        return Store(error=f"{type(error).__name__}: {error}")
+    except StartRefused as error:
+        return Store(error=error.detail, fix="correct the setting, or install what it names")
+    except FAILURES as error:
+        return Store(error=words_of(error), fix=fix_of(error))
     meta = None if stored is None else meta_of(stored)
     return Store(
         nodes=nodes,

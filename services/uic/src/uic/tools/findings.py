@@ -48,11 +48,11 @@ class StoreFacts:
     """The store's clock minus ours, corrected by half the round trip."""
 
 
-def store_reachable(url: str, error: str | None) -> Finding:
-    """The store answers. `url` without credentials."""
+def store_reachable(url: str, error: str | None, fix: str = "") -> Finding:
+    """The store answers. `url` without credentials; `fix` is empty if the error does not say what to do."""
     if error is None:
         return ok("store", f"{url} answers")
-    return fail("store", f"{url}: {error}", "start Redis or Valkey there, or correct UIC_REDIS__URL")
+    return fail("store", f"{url}: {error}", fix or "start Redis or Valkey there, or correct UIC_REDIS__URL")
 
 
 def store_version(facts: StoreFacts) -> Finding:

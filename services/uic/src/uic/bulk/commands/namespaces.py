@@ -11,10 +11,11 @@ from typing import TextIO
 
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
-from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableClient, UnsuitableTopic
+from uic.errors import LogUnavailable, StartRefused, StoreUnavailable, UnsuitableTopic
 from uic.log.partition_reader import log_reader
 from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, read_client_settings
+from uic.store_failures import describe
 from uic.tools.confirm import confirmed
 from uic.tools.table import table
 
@@ -66,11 +67,11 @@ def main(
             return 0
         ends = _ends(settings.kafka)
         rows = [asdict(found.look(name, ends)) for name in found.names()]
-    except (BulkRefused, StoreUnavailable, UnsuitableClient) as error:
+    except (BulkRefused, StoreUnavailable, StartRefused) as error:
         print(f"ctr namespaces: {error}", file=sys.stderr)
         return 1
     except FAILURES as error:  # a cluster's client asks for the nodes when it is made
-        print(f"ctr namespaces: the store does not answer: {error}", file=sys.stderr)
+        print(f"ctr namespaces: the store does not answer: {describe(error)}", file=sys.stderr)
         return 1
     if as_json:
         print(json.dumps(rows), file=out)

@@ -1,0 +1,83 @@
+"""Which master the Sentinels name.
+
+redis-py asks one Sentinel after another in the thread that wants to know, each for as long as it may take, and says in
+the end how it represents its clients. Here a thread asks, so that Sentinels which hang hold up no fold.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from process.store_tls import by_cause
+from uic.store_failures import describe_connection
+
+
+class Sentinels(Sentinel):
+    """Asks the Sentinels in turn, the one that answered last first, to the end. While none answers, the master that
+    they named last is gone on with. Thread-safe."""
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], timeout_s: float, options: Mapping[str, Any]) -> None:
+        """`timeout_s` bounds, in seconds, the wait for one Sentinel. `options` are redis-py's, of a connection."""
+        super().__init__(addresses, sentinel_kwargs={**options, "socket_timeout": timeout_s})  # type: ignore[no-untyped-call]  # redis-py has no types here
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._asking: threading.Thread | None = None
+        self._named: tuple[str, int] | None = None
+        self._silent = False
+        """Whether none answered when they were asked last."""
+        self.trouble: str | None = None
+        """Why none of them named a master when they were asked last; empty if one did, None before they were asked."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Host and port of the master. Waits no longer than for one Sentinel if a master was named before, and not at
+        all if none answered when they were asked last.
+
+        Raises:
+            MasterNotFoundError: no Sentinel names one, or none answers and none did before.
+        """
+        with self._lock:
+            if self._asking is None or not self._asking.is_alive():
+                self._asking = threading.Thread(target=self._ask, args=(service_name,), name="sentinels", daemon=True)
+                self._asking.start()
+            asking = self._asking
+        if self._named is None:
+            asking.join()
+        elif not self._silent:
+            asking.join(self._timeout_s)
+        if self._named is None or (self.trouble and not self._silent):
+            raise MasterNotFoundError(self.trouble)
+        return self._named
+
+    def _ask(self, service_name: str) -> None:
+        """Never raises: what a server answers that is no Sentinel is no answer, either."""
+        failed: list[tuple[str, str]] = []
+        watched = False
+        for sentinel in list(self.sentinels):
+            try:
+                masters: Any = sentinel.sentinel_masters()
+                state = masters.get(service_name)
+                if state is None:
+                    continue
+                watched = True
+                if not self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]  # as above
+                    continue
+                named = str(state["ip"]), int(state["port"])
+            except Exception as error:
+                at = sentinel.connection_pool.connection_kwargs
+                failed.append((f"{at['host']}:{at['port']}", describe_connection(error)))
+                continue
+            self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
+            self._named, self._silent, self.trouble = named, False, ""
+            return
+        silent = len(failed) == len(self.sentinels)
+        if silent:
+            trouble = f"no Sentinel of UIC_REDIS__SENTINELS answers: {'; '.join(by_cause(failed))}"
+        elif watched:
+            trouble = f"the Sentinels take the master {service_name!r} (UIC_REDIS__SENTINEL_SERVICE) to be down"
+        else:
+            trouble = f"the Sentinels watch no master {service_name!r}, the name in UIC_REDIS__SENTINEL_SERVICE"
+        self._silent, self.trouble = silent, trouble

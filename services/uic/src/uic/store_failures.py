@@ -1,0 +1,49 @@
+"""Why the store gave no answer, in words for operators."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from redis.exceptions import ResponseError
+from redis.sentinel import MasterNotFoundError
+
+from process.store_tls import Cause, cause_of
+
+SETTINGS: Final = "UIC_REDIS"
+"""How the names of the store's settings begin."""
+MOST_OF_REPLY: Final = 120
+"""Characters of what a server says: its errors begin with a code, for example READONLY, LOADING or OOM."""
+MOST_OF_FAILURE: Final = 300
+"""Characters of why there is no connection: an address, and what OpenSSL or the system says."""
+
+
+def describe(error: object) -> str:
+    """Class, first words, and what to correct if that is known."""
+    fix = fix_of(error)
+    return f"{words_of(error).rstrip('.')}; {fix}" if fix else words_of(error)
+
+
+def words_of(error: object) -> str:
+    """Class and first words."""
+    if isinstance(error, MasterNotFoundError):  # the words are ours
+        return str(error)
+    most = MOST_OF_REPLY if _cause(error) is None else MOST_OF_FAILURE
+    return f"{type(error).__name__}: {str(error)[:most]}"
+
+
+def fix_of(error: object) -> str:
+    """What to correct so that there is a connection; empty if that is not known."""
+    cause = _cause(error)
+    return "" if cause is None else cause.fix
+
+
+def describe_connection(error: BaseException) -> str:
+    """Why there is none, without the address, which the client's words begin with."""
+    return str(_cause(error) or words_of(error))
+
+
+def _cause(error: object) -> Cause | None:
+    """What is behind an error that is no reply."""
+    if not isinstance(error, BaseException) or isinstance(error, ResponseError):
+        return None
+    return cause_of(error, SETTINGS)

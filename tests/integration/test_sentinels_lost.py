@@ -1,0 +1,70 @@
+"""All Sentinels are gone while both services run: nothing fails, and both say that no failover would be followed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeTopics
+from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
+from localstack.valkey import Valkey
+from localstack.wait import until
+from localstack.web import web
+from support.sentinel_node import SentinelNode
+from support.uic_running import BUNDLE, RunningUic, click
+
+pytestmark = pytest.mark.servers
+GONE, BACK = "the Sentinels name no master", "the Sentinels name a master again"
+
+
+def text(url: str) -> str:
+    return web().get(url, timeout=10).text
+
+
+def test_lost_sentinels_are_told_by_both_services_and_their_return_is(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, 2)
+    with ExitStack() as running:
+        master = running.enter_context(Valkey(tmp_path / "master"))
+        watcher = running.enter_context(SentinelNode(tmp_path / "sentinel", master))
+        told = {"MODE": "sentinel", "SENTINELS": f"127.0.0.1:{watcher.port}", "SENTINEL_SERVICE": "states"}
+        around = Surroundings(
+            kafka, master.address, BUNDLE, topics.events, 2,
+            uic={f"UIC_REDIS__{name}": value for name, value in told.items()} | {"UIC_FOLD__AS_OF_INTERVAL_S": "0.1"},
+            rtp={f"RTP_REDIS__{name}": value for name, value in told.items()},
+        )  # fmt: skip
+        uic = running.enter_context(UicWorker("uic", tmp_path / "uic", around))
+        rtp = running.enter_context(RtpProcess("rtp", tmp_path / "rtp", around))
+        services: dict[str, UicWorker | RtpProcess] = {"uic": uic, "rtp": rtp}
+
+        def up(value: float) -> bool:
+            shown = {name: text(f"{service.admin_url}/metrics") for name, service in services.items()}
+            return all(f"\n{name}_sentinels_up {value}" in metrics for name, metrics in shown.items())
+
+        until(lambda: up(1.0), "both were told the master", within_s=60)
+        watcher.kill()
+        until(lambda: up(0.0), "both miss the Sentinels", within_s=60)
+        for name, service in services.items():
+            silent = f"no Sentinel of {name.upper()}_REDIS__SENTINELS answers: 127.0.0.1:{watcher.port} "
+            until(partial(ready_and_says, service, f"{silent}(Connection refused)"), "it is told", within_s=60)
+        assert "sentinels_unavailable: no Sentinel" in text(f"{uic.admin_url}/readyz")
+        calls = RunningUic(uic)
+        calls.wait_folded(calls.publish(click("u1")))
+        calls.channel.close()
+        watcher.start()
+        until(lambda: up(1.0), "both are told the master again", within_s=60)
+        until(lambda: "sentinels_unavailable" not in text(f"{uic.admin_url}/readyz"), "UIC is as before", within_s=60)
+        for service in services.values():
+            log = service.log.read_text()
+            assert [log.count(f'event="{line}"') for line in (GONE, BACK)] == [1, 1]
+
+
+def ready_and_says(service: UicWorker | RtpProcess, what: str) -> bool:
+    """Whether /readyz has it, though the service is ready."""
+    said = text(f"{service.admin_url}/readyz")
+    assert '"ready"' in said
+    return what in said
