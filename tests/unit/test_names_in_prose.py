@@ -19,6 +19,11 @@ HISTORY = ("CHANGELOG.md",)
 ELSEWHERE = {
     "FusedGemm": "onnxruntime's",
     "KAFKA_HOME": "Apache Kafka's",
+    "KEY_VALUES_MISMATCH": "OpenSSL's",
+    "NO_CERTIFICATE_OR_CRL_FOUND": "OpenSSL's",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "OpenSSL's",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "OpenSSL's",
+    "TLSV1_ALERT_UNKNOWN_CA": "OpenSSL's",
     "LpNormalization": "ONNX's",
     "PREEMPT_NONE": "Linux's",
     "Session.run": "onnxruntime's",
