@@ -26,3 +26,16 @@ def test_ctrl_c_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setitem(uic.COMMANDS, "state", interrupted)
     assert uic.main(["state", "ann"]) == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize(("given", "in_effect"), [(None, "NONE"), ("INFO", "INFO")])
+def test_grpcs_core_is_silent_unless_an_operator_lets_it_speak(given: str | None, in_effect: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    if given is not None:
+        environment["GRPC_VERBOSITY"] = given
+    looks = (
+        "import sys, os, uic.__main__; assert 'grpc' not in sys.modules, 'it would have read the variable'; "
+        "print(os.environ['GRPC_VERBOSITY'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", looks], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == in_effect
