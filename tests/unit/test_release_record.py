@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from struct import pack
 from zlib import crc32
@@ -286,6 +288,40 @@ def test_the_same_command_again_changes_nothing() -> None:
     assert rollback(back, "r1", reason="worse", now_ms=NOW_MS) is back
     given_up = abort(record, "r1", reason="no", now_ms=NOW_MS)
     assert abort(given_up, "r1", reason="no", now_ms=NOW_MS) is given_up
+
+
+def test_a_rollout_that_is_no_longer_on_its_way_is_refused_with_what_can_be_done() -> None:
+    served = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
+    retired = retire(served, now_ms=NOW_MS)
+    aborted = abort(ready(), "r1", reason="slower", now_ms=NOW_MS)
+    another = "`rollout start BUNDLE` begins another"
+    for record, said in (
+        (
+            served,
+            "is serving (every gate is open): it serves all users; `rollout rollback r1` takes it back",
+        ),
+        (retired, "it serves all users, and the release before was given up; `rollout start BUNDLE` replaces it"),
+        (rollback(served, "r1", reason="worse", now_ms=NOW_MS), f"rollout r1 is rolled_back (worse): {another}"),
+        (aborted, f"rollout r1 is aborted (slower): {another}"),
+        (collect(aborted, "r1", now_ms=NOW_MS), another),
+    ):
+        state = record.rollouts[0].state
+        checked = open_gates(record)
+        moves: list[Callable[[], object]] = [
+            partial(canary, record, "r1", checked, percent=5, now_ms=NOW_MS),
+            partial(shadow, record, "r1", percent=5, now_ms=NOW_MS),
+            partial(shadow, record, "r1", percent=0, now_ms=NOW_MS),
+        ]
+        if state is not State.SERVING:
+            moves.append(partial(promote, record, "r1", checked, keep_ms=0, now_ms=NOW_MS))
+        if state is not State.ABORTED:
+            moves.append(partial(abort, record, "r1", reason="no", now_ms=NOW_MS))
+        if state not in (State.SERVING, State.ROLLED_BACK):
+            moves.append(partial(rollback, record, "r1", reason="worse", now_ms=NOW_MS))
+        for move in moves:
+            with pytest.raises(NotAllowed) as refused:
+                move()
+            assert said in str(refused.value)
 
 
 def test_what_serves_already_or_is_one_of_two_is_refused() -> None:

@@ -18,7 +18,7 @@ from mimn.release.announcement import (
     serves_another,
 )
 from mimn.release.arms import BUCKETS, Buckets, bucket_of, resized, size, table
-from mimn.release.checks import Checked, Conflict, GateClosed, NotAllowed, closed_gates
+from mimn.release.checks import Checked, Conflict, GateClosed, NotAllowed, closed_gates, over
 from mimn.release.gates import Comparison, Finding, Gate, behind, compare, foreign, not_built, out_of_memory
 from mimn.release.headers import Headers, read_headers
 from mimn.release.record import (
@@ -111,6 +111,7 @@ __all__ = [
     "not_loaded",
     "observe",
     "out_of_memory",
+    "over",
     "promote",
     "read_headers",
     "record_key",

@@ -83,12 +83,23 @@ def passed(record: Record, identity: str, checked: Checked, now_ms: int) -> Roll
     rollout = found(record, identity)
     check_revision(record, checked)
     if rollout.state not in OPEN:
-        raise NotAllowed(f"rollout {identity} is {rollout.state}: {rollout.reason}")
+        raise over(record, rollout)
     if findings := closed(record, rollout, checked, now_ms):
         raise GateClosed(findings)
     if rollout.state not in (State.READY, State.CANARY):
         raise NotAllowed(f"rollout {identity} is {rollout.state}, not ready: `rollout wait` looks at it")
     return rollout
+
+
+def over(record: Record, rollout: Rollout) -> NotAllowed:
+    """That a rollout is no longer on its way, and what can be done."""
+    if rollout.state is State.SERVING:
+        then = f"it serves all users; `rollout rollback {rollout.id}` takes it back"
+    elif record.serving == rollout.release:
+        then = "it serves all users, and the release before was given up; `rollout start BUNDLE` replaces it"
+    else:
+        then = "`rollout start BUNDLE` begins another, also of the same bundle"
+    return NotAllowed(f"rollout {rollout.id} is {rollout.state} ({rollout.reason}): {then}")
 
 
 def closed(record: Record, rollout: Rollout, checked: Checked, now_ms: int) -> tuple[Finding, ...]:

@@ -234,7 +234,9 @@ def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: st
         NotAllowed: it is neither ready nor a canary (to end one, not on its way), or the share is not from 0 to 100.
     """
     rollout = checks.found(record, identity)
-    if rollout.state not in (OPEN if percent == 0 else (State.READY, State.CANARY)):
+    if rollout.state not in OPEN:
+        raise checks.over(record, rollout)
+    if percent and rollout.state not in (State.READY, State.CANARY):
         raise NotAllowed(f"rollout {identity} is {rollout.state}: only one that is ready or a canary can be a shadow")
     others = tuple(arm for arm in record.shadows if arm.name != SHADOW)
     shadows = others if percent == 0 else _with_arm(record.shadows, SHADOW, rollout.release, percent)
@@ -273,8 +275,7 @@ def abort(record: Record, identity: str, *, reason: str, now_ms: int, by: str = 
     if rollout.state is State.ABORTED:
         return record
     if rollout.state not in OPEN:
-        hint = f": use rollback {identity}" if rollout.state is State.SERVING else ""
-        raise NotAllowed(f"rollout {identity} is {rollout.state}{hint}")
+        raise checks.over(record, rollout)
     moved = _moved(record, rollout, State.ABORTED, reason, now_ms=now_ms, by=by)
     return replace(moved, arms=(), shadows=())
 
@@ -291,8 +292,9 @@ def rollback(record: Record, identity: str, *, reason: str, now_ms: int, by: str
     if rollout.state is State.ROLLED_BACK:
         return record
     if rollout.state is not State.SERVING:
-        hint = f": use abort {identity}" if rollout.state in OPEN else ""
-        raise NotAllowed(f"rollout {identity} is {rollout.state}{hint}")
+        if rollout.state not in OPEN:
+            raise checks.over(record, rollout)
+        raise NotAllowed(f"rollout {identity} is {rollout.state}: use abort {identity}")
     if (going := record.open) is not None:
         lost = f"{rollout.id}, which it set out to replace, was rolled back: abort it and start again"
         record = _moved(record, going, State.FAILING, lost, now_ms=now_ms, by=by, counted=False)

@@ -177,7 +177,7 @@ class Verbs:
             if rollout.state not in rollouts.OPEN:
                 if rollout.state is State.SERVING:
                     return Answer(rollout_view(record, rollout))
-                raise NotAllowed(f"rollout {identity} is {rollout.state}: {rollout.reason}")
+                raise rollouts.over(record, rollout)
             if self._clock() + POLL_S > deadline:
                 raise TimedOut(f"rollout {identity} is {rollout.state}: {GateClosed(closed)}")
             self._sleep(POLL_S)
