@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,54 @@ def test_one_invalid_event_refuses_the_whole_call_and_is_named(rig: Rig, bad: Be
     assert detail.startswith(message)
     assert hints["retriable"] == "false"
     assert not any(rig.log.records[TOPIC])
+
+
+@pytest.mark.parametrize("deadline_s", [0.03, 0.05])
+def test_a_deadline_that_leaves_no_time_to_write_is_refused_before_anything_is_sent(
+    rig: Rig, deadline_s: float
+) -> None:
+    """The call arrives with this much time left; its client waits longer, so that it gets the answer."""
+    calls: list[tuple[Callable[[Any, Any], object], object]] = [
+        (rig.service.PublishBehaviors, pb.PublishBehaviorsRequest(events=[event()])),
+        (rig.service.EraseUser, pb.EraseUserRequest(user_id="u1")),
+        (rig.service.EraseItem, pb.EraseItemRequest(user_id="u1", item_id=7)),
+    ]
+    for method, request in calls:
+        context = Late(deadline_s)
+        with pytest.raises(Aborted):
+            method(request, context)
+        assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "nothing was written; give the call at least 100 ms" in context.detail
+        assert dict(context.told)["retriable"] == "false"
+    assert not any(rig.log.records[TOPIC])
+    assert not any(rig.log.records[ERASED])
+    assert rig.service.PublishBehaviors(pb.PublishBehaviorsRequest(events=[event()]), Late(0.1)).positions  # type: ignore[arg-type]
+
+
+class Aborted(Exception):
+    """What `abort` raises in a real context, too."""
+
+
+class Late:
+    """The context of a call whose deadline is near."""
+
+    def __init__(self, left_s: float) -> None:
+        self.left_s = left_s
+        self.code, self.detail = grpc.StatusCode.OK, ""
+        self.told: tuple[tuple[str, str], ...] = ()
+
+    def time_remaining(self) -> float:
+        return self.left_s
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def set_trailing_metadata(self, told: Any) -> None:
+        self.told = told
+
+    def abort(self, code: grpc.StatusCode, detail: str) -> None:
+        self.code, self.detail = code, detail
+        raise Aborted(detail)
 
 
 def test_bounds_of_event_time_and_ids_are_accepted(rig: Rig) -> None:

@@ -18,6 +18,7 @@
         ├── Unauthenticated
         ├── Forbidden
         ├── InvalidField
+        ├── DeadlineTooShort
         ├── NoState
         ├── NotOurs
         └── NotBroken
@@ -130,6 +131,10 @@ class Forbidden(RequestRefused):
 
 class InvalidField(RequestRefused):
     """A field of the request breaks a rule; `detail` names the field and the fix."""
+
+
+class DeadlineTooShort(RequestRefused):
+    """The caller's deadline leaves no time to write anything; nothing was written."""
 
 
 class NoState(RequestRefused):

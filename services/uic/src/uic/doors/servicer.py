@@ -30,6 +30,7 @@ from uic.doors.publisher import Publisher
 from uic.doors.slow_requests import TOO_MANY_CALLS
 from uic.errors import (
     DeadLetterUnavailable,
+    DeadlineTooShort,
     Forbidden,
     ForeignState,
     InvalidField,
@@ -55,6 +56,11 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["UserInterestCenter"].full_name
 MAX_EVENTS: Final = 1000
 DEADLINE_MARGIN_S: Final = 0.05
 """Part of the caller's deadline that is kept for the way back, so that it gets our answer and not its own timeout."""
+LEAST_S: Final = 0.01
+"""Without this much time in front of the margin nothing is sent to the brokers: they would hardly acknowledge it, and
+what came of it would not be known."""
+SHORTEST_DEADLINE_S: Final = 0.1
+"""What callers are told to allow: both of the above, and as much for the way here."""
 REQUEST_ID: Final = "x-request-id"
 """Metadata entry that names a call in the log; a caller may choose it, and every answer has it."""
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
@@ -73,6 +79,8 @@ STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
+    # Not UNAVAILABLE or DEADLINE_EXCEEDED: the same call with the same deadline would be refused again.
+    DeadlineTooShort: grpc.StatusCode.INVALID_ARGUMENT,
     NoState: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
@@ -224,10 +232,22 @@ class UserInterestCenter(UserInterestCenterServicer):
         )
 
     def _time_left_s(self, context: grpc.ServicerContext) -> float:
+        """For how long a call may write.
+
+        Raises:
+            DeadlineTooShort: hardly at all.
+        """
         remaining: float | None = context.time_remaining()  # the stubs omit None: no deadline
         if remaining is None:
             return self._timeout_s
-        return max(0.0, min(self._timeout_s, remaining - DEADLINE_MARGIN_S))
+        left_s = remaining - DEADLINE_MARGIN_S
+        if left_s < LEAST_S:
+            raise DeadlineTooShort(
+                f"{max(remaining, 0) * 1000:.0f} ms of the call's deadline were left, of which "
+                f"{DEADLINE_MARGIN_S * 1000:.0f} ms are kept for the answer: nothing was written; give the call at "
+                f"least {SHORTEST_DEADLINE_S * 1000:.0f} ms"
+            )
+        return min(self._timeout_s, left_s)
 
     def _answer(self, method: str, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
         """Run `work`, count it, and turn its error into a status; at most `max_calls` run at once."""
