@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import redis
 from kafka.errors import KafkaError
 
 from localstack import demo
@@ -42,10 +43,12 @@ from localstack.stack import (
     wipe,
 )
 from localstack.topics import EVENTS, PARTITIONS, TopicMismatch, create_topics, topics
-from localstack.uic_and_rtp import Surroundings, grpc_serves, http_ok, uic_variables
+from localstack.uic_and_rtp import UIC_COMMAND, Surroundings, detail_of, grpc_serves, http_ok, uic_variables
 from localstack.wait import NotReady
 from mimn.bundle import BundleError, load_bundle
 from mimn.data.events import DataError, Events
+from mimn.release import CorruptRecord, decode_record, record_key
+from mimn.state import namespace
 from mimn.state.codec import HEADER_BYTES
 
 EXPECTED = (
@@ -184,7 +187,7 @@ def _up(given: argparse.Namespace) -> int:
     try:
         if replayed is not None and options.topic in stack.created_topics:
             _fold_demo(at, options, *replayed, say=say)
-        for line in elsewhere(at, options):
+        for line in (*elsewhere(at, options), *serving_elsewhere(at, options)):
             say(line)
         if given.json:
             print(json.dumps(asdict(at)), flush=True)
@@ -238,6 +241,31 @@ def elsewhere(at: Addresses, options: Options) -> list[str]:
     return [f"port {usual[name]} is taken: {members[name][0]} is at {members[name][1][0]}" for name in taken]
 
 
+def serving_elsewhere(at: Addresses, options: Options) -> list[str]:
+    """That users are answered from a namespace that no member folds, because a rollout has replaced the bundle, and how
+    a worker of it is started."""
+    try:
+        with redis.Redis.from_url(at.redis_url, protocol=2, socket_timeout=10) as client:
+            stored = client.get(record_key(at.prefix))
+        serving = decode_record(stored).serving if isinstance(stored, bytes) else None
+    except (redis.RedisError, CorruptRecord) as error:
+        return [f"the rollout record, which says what serves, cannot be read ({error}): docs/runbooks/roll-back.md"]
+    if serving is None:
+        return []
+    ours = namespace(load_bundle(options.bundle).manifest.fingerprint, options.generation)
+    if serving.namespace == ours:
+        return []
+    path = options.bundle.resolve().parents[1] / serving.name / serving.version
+    surroundings = replace(surroundings_of(at), bundle=path, generation=serving.generation)
+    told = uic_variables(surroundings, grpc_port=0, admin_port=0)
+    assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in told.items())
+    return [
+        f"the rollout record answers users by {serving.bundle}, from namespace {serving.namespace}. UIC here folds "
+        f"{ours}, so those states grow stale unless a worker of theirs runs beside it:",
+        f"  {assignments} {shlex.quote(sys.executable)} {' '.join(UIC_COMMAND)}",
+    ]
+
+
 def how_to_use(at: Addresses, example: Example, folder: Path) -> str:
     """Commands about the example that work when pasted into a shell in the folder where `up` ran."""
     fields = {"user_id": example.request["user_id"], "item_id": example.item_id, "category_id": example.category_id}
@@ -285,7 +313,15 @@ def tool_variables(folder: Path, env: Mapping[str, str] = os.environ) -> dict[st
     if any(map(_NAMES_A_SYSTEM.fullmatch, given)) or not living(folder):
         return {}
     at = addresses_of(folder)
-    surroundings = Surroundings(
+    # The tools serve nothing; they call the first worker.
+    ports = [urlsplit(url).port or 0 for url in (f"//{at.uic[0]}", at.uic_admin[0])] if at.uic else [0, 0]
+    told = uic_variables(surroundings_of(at), grpc_port=ports[0], admin_port=ports[1])
+    return {name: value for name, value in told.items() if name not in given}
+
+
+def surroundings_of(at: Addresses) -> Surroundings:
+    """What the services of a running stack share."""
+    return Surroundings(
         bootstrap=at.bootstrap,
         redis_url=at.redis_url,
         bundle=Path(at.bundle),
@@ -293,10 +329,6 @@ def tool_variables(folder: Path, env: Mapping[str, str] = os.environ) -> dict[st
         partitions=at.partitions,
         prefix=at.prefix,
     )
-    # The tools serve nothing; they call the first worker.
-    ports = [urlsplit(url).port or 0 for url in (f"//{at.uic[0]}", at.uic_admin[0])] if at.uic else [0, 0]
-    told = uic_variables(surroundings, grpc_port=ports[0], admin_port=ports[1])
-    return {name: value for name, value in told.items() if name not in given}
 
 
 def _doctor(folder: Path) -> int:
@@ -308,13 +340,15 @@ def _status(folder: Path, *, as_json: bool) -> int:
     at = addresses_of(folder)
     running = {name: identity.pid for name, identity in living(folder).items()}
     ready = {at.predict: http_ok(f"{at.predict}/readyz")} | {address: grpc_serves(address) for address in at.uic}
+    about = detail_of(f"{at.predict}/readyz")
     if as_json:
-        print(json.dumps({"running": running, "ready": ready, "addresses": asdict(at)}))
+        print(json.dumps({"running": running, "ready": ready, "detail": about, "addresses": asdict(at)}))
     else:
         for name, pid in running.items():
             print(f"{name}: runs, pid {pid}")
         for address, answers in ready.items():
-            print(f"{address}: {'ready' if answers else 'not ready'}")
+            said = f": {about}" if about and address == at.predict else ""
+            print(f"{address}: {'ready' if answers else 'not ready'}{said}")
     return 0 if all(ready.values()) else 1
 
 

@@ -189,6 +189,15 @@ def http_ok(url: str) -> bool:
         return False
 
 
+def detail_of(url: str) -> str:
+    """What `/readyz` at `url` says is not as it should be; empty if nothing, or if it does not answer."""
+    try:
+        said = web().get(url, timeout=1).json()
+    except (httpx.TransportError, ValueError):
+        return ""
+    return str(said.get("detail", "")) if isinstance(said, dict) else ""
+
+
 def answer_of(url: str) -> str:
     """The status and the body that `url` answers, or why it answers nothing, for the message of a failure."""
     try:

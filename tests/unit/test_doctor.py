@@ -15,6 +15,7 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.state import partition_of
 from support.bundles import FIXTURES
+from support.releases import begun, release
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.kafka_tools import KafkaTools
@@ -107,6 +108,7 @@ def written(recent: int, retained: int = 0) -> Written:
     return Written(recent=recent, retained=max(recent, retained))
 
 
+RECORD = begun(release("bazaar"))
 META = {"partitions": "64", "topic": "behavior-events"}
 
 CASES: list[tuple[Finding, Severity, str]] = [
@@ -204,6 +206,13 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.namespace_meta(meta_of(b"not JSON"), META, "ns"), FAIL, "generation"),
     (findings.namespace_meta(meta_of(b"[]"), META, "ns"), FAIL, "generation"),
     (findings.namespace_meta(meta_of(b"[" * 100_000), META, "ns"), FAIL, "generation"),
+    (findings.rollout_record(None, None, "ns", ""), OK, "RTP serves the bundle of its settings"),
+    (findings.rollout_record(None, "version 2", "ns", ""), FAIL, "version 2 RTPs that run go on"),
+    (findings.rollout_record(RECORD, None, RECORD.serving.namespace, "V=1"), OK, "revision 1: shop/1 serves"),
+    (findings.rollout_record(RECORD, None, None, "V=1"), OK, "revision 1: shop/1 serves"),
+    (findings.rollout_record(RECORD, None, "ns", "V=1"), WARN, "the settings name ns UIC's other commands look at ns"),
+    (findings.folded(RECORD.serving, None, "V=1"), OK, "shop/1 answers from it"),
+    (findings.folded(RECORD.serving, "8 of 8 partitions lag", "V=1"), FAIL, "8 of 8 partitions lag start UIC workers"),
     (findings.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
     (traffic.newest_records(Newest()), OK, "newest 0 records"),
     (traffic.newest_records(Newest(records=400)), OK, "0 cannot be folded"),

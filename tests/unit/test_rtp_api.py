@@ -120,6 +120,24 @@ def test_a_store_that_does_not_tell_its_time_is_named_by_readyz_and_answers_go_o
     assert ready.json()["detail"] == "the store does not tell its time: StoreRefused: NOPERM"
 
 
+@pytest.mark.parametrize(("stale", "said"), [(1, "1 of 4"), (4, "4 of 4")])
+def test_states_that_no_worker_keeps_up_to_date_are_named_by_readyz(stale: int, said: str) -> None:
+    """The store gives them, and /predict answers by them."""
+    store, stored = FakeStateReader(), Stored(load_bundle(TINY))
+    for partition in range(stale):
+        stored.progress(partition, as_of_ms=now_ms() - 61_000)
+    store.values = stored.values
+
+    async def readyz(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.get("/readyz")
+
+    ready = serve(readyz, app_on(store))
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    detail = ready.json()["detail"]
+    assert detail.startswith(f"states are stale: {said} partitions of namespace {stored.keys.namespace} (tiny/1)")
+    assert "UIC worker" in detail
+
+
 def test_what_is_wrong_on_the_way_to_the_store_is_named_by_readyz_once() -> None:
     store = stored_user()
     store.troubles = ["no Sentinel answers"]

@@ -245,7 +245,7 @@ def trouble(watching: ProgressWatcher) -> str | None:
 
 def watcher(world: World) -> ProgressWatcher:
     reader = progress_reader(world.store, timeout_s=0.05)
-    return ProgressWatcher(world.in_service, reader, world.metrics, every_s=0.01)
+    return ProgressWatcher(world.in_service, reader, world.metrics, every_s=0.01, stale_after_ms=60_000)
 
 
 def test_the_last_good_progress_is_kept_while_the_store_is_away() -> None:
@@ -311,7 +311,7 @@ HOUR_MS = 3_600_000
 def test_a_wrong_clock_of_this_process_is_a_metric_and_makes_no_partition_old(ahead_ms: int) -> None:
     world = World(model(TINY))
     reader = progress_reader(world.store, wall_ms=lambda: now_ms() + ahead_ms)
-    asyncio.run(ProgressWatcher(world.in_service, reader, world.metrics, every_s=1.0).look())
+    asyncio.run(ProgressWatcher(world.in_service, reader, world.metrics, every_s=1.0, stale_after_ms=60_000).look())
     value = world.metrics.registry.get_sample_value
     assert value("rtp_clock_skew_seconds") == pytest.approx(ahead_ms / 1000, abs=60)
     assert value("rtp_as_of_ahead_seconds") == 0

@@ -189,6 +189,11 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return next((one for one in self.rollouts if one.state is State.SERVING), None)
 
     @property
+    def answering(self) -> tuple[Release, ...]:
+        """The releases that answer users, what serves first."""
+        return tuple(dict.fromkeys((self.serving, *(arm.release for arm in self.arms))))
+
+    @property
     def held(self) -> tuple[Release, ...]:
         """What a scoring process has loaded: what serves, is tried, or may have to serve within a second."""
         wanted = [self.serving, *(arm.release for arm in (*self.arms, *self.shadows))]

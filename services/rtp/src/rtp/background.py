@@ -41,7 +41,13 @@ class Background:
         progress = ProgressReader(
             store, clock, timeout_s=timeout_s, ahead_within_ms=settings.state.clock_ahead_s * 1000
         )
-        self.watcher = ProgressWatcher(in_service, progress, metrics, every_s=settings.state.refresh_every_s)
+        self.watcher = ProgressWatcher(
+            in_service,
+            progress,
+            metrics,
+            every_s=settings.state.refresh_every_s,
+            stale_after_ms=settings.state.stale_after_s * 1000,
+        )
         self.follower = RolloutFollower(
             in_service,
             store,

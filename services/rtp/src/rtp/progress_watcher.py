@@ -122,11 +122,21 @@ def decode_meta(meta: bytes, keys: Keys) -> tuple[int, str]:
 class ProgressWatcher:
     """Keeps the progress of every loaded release's namespace up to date until cancelled."""
 
-    def __init__(self, in_service: InService, reader: ProgressReader, metrics: Metrics, *, every_s: float) -> None:
+    def __init__(
+        self,
+        in_service: InService,
+        reader: ProgressReader,
+        metrics: Metrics,
+        *,
+        every_s: float,
+        stale_after_ms: float,
+    ) -> None:
+        """`stale_after_ms` is the age from which `stale` counts a partition."""
         self._in_service = in_service
         self._reader = reader
         self._metrics = metrics
         self._every_s = every_s
+        self._stale_after_ms = stale_after_ms
         self._troubles: defaultdict[str, Trouble] = defaultdict(Trouble)
         """Of each namespace: why its last reading failed."""
         self._read: set[str] = set()
@@ -138,6 +148,24 @@ class ProgressWatcher:
         current = self._in_service.current
         reason = self._troubles[current.keys.namespace].reason
         return reason if reason or current.progress else "it was not read yet"
+
+    @property
+    def stale(self) -> str | None:
+        """Which namespaces that users are answered from are not kept up to date, None if all are: the store gives their
+        states, so nothing else here fails."""
+        now_ms = self._reader.clock.now_ms()
+        answering = {release.keys.namespace: release for release in self._in_service.answering}
+        found = []
+        for name, release in answering.items():
+            progress = release.progress
+            if progress is not None and (stale := progress.stale(now_ms, self._stale_after_ms)):
+                found.append(f"{stale} of {progress.size} partitions of namespace {name} ({release.bundle})")
+        if not found:
+            return None
+        return (
+            f"states are stale: {', '.join(found)} were not caught up with the log within the last "
+            f"{self._stale_after_ms / 1000:g} s; does a UIC worker fold it?"
+        )
 
     @property
     def no_time(self) -> str | None:

@@ -92,6 +92,11 @@ class FoldProgress:
         """How many partitions were folded, and never up to the end of the log."""
         return sum(known is not None and known.record.as_of_ms == NEVER for known in self.partitions)
 
+    def stale(self, now_ms: int, stale_after_ms: float) -> int:
+        """Of how many partitions the states are stale: caught up too long ago, or it is unknown when."""
+        known = (None if one is None else one.as_of_ms for one in self.partitions)
+        return sum(as_of_ms is None or now_ms - as_of_ms > stale_after_ms for as_of_ms in known)
+
     def oldest_ms(self, now_ms: int) -> int | None:
         """Age of the partition that lags most, None if the age of one is unknown."""
         oldest = 0

@@ -45,7 +45,8 @@ class Readiness:
         """What does not keep requests away, such as a release that could not be loaded; empty if all is well."""
         progress = self._watcher.trouble and f"progress cannot be read: {self._watcher.trouble}"
         clock = self._watcher.no_time and f"the store does not tell its time: {self._watcher.no_time}"
-        return self._with_store("; ".join(filter(None, (self._follower.details, progress or clock))))
+        away = progress or clock
+        return self._with_store("; ".join(filter(None, (self._follower.details, away, self._watcher.stale))))
 
     def _with_store(self, said: str) -> str:
         return "; ".join(filter(None, (said, *(trouble for trouble in self._store.troubles if trouble not in said))))

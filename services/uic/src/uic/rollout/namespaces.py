@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from mimn.release import Headers, Release, read_headers
-from mimn.state import CorruptProgress, Keys, Progress, decode_progress
+from mimn.state import Keys, Progress
 from mimn.state.codec import HEADER_BYTES, whole_bytes
 from uic.store import read_meta
+from uic.tools.in_service import progress_of
 
 CHUNK: Final = 500
 """Users in one round trip."""
@@ -76,7 +77,7 @@ class Namespace:
             records = [self._client.get(name) for name in names]
         else:
             records = self._client.mget(names) if names else []
-        return [_progress(record) for record in records]
+        return [progress_of(record) for record in records]
 
     def users(self, partition: int) -> Iterator[list[str]]:
         """The partition's users with a state, in chunks; one may come twice."""
@@ -125,10 +126,3 @@ class Namespace:
             for front, value, entry in zip(said, said, said, strict=True)
             if len(front) > HEADER_BYTES and entry
         ]
-
-
-def _progress(record: bytes | None) -> Progress | None:
-    try:
-        return None if record is None else decode_progress(record)
-    except CorruptProgress:
-        return None

@@ -41,6 +41,7 @@ from uic.store import read_meta
 from uic.store_failures import fix_of, words_of
 from uic.tools import findings, traffic
 from uic.tools.findings import Library, Sample, StoreFacts
+from uic.tools.in_service import InService, read_in_service, variables
 from uic.tools.table import table
 from uic.tools.traffic import Newest, Written
 from uic.tools.write_probe import refused_writes
@@ -67,6 +68,8 @@ class Store:
     """Whether a removal of the namespace has begun."""
     newest_as_of_ms: int | None = None
     """The latest as-of time in the namespace's progress records."""
+    in_service: InService = field(default_factory=InService)
+    """What the rollout record says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,15 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
             namespace(facts.model.fingerprint, settings.bundle.generation),
             removed=store.removed,
         )
+    yield from _of_rollout(store.in_service, facts.model, settings)
+
+
+def _of_rollout(found: InService, model: Model, settings: UicSettings) -> Iterator[Finding]:
+    configured = None if model.fingerprint is None else namespace(model.fingerprint, settings.bundle.generation)
+    serving = "" if found.record is None else variables(found.record.serving)
+    yield findings.rollout_record(found.record, found.error, configured, serving)
+    for one in found.answering:
+        yield findings.folded(one.release, one.unfolded, variables(one.release))
 
 
 def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
@@ -214,13 +226,14 @@ def gather_model(settings: UicSettings) -> Model:
 
 def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, timeout_s: float) -> Store:
     """Ask each master for its version and settings and whether it takes a commit, and the namespace for its topic and
-    progress."""
+    progress, and the rollout record."""
     try:
         client, masters = _connect(settings, timeout_s)
         try:
             nodes = tuple(_store_facts(master) for master in masters)
             stored = None if keys is None else client.get(keys.meta)
             records = [] if keys is None else [client.get(keys.progress(p)) or b"" for p in range(partitions)]
+            in_service = read_in_service(client, settings.prefix)
         finally:
             client.close()
         refused = refused_writes(settings.model_copy(update={"timeout_s": timeout_s}))
@@ -235,6 +248,7 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
         meta=meta,
         removed=any(record.startswith(REMOVAL) for record in records),
         newest_as_of_ms=max(_as_of_ms(records), default=None),
+        in_service=in_service,
     )
 
 

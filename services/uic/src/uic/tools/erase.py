@@ -12,6 +12,7 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from uic.settings import read_client_settings
 from uic.tools.confirm import confirmed
 from uic.tools.grpc_client import Refused, UicClient, add_options, connected, user_id
+from uic.tools.in_service import Answering, elsewhere, variables
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -45,7 +46,22 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
             f"next_offset is above {position.offset} (ctr partitions)",
             file=out,
         )
+    if (serving := elsewhere(settings.redis, settings.bundle)) is not None:
+        print(f"ctr erase: {_also(serving, position)}", file=sys.stderr)
     return 0
+
+
+def _also(serving: Answering, position: pb.LogPosition) -> str:
+    """That users are answered from another namespace than the settings name, whose workers erase by themselves."""
+    release = serving.release
+    text = (
+        "this is of the namespace of the UIC that was asked. The rollout record answers users from "
+        f"{release.namespace} ({release.bundle}), where it is gone once its own UIC workers have come beyond that "
+        f"offset: ctr partitions with the --admin of the one that has partition {position.partition}"
+    )
+    if serving.unfolded is not None:
+        text += f". Nothing folds it now ({serving.unfolded}): start UIC workers with {variables(release)}"
+    return text
 
 
 def _erase(uic: UicClient, user: str, item: int | None) -> pb.LogPosition:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mimn.release import Record, Release
 from mimn.state import partition_of
 from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicFacts, fail, ok, warn
 from uic.core.event import check_key
@@ -316,6 +317,40 @@ def namespace_meta(
             "correct the settings, or raise the generation (UIC and RTP both) to start a new namespace",
         )
     return ok(check, ", ".join(f"{k} {v}" for k, v in expected.items()))
+
+
+def rollout_record(record: Record | None, error: str | None, configured: str | None, variables: str) -> Finding:
+    """The settings name the namespace that users are answered from.
+
+    Args:
+        record: None if there is none, or if `error` says why it cannot be read.
+        configured: the namespace of the settings; None if their bundle does not load.
+        variables: what names the one in service.
+    """
+    check = "rollout record"
+    if error is not None:
+        fix = "RTPs that run go on by the last one that they read: restart none, and see docs/runbooks/roll-back.md"
+        return fail(check, error, fix)
+    if record is None:
+        return ok(check, "none: RTP serves the bundle of its settings")
+    serving = record.serving
+    seen = f"revision {record.revision}: {serving.bundle} serves, from namespace {serving.namespace}"
+    if configured in (None, serving.namespace):
+        return ok(check, seen)
+    return warn(
+        check,
+        f"{seen}; the settings name {configured}",
+        f"UIC's other commands look at {configured}, too: with {variables} they look at what serves",
+    )
+
+
+def folded(release: Release, unfolded: str | None, variables: str) -> Finding:
+    """Workers fold the namespace of a release that answers users. `unfolded` is why RTP calls its states stale."""
+    check = f"workers of {release.namespace}"
+    if unfolded is None:
+        return ok(check, f"it is folded, {release.bundle} answers from it")
+    fix = f"start UIC workers with {variables}, or see with these what keeps theirs: ctr partitions, ctr doctor"
+    return fail(check, f"{release.bundle} answers from it, and its states are stale: {unfolded}", fix)
 
 
 @dataclass(frozen=True)

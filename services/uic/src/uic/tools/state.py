@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ctr.uic.v1 import uic_service_pb2 as pb
 from mimn.bundle import Bundle, BundleError, Reads, load_bundle
 from mimn.state.ledger import SCALARS
-from uic.settings import read_client_settings
+from uic.settings import ClientSettings, read_client_settings
 from uic.tools.grpc_client import Refused, add_options, connected, user_id
+from uic.tools.in_service import elsewhere
 from uic.tools.table import table
 
 TOP: Final = 5
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
             stored = uic.call(uic.stub.GetUserState, pb.GetUserStateRequest(user_id=options.user))
     except (Refused, BundleError) as refusal:
         print(f"ctr state: {refusal}", file=sys.stderr)
+        _say_elsewhere(settings)
         return 1
+    _say_elsewhere(settings)
     view = summary(stored, bundle, options.top)
     if options.json:
         print(json.dumps(view, indent=2), file=out)
@@ -54,6 +57,17 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         for line in report(view):
             print(line, file=out)
     return 0
+
+
+def _say_elsewhere(settings: ClientSettings) -> None:
+    """Say if users are answered from another namespace than the settings name: there they may have another state."""
+    if (serving := elsewhere(settings.redis, settings.bundle)) is not None:
+        release = serving.release
+        print(
+            f"ctr state: this is of the namespace of the UIC that was asked. The rollout record answers users from "
+            f"{release.namespace} ({release.bundle}): ask one of its own UIC workers (--grpc), too",
+            file=sys.stderr,
+        )
 
 
 def summary(stored: pb.GetUserStateResponse, bundle: Bundle | None, top: int) -> dict[str, Any]:

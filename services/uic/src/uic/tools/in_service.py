@@ -1,0 +1,109 @@
+"""What answers users by the rollout record, and whether workers fold it. Tools look at the namespace that their
+settings name, and after a rollout users may be answered from another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mimn.bundle import BundleError, read_manifest
+from mimn.release import CorruptRecord, Record, Release, behind, decode_record, not_built, record_key
+from mimn.state import CorruptProgress, Keys, Progress, decode_progress, namespace
+from uic.errors import UicError
+from uic.redis_client import FAILURES, clock_ms, open_client
+from uic.settings import BundleSettings, RedisSettings
+from uic.store import read_meta
+
+STALE_AFTER_MS: Final = 60_000
+"""From then on RTP calls the states of a partition stale, by its defaults (RTP_STATE__STALE_AFTER_S)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A release that answers users."""
+
+    release: Release
+    unfolded: str | None
+    """Why RTP calls its states stale; None if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class InService:
+    """What the rollout record says."""
+
+    record: Record | None = None
+    """None if there is none, or if it cannot be read."""
+    error: str | None = None
+    """Why it cannot be read."""
+    answering: tuple[Answering, ...] = ()
+    """Each namespace once, that of what serves first."""
+
+
+def read_in_service(client: Any, prefix: str) -> InService:
+    """Ask the store for the record, and how far the namespaces of the releases that answer users are folded.
+
+    Raises:
+        FAILURES: no answer.
+    """
+    stored = client.get(record_key(prefix))
+    if not stored:
+        return InService()
+    try:
+        record = decode_record(stored)
+    except CorruptRecord as error:
+        return InService(error=str(error))
+    now_ms = clock_ms(client)
+    each: dict[str, Release] = {}
+    for release in record.answering:
+        each.setdefault(release.namespace, release)
+    answering = (Answering(one, _unfolded(client, Keys(one.namespace, prefix), now_ms)) for one in each.values())
+    return InService(record, answering=tuple(answering))
+
+
+def _unfolded(client: Any, keys: Keys, now_ms: int) -> str | None:
+    meta = read_meta(client.get(keys.meta))
+    if not isinstance(meta, dict) or not isinstance(partitions := meta.get("partitions"), int):
+        return "the store does not have its namespace"
+    progress = [progress_of(client.get(keys.progress(p))) for p in range(partitions)]
+    found = not_built(progress) or behind(progress, now_ms, STALE_AFTER_MS)
+    return None if found is None else found.reason
+
+
+def progress_of(record: bytes | None) -> Progress | None:
+    """What a progress record says; None if there is none, or it cannot be read."""
+    try:
+        return None if record is None else decode_progress(record)
+    except CorruptProgress:
+        return None
+
+
+def variables(release: Release) -> str:
+    """What UIC workers of a release are started with, beside what all workers have in common."""
+    return f"UIC_BUNDLE__PATH=FOLDER/{release.bundle} UIC_BUNDLE__GENERATION={release.generation}"
+
+
+def elsewhere(settings: RedisSettings, bundle: BundleSettings | None) -> Answering | None:
+    """What serves, if that is not the namespace that the settings name; None also if the store does not answer."""
+    client = None
+    try:
+        client = open_client(settings)
+        found = read_in_service(client, settings.prefix)
+    except (*FAILURES, UicError):
+        return None
+    finally:
+        if client is not None:
+            client.close()
+    if not found.answering or found.answering[0].release.namespace == _configured(bundle):
+        return None
+    return found.answering[0]
+
+
+def _configured(bundle: BundleSettings | None) -> str | None:
+    """The namespace that the settings name; None if they name none that can be read here."""
+    if bundle is None:
+        return None
+    try:
+        return namespace(read_manifest(bundle.path)[0].fingerprint, bundle.generation)
+    except BundleError:
+        return None
