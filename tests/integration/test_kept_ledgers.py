@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
 
 from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
 from mimn.bundle.manifest import shared_blocks
 from mimn.release import State
-from support.bulk_running import KILLED, done, killed, run
+from support.bulk_running import KILLED, cut_log, done, killed, run
 from support.bundles import LEDGER, RETRAINED
 from support.rollouts import QUICK, Deployment, deployed
 from uic.bulk.folder import Folder
@@ -25,13 +24,6 @@ pytestmark = pytest.mark.servers
 USERS = [f"user-{i}" for i in range(60)]
 QUIET, BUSY = USERS[:20], USERS[20:]
 N = 4
-
-
-def cut_log(bootstrap: str, topic: str, ends: dict[int, int]) -> None:
-    """What retention does."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    admin.delete_records({TopicPartition(topic, p): end for p, end in ends.items()})
-    admin.close()
 
 
 def snapshot_under_load(running: Deployment, to: Path) -> Path:

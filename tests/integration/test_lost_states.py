@@ -16,7 +16,7 @@ from localstack.wait import until
 from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import REMOVAL, Keys, decode_progress, encode_progress, namespace, partition_of
-from support.bulk_running import run_main
+from support.bulk_running import cut_log, run_main
 from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
 from support.world import World
 from uic.tools import verify
@@ -52,7 +52,7 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
         assert (met.event_count, met.partial) == (1, True)
 
         code, said = command(environment)
-        assert (code, said.splitlines()[-1]) == (1, "40 users, 1 states lost, 0 repaired")
+        assert (code, said.splitlines()[-1]) == (1, "40 users, 1 states lost, 1 incomplete, 0 repaired")
         sent = dict.fromkeys(USERS, 3) | {MET: 4}
         stop = threading.Event()
 
@@ -84,7 +84,7 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
         until(lambda: all(map(complete, USERS)), "and everything goes on", within_s=60)
         assert web().get(f"{uic.worker.admin_url}/readyz", timeout=5).status_code == 200
         code, said = command(environment)
-        assert (code, said.splitlines()) == (0, ["40 users, 0 states lost, 0 repaired"])
+        assert (code, said.splitlines()) == (0, ["40 users, 0 states lost, 0 incomplete, 0 repaired"])
 
         forgotten = "u-forgotten"  # as after retention: listed, and the log has none of this user's events
         valkey.client.sadd(keys.users(partition_of(forgotten.encode(), N)), forgotten)
@@ -92,10 +92,40 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
         assert (code, said.splitlines()[-2:]) == (
             1,
             [
-                "41 users, 1 states lost, 0 repaired",
+                "41 users, 1 states lost, 0 incomplete, 0 repaired",
                 "1 states are still lost: the log no longer has any event of these users",
             ],
         )
+
+
+def test_a_state_whose_first_events_retention_has_removed_is_not_called_whole(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    world = World(tmp_path / "world", make_topics(real_kafka, N), valkey.url, valkey.prefix, {})
+    partition = partition_of(LOST.encode(), N)
+    try:
+        worker = world.worker()
+        world.produce(10, [LOST])
+        world.wait_folded()
+        worker.stop()
+        cut_log(real_kafka, world.topics.events, {partition: 3})
+        assert world.client.delete(world.keys.state(partition, LOST)) == 1
+        why = "states that still lack events: 1, because the log begins at offset 3, later than their first events"
+        kept = "1 states still lack events (`partial`): no repair finds them in the log"
+        for found, repaired in (("1 states lost, 0 incomplete", 1), ("0 states lost, 1 incomplete", 0)):
+            code, said = command(world.environment(), "--repair")
+            counted = f"1 users, {found}, {repaired} repaired"
+            first, total, last = said.splitlines()
+            assert (code, first, total) == (0, f"partition {partition}: {counted}; {why}", counted)
+            assert last.startswith(kept)
+            assert "docs/runbooks/lost-states.md" in last
+            row = json.loads(command(world.environment(), "--json", "--partition", str(partition))[1])
+            assert (row["incomplete"], row["lacking"], row["left"]) == (1, 1, 0)
+        state = world.state(LOST)
+        assert state is not None
+        assert (state.header.event_count, state.header.partial) == (7, True)
+    finally:
+        world.close()
 
 
 def lost_states(uic: RunningUic) -> float:
@@ -217,7 +247,7 @@ def test_a_partition_that_is_not_whole_is_named_and_left_as_it_is(
     world: World, hurt: Callable[[World], None], name: str, listed: bool
 ) -> None:
     its = [user for user in USERS if partition_of(user.encode(), N) == HURT]
-    assert command(world.environment()) == (0, "40 users, 0 states lost, 0 repaired\n")
+    assert command(world.environment()) == (0, "40 users, 0 states lost, 0 incomplete, 0 repaired\n")
     hurt(world)
     before = everything(world)
     for repair in (), ("--repair",):
@@ -267,7 +297,7 @@ def test_states_are_looked_at_while_no_broker_answers_and_what_was_not_compared_
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = {"UIC_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}", "UIC_KAFKA__REQUEST_TIMEOUT_MS": "1000"}
-    assert command(world.environment(**away)) == (1, "40 users, 0 states lost, 0 repaired\n")
+    assert command(world.environment(**away)) == (1, "40 users, 0 states lost, 0 incomplete, 0 repaired\n")
     assert "progress was not compared with the log: no broker" in capsys.readouterr().err
     assert command(world.environment(**away), "--repair") == (1, "")
 
@@ -288,7 +318,7 @@ def test_a_worker_that_folds_meanwhile_makes_no_partition_look_broken(
         events.start()
         try:
             for _ in range(5):
-                assert command(uic.worker.environment()) == (0, "40 users, 0 states lost, 0 repaired\n")
+                assert command(uic.worker.environment()) == (0, "40 users, 0 states lost, 0 incomplete, 0 repaired\n")
         finally:
             stop.set()
             events.join()

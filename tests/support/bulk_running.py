@@ -12,6 +12,7 @@ from functools import partial
 from importlib import import_module
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 KILLED = -signal.SIGKILL
 
@@ -50,6 +51,13 @@ def run_main(main: Callable[..., int], environment: Mapping[str, str], *argument
             if name.startswith("UIC_"):
                 patch.setenv(name, value)
         return main(arguments, out), out.getvalue()
+
+
+def cut_log(bootstrap: str, topic: str, ends: dict[int, int]) -> None:
+    """Remove each partition's records below an offset, as retention does. Needs Apache Kafka."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.delete_records({TopicPartition(topic, p): end for p, end in ends.items()})
+    admin.close()
 
 
 def done(environment: Mapping[str, str], verb: str, *arguments: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
 
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.bundle.graph import open_step
@@ -48,6 +48,7 @@ from uic.log.partition_reader import log_reader
 from uic.settings import read_settings
 from uic.store import RedisStore
 from uic.tools.folded_log import AnotherLog, FoldedLog
+from uic.tools.in_service import elsewhere, variables
 
 CHUNK: Final = 500
 """Users whose states are read at a time."""
@@ -78,13 +79,18 @@ class Found:
     """States that were folded again and written."""
     left: int = 0
     """Whose state is still gone or unreadable: without a repair, or because the log no longer has their events."""
+    lacking: int = 0
+    """Whose state still lacks events: without a repair, or because the log no longer has these."""
+    why: str = ""
+    """Why a repair could not complete them; empty if it was not tried, or if none lacks any."""
     error: str = ""
     """What else is wrong with the partition; then nothing is repaired."""
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: no state is missing, or none any more; 1: states are missing, something else is wrong, or no
-    answer; 2: usage."""
+    answer; 2: usage. A state that lacks events does not count as missing: where retention has cut the log there are
+    such states at all times, and RTP says so of each."""
     parser = argparse.ArgumentParser(
         prog="ctr verify", description="Find users whose state is gone from the store, and fold their events again."
     )
@@ -117,18 +123,40 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         if options.json:
             print(json.dumps(asdict(row)), file=out)
         elif row.lost or row.incomplete or row.error:
-            print(
-                f"partition {row.partition}: {row.users} users, {row.lost} states lost, {row.incomplete} incomplete, "
-                f"{row.repaired} repaired{'; ' + row.error if row.error else ''}",
-                file=out,
-            )
+            lacking = f"states that still lack events: {row.lacking}, because {row.why}" if row.why else ""
+            said = "; ".join(filter(None, (_counted([row]), lacking, row.error)))
+            print(f"partition {row.partition}: {said}", file=out)
     if not options.json:
-        users, lost, repaired = (sum(getattr(row, name) for row in found) for name in ("users", "lost", "repaired"))
-        forgotten = sum(row.left for row in found if not row.error)  # else the error says why
-        print(f"{users} users, {lost} states lost, {repaired} repaired", file=out)
-        if options.repair and forgotten:
-            print(f"{forgotten} states are still lost: the log no longer has any event of these users", file=out)
+        print(_counted(found), file=out)
+        for line in _not_repaired(found) if options.repair else ():
+            print(line, file=out)
+    if (serving := elsewhere(settings.redis, settings.bundle)) is not None:
+        release = serving.release
+        print(
+            f"ctr verify: this is of namespace {keys.namespace}. The rollout record answers users from "
+            f"{release.namespace} ({release.bundle}): look there with {variables(release)}, too",
+            file=sys.stderr,
+        )
     return 1 if log is None or any(row.error or row.left for row in found) else 0
+
+
+def _counted(rows: Sequence[Found]) -> str:
+    users, lost, incomplete, repaired = (
+        sum(getattr(row, name) for row in rows) for name in ("users", "lost", "incomplete", "repaired")
+    )
+    return f"{users} users, {lost} states lost, {incomplete} incomplete, {repaired} repaired"
+
+
+def _not_repaired(rows: Sequence[Found]) -> Iterator[str]:
+    """What a repair could not do for want of events. Where something else is wrong, that is told instead."""
+    sound = [row for row in rows if not row.error]
+    if forgotten := sum(row.left for row in sound):
+        yield f"{forgotten} states are still lost: the log no longer has any event of these users"
+    if lacking := sum(row.lacking for row in sound):
+        yield (
+            f"{lacking} states still lack events (`partial`): no repair finds them in the log, a snapshot or an "
+            "archive may have them (docs/runbooks/lost-states.md)"
+        )
 
 
 class Verifier:
@@ -166,7 +194,14 @@ class Verifier:
             ]
         except (AnotherLog, LeftAsItIs) as error:
             return replace(found, error=str(error))
-        return replace(found, repaired=sum(written for written, _ in done), left=sum(left for _, left in done))
+        lacking = sum(one.lacking for one in done)
+        return replace(
+            found,
+            repaired=sum(one.written for one in done),
+            left=sum(one.left for one in done),
+            lacking=lacking,
+            why=done[-1].why if lacking else "",
+        )
 
     def _progress(self, partition: int) -> tuple[bytes, Progress]:
         """The partition's progress record and its content."""
@@ -202,7 +237,16 @@ class Verifier:
                 "there are states, but the list of users who should have one is gone, so a lost state cannot be told "
                 "from a new user: UIC lists each user again at the next event (docs/runbooks/lost-states.md)"
             )
-        return Found(partition, users, len(lost), len(incomplete), left=len(lost), error=error), [*lost, *incomplete]
+        found = Found(
+            partition,
+            users,
+            len(lost),
+            len(incomplete),
+            left=len(lost),
+            lacking=len(incomplete),
+            error=error,
+        )
+        return found, [*lost, *incomplete]
 
     def _has_states(self, partition: int, progress: Progress) -> bool:
         """Whether the partition has any state, listed or not."""
@@ -225,26 +269,29 @@ class Verifier:
                     state = None
             yield user, state if state is not None and state.header.lineage == progress.lineage else None
 
-    def _repair(self, log: FoldedLog, partition: int, stored: bytes, users: Sequence[str]) -> tuple[int, int]:
-        """How many states were written, and how many users have none even so."""
+    def _repair(self, log: FoldedLog, partition: int, stored: bytes, users: Sequence[str]) -> Repaired:
+        """Write the states of users that the log gives better than they are stored."""
         progress = decode_progress(stored)
         again = Refold(self._model, partition, progress, users)
         again.fold(log.records(partition, stored, again.next_offset))
         for _ in range(TRIES):
             held, progress = self._take_over(partition, progress)
             again.fold(log.records(partition, held, again.next_offset))
-            values, left = [], 0
+            values, left, lacking = [], 0, 0
             for user, state in self._states(partition, progress, users):
                 value = again.encoded.get(user)
-                if value is None:
-                    left += state is None
-                    continue
-                if _is_better(read_header(value, self._model.fingerprint, self._model.layout), state):
-                    values.append((user, value))
+                header = None if state is None else state.header
+                if value is not None:
+                    folded = read_header(value, self._model.fingerprint, self._model.layout)
+                    if _is_better(folded, header):
+                        values.append((user, value))
+                        header = folded
+                left += header is None
+                lacking += header is not None and header.partial
             after = progress._replace(writer=secrets.randbits(64) or 1)
             commit = Commit(partition, held, encode_progress(after), tuple(values), listed=len(values))
             if isinstance(self._store.commit([commit])[0], Written):
-                return len(values), left
+                return Repaired(len(values), left, lacking, again.why)
         raise LeftAsItIs("the partition's worker was faster each time: try again when fewer events arrive")
 
     def _take_over(self, partition: int, progress: Progress) -> tuple[bytes, Progress]:
@@ -265,6 +312,18 @@ class Verifier:
         raise LeftAsItIs("the partition's worker was faster each time: try again when fewer events arrive")
 
 
+class Repaired(NamedTuple):
+    """What became of some users' states."""
+
+    written: int
+    left: int
+    """Users who have none even so."""
+    lacking: int
+    """States that lack events even so."""
+    why: str
+    """Why states that were folded again lack events, if they do."""
+
+
 class Refold:
     """The states of some users of one partition, folded again from the log as UIC folds them."""
 
@@ -274,18 +333,29 @@ class Refold:
         self._partition = partition
         self._progress = progress
         self._keys = {user.encode() for user in users}
-        self._begun = False
+        self._begins: int | None = None
+        """Offset of the first record that is still there."""
         self.next_offset = 0
         self.encoded: dict[str, bytes] = {}
+
+    @property
+    def why(self) -> str:
+        """Why a state that was folded here lacks events, if it does."""
+        if self._progress.era:
+            return "an operator let UIC go on with another log (ctr continue), and what lay before cannot be read"
+        if self._begins is None:
+            return "the log has no event of the partition any more"
+        if self._begins:
+            return f"the log begins at offset {self._begins}, later than their first events"
+        return f"events below offset {self._progress.complete_from} are missing from the log"
 
     def fold(self, records: Iterable[BatchRecord]) -> None:
         """Fold more records, in log order: those of the users, and no others."""
         waiting: list[BatchRecord] = []
         for record in records:
-            if not self._begun:
-                # States are complete only from the first record that is still there.
+            if self._begins is None:  # states are complete only from there
+                self._begins = record.offset
                 self._progress = self._progress._replace(base=max(self._progress.base, record.offset))
-                self._begun = True
             self.next_offset = record.offset + 1
             if record.key in self._keys:
                 waiting.append(record)
@@ -342,9 +412,9 @@ def _content(stored: bytes) -> Progress:
         raise LeftAsItIs(f"{error}: see docs/runbooks/broken-log.md") from error
 
 
-def _is_better(new: StateHeader, stored: UserState | None) -> bool:
+def _is_better(new: StateHeader, stored: StateHeader | None) -> bool:
     """Whether the state that the log gives knows more than the stored one."""
     if stored is None:
         return True
-    counts = new.event_count, stored.header.event_count
-    return counts[0] > counts[1] or (counts[0] == counts[1] and stored.header.partial and not new.partial)
+    counts = new.event_count, stored.event_count
+    return counts[0] > counts[1] or (counts[0] == counts[1] and stored.partial and not new.partial)

@@ -1,0 +1,208 @@
+"""After a rollout users are answered from another namespace than the settings name: every command says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeTopics, RedisForTest
+from localstack.__main__ import main as localstack
+from localstack.__main__ import serving_elsewhere
+from localstack.stack import Addresses, Options
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.wait import until
+from mimn.bundle import load_bundle
+from mimn.release import Checked, Record, begin, canary, encode_record, observe, promote, record_key
+from mimn.state import Keys
+from support.bulk_running import run_main
+from support.bundles import SKETCH, TINY
+from support.releases import NOW_MS, SALT
+from support.stored import Stored, now_ms
+from support.uic_running import RunningUic, click, running_uic
+from uic.rollout.planning import read_release
+from uic.tools import doctor, erase, state, verify
+
+pytestmark = pytest.mark.servers
+
+N = 4
+OLD, NEW = read_release(TINY, 0)[0], read_release(SKETCH, 3)[0]
+
+
+def ready() -> Record:
+    record = begin(None, NEW, serving=OLD, origin="log", salt=SALT, now_ms=NOW_MS)
+    return observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+
+
+def tried() -> Record:
+    record = ready()
+    return canary(record, "r1", Checked(record.revision, ()), percent=5, now_ms=NOW_MS)
+
+
+def promoted() -> Record:
+    record = ready()
+    return promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+
+
+@dataclass
+class World:
+    """UIC folds the namespace of OLD, which the settings name."""
+
+    uic: RunningUic
+    valkey: RedisForTest
+    topic: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(self.uic.worker.environment())
+
+    def record(self, value: bytes) -> None:
+        self.valkey.client.set(record_key(self.valkey.prefix), value)
+
+    def fold_new(self, ago_s: float) -> None:
+        """The namespace of NEW, caught up so long ago."""
+        stored = Stored(load_bundle(SKETCH), partitions=N, prefix=self.valkey.prefix, generation=NEW.generation)
+        stored.values[stored.keys.meta] = json.dumps({"partitions": N, "topic": self.topic}).encode()
+        for partition in range(N):
+            stored.progress(partition, as_of_ms=now_ms() - round(ago_s * 1000))
+        self.valkey.client.mset(stored.values)
+
+    def doctor(self, **more: str) -> tuple[int, dict[str, dict[str, str]]]:
+        """Exit status, and findings by check."""
+        status, said = run_main(doctor.main, self.environment | more, "--json", "--timeout", "5")
+        return status, {finding["check"]: finding for finding in json.loads(said)["findings"]}
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> Iterator[World]:
+    topics = make_topics(kafka, N)
+    with running_uic(tmp_path / "uic", valkey, topics) as uic:
+        uic.wait_folded(uic.publish(click("ann")))
+        yield World(uic, valkey, topics.events)
+
+
+def test_the_doctor_names_a_release_in_service_that_no_worker_folds(world: World) -> None:
+    status, found = world.doctor()
+    assert (status, found["rollout record"]["verdict"]) == (0, "OK")
+    workers, variables = f"workers of {NEW.namespace}", "UIC_BUNDLE__PATH=FOLDER/tiny-sketch/1 UIC_BUNDLE__GENERATION=3"
+
+    world.record(encode_record(promoted()))
+    for hurt, seen in (
+        (lambda: None, "does not have its namespace"),
+        (lambda: world.fold_new(ago_s=65), "4 of 4 partitions lag"),
+        (lambda: world.valkey.client.delete(Keys(NEW.namespace, world.valkey.prefix).progress(2)), "1 of 4 partitions"),
+    ):
+        hurt()
+        status, found = world.doctor()
+        assert (status, found[workers]["verdict"]) == (1, "FAIL")
+        assert seen in found[workers]["seen"]
+        assert variables in found[workers]["fix"]
+        warned = found["rollout record"]
+        assert warned["verdict"] == "WARN"
+        assert f"tiny-sketch/1 serves, from namespace {NEW.namespace}" in warned["seen"]
+        assert OLD.namespace in warned["seen"]
+        assert variables in warned["fix"]
+
+    world.fold_new(ago_s=1)
+    status, found = world.doctor()
+    assert (status, found[workers]["verdict"], found["rollout record"]["verdict"]) == (0, "OK", "WARN")
+    found = world.doctor(UIC_BUNDLE__PATH=str(SKETCH), UIC_BUNDLE__GENERATION="3")[1]
+    assert (found[workers]["verdict"], found["rollout record"]["verdict"]) == ("OK", "OK")
+
+    world.record(encode_record(tried()))
+    world.fold_new(ago_s=65)
+    status, found = world.doctor()
+    verdicts = [found[check]["verdict"] for check in ("rollout record", f"workers of {OLD.namespace}", workers)]
+    assert (status, verdicts) == (1, ["OK", "OK", "FAIL"])
+
+    world.record(b"?")
+    status, found = world.doctor()
+    assert (status, found["rollout record"]["verdict"]) == (1, "FAIL")
+    assert "docs/runbooks/roll-back.md" in found["rollout record"]["fix"]
+
+
+def test_state_erase_and_verify_say_that_users_are_answered_from_another_namespace(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(main: Callable[..., int], *arguments: str, code: int = 0) -> str:
+        assert run_main(main, world.environment, *arguments)[0] == code
+        return capsys.readouterr().err
+
+    def every() -> list[str]:
+        known, unknown = said(state.main, "ann"), said(state.main, "unknown", code=1).partition("\n")[2]
+        return [known, unknown, said(erase.main, "bob", "--yes"), said(verify.main)]
+
+    assert every() == [""] * 4
+    world.record(encode_record(tried()))
+    assert every() == [""] * 4
+
+    world.record(encode_record(promoted()))
+    world.fold_new(ago_s=65)
+    for text in every():
+        assert f"{NEW.namespace} (tiny-sketch/1)" in text
+    erased = said(erase.main, "bob", "--yes")
+    assert "4 of 4 partitions lag" in erased
+    assert "start UIC workers with UIC_BUNDLE__PATH=FOLDER/tiny-sketch/1 UIC_BUNDLE__GENERATION=3" in erased
+    world.fold_new(ago_s=1)
+    assert "start UIC workers" not in said(erase.main, "bob", "--yes")
+    away = {"UIC_REDIS__URL": "redis://127.0.0.1:1/0"}
+    assert run_main(state.main, world.environment | away, "ann")[0] == 0
+
+
+def test_up_and_status_say_that_the_stack_does_not_fold_what_the_record_serves(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "stack"
+    for of in (TINY, SKETCH):
+        link = tmp_path / "bundles" / of.parent.name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(of.parent)
+    told = {"RTP_BUNDLES__FOLDER": str(tmp_path / "bundles"), "RTP_STATE__REFRESH_EVERY_S": "0.1"}
+    redis_url, prefix = world.valkey.url, world.valkey.prefix
+    nowhere = "127.0.0.1:1"
+    surroundings = Surroundings(nowhere, redis_url, TINY, topic=world.topic, partitions=N, prefix=prefix, rtp=told)
+    world.fold_new(ago_s=65)
+    with RtpProcess("rtp-1", folder / "rtp-1", surroundings) as rtp:
+        at = Addresses(
+            predict=rtp.address,
+            rtp_admin=[rtp.admin_url],
+            uic=[world.uic.worker.address],
+            uic_admin=[world.uic.worker.admin_url],
+            bootstrap=nowhere,
+            redis_url=redis_url,
+            topic=world.topic,
+            prefix=prefix,
+            bundle=str(TINY),
+            partitions=N,
+        )
+        (folder / "stack.json").write_text(json.dumps(asdict(at)))
+        options = Options(folder=folder, bundle=TINY, partitions=N)
+
+        def status() -> str:
+            assert localstack(["--folder", str(folder), "status"]) == 0
+            return capsys.readouterr().out
+
+        assert serving_elsewhere(at, options) == []
+        until(lambda: f"{at.predict}: ready\n" in status(), "all is well", within_s=30)
+
+        world.record(encode_record(promoted()))
+        said, command = serving_elsewhere(at, options)
+        assert f"tiny-sketch/1, from namespace {NEW.namespace}" in said
+        assert OLD.namespace in said
+        assert f"UIC_REDIS__PREFIX={prefix} UIC_BUNDLE__PATH=" in command
+        assert "/tiny-sketch/1 UIC_BUNDLE__GENERATION=3 UIC_GRPC__PORT=0 UIC_ADMIN__PORT=0 " in command
+        assert command.endswith(" -m uic serve")
+        stale = f"{at.predict}: ready: states are stale: 4 of 4 partitions of namespace {NEW.namespace} (tiny-sketch/1)"
+        until(lambda: stale in status(), "status says that the states are stale", within_s=30)
+        detail = json.loads(status_json(folder, capsys))["detail"]
+        assert detail.startswith("states are stale")
+        world.fold_new(ago_s=1)
+        until(lambda: f"{at.predict}: ready\n" in status(), "and that they are up to date again", within_s=30)
+
+
+def status_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert localstack(["--folder", str(folder), "status", "--json"]) == 0
+    return capsys.readouterr().out
