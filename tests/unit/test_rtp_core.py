@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.bundle.fields import FieldSpec
+from mimn.bundle.fields import FieldSpec, Kind
 from mimn.bundle.request_fields import RequestFields
 from mimn.state import Progress, StateHeader, UserState, encode_progress
 from rtp.core.admission import FOR_THE_LINE, IN_A_ROW_S, Admission
-from rtp.core.fields import request_vector
+from rtp.core.fields import fields_of, of_others, request_vector
 from rtp.core.fold_progress import FoldProgress, PartitionProgress, Status, fold_progress
 from rtp.core.handover import Coverage, objections
 from rtp.core.outage import Outage
@@ -563,6 +563,40 @@ def test_a_value_that_float32_cannot_hold_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
         request_vector(numbers("hour"), asking(hour=-1e39))
     assert [fault.field for fault in refused.value.faults] == ["context.hour"]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "value", "ignored"),
+    [
+        ("numeric", "categorical", "high", True),
+        ("numeric", "categorical", True, True),
+        ("numeric", "categorical", 3, False),
+        ("numeric", "multi", ["a", "b"], True),
+        ("categorical", "numeric", 2.5, True),
+        ("categorical", "numeric", 2, False),
+        ("categorical", "multi", ["a"], True),
+        ("multi", "numeric", 2.5, True),
+        ("multi", "categorical", "a", False),
+    ],
+)
+def test_a_value_of_the_kind_that_only_another_release_reads_is_ignored_and_any_other_is_judged_as_ever(
+    own: Kind, other: Kind, value: FieldValue, ignored: bool
+) -> None:
+    def fields(kind: Kind) -> RequestFields:
+        tabled = kind != "numeric"
+        spec = FieldSpec(name="bid", source="context", kind=kind, rows=12 * tabled, hashed=tabled)
+        return RequestFields([spec], {}, np.ones((spec.rows, 2), np.float32))
+
+    model = fields(own)
+    others = of_others(fields_of(fields(other).specs), fields_of(model.specs))
+    read = request_vector(model, asking(bid=value), others)
+    assert read.ignored == ["bid"] * ignored
+    assert read.missing == ["bid"] * ignored
+    if ignored:
+        with pytest.raises(InvalidRequest, match=r"context\.bid"):
+            request_vector(model, asking(bid=value))
+    with pytest.raises(InvalidRequest, match=r"context\.bids"):
+        request_vector(model, asking(bid=value, bids=1), others)
 
 
 @pytest.mark.parametrize("value", ["3", True, [1.0]])

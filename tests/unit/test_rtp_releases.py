@@ -91,7 +91,7 @@ class World:
         self.metrics = Metrics()
         self.in_service = InService(Release.of(model(TINY), prefix="uic", generation=0))
         self.reader = progress_reader(self.store, timeout_s=timeout_s)
-        self.watcher = ProgressWatcher(self.in_service, self.reader, self.metrics, every_s=1.0)
+        self.watcher = ProgressWatcher(self.in_service, self.reader, self.metrics, every_s=1.0, stale_after_ms=60_000)
         self.scorer = Scorer(
             self.in_service, self.store, Admission(100), self.metrics, stale_after_ms=60_000,
             shadow_budget=ShadowBudget(cpu_share, 8),
@@ -376,6 +376,34 @@ def test_a_field_that_one_release_reads_is_no_mistake_in_any_arm_of_the_rollout_
         assert (await ask(name)).keys() == {"serving"}
 
     asyncio.run(play())
+
+
+def test_a_field_that_another_release_reads_as_another_kind_is_no_mistake_in_that_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(folder=CONTEXT.parents[1])
+    stored = Stored(load_bundle(CONTEXT), partitions=3)
+    stored.state(USERS[0])
+    world.store.values.update(stored.values)
+    name = model(CONTEXT).request.names["context"][0]
+    later = replace(named(CONTEXT), version="2", manifest="0" * 64)
+    asked = Asked(frozenset({("context", name, "categorical")}), later.manifest)
+    monkeypatch.setattr(rollout_follower, "read_asked", lambda path: asked)
+    record = begin(None, later, serving=named(CONTEXT), origin="log", salt=SALT, now_ms=NOW_MS)
+
+    async def ask(**context: float | str) -> Scored:
+        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context=context)
+        return await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+
+    async def play() -> None:
+        await world.follow(abort(record, "r1", reason="worse", now_ms=NOW_MS))
+        left_out, number, text = await ask(), await ask(**{name: 50.0}), await ask(**{name: "high"})
+        assert np.array_equal(text.scores, left_out.scores)
+        assert not np.array_equal(number.scores, left_out.scores)
+
+    asyncio.run(play())
+    assert world.served() == {"serving": "tiny-context/1"}
+    assert world.count("rtp_request_fields_total", field=name, value="ignored") == 1
 
 
 def test_a_promoted_release_answers_everybody_and_the_one_before_stays_loaded() -> None:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimn.bundle import read_manifest
-from mimn.bundle.request_fields import names_asked
-from rtp.core.fields import Names, names_of
+from rtp.core.fields import Fields, fields_of
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """The fields that the bundle with this manifest reads."""
 
-    names: Names
+    fields: Fields
     sha256: str
 
 
@@ -25,4 +24,4 @@ def read_asked(path: Path) -> Asked:
         BundleError: there is no manifest, or it cannot be read.
     """
     manifest, sha256 = read_manifest(path)
-    return Asked(names_of(names_asked(manifest.request_fields)), sha256)
+    return Asked(fields_of(manifest.request_fields), sha256)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mimn.release import SERVING, Buckets, bucket_of, table
 from mimn.state import Keys, namespace
-from rtp.core.fields import NONE, Names
+from rtp.core.fields import NONE, OfOthers
 from rtp.core.fold_progress import FoldProgress
 from rtp.core.ports import Model
 
@@ -61,8 +61,8 @@ class Arm:
     release: Release
     buckets: Buckets = ()
     """Empty for the arm that has the rest."""
-    of_others: Names = NONE
-    """Fields of requests that other releases read, and this one does not."""
+    of_others: OfOthers = NONE
+    """What other releases read of requests, and this one does not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

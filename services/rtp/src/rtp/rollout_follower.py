@@ -20,7 +20,7 @@ import structlog
 
 from mimn import release as rollouts
 from mimn.release import SERVING, Buckets, CorruptRecord, Record, decode_record, record_key
-from rtp.core.fields import Names, names_of
+from rtp.core.fields import Fields, fields_of, of_others
 from rtp.core.ports import StateReader
 from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
 from rtp.field_history import read_asked
@@ -93,7 +93,7 @@ class RolloutFollower:
         """The record that the store has, if it is older than the one in force; empty if it has none any more."""
         self._loaded: dict[rollouts.Release, Release] = {}
         self._loading: asyncio.Task[None] | None = None
-        self._fields: Names = frozenset()
+        self._fields: Fields = frozenset()
         """What any release that was ever loaded here, or that the record remembers, reads of requests: after a
         rollback, callers still send it."""
         self._known: set[rollouts.Release] = set()
@@ -260,18 +260,18 @@ class RolloutFollower:
         was started, and of rollouts that it missed. Beside the loads, which a read that hangs must not hold up."""
         while (release := next(self._unknown(), None)) is not None:
             try:
-                names = await self._loader.read(partial(self._fields_of, release))
+                fields = await self._loader.read(partial(self._fields_of, release))
             except Exception as error:
                 log.info("the manifest of an earlier release is not here: fields that it alone knows are refused",
                          bundle=release.bundle, reason=str(error))  # fmt: skip
                 self._unread.add(release)
                 self._hung = isinstance(error, ReloadTimedOut)
             else:
-                self._fields |= names
+                self._fields |= fields
                 self._known.add(release)
                 self._assign()
 
-    def _fields_of(self, release: rollouts.Release) -> Names:
+    def _fields_of(self, release: rollouts.Release) -> Fields:
         """What a release reads of requests, by its bundle here.
 
         Raises:
@@ -282,7 +282,7 @@ class RolloutFollower:
         asked = read_asked(path)
         if asked.sha256 != release.manifest:
             raise ReloadRefused(f"{path} is another bundle")
-        return asked.names
+        return asked.fields
 
     async def _open(self, wanted: rollouts.Release) -> Release:
         """The release, loaded and with its namespace read.
@@ -329,8 +329,8 @@ class RolloutFollower:
         }
         self.refused = {release: one for release, one in self.refused.items() if release in held}
         self._known.update(self._loaded)
-        self._fields |= frozenset[tuple[str, str]]().union(
-            *(names_of(one.model.request.names) for one in (serving, *self._loaded.values()))
+        self._fields |= frozenset[tuple[str, str, str]]().union(
+            *(fields_of(one.model.request.specs) for one in (serving, *self._loaded.values()))
         )
         traffic = Traffic(
             (self._arm(SERVING, serving), *self._arms(record.arms)),
@@ -348,7 +348,7 @@ class RolloutFollower:
                 yield self._arm(arm.name, release, arm.buckets)
 
     def _arm(self, name: str, release: Release, buckets: Buckets = ()) -> Arm:
-        return Arm(name, release, buckets, self._fields - names_of(release.model.request.names))
+        return Arm(name, release, buckets, of_others(self._fields, fields_of(release.model.request.specs)))
 
     def _show(self, record: Record, traffic: Traffic, standby: list[Release]) -> None:
         metrics = self._metrics

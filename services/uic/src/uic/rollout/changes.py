@@ -27,7 +27,11 @@ def changes(old: Manifest, new: Manifest) -> Iterator[str]:
     for name in sorted(reads.keys() & will_read.keys()):
         was, will_be = reads[name].kind, will_read[name].kind
         if was != will_be and (was, will_be) != ("categorical", "multi"):  # a category alone is as good as a list
-            yield f"requests must send {name}, if at all, as {_VALUES[will_be]} in the place of {_VALUES[was]}"
+            yield (
+                f"requests must send {name}, if at all, as {_VALUES[will_be]} in the place of {_VALUES[was]}: until "
+                "they do, and after a rollback, a value of the other kind is ignored, except that a whole number is "
+                "also read as a category"
+            )
 
 
 def _asked(manifest: Manifest) -> dict[str, FieldSpec]:
