@@ -19,7 +19,7 @@ from mimn.bundle.fields import FieldSpec, Kind
 from mimn.bundle.request_fields import RequestFields
 from mimn.state import Progress, StateHeader, UserState, encode_progress
 from rtp.core.admission import FOR_THE_LINE, IN_A_ROW_S, Admission
-from rtp.core.fields import fields_of, of_others, request_vector
+from rtp.core.fields import NONE, fields_of, of_others, request_vector
 from rtp.core.fold_progress import FoldProgress, PartitionProgress, Status, fold_progress
 from rtp.core.handover import Coverage, objections
 from rtp.core.outage import Outage
@@ -563,6 +563,13 @@ def test_a_value_that_float32_cannot_hold_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
         request_vector(numbers("hour"), asking(hour=-1e39))
     assert [fault.field for fault in refused.value.faults] == ["context.hour"]
+
+
+def test_a_model_that_reads_all_that_others_read_leaves_nothing_to_them() -> None:
+    """So that a request of a release without a rollout costs no look at its fields."""
+    own = fields_of(numbers("hour").specs)
+    assert of_others(own, own) is NONE
+
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def of_others(known: Fields, own: Fields) -> OfOthers:
     for source, name, kind in known:
         if (source, name) in kinds and (only := FORMS[kind] - FORMS[kinds[source, name]]):
             forms[source, name] = forms.get((source, name), frozenset()) | only
-    return OfOthers(frozenset((source, name) for source, name, _ in known) - kinds.keys(), forms)
+    names = frozenset((source, name) for source, name, _ in known) - kinds.keys()
+    return OfOthers(names, forms) if names or forms else NONE
 
 
 def request_vector(fields: RequestFields, request: ScoreRequest, of_others: OfOthers = NONE) -> RequestVector:
