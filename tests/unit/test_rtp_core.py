@@ -571,7 +571,6 @@ def test_a_model_that_reads_all_that_others_read_leaves_nothing_to_them() -> Non
     assert of_others(own, own) is NONE
 
 
-
 @pytest.mark.parametrize(
     ("own", "other", "value", "ignored"),
     [
