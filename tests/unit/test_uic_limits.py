@@ -119,6 +119,37 @@ class Stalled:
         self._over.set()
 
 
+def test_a_call_that_has_begun_is_answered_though_its_message_comes_while_the_server_ends(rig: Rig) -> None:
+    arrives, begun = threading.Event(), threading.Event()
+
+    def late() -> Iterator[bytes]:
+        begun.set()
+        arrives.wait(60)
+        yield pb.GetUserStateRequest(user_id="u").SerializeToString()
+
+    call: Any = rig.channel.stream_unary(f"/{SERVICE}/GetUserState", None, None).future(late(), timeout=60)
+    assert begun.wait(60)
+    until(lambda: rig.door._slow._waiting, "the server waits for its message", within_s=60)
+    ending = threading.Thread(target=rig.door.drain, args=(60,))
+    ending.start()
+    until(rig.door._stopping.is_set, "the server ends", within_s=60)
+    arrives.set()
+    assert call.code() is grpc.StatusCode.NOT_FOUND, "there is no such user"
+    ending.join(60)
+    assert not ending.is_alive()
+
+
+def test_a_call_whose_message_does_not_come_holds_up_no_end(rig: Rig) -> None:
+    """Its own limit of time would, and the time that calls have to end."""
+    stalled = Stalled(rig.channel, f"/{SERVICE}/GetUserState")
+    until(lambda: rig.door._slow._waiting, "the server waits for its message", within_s=60)
+    ending = threading.Thread(target=rig.door.drain, args=(60,))
+    ending.start()
+    ending.join(30)
+    assert not ending.is_alive()
+    until(lambda: stalled.ended, "the call is ended", within_s=60)
+
+
 def test_calls_whose_message_does_not_come_are_ended_and_health_is_answered_beside_them(rig: Rig) -> None:
     assert rig.get() is grpc.StatusCode.NOT_FOUND
     stalled = [Stalled(rig.channel, f"/{SERVICE}/GetUserState") for _ in range(3 * CALLS)]

@@ -165,14 +165,14 @@ class GrpcServer:
         return self._server.add_secure_port(self._address, credentials)
 
     def drain(self, grace_s: float) -> None:
-        """Report NOT_SERVING, accept no new calls, let running ones end within `grace_s` seconds, then close.
+        """Report NOT_SERVING, accept no new calls, answer those that have begun within `grace_s` seconds, then close.
 
         Streams that watch the health never end by themselves, so `drain` does not wait for them.
         """
         self._stopping.set()
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(grace_s)
-        self._service.finish(grace_s)
+        self._slow.finish(grace_s)
         self._server.stop(min(grace_s, LAST_WORDS_S))
         stopped.wait()
 

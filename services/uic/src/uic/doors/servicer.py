@@ -126,7 +126,6 @@ class UserInterestCenter(UserInterestCenterServicer):
         self._partitions = partitions
         self._metrics = metrics
         self._timeout_s = settings.timeout_s
-        self._max_calls = settings.max_calls
         self._calls = threading.Semaphore(settings.max_calls)
         self._now_ms = now_ms
 
@@ -196,12 +195,6 @@ class UserInterestCenter(UserInterestCenterServicer):
     def count_malformed(self) -> None:
         """Count a call whose bytes are not the message that its method takes."""
         self._metrics.malformed.labels("grpc").inc()
-
-    def finish(self, within_s: float) -> None:
-        """Admit no more calls, and return once none runs or `within_s` seconds are over."""
-        deadline = time.monotonic() + within_s
-        for _ in range(self._max_calls):
-            self._calls.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
     def _decoded(self, value: bytes, partition: int, user_id: str) -> pb.GetUserStateResponse:
         layout = self._bundle.layout

@@ -7,6 +7,7 @@ of health and of reflection cannot take each other's threads.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from google.protobuf.message import DecodeError
 
 ARRIVAL_S: Final = 5.0
 """Time limit for the arrival of a call's request; a streaming call has this long in total."""
+LAST_ARRIVAL_S: Final = 0.5
+"""The same once the server ends."""
 TOO_MANY_CALLS: Final = "too many concurrent calls: retry with exponential backoff"
 
 
@@ -56,6 +59,9 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
         self._malformed = malformed
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[grpc.ServicerContext, float]] = {}
+        self._changed = threading.Condition()
+        self._under_way = 0
+        """Calls with one answer, from before their request has arrived until they are answered."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """The handler, changed so that it is called before the request has arrived."""
@@ -71,7 +77,8 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
             return parse_request(handler.request_deserializer, data, context, self._malformed)
 
         def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-            return handler.unary_unary(parsed(requests, context), context)
+            with self._counted():
+                return handler.unary_unary(parsed(requests, context), context)
 
         def stream(requests: Iterator[bytes], context: grpc.ServicerContext, *callback: Any) -> Any:
             return handler.unary_stream(parsed(requests, context), context, *callback)
@@ -89,6 +96,27 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
             late = [context for context, cut_at in self._waiting.values() if now > cut_at]
         for context in late:
             context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it bare
+
+    def finish(self, within_s: float) -> None:
+        """Return once no call with one answer is under way, or `within_s` seconds are over. A call whose request has
+        not arrived yet is ended after `LAST_ARRIVAL_S`."""
+        began = time.monotonic()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, min(LAST_ARRIVAL_S, within_s))
+        self.cut_late(math.inf)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, within_s - (time.monotonic() - began))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._changed:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
 
     def _first(self, requests: Iterator[bytes], context: grpc.ServicerContext, method: str) -> bytes:
         with self._bounded(context, method):
