@@ -357,6 +357,7 @@ def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, mo
 
     try:
         assert status() == 200
+        until(lambda: not door._server.server_state.connections, "its connection has ended", within_s=60)
         silent = [socket.create_connection(("127.0.0.1", door.port), timeout=10) for _ in range(4)]
         assert status() == 0
         assert [line.recv(1) for line in silent] == [b""] * 4, "they began no handshake, and are cut"
