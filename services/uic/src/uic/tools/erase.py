@@ -53,14 +53,13 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 
 def _also(serving: Answering, position: pb.LogPosition) -> str:
     """That users are answered from another namespace than the settings name, whose workers erase by themselves."""
-    release = serving.release
     text = (
-        "this is of the namespace of the UIC that was asked. The rollout record answers users from "
-        f"{release.namespace} ({release.bundle}), where it is gone once its own UIC workers have come beyond that "
-        f"offset: ctr partitions with the --admin of the one that has partition {position.partition}"
+        f"this is of the namespace of the UIC that was asked. {serving.said}, where it is gone once its own UIC "
+        "workers have come beyond that offset: ctr partitions with the --admin of the one that has partition "
+        f"{position.partition}"
     )
     if serving.unfolded is not None:
-        text += f". Nothing folds it now ({serving.unfolded}): start UIC workers with {variables(release)}"
+        text += f". Nothing folds it now ({serving.unfolded}): start UIC workers with {variables(serving.release)}"
     return text
 
 

@@ -27,6 +27,11 @@ class Answering:
     unfolded: str | None
     """Why RTP calls its states stale; None if it does not."""
 
+    @property
+    def said(self) -> str:
+        """A sentence's beginning, for tools that look at another namespace."""
+        return f"The rollout record answers users from {self.release.namespace} ({self.release.bundle})"
+
 
 @dataclass(frozen=True, slots=True)
 class InService:

@@ -62,10 +62,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 def _say_elsewhere(settings: ClientSettings) -> None:
     """Say if users are answered from another namespace than the settings name: there they may have another state."""
     if (serving := elsewhere(settings.redis, settings.bundle)) is not None:
-        release = serving.release
         print(
-            f"ctr state: this is of the namespace of the UIC that was asked. The rollout record answers users from "
-            f"{release.namespace} ({release.bundle}): ask one of its own UIC workers (--grpc), too",
+            f"ctr state: this is of the namespace of the UIC that was asked. {serving.said}: ask one of its own UIC "
+            "workers (--grpc), too",
             file=sys.stderr,
         )
 

@@ -131,10 +131,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         for line in _not_repaired(found) if options.repair else ():
             print(line, file=out)
     if (serving := elsewhere(settings.redis, settings.bundle)) is not None:
-        release = serving.release
         print(
-            f"ctr verify: this is of namespace {keys.namespace}. The rollout record answers users from "
-            f"{release.namespace} ({release.bundle}): look there with {variables(release)}, too",
+            f"ctr verify: this is of namespace {keys.namespace}. {serving.said}: look there with "
+            f"{variables(serving.release)}, too",
             file=sys.stderr,
         )
     return 1 if log is None or any(row.error or row.left for row in found) else 0
