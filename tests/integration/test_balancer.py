@@ -29,7 +29,8 @@ from support.uic_running import BUNDLE, click
 pytestmark = pytest.mark.servers
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
-ANNOUNCE = {"RTP_DRAIN__ANNOUNCE_S": "3", "RTP_DRAIN__FINISH_S": "5"}
+RTP_ENDS = {"RTP_DRAIN__ANNOUNCE_S": "3", "RTP_DRAIN__FINISH_S": "5"}
+UIC_ENDS = {"UIC_GRPC__ANNOUNCE_S": "3"}
 """As docs/runbooks/balancer.md says."""
 
 
@@ -110,7 +111,8 @@ def behind(tmp_path: Path, valkey: RedisForTest, make_topics: MakeTopics, kafka:
         topic=topics.events,
         partitions=topics.partitions,
         prefix=valkey.prefix,
-        rtp=ANNOUNCE,
+        uic=UIC_ENDS,
+        rtp=RTP_ENDS,
     )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
+from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.dev_broker import DevBroker
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, extend_digest
@@ -151,3 +155,45 @@ def test_drain_says_not_serving_before_it_goes(
         assert uic.worker.stop() == 0
         watching.join(60)
         assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
+
+
+def test_a_worker_that_announces_its_end_answers_meanwhile_and_clients_that_follow_the_health_leave_it(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    """Without the announcement the gRPC library may cancel calls that arrive as the port closes."""
+    topics = make_topics(kafka, N)
+    follow = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}}
+    over, stopped, codes = threading.Event(), list[int | None](), Counter[grpc.StatusCode]()
+    asked = pb.GetUserStateRequest(user_id="u")
+
+    def call_on(addresses: str) -> None:
+        options = [("grpc.service_config", json.dumps(follow)), ("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(addresses, options) as channel:
+            stub = UserInterestCenterStub(channel)
+            while not over.is_set():
+                codes[stub.GetUserState.future(asked, timeout=30).code()] += 1
+
+    with (
+        running_uic(tmp_path / "stays", valkey, topics) as stays,
+        running_uic(tmp_path / "ends", valkey, topics, UIC_GRPC__ANNOUNCE_S="3") as ends,
+    ):
+        addresses = f"ipv4:{ends.worker.address},{stays.worker.address}"
+        clients = [threading.Thread(target=call_on, args=(addresses,)) for _ in range(8)]
+        try:
+            for client in clients:
+                client.start()
+            until(lambda: codes.total() > 200, "calls are answered", within_s=60)
+            ending = threading.Thread(target=lambda: stopped.append(ends.worker.stop()))
+            ending.start()
+            until(lambda: health(ends) == health_pb2.HealthCheckResponse.NOT_SERVING, "it ends", within_s=60)
+            assert httpx.get(f"{ends.worker.admin_url}/readyz").status_code == 503
+            assert ends.state("u") is None, "and still answers"
+            ending.join(60)
+            assert stopped == [0]
+            enough = codes.total() + 200
+            until(lambda: codes.total() > enough, "the other answers", within_s=60)
+        finally:
+            over.set()
+            for client in clients:
+                client.join()
+    assert set(codes) == {grpc.StatusCode.NOT_FOUND}, "there is no such user"

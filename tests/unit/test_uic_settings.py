@@ -146,6 +146,17 @@ def test_a_missing_bundle_is_named_with_its_variable(
     assert "UIC_BUNDLE__PATH" in capsys.readouterr().err
 
 
+def test_calls_have_time_to_end_after_the_announcement(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UIC_BUNDLE__PATH", str(BUNDLE))
+    monkeypatch.setenv("UIC_GRPC__ANNOUNCE_S", "4.5")
+    assert main([]) == 2
+    assert "UIC_GRPC__ANNOUNCE_S is 4.5 s, more than half of UIC_FOLD__DRAIN_TIMEOUT_S (8 s)" in capsys.readouterr().err
+    monkeypatch.setenv("UIC_FOLD__DRAIN_TIMEOUT_S", "9")
+    assert read_settings().grpc.announce_s == 4.5
+
+
 def test_settings_cannot_be_changed() -> None:
     settings = UicSettings(bundle={"path": BUNDLE})  # type: ignore[arg-type]  # as pydantic takes it
     with pytest.raises(ValidationError):

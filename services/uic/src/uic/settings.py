@@ -226,6 +226,9 @@ class GrpcSettings(TlsListener):
     """Concurrent calls; more are refused with RESOURCE_EXHAUSTED."""
     max_message_bytes: Annotated[int, Field(ge=1 << 10, le=1 << 26)] = 1 << 18
     """Largest request: fits 1,000 events with the longest ids. Parsed, it may take forty times its size in memory."""
+    announce_s: Annotated[float, Field(ge=0)] = 0.0
+    """After SIGTERM calls are still answered for this long, while /readyz answers 503 and gRPC's health NOT_SERVING,
+    for balancers and clients that ask. At most half of `UIC_FOLD__DRAIN_TIMEOUT_S`."""
 
 
 class AdminSettings(TlsListener):
@@ -274,7 +277,8 @@ class FoldSettings(Group):
     retry_interval_s: Annotated[float, Field(gt=0)] = 0.5
     """Pause before a retry when the store, the log or the dead-letter topic is unavailable."""
     drain_timeout_s: Annotated[float, Field(gt=0)] = 8.0
-    """After SIGTERM: time limit for the current batch, its commit and leaving the group, together."""
+    """After SIGTERM: time limit for the current batch, its commit and leaving the group, together; and, meanwhile, for
+    the end of the gRPC port."""
 
 
 class LogSettings(Group):
@@ -309,6 +313,15 @@ class UicSettings(BaseSettings):
     fold: FoldSettings = FoldSettings()
     log: LogSettings = LogSettings()
     fault: FaultSettings = FaultSettings()
+
+    @model_validator(mode="after")
+    def _calls_have_time_to_end(self) -> UicSettings:
+        if self.grpc.announce_s > self.fold.drain_timeout_s / 2:
+            raise ValueError(
+                f"UIC_GRPC__ANNOUNCE_S is {self.grpc.announce_s:g} s, more than half of UIC_FOLD__DRAIN_TIMEOUT_S "
+                f"({self.fold.drain_timeout_s:g} s): the other half is for calls that are under way"
+            )
+        return self
 
 
 class ClientSettings(BaseSettings):

@@ -102,6 +102,7 @@ class GrpcServer:
         self._service = service
         self._address = f"{settings.host}:{settings.port}"
         self._tls = tls
+        self._announce_s = settings.announce_s
         self._serving = serving
         self._stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="grpc-health", daemon=True)
@@ -165,12 +166,16 @@ class GrpcServer:
         return self._server.add_secure_port(self._address, credentials)
 
     def drain(self, grace_s: float) -> None:
-        """Report NOT_SERVING, accept no new calls, answer those that have begun within `grace_s` seconds, then close.
+        """Report NOT_SERVING, and answer all calls for the time that is set for this. Then accept no new ones, answer
+        those that have begun within `grace_s` seconds, and close.
 
-        Streams that watch the health never end by themselves, so `drain` does not wait for them.
+        The gRPC library cancels calls that arrive as the port closes, before their handler runs. Clients that follow
+        the health leave in the time before. Streams that watch the health never end by themselves, so `drain` does not
+        wait for them.
         """
-        self._stopping.set()
         self._health.enter_graceful_shutdown()
+        self._stopping.wait(self._announce_s)
+        self._stopping.set()
         stopped = self._server.stop(grace_s)
         self._slow.finish(grace_s)
         self._server.stop(min(grace_s, LAST_WORDS_S))
