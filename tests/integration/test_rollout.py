@@ -13,14 +13,18 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import redis
 
 from conftest import MakeTopics, RedisForTest
+from ctr.uic.v1 import uic_service_pb2 as pb
+from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
 from localstack.web import web
 from mimn.release import BUCKETS, Record, State, announcement_key, bucket_of, instances_key
+from mimn.state import partition_of
 from support.bulk_running import done
 from support.bundles import SKETCH, TINY
 from support.one_node_cluster import replicated
@@ -176,8 +180,8 @@ def test_each_way_in_which_a_migration_is_wrong_is_stopped_by_its_gate_and_named
         assert running.closed(*promote) == {"digest"}
         # A bundle that folds other actions cannot have the same digests: that is said, and noted with the rollout.
         _, view = running.rollout(*promote)
-        assert "--other-actions" in view["gates"][0]["reason"]
-        running.done(*promote, "--other-actions", "--dry-run")
+        assert "--other-events" in view["gates"][0]["reason"]
+        running.done(*promote, "--other-events", "--dry-run")
         store.set(key, value)
 
         # One event is missing in the new namespace.
@@ -416,3 +420,41 @@ def test_a_migration_by_a_backfill_passes_the_same_gates(
         assert again["namespace"] == started["namespace"].removesuffix("0") + "1", (
             "a backfill loads no folded namespace"
         )
+
+
+def test_states_that_lack_events_are_replaced_by_complete_ones_of_the_same_bundle(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    """As docs/runbooks/data-gap.md says. One user has lost all events, and one some; a third came back after an
+    erasure, and has lost what came since."""
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
+        store, keys, back = valkey.client, running.old.keys, USERS[2]
+        with grpc.insecure_channel(running.old.workers[0].address) as channel:
+            UserInterestCenterStub(channel).EraseUser(pb.EraseUserRequest(user_id=back), timeout=30)
+        running.old.wait_folded()
+        running.old.send(back)
+        running.old.wait_folded()
+        running.old.workers[0].stop()
+        for user in (USERS[0], back):
+            p = partition_of(user.encode(), 4)
+            store.delete(keys.state(p, user))
+            store.srem(keys.users(p), user)
+        some = keys.state(partition_of(USERS[1].encode(), 4), USERS[1])
+        value = store.get(some)
+        assert isinstance(value, bytes)
+        store.set(some, value[:72] + bytes(8) + value[80:])
+        running.old.worker()
+
+        started = running.done("start", str(running.old_bundle), "--from", "backfill")
+        assert started["namespace"] == keys.namespace.removesuffix("0") + "1", "the next generation"
+        told = {**os.environ, **running.variables, "UIC_BUNDLE__GENERATION": "1"}
+        backfill = [sys.executable, "-m", "uic", "backfill", "--work", str(tmp_path / "job"), "--workers", "1"]
+        for more in ((), ("--verify",)):
+            subprocess.run([*backfill, *more], env=told, check=True, timeout=240, capture_output=True)
+        running.old.new_worker(UIC_BUNDLE__GENERATION="1").start()
+        asked = ("wait", started["id"], "--timeout", "120s", *QUICK, "--whole", "4")
+        assert running.closed(*asked) == {"digest", "erasures"}
+        running.done(*asked, "--other-events")
+        running.done("promote", started["id"], *QUICK, "--whole", "4", "--other-events")
+        assert running.record().serving.generation == 1

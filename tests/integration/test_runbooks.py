@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 from kafka import KafkaAdminClient
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.demo import PATIENT
+from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
+from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import Keys, namespace, partition_of
 from support import skips
 from support.archived_log import noted_erasures
@@ -27,6 +32,9 @@ pytestmark = pytest.mark.servers
 N = 4
 GONE = b"user-1"
 """Who is erased while the new topic is built."""
+PROMOTED = {"ROLLOUT": "r1", "GENERATION": "1"}
+"""What `ctr rollout start` prints the first time."""
+QUICK = {f"ctr rollout {verb}": "--steady-for 1s --allowed-lag 20s" for verb in ("wait", "promote")}
 
 
 @pytest.fixture
@@ -40,6 +48,20 @@ def environment(world: World, folder: Path, **more: str) -> dict[str, str]:
     """UIC's settings, and the runbooks' own variables."""
     own = {name.upper(): str(folder / name) for name in ("work", "archive", "snapshots")}
     return world.environment(**(own | more))
+
+
+def scoring(world: World, folder: Path) -> RtpProcess:
+    """An RTP that answers by the world's namespace, until a rollout record says otherwise."""
+    rtp = RtpProcess("rtp", folder, replace(world.surroundings, rtp={"RTP_STATE__REFRESH_EVERY_S": "0.5"}))
+    rtp.start()
+    return rtp
+
+
+def answered(rtp: RtpProcess, user: str) -> tuple[str, int]:
+    """Status and events of the state that a user is scored with."""
+    body = {"user_id": user, "candidates": [{"item_id": 3, "category_id": 2}]}
+    answer = httpx.post(f"{rtp.address}/predict", json=body, headers=PATIENT, timeout=10).raise_for_status().json()
+    return answer["state"]["status"], answer["state"]["events"]
 
 
 def test_warm_up(tmp_path: Path, world: World) -> None:
@@ -72,6 +94,10 @@ def test_restore(tmp_path: Path, world: World) -> None:
     world.wait_folded()
     for key in world.client.scan_iter(match=f"{world.keys.prefix}:*"):
         world.client.delete(key)
+    of = world.bundle.manifest
+    serving = Release(of.name, of.version, world.bundle.sha256, of.files["head.onnx"], of.fingerprint, 0)
+    left = encode_record(Record(revision=1, salt="0" * 16, serving=serving))
+    world.client.set(record_key(world.keys.prefix), left)  # it may be what the store has kept
     world.produce(50, 80)
     world.wait_folded()  # UIC has started over
 
@@ -92,11 +118,13 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
     world = World(tmp_path / "world", old, valkey.url, valkey.prefix, {})
     new: list[World] = []
     topic: list[TopicsForTest] = []
+    rtp: RtpProcess | None = None
     stopped = [False]
     try:
         world.produce(700, 50)
         world.worker()
         world.wait_folded()
+        rtp = scoring(world, tmp_path / "rtp")
         made = make_topics(real_kafka, 2 * N)  # so that it is deleted after the test
 
         def create(told: Mapping[str, str], words: list[str]) -> None:
@@ -120,9 +148,11 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
             new[0].worker(UIC_BUNDLE__GENERATION=told["UIC_BUNDLE__GENERATION"])
 
         def stop(told: Mapping[str, str], words: list[str]) -> None:
+            asked, events = next((user.decode(), len(of)) for user, of in by_user(new[0]).items() if user != GONE)
+            until(lambda: answered(rtp, asked) == ("warm", events), "RTP answers by the new topic", within_s=30)
             world.workers[0].stop()
 
-        told = environment(world, tmp_path, OLD=old.events, OLD_N=str(N), NEW=made.events, N=str(2 * N))
+        told = environment(world, tmp_path, OLD=old.events, OLD_N=str(N), NEW=made.events, N=str(2 * N), **PROMOTED)
         tools = {
             "create_topic": create,
             "stop_producers": stop_producers,
@@ -130,7 +160,7 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
             "start_workers": start,
             "stop_workers": stop,
         }
-        assert "0 wrong" in play("raise-n.md", tmp_path, told, tools)
+        assert "0 wrong" in play("raise-n.md", tmp_path, told, tools, QUICK)
         new[0].wait_folded()
         assert {key for key, _ in noted_erasures(made)} == {GONE}
         assert not new[0].client.exists(new[0].keys.state(partition_of(GONE, 2 * N), GONE.decode()))
@@ -138,6 +168,8 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
         for user, values in before.items():
             assert after[user][: len(values)] == values, "every event, once, in the user's order"
     finally:
+        if rtp is not None:
+            rtp.stop()
         for each in (*new, world):
             each.close()
 
@@ -149,6 +181,7 @@ def test_grown_topic(
     old, made = make_topics(real_kafka, 2), make_topics(real_kafka, N)
     world = World(tmp_path / "world", old, valkey.url, valkey.prefix, {})
     new: list[World] = []
+    rtp: RtpProcess | None = None
     sent: dict[bytes, list[bytes]] = {}
 
     def send(count: int, partitions: int, topic: TopicsForTest = old) -> None:
@@ -176,6 +209,7 @@ def test_grown_topic(
         worker = world.worker()
         send(400, 2)
         world.wait_folded()
+        rtp = scoring(world, tmp_path / "rtp")
         admin = KafkaAdminClient(bootstrap_servers=real_kafka)
         admin.create_partitions({old.events: grown_to})
         admin.close()
@@ -192,12 +226,16 @@ def test_grown_topic(
             "start_producers": start_producers,
             "start_workers": start_workers,
         }
-        said = play("grown-topic.md", tmp_path, environment(world, tmp_path, NEW=made.events, N=str(N)), tools)
+        told = environment(world, tmp_path, NEW=made.events, N=str(N), **PROMOTED)
+        said = play("grown-topic.md", tmp_path, told, tools, QUICK)
         assert f"has grown from 2 to {grown_to} partitions" in said
         assert "0 wrong" in said
         new[0].wait_folded()
         assert by_user(new[0]) == sent, "every event, once, in the user's order"
+        until(lambda: answered(rtp, "user-1") == ("warm", len(sent[b"user-1"])), "RTP answers by it", within_s=30)
     finally:
+        if rtp is not None:
+            rtp.stop()
         for each in (*new, world):
             each.close()
 

@@ -41,12 +41,22 @@ def commands(name: str) -> str:
     return "\n".join(textwrap.dedent(found[1]) for found in re.finditer(r"^ *```sh\n(.*?)^ *```$", text, re.M | re.S))
 
 
-def play(name: str, folder: Path, environment: Mapping[str, str], tools: Mapping[str, Tool]) -> str:
-    """Run the script; its output. It must succeed within `WITHIN_S`, and call every tool."""
+def play(
+    name: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    tools: Mapping[str, Tool],
+    more: Mapping[str, str] | None = None,
+) -> str:
+    """Run the script; its output. It must succeed within `WITHIN_S`, and call every tool. `more`: options by the
+    beginning of the commands that get them, for waits that a test shortens."""
     call = folder / "call"
     call.mkdir()
     functions = "".join(f'{tool}() {{ ask {tool} "$@"; }}\n' for tool in tools)
     script = _PRELUDE + functions + commands(name)
+    for begin, options in (more or {}).items():
+        script, count = re.subn(rf"^( *{re.escape(begin)}.*)$", rf"\1 {options}", script, flags=re.M)
+        assert count, f"{name} has no {begin}"
     said = folder / "said.txt"
     called = set()
     until = time.monotonic() + WITHIN_S

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stderr
 from typing import Any
 
@@ -152,6 +152,10 @@ def _run_and_die(variables: Mapping[str, str], arguments: tuple[str, ...], point
         return after
 
     Desk.replace = replaced  # type: ignore[method-assign]
-    Namespaces.drop = lambda self, name, *, force, after: drop(self, name, force=force, after=at)  # type: ignore[method-assign]
+
+    def dropped(self: Namespaces, name: str, *, force: bool, after: Callable[[str], None]) -> int:
+        return drop(self, name, force=force, after=at)
+
+    Namespaces.drop = dropped  # type: ignore[method-assign, assignment]
     with redirect_stderr(io.StringIO()):
         sys.exit(command.main([*arguments, "--json"], io.StringIO()))

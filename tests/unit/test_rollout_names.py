@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from mimn.bundle import BundleError, check_name
-from mimn.release import NotAllowed
+from mimn.release import Gate, NotAllowed
 from support.bundles import TINY
-from uic.rollout.origins import origin_of
+from uic.rollout.gates import made_of
+from uic.rollout.namespaces import Reading
+from uic.rollout.origins import origin_of, other_topic
 from uic.rollout.planning import read_release
 
 NAMES = ["my shop", "", "größer", "a/b", "x" * 129, "shop\n", "..", ".hidden", "-x"]
@@ -55,7 +57,22 @@ def test_who_builds_by_backfill_is_told_of_ledgers_that_the_log_has_forgotten() 
     assert "--keep-ledgers SNAPSHOT --of-bundle OLD" in told
 
 
-@pytest.mark.parametrize("text", ["snapshot:my snapshot", "snapshot:", "snapshot:" + "x" * 129, "log:x", "none"])
+@pytest.mark.parametrize("text", [
+    *("snapshot:my snapshot", "snapshot:", "snapshot:" + "x" * 129, "log:x", "none"),
+    *("topic:", "topic:a b", "topic:" + "x" * 250, "topic"),
+])  # fmt: skip
 def test_an_origin_that_the_record_cannot_hold_is_refused(text: str) -> None:
-    with pytest.raises(NotAllowed, match="log, backfill or snapshot:ID"):
+    with pytest.raises(NotAllowed, match="log, backfill, snapshot:ID"):
         origin_of(text)
+
+
+def test_who_builds_from_another_topic_is_told_its_settings_and_the_log_must_be_that_one() -> None:
+    release, _ = read_release(TINY, 0)
+    told = origin_of("topic:events-8")[0].instruction(release, release, TINY, "events-8")
+    assert told.startswith("with UIC_KAFKA__TOPIC=events-8, its UIC_KAFKA__PARTITIONS, UIC_BUNDLE__PATH=")
+    old, new = (Reading(n, topic, ()) for n, topic in ((4, "events"), (8, "events-8")))
+    named = other_topic("topic:events-8")
+    assert made_of(old, new, named) is None
+    for wrong in (made_of(old, old, named), made_of(old, new, other_topic("log"))):
+        assert wrong is not None
+        assert (wrong.gate, wrong.passes) == (Gate.LOG, False)

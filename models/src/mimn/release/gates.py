@@ -27,7 +27,7 @@ class Gate(StrEnum):
     CONFLICT = "conflict"
     """Something else serves than what this rollout set out to replace."""
     LOG = "log"
-    """Both namespaces are made of the same log."""
+    """Both namespaces are made of the same log, or the new one of the topic that the rollout names."""
     BUILT = "built"
     """Every partition of the new namespace has been taken up."""
     LAG = "lag"

@@ -33,7 +33,7 @@ MAX_REASON = 400
 _FRONT = Layout("<4sHHII")
 
 Name = Annotated[str, Meta(pattern=NAME)]
-ORIGIN = r"^(none|log|backfill|snapshot:[A-Za-z0-9_.:-]{1,128})\Z"
+ORIGIN = r"^(none|log|backfill|snapshot:[A-Za-z0-9_.:-]{1,128}|topic:[A-Za-z0-9._-]{1,249})\Z"
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Salt = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]

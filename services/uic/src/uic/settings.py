@@ -263,7 +263,7 @@ class FoldSettings(Group):
     max_records: Annotated[int, Field(ge=1)] = 8192
     """Most records in one round over all partitions, give or take one batch."""
     misrouted_share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Consumption stops when more than this share of the last 10,000 records is not in its key's partition. 1: off."""
+    """A partition stops when more than this share of the last 10,000 records is not in its key's partition. 1: off."""
     queue_records: Annotated[int, Field(ge=1)] = 50_000
     """Fetched records that may wait to be folded, per process; above it partitions are paused."""
     cache_mib: Annotated[int, Field(ge=1)] = 256

@@ -31,6 +31,7 @@ FOLDED_WITHIN_MS: Final = 30_000
 WATCHED_S: Final = 6.0
 """How long a namespace is watched before it is dropped: a worker that folds it commits in that time, or says that it is
 caught up; a load writes states."""
+SERVING: Final = "serving"
 FLAGS_AT: Final = 7
 """Of a state value (docs/formats/state.md)."""
 
@@ -139,12 +140,13 @@ class Namespaces:
         n = sum(any(one.namespace == name and one.role != STANDBY for one in process.loaded) for process in told)
         return [f"read by {n} RTP process{'es' if n > 1 else ''}"] if n else []
 
-    def drop(self, name: str, *, force: bool, after: Callable[[str], None]) -> int:
+    def drop(self, name: str, *, force: bool, after: Callable[[str], None], serving: bool = False) -> int:
         """Remove a namespace; how many keys went.
 
         Args:
             name: the namespace.
             force: although a worker or a load seems to write it, or an RTP reads it.
+            serving: although it serves by the rollout record.
             after: called after each step: "progress", "slice", "keys", "name".
 
         Raises:
@@ -161,7 +163,7 @@ class Namespaces:
             # record says by now.
             begun = any(map(_is_mark, self._records(keys, partitions).values()))
         if not begun:
-            self._refuse_needed(name, force=force)
+            self._refuse_needed(name, force=force, serving=serving)
         if not force:
             self._refuse_busy(self.look(name, {}), keys, partitions)
         with _asking():
@@ -170,7 +172,7 @@ class Namespaces:
                 gone = removal.close(seen, force=force)
                 after("progress")
                 if not begun:  # a rollout may have begun while the namespace was watched
-                    self._refuse_needed(name, force=force)
+                    self._refuse_needed(name, force=force, serving=serving)
             except BulkRefused:
                 removal.open_again()
                 raise
@@ -185,8 +187,9 @@ class Namespaces:
         with _asking():
             return name in self.names() or bool(self._client.exists(Keys(name, self._prefix).progress(0)))
 
-    def _refuse_needed(self, name: str, *, force: bool) -> None:
-        """Refuse what the rollout record names, and without `force` what an RTP reads.
+    def _refuse_needed(self, name: str, *, force: bool, serving: bool) -> None:
+        """Refuse what the rollout record names, but with `serving` not what serves, and without `force` what an RTP
+        reads.
 
         Raises:
             BulkRefused: as said.
@@ -194,10 +197,11 @@ class Namespaces:
         """
         with _asking():
             recorded, read_by = self.recorded().get(name), self.read_by(name)
-        if recorded:
+        if recorded and not (serving and SERVING in recorded):
+            refill = ", or say --serving if a snapshot is to fill it again" if SERVING in recorded else ""
             raise BulkRefused(
                 f"namespace {name} is {', '.join(recorded)} in the rollout record: end or roll back that "
-                "rollout first (ctr rollout list)"
+                f"rollout first (ctr rollout list){refill}"
             )
         if read_by and not force:
             raise BulkRefused(
@@ -270,7 +274,7 @@ def roles(record: bytes) -> dict[str, list[str]]:
         raise BulkRefused(f"the rollout record cannot be read ({error}), so nothing is dropped") from error
     found: dict[str, list[str]] = {}
     for role, releases in (
-        ("serving", [said.serving]),
+        (SERVING, [said.serving]),
         ("an arm", [arm.release for arm in said.arms]),
         ("a shadow", [arm.release for arm in said.shadows]),
         ("in a rollout", [one.release for one in said.rollouts if one.state in OPEN]),

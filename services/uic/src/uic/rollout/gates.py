@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,8 +23,9 @@ from mimn.release import (
 from uic.errors import UicError
 from uic.log.erasures import KafkaErasures
 from uic.redis_client import clock_ms, info
-from uic.rollout.comparison import Extent, Seen, compare_users
+from uic.rollout.comparison import Extent, Seen, compare_users, look_for_users
 from uic.rollout.namespaces import Namespace, Reading
+from uic.rollout.origins import other_topic
 from uic.settings import ClientSettings
 from uic.tools.partitions import NoAnswer, Refused
 from uic.tools.scorers import Scorers, asked
@@ -34,7 +35,7 @@ FOLLOWED_WITHIN_S: Final = 8.0
 """A process has followed the record by then, one that ended has been forgotten, and a bundle is loaded, most often."""
 PAUSE_S: Final = 0.25
 OF_EVENTS: Final = frozenset({Gate.COVERAGE, Gate.DIGEST})
-"""What bundles that fold different actions cannot agree on."""
+"""What states of different events cannot agree on."""
 NOT_COMPARED: Final = Finding(Gate.DIGEST, "users were not compared yet", passes=True)
 
 
@@ -45,8 +46,9 @@ class Demands:
     allowed_lag_ms: int = 30_000
     steady_ms: int = 300_000
     extent: Extent = field(default_factory=Extent)
-    other_actions: bool = False
-    """The new bundle folds other actions than the one in service, so that coverage and digests cannot agree."""
+    other_events: bool = False
+    """The new states are rightly made of other events than those in service, so that coverage and digests cannot
+    agree."""
     accept_partial: bool = False
     """More states may lack events than in service: memories that were folded from a shorter log, beside ledgers that
     were kept."""
@@ -56,13 +58,13 @@ class Demands:
     @property
     def waived(self) -> frozenset[Gate]:
         """Gates of the comparison that are not asked."""
-        waived = OF_EVENTS if self.other_actions else frozenset()
+        waived = OF_EVENTS if self.other_events else frozenset()
         return waived | {Gate.PARTIAL} if self.accept_partial else waived
 
     @property
     def options(self) -> tuple[str, ...]:
         """What was said on the command line to ask less."""
-        said = {"--other-actions": self.other_actions, "--accept-partial": self.accept_partial}
+        said = {"--other-events": self.other_events, "--accept-partial": self.accept_partial}
         return tuple(option for option, given in said.items() if given)
 
 
@@ -101,11 +103,15 @@ class Gates:
         old, new = self.namespace(rollout.replaces), self.namespace(rollout.release)
         before, after = old.read(), new.read()
         lineages = "0" * 16 if after is None else after.lineages
-        findings = tuple(self._quick(before, after))
+        topic = other_topic(rollout.origin)
+        findings = tuple(self._quick(before, after, topic))
         seen = None
-        if not findings and before is not None:
+        if not findings and before is not None and after is not None:
             if users:
-                seen, more = self._compare(old, new, before, rollout.id)
+                if topic is None:
+                    seen, more = self._compare(old, new, before, rollout.id)
+                else:
+                    seen, more = self._look(old, new, before, after)
                 found = (one for one in seen.findings() if one.gate not in self._demands.waived)
                 findings = (*more, *found, *self._memory(), *unloaded)
             else:
@@ -130,7 +136,8 @@ class Gates:
             for one in info(self._client, "memory")
         ]
 
-    def _quick(self, before: Reading | None, after: Reading | None) -> Iterator[Finding]:
+    def _quick(self, before: Reading | None, after: Reading | None, topic: str | None) -> Iterator[Finding]:
+        """`topic`: that of which the new namespace shall be made; None for that of the one in service."""
         if before is None:
             yield Finding(Gate.LOG, "the store has lost the namespace in service")
         if after is None:
@@ -139,7 +146,7 @@ class Gates:
             )
         if before is None or after is None:
             return
-        if (other := foreign(before.log, after.log, before.topic_ids, after.topic_ids)) is not None:
+        if (other := made_of(before, after, topic)) is not None:
             yield other
             return
         if (unbuilt := not_built(after.progress)) is not None:
@@ -148,25 +155,29 @@ class Gates:
             yield late
 
     def _compare(self, old: Namespace, new: Namespace, log: Reading, seed: str) -> tuple[Seen, list[Finding]]:
-        noted: Mapping[int, list[str]] = {}
-        findings = []
-        try:
-            noted = self._erased(log)
-        except UicError as error:
-            text = f"the notes of erasures cannot be read ({error.detail})"
-            findings.append(Finding(Gate.ERASURES, text, passes=True))
-        same = not self._demands.other_actions
+        noted, findings = self._erased(log)
+        same = not self._demands.other_events
         return compare_users(
             old, new, log.partitions, self._demands.extent, noted, seed=seed, same_events=same
         ), findings
 
-    def _erased(self, log: Reading) -> dict[int, list[str]]:
-        """By partition, the users that the topic of erasures names."""
+    def _look(self, old: Namespace, new: Namespace, before: Reading, after: Reading) -> tuple[Seen, list[Finding]]:
+        noted, findings = self._erased(after)
+        erased = {user for users in noted.values() for user in users}
+        return look_for_users(old, new, (before.partitions, after.partitions), erased), findings
+
+    def _erased(self, log: Reading) -> tuple[dict[int, dict[str, int]], list[Finding]]:
+        """By partition, the users that the topic of erasures names, and up to which offset each is erased; and whether
+        it cannot be read."""
         kafka = self._settings.kafka
         ids = [one for one in log.topic_ids if any(one)]
         erasures = KafkaErasures(kafka.client_options(), log.topic, log.partitions, timeout_s=LOG_TIMEOUT_S)
-        notes = erasures.read(range(log.partitions), ids[0] if ids else bytes(16))
-        return {p: [key.decode() for key in of if _is_text(key)] for p, of in notes.items()}
+        try:
+            notes = erasures.read(range(log.partitions), ids[0] if ids else bytes(16))
+        except UicError as error:
+            text = f"the notes of erasures cannot be read ({error.detail})"
+            return {}, [Finding(Gate.ERASURES, text, passes=True)]
+        return {p: {key.decode(): at for key, at in of.items() if _is_text(key)} for p, of in notes.items()}, []
 
     def _memory(self) -> Iterator[Finding]:
         for used, whole in self.memory():
@@ -192,6 +203,15 @@ class Gates:
         for one in told:
             if (finding := not_loaded(one, release, record.revision)) is not None:
                 yield finding
+
+
+def made_of(before: Reading, after: Reading, topic: str | None) -> Finding | None:
+    """Whether a new namespace is made of another log than that in service, or, with a `topic`, than of that one."""
+    if topic is None:
+        return foreign(before.log, after.log, before.topic_ids, after.topic_ids)
+    if after.topic != topic:
+        return Finding(Gate.LOG, f"it is made of topic {after.topic}, and the rollout is from topic:{topic}")
+    return None
 
 
 def _is_text(key: bytes) -> bool:

@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("bundle", type=Path, help="folder …/<name>/<version>")
         one.add_argument(
             "--from", dest="origin", default="log", metavar="ORIGIN",
-            help="where new states come from: log (default), backfill or snapshot:ID",
+            help="where new states come from: log (default), backfill, snapshot:ID, or topic:NAME, another event topic",
         )  # fmt: skip
         one.add_argument(
             "--generation",
@@ -188,9 +188,10 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         help="users of the other partitions that are compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--other-actions",
+        "--other-events",
         action="store_true",
-        help="the bundle folds other actions: do not ask for equal users and digests (prove it by backfill --verify)",
+        help="the new states are rightly made of other events: those in service lack some or are spoiled, or the "
+        "bundle folds other actions. Does not ask for equal users and digests (prove it by backfill --verify)",
     )
     parser.add_argument(
         "--accept-partial",
@@ -213,7 +214,7 @@ def _demands(options: argparse.Namespace) -> Demands:
         allowed_lag_ms=round(options.allowed_lag * 1000),
         steady_ms=round(options.steady_for * 1000),
         extent=Extent(options.whole, options.sample),
-        other_actions=options.other_actions,
+        other_events=options.other_events,
         accept_partial=options.accept_partial,
         rtp=tuple(options.rtp),
     )

@@ -23,6 +23,8 @@ class Origin:
     """Folds the log from its beginning, which must reach back as far as the states in service."""
     instruction: Callable[[Release, Release, Path, str], str]
     """What to run next, from the release, what it replaces, its bundle, and what follows the colon of `--from`."""
+    other_log: bool = False
+    """What follows the colon is a topic that the new namespace is made of, in place of that in service."""
 
 
 def _variables(release: Release, path: Path) -> str:
@@ -44,10 +46,16 @@ def _snapshot(release: Release, replaces: Release, path: Path, name: str) -> str
     return f"with {_variables(release, path)}: {command}, then start UIC workers"
 
 
+def _topic(release: Release, _: Release, path: Path, name: str) -> str:
+    where = f"UIC_KAFKA__TOPIC={name}, its UIC_KAFKA__PARTITIONS, {_variables(release, path)}"
+    return f"with {where}: ctr backfill --work FOLDER, then start UIC workers"
+
+
 ORIGINS: Final[Mapping[str, Origin]] = {
     "log": Origin(True, _log),
     "backfill": Origin(False, _backfill),
     "snapshot": Origin(False, _snapshot),
+    "topic": Origin(False, _topic, other_log=True),
 }
 
 
@@ -55,11 +63,19 @@ def origin_of(text: str) -> tuple[Origin, str]:
     """The origin that `--from` names, and what follows its colon.
 
     Raises:
-        NotAllowed: there is no such origin, or a snapshot without an id that the record can hold.
+        NotAllowed: there is no such origin, or a snapshot without an id, or a topic without a name, that the record can
+            hold.
     """
     kind, _, name = text.partition(":")
     if kind not in ORIGINS or re.search(ORIGIN, text) is None:
         raise NotAllowed(
-            f"--from {text}: give log, backfill or snapshot:ID, with the id that `ctr snapshot list` shows"
+            f"--from {text}: give log, backfill, snapshot:ID with the id that `ctr snapshot list` shows, or topic:NAME "
+            "with the event topic that new states are made of"
         )
     return ORIGINS[kind], name
+
+
+def other_topic(text: str) -> str | None:
+    """The topic that a rollout's origin names in place of that in service; None if the log is the same."""
+    kind, _, name = text.partition(":")
+    return name if kind in ORIGINS and ORIGINS[kind].other_log else None

@@ -10,12 +10,13 @@ from typing import Any, Final
 from mimn.bundle import Bundle, BundleError, check_name, load_bundle, read_manifest
 from mimn.bundle.graph import open_head
 from mimn.bundle.specs import HEAD
-from mimn.release import Finding, Gate, Release, foreign, out_of_memory
+from mimn.release import Finding, Gate, Release, out_of_memory
 from mimn.state.codec import HEADER_BYTES
+from uic.core.start_position import LogBounds
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.partition_reader import PartitionReader
 from uic.rollout.changes import changes
-from uic.rollout.gates import LOG_TIMEOUT_S, Gates
+from uic.rollout.gates import LOG_TIMEOUT_S, Gates, made_of
 from uic.rollout.namespaces import Namespace, Reading, StateSize
 from uic.rollout.origins import Origin
 from uic.settings import ClientSettings
@@ -116,9 +117,11 @@ def plan(
     bundle: Bundle,
     replaces: Release,
     origin: Origin,
+    topic: str | None = None,
     rate: float = RATE,
 ) -> Plan:
-    """What rolling `release` out would take. Only reads.
+    """What rolling `release` out would take. Only reads. `topic`: that of which its states are made, if it is another
+    than that of the states in service.
 
     Raises:
         redis.RedisError: the store does not answer.
@@ -137,15 +140,16 @@ def plan(
             release=release, replaces=replaces, head_only=False, value_bytes=_value_bytes(bundle, ()), findings=(lost,)
         )
     findings: list[Finding] = []
-    if after is not None and (other := foreign(before.log, after.log, before.topic_ids, after.topic_ids)) is not None:
+    if after is not None and (other := made_of(before, after, topic)) is not None:
         findings.append(other)
     users, sample = sum(old.size(p) for p in range(before.partitions)), _sample(old, before.partitions)
     value_bytes = _value_bytes(bundle, sample)
     more = users * (value_bytes + _entry_bytes(sample))
     findings += _memory(gates, more)
-    records, of_log = _log(settings, before, origin)
+    records, of_log = _log(settings, before, origin) if topic is None else _other_log(settings, topic)
     findings += of_log
-    hours = records / rate / 3600 if origin.reads_log else 0.0
+    folds = origin.reads_log or topic is not None
+    hours = records / rate / 3600 if folds else 0.0
     return Plan(
         release=release,
         replaces=replaces,
@@ -153,7 +157,7 @@ def plan(
         users=users,
         value_bytes=value_bytes,
         more_bytes=more,
-        records=records if origin.reads_log else 0,
+        records=records if folds else 0,
         hours=hours,
         findings=tuple(findings),
     )
@@ -191,15 +195,31 @@ def _memory(gates: Gates, more: int) -> Iterator[Finding]:
             yield Finding(full.gate, f"{full.reason}: {way_out}")
 
 
+def _bounds(settings: ClientSettings, topic: str) -> Sequence[LogBounds] | Finding:
+    """Of each partition of a topic; none if there is no such topic. A finding if the log does not answer."""
+    try:
+        with PartitionReader(settings.kafka.client_options(), topic, idle_s=LOG_TIMEOUT_S) as reader:
+            return reader.bounds().partitions
+    except LogUnavailable as error:
+        return Finding(Gate.LOG, f"the log does not answer ({error.detail})", passes=True)
+    except UnsuitableTopic:
+        return ()
+
+
+def _other_log(settings: ClientSettings, topic: str) -> tuple[int, list[Finding]]:
+    """How many records another topic has."""
+    bounds = _bounds(settings, topic)
+    if isinstance(bounds, Finding):
+        return 0, [bounds]
+    absent = () if bounds else (Finding(Gate.LOG, f"there is no topic {topic}: make it, and import the log into it"),)
+    return sum(one.end - one.start for one in bounds), list(absent)
+
+
 def _log(settings: ClientSettings, before: Reading, origin: Origin) -> tuple[int, list[Finding]]:
     """How many records the log has, and whether it reaches back as far as the states in service."""
-    try:
-        with PartitionReader(settings.kafka.client_options(), before.topic, idle_s=LOG_TIMEOUT_S) as reader:
-            bounds = reader.bounds().partitions
-    except LogUnavailable as error:
-        return 0, [Finding(Gate.LOG, f"the log does not answer ({error.detail})", passes=True)]
-    except UnsuitableTopic:  # there is no such topic
-        bounds = ()
+    bounds = _bounds(settings, before.topic)
+    if isinstance(bounds, Finding):
+        return 0, [bounds]
     if len(bounds) != before.partitions:
         return 0, [Finding(Gate.LOG, f"topic {before.topic} has {len(bounds)} partitions, not {before.partitions}")]
     cut = [p for p, one in enumerate(before.progress) if one is not None and bounds[p].start > one.complete_from]

@@ -33,7 +33,7 @@ from uic.redis_client import FAILURES
 from uic.rollout import planning
 from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
-from uic.rollout.origins import origin_of
+from uic.rollout.origins import origin_of, other_topic
 from uic.rollout.planning import Plan
 from uic.rollout.views import counted, finding_view, iso_time, process_view, rollout_view, summary
 from uic.settings import ClientSettings
@@ -122,9 +122,11 @@ class Verbs:
         serving = record.serving if record is not None else self._configured()
         release, bundle = planning.read_release(path, 0)
         if generation is None:
-            same = release.fingerprint == serving.fingerprint
+            # Of the bundle in service, states that are not folded from its log alone are meant to be other states.
+            anew = how.other_log or (not how.reads_log and release.manifest == serving.manifest)
+            same = release.fingerprint == serving.fingerprint and not anew
             # A fold of the log goes on with what is there; a load needs an empty namespace.
-            occupied = () if same or how.reads_log else self._namespaces.names()
+            occupied = () if same or how.reads_log else {*self._namespaces.names(), serving.namespace}
             generation = serving.generation if same else free_generation(record, release.fingerprint, occupied)
             if record is not None and (going := record.open) is not None and going.release.manifest == release.manifest:
                 generation = going.release.generation
@@ -133,7 +135,14 @@ class Verbs:
         )
         rollouts.check_new(record, release, serving=serving)
         planned = planning.plan(
-            self._gates, self._settings, release=release, bundle=bundle, replaces=serving, origin=how, rate=rate
+            self._gates,
+            self._settings,
+            release=release,
+            bundle=bundle,
+            replaces=serving,
+            origin=how,
+            topic=other_topic(origin),
+            rate=rate,
         )
         others = () if record is not None else tuple(self._serving_another(serving))
         return replace(

@@ -50,6 +50,11 @@ def main(
     drop.add_argument(
         "--force", action="store_true", help="although a worker or a load seems to write it, or RTP reads it"
     )
+    drop.add_argument(
+        "--serving",
+        action="store_true",
+        help="although it serves by the rollout record: before a restore, with all its workers stopped",
+    )
     for one in (parser, show, drop):
         one.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -61,7 +66,7 @@ def main(
             question = f"All states of {options.namespace} go. Drop it?"
             if not options.yes and not confirmed(parser.prog, question):
                 return 2
-            keys = found.drop(options.namespace, force=options.force, after=after)
+            keys = found.drop(options.namespace, force=options.force, serving=options.serving, after=after)
             report = {"dropped": options.namespace, "keys": keys}
             print(json.dumps(report) if as_json else f"{options.namespace} is gone, {keys} keys", file=out)
             return 0
