@@ -506,6 +506,48 @@ def test_partitions_of_a_master_that_is_away_have_no_answer_and_the_others_do(tm
         until(back, "it is back", within_s=60)
 
 
+@pytest.mark.servers
+def test_a_master_that_hangs_is_waited_for_once_in_a_while_and_the_others_go_on(tmp_path: Path) -> None:
+    keys, partitions, timeout_s = Keys("0011223344556677-0", "hangs"), range(12), 1.0
+    with ExitStack() as ending:
+        nodes = ending.enter_context(three_masters(tmp_path, each_alone=True))
+        settings = RedisSettings(url=nodes[0].address, mode="cluster", timeout_s=timeout_s)
+        store = RedisStore(settings, keys)
+        ending.callback(store.close)
+        assert set(store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in partitions])) == {Written()}
+        at = {p: store.client.get_node_from_key(keys.progress(p)).port for p in partitions}
+        hung = next(node for node in nodes[1:] if node.port in at.values())
+        away = {p for p in partitions if at[p] == hung.port}
+        hung.freeze()
+        ending.callback(hung.thaw)
+
+        def turn(progress: bytes, then: bytes) -> None:
+            """What the fold asks in a turn."""
+            assert store.time_ms() > 1_600_000_000_000
+            loaded = dict(enumerate(store.load([(p, [USER]) for p in partitions])))
+            commits = [Commit(p, progress, then, ((USER, b"s2"),)) for p in partitions]
+            written = dict(enumerate(store.commit(commits)))
+            records = store.read_progress(partitions)
+            for some in (loaded, written, records):
+                assert {p for p in partitions if isinstance(some[p], NoAnswer)} == away
+                said = {some[p].detail for p in away}  # type: ignore[union-attr]
+                assert all(f":{hung.port}: " in one for one in said), "which server, and why"
+                assert all("Timeout" in one for one in said)
+
+        turn(b"p1", b"p2")
+        began = time.monotonic()
+        for i in range(2, 6):
+            turn(b"p%d" % i, b"p%d" % (i + 1))
+        took = time.monotonic() - began
+        assert took < 4 * timeout_s, "four turns, each of which asks four times for partitions that it has"
+        hung.thaw()
+
+        def back() -> bool:
+            return not any(isinstance(record, NoAnswer) for record in store.read_progress(partitions).values())
+
+        until(back, "it is asked again", within_s=60)
+
+
 def test_commits_of_one_partition_follow_each_other(subject: Subject) -> None:
     commits = [Commit(0, ABSENT, b"p1"), Commit(0, b"p1", b"p2", ((USER, b"s"),)), Commit(0, b"p1", b"p3")]
     assert subject.store.commit(commits) == [Written(), Written(), Refused(b"p2")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from mimn.state import Keys
 from rtp.errors import StoreAway
 from rtp.settings import RedisSettings as RtpRedis
 from rtp.store import open_store
+from rtp.store.reader import RedisStateReader
 from support import skips
 from support.certificates import Certificates
 from uic.core.commit import ABSENT, Commit, Written
@@ -36,6 +39,7 @@ class Store:
 
     told: dict[str, Any]
     issued: Certificates
+    servers: list[TlsRedis]
 
 
 class TlsRedis(Server):
@@ -88,13 +92,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         with TlsRedis(tmp_path / "redis", issued, *options) as server, server.client() as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
             until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=60)
-            yield Store({"url": server.address, "mode": "cluster"}, issued)
+            yield Store({"url": server.address, "mode": "cluster"}, issued, [server])
         return
     with TlsRedis(tmp_path / "redis", issued, "--save", "") as server:
         config = f"sentinel monitor states {LOOPBACK} {server.port} 1\nsentinel down-after-milliseconds states 60000\n"
         with TlsRedis(tmp_path / "sentinel", issued, config=config) as watcher:
             told = {"mode": "sentinel", "sentinels": f"localhost:{watcher.port}", "sentinel_service": "states"}
-            yield Store({"url": "rediss://not-used:1/0", **told}, issued)
+            yield Store({"url": "rediss://not-used:1/0", **told}, issued, [server, watcher])
 
 
 def files(issued: Certificates, authority: Path) -> dict[str, Any]:
@@ -123,3 +127,37 @@ def test_what_uic_writes_rtp_reads_and_neither_talks_to_who_has_a_foreign_certif
     refused = RedisStore(UicRedis(**distrusting, timeout_s=5), KEYS)
     with pytest.raises(StoreUnavailable):
         refused.read_progress([3])
+
+
+def test_rtp_reads_renewed_files_whenever_it_connects(store: Store, tmp_path: Path) -> None:
+    """The authority is another one, too, so neither an old certificate nor an old CA is of any use."""
+    settings = RtpRedis(**store.told | files(store.issued, store.issued.ca))
+    key = KEYS.state(3, "u")
+    store.servers[0].client().set(key, b"state")
+    with asyncio.Runner() as runner:
+        opened = runner.run(_opened(settings))
+        assert runner.run(opened.read(key, 5)) == b"state"
+        renewed = Certificates.issue(tmp_path / "renewed")
+        for file in vars(store.issued):
+            shutil.copyfile(getattr(renewed, file), getattr(store.issued, file))
+        for server in store.servers:
+            server.restart()
+
+        def writes() -> bool:
+            with suppress(redis.RedisError), store.servers[0].client() as client:
+                return bool(client.set(key, b"later"))
+            return False
+
+        until(writes, "the store takes writes", within_s=60)
+
+        def reads() -> bool:
+            with suppress(StoreAway):
+                return bool(runner.run(opened.read(key, 5)) == b"later" and not opened.sentinels)
+            return False
+
+        until(reads, "RTP reads by the new files", within_s=30)
+        runner.run(opened.close())
+
+
+async def _opened(settings: RtpRedis) -> RedisStateReader:
+    return open_store(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from itertools import starmap
@@ -37,6 +38,9 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
 """What `ClusterClient` assumes of redis-py."""
 
 
+_KNOWS_WHO_FAILED: Final = "last_failed_node_name" in inspect.signature(NodesManager.initialize).parameters
+
+
 class ClusterClient(RedisCluster):
     """redis-py's, which follows ASK to any master. CLUSTER SLOTS does not name one that has no slots yet, which is
     where the first slots of a new master go, and redis-py (seen in 8.1.0) dies in place of finding it:
@@ -51,6 +55,15 @@ class ClusterClient(RedisCluster):
         nodes: dict[str, Any] = self.nodes_manager.nodes_cache
         made: Any = ClusterNode(address, int(number), PRIMARY)  # type: ignore[no-untyped-call]  # as above
         return nodes.setdefault(node_name, made)
+
+    def look_again(self, failed: str) -> None:
+        """Learn which node has what by now, from others than the one that failed, as far as redis-py can be told that.
+
+        Raises:
+            FAILURES: no node answers.
+        """
+        look: Any = self.nodes_manager.initialize
+        look(**({"last_failed_node_name": failed} if _KNOWS_WHO_FAILED else {}))
 
 
 @cache

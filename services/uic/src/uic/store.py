@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
@@ -16,15 +17,17 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any, TypeVar
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError, ReadOnlyError, ResponseError
 
 from mimn.state import REMOVAL, Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
 from uic.core.deployment import Severity, store_policy
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
-from uic.redis_client import FAILURES, clock_ms, in_ms, info, open_client
+from uic.redis_client import FAILURES, in_ms, info, open_client
 from uic.sentinels import Sentinels
 from uic.settings import RedisSettings
+from uic.silent_servers import TIMES, SilentServers
 from uic.store_failures import describe
 from uic.transaction import Sent, Transactions, commands, executed_as, followed, refusals
 
@@ -38,7 +41,9 @@ NOTHING = commands()
 MULTI = commands(("MULTI",))
 EXEC = commands(("EXEC",))
 CHANGING = NoAnswer("progress records kept changing")
-_GIVEN_UP = NoAnswer("not tried: its server did not answer before")
+LOOK_EVERY_S = 1.0
+"""How often, at most, a cluster is asked which server has what, while one is left alone; less often if that takes
+long."""
 
 
 class RedisStore:
@@ -57,6 +62,10 @@ class RedisStore:
         self._idle: list[Any] = []
         """Connections that this store keeps for exchanges; `list` is safe between threads."""
         self._transactions = Transactions(keys)
+        self._silent = SilentServers()
+        """Of a cluster."""
+        self._look_at = 0.0
+        """When it may be asked which server has what, while one is left alone."""
 
     @cached_property
     def client(self) -> Any:
@@ -189,19 +198,21 @@ class RedisStore:
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
         """See `StateStore`. In a cluster each commit is a transaction: each partition may be on another node."""
         answers: list[Answer] = []
-        silent: set[object] = set()
-        """Servers that did not answer: each other commit to them would wait for the timeout, too."""
-        for chunk in ([commit] for commit in commits) if self._clustered else _chunks(commits):
-            server: object = None
+        if self._clustered:
+            for commit in commits:
+                answer, _ = self._unless_silent(commit.partition, partial(self._transact, [commit]))
+                answers += [answer] if isinstance(answer, NoAnswer) else answer
+            return answers
+        away: NoAnswer | None = None
+        """Each further chunk would wait for the timeout, too."""
+        for chunk in _chunks(commits):
             try:
-                server = self._server_of(chunk[0].partition)
-                answers += [_GIVEN_UP] * len(chunk) if server in silent else self._transact(chunk)
-            # Moved again, so the servers do not agree about this partition; or a right is missing, and it does answer.
-            except (MovedError, NoPermissionError) as error:
+                answers += self._transact(chunk) if away is None else [away] * len(chunk)
+            except NoPermissionError as error:  # it does answer
                 answers += [NoAnswer(describe(error))] * len(chunk)
             except FAILURES as error:
-                answers += [NoAnswer(describe(error))] * len(chunk)
-                silent.add(server)
+                away = NoAnswer(describe(error))
+                answers += [away] * len(chunk)
         return answers
 
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
@@ -256,7 +267,30 @@ class RedisStore:
         """See `StateStore`."""
         self._ask_sentinels()
         with _named("read the store's clock"):
-            return clock_ms(self.client) if self._clustered else in_ms(self._ask("TIME"))
+            return self._furthest_clock() if self._clustered else in_ms(self._ask("TIME"))
+
+    def _furthest_clock(self) -> int:
+        """Of a cluster: as `clock_ms`, without the servers that are left alone.
+
+        Raises:
+            FAILURES: none answers.
+        """
+        clocks: list[int] = []
+        failed: Exception | None = None
+        for node in self.client.get_primaries():
+            try:
+                if why := self._silent.why(node.name):
+                    raise RedisConnectionError(why)  # as if it had been asked
+                with self._waiting_for(node), self._connected_to(self._pool_of(node)) as connection:
+                    [reply] = _exchange(connection, commands(("TIME",)))
+                if isinstance(reply, ResponseError):
+                    raise reply
+                clocks.append(in_ms(reply))
+            except FAILURES as error:
+                failed = error
+        if failed is not None and not clocks:
+            raise failed
+        return max(clocks)
 
     @property
     def sentinels(self) -> str | None:
@@ -308,11 +342,16 @@ class RedisStore:
     def _at_its_server(self, partition: int, exchange: Callable[[Any], T], *moved: type[Exception]) -> T:
         """What an exchange with the server of a partition returns; after the failures `moved`, with the one that has it
         now."""
+        server = self._server_of(partition)
         try:
             with self._connected_to(self._pool(partition)) as connection:
                 return exchange(connection)
-        except moved:
+        except MovedError:
             self.client.get(self._transactions.names(partition).progress)  # redis-py finds it, and keeps where it is
+        except moved:
+            self._look_again(server)
+            if self._server_of(partition).name == server.name:
+                raise
         with self._connected_to(self._pool(partition)) as connection:
             return exchange(connection)
 
@@ -328,30 +367,62 @@ class RedisStore:
         return found
 
     def _each(self, partitions: Iterable[int], asked: Iterable[Callable[[], T]]) -> list[T | NoAnswer]:
-        """What each partition's server answers, in a cluster. One that does not answer is not waited for again.
+        """What each partition's server answers, in a cluster.
 
         Raises:
             FAILURES: none answers.
         """
         found: list[T | NoAnswer] = []
-        silent: set[object] = set()
         failed: Exception | None = None
         for partition, ask in zip(partitions, asked, strict=True):
-            server: object = None
-            try:
-                server = self._server_of(partition)
-                found.append(_GIVEN_UP if server in silent else ask())
-            except FAILURES as error:
-                failed = error
-                found.append(NoAnswer(describe(error)))
-                if not isinstance(error, ResponseError):
-                    silent.add(server)
+            answer, error = self._unless_silent(partition, ask)
+            failed = error or failed
+            found.append(answer)
         if failed is not None and all(isinstance(one, NoAnswer) for one in found):
             raise failed
         return found
 
-    def _server_of(self, partition: int) -> object:
-        """The server that has a partition, as far as it is known."""
+    def _unless_silent(self, partition: int, ask: Callable[[], T]) -> tuple[T | NoAnswer, Exception | None]:
+        """What the server of a partition answers, in a cluster, or why it does not; and the error of that. One that did
+        not answer is left alone for a while, unless another has taken its place."""
+        name = ""
+        try:
+            node = self._server_of(partition)
+            if self._silent.why(node.name) and time.monotonic() > self._look_at:
+                self._look_again(node)
+                node = self._server_of(partition)
+            if why := self._silent.why(node.name):
+                return NoAnswer(why), RedisConnectionError(why)
+            name = f"{node.name}: "
+            with self._waiting_for(node):
+                return ask(), None
+        except FAILURES as error:
+            return NoAnswer(f"{name}{describe(error)}"), error
+
+    @contextmanager
+    def _waiting_for(self, node: Any) -> Iterator[None]:
+        """Notes whether a server of a cluster answers. An error reply is an answer."""
+        began = time.monotonic()
+        try:
+            yield
+        except (ResponseError, NoPermissionError):
+            raise
+        except FAILURES as error:
+            self._silent.gave_no_answer(node.name, f"{node.name}: {describe(error)}", time.monotonic() - began)
+            raise
+        self._silent.answered(node.name)
+
+    def _look_again(self, failed: Any) -> None:
+        """Learn which server has what by now, from others than the one that failed; if none answers, it stays as it
+        is."""
+        began = time.monotonic()
+        with suppress(*FAILURES):
+            self.client.look_again(failed.name)
+        now = time.monotonic()
+        self._look_at = now + max(LOOK_EVERY_S, TIMES * (now - began))
+
+    def _server_of(self, partition: int) -> Any:
+        """The server that has a partition, as far as it is known; None if there is a single one."""
         return self.client.get_node_from_key(self._transactions.names(partition).progress) if self._clustered else None
 
     def _transact(self, commits: Sequence[Commit]) -> list[Answer]:
@@ -379,7 +450,11 @@ class RedisStore:
         """Connections to the server that has a partition."""
         if not self._clustered:
             return self.client.connection_pool
-        return self.client.get_redis_connection(self._server_of(partition)).connection_pool
+        return self._pool_of(self._server_of(partition))
+
+    def _pool_of(self, node: Any) -> Any:
+        """Connections to a server of a cluster."""
+        return self.client.get_redis_connection(node).connection_pool
 
     def _ask(self, *command: Any) -> Any:
         """The reply to one command. Whatever the fold thread asks again and again shares a connection: a further one of

@@ -24,6 +24,7 @@ from rtp.core.outage import Outage
 from rtp.settings import RedisSettings
 from rtp.store.cluster import ClusterCommands
 from rtp.store.commands import SETTINGS, Commands
+from rtp.store.connection import RenewedTls
 from rtp.store.pool import PoolCommands, SentinelCommands
 from rtp.store.reader import RedisStateReader
 from rtp.store.sentinels import Sentinels
@@ -73,6 +74,9 @@ def _commands(settings: RedisSettings) -> Commands:
             login = {name: given[name] for name in ("username", "password", "db") if name in given}
             options["ssl"] = settings.tls
             sentinels = Sentinels(_hosts(settings.sentinels), connect_s, options)
+            if settings.tls:
+                for sentinel in sentinels.sentinels:
+                    sentinel.connection_pool.connection_class = RenewedTls
             masters = SentinelConnectionPool(settings.sentinel_service, sentinels, **options, **login)  # type: ignore[no-untyped-call] # redis-py has no annotation here
             return SentinelCommands(masters, sentinels, settings.pool_size, connect_s)
         case "cluster":
@@ -81,6 +85,10 @@ def _commands(settings: RedisSettings) -> Commands:
             # `ClusterCommands` keeps to the size; redis-py counts connections that it is about to renew as well.
             most = 2 * settings.pool_size
             cluster = RedisCluster.from_url(url, max_connections=most, require_full_coverage=False, **options)
+            if settings.tls:
+                cluster.nodes_manager.connection_kwargs["connection_class"] = RenewedTls
+                for node in cluster.nodes_manager.startup_nodes.values():
+                    node.connection_class = RenewedTls
             return ClusterCommands(cluster, settings.pool_size)
 
 

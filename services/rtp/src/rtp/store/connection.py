@@ -20,6 +20,7 @@ from redis.asyncio.cluster import ClusterNode, NodesManager
 from redis.asyncio.connection import (
     AbstractConnection,
     DefaultParser,
+    RedisSSLContext,
     SSLConnection,
     UnixDomainSocketConnection,
 )
@@ -68,6 +69,9 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and takes(NodesManager.move_slot, "self", "e")
         and takes(NodesManager.aclose, "self", "attr")
     ),
+    "an SSLConnection gets its TLS context from ssl_context whenever it connects, which keeps it in context": lambda: (
+        uses(SSLConnection._connection_arguments, "ssl_context", "get") and uses(RedisSSLContext.get, "context")
+    ),
     "nodes_manager takes another node by set_nodes(), made with its connection_kwargs": lambda: (
         takes(NodesManager.set_nodes, "self", "old", "new")
         and uses(NodesManager.move_slot, "connection_kwargs", "set_nodes", "nodes_cache")
@@ -87,6 +91,15 @@ def check_client() -> None:
             f"redis-py {redis.__version__} does not work with this version of RTP, which assumes that "
             f"{'; '.join(found)}. Install redis[hiredis]>=8.1,<9"
         )
+
+
+class RenewedTls(SSLConnection):
+    """Reads the TLS files whenever it connects, because they may have been renewed. redis-py reads them once for each
+    connection that it makes, and the nodes of a cluster and the clients of Sentinels keep theirs for good."""
+
+    def _connection_arguments(self) -> Any:
+        self.ssl_context.context = None
+        return super()._connection_arguments()
 
 
 # The exchange
