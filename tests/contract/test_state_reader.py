@@ -250,6 +250,9 @@ def test_a_node_that_is_away_or_hangs_is_noticed_by_its_own_users_alone(tmp_path
                 assert await asyncio.gather(*map(outcome, keys)) == wanted
                 found = await reader.read_each(keys, 0.5)
                 assert [None if isinstance(value, StoreError) else value for value in found] == wanted
+                away = {str(value) for value in found if isinstance(value, StoreAway)}
+                assert all(f"127.0.0.1:{nodes[1].port} of the store" in one for one in away), "which node"
+                assert away or end == "freeze"
                 with pytest.raises(StoreError):
                     await reader.read_many(keys, 0.5)
             if end == "freeze":

@@ -540,6 +540,9 @@ def test_a_master_that_hangs_is_waited_for_once_in_a_while_and_the_others_go_on(
             turn(b"p%d" % i, b"p%d" % (i + 1))
         took = time.monotonic() - began
         assert took < 4 * timeout_s, "four turns, each of which asks four times for partitions that it has"
+        found = gather_store(settings, keys, len(partitions), timeout_s)
+        assert (found.error or "").startswith(f"master 127.0.0.1:{hung.port}: Timeout"), "ctr doctor says which"
+        assert "start Redis" not in found.fix
         hung.thaw()
 
         def back() -> bool:

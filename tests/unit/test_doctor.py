@@ -364,10 +364,10 @@ def test_newest_records_are_decoded_as_uic_would() -> None:
 
 
 def test_each_master_of_a_cluster_is_judged() -> None:
-    nodes = (store(clustered=True), store(clustered=True, policy="allkeys-lru"))
+    nodes = (store(clustered=True, address="a:1"), store(clustered=True, address="b:2", policy="allkeys-lru"))
     settings = SETTINGS.model_copy(update={"redis": RedisSettings(mode="cluster")})
     found = list(diagnose(replace(HEALTHY, store=Store(nodes=nodes, meta=META)), settings))
-    assert [f.check for f in found if f.verdict is FAIL] == ["maxmemory-policy (master 2)"]
+    assert [f.check for f in found if f.verdict is FAIL] == ["maxmemory-policy (b:2)"]
 
 
 def test_the_report_marks_verdicts_gives_fixes_and_counts() -> None:

@@ -237,9 +237,13 @@ class ClusterCommands:
         try:
             async with self._free[node.name]:
                 await _sent(node, asked)
-        except (RedisError, OSError):
+        except (RedisError, OSError) as error:
+            error.add_note(node.name)
             self._look_again(node.name)
             raise
+        for one in asked:
+            if isinstance(one.result, Exception):
+                one.result.add_note(node.name)
         if any(isinstance(one.result, ClusterDownError) for one in asked):
             self._look_again(node.name)
         return [

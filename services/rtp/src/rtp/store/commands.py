@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from process.store_tls import cause_of
 
@@ -36,18 +36,22 @@ class TooManyConnects(Exception):
 
 def reason_of(error: BaseException) -> str:
     """Why the store gave no answer, for operators. An error reply by redis-py's class of it, or else by its first word:
-    what follows may name keys and users."""
+    what follows may name keys and users. Of a cluster with the node, which is the error's first note."""
+    node = next(iter(getattr(error, "__notes__", ())), "")
+    at = f"{node} of the store" if node else "the store"
     match error:
         case TooManyConnects() | MasterNotFoundError():
             return str(error)
+        case RedisClusterException() if isinstance(error.__cause__, RedisError | OSError):
+            return reason_of(error.__cause__)
         case asyncio.CancelledError() | TimeoutError():
             return "no reply in time"
         case ResponseError():
             first = error.status_code or str(error).partition(" ")[0]
             name = first if type(error) is ResponseError else type(error).__name__
-            return f"the store refuses: {''.join(filter(str.isprintable, name[:MAX_CODE]))}"
+            return f"{at} refuses: {''.join(filter(str.isprintable, name[:MAX_CODE]))}"
         case _:
-            return f"no connection to the store ({failure_of(error)})"
+            return f"no connection to {at} ({failure_of(error)})"
 
 
 def failure_of(error: BaseException) -> str:

@@ -20,6 +20,7 @@ class ProgressLine:
     def add(self, count: int) -> None:
         """Note that `count` more are done."""
         self._done += count
+        self._total = max(self._total, self._done)  # more may have come since it was counted
         now = time.monotonic()
         if now - self._said < EVERY_S and self._done < self._total:
             return

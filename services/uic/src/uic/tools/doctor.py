@@ -22,6 +22,7 @@ import numpy as np
 import redis
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
+from redis.exceptions import AuthenticationError, ResponseError
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
@@ -40,7 +41,7 @@ from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_setting
 from uic.store import read_meta
 from uic.store_failures import fix_of, words_of
 from uic.tools import findings, traffic
-from uic.tools.findings import Library, Sample, StoreFacts
+from uic.tools.findings import SEE_OUTAGE, Library, Sample, StoreFacts
 from uic.tools.in_service import InService, read_in_service, variables
 from uic.tools.table import table
 from uic.tools.traffic import Newest, Written
@@ -120,7 +121,7 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     yield findings.store_reachable(without_secrets(settings.redis.url), store.error, store.fix)
     if store.error is not None:
         return
-    for i, node in enumerate(store.nodes):
+    for node in store.nodes:
         found = [
             findings.store_version(node),
             findings.store_writable(node),
@@ -129,7 +130,7 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
             findings.store_persistence(node),
             findings.clock("the store", node.clock_ahead_s),
         ]
-        suffix = f" (master {i + 1})" if len(store.nodes) > 1 else ""
+        suffix = f" ({node.address})" if len(store.nodes) > 1 else ""
         yield from (replace(finding, check=finding.check + suffix) for finding in found)
     yield findings.store_writes(store.refused_writes)
     if store.nodes:
@@ -200,10 +201,12 @@ def gather(settings: UicSettings, timeout_s: float) -> Facts:
     keys = None
     if model.fingerprint is not None:
         keys = Keys(namespace(model.fingerprint, settings.bundle.generation), settings.redis.prefix)
+    store = gather_store(settings.redis, keys, settings.kafka.partitions, timeout_s)
+    log = gather_log(settings.kafka, model.bundle, timeout_s)
     return Facts(
-        now_ms=time.time_ns() // 1_000_000,
-        store=gather_store(settings.redis, keys, settings.kafka.partitions, timeout_s),
-        log=gather_log(settings.kafka, model.bundle, timeout_s),
+        now_ms=time.time_ns() // 1_000_000,  # not before the records are read, or they would be from the future
+        store=store,
+        log=log,
         model=model,
         libraries=gather_libraries("uic"),
     )
@@ -230,7 +233,14 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
     try:
         client, masters = _connect(settings, timeout_s)
         try:
-            nodes = tuple(_store_facts(master) for master in masters)
+            nodes = []
+            for address, master in masters:
+                try:
+                    nodes.append(_store_facts(master, address))
+                except FAILURES as error:
+                    if not address:
+                        raise
+                    return Store(error=f"master {address}: {words_of(error)}", fix=fix_of(error) or SEE_OUTAGE)
             stored = None if keys is None else client.get(keys.meta)
             records = [] if keys is None else [client.get(keys.progress(p)) or b"" for p in range(partitions)]
             in_service = read_in_service(client, settings.prefix)
@@ -240,10 +250,11 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
     except StartRefused as error:
         return Store(error=error.detail, fix="correct the setting, or install what it names")
     except FAILURES as error:
-        return Store(error=words_of(error), fix=fix_of(error))
+        answered = isinstance(error, ResponseError | AuthenticationError)
+        return Store(error=words_of(error), fix=fix_of(error) or (SEE_OUTAGE if answered else ""))
     meta = None if stored is None else meta_of(stored)
     return Store(
-        nodes=nodes,
+        nodes=tuple(nodes),
         refused_writes=refused,
         meta=meta,
         removed=any(record.startswith(REMOVAL) for record in records),
@@ -269,15 +280,15 @@ def meta_of(stored: bytes) -> dict[str, str]:
     return {str(name): str(value) for name, value in said.items()}
 
 
-def _connect(settings: RedisSettings, timeout_s: float) -> tuple[Any, list[Any]]:
-    """A client for keys, and one for each master."""
+def _connect(settings: RedisSettings, timeout_s: float) -> tuple[Any, list[tuple[str, Any]]]:
+    """A client for keys, and one for each master, with its address in a cluster."""
     client = open_client(settings.model_copy(update={"timeout_s": timeout_s}))
     if settings.mode == "cluster":
-        return client, [client.get_redis_connection(node) for node in client.get_primaries()]
-    return client, [client]
+        return client, [(node.name, client.get_redis_connection(node)) for node in client.get_primaries()]
+    return client, [("", client)]
 
 
-def _store_facts(client: Any) -> StoreFacts:
+def _store_facts(client: Any, address: str) -> StoreFacts:
     asked = time.time()
     seconds, microseconds = client.time()
     ahead_s = seconds + microseconds / 1e6 - (asked + time.time()) / 2
@@ -298,6 +309,7 @@ def _store_facts(client: Any) -> StoreFacts:
         clustered=bool(said.get("cluster_enabled", 0)),
         role=str(said.get("role", "unknown")),
         clock_ahead_s=ahead_s,
+        address=address,
     )
 
 

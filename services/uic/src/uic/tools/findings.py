@@ -21,6 +21,7 @@ PARTITIONS_A_MASTER = 32
 CLOCK_WARN_S = 2.0
 CLOCK_FAIL_S = 60.0
 FEW_DAYS_MS = 7 * DAY_MS
+SEE_OUTAGE = "docs/runbooks/store-outage.md says for each answer what to do"
 
 
 # Redis or Valkey
@@ -47,6 +48,8 @@ class StoreFacts:
     """"master" or "slave"."""
     clock_ahead_s: float
     """The store's clock minus ours, corrected by half the round trip."""
+    address: str = ""
+    """Of one of a cluster's masters."""
 
 
 def store_reachable(url: str, error: str | None, fix: str = "") -> Finding:
@@ -80,7 +83,7 @@ def store_writes(refused: Mapping[str, str]) -> Finding:
     if not refused:
         return ok(check, "a commit was written and deleted again")
     seen = "; ".join(f"{server}: {said}" for server, said in sorted(refused.items()))
-    return fail(check, seen, "docs/runbooks/store-outage.md says for each answer what to do")
+    return fail(check, seen, SEE_OUTAGE)
 
 
 def store_memory(facts: StoreFacts) -> Finding:
