@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kafka.errors import UnknownTopicOrPartitionError
 from pydantic import SecretStr
 
 from support.fake_event_log import FakeEventLog
@@ -21,8 +22,8 @@ from uic.core.deployment import TopicFacts
 from uic.core.kafka_tools import KafkaTools
 from uic.doors.publisher import Publisher
 from uic.errors import UnsuitableTopic
-from uic.log.broker_view import ABSENT
 from uic.log.dead_letter_topic import why_away
+from uic.log.topic_answers import ABSENT
 from uic.settings import KafkaSettings
 from uic.tools import findings
 
@@ -71,7 +72,9 @@ def messages(tools: KafkaTools, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
 
 def start_refused(monkeypatch: pytest.MonkeyPatch, *found: TopicFacts) -> str:
     """Why a start with `KAFKA` is refused on these topics."""
-    client = SimpleNamespace(describe_topics=lambda names: [], close=lambda: None)
+    error = 0 if found else UnknownTopicOrPartitionError.errno
+    described = {"name": KAFKA.topic, "error_code": error}
+    client = SimpleNamespace(describe_topics=lambda names: [described], close=lambda: None)
     monkeypatch.setattr(preflight, "KafkaAdminClient", lambda **options: client)
     monkeypatch.setattr(preflight, "topic_facts", lambda *_: {one.name: one for one in found})
     with pytest.raises(UnsuitableTopic) as refused:

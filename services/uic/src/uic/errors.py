@@ -8,6 +8,7 @@
     │   └── UnsuitableTopic
     ├── StoreUnavailable        no answer, or one that says nothing about the outcome; try again
     ├── LogUnavailable          the broker does not answer; try again
+    │   ├── TopicRefused        the user lacks a right on the topic; goes on once it is given
     │   ├── NotAcknowledged     some records may or may not be in the log; to try again may double them
     │   └── UnreadableLog       a batch stays unreadable; trying again does not help
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
@@ -75,6 +76,12 @@ class LogUnavailable(UicError):
     """The broker is away, or did not acknowledge in time."""
 
     retriable = True
+
+
+class TopicRefused(LogUnavailable):
+    """The brokers do not let this user see or read the topic. `detail` names the topic, the user and the right."""
+
+    retriable = False
 
 
 class NotAcknowledged(LogUnavailable):

@@ -211,7 +211,8 @@ class Metrics:
         )
         self.topic_compacted = Gauge(
             "uic_topic_compacted",
-            "1 while the cleanup.policy of the event topic removes events from within the log (compact), else 0.",
+            "1 while the cleanup.policy of the event topic removes events from within the log (compact), else 0. While "
+            "the broker does not tell the policy (no right DESCRIBE_CONFIGS) it stays as it was told last; 0 if never.",
             registry=r,
         )
         self.topic_partitions = Gauge(

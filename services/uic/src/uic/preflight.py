@@ -15,6 +15,7 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import StateStore
 from uic.errors import UnsuitableTopic
 from uic.log.kafka_repairs import open_kafka_client
+from uic.log.topic_answers import check_shown
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable
 from uic.logs import say
@@ -31,14 +32,16 @@ def check_topic(settings: KafkaSettings) -> None:
 
     Raises:
         UnsuitableTopic: the message says how to fix it.
+        TopicRefused: the user may not see the topic.
         LogUnavailable: no broker answers.
     """
     timeouts = {"bootstrap_timeout_ms": min(BOOTSTRAP_MS, settings.request_timeout_ms)}
     try:
         admin = open_kafka_client(KafkaAdminClient, **settings.client_options() | timeouts)
         try:
-            described = [t for t in admin.describe_topics([settings.topic]) if t["error_code"] == 0]
-            topics = topic_facts(admin, described)
+            [found] = admin.describe_topics([settings.topic])
+            check_shown(settings.client_options(), found)
+            topics = topic_facts(admin, [] if found["error_code"] else [found])
         finally:
             admin.close()
     except KafkaError as error:

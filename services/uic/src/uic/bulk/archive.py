@@ -295,6 +295,7 @@ def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, fo
     """The archive of a topic below `root`, made if there is none.
 
     A topic may have been given more partitions. An archive that was begun before knows it; a new one goes by `folded`.
+    A description that cannot be right begins no archive: it would lie beside the topic's own for good.
 
     Args:
         root: holds archives.
@@ -306,7 +307,11 @@ def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, fo
     Raises:
         BadArchive: the archive under this topic id says another topic, or more partitions; or it has partitions and
             does not say of what topic.
+        BulkRefused: the topic has no partition, fewer than UIC was told, or no id although it had one when it was
+            archived here before.
     """
+    if partitions < 1:
+        raise BulkRefused(f"topic {topic} has no partitions, as the broker tells it: nothing was archived")
     name = str(UUID(bytes=topic_id))
     folder = root.below(name)
     if folder.exists(ARCHIVE):
@@ -325,11 +330,27 @@ def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, fo
             "restore it from the copy that the folder came from, or archive into another folder"
         )
     else:
+        _refuse_to_begin(root, topic, topic_id, partitions, folded)
         grew_from = folded if folded is not None and folded < partitions else None
     version = VERSION if grew_from is None else GROWN
     about = About(version=version, topic=topic, topic_id=name, partitions=partitions, grew_from=grew_from)
     folder.write(ARCHIVE, msgspec.json.encode(about))
     return Archive(folder, about)
+
+
+def _refuse_to_begin(root: Folder, topic: str, topic_id: bytes, partitions: int, folded: int | None) -> None:
+    if folded is not None and folded > partitions:
+        raise BulkRefused(
+            f"topic {topic} has {partitions} partitions, and UIC_KAFKA__PARTITIONS says {folded}: set the topic's count"
+        )
+    if any(topic_id):
+        return
+    for name in root.names():
+        if root.below(name).exists(ARCHIVE) and open_archive(root, UUID(name).bytes).about.topic == topic:
+            raise BulkRefused(
+                f"the broker tells no id of topic {topic}, and {root.url} has its archive under the id {name}: ask a "
+                "broker that knows topic ids, or archive into another folder"
+            )
 
 
 def open_archive(root: Folder, topic_id: bytes | None = None) -> Archive:

@@ -88,9 +88,18 @@ def store_policy(policy: str | None) -> Finding:
     return ok(check, policy)
 
 
-def topic_exists(name: str, topic: TopicFacts | None, create: str) -> Finding:
-    """The topic exists, with a leader for each partition. `create` is the command that creates it."""
+def topic_exists(name: str, topic: TopicFacts | None, create: str, trouble: str = "") -> Finding:
+    """The topic exists, with a leader for each partition.
+
+    Args:
+        name: the topic's.
+        topic: None if it does not exist, or there is `trouble`.
+        create: the command that creates it.
+        trouble: why the brokers do not show it, with what is needed; empty if they do, or if it does not exist.
+    """
     check = f"topic {name}"
+    if trouble:
+        return fail(check, trouble, "give the user what it lacks, and run this again; whether it exists is not known")
     if topic is None:
         return fail(check, "does not exist", create)
     if topic.leaderless:

@@ -338,7 +338,7 @@ class TopicCompacted:
     """The topic's cleanup.policy removes events from within the log: compaction keeps one a user."""
 
     policy: str
-    """The setting; empty: it does not, or not any more."""
+    """The setting; empty: it does not, or not any more. What the brokers do not tell is no message: the last counts."""
 
 
 @dataclass(frozen=True, slots=True)

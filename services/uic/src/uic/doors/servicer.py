@@ -41,6 +41,7 @@ from uic.errors import (
     RequestRefused,
     StartRefused,
     StoreUnavailable,
+    TopicRefused,
     UicError,
     Unauthenticated,
     UnreadableLog,
@@ -69,6 +70,7 @@ STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     StartRefused: grpc.StatusCode.FAILED_PRECONDITION,
     StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     LogUnavailable: grpc.StatusCode.UNAVAILABLE,
+    TopicRefused: grpc.StatusCode.FAILED_PRECONDITION,
     # Not UNAVAILABLE: many clients and proxies repeat such calls by themselves, and some of the events are in the log.
     NotAcknowledged: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnreadableLog: grpc.StatusCode.DATA_LOSS,

@@ -12,13 +12,12 @@ from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
+from kafka.errors import UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
 from uic.core.topics import miscounted
 from uic.log.kafka_repairs import open_kafka_client
+from uic.log.topic_answers import trouble_of
 from uic.log.topic_facts import topic_id_of
-
-ABSENT = "does not exist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,7 @@ class BrokerView:
         Raises:
             KafkaError: no broker answers.
         """
+        self._client = dict(options)
         self._topic = topic
         self._group = group
         self._admin = open_kafka_client(KafkaAdminClient, **options)
@@ -48,9 +48,12 @@ class BrokerView:
         """The topic's id as of a moment between call and return; zeros if there is no such topic, or it has no id.
 
         Raises:
-            KafkaError: no answer.
+            KafkaError: no answer, or it is refused.
         """
-        return topic_id_of(self._described(self._topic))
+        found = self._described(self._topic)
+        if found["error_code"] not in (0, UnknownTopicOrPartitionError.errno):
+            raise for_code(found["error_code"])()
+        return topic_id_of(found)
 
     def topic_trouble(self, topic: str, partitions: int | None = None) -> str:
         """Why a topic cannot be used; empty if it can.
@@ -66,10 +69,9 @@ class BrokerView:
             found = self._described(topic)
         else:
             (found,) = self._admin.describe_topics([topic])
-        error = for_code(found["error_code"])
-        if error is NoError:
-            return "" if partitions is None else miscounted(len(found["partitions"]), partitions)
-        return ABSENT if error is UnknownTopicOrPartitionError else f"is refused: {error.__name__}"
+        if (trouble := trouble_of(self._client, found)) or partitions is None:
+            return trouble
+        return miscounted(len(found["partitions"]), partitions)
 
     def partition_count(self) -> int:
         """How many partitions the topic has. The answer names each, so with hundreds it takes tens of milliseconds.
@@ -82,15 +84,16 @@ class BrokerView:
             raise for_code(found["error_code"])()
         return len(found["partitions"])
 
-    def cleanup_policy(self) -> str:
-        """The topic's `cleanup.policy`; empty if the broker does not tell.
+    def cleanup_policy(self) -> str | None:
+        """The topic's `cleanup.policy`; None if the broker does not tell, for example because we may not ask.
 
         Raises:
-            KafkaError: no answer, or it is refused.
+            KafkaError: no answer.
         """
         wanted = ConfigResource(ConfigResourceType.TOPIC, self._topic, configs=["cleanup.policy"])
         told = self._admin.describe_configs([wanted], config_filter="all").get("topic", {}).get(self._topic, {})
-        return str(told.get("cleanup.policy", {}).get("value") or "")
+        value = told.get("cleanup.policy", {}).get("value")
+        return None if value is None else str(value)
 
     def _described(self, topic: str) -> Mapping[str, Any]:
         try:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.kafka_tools import KafkaTools
@@ -62,6 +62,7 @@ from uic.log.kafka_repairs import (
 )
 from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
+from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, refusal
 from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
 from uic.logs import say
 from uic.settings import KafkaSettings
@@ -135,6 +136,7 @@ class LogConsumer(threading.Thread):
         self._topics_due = 0.0
         self._told: dict[type[LogMessage], LogMessage] = {}
         """What was found at the last look at the topics, by its kind; at first nothing is wrong."""
+        self._tells_policy = True
         self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
@@ -221,11 +223,17 @@ class LogConsumer(threading.Thread):
                 if repr(error) != self._failure:  # each try ends alike while no broker answers
                     self._failure = repr(error)
                     say(log, logging.WARNING, "consumer failed", detail=self._failure)
-                self._messages.put(LogAway(f"{type(error).__name__}: {str(error)[:120]}"))
+                self._messages.put(LogAway(self._why(error)))
             if consumer is not None:
                 _close(consumer)
             self._begin_clean()
             self._leaving.wait(REOPEN_S)
+
+    def _why(self, error: Exception) -> str:
+        """Why a consumer failed."""
+        if isinstance(error, TopicAuthorizationFailedError):
+            return f"topic {self._topic} {refusal(self._settings.client_options(), TO_READ)}"
+        return f"{type(error).__name__}: {str(error)[:120]}"
 
     def _begin_clean(self) -> None:
         """Forget what belonged to a consumer that is gone."""
@@ -441,7 +449,26 @@ class LogConsumer(threading.Thread):
         letters = self._settings.dead_letter_topic
         yield DeadLettersAway(why_away(letters, broker.topic_trouble(letters), self._tools))
         policy = broker.cleanup_policy()
-        yield TopicCompacted(policy if "compact" in policy else "")
+        self._policy_told(policy is not None)
+        if policy is not None:
+            yield TopicCompacted(policy if "compact" in policy else "")
+
+    def _policy_told(self, told: bool) -> None:
+        """Say once that the brokers keep the topic's policy to themselves, and once that they tell it again."""
+        if told is self._tells_policy:
+            return
+        self._tells_policy = told
+        if told:
+            say(log, logging.INFO, "the broker tells the topic's cleanup.policy", topic=self._topic)
+            return
+        say(
+            log,
+            logging.WARNING,
+            "the broker does not tell the topic's cleanup.policy",
+            topic=self._topic,
+            detail="what it told last still counts, and a change is not noticed: this user needs DESCRIBE_CONFIGS on "
+            f"the topic (see {RIGHTS_PAGE})",
+        )
 
     def _check_membership(self, consumer: KafkaConsumer) -> None:
         """Ask the group's coordinator whether we are what our client believes: see `watchdog`.

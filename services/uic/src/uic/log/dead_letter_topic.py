@@ -14,7 +14,8 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, to_wire
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.broker_view import ABSENT, BrokerView
+from uic.log.broker_view import BrokerView
+from uic.log.topic_answers import ABSENT
 from uic.logs import say
 
 log = logging.getLogger("uic.log.dead_letter_topic")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+from kafka.errors import KafkaError
 
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs import open_kafka_client
+from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_id_of
 
 VERDICT_MARGIN_S = 0.5
@@ -62,6 +63,7 @@ class EventLog(Protocol):
 
         Raises:
             LogUnavailable: no broker answers.
+            TopicRefused: this user may not see the topic.
             UnsuitableTopic: there is no such topic.
         """
 
@@ -70,6 +72,7 @@ class EventLog(Protocol):
 
         Raises:
             LogUnavailable: no broker answers.
+            TopicRefused: this user may not see the topic.
             UnsuitableTopic: there is no such topic.
         """
 
@@ -163,8 +166,7 @@ class KafkaLog:
                 [found] = self._admin.describe_topics([topic])
             except KafkaError as error:
                 raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
-        if found["error_code"] == UnknownTopicOrPartitionError.errno:
-            raise UnsuitableTopic(f"topic {topic} does not exist: create it")
+        check_there(self._client, found)
         described: Mapping[str, Any] = found
         return described
 

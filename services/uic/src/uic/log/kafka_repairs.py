@@ -36,7 +36,13 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
-from kafka.errors import CorruptRecordError, InvalidReceiveError, UnknownTopicOrPartitionError, UnsupportedCodecError
+from kafka.errors import (
+    CorruptRecordError,
+    InvalidReceiveError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedCodecError,
+)
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
@@ -480,9 +486,12 @@ def learn_topic(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> None:
     """Learn the topic's partitions before joining: a leader that does not know them assigns none.
 
     Raises:
+        TopicAuthorizationFailedError: this user may not see it.
         UnknownTopicOrPartitionError: there is no such topic.
     """
     _refresh(consumer, timeout_ms)
+    if topic in consumer._cluster.unauthorized_topics:
+        raise TopicAuthorizationFailedError(topic)
     if not partition_count(consumer, topic):
         raise UnknownTopicOrPartitionError(topic)
 

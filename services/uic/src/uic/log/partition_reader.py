@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
-from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
+from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
 from uic.log.kafka_repairs import open_kafka_client
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
+from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
 from uic.log.topic_facts import topic_id_of
 from uic.log.unreachable import no_broker
 from uic.settings import MAX_BATCH_BYTES, KafkaSettings
@@ -75,9 +76,10 @@ class PartitionReader:
 
         Raises:
             LogUnavailable: no answer.
+            TopicRefused: this user may not see the topic.
             UnsuitableTopic: there is no such topic.
         """
-        with _named(no_broker(self._client)):
+        with self._named(no_broker(self._client), TO_SEE):
             admin = open_kafka_client(
                 KafkaAdminClient, **self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)}
             )
@@ -85,8 +87,7 @@ class PartitionReader:
                 [found] = admin.describe_topics([self._topic])
             finally:
                 admin.close()
-            if found["error_code"] == UnknownTopicOrPartitionError.errno:
-                raise UnsuitableTopic(f"topic {self._topic} does not exist: create it")
+            check_there(self._client, found)
             there = [TopicPartition(self._topic, p) for p in range(len(found["partitions"]))]
             timeout_ms = int(self._idle_s * 1000)
             begins = self._consumer.beginning_offsets(there, timeout_ms=timeout_ms)
@@ -101,7 +102,7 @@ class PartitionReader:
             LogUnavailable: no answer.
         """
         tp = TopicPartition(self._topic, partition)
-        with _named(no_broker(self._client)):
+        with self._named(no_broker(self._client), TO_SEE):
             return int(self._consumer.beginning_offsets([tp], timeout_ms=int(self._idle_s * 1000))[tp])
 
     def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
@@ -110,6 +111,7 @@ class PartitionReader:
 
         Raises:
             LogUnavailable: the broker stopped answering, or retention removed records while they were read.
+            TopicRefused: this user may not read the topic.
             UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         """
         if start >= end:
@@ -117,7 +119,7 @@ class PartitionReader:
         tp = TopicPartition(self._topic, partition)
         timeout_ms = int(self._idle_s * 1000)
         position = start
-        with _named(f"the broker stopped answering while reading {self._topic}"):
+        with self._named(f"the broker stopped answering while reading {self._topic}", TO_READ):
             try:
                 self._consumer.assign([tp])
                 self._consumer.seek(tp, start)
@@ -141,6 +143,17 @@ class PartitionReader:
                     "read; run this again"
                 ) from error
 
+    @contextmanager
+    def _named(self, what: str, right: str) -> Iterator[None]:
+        """Turns the Kafka client's errors into `LogUnavailable`, and one about the topic's rights into `TopicRefused`,
+        with the right that is needed."""
+        try:
+            yield
+        except TopicAuthorizationFailedError as error:
+            raise TopicRefused(f"topic {self._topic} {refusal(self._client, right)}") from error
+        except KafkaError as error:
+            raise LogUnavailable(f"{what}: {type(error).__name__}") from error
+
     def close(self) -> None:
         """Close the connection."""
         self._consumer.close(autocommit=False, timeout_ms=1000)
@@ -150,15 +163,6 @@ class PartitionReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Turns the Kafka client's errors into `LogUnavailable`."""
-    try:
-        yield
-    except KafkaError as error:
-        raise LogUnavailable(f"{what}: {type(error).__name__}") from error
 
 
 def log_reader(kafka: KafkaSettings) -> PartitionReader:

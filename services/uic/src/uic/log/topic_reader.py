@@ -7,17 +7,20 @@ The consumer lives as long as the call, commits nothing and chooses no position:
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from uic.core.topics import miscounted
-from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
+from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
+from uic.log.topic_answers import TO_READ, check_there, refusal
+from uic.log.unreachable import unreachable
 from uic.settings import MAX_BATCH_BYTES
 
 POLL_MS = 200
@@ -65,37 +68,55 @@ def read_to_end(
 
     Raises:
         LogUnavailable: no broker answers, or it stops answering.
+        TopicRefused: this user may not see or read the topic.
         UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         UnsuitableTopic: the topic does not exist, or has another number of partitions than `count`.
     """
     consumer = open_lone_consumer(client, timeout_s=idle_s, most_bytes=most_bytes)
     try:
-        yield from _read(
-            consumer, topic, partitions, count=count, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s
-        )
+        there = consumer.partitions_for_topic(topic)
+        if not there:  # the consumer does not say why
+            _check_there(client, topic, idle_s)
+        if count is not None and (wrong := miscounted(len(there), count)):
+            raise UnsuitableTopic(f"topic {topic} {wrong}")
+        chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
+        yield from _read(consumer, topic, chosen, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
+    except TopicAuthorizationFailedError as error:
+        raise TopicRefused(f"topic {topic} {refusal(client, TO_READ)}") from error
     except KafkaError as error:
         raise LogUnavailable(f"the broker stopped answering: {type(error).__name__}") from error
     finally:
         consumer.close(autocommit=False, timeout_ms=1000)
 
 
+def _check_there(client: Mapping[str, Any], topic: str, timeout_s: float) -> None:
+    """Say why a topic has no partitions.
+
+    Raises:
+        LogUnavailable, TopicRefused, UnsuitableTopic: as `read_to_end`.
+    """
+    try:
+        admin = open_kafka_client(KafkaAdminClient, **dict(client) | {"bootstrap_timeout_ms": int(timeout_s * 1000)})
+        try:
+            [found] = admin.describe_topics([topic])
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise unreachable(client, error) from error
+    check_there(client, found)
+    raise LogUnavailable(f"topic {topic} has no partitions yet")
+
+
 def _read(
     consumer: KafkaConsumer,
     topic: str,
-    partitions: Collection[int] | None,
+    chosen: Sequence[TopicPartition],
     *,
-    count: int | None,
     last: int | None,
     since: int,
     since_ms: Mapping[int, int],
     idle_s: float,
 ) -> Iterator[LogRecord]:
-    there = consumer.partitions_for_topic(topic)
-    if not there:
-        raise UnsuitableTopic(f"topic {topic} does not exist: create it")
-    if count is not None and (wrong := miscounted(len(there), count)):
-        raise UnsuitableTopic(f"topic {topic} {wrong}")
-    chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
     timeout_ms = int(idle_s * 1000)
     begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)
     ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)

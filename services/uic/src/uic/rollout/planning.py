@@ -13,7 +13,7 @@ from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, out_of_memory
 from mimn.state.codec import HEADER_BYTES
 from uic.core.start_position import LogBounds
-from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
 from uic.log.partition_reader import PartitionReader
 from uic.rollout.changes import changes
 from uic.rollout.gates import LOG_TIMEOUT_S, Gates, made_of
@@ -196,10 +196,13 @@ def _memory(gates: Gates, more: int) -> Iterator[Finding]:
 
 
 def _bounds(settings: ClientSettings, topic: str) -> Sequence[LogBounds] | Finding:
-    """Of each partition of a topic; none if there is no such topic. A finding if the log does not answer."""
+    """Of each partition of a topic; none if there is no such topic. A finding if the log does not answer, or
+    does not show the topic."""
     try:
         with PartitionReader(settings.kafka.client_options(), topic, idle_s=LOG_TIMEOUT_S) as reader:
             return reader.bounds().partitions
+    except TopicRefused as error:
+        return Finding(Gate.LOG, error.detail)
     except LogUnavailable as error:
         return Finding(Gate.LOG, f"the log does not answer ({error.detail})", passes=True)
     except UnsuitableTopic:

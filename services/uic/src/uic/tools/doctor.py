@@ -34,6 +34,7 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic
 from uic.errors import StartRefused, UicError, UnsuitableClient
 from uic.log.kafka_repairs import open_kafka_client
+from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.redis_client import FAILURES, open_client
@@ -80,6 +81,8 @@ class Log:
     error: str | None = None
     version: tuple[int, ...] | None = None
     topics: Mapping[str, TopicFacts]
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    """Why the brokers do not show a topic that may exist, by its name."""
     samples: tuple[Sample, ...] = ()
     sample_error: str | None = None
     newest: Newest = field(default_factory=Newest)
@@ -164,7 +167,9 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         log.topics.get(n) for n in (kafka.topic, kafka.dead_letter_topic, erased_topic(kafka.topic))
     )
     tools = KafkaTools.of(kafka.client_options())
-    yield deployment.topic_exists(kafka.topic, events, tools.create(kafka.topic, kafka.partitions, "delete"))
+    why = log.troubles
+    create = tools.create(kafka.topic, kafka.partitions, "delete")
+    yield deployment.topic_exists(kafka.topic, events, create, why.get(kafka.topic, ""))
     if events is not None:
         yield deployment.partition_count(events, kafka.partitions)
         if facts.store.nodes:
@@ -178,13 +183,14 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         yield traffic.newest_records(log.newest)
         if facts.model.bundle is not None:
             yield traffic.unknown_items(log.newest)
-    yield deployment.topic_exists(kafka.dead_letter_topic, dead, tools.create_dead_letters(kafka.dead_letter_topic))
+    create = tools.create_dead_letters(kafka.dead_letter_topic)
+    yield deployment.topic_exists(kafka.dead_letter_topic, dead, create, why.get(kafka.dead_letter_topic, ""))
     if dead is not None and events is not None:
         yield findings.dead_letter_policy(dead, events, tools)
         yield traffic.dead_letters(log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic))
-    yield deployment.topic_exists(
-        erased_topic(kafka.topic), erased, tools.create(erased_topic(kafka.topic), kafka.partitions, "compact")
-    )
+    notes = erased_topic(kafka.topic)
+    create = tools.create(notes, kafka.partitions, "compact")
+    yield deployment.topic_exists(notes, erased, create, why.get(notes, ""))
     if erased is not None:
         yield findings.erased_policy(erased, kafka.partitions, tools)
         yield findings.durability(erased)
@@ -325,7 +331,9 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
         return Log(error=type(error).__name__, topics={})
     names = [settings.topic, settings.dead_letter_topic, erased_topic(settings.topic)]
     try:
-        described = [t for t in admin.describe_topics(names) if t["error_code"] == 0]
+        answers = admin.describe_topics(names)
+        described = [t for t in answers if t["error_code"] == 0]
+        troubles = {t["name"]: told for t in answers if (told := trouble_of(client, t)) not in ("", ABSENT)}
         topics = topic_facts(admin, described)
         leaders = [p["leader_id"] for t in described for p in t["partitions"] if p["leader_id"] >= 0]
         version = tuple(admin.get_broker_version_data(leaders[0]).broker_version) if leaders else None
@@ -351,6 +359,7 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
     return Log(
         version=version,
         topics=topics,
+        troubles=troubles,
         samples=_samples(records),
         sample_error=sample_error,
         newest=newest_of(records, bundle),

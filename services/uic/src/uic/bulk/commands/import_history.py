@@ -24,6 +24,7 @@ from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.kafka_repairs import open_kafka_client
 from uic.log.partition_reader import log_reader
+from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable
 from uic.settings import KafkaSettings, read_client_settings
@@ -177,7 +178,9 @@ def _retention_ms(kafka: KafkaSettings) -> int | None:
             KafkaAdminClient, **kafka.client_options() | {"bootstrap_timeout_ms": kafka.request_timeout_ms}
         )
         try:
-            facts = topic_facts(admin, admin.describe_topics([kafka.topic]))
+            [found] = admin.describe_topics([kafka.topic])
+            check_there(kafka.client_options(), found)
+            facts = topic_facts(admin, [found])
         finally:
             admin.close()
     except KafkaError as error:

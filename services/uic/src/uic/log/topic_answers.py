@@ -1,0 +1,70 @@
+"""What the brokers' answer about a topic means: it can be used, there is none, or this user may not see it.
+
+A topic that is refused is described like an empty one, without partitions and without an id. So the error of an answer
+is looked at here before anything else of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kafka.errors import NoError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
+
+from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
+
+ABSENT = "does not exist"
+RIGHTS_PAGE = "docs/runbooks/kafka-users.md"
+TO_SEE = "READ or WRITE"
+"""Either includes DESCRIBE, without which a topic is not shown."""
+TO_READ = "READ"
+
+
+def trouble_of(client: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    """Why a topic cannot be used, to be said behind its name; empty if it can.
+
+    Args:
+        client: options of the Kafka client that asked.
+        described: the topic, as a kafka-python admin client describes it.
+    """
+    error = for_code(described["error_code"])
+    if error is NoError:
+        return ""
+    if error is UnknownTopicOrPartitionError:
+        return ABSENT
+    return refusal(client, TO_SEE) if error is TopicAuthorizationFailedError else f"is refused: {error.__name__}"
+
+
+def refusal(client: Mapping[str, Any], right: str) -> str:
+    """That the client's user lacks `right` on a topic, to be said behind the topic's name."""
+    user = client.get("sasl_plain_username")
+    who = f"user {user}" if user else "this user"
+    return f"is refused: {who} needs {right} on it (TopicAuthorizationFailedError; see {RIGHTS_PAGE})"
+
+
+def check_shown(client: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """Refuse a topic that the brokers do not tell about; one that does not exist passes.
+
+    Args:
+        client: options of the Kafka client that asked.
+        described: as `trouble_of`.
+
+    Raises:
+        TopicRefused: its user lacks a right.
+        UnsuitableTopic: no topic can have this name, or another error that stays.
+        LogUnavailable: an error that passes by itself.
+    """
+    error, trouble = for_code(described["error_code"]), trouble_of(client, described)
+    if not trouble or trouble == ABSENT:
+        return
+    detail = f"topic {described['name']} {trouble}"
+    if error is TopicAuthorizationFailedError:
+        raise TopicRefused(detail)
+    raise LogUnavailable(detail) if error.retriable else UnsuitableTopic(detail)
+
+
+def check_there(client: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """As `check_shown`; and a topic that does not exist is an `UnsuitableTopic`, too."""
+    check_shown(client, described)
+    if described["error_code"]:
+        raise UnsuitableTopic(f"topic {described['name']} {ABSENT}: create it")
