@@ -1,4 +1,5 @@
-"""A small Kafka distribution made of jars: `bin/` has the two of Apache's scripts that the local stack calls."""
+"""A small Kafka distribution made of jars: `bin/` has the two of Apache's scripts that the local stack calls, and the
+one that gives rights."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ appender.console.layout.pattern = [%d] %p %m (%c)%n
 
 def kafka_home(jars: Path, folder: Path) -> Path:
     """Write the distribution to `folder`; `jars` has `libs/`. Returns `folder`."""
-    programs = {"kafka-server-start.sh": "kafka.Kafka", "kafka-storage.sh": "kafka.tools.StorageTool"}
+    programs = {
+        "kafka-server-start.sh": "kafka.Kafka",
+        "kafka-storage.sh": "kafka.tools.StorageTool",
+        "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
+    }
     (folder / "bin").mkdir(parents=True)
     log4j = folder / "log4j2.properties"
     log4j.write_text(CONSOLE)

@@ -106,8 +106,13 @@ class SecuredKafka(ApacheKafka):
         """Take back what `grant` gave with the same arguments, and wait until the broker knows it."""
         self._change(_acl(operation, resource, name, prefixed, user), there=False)
 
+    @property
+    def tools(self) -> Path:
+        """The folder of Kafka's own tools."""
+        return self._home / "bin"
+
     def grant_documented(self, named: TopicsForTest, prefix: str, *, user: str = USER) -> None:
-        """Allow `user` what docs/runbooks/kafka-users.md asks for; `prefix` is that of Redis's keys and the groups."""
+        """Allow `user` what docs/runbooks/kafka-users.md demands; `prefix` is that of Redis's keys and the groups."""
         for topic in (named.events, named.dlq, named.erased):
             for operation in ("READ", "WRITE"):
                 self.grant(operation, "topic", topic, user=user)

@@ -149,6 +149,7 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
     (deployment.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
     (deployment.topic_exists("t", None, "create it"), FAIL, "create it"),
+    (deployment.topic_exists("t", None, "create it", "is refused"), FAIL, "whether it exists is not known"),
     (deployment.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
     (deployment.partition_count(EVENTS, 64), OK, "64"),
     (deployment.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),

@@ -122,6 +122,20 @@ def test_a_new_archive_goes_by_the_count_that_uic_folds_and_an_old_one_by_what_i
     assert (written["version"], written["partitions"], written["grew_from"]) == (2, 6, 2)
 
 
+def test_a_description_that_cannot_be_right_begins_no_archive(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "archive"))
+    with pytest.raises(BulkRefused, match="has no partitions"):
+        begin_archive(folder, TOPIC, TOPIC_ID, 0)
+    with pytest.raises(BulkRefused, match="has 2 partitions, and UIC_KAFKA__PARTITIONS says 4"):
+        begin_archive(folder, TOPIC, TOPIC_ID, 2, 4)
+    assert folder.names() == []
+    begun = begin_archive(folder, TOPIC, TOPIC_ID, 4, 4)
+    with pytest.raises(BulkRefused, match="the broker tells no id"):
+        begin_archive(folder, TOPIC, bytes(16), 4, 4)
+    assert folder.names() == [begun.about.topic_id]
+    assert begin_archive(folder, "another", bytes(16), 4, 4).about.topic == "another", "of a broker without ids"
+
+
 def test_an_archive_from_before_counts_were_kept_is_read(tmp_path: Path) -> None:
     Log(2).archive(tmp_path)
     about = next(tmp_path.glob("*/archive.json"))

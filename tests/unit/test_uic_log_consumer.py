@@ -41,7 +41,8 @@ class BusyLog:
         self.end = 100
         self.lacks = ""
         """A topic that the broker does not know."""
-        self.policy = "delete"
+        self.policy: str | None = "delete"
+        """None: the broker does not tell it."""
         self.count: int | None = 3
         """Partitions of the topic, as the broker tells; None: it does not answer."""
         self.open_from: int | None = None
@@ -66,7 +67,7 @@ class BusyLog:
     def topic_trouble(self, topic: str, partitions: int | None = None) -> str:
         return "does not exist" if topic == self.lacks else ""
 
-    def cleanup_policy(self) -> str:
+    def cleanup_policy(self) -> str | None:
         return self.policy
 
     def partition_count(self) -> int:
@@ -132,6 +133,20 @@ def test_what_is_wrong_with_topics_is_told_once_and_when_it_ends(
     setattr(busy, attribute, right)
     log._look_at_topics()
     assert log.messages(0) == told
+
+
+def test_a_policy_that_the_broker_keeps_to_itself_stays_what_it_was_told_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "TOPICS_LOOK_S", 0.0)
+    said: list[str] = []
+    monkeypatch.setattr(consumer, "say", lambda log, level, event, **fields: said.append(event))
+    busy = BusyLog()
+    log, _ = consumer_of(busy)
+    for policy in ("compact", None, None, "compact", None, "delete"):
+        busy.policy = policy
+        log._look_at_topics()
+    assert log.messages(0) == [TopicCompacted("compact"), TopicCompacted("")]
+    silent, again = "the broker does not tell the topic's cleanup.policy", "the broker tells the topic's cleanup.policy"
+    assert said == [silent, again, silent, again]
 
 
 def test_what_lies_in_place_of_an_event_is_told_before_the_events_that_follow() -> None:

@@ -1,0 +1,58 @@
+"""What the brokers' answer about a topic means: an error is never taken for an empty topic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    LeaderNotAvailableError,
+    NoError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+
+from uic.errors import LogUnavailable, TopicRefused, UicError, UnsuitableTopic
+from uic.log.topic_answers import check_shown, check_there, trouble_of
+
+CLIENT = {"bootstrap_servers": ["kafka:9092"], "sasl_plain_username": "uic"}
+
+
+def answer(error: type[KafkaError]) -> dict[str, Any]:
+    """As a broker describes a topic that it does not show."""
+    return {"name": "events", "error_code": error.errno, "partitions": [], "topic_id": None}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (UnknownTopicOrPartitionError, UnsuitableTopic, "topic events does not exist: create it"),
+        (
+            TopicAuthorizationFailedError,
+            TopicRefused,
+            "topic events is refused: user uic needs READ or WRITE on it (TopicAuthorizationFailedError; see "
+            "docs/runbooks/kafka-users.md)",
+        ),
+        (LeaderNotAvailableError, LogUnavailable, "topic events is refused: LeaderNotAvailableError"),
+        (InvalidTopicError, UnsuitableTopic, "topic events is refused: InvalidTopicError"),
+    ],
+)
+def test_each_error_is_told_by_name(error: type[KafkaError], raised: type[UicError], words: str) -> None:
+    with pytest.raises(raised) as told:
+        check_there(CLIENT, answer(error))
+    assert (type(told.value), told.value.detail) == (raised, words)
+
+
+def test_only_a_topic_that_is_shown_or_does_not_exist_passes() -> None:
+    check_there(CLIENT, answer(NoError))
+    check_shown(CLIENT, answer(NoError))
+    check_shown(CLIENT, answer(UnknownTopicOrPartitionError))
+    with pytest.raises(TopicRefused):
+        check_shown(CLIENT, answer(TopicAuthorizationFailedError))
+
+
+def test_a_user_without_a_name_is_told_as_this_user() -> None:
+    words = trouble_of({}, answer(TopicAuthorizationFailedError))
+    assert words.startswith("is refused: this user needs READ or WRITE on it")
