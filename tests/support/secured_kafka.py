@@ -1,0 +1,197 @@
+"""A real Apache Kafka that asks its clients for a password and for rights, for a test: TLS, SCRAM and ACLs.
+
+It has two listeners. `address` is open to the test itself, which is the super user there. `secured_address` has TLS and
+SCRAM, and there a user may do only what an ACL allows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from conftest import TopicsForTest
+from localstack.apache_kafka import ApacheKafka, has_java
+from localstack.topics import create_topics, topics
+from localstack.wait import until
+from support import skips
+from support.certificates import Certificates
+from support.kafka_home import kafka_home
+
+MECHANISM = "SCRAM-SHA-512"
+USER = "uic"
+PASSWORD = "a-password"
+
+
+class SecuredKafka(ApacheKafka):
+    """One node with `StandardAuthorizer`; `start`, `stop`, `kill`, `freeze` and `restart` keep its ports."""
+
+    def __init__(self, home: Path, folder: Path, certificates: Certificates, more: Mapping[str, str]) -> None:
+        """`more`: broker settings, which replace ours."""
+        super().__init__(home, folder)
+        self.ports["secured"] = 0
+        self._free.append("secured")
+        self._certificates = certificates
+        self._more = more
+
+    @property
+    def secured_address(self) -> str:
+        """A bootstrap address for clients with a user."""
+        return f"localhost:{self.ports['secured']}"
+
+    def settings(self) -> dict[str, str]:
+        """Its `server.properties`. The certificate is read at each start."""
+        stores: dict[str, str] = {}
+        for kind, pems in (
+            ("keystore", (self._certificates.server_key, self._certificates.server)),
+            ("truststore", (self._certificates.ca,)),
+        ):
+            store = self.folder.resolve() / f"{kind}.pem"
+            store.write_bytes(b"".join(pem.read_bytes() for pem in pems))
+            stores |= {f"ssl.{kind}.type": "PEM", f"ssl.{kind}.location": str(store)}
+        ours = super().settings()
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        return {
+            **ours,
+            "listeners": f"{ours['listeners']},SECURED://127.0.0.1:{self.ports['secured']}",
+            "advertised.listeners": f"{ours['advertised.listeners']},SECURED://{self.secured_address}",
+            "listener.security.protocol.map": f"{ours['listener.security.protocol.map']},SECURED:SASL_SSL",
+            **stores,
+            "sasl.enabled.mechanisms": MECHANISM,
+            f"listener.name.secured.{MECHANISM.lower()}.sasl.jaas.config": scram,
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found": "false",
+            "offsets.topic.num.partitions": "8",
+            "group.min.session.timeout.ms": "1000",
+            **self._more,
+        }
+
+    def set_password(self, password: str, user: str = USER) -> None:
+        """Let `user` log in with `password` and no other one. Open connections stay; `restart` ends them."""
+        wanted = UserScramCredentialUpsertion(user, ScramMechanism.SCRAM_SHA_512, password, iterations=4096)
+        with self._admin() as admin:
+            told = admin.alter_user_scram_credentials([wanted])
+        assert not any(told.values()), told
+
+    def grant(self, operation: str, resource: str, name: str, *, prefixed: bool = False, user: str = USER) -> None:
+        """Allow `user` an operation, and wait until the broker knows it.
+
+        Args:
+            operation: as Kafka names it, such as "READ" or "DESCRIBE_CONFIGS".
+            resource: "topic", "group" or "cluster".
+            name: of the resource.
+            prefixed: all resources whose names begin with `name`.
+            user: who may do it.
+        """
+        self._change(_acl(operation, resource, name, prefixed, user), there=True)
+
+    def revoke(self, operation: str, resource: str, name: str, *, prefixed: bool = False, user: str = USER) -> None:
+        """Take back what `grant` gave with the same arguments, and wait until the broker knows it."""
+        self._change(_acl(operation, resource, name, prefixed, user), there=False)
+
+    def grant_documented(self, named: TopicsForTest, prefix: str, *, user: str = USER) -> None:
+        """Allow `user` what docs/runbooks/kafka-users.md asks for; `prefix` is that of Redis's keys and the groups."""
+        for topic in (named.events, named.dlq, named.erased):
+            for operation in ("READ", "WRITE"):
+                self.grant(operation, "topic", topic, user=user)
+        self.grant("READ", "group", prefix, prefixed=True, user=user)
+
+    def create(self, events: str, partitions: int) -> TopicsForTest:
+        """The three topics, made by the super user; `bootstrap` is the secured address."""
+        create_topics(self.address, topics(events, partitions))
+        return TopicsForTest(self.secured_address, events, partitions)
+
+    def variables(self, user: str = USER, password: str = PASSWORD) -> dict[str, str]:
+        """UIC's settings of how it connects as `user`, without the address."""
+        return {
+            "UIC_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+            "UIC_KAFKA__SSL_CAFILE": str(self._certificates.ca),
+            "UIC_KAFKA__SASL_MECHANISM": MECHANISM,
+            "UIC_KAFKA__SASL_USERNAME": user,
+            "UIC_KAFKA__SASL_PASSWORD": password,
+        }
+
+    def client_options(self, user: str = USER, password: str = PASSWORD) -> dict[str, str]:
+        """A Kafka client's options to connect as `user`, address included."""
+        return {
+            "bootstrap_servers": self.secured_address,
+            "security_protocol": "SASL_SSL",
+            "ssl_cafile": str(self._certificates.ca),
+            "sasl_mechanism": MECHANISM,
+            "sasl_plain_username": user,
+            "sasl_plain_password": password,
+        }
+
+    @contextmanager
+    def _admin(self) -> Iterator[KafkaAdminClient]:
+        admin = KafkaAdminClient(bootstrap_servers=self.address)
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+    def _change(self, acl: ACL, *, there: bool) -> None:
+        pattern = acl.resource_pattern
+        at = ResourcePatternFilter(pattern.resource_type, pattern.resource_name, pattern.pattern_type)
+        same = ACLFilter(acl.principal, acl.host, acl.operation, acl.permission_type, at)
+        with self._admin() as admin:
+            if there:
+                failed = admin.create_acls([acl])["failed"]
+            else:
+                failed = [wrong for _, _, wrong in admin.delete_acls([same]) if wrong.errno]
+            assert not failed, failed
+            until(lambda: bool(admin.describe_acls(same)[0]) is there, f"the broker knows {acl}", within_s=10)
+
+
+@contextmanager
+def secured_kafka(
+    folder: Path,
+    certificates: Certificates,
+    *,
+    users: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[SecuredKafka]:
+    """Start one in `folder` (about 7 s), and stop it afterwards. Skips the test where there is no Kafka or no Java.
+
+    Args:
+        folder: of its log and settings.
+        certificates: the server's, and the CA that its clients trust.
+        users: name → password; None for `USER` with `PASSWORD`. They may do nothing until `grant`.
+        settings: broker settings, which replace ours, such as `connections.max.reauth.ms`.
+    """
+    script = os.environ.get("CTR_KAFKA_BROKER")
+    if not script or not (Path(script).resolve().parent / "libs").is_dir() or not has_java(os.environ):
+        pytest.skip(skips.NO_KAFKA_HOME)
+    home = kafka_home(Path(script).resolve().parent, folder / "home")
+    with SecuredKafka(home, folder / "broker", certificates, settings or {}) as kafka:
+        for user, password in ({USER: PASSWORD} if users is None else users).items():
+            kafka.set_password(password, user)
+        yield kafka
+
+
+def _acl(operation: str, resource: str, name: str, prefixed: bool, user: str) -> ACL:
+    kind = ACLResourcePatternType.PREFIXED if prefixed else ACLResourcePatternType.LITERAL
+    return ACL(
+        principal=f"User:{user}",
+        host="*",
+        operation=ACLOperation[operation],
+        permission_type=ACLPermissionType.ALLOW,
+        resource_pattern=ResourcePattern(ResourceType[resource.upper()], name, kind),
+    )
