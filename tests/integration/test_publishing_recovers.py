@@ -82,7 +82,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
 
 
 @pytest.fixture
-def topics(secured: SecuredKafka, request: pytest.FixtureRequest, valkey: RedisForTest) -> TopicsForTest:
+def topics(secured: SecuredKafka, valkey: RedisForTest) -> TopicsForTest:
     """Fresh ones, with all rights that are documented."""
     named = secured.create(f"events-{valkey.prefix}", N)
     secured.grant_documented(named, valkey.prefix)
@@ -115,7 +115,8 @@ def test_a_right_that_is_missing_is_named_nothing_is_written_and_it_works_once_i
     secured: SecuredKafka, topics: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:
     secured.revoke("WRITE", "topic", topics.erased)
-    with running_uic(tmp_path, valkey, topics, **secured.variables()) as uic:
+    variables: dict[str, Any] = secured.variables()
+    with running_uic(tmp_path, valkey, topics, **variables) as uic:
         uic.publish(click("user"))
         assert (fails(uic), metric(uic)) == ("", 0)
         for _ in range(3):
@@ -150,7 +151,8 @@ def test_without_any_right_to_write_the_first_call_says_what_to_grant(
 ) -> None:
     for topic in (topics.events, topics.dlq, topics.erased):
         secured.revoke("WRITE", "topic", topic)
-    with running_uic(tmp_path, valkey, topics, **secured.variables()) as uic:
+    variables: dict[str, Any] = secured.variables()
+    with running_uic(tmp_path, valkey, topics, **variables) as uic:
         for _ in range(2):
             code, details, told = refused(lambda: uic.publish(click("user")))
             assert (code, told["retriable"]) == (grpc.StatusCode.FAILED_PRECONDITION, "false"), details
@@ -164,7 +166,8 @@ def test_after_a_login_that_failed_publishing_and_erasing_work_again_without_a_r
 ) -> None:
     ended = threading.Event()
     outcomes: list[bool] = []
-    with running_uic(tmp_path, valkey, topics, **secured.variables(), UIC_GRPC__TIMEOUT_S="2") as uic:
+    variables: dict[str, Any] = {**secured.variables(), "UIC_GRPC__TIMEOUT_S": "2"}
+    with running_uic(tmp_path, valkey, topics, **variables) as uic:
 
         def publish() -> None:
             while not ended.wait(0.1):
@@ -185,9 +188,7 @@ def test_after_a_login_that_failed_publishing_and_erasing_work_again_without_a_r
             secured.restart()
             until(lambda: fails(uic) != "" and metric(uic) == 1, "/readyz and the metric say so", within_s=60)
             seen = len(outcomes)
-            until(
-                lambda: len(outcomes) > seen + 2, "calls fail for longer than a delivery takes", within_s=60
-            )
+            until(lambda: len(outcomes) > seen + 2, "calls fail for longer than a delivery takes", within_s=60)
             assert not any(outcomes[seen:])
             secured.set_password(PASSWORD)
             outcomes.append(False)

@@ -366,6 +366,7 @@ def test_the_library_still_needs_each_repair() -> None:
     completed = inspect.getsource(ConsumerCoordinator._on_join_complete_async)
     assert "if revoked:" in completed
     assert "self.request_rejoin()" in completed
+    assert "_transition_to" not in inspect.getsource(TransactionManager.reset_producer_id)
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
         assert "except" not in inspect.getsource(kind.__init__)
     for connects in (KafkaNetSocket.connect, KafkaNetSocket.sock_connect, KafkaConnectionManager._build_transport):

@@ -10,7 +10,7 @@ import pytest
 from localstack.wait import until
 from support.fake_event_log import FakeEventLog
 from uic.core.ports import PublishingAway
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log import watched_log
 from uic.log.event_log import NewRecord
 from uic.log.watched_log import PATIENCE_S, QUIET_S, Appends, Failure, WatchedLog
@@ -126,6 +126,16 @@ def test_a_record_that_is_too_large_is_no_trouble_of_publishing(clock: Clock) ->
     log = WatchedLog(Small({T: 4}), 4, 1.0)  # type: ignore[arg-type]
     with pytest.raises(LogRefused):
         publish(log, 0)
+    assert log.messages() == []
+
+
+def test_a_topic_that_is_missing_is_told_by_the_fold_alone(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log = WatchedLog(fake, 4, 1.0)
+    del fake.records[T]
+    for call in (lambda: publish(log, 0), lambda: log.topic_id(T), lambda: log.partition_count(T)):
+        with pytest.raises(UnsuitableTopic):
+            call()
     assert log.messages() == []
 
 

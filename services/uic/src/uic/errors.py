@@ -95,7 +95,7 @@ class NotAcknowledged(LogUnavailable):
 
 class LogRefused(LogUnavailable):
     """The brokers refuse the call's records: no right, too large, or the like. None of them is in the log, and the same
-    call is refused again until somebody changes what `detail` names."""
+    call is refused again until what `detail` names is changed."""
 
     retriable = False
 

@@ -50,7 +50,7 @@ class OwedVerdicts:
             pass
 
     def _next(self) -> float | None:
-        """Give up whoever is late; the seconds until the next verdict is due, None if there is none."""
+        """Give up the producers that are late; the seconds until the next verdict is due, None if there is none."""
         with self._lock:
             self._owed = [one for one in self._owed if not all(future.is_done for future in one.futures)]
             late = [one for one in self._owed if one.by <= time.monotonic()]

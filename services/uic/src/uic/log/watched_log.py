@@ -150,11 +150,12 @@ class WatchedLog:
 
     @contextmanager
     def _failures(self, topic: str, partitions: set[int], records: Sequence[NewRecord] = ()) -> Iterator[None]:
-        """Take note of what the call raises."""
+        """Take note of what the call raises, but for a topic that is missing or has another partition count: the fold
+        looks at the topics by itself, and tells that."""
         began = time.monotonic()
         try:
             yield
-        except (LogUnavailable, UnsuitableTopic) as error:
+        except LogUnavailable as error:
             if not (isinstance(error, LogRefused) and error.of_records):
                 if isinstance(error, NotAcknowledged):
                     missing = {records[i].partition for i in error.positions}
@@ -190,15 +191,17 @@ class WatchedLog:
         began = time.monotonic()
         try:
             self._log.check(topic, self._partitions, self._timeout_s)
-        except (LogUnavailable, UnsuitableTopic) as error:
+        except LogUnavailable as error:
             self._failed(topic, {ALL}, _failure(topic, error), began)
             return
+        except UnsuitableTopic:
+            pass  # which the fold tells
         with self._lock:
             if self._appends.doubtful().get(topic) == last:  # no call has failed meanwhile
                 self._appends.answered(topic)
 
 
-def _failure(topic: str, error: LogUnavailable | UnsuitableTopic) -> Failure:
+def _failure(topic: str, error: LogUnavailable) -> Failure:
     if isinstance(error, NotAcknowledged):
         return Failure(f"topic {topic}: records are not acknowledged in time", refused=False)
     return Failure(error.detail, refused=not error.retriable)
