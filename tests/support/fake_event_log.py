@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.event_log import NewRecord, Position
 
 Stored = tuple[bytes, bytes | None]
@@ -25,6 +25,10 @@ class FakeEventLog:
         self.away_topics: set[str] = set()
         self.withheld: set[int] = set()
         """Indexes of the records in the next call that are lost in transit."""
+        self.read_only: set[str] = set()
+        """Topics that may not be written to."""
+        self.tells = True
+        """Whether it says so when it is asked."""
         self.closed = False
 
     def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
@@ -33,6 +37,8 @@ class FakeEventLog:
         stored = self._topic(topic)
         if len(stored) != partitions:
             raise UnsuitableTopic(f"topic {topic} has {len(stored)} partitions, the settings say {partitions}")
+        if topic in self.read_only:
+            raise LogRefused(f"nothing was written: no right to write to topic {topic}")
         positions = []
         for i, record in enumerate(records):
             if i not in self.withheld:
@@ -54,6 +60,17 @@ class FakeEventLog:
         if self.away:
             raise LogUnavailable("no broker answers")
         return len(self._topic(topic))
+
+    def check(self, topic: str, partitions: int, timeout_s: float) -> None:
+        if self.away or topic in self.away_topics:
+            raise LogUnavailable("no broker answers")
+        self.must_be_writable(topic)
+
+    def must_be_writable(self, topic: str) -> None:
+        if self.away:
+            raise LogUnavailable("no broker answers")
+        if self.tells and topic in self.read_only:
+            raise LogRefused(f"no right to write to topic {topic}")
 
     def close(self) -> None:
         self.closed = True

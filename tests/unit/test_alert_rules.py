@@ -225,6 +225,13 @@ SCENARIOS = {
         "TopicCompacted",
         {"severity": "page", "namespace": "old"},
     ),
+    "UIC may not write to the topic, and may again": scenario(
+        f"uic_publishing_failing{{{UIC}}}",
+        "0 0 1x5 0x10",
+        [("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
+        "PublishingFails",
+        {"severity": "page", "instance": "uic-0"},
+    ),
     "a worker's clock is slow, and is set": scenario(
         f"uic_clock_skew_seconds{{{UIC}}}",
         "0 0 -3x5 0x10",

@@ -5,11 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kafka.errors import KafkaError, KafkaTimeoutError, NotEnoughReplicasError
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidRecordError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    NotEnoughReplicasError,
+    TopicAuthorizationFailedError,
+)
 
 from localstack.wait import until
 from support.bundles import TINY
@@ -21,7 +31,7 @@ from uic.core.letters import Letter, to_wire
 from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
-from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log import event_log
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
@@ -30,6 +40,7 @@ from uic.settings import BundleSettings, KafkaSettings, UicSettings
 from uic.tools import dead_letters
 
 TIMEOUT_S = 2.0
+HUGE = b"a record that is larger than a request may be"
 MAX_REQUEST_BYTES = 3 << 20
 
 
@@ -62,6 +73,12 @@ class Producer:
     waited: Callable[[float], None] = lambda timeout: None
     sent: list[bytes] = field(default_factory=list)
     closings: int = 0
+    failed: bool = False
+    """For good."""
+
+    @property
+    def _transaction_manager(self) -> Any:
+        return SimpleNamespace(has_fatal_error=lambda: self.failed)
 
     def partitions_for(self, topic: str) -> set[int]:
         return {0}
@@ -69,6 +86,8 @@ class Producer:
     def send(self, topic: str, **record: Any) -> Future:
         if self.closings:
             raise KafkaError("closed")
+        if record["value"] == HUGE:
+            raise MessageSizeTooLargeError("the client's limit")
         self.sent.append(record["value"])
         return Future(self.waited)
 
@@ -217,6 +236,81 @@ def test_a_record_that_the_brokers_put_off_costs_no_producer(connect: Callable[[
     assert producer.closings == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "why", "of_records"),
+    [
+        (TopicAuthorizationFailedError("events"), "grant it WRITE", False),
+        (ClusterAuthorizationFailedError("no id"), "before Kafka 2.8 also IDEMPOTENT_WRITE", False),
+        (MessageSizeTooLargeError(), "max.message.bytes", True),
+        (InvalidRecordError("no key"), "InvalidRecordError", True),
+    ],
+    ids=lambda case: type(case).__name__ if isinstance(case, Exception) else "",
+)
+def test_what_the_brokers_refuse_is_told_with_its_reason_and_not_as_unknown(
+    connect: Callable[[Brokers], KafkaLog], error: KafkaError, why: str, of_records: bool
+) -> None:
+    def refuse(timeout: float) -> None:
+        raise error
+
+    refusing, fresh = Producer(refuse), Producer()
+    log = connect(Brokers([refusing, fresh]))
+    with pytest.raises(LogRefused, match=r"^nothing was written: ") as refused:
+        append(log, 1.0)
+    assert why in refused.value.detail
+    assert (refused.value.retriable, refused.value.of_records) == (False, of_records)
+
+
+def test_a_record_that_fits_no_request_is_refused_and_one_behind_others_is_what_is_missing(
+    connect: Callable[[Brokers], KafkaLog],
+) -> None:
+    producer = Producer()
+    log = connect(Brokers([producer]))
+    with pytest.raises(LogRefused, match="too large"):
+        append(log, 1.0, HUGE)
+    records = [NewRecord(0, b"user", value) for value in (b"first", HUGE, b"last")]
+    with pytest.raises(NotAcknowledged, match="too large") as raised:
+        log.append("events", 1, records, 1.0)
+    assert (raised.value.positions, producer.sent) == ((1, 2), [b"first"])
+
+
+def test_a_refusal_beside_a_record_of_unknown_fate_is_unknown(connect: Callable[[Brokers], KafkaLog]) -> None:
+    outcomes: list[KafkaError] = [TopicAuthorizationFailedError("events"), KafkaTimeoutError()]
+
+    def fail(timeout: float) -> None:
+        raise outcomes.pop(0)
+
+    log = connect(Brokers([Producer(fail)]))
+    with pytest.raises(NotAcknowledged) as raised:
+        log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
+    assert raised.value.positions == (0, 1)
+
+
+def test_a_producer_that_has_failed_for_good_is_replaced_before_it_is_given_a_record(
+    connect: Callable[[Brokers], KafkaLog],
+) -> None:
+    dead, fresh = Producer(), Producer()
+    log = connect(Brokers([dead, fresh]))
+    assert append(log, 1.0) == [Position(0, 7)]
+    dead.failed = True
+    assert append(log, 1.0, b"after") == [Position(0, 7)]
+    assert (dead.sent, dead.closings, fresh.sent) == ([b"event"], 1, [b"after"])
+
+
+def test_a_producer_that_reports_a_record_too_late_sends_nothing_more_though_no_one_calls(
+    connect: Callable[[Brokers], KafkaLog],
+) -> None:
+    def late(timeout: float) -> None:
+        raise KafkaTimeoutError
+
+    silent, fresh = Producer(late), Producer()
+    log = connect(Brokers([silent, fresh]))
+    with pytest.raises(NotAcknowledged):
+        append(log, 0.01)
+    assert silent.closings == 0, "its time is not over: others use it"
+    until(lambda: silent.closings, "it is given up", within_s=30)
+    assert append(log, 1.0) == [Position(0, 7)]
+
+
 def test_appending_does_not_wait_for_the_question_of_a_topics_id(
     connect: Callable[[Brokers], KafkaLog], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +367,47 @@ def test_with_another_number_of_partitions_of_notes_nothing_is_erased_and_the_an
     said = f"nothing was erased: topic events.erased has {found} partitions, not 4: {fix}"
     assert (refused.value.detail, refused.value.retriable) == (said, False)
     assert log.records == {"events": [[]] * 4, "events.erased": [[]] * found}
+
+
+def test_without_the_right_to_write_notes_nothing_is_erased_however_often_it_is_tried() -> None:
+    log = FakeEventLog({"events": 4, "events.erased": 4})
+    log.read_only = {"events.erased"}
+    for _ in range(3):
+        with pytest.raises(LogRefused, match=r"^nothing was erased: .*events\.erased") as refused:
+            Publisher(log, "events", 4, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
+        assert not refused.value.retriable
+    assert log.records == {"events": [[]] * 4, "events.erased": [[]] * 4}
+
+
+def test_where_the_brokers_tell_of_no_rights_a_refused_note_is_told_as_half_an_erasure() -> None:
+    log = FakeEventLog({"events": 1, "events.erased": 1})
+    log.read_only, log.tells = {"events.erased"}, False
+    with pytest.raises(LogRefused, match="half of the erasure was written") as refused:
+        Publisher(log, "events", 1, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
+    assert not refused.value.retriable
+    assert log.records == {"events": [[(b"user", None)]], "events.erased": [[]]}
+
+
+@pytest.mark.parametrize(
+    ("told", "writable"),
+    [(["DESCRIBE", "READ"], False), (["DESCRIBE", "WRITE"], True), ([], True), (None, True)],
+    ids=["read only", "writable", "not told", "no such field"],
+)
+def test_a_right_that_the_brokers_do_not_tell_of_is_taken_for_granted(
+    connect: Callable[[Brokers], KafkaLog], monkeypatch: pytest.MonkeyPatch, told: list[str] | None, writable: bool
+) -> None:
+    class Admin:
+        def __init__(self, **options: object) -> None: ...
+
+        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
+            return [{"error_code": 0, "authorized_operations": told}]
+
+    monkeypatch.setattr(event_log, "KafkaAdminClient", Admin)
+    log = connect(Brokers([Producer()]))
+    with nullcontext() if writable else pytest.raises(LogRefused, match="grant it WRITE"):
+        log.must_be_writable("events")
+    with nullcontext() if writable else pytest.raises(LogRefused, match="grant it WRITE"):
+        log.check("events", 1, 1.0)
 
 
 def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

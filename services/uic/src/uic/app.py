@@ -39,6 +39,7 @@ from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
 from uic.log.erasures import KafkaErasures
 from uic.log.event_log import KafkaLog
+from uic.log.watched_log import WatchedLog
 from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
@@ -92,8 +93,11 @@ class App:
             stalls=StallWatch.of(settings.redis.timeout_s),
             after=crash_after(settings.fault),
         )
-        self._event_log = KafkaLog(
-            kafka.client_options(), timeout_s=settings.grpc.timeout_s, max_request_bytes=kafka.max_request_bytes
+        call_s = settings.grpc.timeout_s
+        self._event_log = WatchedLog(
+            KafkaLog(kafka.client_options(), timeout_s=call_s, max_request_bytes=kafka.max_request_bytes),
+            kafka.partitions,
+            call_s,
         )
         service = UserInterestCenter(
             publisher=Publisher(self._event_log, kafka.topic, kafka.partitions, KafkaTools.of(kafka.client_options())),
@@ -160,7 +164,7 @@ class App:
     def _fold(self) -> None:
         busy = False
         while not self._stopping.is_set():
-            messages = self._consumer.messages(0 if busy else IDLE_S)
+            messages = self._consumer.messages(0 if busy else IDLE_S) + self._event_log.messages()
             busy = self._updater.turn(messages, time.monotonic(), time.time_ns() // 1_000_000)
 
     def _drain(self) -> None:

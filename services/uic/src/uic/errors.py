@@ -10,6 +10,7 @@
     ├── LogUnavailable          the broker does not answer; try again
     │   ├── TopicRefused        the user lacks a right on the topic; goes on once it is given
     │   ├── NotAcknowledged     some records may or may not be in the log; to try again may double them
+    │   ├── LogRefused          the brokers refuse the records, so none is in the log; the message says why
     │   └── UnreadableLog       a batch stays unreadable; trying again does not help
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
     ├── UnreadableState         what is stored under a user is not what was written
@@ -89,13 +90,26 @@ class NotAcknowledged(LogUnavailable):
 
     retriable = False
 
-    def __init__(self, positions: tuple[int, ...], total: int) -> None:
+    def __init__(self, positions: tuple[int, ...], total: int, why: str = "") -> None:
+        """`why` the brokers refused some, as far as they did; empty if they did not."""
         super().__init__(
             f"{len(positions)} of {total} records were not acknowledged in time and may or may not be in the log; "
-            "if you send them again, one that is in the log already is folded twice"
+            "if you send them again, one that is in the log already is folded twice" + (f" ({why})" if why else "")
         )
         self.positions = positions
         """Which, counted from 0 in the order of the call."""
+
+
+class LogRefused(LogUnavailable):
+    """The brokers refuse the call's records: no right, too large, or the like. None of them is in the log, and the same
+    call is refused again until what `detail` names is changed."""
+
+    retriable = False
+
+    def __init__(self, detail: str, *, of_records: bool = False) -> None:
+        super().__init__(detail)
+        self.of_records = of_records
+        """Whether it is about these records, as their size is; else no record at all is taken."""
 
 
 class UnreadableLog(LogUnavailable):

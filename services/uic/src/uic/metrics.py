@@ -261,4 +261,10 @@ class Metrics:
         )
         for result in ("taken_up", "refused"):
             self.key_reads.labels(result)
+        self.publishing_failing = Gauge(
+            "uic_publishing_failing",
+            "1 while what is published or erased through gRPC does not reach the log, or not all of it, else 0. Calls "
+            "tell that it begins; calls, or the brokers, that it is over.",
+            registry=r,
+        )
         self.published = Counter("uic_published_events", "Events written to the log through gRPC.", registry=r)

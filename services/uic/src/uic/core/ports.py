@@ -342,6 +342,14 @@ class TopicCompacted:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishingAway:
+    """What is published through gRPC, erasures included, does not reach the log, or not all of it."""
+
+    detail: str
+    """Why; empty: it does again."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
@@ -371,6 +379,7 @@ LogMessage = (
     | ErasuresAway
     | DeadLettersAway
     | TopicCompacted
+    | PublishingAway
     | LogAway
     | LostGroup
 )

@@ -11,7 +11,7 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
 from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic, miscounted
-from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.erasures import Erasure, encode_erasure
 from uic.log.event_log import EventLog, NewRecord, Position
 
@@ -38,10 +38,12 @@ class Publisher:
 
         First the null record in the log, which removes the state. Then the note in the topic of erasures, which needs
         the null record's offset. If only the note fails, the state will still be removed, but a rebuild could bring it
-        back for a while, so the caller is told to repeat the call.
+        back, so the caller is told to repeat the call. What is known beforehand to let the note fail, such as a missing
+        right, is refused before anything is written.
 
         Raises:
             LogUnavailable, UnsuitableTopic: as `EventLog.append`; repeat the whole call.
+            LogRefused: the brokers refuse a record; repeat the whole call once that is repaired.
         """
         deadline = time.monotonic() + timeout_s
         key = user_id.encode()
@@ -52,7 +54,13 @@ class Publisher:
             erased = self._append_erasure(self._topic, self._record(key, None), left_s)
             note = encode_erasure(Erasure(erased.partition, erased.offset, topic_id))
             left_s = max(deadline - time.monotonic(), 0.1)
-            self._append_erasure(erased_topic(self._topic), self._record(key, note), left_s)
+            try:
+                self._append_erasure(erased_topic(self._topic), self._record(key, note), left_s)
+            except LogRefused as error:
+                raise LogRefused(
+                    f"half of the erasure was written: the user's state goes, but a rebuild could bring it back, for "
+                    f"its note was refused; {error.detail}; then repeat the call"
+                ) from error
         return erased
 
     @contextmanager
@@ -75,6 +83,7 @@ class Publisher:
 
         Raises:
             LogUnavailable: no broker answers.
+            LogRefused: we may not write to it.
             UnsuitableTopic: there is no such topic, or it has another partition count.
         """
         notes = erased_topic(self._topic)
@@ -86,6 +95,10 @@ class Publisher:
         if wrong := miscounted(found, self._partitions):
             fix = self._tools.recount_erased(notes, found, self._partitions)
             raise UnsuitableTopic(f"nothing was erased: topic {notes} {wrong}: {fix}")
+        try:
+            self._log.must_be_writable(notes)
+        except LogRefused as error:
+            raise LogRefused(f"nothing was erased: {error.detail}") from error
 
     def erase_item(self, user_id: str, item_id: int, now_ms: int, timeout_s: float) -> Position:
         """Append the erasure of one item of `user_id` and return its position; repeating it is harmless.

@@ -34,6 +34,7 @@ from uic.errors import (
     Forbidden,
     ForeignState,
     InvalidField,
+    LogRefused,
     LogUnavailable,
     NoState,
     NotAcknowledged,
@@ -73,6 +74,8 @@ STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     TopicRefused: grpc.StatusCode.FAILED_PRECONDITION,
     # Not UNAVAILABLE: many clients and proxies repeat such calls by themselves, and some of the events are in the log.
     NotAcknowledged: grpc.StatusCode.DEADLINE_EXCEEDED,
+    # Not PERMISSION_DENIED, which is for the caller's own key: here the right is missing that UIC itself has at Kafka.
+    LogRefused: grpc.StatusCode.FAILED_PRECONDITION,
     UnreadableLog: grpc.StatusCode.DATA_LOSS,
     DeadLetterUnavailable: grpc.StatusCode.UNAVAILABLE,
     UnreadableState: grpc.StatusCode.DATA_LOSS,

@@ -141,6 +141,16 @@ class Health:
         elif self.recover("dead_letters"):
             say(log, logging.INFO, "dead letters can be written again")
 
+    def publishing_away(self, detail: str) -> None:
+        """What is published through gRPC does not reach the log; empty: it does again."""
+        if not detail:
+            if self.recover("publishing"):
+                say(log, logging.INFO, "publishing works again")
+            return
+        if "publishing" not in self._degraded:
+            say(log, logging.WARNING, "publishing fails", detail=detail)
+        self.degrade("publishing", f"publishing_fails: {detail}")
+
     def log_compacted(self, topic: str, policy: str) -> None:
         """The topic's cleanup.policy removes events from within the log; empty: it does not, or not any more."""
         if policy:

@@ -43,6 +43,7 @@ from uic.core.ports import (
     OutOfRange,
     PartitionCount,
     Ports,
+    PublishingAway,
     Revoked,
     Skipped,
     TopicAway,
@@ -311,6 +312,9 @@ class StateUpdater:
             case TopicCompacted(policy):
                 self._metrics.topic_compacted.set(bool(policy))
                 self._health.log_compacted(self._topic.name, policy)
+            case PublishingAway(detail):
+                self._metrics.publishing_failing.set(bool(detail))
+                self._health.publishing_away(detail)
             case LogAway(detail):
                 self._health.log_failed("log", detail)
                 for session in self._sessions:

@@ -8,7 +8,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from uic.log.kafka_repairs import end_sender, open_kafka_client
+from uic.log.kafka_repairs import end_sender, open_kafka_client, repair_producer
 
 
 def open_producer(
@@ -27,7 +27,7 @@ def open_producer(
         KafkaError: no broker answers in time.
     """
     timeout_ms = int(timeout_s * 1000)
-    return open_kafka_client(
+    producer = open_kafka_client(
         KafkaProducer,
         **dict(client)
         | {
@@ -43,6 +43,9 @@ def open_producer(
             "metrics_enabled": False,
         },
     )
+    if idempotent:
+        repair_producer(producer)
+    return producer
 
 
 def close_producer(producer: KafkaProducer, wait_s: float) -> None:

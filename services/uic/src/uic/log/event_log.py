@@ -1,7 +1,9 @@
 """Appending records to topics: the port `EventLog`, and `KafkaLog`, its implementation on Kafka.
 
-`KafkaLog` makes its idempotent producer when it is first needed, and replaces it once it can no longer be trusted. The
-gRPC service (`uic.doors.publisher`) and the replay of dead letters append through it.
+`KafkaLog` makes its idempotent producer when it is first needed, and replaces it once it can no longer be trusted: it
+failed for good, or did not report a record in time. The gRPC service (`uic.doors.publisher`) and the replay of dead
+letters append through it. What the brokers surely did not append is told as refused, with the reason; decision 204 says
+how that is known.
 """
 
 from __future__ import annotations
@@ -14,11 +16,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
-from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs import REFUSALS, has_failed, open_kafka_client
+from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_id_of
 
@@ -54,8 +63,23 @@ class EventLog(Protocol):
 
         Raises:
             LogUnavailable: no broker answers, or not before `timeout_s` was over; nothing was written.
+            LogRefused: the brokers refuse all of them; nothing was written.
             NotAcknowledged: some were not acknowledged within `timeout_s`.
             UnsuitableTopic: missing, or of another partition count; nothing was written.
+        """
+
+    def check(self, topic: str, partitions: int, timeout_s: float) -> None:
+        """Find out whether records can be appended, as far as that is known without one. Arguments are those of
+        `append`, and so is what is raised.
+        """
+
+    def must_be_writable(self, topic: str) -> None:
+        """Ask the brokers whether we have the right to append to the topic.
+
+        Raises:
+            LogUnavailable: no broker answers.
+            LogRefused: we have not. Brokers that do not tell are taken for ones that let us.
+            UnsuitableTopic: there is no such topic.
         """
 
     def topic_id(self, topic: str) -> bytes:
@@ -99,6 +123,7 @@ class KafkaLog:
         self._changing = threading.Lock()
         """Held while `_producer` changes, for a moment."""
         self._producer: KafkaProducer | None = None
+        self._verdicts = OwedVerdicts(self._give_up)
         self._asking = threading.Lock()
         """Held while the admin client connects and asks: appending does not wait for it."""
         self._admin: KafkaAdminClient | None = None
@@ -113,7 +138,8 @@ class KafkaLog:
             raise LogUnavailable("the time of the call was over before the brokers were connected; nothing was written")
         verdict_by = sent + self._timeout_s + VERDICT_MARGIN_S
         deadline = min(deadline, verdict_by)
-        futures = []
+        futures: list[Any] = []
+        failed: dict[int, KafkaError] = {}
         for record in records:
             try:
                 futures.append(
@@ -125,26 +151,38 @@ class KafkaLog:
                         partition=record.partition,
                     )
                 )
-            except KafkaError as error:
-                if not futures:
-                    raise LogUnavailable(f"the producer accepts no records now: {type(error).__name__}") from error
-                break  # its buffer is full: what is in it already may arrive, the rest does not
+            except KafkaError as error:  # its buffer is full, or the record too large: the rest is not sent
+                failed = dict.fromkeys(range(len(futures), len(records)), error)
+                break
         positions: list[Position] = []
-        missing: list[int] = list(range(len(futures), len(records)))
         trusted = True
         for i, future in enumerate(futures):
             try:
                 landed = future.get(timeout=max(deadline - time.monotonic(), 0))
                 positions.append(Position(landed.partition, landed.offset))
             except KafkaError as error:
-                missing.append(i)
+                failed[i] = error
                 given = future.is_done
                 trusted &= error.retriable if given else time.monotonic() < verdict_by
         if not trusted:
             self._give_up(producer)
-        if missing:
-            raise NotAcknowledged(tuple(sorted(missing)), len(records))
+        elif late := [future for future in futures if not future.is_done]:
+            self._verdicts.expect(producer, late, verdict_by - time.monotonic())
+        if failed:
+            raise _not_appended(topic, failed, len(futures), len(records))
         return positions
+
+    def check(self, topic: str, partitions: int, timeout_s: float) -> None:
+        """See `EventLog`."""
+        _check_topic(self._connected(time.monotonic() + timeout_s), topic, partitions)
+        self.must_be_writable(topic)
+
+    def must_be_writable(self, topic: str) -> None:
+        """See `EventLog`."""
+        allowed = self._described(topic).get("authorized_operations") or ()
+        # Who sees a topic may describe it. So a list without that is none: the brokers do not tell.
+        if "DESCRIBE" in allowed and "WRITE" not in allowed:
+            raise LogRefused(_no_write(topic))
 
     def topic_id(self, topic: str) -> bytes:
         """See `EventLog`."""
@@ -172,6 +210,7 @@ class KafkaLog:
 
     def close(self) -> None:
         """See `EventLog`."""
+        self._verdicts.close()
         with self._connecting, self._changing:
             producer, self._producer = self._producer, None
         with self._asking:
@@ -183,10 +222,10 @@ class KafkaLog:
 
     def _connected(self, deadline: float) -> KafkaProducer:
         """The producer; one call connects it, and the others wait for it no longer than they have time."""
-        if (connected := self._producer) is not None:
+        if (connected := self._working()) is not None:
             return connected
         with _held(self._connecting, deadline - time.monotonic()):
-            if (connected := self._producer) is not None:
+            if (connected := self._working()) is not None:
                 return connected
             try:
                 opened = open_producer(
@@ -197,6 +236,13 @@ class KafkaLog:
             with self._changing:
                 self._producer = opened
             return opened
+
+    def _working(self) -> KafkaProducer | None:
+        """The producer, if there is one that has not failed."""
+        if (producer := self._producer) is not None and has_failed(producer):
+            self._give_up(producer)
+            return None
+        return producer
 
     def _give_up(self, producer: KafkaProducer) -> None:
         """Drop a producer that failed or did not report, so that it sends nothing after its callers were answered."""
@@ -224,7 +270,50 @@ def _held(lock: threading.Lock, timeout_s: float) -> Iterator[None]:
 def _check_topic(producer: KafkaProducer, topic: str, partitions: int) -> None:
     try:
         found = producer.partitions_for(topic)
+    except REFUSALS as error:
+        raise LogRefused(_why_refused(topic, error)) from error
     except KafkaError as error:
         raise LogUnavailable(f"no metadata of topic {topic}, does it exist? {type(error).__name__}") from error
     if len(found) != partitions:
         raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")
+
+
+def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total: int) -> LogUnavailable:
+    """What to raise.
+
+    Args:
+        topic: the records'.
+        failed: the records that have no position, by their index, and why.
+        sent: how many the producer took, the first ones.
+        total: how many there are.
+    """
+    refused = [error for error in failed.values() if isinstance(error, REFUSALS)]
+    if len(failed) == total and all(i >= sent or isinstance(error, REFUSALS) for i, error in failed.items()):
+        if refused:
+            of_records = not any(isinstance(error, NO_RIGHT) for error in refused)
+            return LogRefused(f"nothing was written: {_why_refused(topic, refused[0])}", of_records=of_records)
+        return LogUnavailable(f"the producer accepts no records now: {type(failed[0]).__name__}")
+    why = _why_refused(topic, refused[0]) if refused else ""
+    return NotAcknowledged(tuple(sorted(failed)), total, why)
+
+
+NO_RIGHT = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
+
+
+def _no_write(topic: str) -> str:
+    return f"the brokers do not let UIC's user write to topic {topic}: grant it WRITE"
+
+
+def _why_refused(topic: str, error: KafkaError) -> str:
+    match error:
+        case TopicAuthorizationFailedError():
+            return _no_write(topic)
+        case ClusterAuthorizationFailedError():
+            return f"{_no_write(topic)} (before Kafka 2.8 also IDEMPOTENT_WRITE on the cluster)"
+        case MessageSizeTooLargeError() | RecordListTooLargeError():
+            return (
+                f"a record is too large for topic {topic}, whose max.message.bytes says how large one may be, or for "
+                "UIC_KAFKA__MAX_REQUEST_BYTES"
+            )
+        case _:
+            return f"topic {topic}: {type(error).__name__}: {error}"

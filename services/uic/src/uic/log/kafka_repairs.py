@@ -11,9 +11,11 @@ batches), and repairs of its faults, seen in 3.0.12:
 * `poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
 * `open_kafka_client`: a client that finds no broker leaves no thread and no open file.
 * `_Manager`: a connection that cannot be made leaves no open socket.
+* `_TransactionManager`: a producer that gave its id up asks for another one.
+* `_Sender`: a record that fails says whether the brokers can have it.
 
 Another version of the library may move any of this, so `check_client` names the first assumption that does not hold.
-Decisions 32 and 187 say what each repair is for.
+Decisions 32, 187 and 204 say what each repair is for.
 """
 
 from __future__ import annotations
@@ -37,16 +39,29 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import (
+    ClusterAuthorizationFailedError,
     CorruptRecordError,
     InvalidReceiveError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     UnsupportedCodecError,
+    UnsupportedCompressionTypeError,
+    UnsupportedForMessageFormatError,
 )
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
+from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
 from kafka.util import Timer
@@ -138,6 +153,32 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "a producer has a thread _sender with force_close()": lambda: (
         uses(KafkaProducer.__init__, "_sender") and takes(Sender.force_close, "self") and hasattr(Sender, "join")
+    ),
+    "an idempotent producer asks for its id with init_producer_id() while it has none": lambda: (
+        uses(KafkaProducer.__init__, "_transaction_manager")
+        and takes(TransactionManager.init_producer_id, "self")
+        and uses(Sender.run_once, "_transaction_manager", "has_producer_id", "init_producer_id")
+        and uses(TransactionManager.init_producer_id, "_lock", "_current_state", "UNINITIALIZED")
+        and takes(TransactionManager.has_fatal_error, "self")
+        and {"READY", "UNINITIALIZED"} <= set(TransactionState.__members__)
+    ),
+    "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
+        lambda: (
+            takes(Sender._dispatch_error, "self", "batch", "exception", "partition_response")
+            and uses(Sender._complete_batch, "_dispatch_error")
+            and uses(Sender._complete_batch_with_exception, "_dispatch_error")
+            and takes(ProducerBatch.in_retry, "self")
+        )
+    ),
+    "what waits when a producer has failed ends with _maybe_abort_batches(exc), and drained says when a batch left": (
+        lambda: (
+            takes(Sender._maybe_abort_batches, "self", "exc")
+            and uses(Sender.run_once, "_maybe_abort_batches")
+            and uses(Sender.__init__, "_accumulator")
+            and uses(RecordAccumulator.__init__, "_incomplete")
+            and uses(RecordAccumulator.drain_batches_for_one_node, "drained")
+            and uses(RecordAccumulator.abort_batches, "_incomplete", "all")
+        )
     ),
 }
 
@@ -502,6 +543,76 @@ def _refresh(consumer: KafkaConsumer, timeout_ms: int) -> None:
 
 
 # Producing
+
+
+REFUSALS: Final = (
+    ClusterAuthorizationFailedError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCompressionTypeError,
+    UnsupportedForMessageFormatError,
+)
+"""What a record of a repaired producer fails with if the brokers refused it and surely did not append it."""
+
+
+class _TransactionManager(TransactionManager):  # type: ignore[misc]  # kafka-python has no types
+    """The producer's id, which is asked for again after it was given up.
+
+    The library gives the id up when a record's time is over that it had sent without an answer, as after any outage
+    that is longer than that time. It stays in the state of a producer that has an id, in which it asks for none: such a
+    producer never sends anything again.
+    """
+
+    _current_state: Any
+
+    def init_producer_id(self) -> None:
+        """Ask for an id; the library calls it whenever there is none."""
+        with self._lock:
+            if self._current_state is TransactionState.READY and not self.has_producer_id():
+                self._current_state = TransactionState.UNINITIALIZED
+            super().init_producer_id()
+
+
+class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
+    """A sender whose records fail with one of `REFUSALS` if, and only if, the brokers did not append them.
+
+    The library says the same of a record that was refused when it was sent again, of which the first try may be in the
+    log, and of all other records that were on their way when one was refused.
+    """
+
+    def _dispatch_error(self, batch: Any, exception: Any, partition_response: Any) -> None:
+        if isinstance(exception, REFUSALS) and (batch.in_retry() or partition_response is None):
+            exception = KafkaError(f"refused when it was sent again: {exception!r}")
+        super()._dispatch_error(batch, exception, partition_response)
+
+    def _maybe_abort_batches(self, exc: Exception) -> None:
+        waiting = self._accumulator._incomplete.all()
+        if _no_id(exc) and not any(batch.in_retry() or batch.drained for batch in waiting):
+            exc = ClusterAuthorizationFailedError("the brokers give the producer no id")
+        elif isinstance(exc, REFUSALS):
+            exc = KafkaError(f"another record was refused, which ended the producer: {exc!r}")
+        super()._maybe_abort_batches(exc)
+
+
+def _no_id(exc: Exception) -> bool:
+    """Whether the brokers refused the producer an id, of which the library keeps no more than the error's name."""
+    return all(part in str(exc) for part in ("InitProducerIdResponse", ClusterAuthorizationFailedError.__name__))
+
+
+def repair_producer(producer: KafkaProducer) -> None:
+    """Apply both repairs to an idempotent producer that `open_kafka_client` has opened."""
+    producer._sender.__class__ = _Sender
+    producer._transaction_manager.__class__ = _TransactionManager
+
+
+def has_failed(producer: KafkaProducer) -> bool:
+    """Whether an idempotent producer has failed for good: it takes records only to let them fail."""
+    return bool(producer._transaction_manager.has_fatal_error())
 
 
 def end_sender(producer: KafkaProducer) -> None:

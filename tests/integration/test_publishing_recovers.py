@@ -1,0 +1,203 @@
+"""Publishing and erasing through UIC while Kafka is away, refuses its login, or lets it not write: what callers,
+/readyz, the log and a metric say, that nothing is written by halves, and that all works again without a restart."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from conftest import RedisForTest, TopicsForTest
+from localstack.dev_broker import DevBroker
+from localstack.topics import Topic, create_topics
+from localstack.wait import until
+from localstack.web import web
+from support.certificates import Certificates
+from support.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
+from support.uic_running import RunningUic, click, running_uic
+from uic.errors import LogUnavailable, NotAcknowledged
+from uic.log.event_log import KafkaLog, NewRecord
+from uic.log.topic_reader import read_to_end
+
+pytestmark = pytest.mark.servers
+
+N = 2
+TIMEOUT_S = 2.0
+
+
+@pytest.mark.parametrize("broker", ["own_kafka", "own_real_kafka"])
+def test_a_record_on_its_way_when_the_broker_goes_away_ends_no_producer(
+    broker: str, request: pytest.FixtureRequest
+) -> None:
+    kafka: DevBroker = request.getfixturevalue(broker)
+    create_topics(kafka.address, [Topic("events", 1)])
+    client = {"bootstrap_servers": kafka.address, "reconnect_backoff_max_ms": 200}
+    log = KafkaLog(client, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+
+    def append(value: bytes) -> int:
+        [position] = log.append("events", 1, [NewRecord(0, b"user", value)], TIMEOUT_S)
+        return position.offset
+
+    def appended() -> bool:
+        try:
+            append(b"after")
+        except (LogUnavailable, NotAcknowledged):
+            return False
+        return True
+
+    append(b"before")
+    sender: Any = log._producer._sender  # type: ignore[union-attr]
+    kafka.freeze()
+    unanswered: list[BaseException] = []
+
+    def lose() -> None:
+        with pytest.raises(NotAcknowledged) as raised:
+            append(b"lost")
+        unanswered.append(raised.value)
+
+    caller = threading.Thread(target=lose)
+    caller.start()
+    until(lambda: sender._client.in_flight_request_count() > 0, "the record is on its way", within_s=TIMEOUT_S)
+    kafka.kill()
+    caller.join(60)
+    assert unanswered, "what came of it is unknown"
+    kafka.start()
+    create_topics(kafka.address, [Topic("events", 1)])
+    until(appended, "records are appended again", within_s=10)
+    log.close()
+    values = [record.value for record in read_to_end(client, "events")]
+    assert values.count(b"lost") <= 1
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    certificates = Certificates.issue(tmp_path_factory.mktemp("certificates"))
+    folder = tmp_path_factory.mktemp("secured")
+    with secured_kafka(folder, certificates, settings={"connections.max.reauth.ms": "3000"}) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def topics(secured: SecuredKafka, valkey: RedisForTest) -> TopicsForTest:
+    """Fresh ones, with all rights that are documented."""
+    named = secured.create(f"events-{valkey.prefix}", N)
+    secured.grant_documented(named, valkey.prefix)
+    return named
+
+
+def refused(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+    """How a call fails: status, details and trailing metadata."""
+    with pytest.raises(grpc.RpcError) as raised:
+        call()
+    error: Any = raised.value
+    return error.code(), error.details(), dict(error.trailing_metadata())
+
+
+def metric(uic: RunningUic) -> float:
+    lines = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("uic_publishing_failing ")))
+
+
+def fails(uic: RunningUic) -> str:
+    """What /readyz says of publishing."""
+    return "; ".join(why for why in uic.admin("/readyz")["degraded"] if why.startswith("publishing_fails: "))
+
+
+def written(secured: SecuredKafka, topic: str) -> int:
+    return sum(1 for _ in read_to_end({"bootstrap_servers": secured.address}, topic))
+
+
+def test_a_right_that_is_missing_is_named_nothing_is_written_and_it_works_once_it_is_granted(
+    secured: SecuredKafka, topics: TopicsForTest, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    secured.revoke("WRITE", "topic", topics.erased)
+    variables: dict[str, Any] = secured.variables()
+    with running_uic(tmp_path, valkey, topics, **variables) as uic:
+        uic.publish(click("user"))
+        assert (fails(uic), metric(uic)) == ("", 0)
+        for _ in range(3):
+            code, details, told = refused(lambda: uic.erase("user"))
+            assert (code, told["retriable"]) == (grpc.StatusCode.FAILED_PRECONDITION, "false")
+            assert details.startswith("nothing was erased: ")
+            assert f"write to topic {topics.erased}: grant it WRITE" in details
+        assert (written(secured, topics.events), written(secured, topics.erased)) == (1, 0)
+        until(lambda: topics.erased in fails(uic) and metric(uic) == 1, "the missing right is told", within_s=10)
+
+        secured.revoke("WRITE", "topic", topics.events)
+        code, details, told = refused(lambda: uic.publish(click("user")))
+        assert (code, told["retriable"]) == (grpc.StatusCode.FAILED_PRECONDITION, "false")
+        assert "unacknowledged" not in told
+        assert details.startswith("nothing was written: ")
+        assert f"write to topic {topics.events}: grant it WRITE" in details
+        assert written(secured, topics.events) == 1
+        until(lambda: f"{topics.events}: grant" in fails(uic), "that right is told as well", within_s=10)
+
+        for topic in (topics.events, topics.erased):
+            secured.grant("WRITE", "topic", topic)
+        uic.erase("user")
+        uic.publish(click("user"), click("another"))
+        until(lambda: not fails(uic) and metric(uic) == 0, "publishing works again", within_s=30)
+        assert (written(secured, topics.events), written(secured, topics.erased)) == (4, 1)
+        log = uic.worker.log.read_text()
+        assert (log.count("publishing fails"), log.count("publishing works again")) == (1, 1)
+
+
+def test_without_any_right_to_write_the_first_call_says_what_to_grant(
+    secured: SecuredKafka, topics: TopicsForTest, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    for topic in (topics.events, topics.dlq, topics.erased):
+        secured.revoke("WRITE", "topic", topic)
+    variables: dict[str, Any] = secured.variables()
+    with running_uic(tmp_path, valkey, topics, **variables) as uic:
+        for _ in range(2):
+            code, details, told = refused(lambda: uic.publish(click("user")))
+            assert (code, told["retriable"]) == (grpc.StatusCode.FAILED_PRECONDITION, "false"), details
+            assert f"write to topic {topics.events}: grant it WRITE" in details
+        secured.grant("WRITE", "topic", topics.events)
+        uic.publish(click("user"))
+
+
+def test_after_a_login_that_failed_publishing_and_erasing_work_again_without_a_restart(
+    secured: SecuredKafka, topics: TopicsForTest, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    ended = threading.Event()
+    outcomes: list[bool] = []
+    variables: dict[str, Any] = {**secured.variables(), "UIC_GRPC__TIMEOUT_S": "2"}
+    with running_uic(tmp_path, valkey, topics, **variables) as uic:
+
+        def publish() -> None:
+            while not ended.wait(0.1):
+                try:
+                    uic.publish(click("user"), timeout_s=5)
+                    outcomes.append(True)
+                except grpc.RpcError:
+                    outcomes.append(False)
+
+        def works() -> bool:
+            return len(outcomes) > 3 and all(outcomes[-3:])
+
+        caller = threading.Thread(target=publish)
+        caller.start()
+        try:
+            until(works, "events are published", within_s=30)
+            secured.set_password("another one")
+            secured.restart()
+            until(lambda: fails(uic) != "" and metric(uic) == 1, "/readyz and the metric say so", within_s=60)
+            seen = len(outcomes)
+            until(lambda: len(outcomes) > seen + 2, "calls fail for longer than a delivery takes", within_s=60)
+            assert not any(outcomes[seen:])
+            secured.set_password(PASSWORD)
+            outcomes.append(False)
+            until(works, "events are published again", within_s=15)
+            uic.erase("user")
+            until(lambda: not fails(uic) and metric(uic) == 0, "/readyz and the metric say that it works", within_s=30)
+        finally:
+            secured.set_password(PASSWORD)
+            ended.set()
+            caller.join(30)
+        log = uic.worker.log.read_text()
+        assert (log.count("publishing fails"), log.count("publishing works again")) == (1, 1)

@@ -1,0 +1,164 @@
+"""What is said while publishing fails: when it begins, when it is over, and what is no reason to say anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from localstack.wait import until
+from support.fake_event_log import FakeEventLog
+from uic.core.ports import PublishingAway
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.log import watched_log
+from uic.log.event_log import NewRecord
+from uic.log.watched_log import PATIENCE_S, QUIET_S, Appends, Failure, WatchedLog
+
+T = "events"
+SLOW = Failure("not acknowledged", refused=False)
+NO_RIGHT = Failure("no right", refused=True)
+
+
+@pytest.fixture
+def appends() -> Appends:
+    return Appends()
+
+
+def test_a_call_without_patience_says_nothing_of_the_brokers(appends: Appends) -> None:
+    appends.failed(T, [0], SLOW, 10.0, 10.1)
+    assert appends.trouble == ""
+    appends.worked(T, [0], 10.2)
+    appends.failed(T, [0], SLOW, 10.15, 10.2 + PATIENCE_S / 2)
+    assert appends.trouble == "", "a call that began earlier has got through since"
+
+
+def test_calls_that_fail_for_a_second_without_a_success_are_told_until_one_gets_through(appends: Appends) -> None:
+    appends.failed(T, [0], SLOW, 10.0, 10.1)
+    appends.failed(T, [0], SLOW, 10.9, 10.0 + PATIENCE_S)
+    assert appends.trouble == "not acknowledged"
+    appends.worked(T, [0], 12.0)
+    assert appends.trouble == ""
+
+
+def test_a_partition_that_takes_nothing_is_told_though_others_do(appends: Appends) -> None:
+    appends.failed(T, [0], SLOW, 10.0, 15.0)
+    appends.worked(T, [1, 2], 15.5)
+    assert appends.trouble == "not acknowledged"
+
+
+def test_a_refusal_is_told_at_once_and_of_each_topic(appends: Appends) -> None:
+    appends.failed(T, [0], NO_RIGHT, 10.0, 10.0)
+    appends.failed("events.erased", [0], Failure("no right to notes", refused=True), 10.0, 10.0)
+    assert appends.trouble == "no right; no right to notes"
+    appends.answered(T)
+    assert appends.trouble == "no right to notes"
+
+
+@dataclass
+class Clock:
+    """Stands for the module `time` in the watched log."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(watched_log, "time", clock)
+    monkeypatch.setattr(watched_log, "LOOK_S", 0.005)
+    return clock
+
+
+def publish(log: WatchedLog, *partitions: int) -> None:
+    log.append(T, 4, [NewRecord(p, b"user", b"event") for p in partitions], 1.0)
+
+
+def test_the_message_comes_once_when_it_begins_and_once_when_a_call_gets_through(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log = WatchedLog(fake, 4, 1.0)
+    fake.read_only = {T}
+    for _ in range(3):
+        with pytest.raises(LogRefused):
+            publish(log, 0)
+    [said] = log.messages()
+    assert "no right" in said.detail
+    assert log.messages() == []
+    fake.read_only = set()
+    publish(log, 0)
+    assert log.messages() == [PublishingAway("")]
+    log.close()
+    assert fake.closed
+
+
+def test_while_no_one_publishes_the_brokers_are_asked_whether_it_works_again(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log = WatchedLog(fake, 4, 1.0)
+    asked: list[float] = []
+    checking: Callable[[str, int, float], None] = fake.check
+
+    def check(topic: str, partitions: int, timeout_s: float) -> None:
+        asked.append(clock.now)
+        checking(topic, partitions, timeout_s)
+
+    fake.check = check  # type: ignore[method-assign]
+    fake.read_only = {T}
+    with pytest.raises(LogRefused):
+        publish(log, 0)
+    log.messages()
+    clock.now += QUIET_S
+    until(lambda: asked, "the brokers are asked", within_s=30)
+    assert all(said.detail for said in log.messages()), "the right is still missing"
+    fake.read_only = set()
+    clock.now += QUIET_S
+    until(lambda: log.messages() == [PublishingAway("")], "they say that it works", within_s=30)
+    log.close()
+
+
+def test_a_record_that_is_too_large_is_no_trouble_of_publishing(clock: Clock) -> None:
+    class Small(FakeEventLog):
+        def append(self, *_: object) -> list[object]:  # type: ignore[override]
+            raise LogRefused("too large", of_records=True)
+
+    log = WatchedLog(Small({T: 4}), 4, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(LogRefused):
+        publish(log, 0)
+    assert log.messages() == []
+
+
+def test_a_topic_that_is_missing_is_told_by_the_fold_alone(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log = WatchedLog(fake, 4, 1.0)
+    del fake.records[T]
+    for call in (lambda: publish(log, 0), lambda: log.topic_id(T), lambda: log.partition_count(T)):
+        with pytest.raises(UnsuitableTopic):
+            call()
+    assert log.messages() == []
+
+
+def test_of_a_call_that_got_through_in_part_only_the_other_partitions_fail(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log = WatchedLog(fake, 4, 1.0)
+
+    def slow(error: type[Exception], *partitions: int) -> None:
+        with pytest.raises(error):
+            publish(log, *partitions)
+        clock.now += PATIENCE_S
+
+    fake.withheld = {1}
+    slow(NotAcknowledged, 0, 1)
+    fake.withheld = {1}
+    slow(NotAcknowledged, 0, 1)
+    assert log.messages() == [PublishingAway(f"topic {T}: records are not acknowledged in time")]
+    publish(log, 0)
+    assert log.messages() == []
+    publish(log, 1)
+    assert log.messages() == [PublishingAway("")]
+    fake.away = True
+    slow(LogUnavailable, 2)
+    slow(LogUnavailable, 2)
+    assert log.messages() == [PublishingAway("no broker answers")]
+    log.close()
