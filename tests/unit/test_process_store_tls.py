@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from process.store_tls import MOST, BadStoreTls, Cause, by_cause, cause_of, check_store_tls
+from process.store_tls import cause_of, check_store_tls
+from process.tls_causes import MOST, BadTlsFiles, Cause, by_cause
 from support.certificates import Certificates
 from uic.store_failures import MOST_OF_REPLY, describe
 
@@ -77,6 +78,6 @@ def test_a_key_with_a_passphrase_is_refused_and_asks_no_terminal_unless_the_url_
     key = load_pem_private_key(issued.client_key.read_bytes(), None)
     locked = tmp_path / "locked.key"
     locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open")))
-    with pytest.raises(BadStoreTls, match=r"RTP_REDIS__TLS_KEY_FILE=.*locked\.key: .*passphrase"):
+    with pytest.raises(BadTlsFiles, match=r"RTP_REDIS__TLS_KEY_FILE=.*locked\.key: .*passphrase"):
         check_store_tls("RTP_REDIS", "rediss://h", issued.ca, issued.client, locked)
     check_store_tls("RTP_REDIS", "rediss://h?ssl_password=open", issued.ca, issued.client, locked)

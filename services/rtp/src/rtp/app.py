@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from process.memory import give_back
-from process.store_tls import BadStoreTls
+from process.tls_causes import BadTlsFiles
 from rtp.background import Background
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
@@ -54,7 +54,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         BundleError, GoldenMismatch: the bundle cannot be served.
         BadKeys: the file of keys cannot be used.
         BadTls: the certificate files cannot be used.
-        BadStoreTls: those of connections to the store cannot be used.
+        BadTlsFiles: those of connections to the store cannot be used.
         UnsuitableClient: the installed redis-py cannot be used.
     """
     keys = None if settings.access.keys_file is None else KeyRing(settings.access.keys_file)
@@ -179,7 +179,7 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
         return _refuse(f"{error}. RTP_ACCESS__KEYS_FILE names it")
     except BadTls as error:
         return _refuse(f"{error}. RTP_HTTP__TLS_… and RTP_ADMIN__TLS_… name them")
-    except (BadStoreTls, UnsuitableClient) as error:
+    except (BadTlsFiles, UnsuitableClient) as error:
         return _refuse(str(error))
     except (BundleError, GoldenMismatch) as error:
         return _refuse(f"{error}. RTP_BUNDLE__PATH is {settings.bundle.path}")

@@ -16,7 +16,8 @@ from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
 
 from process.assumptions import broken, takes, uses
-from process.store_tls import BadStoreTls, check_store_tls
+from process.store_tls import check_store_tls
+from process.tls_causes import BadTlsFiles
 from uic.errors import StartRefused, UnsuitableClient
 from uic.sentinels import Sentinels
 from uic.settings import RedisSettings
@@ -93,7 +94,7 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
     """
     try:
         check_store_tls(SETTINGS, settings.url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
-    except BadStoreTls as error:
+    except BadTlsFiles as error:
         raise StartRefused(str(error)) from error
     limits: dict[str, Any] = {
         "protocol": 2,

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from process.store_tls import by_cause
+from process.tls_causes import by_cause
 from uic.store_failures import describe_connection
 
 

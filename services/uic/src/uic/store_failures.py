@@ -7,7 +7,8 @@ from typing import Final
 from redis.exceptions import ResponseError
 from redis.sentinel import MasterNotFoundError
 
-from process.store_tls import Cause, cause_of
+from process.store_tls import cause_of
+from process.tls_causes import Cause
 
 SETTINGS: Final = "UIC_REDIS"
 """How the names of the store's settings begin."""

@@ -36,7 +36,7 @@ def open_store(settings: RedisSettings) -> RedisStateReader:
     """The store that the settings name. Nothing is connected before the first read.
 
     Raises:
-        BadStoreTls: the TLS files that they name cannot be used.
+        BadTlsFiles: the TLS files that they name cannot be used.
     """
     url = settings.url.get_secret_value()
     check_store_tls(SETTINGS, url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)

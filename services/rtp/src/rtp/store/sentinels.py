@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 
-from process.store_tls import by_cause
+from process.tls_causes import by_cause
 from rtp.errors import StoreAway
 from rtp.store.commands import failure_of
 from rtp.trouble import Trouble
