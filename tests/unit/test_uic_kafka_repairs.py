@@ -20,13 +20,18 @@ from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
+    RequestTimedOutError,
+    SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
 )
 from kafka.future import Future
+from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -38,7 +43,15 @@ from kafka.structs import MemberState
 from process.assumptions import broken
 from uic.errors import UnsuitableClient
 from uic.log import kafka_repairs
-from uic.log.kafka_repairs import ASSUMPTIONS, REFUSALS, ClaimingAssignor, check_client, poll_once, repair_producer
+from uic.log.kafka_repairs import (
+    ASSUMPTIONS,
+    REFUSALS,
+    ClaimingAssignor,
+    check_client,
+    fetch_refused,
+    poll_once,
+    repair_producer,
+)
 
 TOPIC = "behavior-events"
 ALL = [TopicPartition(TOPIC, p) for p in range(8)]
@@ -92,6 +105,12 @@ CHANGES: dict[str, Broken] = {
     "a manager connects in _build_transport(node, timeout_at)": lambda patch: patch.setattr(
         KafkaConnectionManager, "_connect", other
     ),
+    "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": (
+        lambda patch: patch.setattr(KafkaConnection, "__init__", other)
+    ),
+    "a transport reads with _sock_recv(), which gives bytes and an error": lambda patch: patch.setattr(
+        KafkaSSLTransport, "_read_from_sock", other
+    ),
     "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda patch: patch.setattr(
         KafkaConsumer, "__init__", other
     ),
@@ -128,6 +147,12 @@ CHANGES: dict[str, Broken] = {
     ),
     "a fetch that failed is told to _handle_fetch_error(node, exception)": lambda patch: patch.setattr(
         Fetcher, "_handle_fetch_error", other
+    ),
+    "a fetch's answer is handled by _handle_fetch_response(node, offsets, sent, response)": lambda patch: patch.setattr(
+        Fetcher, "_send_fetches_async", other
+    ),
+    "and its partitions one after the other by _parse_fetched_data(fetch)": lambda patch: patch.delattr(
+        SubscriptionState, "move_partition_to_end"
     ),
     "a batch's records lie at _pos of its _buffer": lambda patch: patch.setattr(
         DefaultRecordBatch, "__slots__", ("_data",)
@@ -371,3 +396,93 @@ def test_the_library_still_needs_each_repair() -> None:
         assert "except" not in inspect.getsource(kind.__init__)
     for connects in (KafkaNetSocket.connect, KafkaNetSocket.sock_connect, KafkaConnectionManager._build_transport):
         assert "close()" not in inspect.getsource(connects)
+    assert "raise Errors.TopicAuthorizationFailedError" in inspect.getsource(Fetcher._parse_fetched_data)
+    reads = inspect.getsource(KafkaTCPTransport._read_from_sock)
+    assert reads.index("if err:") < reads.index("data_received"), "what came with the end of the connection is dropped"
+
+
+# Reading what may not be read
+
+
+REFUSED = 29
+"""TOPIC_AUTHORIZATION_FAILED."""
+
+
+def fetcher() -> Any:
+    made: Any = object.__new__(kafka_repairs._Fetcher)
+    vars(made).update(
+        _subscriptions=SimpleNamespace(move_partition_to_end=lambda tp: None),
+        _session_handlers={},
+        _sensors=None,
+        _completed_fetches=[],
+        _manager=SimpleNamespace(broker_version=(0, 10)),
+        config={"enable_incremental_fetch_sessions": False},
+    )
+    return made
+
+
+def fetched(error: int, **partitions: int) -> Any:
+    """An answer to a fetch; `partitions`: error code of each, by `p0` and so on."""
+    told = [SimpleNamespace(partition_index=int(p[1:]), error_code=code) for p, code in partitions.items()]
+    topics = [SimpleNamespace(topic=TOPIC, partitions=told)] if told else []
+    return SimpleNamespace(API_VERSION=4, error_code=error, responses=topics)
+
+
+def test_a_topic_that_may_not_be_read_is_known_until_a_fetch_of_it_is_answered() -> None:
+    made = fetcher()
+    member: Any = SimpleNamespace(_fetcher=made, assignment=lambda: set(ALL[:3]))
+    here, there = dict.fromkeys(ALL[:2], 0), {ALL[2]: 0}
+    assert fetch_refused(member) is None
+    made._handle_fetch_response(1, here, 0.0, fetched(0, p0=REFUSED, p1=REFUSED))
+    assert fetch_refused(member) is True
+    made._handle_fetch_response(2, there, 0.0, fetched(0, p2=0))
+    assert fetch_refused(member) is True, "another broker answers"
+    made._handle_fetch_response(1, here, 0.0, fetched(70))
+    assert fetch_refused(member) is True, "that was an error of the whole fetch"
+    made._handle_fetch_response(1, here, 0.0, fetched(0))
+    assert fetch_refused(member) is False, "an answer with nothing new names no partitions"
+
+
+def test_a_refused_fetch_ends_no_poll() -> None:
+    refused = SimpleNamespace(partition_data=SimpleNamespace(error_code=REFUSED), topic_partition=ALL[0])
+    assert fetcher()._parse_fetched_data(refused) is None
+
+
+# What is said of connections
+
+
+class Ending:
+    """A library's transport that gets bytes and the end of the connection at one look, and at the next the end."""
+
+    def __init__(self) -> None:
+        self._received = b"refused"
+
+    def _sock_recv(self) -> tuple[bytes, object]:
+        received, self._received = self._received, b""
+        return received, "the end"
+
+
+def test_what_a_broker_says_before_it_ends_a_connection_is_read() -> None:
+    class Repaired(kafka_repairs._ReadsAll, Ending):
+        pass
+
+    transport = Repaired()
+    assert transport._sock_recv() == (b"refused", None)
+    assert transport._sock_recv() == (b"", "the end")
+
+
+def test_a_time_that_is_over_hides_no_reason_and_an_open_connection_ends_it() -> None:
+    manager: Any = object.__new__(kafka_repairs._Manager)
+    conns: dict[str, Any] = {}
+    nodes = {"node": SimpleNamespace(host="h", port=1)}
+    vars(manager).update(
+        _failed={}, config={"security_protocol": "SASL_SSL"}, _conns=conns,
+        cluster=SimpleNamespace(broker_metadata=nodes.get),
+    )  # fmt: skip
+    manager._note("h:1", KafkaTimeoutError("SASL Authentication timed out"))
+    assert not manager.failures()["h:1"].answered
+    manager._note("h:1", SaslAuthenticationFailedError("SaslAuthenticationFailedError: wrong"))
+    manager._note("h:1", RequestTimedOutError("Request timed out after 4 ms"))
+    assert manager.failures()["h:1"].said == "wrong"
+    conns["node"] = SimpleNamespace(node_id="node", connected=True)
+    assert manager.failures() == {}

@@ -18,6 +18,7 @@ from uic.core.ports import (
     LogMessage,
     NotCounted,
     PartitionCount,
+    ReadRefused,
     Skipped,
     TopicCompacted,
 )
@@ -169,3 +170,51 @@ def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:
     counted, away = log.messages(0)
     assert counted == PartitionCount(3)
     assert isinstance(away, NotCounted)
+
+
+def refusing(log: LogConsumer, client: Any, refused: bool | None, patch: pytest.MonkeyPatch) -> list[str]:
+    """What is told when the last fetch was refused, or answered, or there was none."""
+    patch.setattr(consumer, "fetch_refused", lambda _: refused)
+    log._look_at_fetches(client)
+    return [message.detail for message in log.messages(0) if isinstance(message, ReadRefused)]
+
+
+def test_a_topic_that_may_not_be_read_is_told_once_and_taken_back_by_an_answered_fetch_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, client = consumer_of(BusyLog())
+    assert refusing(log, client, None, monkeypatch) == []
+    assert refusing(log, client, False, monkeypatch) == []
+    [said] = refusing(log, client, True, monkeypatch)
+    assert said == (
+        "topic events is refused: this user needs READ on it (TopicAuthorizationFailedError; see "
+        "docs/runbooks/kafka-users.md)"
+    )
+    assert refusing(log, client, True, monkeypatch) == []
+    assert refusing(log, client, None, monkeypatch) == [], "another client has fetched nothing yet"
+    assert refusing(log, client, False, monkeypatch) == [""]
+
+
+def test_a_member_that_has_nothing_to_read_any_more_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, client = consumer_of(BusyLog())
+    refusing(log, client, True, monkeypatch)
+    monkeypatch.setattr(client, "assignment", set)
+    assert refusing(log, client, None, monkeypatch) == []
+    log._announced = True
+    assert refusing(log, client, None, monkeypatch) == [""]
+
+
+def test_what_lies_ahead_of_a_reader_that_is_refused_is_no_reason_to_join_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = BusyLog()
+    log, client = consumer_of(busy)
+    log._tags = {0: 7}
+    monkeypatch.setattr(consumer, "position", lambda *_: 3)
+    seen: list[dict[int, int]] = []
+    monkeypatch.setattr(log._watchdog.__class__, "progress", lambda _, behind, now: seen.append(behind))
+    for refused in (False, True):
+        log._read_refused = refused
+        log.describe({0: 7})
+        log._obey(client)
+    assert seen == [{7: 3}, {}]

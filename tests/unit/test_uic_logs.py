@@ -77,3 +77,19 @@ def test_lines_without_end_take_no_memory_without_end(log: Log) -> None:
     [repeats] = log._handler.filters
     assert isinstance(repeats, Repeats)
     assert len(repeats._said) <= KINDS
+
+
+def test_the_lines_about_connections_that_break_for_one_reason_are_one_line(log: Log) -> None:
+    reason = "KafkaConnectionError: Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"
+    for i in range(3):
+        log.say(f"Connection failed: {reason} (_ssl.c:1006)")
+        log.say(
+            f"<KafkaConnection node_id=bootstrap-{i}>: Connection lost: {reason} (_ssl.c:1006)",
+            name="kafka.net.connection",
+        )
+        log.say(f"<KafkaSSLTransport [h:1<-{i}]>: Abort ({reason} (_ssl.c:1006))", name="kafka.net.transport")
+        log.say(f"Bootstrap to {i} failed: {reason} (_ssl.c:1006) (backoff 0.{i} secs)", level=logging.WARNING)
+    assert len(log.lines()) == 1
+    log.say("Connection failed: KafkaConnectionError: 111 ECONNREFUSED")
+    log.say(f"OffsetCommit failed: {reason}", name="kafka.coordinator.consumer")
+    assert len(log.lines()) == 2, "of another reason, and of something else"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from process.setting_names import UnknownSetting
+from process.tls_causes import BadTlsFiles
 
 NEVER_RUN = ("rich", "greenlet", "colorama", "opentelemetry")
 """What structlog (for terminals, and for threads that are none) and redis-py (for its own metrics) import if it is
@@ -62,7 +64,7 @@ def _run(given: list[str]) -> int:
         return 0 if asked else 2
     try:
         return COMMANDS[verb](verb, given)
-    except UnknownSetting as error:
+    except (UnknownSetting, BadTlsFiles) as error:
         print(f"uic: {error}", file=sys.stderr)
         return 2
     except ValidationError as error:
@@ -86,7 +88,13 @@ def _serve(verb: str, arguments: Sequence[str]) -> int:
         return serve(settings)
 
 
+def _without_retries() -> None:
+    """Of each try to connect kafka-python has half a dozen lines. A command says once why none succeeded."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
 def _tool(verb: str, arguments: Sequence[str]) -> int:
+    _without_retries()
     return int(import_module(TOOLS[verb]).main(arguments))
 
 
@@ -97,6 +105,7 @@ def _of_partitions(verb: str, arguments: Sequence[str]) -> int:
 
 
 def _bulk(verb: str, arguments: Sequence[str]) -> int:
+    _without_retries()
     try:
         return int(import_module(BULK[verb]).main(arguments))
     except ModuleNotFoundError as missing:

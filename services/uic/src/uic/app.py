@@ -22,6 +22,7 @@ from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
 from process.memory import give_back
+from process.tls_causes import BadTlsFiles
 from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import Ports, Step
 from uic.core.topics import group_name
@@ -44,7 +45,7 @@ from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
 from uic.priority import give_way
-from uic.settings import FaultSettings, TlsListener, UicSettings
+from uic.settings import FaultSettings, KafkaSettings, TlsListener, UicSettings
 from uic.store import RedisStore
 
 log = logging.getLogger("uic.app")
@@ -62,11 +63,13 @@ class App:
         """Loads the bundle and binds the ports; connects to nothing.
 
         Raises:
-            StartRefused: the bundle or the keys cannot be used, a port would be open to anyone, or one is taken.
+            StartRefused: the bundle, the keys or a TLS file cannot be used, a port would be open to anyone, or one is
+                taken.
         """
         self._settings = settings
         self._keys = _keys(settings)
         kafka = settings.kafka
+        _check_files(kafka)
         bundle, step = _model(settings)
         self.namespace = namespace(bundle.manifest.fingerprint, settings.bundle.generation)
         self._stopping = threading.Event()
@@ -278,6 +281,13 @@ def _tls(listener: TlsListener, group: str) -> ListenerTls | None:
         return ListenerTls.of(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
     except BadTls as error:
         raise StartRefused(f"{group}__TLS_…: {error}") from error
+
+
+def _check_files(kafka: KafkaSettings) -> None:
+    try:
+        kafka.check_files()
+    except BadTlsFiles as error:
+        raise StartRefused(str(error)) from error
 
 
 def _model(settings: UicSettings) -> tuple[Bundle, Step]:

@@ -24,6 +24,8 @@ REPEAT_S = 10.0
 KINDS = 1000
 """Most lines that are told apart at a time."""
 _NUMBERS = re.compile(r"[0-9a-fA-F]*[0-9][0-9a-fA-F]*")
+_REASON = re.compile(r"\w+Error\b.*?(?=$| \(backoff )")
+"""Why a connection is broken, in the half a dozen lines that kafka-python has for each."""
 
 
 def say(logger: logging.Logger, level: int, name: str, /, *, exc_info: bool = False, **fields: Any) -> None:
@@ -58,14 +60,15 @@ class Repeats(logging.Filter):
     """Leaves out what kafka-python says again within `REPEAT_S`, and says with the next such line how often that was.
 
     While a broker is away, each of its clients says the same at each try to connect, a dozen lines a second. Lines that
-    differ by more than numbers (ports, addresses, ids, times) are different lines.
+    differ by more than numbers (ports, addresses, ids, times) are different lines, but those about connections that are
+    broken for the same reason are one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+        self._said: dict[tuple[str, ...], tuple[float, int]] = {}
         """When a line was last let pass, and how many like it were not since."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -76,7 +79,9 @@ class Repeats(logging.Filter):
             text = record.getMessage()
         except (TypeError, ValueError):  # arguments that do not fit: the handler says so
             return True
-        kind = record.name, record.levelno, _NUMBERS.sub("#", text)
+        kind: tuple[str, ...] = record.name, record.levelname, _NUMBERS.sub("#", text)
+        if record.name.startswith("kafka.net.") and (reason := _REASON.search(text)):
+            kind = ("kafka.net", _NUMBERS.sub("#", reason[0].rstrip(")")))
         now = self._clock()
         with self._lock:
             at, left_out = self._said.get(kind, (now - REPEAT_S, 0))

@@ -14,7 +14,7 @@ from uic.core.deployment import Finding, Severity
 from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import StateStore
 from uic.errors import UnsuitableTopic
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs import explained, open_kafka_client
 from uic.log.topic_answers import check_shown
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable
@@ -39,9 +39,10 @@ def check_topic(settings: KafkaSettings) -> None:
     try:
         admin = open_kafka_client(KafkaAdminClient, **settings.client_options() | timeouts)
         try:
-            [found] = admin.describe_topics([settings.topic])
-            check_shown(settings.client_options(), found)
-            topics = topic_facts(admin, [] if found["error_code"] else [found])
+            with explained(admin):
+                [found] = admin.describe_topics([settings.topic])
+                check_shown(settings.client_options(), found)
+                topics = topic_facts(admin, [] if found["error_code"] else [found])
         finally:
             admin.close()
     except KafkaError as error:

@@ -16,10 +16,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.setting_names import check_names
 from process.store_url import check_store_url
+from process.tls_causes import TlsSettings, check_tls_files
 from uic.core.topics import dead_letter_topic
 
 MAX_BATCH_BYTES: Final = 16 << 20
 """Default of `KafkaSettings.max_batch_bytes`."""
+KAFKA_TLS: Final = TlsSettings(
+    ca_file="UIC_KAFKA__SSL_CAFILE",
+    cert_file="UIC_KAFKA__SSL_CERTFILE",
+    key_file="UIC_KAFKA__SSL_KEYFILE",
+    address="UIC_KAFKA__SECURITY_PROTOCOL",
+)
+"""The names of the settings of TLS to the brokers."""
 
 
 class Group(BaseModel):
@@ -102,6 +110,14 @@ class KafkaSettings(Group):
     def dead_letter_topic(self) -> str:
         """Where records that cannot be folded go."""
         return dead_letter_topic(self.topic)
+
+    def check_files(self) -> None:
+        """Make sure that the TLS files can be used: at a start, because a client would only wait for a broker.
+
+        Raises:
+            BadTlsFiles: one cannot be read, is no PEM, or they do not fit together.
+        """
+        check_tls_files(KAFKA_TLS, self.ssl_cafile, self.ssl_certfile, self.ssl_keyfile)
 
     def client_options(self) -> dict[str, Any]:
         """What every kafka-python client of this process is built with: addresses, security, timeouts."""

@@ -350,6 +350,14 @@ class PublishingAway:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadRefused:
+    """The brokers refuse to let this user read the topic. The member stays in its group, and tries again."""
+
+    detail: str
+    """The topic and the right that is missing; empty: a fetch was answered again."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
@@ -380,6 +388,7 @@ LogMessage = (
     | DeadLettersAway
     | TopicCompacted
     | PublishingAway
+    | ReadRefused
     | LogAway
     | LostGroup
 )

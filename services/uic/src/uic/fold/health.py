@@ -22,7 +22,7 @@ INTERVAL_S = 0.2
 DEAD_LETTERS_AWAY = "dead_letter_topic_unavailable"
 REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
 """Why partitions wait that have a removal's mark."""
-LOG = {"topic", "bounds", "log"}
+LOG = {"topic", "bounds", "fetches", "log"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
 """What can be degraded of the notes of erasures: their topic is looked at now and then, and read when one is needed."""
@@ -111,7 +111,8 @@ class Health:
             say(log, logging.INFO, "the Sentinels name a master again")
 
     def log_failed(self, what: str, detail: str) -> None:
-        """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, or the whole `log`."""
+        """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, `fetches` of records,
+        or the whole `log`."""
         if what not in self._degraded:
             say(log, logging.WARNING, "log unavailable", what=what, detail=detail)
         self.degrade(what, f"log_unavailable: {detail}")

@@ -44,6 +44,7 @@ from uic.core.ports import (
     PartitionCount,
     Ports,
     PublishingAway,
+    ReadRefused,
     Revoked,
     Skipped,
     TopicAway,
@@ -315,6 +316,10 @@ class StateUpdater:
             case PublishingAway(detail):
                 self._metrics.publishing_failing.set(bool(detail))
                 self._health.publishing_away(detail)
+            case ReadRefused(""):
+                self._health.log_answered("fetches")
+            case ReadRefused(detail):
+                self._health.log_failed("fetches", detail)
             case LogAway(detail):
                 self._health.log_failed("log", detail)
                 for session in self._sessions:

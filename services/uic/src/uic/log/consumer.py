@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.kafka_tools import KafkaTools
@@ -36,6 +36,7 @@ from uic.core.ports import (
     NotDescribed,
     OutOfRange,
     PartitionCount,
+    ReadRefused,
     Revoked,
     Skipped,
     TopicAway,
@@ -50,6 +51,8 @@ from uic.log.broker_view import BrokerView
 from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs import (
     check_client,
+    explained,
+    fetch_refused,
     fresh_topic_id,
     is_settled,
     learn_topic,
@@ -63,6 +66,7 @@ from uic.log.kafka_repairs import (
 from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, refusal
+from uic.log.unreachable import described, to_correct
 from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
 from uic.logs import say
 from uic.settings import KafkaSettings
@@ -76,12 +80,16 @@ JOIN_MS = 500
 LONGEST_PAUSE_S = 0.032
 """Between polls that bring nothing. Some brokers answer an empty fetch at once (the local stack's small one does), so
 polling without a pause would cost a core."""
+LONGEST_REFUSED_S = 1.0
+"""The same, while the brokers refuse to let this user read."""
 DESCRIBE_MS = 3000
 CHECK_INTERVAL_S = 1.0
 TOPICS_LOOK_S = 5.0
 """How often the brokers are asked what folding alone does not show: whether the topic of erasures is there, which only
 erasures and rebuilds need, and that of dead letters, and whether the event topic is compacted."""
-REOPEN_S = 1.0
+REOPEN_S, LONGEST_REOPEN_S = 1.0, 5.0
+"""The pause before another client is opened: at first, and after several that found a broker and then failed without
+having worked."""
 BATCH_READS = 3
 """How often an unreadable batch is fetched before its partition stops: damage in transit is gone the next time."""
 ANSWER_BYTES, MOST_ANSWER_BYTES = 100_000_000, 1 << 29
@@ -116,7 +124,8 @@ class LogConsumer(threading.Thread):
         super().__init__(name="poll", daemon=True)
         self._settings = settings
         self._topic = settings.topic
-        self._tools = KafkaTools.of(settings.client_options())
+        self._client = settings.client_options()
+        self._tools = KafkaTools.of(self._client)
         self._group = group
         self._store = ""
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -132,6 +141,11 @@ class LogConsumer(threading.Thread):
         self._joined_as = ""
         self._answer_bytes = ANSWER_BYTES
         self._failure = ""
+        """Why the last client failed; empty once the next one works: its fetch is answered, or its group knows it."""
+        self._failures = 0
+        """How many clients found a broker since then."""
+        self._read_refused = False
+        self._to_correct = ""
         self._topic_away = ""
         self._topics_due = 0.0
         self._told: dict[type[LogMessage], LogMessage] = {}
@@ -161,7 +175,7 @@ class LogConsumer(threading.Thread):
 
     def count_partitions(self) -> None:
         """See `Log`."""
-        self._commands.put(lambda consumer: self._count_partitions())
+        self._commands.put(self._count_partitions)
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         """See `Log`."""
@@ -199,6 +213,7 @@ class LogConsumer(threading.Thread):
         """Consume until told to leave, with a new consumer after every failure."""
         while not self._leaving.is_set():
             consumer = None
+            pause_s = REOPEN_S
             try:
                 self._joined_as = self._group(self._store)
                 consumer = open_consumer(
@@ -207,11 +222,11 @@ class LogConsumer(threading.Thread):
                     most_bytes=self._settings.max_batch_bytes,
                 )
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
-                learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
-                self._failure = ""
-                self._consume(consumer)
-                self._obey(consumer)
-                self._commits.finish(consumer)
+                with explained(consumer):
+                    learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
+                    self._consume(consumer)
+                    self._obey(consumer)
+                    self._commits.finish(consumer)
             except _Lost as lost:
                 say(log, logging.WARNING, "not a working member of the group: joining from scratch", detail=str(lost))
                 self._messages.put(LostGroup(str(lost)))
@@ -220,20 +235,19 @@ class LogConsumer(threading.Thread):
                 self._messages.put(LogAway(f"an answer of more than {self._answer_bytes:,} bytes: {answer}"))
                 self._answer_bytes = min(2 * self._answer_bytes, MOST_ANSWER_BYTES)
             except Exception as error:  # kafka-python's: a new consumer starts clean
-                if repr(error) != self._failure:  # each try ends alike while no broker answers
-                    self._failure = repr(error)
-                    say(log, logging.WARNING, "consumer failed", detail=self._failure)
-                self._messages.put(LogAway(self._why(error)))
+                why = described(error, self._client, self._topic)
+                self._to_correct = to_correct(error)
+                if why != self._failure:  # each try ends alike, whether no broker answers or one refuses
+                    say(log, logging.WARNING, "consumer failed", detail=why)
+                self._failure = why
+                self._messages.put(LogAway(why))
+                if consumer is not None:
+                    pause_s = min(REOPEN_S * 2**self._failures, LONGEST_REOPEN_S)
+                    self._failures += 1
             if consumer is not None:
                 _close(consumer)
             self._begin_clean()
-            self._leaving.wait(REOPEN_S)
-
-    def _why(self, error: Exception) -> str:
-        """Why a consumer failed."""
-        if isinstance(error, TopicAuthorizationFailedError):
-            return f"topic {self._topic} {refusal(self._settings.client_options(), TO_READ)}"
-        return f"{type(error).__name__}: {str(error)[:120]}"
+            self._leaving.wait(pause_s)
 
     def _begin_clean(self) -> None:
         """Forget what belonged to a consumer that is gone."""
@@ -260,7 +274,8 @@ class LogConsumer(threading.Thread):
             if self._answer_bytes < MOST_ANSWER_BYTES and (answer := too_large(consumer)):
                 raise _TooLarge(answer)
             unblock_paused(consumer)
-            pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
+            longest_s = LONGEST_REFUSED_S if self._read_refused else LONGEST_PAUSE_S
+            pause_s = min(longest_s, max(0.001, 2 * pause_s))
             try:
                 fetched = poll_once(consumer, POLL_MS) if is_settled(consumer) else consumer.poll(timeout_ms=JOIN_MS)
             except OffsetOutOfRangeError as error:
@@ -268,6 +283,7 @@ class LogConsumer(threading.Thread):
             except LogTruncationError as error:
                 self._out_of_range(consumer, error.divergent_offsets)
             else:
+                self._look_at_fetches(consumer)
                 if fetched and not self._same_log(consumer):
                     self._give_back(consumer, fetched)
                     continue
@@ -284,6 +300,19 @@ class LogConsumer(threading.Thread):
                 wait_s = 0.0
         except queue.Empty:
             return
+
+    def _look_at_fetches(self, consumer: KafkaConsumer) -> None:
+        """Tell when the brokers begin to refuse reading, and when they have answered a fetch again. Another client is
+        told no other thing, and would cost the whole group a rebalance at each try."""
+        refused = fetch_refused(consumer)
+        if self._announced or refused is not None:
+            self._failure, self._failures = "", 0
+        if refused and not self._read_refused:
+            self._read_refused = True
+            self._messages.put(ReadRefused(f"topic {self._topic} {refusal(self._client, TO_READ)}"))
+        elif self._read_refused and (refused is False or (self._announced and not consumer.assignment())):
+            self._read_refused = False  # answered, or there is nothing to read any more
+            self._messages.put(ReadRefused(""))
 
     def _same_log(self, consumer: KafkaConsumer) -> bool:
         """Whether what was just fetched belongs to the topic that was described; asked after every fetch.
@@ -310,7 +339,7 @@ class LogConsumer(threading.Thread):
         """
         if self._broker is None:
             bounded = {"request_timeout_ms": DESCRIBE_MS, "bootstrap_timeout_ms": DESCRIBE_MS}
-            options = self._settings.client_options() | bounded
+            options = self._client | bounded
             self._broker = BrokerView(options, self._topic, self._joined_as)
         return self._broker
 
@@ -379,35 +408,46 @@ class LogConsumer(threading.Thread):
         asked_ms = time.time_ns() // 1_000_000
         partitions = [self._tp(p) for p in wanted]
         try:
-            topic_id = fresh_topic_id(consumer, self._topic, DESCRIBE_MS)
-            if topic_id != self._topic_id:  # everything that is read must be checked again
-                wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
-                partitions = [self._tp(p) for p in wanted]
-            starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
-            # Before the last stable offsets: what is produced between the two would look like an open transaction.
-            log_ends = self._asked().log_ends([tp.partition for tp in partitions])
-            ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
+            with explained(consumer):
+                topic_id = fresh_topic_id(consumer, self._topic, DESCRIBE_MS)
+                if topic_id != self._topic_id:  # everything that is read must be checked again
+                    wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
+                    partitions = [self._tp(p) for p in wanted]
+                starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
+                # Before the last stable offsets: what is produced between the two would look like an open transaction.
+                log_ends = self._asked().log_ends([tp.partition for tp in partitions])
+                ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
         except KafkaError as error:
-            self._messages.put(NotDescribed(tuple(wanted.values()), f"{type(error).__name__}: {str(error)[:120]}"))
+            self._look_at_connections(error)
+            self._messages.put(NotDescribed(tuple(wanted.values()), described(error, self._client, self._topic)))
             return
+        self._to_correct = ""
         behind = {}
         for p, tag in wanted.items():
             tp = self._tp(p)
             at = position(consumer, tp) if self._tags.get(p) == tag else None
             bounds = LogBounds(starts[tp], ends[tp], topic_id)
             self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], ends[tp])))
-            if at is not None and at < ends[tp] and not self._backpressure.is_full(tag):
+            if at is not None and at < ends[tp] and not (self._read_refused or self._backpressure.is_full(tag)):
                 behind[tag] = at
         self._topic_id = topic_id
         if problem := self._watchdog.progress(behind, time.monotonic()):
             raise _Lost(problem)
 
-    def _count_partitions(self) -> None:
+    def _look_at_connections(self, error: KafkaError) -> None:
+        """Log what is to be corrected, once: it may come up long after the log became unavailable."""
+        found = to_correct(error)
+        if found and found != self._to_correct:
+            say(log, logging.WARNING, "no connection to the brokers", detail=found)
+        self._to_correct = found or self._to_correct
+
+    def _count_partitions(self, consumer: KafkaConsumer) -> None:
         """The client's own metadata may be minutes old."""
         try:
-            self._messages.put(PartitionCount(self._asked().partition_count()))
+            with explained(consumer):
+                self._messages.put(PartitionCount(self._asked().partition_count()))
         except KafkaError as error:
-            self._messages.put(NotCounted(f"{type(error).__name__}: {str(error)[:120]}"))
+            self._messages.put(NotCounted(described(error, self._client, self._topic)))
 
     def _out_of_range(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         for tp in partitions:

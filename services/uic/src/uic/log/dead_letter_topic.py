@@ -15,7 +15,9 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, to_wire
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.broker_view import BrokerView
-from uic.log.topic_answers import ABSENT
+from uic.log.kafka_repairs import explained
+from uic.log.topic_answers import ABSENT, TO_WRITE
+from uic.log.unreachable import described
 from uic.logs import say
 
 log = logging.getLogger("uic.log.dead_letter_topic")
@@ -73,6 +75,8 @@ class DeadLetterProducer(threading.Thread):
         self._topic = topic
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._failure = ""
+        """Why the last letters were not delivered; empty if they were."""
         self._jobs: queue.SimpleQueue[tuple[Sequence[Letter], Sent] | None] = queue.SimpleQueue()
 
     def send(self, letters: Sequence[Letter]) -> Sent:
@@ -94,15 +98,25 @@ class DeadLetterProducer(threading.Thread):
                 producer = producer or self._connect()
                 self._deliver(producer, letters)
             except Exception as error:  # any failure: the producer is replaced and the partition tries again
-                say(log, logging.WARNING, "not delivered", letters=len(letters), detail=repr(error))
                 if producer is not None:
                     close_producer(producer, wait_s=0)
                 producer = None
-                sent.finish(self._why(error))
+                sent.finish(self._failed(error, len(letters)))
             else:
+                if self._failure:
+                    say(log, logging.INFO, "delivered again", letters=len(letters))
+                self._failure = ""
                 sent.finish(None)
         if producer is not None:
             close_producer(producer, wait_s=1)
+
+    def _failed(self, error: Exception, letters: int) -> str:
+        """Why letters were not delivered. It is logged when it begins and when it changes, and not at each try."""
+        why = self._why(error)
+        if why != self._failure:
+            say(log, logging.WARNING, "not delivered", letters=letters, detail=why, error=type(error).__name__)
+        self._failure = why
+        return why
 
     def _why(self, error: Exception) -> str:
         """Why letters were not delivered. Of a topic that is not there, the producer knows only that it has waited."""
@@ -116,8 +130,7 @@ class DeadLetterProducer(threading.Thread):
                 broker.close()
         except KafkaError:
             away = ""
-        said = str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"  # theirs say it
-        return away or said[:140]
+        return away or described(error, self._client, self._topic, TO_WRITE)
 
     def _connect(self) -> KafkaProducer:
         return open_producer(
@@ -126,7 +139,10 @@ class DeadLetterProducer(threading.Thread):
 
     def _deliver(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
         """Produce and wait. A letter that the topic finds too large is cut in half, again and again."""
-        left = list(letters)
+        with explained(producer):
+            self._produce_all(producer, list(letters))
+
+    def _produce_all(self, producer: KafkaProducer, left: list[Letter]) -> None:
         while left:
             futures, left = [(letter, self._produce(producer, letter)) for letter in left], []
             producer.flush(timeout=self._timeout_s)

@@ -7,10 +7,12 @@ batches), and repairs of its faults, seen in 3.0.12:
 * `_Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have theirs.
 * `ClaimingAssignor`: a member that joins claims the partitions that it holds.
 * `unblock_paused`: a resumed partition is not silent for ever.
-* `_Fetcher`: an answer that is too large is not asked for again and again.
+* `_Fetcher`: an answer that is too large is not asked for again and again, and a topic that may not be read does not
+  end the poll.
 * `poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
 * `open_kafka_client`: a client that finds no broker leaves no thread and no open file.
-* `_Manager`: a connection that cannot be made leaves no open socket.
+* `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known.
+* `_ReadsAll`: what a broker says before it ends a connection is read.
 * `_TransactionManager`: a producer that gave its id up asks for another one.
 * `_Sender`: a record that fails says whether the brokers can have it.
 
@@ -24,7 +26,7 @@ import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -56,8 +58,10 @@ from kafka.errors import (
     UnsupportedForMessageFormatError,
 )
 from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -71,6 +75,7 @@ from process.assumptions import broken, takes, uses
 from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.errors import UnsuitableClient
+from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection
 from uic.log.record_batches import Malformed, UnreadableBatch, read_records
 from uic.settings import MAX_BATCH_BYTES
 
@@ -90,7 +95,17 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "a manager connects in _build_transport(node, timeout_at)": lambda: (
         takes(KafkaConnectionManager._build_transport, "self", "node", "timeout_at")
-        and uses(KafkaConnectionManager._connect, "_build_transport")
+        and uses(KafkaConnectionManager._connect, "_build_transport", "connection_lost")
+    ),
+    "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": lambda: (
+        takes(KafkaConnectionManager._connect, "self", "node", "conn")
+        and uses(KafkaConnectionManager.get_connection, "_conns", "close_future")
+        and uses(KafkaConnection.__init__, "connected", "_close_future")
+        and isinstance(KafkaConnection.close_future, property)
+    ),
+    "a transport reads with _sock_recv(), which gives bytes and an error": lambda: all(
+        takes(kind._sock_recv, "self") and uses(kind._read_from_sock, "_sock_recv", "abort", "data_received")
+        for kind in (KafkaTCPTransport, KafkaSSLTransport)
     ),
     "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: uses(
         KafkaConsumer.__init__, "_coordinator", "_fetcher", "_subscription", "_cluster", "_net", "_manager"
@@ -143,6 +158,16 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     "a fetch that failed is told to _handle_fetch_error(node, exception)": lambda: (
         takes(Fetcher._handle_fetch_error, "self", "node_id", "exception")
         and uses(Fetcher._send_fetches_async, "_handle_fetch_error")
+    ),
+    "a fetch's answer is handled by _handle_fetch_response(node, offsets, sent, response)": lambda: (
+        takes(Fetcher._handle_fetch_response, "self", "node_id", "fetch_offsets", "send_time", "response")
+        and uses(Fetcher._send_fetches_async, "_handle_fetch_response")
+    ),
+    "and its partitions one after the other by _parse_fetched_data(fetch)": lambda: (
+        takes(Fetcher._parse_fetched_data, "self", "completed_fetch")
+        and uses(Fetcher._parse_fetched_data, "topic_partition", "partition_data", "error_code")
+        and takes(SubscriptionState.move_partition_to_end, "self", "partition")
+        and uses(Fetcher.fetched_records, "_parse_fetched_data")
     ),
     "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
     "a subscription keeps positions in assignment": lambda: uses(SubscriptionState.__init__, "assignment"),
@@ -204,19 +229,89 @@ def check_client() -> None:
 Client = TypeVar("Client")
 
 
+RECENT_S: Final = 30.0
+"""How long a connection that failed may be the reason why there is no answer."""
+
+
+class _ReadsAll:
+    """A transport that hands on what it has received before it ends.
+
+    The library drops it if the end of the connection is there already: the answer in which a broker refuses a login.
+    """
+
+    def _sock_recv(self) -> tuple[bytes, Any]:
+        received, error = super()._sock_recv()  # type: ignore[misc]  # the library's
+        return received, None if received else error  # the end is there again at the next look
+
+
+class _PlainTransport(_ReadsAll, KafkaTCPTransport):  # type: ignore[misc]  # kafka-python has no types
+    pass
+
+
+class _TlsTransport(_ReadsAll, KafkaSSLTransport):  # type: ignore[misc]  # kafka-python has no types
+    pass
+
+
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
-    """Connections of which one that cannot be made leaves no socket open.
+    """Connections of which one that cannot be made leaves no socket open, and is known with its reason.
 
     The library does not close it. The error's traceback refers to it, from a cycle, so it stays open until the
-    collector of cycles runs, which UIC lets do so rarely.
+    collector of cycles runs, which UIC lets do so rarely. And it logs the reason and tries again, until whoever waits
+    is told that time is over. No error is kept here, only its words, for the same reason.
     """
+
+    def __init__(self, net: Any, **configs: Any) -> None:
+        super().__init__(net, **configs)
+        self._failed: dict[str, tuple[float, NoConnection]] = {}
+        """By address: when and why a connection to it failed. Written by the client's I/O thread."""
 
     async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
         try:
-            return await super()._build_transport(node, timeout_at)
+            transport = await super()._build_transport(node, timeout_at)
         except Exception as error:
             _forget_locals(error)
             raise
+        transport.__class__ = _TlsTransport if isinstance(transport, KafkaSSLTransport) else _PlainTransport
+        return transport
+
+    async def _connect(self, node: Any, conn: Any, *given: Any, **named: Any) -> None:
+        conn.close_future.add_errback(self._note, _address(node))
+        await super()._connect(node, conn, *given, **named)
+
+    def _note(self, address: str, error: BaseException) -> None:
+        """A connection has failed. That time was over says less than what was seen before."""
+        why = why_no_connection(error, self.config["security_protocol"])
+        if why.telling or address not in self.failures():
+            self._failed[address] = time.monotonic(), why
+
+    def failures(self) -> dict[str, NoConnection]:
+        """Address → why the last connection to it failed, a short while ago; of those without an open one."""
+        nodes = [self.cluster.broker_metadata(conn.node_id) for conn in list(self._conns.values()) if conn.connected]
+        connected = {_address(node) for node in nodes if node is not None}
+        since = time.monotonic() - RECENT_S
+        failed = sorted(self._failed.items())
+        return {at: why for at, (when, why) in failed if when >= since and at not in connected}
+
+
+def _address(node: Any) -> str:
+    return f"{node.host}:{node.port}"
+
+
+def failures_of(client: Any) -> dict[str, NoConnection]:
+    """Address → why a client that `open_kafka_client` has opened has no connection to it."""
+    manager = getattr(client, "_manager", None)
+    return manager.failures() if isinstance(manager, _Manager) else {}
+
+
+@contextmanager
+def explained(client: Any) -> Iterator[None]:
+    """Errors of a client get why it has no connection as their cause, a `ConnectionsFailed`, if it has none."""
+    try:
+        yield
+    except KafkaError as error:
+        if failures := failures_of(client):
+            raise error from ConnectionsFailed(failures)
+        raise
 
 
 def _forget_locals(error: BaseException | None) -> None:
@@ -233,10 +328,11 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
     they are closed, whatever the constructor raises.
 
     Raises:
-        KafkaError: no broker answers in time.
+        KafkaError: no broker answers in time; its cause is a `ConnectionsFailed` if it is known why.
         UnsuitableClient: see `check_client`.
     """
     check_client()
+    managers: list[_Manager] = []
     with ExitStack() as started:
 
         def network(**configs: Any) -> KafkaNetClient:
@@ -244,9 +340,15 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
             started.callback(net.close)
             manager = _Manager(net, **configs)
             started.callback(manager.close)
+            managers.append(manager)
             return KafkaNetClient(net, manager)
 
-        client = kind(**options, kafka_client=network)
+        try:
+            client = kind(**options, kafka_client=network)
+        except KafkaError as error:
+            if failures := {at: why for manager in managers for at, why in manager.failures().items()}:
+                raise error from ConnectionsFailed(failures)
+            raise
         started.pop_all()
     return client
 
@@ -349,10 +451,36 @@ def is_settled(consumer: KafkaConsumer) -> bool:
 
 
 class _Fetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no types
-    """A fetcher that remembers an answer which was too large to be read. The library only logs it, closes the
-    connection and asks the same again, for ever."""
+    """A fetcher that remembers an answer which was too large to be read, and which partitions may not be read.
+
+    Of the first, the library only logs it, closes the connection and asks the same again, for ever. The second it
+    raises, once for each partition, so whoever polls does not see when the right is granted: an answer with nothing
+    new names no partitions.
+    """
 
     too_large: str = ""
+    refused: frozenset[TopicPartition] = frozenset()
+    """Partitions whose last fetch was refused."""
+    answered = False
+    """Whether a fetch was answered without a refusal."""
+
+    def _handle_fetch_response(self, node_id: Any, fetch_offsets: Any, send_time: float, response: Any) -> None:
+        if not response.error_code:
+            refused = {
+                TopicPartition(topic.topic, found.partition_index)
+                for topic in response.responses
+                for found in topic.partitions
+                if found.error_code == TopicAuthorizationFailedError.errno
+            }
+            self.refused = self.refused.difference(fetch_offsets) | refused
+            self.answered |= not refused
+        super()._handle_fetch_response(node_id, fetch_offsets, send_time, response)
+
+    def _parse_fetched_data(self, completed_fetch: Any) -> Any:
+        if completed_fetch.partition_data.error_code == TopicAuthorizationFailedError.errno:
+            self._subscriptions.move_partition_to_end(completed_fetch.topic_partition)
+            return None
+        return super()._parse_fetched_data(completed_fetch)
 
     def _handle_fetch_error(self, node_id: Any, exception: BaseException) -> None:
         if isinstance(exception, InvalidReceiveError):
@@ -364,6 +492,14 @@ def too_large(consumer: KafkaConsumer) -> str:
     """What the library said of an answer that was larger than `receive_message_max_bytes`; empty if none was."""
     found: str = consumer._fetcher.too_large
     return found
+
+
+def fetch_refused(consumer: KafkaConsumer) -> bool | None:
+    """Whether the brokers refuse to let this user read; None before the first fetch is answered."""
+    fetcher = consumer._fetcher
+    if fetcher.refused & consumer.assignment():
+        return True
+    return False if fetcher.answered else None
 
 
 class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types

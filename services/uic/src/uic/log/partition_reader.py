@@ -18,12 +18,12 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFa
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs import explained, open_kafka_client
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
 from uic.log.topic_facts import topic_id_of
-from uic.log.unreachable import no_broker
+from uic.log.unreachable import no_broker, stopped
 from uic.settings import MAX_BATCH_BYTES, KafkaSettings
 
 POLL_MS = 200
@@ -148,11 +148,12 @@ class PartitionReader:
         """Turns the Kafka client's errors into `LogUnavailable`, and one about the topic's rights into `TopicRefused`,
         with the right that is needed."""
         try:
-            yield
+            with explained(self._consumer):
+                yield
         except TopicAuthorizationFailedError as error:
             raise TopicRefused(f"topic {self._topic} {refusal(self._client, right)}") from error
         except KafkaError as error:
-            raise LogUnavailable(f"{what}: {type(error).__name__}") from error
+            raise stopped(error, what) from error
 
     def close(self) -> None:
         """Close the connection."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kafka.errors import NoError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import KafkaError, NoError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
 from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
 
@@ -17,7 +17,7 @@ ABSENT = "does not exist"
 RIGHTS_PAGE = "docs/runbooks/kafka-users.md"
 TO_SEE = "READ or WRITE"
 """Either includes DESCRIBE, without which a topic is not shown."""
-TO_READ = "READ"
+TO_READ, TO_WRITE = "READ", "WRITE"
 
 
 def trouble_of(client: Mapping[str, Any], described: Mapping[str, Any]) -> str:
@@ -35,11 +35,11 @@ def trouble_of(client: Mapping[str, Any], described: Mapping[str, Any]) -> str:
     return refusal(client, TO_SEE) if error is TopicAuthorizationFailedError else f"is refused: {error.__name__}"
 
 
-def refusal(client: Mapping[str, Any], right: str) -> str:
-    """That the client's user lacks `right` on a topic, to be said behind the topic's name."""
+def refusal(client: Mapping[str, Any], right: str, error: type[KafkaError] = TopicAuthorizationFailedError) -> str:
+    """That the client's user lacks `right` on a topic, or on what else `error` is about, to be said behind its name."""
     user = client.get("sasl_plain_username")
     who = f"user {user}" if user else "this user"
-    return f"is refused: {who} needs {right} on it (TopicAuthorizationFailedError; see {RIGHTS_PAGE})"
+    return f"is refused: {who} needs {right} on it ({error.__name__}; see {RIGHTS_PAGE})"
 
 
 def check_shown(client: Mapping[str, Any], described: Mapping[str, Any]) -> None:

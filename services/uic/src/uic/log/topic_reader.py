@@ -16,11 +16,11 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs import explained, open_kafka_client
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, check_there, refusal
-from uic.log.unreachable import unreachable
+from uic.log.unreachable import stopped, unreachable
 from uic.settings import MAX_BATCH_BYTES
 
 POLL_MS = 200
@@ -74,17 +74,18 @@ def read_to_end(
     """
     consumer = open_lone_consumer(client, timeout_s=idle_s, most_bytes=most_bytes)
     try:
-        there = consumer.partitions_for_topic(topic)
-        if not there:  # the consumer does not say why
-            _check_there(client, topic, idle_s)
-        if count is not None and (wrong := miscounted(len(there), count)):
-            raise UnsuitableTopic(f"topic {topic} {wrong}")
-        chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
-        yield from _read(consumer, topic, chosen, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
+        with explained(consumer):
+            there = consumer.partitions_for_topic(topic)
+            if not there:  # the consumer does not say why
+                _check_there(client, topic, idle_s)
+            if count is not None and (wrong := miscounted(len(there), count)):
+                raise UnsuitableTopic(f"topic {topic} {wrong}")
+            chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
+            yield from _read(consumer, topic, chosen, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
     except TopicAuthorizationFailedError as error:
         raise TopicRefused(f"topic {topic} {refusal(client, TO_READ)}") from error
     except KafkaError as error:
-        raise LogUnavailable(f"the broker stopped answering: {type(error).__name__}") from error
+        raise stopped(error) from error
     finally:
         consumer.close(autocommit=False, timeout_ms=1000)
 

@@ -1,11 +1,35 @@
-"""What a command or a start says when no broker answers: where it looked."""
+"""What is said when the brokers give no answer, or refuse one: where UIC looked, why, and what to correct."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+from kafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    SaslAuthenticationFailedError,
+    TopicAuthorizationFailedError,
+)
+
+from process.tls_causes import RESET, by_cause
 from uic.errors import LogUnavailable
+from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection, words_of
+from uic.log.topic_answers import TO_READ, refusal
+
+MOST: Final = 120
+"""Characters of what a client says."""
+_NO_ANSWER: Final = (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    SaslAuthenticationFailedError,
+)
+"""Errors of a client that say no more than that it has no connection, or no answer."""
 
 
 def unreachable(client: Mapping[str, Any], error: Exception) -> LogUnavailable:
@@ -13,11 +37,85 @@ def unreachable(client: Mapping[str, Any], error: Exception) -> LogUnavailable:
 
     Args:
         client: options of the Kafka client that got no answer.
-        error: the client's.
+        error: the client's, as `open_kafka_client` or `explained` raised it.
     """
-    return LogUnavailable(f"{no_broker(client)}: {type(error).__name__}")
+    addresses = [address.strip() for address in client["bootstrap_servers"]]
+    failures = _failures(error)
+    if not failures:
+        return LogUnavailable(f"{no_broker(client)}: {type(error).__name__}")
+    reasons = set(map(str, failures.values()))
+    why = reasons.pop() if len(reasons) == 1 and failures.keys() <= set(addresses) else _by_cause(failures)
+    if any(failure.answered for failure in failures.values()):
+        return LogUnavailable(f"no connection to the brokers at {', '.join(addresses)}: {why}")
+    return LogUnavailable(f"{no_broker(client)}: {why}")
 
 
 def no_broker(client: Mapping[str, Any]) -> str:
     """That no broker answers, and at which addresses."""
     return f"no broker answers at {', '.join(client['bootstrap_servers'])}"
+
+
+def stopped(error: Exception, what: str = "the broker stopped answering") -> LogUnavailable:
+    """The error to raise where a client had a connection.
+
+    Args:
+        error: the client's, as `explained` raised it.
+        what: what went wrong.
+    """
+    failures = _failures(error)
+    return LogUnavailable(f"{what}: {_by_cause(failures) if failures else type(error).__name__}")
+
+
+def described(error: BaseException, client: Mapping[str, Any], topic: str = "", right: str = TO_READ) -> str:
+    """An error of a client, in words for operators: a refusal with the right that is missing, why there is no
+    connection with what to correct, or the client's words.
+
+    Args:
+        error: as `open_kafka_client`, `explained` or the client raised it.
+        client: its options.
+        topic: what it reads or writes.
+        right: what it needs for that.
+    """
+    match error:
+        case TopicAuthorizationFailedError():
+            return f"topic {topic} {refusal(client, right)}"
+        case GroupAuthorizationFailedError():
+            group = " ".join(map(str, error.args))
+            return f"group {group} {refusal(client, TO_READ, GroupAuthorizationFailedError)}"
+    if failures := _failures(error):
+        return f"no connection to the brokers: {_by_cause(failures)}"
+    words = words_of(error)[:MOST]
+    return words if words == type(error).__name__ else f"{type(error).__name__}: {words}"
+
+
+def to_correct(error: BaseException) -> str:
+    """Why there is no connection, if an operator has to correct something: TLS or the login. Empty if the brokers may
+    only be away."""
+    failures = {at: why for at, why in _failures(error).items() if why.answered and why.said != RESET}
+    return _by_cause(failures) if failures else ""
+
+
+def seen_and_fix(error: BaseException, client: Mapping[str, Any]) -> tuple[str, str]:
+    """As `described`, and what to correct by itself; empty if that is not known."""
+    failures = _failures(error)
+    if not failures:
+        return described(error, client), ""
+    seen = "; ".join(by_cause((address, failure.said) for address, failure in failures.items()))
+    return seen, "; ".join(dict.fromkeys(failure.fix for failure in failures.values() if failure.fix))
+
+
+def _failures(error: BaseException) -> Mapping[str, NoConnection]:
+    """Why the client has no connection, by address; empty if that is unknown, or not what is wrong."""
+    if not isinstance(error, _NO_ANSWER):
+        return {}
+    if isinstance(error.__cause__, ConnectionsFailed):
+        return error.__cause__.failures
+    if isinstance(error, SaslAuthenticationFailedError):
+        return {"": why_no_connection(error, "SASL_SSL")}
+    return {}
+
+
+def _by_cause(failures: Mapping[str, NoConnection]) -> str:
+    if set(failures) == {""}:  # which one is not known
+        return str(failures[""])
+    return "; ".join(by_cause((address, str(failure)) for address, failure in failures.items()))

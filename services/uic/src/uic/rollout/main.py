@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     """Run a subcommand; see `EPILOG` for what it returns."""
     options = build_parser().parse_args(arguments)
     settings = read_client_settings()
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    settings.kafka.check_files()
     client = None
     try:
         client = open_client(settings.redis)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections import Counter
@@ -31,8 +30,8 @@ TIMEOUT_S: Final = 10.0
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: done; 1: nothing matched, or it could not be done; 2: called wrongly."""
     options = _parser().parse_args(arguments)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the operator does not need its retry messages
     kafka = read_client_settings().kafka
+    kafka.check_files()
     try:
         result: int = options.run(options, kafka, out)
     except UicError as error:

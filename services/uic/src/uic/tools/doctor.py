@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 import time
 from collections import Counter
@@ -27,16 +26,18 @@ from redis.exceptions import AuthenticationError, ResponseError
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
 from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress, namespace
+from process.tls_causes import BadTlsFiles
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic
 from uic.errors import StartRefused, UicError, UnsuitableClient
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs import explained, open_kafka_client
 from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
+from uic.log.unreachable import seen_and_fix
 from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.store import read_meta
@@ -79,6 +80,8 @@ class Log:
     """What was learned about the log; `error` is why the rest is empty."""
 
     error: str | None = None
+    fix: str = ""
+    """What to do about that, if the error says it."""
     version: tuple[int, ...] | None = None
     topics: Mapping[str, TopicFacts]
     troubles: Mapping[str, str] = field(default_factory=dict)
@@ -160,7 +163,7 @@ def _of_rollout(found: InService, model: Model, settings: UicSettings) -> Iterat
 
 def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     log, kafka = facts.log, settings.kafka
-    yield findings.broker_reachable(kafka.bootstrap_servers, log.error, log.version)
+    yield findings.broker_reachable(kafka.bootstrap_servers, log.error, log.version, log.fix)
     if log.error is not None:
         return
     events, dead, erased = (
@@ -324,21 +327,27 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
     timeout_ms = int(timeout_s * 1000)
     client = settings.client_options()
     try:
+        settings.check_files()
         admin = open_kafka_client(
             KafkaAdminClient, **client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
         )
-    except (KafkaError, UnsuitableClient) as error:
-        return Log(error=type(error).__name__, topics={})
+    except BadTlsFiles as error:
+        return Log(error=str(error), fix="correct the setting, or put that file there", topics={})
+    except UnsuitableClient as error:
+        return Log(error=error.detail, fix="install what it names", topics={})
+    except KafkaError as error:
+        return _unreached(error, client)
     names = [settings.topic, settings.dead_letter_topic, erased_topic(settings.topic)]
     try:
-        answers = admin.describe_topics(names)
-        described = [t for t in answers if t["error_code"] == 0]
-        troubles = {t["name"]: told for t in answers if (told := trouble_of(client, t)) not in ("", ABSENT)}
-        topics = topic_facts(admin, described)
-        leaders = [p["leader_id"] for t in described for p in t["partitions"] if p["leader_id"] >= 0]
-        version = tuple(admin.get_broker_version_data(leaders[0]).broker_version) if leaders else None
+        with explained(admin):
+            answers = admin.describe_topics(names)
+            described = [t for t in answers if t["error_code"] == 0]
+            troubles = {t["name"]: told for t in answers if (told := trouble_of(client, t)) not in ("", ABSENT)}
+            topics = topic_facts(admin, described)
+            leaders = [p["leader_id"] for t in described for p in t["partitions"] if p["leader_id"] >= 0]
+            version = tuple(admin.get_broker_version_data(leaders[0]).broker_version) if leaders else None
     except KafkaError as error:
-        return Log(error=f"{type(error).__name__}: {error}", topics={})
+        return _unreached(error, client)
     finally:
         admin.close()
     records: list[LogRecord] = []
@@ -365,6 +374,11 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
         newest=newest_of(records, bundle),
         written=_written(client, [name for name in names[:2] if name in topics], timeout_s),
     )
+
+
+def _unreached(error: KafkaError, client: Mapping[str, Any]) -> Log:
+    seen, fix = seen_and_fix(error, client)
+    return Log(error=seen, fix=fix, topics={})
 
 
 def _samples(records: Sequence[LogRecord]) -> tuple[Sample, ...]:
@@ -477,7 +491,6 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         "--timeout", type=positive, default=5.0, metavar="S", help="for each server (default %(default)s)"
     )
     options = parser.parse_args(arguments)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the report has what matters of its retries
     settings = read_settings()
     found = list(diagnose(gather(settings, options.timeout), settings))
     verdict = findings.worst(found)

@@ -157,10 +157,11 @@ class Sample:
     newest_ms: int | None = None
 
 
-def broker_reachable(servers: str, error: str | None, version: tuple[int, ...] | None) -> Finding:
-    """A broker answers."""
+def broker_reachable(servers: str, error: str | None, version: tuple[int, ...] | None, fix: str = "") -> Finding:
+    """A broker answers. `fix` is empty if the error does not say what to do."""
     if error is not None:
-        return fail("broker", f"{servers}: {error}", "start Kafka there, or correct UIC_KAFKA__BOOTSTRAP_SERVERS")
+        fix = fix or "start Kafka there, or correct UIC_KAFKA__BOOTSTRAP_SERVERS"
+        return fail("broker", f"{servers}: {error}", fix)
     spoken = ".".join(map(str, version)) if version else "of unknown version"
     return ok("broker", f"{servers} answers, protocol of Kafka {spoken}")
 

@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     settings = read_settings()
     if wrong := [p for p in options.partition or () if not 0 <= p < settings.kafka.partitions]:
         parser.error(f"--partition {wrong[0]}: there are partitions 0 to {settings.kafka.partitions - 1}")
+    settings.kafka.check_files()
     try:
         bundle = load_bundle(settings.bundle.path)
         keys = Keys(namespace(bundle.manifest.fingerprint, settings.bundle.generation), settings.redis.prefix)

@@ -43,6 +43,7 @@ def main(
     if options.records_a_file < 1:
         parser.error("--records-a-file must be positive")
     kafka = read_client_settings().kafka
+    kafka.check_files()
     try:
         with log_reader(kafka) as reader:
             bounds = reader.bounds()

@@ -71,6 +71,7 @@ def main(
     if (options.keep_ledgers is None) != (options.of_bundle is None):
         parser.error("--keep-ledgers and --of-bundle go together")
     settings = read_settings()
+    settings.kafka.check_files()
     try:
         command = Backfill(settings, options, out, after, lineages)
         if options.verify:

@@ -74,6 +74,7 @@ def main(
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
     kafka = read_client_settings().kafka
+    kafka.check_files()
     try:
         history = (
             DescribedHistory(options.description)

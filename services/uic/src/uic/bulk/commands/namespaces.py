@@ -60,6 +60,7 @@ def main(
     options = parser.parse_args(arguments)
     as_json = getattr(options, "json", False)
     settings = read_client_settings()
+    settings.kafka.check_files()
     try:
         found = Namespaces(open_client(settings.redis), settings.redis.prefix)
         if options.verb == "drop":

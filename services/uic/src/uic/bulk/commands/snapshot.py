@@ -46,6 +46,7 @@ def main(
     """
     options = _parser().parse_args(arguments)
     settings = read_settings()
+    settings.kafka.check_files()
     try:
         command = Snapshot(settings, options, out, after)
         run: dict[str, Callable[[], int]] = {

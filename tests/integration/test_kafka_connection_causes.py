@@ -1,0 +1,292 @@
+"""Why there is no connection to a real Kafka with TLS and a login is told, with the setting to correct."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import RedisForTest, TopicsForTest
+from localstack.ports import LOOPBACK, free_port
+from localstack.uic_and_rtp import Surroundings, UicWorker
+from localstack.wait import until
+from support.certificates import Certificates
+from support.secured_kafka import SecuredKafka, secured_kafka
+from support.uic_running import BUNDLE, RunningUic, running_uic
+from uic.core.deployment import Severity
+from uic.errors import LogUnavailable
+from uic.log.topic_reader import read_to_end
+from uic.preflight import check_topic
+from uic.settings import KafkaSettings
+from uic.tools import findings
+from uic.tools.doctor import gather_log
+
+pytestmark = pytest.mark.servers
+
+PLAIN_PASSWORD = "another-password"
+TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Secured:
+    """A broker that asks its clients for a certificate and for a password, and certificates that it does not trust."""
+
+    kafka: SecuredKafka
+    ours: Certificates
+    foreign: Certificates
+    named: TopicsForTest
+
+    def variables(self) -> dict[str, Any]:
+        """UIC's settings, which are all right."""
+        shown: dict[str, Any] = {
+            "UIC_KAFKA__SSL_CERTFILE": str(self.ours.client),
+            "UIC_KAFKA__SSL_KEYFILE": str(self.ours.client_key),
+        }
+        return self.kafka.variables() | shown
+
+    def settings(self, **changed: Any) -> KafkaSettings:
+        """The same, but for some; None unsets one."""
+        told: dict[str, Any] = {
+            name.removeprefix("UIC_KAFKA__").lower(): value for name, value in self.variables().items()
+        }
+        told |= {"bootstrap_servers": self.kafka.secured_address, "topic": self.named.events, "partitions": 2}
+        return KafkaSettings(**{name: value for name, value in (told | changed).items() if value is not None})
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    ours = Certificates.issue(folder / "ours")
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    settings = {
+        "listener.name.secured.ssl.client.auth": "required",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+        "listener.name.secured.plain.sasl.jaas.config": f'{plain} user_somebody="{PLAIN_PASSWORD}";',
+    }
+    with secured_kafka(folder, ours, settings=settings) as kafka:
+        named = kafka.create("events", 2)
+        kafka.grant_documented(named, "t")
+        yield Secured(kafka, ours, Certificates.issue(folder / "foreign"), named)
+
+
+TLS_ONLY = {"sasl_mechanism": None, "sasl_username": None, "sasl_password": None}
+PLAIN_TEXT = {"ssl_cafile": None, "ssl_certfile": None, "ssl_keyfile": None}
+NO_CERTIFICATE = {"ssl_certfile": None, "ssl_keyfile": None}
+CAUSES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a wrong password": (
+        {"sasl_password": "wrong"},
+        "Authentication failed",
+        "correct UIC_KAFKA__SASL_USERNAME or UIC_KAFKA__SASL_PASSWORD",
+    ),
+    "a wrong password of PLAIN": (
+        {"sasl_mechanism": "PLAIN", "sasl_username": "somebody", "sasl_password": "wrong"},
+        "Authentication failed",
+        "correct UIC_KAFKA__SASL_USERNAME or UIC_KAFKA__SASL_PASSWORD",
+    ),
+    "a mechanism that the broker does not know": (
+        {"sasl_mechanism": "SCRAM-SHA-256"},
+        "the broker does not know this SASL mechanism",
+        "correct UIC_KAFKA__SASL_MECHANISM",
+    ),
+    "another CA": (
+        {"ssl_cafile": "foreign.ca"},
+        "certificate verify failed: ",
+        "UIC_KAFKA__SSL_CAFILE must name the CA",
+    ),
+    "no CA": ({"ssl_cafile": None}, "certificate verify failed: ", "UIC_KAFKA__SSL_CAFILE must name the CA"),
+    "no client certificate": (
+        NO_CERTIFICATE,
+        "CERTIFICATE_REQUIRED",
+        "refuses the certificate of UIC_KAFKA__SSL_CERTFILE",
+    ),
+    "another client certificate": (
+        {"ssl_certfile": "foreign.client", "ssl_keyfile": "foreign.client_key"},
+        "",
+        "refuses the certificate of UIC_KAFKA__SSL_CERTFILE",
+    ),
+    "plain text where TLS is wanted": (
+        PLAIN_TEXT | TLS_ONLY | {"security_protocol": "PLAINTEXT"},
+        "the broker answers with TLS",
+        "correct UIC_KAFKA__SECURITY_PROTOCOL",
+    ),
+    "no login where one is wanted": (
+        TLS_ONLY | {"security_protocol": "SSL"},
+        "Connection reset by peer",
+        "or wants a login: correct UIC_KAFKA__SECURITY_PROTOCOL",
+    ),
+    "TLS where none is": (
+        TLS_ONLY | {"security_protocol": "SSL", "bootstrap_servers": "open"},
+        "Connection reset by peer",
+        "that port speaks no TLS, or wants a login: correct UIC_KAFKA__SECURITY_PROTOCOL",
+    ),
+    "a login where none is wanted": (
+        PLAIN_TEXT | {"security_protocol": "SASL_PLAINTEXT", "bootstrap_servers": "open"},
+        "the broker asks for no login at this port",
+        "correct UIC_KAFKA__SECURITY_PROTOCOL",
+    ),
+    "a name that the certificate does not hold": (
+        {"bootstrap_servers": "other name"},
+        "certificate verify failed: ",
+        "certificate must hold the address by which it is reached",
+    ),
+}
+
+
+def given(secured: Secured, changed: dict[str, Any]) -> KafkaSettings:
+    """The settings of a cause."""
+    port = secured.kafka.ports["secured"]
+    known: dict[str, Any] = {
+        "foreign.ca": secured.foreign.ca,
+        "foreign.client": secured.foreign.client,
+        "foreign.client_key": secured.foreign.client_key,
+        "open": secured.kafka.address,
+        "other name": f"127.1:{port}",
+    }
+    return secured.settings(
+        **{name: str(known.get(value, value)) if value else None for name, value in changed.items()}
+    )
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_why_there_is_no_connection_is_told_with_what_to_correct(name: str, secured: Secured) -> None:
+    changed, words, fix = CAUSES[name]
+    settings = given(secured, changed)
+    with pytest.raises(LogUnavailable) as start:
+        check_topic(settings)
+    with pytest.raises(LogUnavailable) as command:
+        list(read_to_end(settings.client_options(), settings.dead_letter_topic, idle_s=TIMEOUT_S))
+    for said in (start.value.detail, command.value.detail):
+        assert said.startswith(f"no connection to the brokers at {settings.bootstrap_servers}: ")
+        assert words in said
+        assert fix in said
+        assert "Timeout" not in said
+    doctor = gather_log(settings, None, TIMEOUT_S)
+    finding = findings.broker_reachable(settings.bootstrap_servers, doctor.error, doctor.version, doctor.fix)
+    assert finding.verdict is Severity.FAIL
+    assert words in finding.seen
+    assert fix in finding.fix
+    assert "start Kafka" not in finding.fix
+
+
+def test_settings_that_are_right_connect(secured: Secured) -> None:
+    check_topic(secured.settings())
+
+
+def test_a_broker_that_is_not_there_is_told_as_one_that_does_not_answer(secured: Secured) -> None:
+    nowhere = f"{LOOPBACK}:{free_port()}"
+    with pytest.raises(LogUnavailable, match=f"no broker answers at {nowhere}: Connection refused; start Kafka there"):
+        check_topic(secured.settings(bootstrap_servers=nowhere))
+
+
+# The processes
+
+
+def reasons(uic: RunningUic) -> str:
+    """What `/readyz` says is wrong."""
+    said = uic.admin("/readyz")
+    return f"{said.get('detail', '')} {said.get('degraded', '')}"
+
+
+def lines(uic: RunningUic) -> list[str]:
+    return uic.worker.log.read_text().splitlines()
+
+
+def test_a_worker_with_a_wrong_password_says_so_and_does_not_flood_its_log(
+    secured: Secured, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    wrong = secured.variables() | {"UIC_KAFKA__SASL_PASSWORD": "wrong"}
+    with running_uic(tmp_path, valkey, secured.named, serving=False, **wrong) as uic:
+        until(lambda: "correct UIC_KAFKA__SASL_USERNAME" in reasons(uic), "/readyz says so", within_s=30)
+        before, end = len(lines(uic)), time.monotonic() + 12
+        until(lambda: time.monotonic() > end, "many tries are over", within_s=20)
+        new = lines(uic)[before:]
+        assert [line for line in new if "logger=uic" in line] == []
+        assert len(new) <= 12, new
+        assert sum("waiting for the log" in line for line in lines(uic)) == 1
+
+
+def environment(secured: Secured, folder: Path, **changed: str) -> Mapping[str, str]:
+    around = Surroundings(
+        secured.kafka.secured_address, "redis://localhost:1/0", BUNDLE, topic=secured.named.events, partitions=2,
+        uic=secured.variables() | changed,
+    )  # fmt: skip
+    return UicWorker("uic", folder, around).environment()
+
+
+FILES = {
+    "a CA that is not there": {"SSL_CAFILE": "/no/such/ca.pem"},
+    "a CA that is none": {"SSL_CAFILE": __file__},
+    "a key of another certificate": {"SSL_KEYFILE": "foreign"},
+    "a key that is not there": {"SSL_KEYFILE": "/no/such/key"},
+}
+COMMANDS = {
+    "serve": ["serve"],
+    "verify": ["verify"],
+    "dead-letters": ["dead-letters", "list"],
+    "archive": ["archive", "--to", "/no/such/folder"],
+    "import": ["import", "--description", "/no/such/file"],
+    "namespaces": ["namespaces", "list"],
+}
+
+
+def refused_by_name(secured: Secured, folder: Path, command: list[str], file: dict[str, str]) -> None:
+    [(name, value)] = file.items()
+    value = str(secured.foreign.client_key) if value == "foreign" else value
+    given = environment(secured, folder, **{f"UIC_KAFKA__{name}": value})
+    run = [sys.executable, "-m", "uic", *command]
+    done = subprocess.run(run, env=given, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"UIC_KAFKA__{name}={value}" in done.stderr
+
+
+@pytest.mark.parametrize("file", FILES.values(), ids=FILES)
+def test_a_start_with_files_that_cannot_be_used_is_refused_by_their_names(
+    file: dict[str, str], secured: Secured, tmp_path: Path
+) -> None:
+    refused_by_name(secured, tmp_path, ["serve"], file)
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_commands_are_refused_by_the_name_of_a_file_that_is_not_there(
+    command: list[str], secured: Secured, tmp_path: Path
+) -> None:
+    refused_by_name(secured, tmp_path, command, FILES["a CA that is not there"])
+
+
+def test_the_doctor_names_a_file_that_is_not_there_and_goes_on_with_its_other_checks(
+    secured: Secured, tmp_path: Path
+) -> None:
+    given = environment(secured, tmp_path, UIC_KAFKA__SSL_CAFILE="/no/such/ca.pem")
+    run = [sys.executable, "-m", "uic", "doctor", "--timeout", "1"]
+    done = subprocess.run(run, env=given, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "UIC_KAFKA__SSL_CAFILE=/no/such/ca.pem: No such file or directory" in done.stdout
+    assert "UIC_REDIS__URL" in done.stdout
+
+
+def test_a_certificate_that_a_broker_comes_back_with_is_told_while_the_worker_runs(
+    valkey: RedisForTest, tmp_path: Path
+) -> None:
+    ours = Certificates.issue(tmp_path / "ours")
+    good = {file: file.read_bytes() for file in (ours.server, ours.server_key)}
+    with secured_kafka(tmp_path, ours) as kafka:
+        named = kafka.create("events", 2)
+        kafka.grant_documented(named, valkey.prefix)
+        variables: Any = kafka.variables()
+        with running_uic(tmp_path, valkey, named, **variables) as uic:
+            foreign = Certificates.issue(tmp_path / "foreign")
+            for file, other in ((ours.server, foreign.server), (ours.server_key, foreign.server_key)):
+                file.write_bytes(other.read_bytes())
+            kafka.restart()
+            cause = "certificate verify failed: unable to get local issuer certificate; UIC_KAFKA__SSL_CAFILE must name"
+            until(lambda: cause in reasons(uic), "/readyz says so", within_s=60)
+            for file, content in good.items():
+                file.write_bytes(content)
+            kafka.restart()
+            until(lambda: uic.admin("/readyz").get("degraded") == [], "it goes on by itself", within_s=60)

@@ -1,0 +1,147 @@
+"""Why a connection to a broker fails is found behind the client's errors, and said with the setting to correct."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+from kafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaProtocolError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    SaslAuthenticationFailedError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+
+from localstack.ports import LOOPBACK, free_port
+from process.tls_causes import BadTlsFiles
+from support.certificates import Certificates, TlsFront
+from uic.errors import LogUnavailable
+from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection
+from uic.log.topic_answers import TO_WRITE
+from uic.log.topic_reader import read_to_end
+from uic.log.unreachable import described, seen_and_fix, stopped, to_correct, unreachable
+from uic.settings import KafkaSettings
+
+CLIENT = {"bootstrap_servers": ["a:1", "b:1"], "security_protocol": "SASL_SSL"}
+LOGIN = NoConnection("wrong password", "correct the password", answered=True)
+AWAY = NoConnection("Connection refused", "start Kafka there", answered=False)
+
+
+def of(failures: dict[str, NoConnection], error: KafkaError | None = None) -> KafkaError:
+    """A client's error, with what lies behind it."""
+    error = KafkaTimeoutError("Unable to bootstrap") if error is None else error
+    error.__cause__ = ConnectionsFailed(failures)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        ("PLAINTEXT", "wants TLS or a login: correct UIC_KAFKA__SECURITY_PROTOCOL"),
+        ("SASL_PLAINTEXT", "wants TLS: correct UIC_KAFKA__SECURITY_PROTOCOL"),
+        ("SSL", "wants a login: correct UIC_KAFKA__SECURITY_PROTOCOL; or it refuses the certificate of"),
+        ("SASL_SSL", "speaks no TLS: correct UIC_KAFKA__SECURITY_PROTOCOL; or it refuses the certificate of"),
+    ],
+)
+def test_a_broker_that_ends_connections_without_a_word_is_told_with_what_may_be_wrong(
+    protocol: str, words: str
+) -> None:
+    for error in (
+        KafkaConnectionError("socket disconnected"),
+        KafkaConnectionError(ConnectionResetError(104, "Connection reset by peer")),
+        KafkaConnectionError(ssl.SSLEOFError(8, "EOF")),
+    ):
+        why = why_no_connection(error, protocol)
+        assert (why.said, why.answered) == ("Connection reset by peer", True)
+        assert words in why.fix
+
+
+def test_what_a_client_says_of_the_system_is_told_in_the_systems_words() -> None:
+    assert why_no_connection(KafkaConnectionError("111 ECONNREFUSED"), "SSL").said == "Connection refused"
+    for untelling in (KafkaConnectionError(), KafkaConnectionError("Connection timed out"), KafkaTimeoutError("a")):
+        assert not why_no_connection(untelling, "SSL").telling
+    assert why_no_connection(KafkaProtocolError("odd"), "SSL") == NoConnection("odd", "", answered=True)
+
+
+def test_brokers_that_fail_alike_are_told_together_and_others_each_by_address() -> None:
+    alike = unreachable(CLIENT, of({"a:1": LOGIN, "b:1": LOGIN}))
+    assert alike.detail == "no connection to the brokers at a:1, b:1: wrong password; correct the password"
+    away = unreachable(CLIENT, of({"a:1": AWAY, "b:1": AWAY}))
+    assert away.detail == "no broker answers at a:1, b:1: Connection refused; start Kafka there"
+    each = unreachable(CLIENT, of({"a:1": LOGIN, "b:1": AWAY}))
+    assert each.detail.endswith(
+        ": a:1 (wrong password; correct the password); b:1 (Connection refused; start Kafka there)"
+    )
+    advertised = unreachable(CLIENT, of({"elsewhere:1": AWAY}))
+    assert "elsewhere:1 (Connection refused" in advertised.detail
+    assert unreachable(CLIENT, KafkaTimeoutError("x")).detail == "no broker answers at a:1, b:1: KafkaTimeoutError"
+
+
+def test_only_an_error_that_says_no_more_than_that_there_is_no_answer_is_explained() -> None:
+    assert "wrong password" in described(of({"a:1": LOGIN}, NodeNotReadyError("1")), CLIENT)
+    assert described(of({"a:1": LOGIN}, UnknownTopicOrPartitionError("t")), CLIENT) == "UnknownTopicOrPartitionError: t"
+    assert described(ValueError("odd"), CLIENT) == "ValueError: odd"
+    assert described(ValueError(), CLIENT) == "ValueError"
+    refused = SaslAuthenticationFailedError("SaslAuthenticationFailedError: Authentication failed: no")
+    assert described(refused, CLIENT) == (
+        "no connection to the brokers: Authentication failed: no; correct UIC_KAFKA__SASL_USERNAME or "
+        "UIC_KAFKA__SASL_PASSWORD"
+    )
+
+
+def test_a_refusal_names_the_right_and_what_it_is_for() -> None:
+    page = "docs/runbooks/kafka-users.md"
+    topic = described(TopicAuthorizationFailedError({"t"}), CLIENT, "t", TO_WRITE)
+    assert topic == f"topic t is refused: this user needs WRITE on it (TopicAuthorizationFailedError; see {page})"
+    group = described(GroupAuthorizationFailedError("g"), CLIENT | {"sasl_plain_username": "uic"}, "t")
+    assert group == f"group g is refused: user uic needs READ on it (GroupAuthorizationFailedError; see {page})"
+
+
+def test_a_broker_that_stops_answering_is_told_with_the_cause() -> None:
+    said = stopped(of({"a:1": LOGIN}), "it ended").detail
+    assert said == "it ended: a:1 (wrong password; correct the password)"
+    assert stopped(KafkaTimeoutError("x")).detail == "the broker stopped answering: KafkaTimeoutError"
+
+
+def test_only_what_is_certain_is_called_something_to_correct() -> None:
+    reset = why_no_connection(KafkaConnectionError("socket disconnected"), "SSL")
+    assert to_correct(of({"a:1": AWAY, "b:1": reset})) == ""
+    assert to_correct(of({"a:1": LOGIN, "b:1": AWAY})) == "a:1 (wrong password; correct the password)"
+    assert seen_and_fix(of({"a:1": LOGIN, "b:1": AWAY}), CLIENT) == (
+        "a:1 (wrong password); b:1 (Connection refused)",
+        "correct the password; start Kafka there",
+    )
+
+
+def test_the_cause_is_found_behind_a_real_clients_error(tmp_path: Path) -> None:
+    ours, foreign = Certificates.issue(tmp_path / "ours"), Certificates.issue(tmp_path / "foreign")
+    with TlsFront(ours, free_port()) as front:
+        client = {
+            "bootstrap_servers": [f"{LOOPBACK}:{front.port}"],
+            "security_protocol": "SSL",
+            "ssl_cafile": str(foreign.ca),
+        }
+        with pytest.raises(
+            LogUnavailable, match=r"certificate verify failed: .*; UIC_KAFKA__SSL_CAFILE must name the CA"
+        ):
+            list(read_to_end(client, "events", idle_s=0.5))
+
+
+def test_files_that_cannot_be_used_are_named_with_their_settings(tmp_path: Path) -> None:
+    ours, foreign = Certificates.issue(tmp_path / "ours"), Certificates.issue(tmp_path / "foreign")
+    right = {"ssl_cafile": str(ours.ca), "ssl_certfile": str(ours.client), "ssl_keyfile": str(ours.client_key)}
+    KafkaSettings(security_protocol="SSL", **right).check_files()  # type: ignore[arg-type]  # they are strings
+    KafkaSettings().check_files()
+    for changed, words in (
+        ({"ssl_cafile": "/no/ca"}, "UIC_KAFKA__SSL_CAFILE=/no/ca: No such file"),
+        ({"ssl_keyfile": "/no/key"}, "UIC_KAFKA__SSL_KEYFILE=/no/key: No such file"),
+        ({"ssl_keyfile": str(foreign.client_key)}, "UIC_KAFKA__SSL_KEYFILE=.*KEY_VALUES_MISMATCH"),
+    ):
+        with pytest.raises(BadTlsFiles, match=words):
+            KafkaSettings(security_protocol="SSL", **right | changed).check_files()  # type: ignore[arg-type]
