@@ -50,6 +50,7 @@ TABLE: Final[Mapping[type[UicError], Row]] = {
     errors.StoreUnavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable"),
     errors.LogUnavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "log_unavailable"),
     errors.NotAcknowledged: Row(HTTPStatus.GATEWAY_TIMEOUT, "not_acknowledged"),
+    errors.TopicRefused: Row(HTTPStatus.CONFLICT, "topic_refused"),
     errors.LogRefused: Row(HTTPStatus.CONFLICT, "log_refused"),
     errors.UnreadableLog: Row(HTTPStatus.INTERNAL_SERVER_ERROR, "unreadable_log"),
     errors.DeadLetterUnavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "dead_letter_unavailable"),
