@@ -1,7 +1,7 @@
 """Servers of a cluster that did not answer, and are left alone for a while.
 
-Whoever asks a server that hangs waits for the timeout, and the fold asks for one partition after another, several times
-a round. So after a server has kept us waiting it is not asked again for several times as long: the others' partitions
+A question to a server that hangs costs the timeout, and the fold asks for one partition after another, several times a
+round. So after a server has kept us waiting it is not asked again for several times as long: the others' partitions
 get most of the time, however long the timeout is.
 """
 
@@ -29,7 +29,7 @@ class SilentServers:
         return reason if self._clock() < until else ""
 
     def gave_no_answer(self, server: str, reason: str, waited_s: float) -> None:
-        """A server was waited for in vain, for so long."""
+        """A server was waited for, for so long, and did not answer."""
         self._until[server] = self._clock() + min(TIMES * waited_s, LONGEST_S), reason
 
     def answered(self, server: str) -> None:

@@ -256,7 +256,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
     """Connections of which one that cannot be made leaves no socket open, and is known with its reason.
 
     The library does not close it. The error's traceback refers to it, from a cycle, so it stays open until the
-    collector of cycles runs, which UIC lets do so rarely. And it logs the reason and tries again, until whoever waits
+    collector of cycles runs, which UIC lets do so rarely. And it logs the reason and tries again, until the caller
     is told that time is over. No error is kept here, only its words, for the same reason.
     """
 
@@ -454,7 +454,7 @@ class _Fetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no types
     """A fetcher that remembers an answer which was too large to be read, and which partitions may not be read.
 
     Of the first, the library only logs it, closes the connection and asks the same again, for ever. The second it
-    raises, once for each partition, so whoever polls does not see when the right is granted: an answer with nothing
+    raises, once for each partition, so one who polls does not see when the right is granted: an answer with nothing
     new names no partitions.
     """
 

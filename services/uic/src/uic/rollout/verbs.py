@@ -123,8 +123,8 @@ class Verbs:
         release, bundle = planning.read_release(path, 0)
         if generation is None:
             # Of the bundle in service, states that are not folded from its log alone are meant to be other states.
-            anew = how.other_log or (not how.reads_log and release.manifest == serving.manifest)
-            same = release.fingerprint == serving.fingerprint and not anew
+            rebuilt = how.other_log or (not how.reads_log and release.manifest == serving.manifest)
+            same = release.fingerprint == serving.fingerprint and not rebuilt
             # A fold of the log goes on with what is there; a load needs an empty namespace.
             occupied = () if same or how.reads_log else {*self._namespaces.names(), serving.namespace}
             generation = serving.generation if same else free_generation(record, release.fingerprint, occupied)
