@@ -49,6 +49,8 @@ class Subject:
     start: Callable[[], object]
     restart_connections: Callable[[], object]
     allow_get: Callable[[bool], object]
+    named: str = "the store"
+    """In reasons."""
 
     def run(self, test: Test[T]) -> T:
         async def with_reader() -> T:
@@ -128,6 +130,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
             start=server.start,
             restart_connections=lambda: client.client_kill_filter(_type="normal", skipme=True),
             allow_get=lambda allowed: allow_get(client, allowed),
+            named=f"node {server.address.split('/')[2]} of the store" if request.param == "cluster" else "the store",
         )
     finally:
         server.thaw()
@@ -371,7 +374,8 @@ def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_wel
                 await reader.read("a", PATIENT_S)
             subject.allow_get(True)
             await reader.read("a", PATIENT_S)
-            assert reader.troubles == ["states cannot be read: StoreRefused: the store refuses: NoPermissionError"]
+            refused = f"StoreRefused: {subject.named} refuses: NoPermissionError"
+            assert reader.troubles == [f"states cannot be read: {refused}"]
         ahead_s = reader_module.CALM_S
         await reader.read("a", PATIENT_S)
         assert reader.troubles == []

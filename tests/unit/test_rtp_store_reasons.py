@@ -18,5 +18,5 @@ def test_the_node_is_named() -> None:
     refused, away = NoPermissionError("no"), RedisConnectionError("Connection closed by server.")
     for error in (refused, away):
         error.add_note("10.0.0.5:6379")
-    assert reason_of(refused) == "10.0.0.5:6379 of the store refuses: NoPermissionError"
-    assert reason_of(away) == "no connection to 10.0.0.5:6379 of the store (Connection closed by server.)"
+    assert reason_of(refused) == "node 10.0.0.5:6379 of the store refuses: NoPermissionError"
+    assert reason_of(away) == "no connection to node 10.0.0.5:6379 of the store (Connection closed by server.)"

@@ -38,7 +38,7 @@ def reason_of(error: BaseException) -> str:
     """Why the store gave no answer, for operators. An error reply by redis-py's class of it, or else by its first word:
     what follows may name keys and users. Of a cluster with the node, which is the error's first note."""
     node = next(iter(getattr(error, "__notes__", ())), "")
-    at = f"{node} of the store" if node else "the store"
+    at = f"node {node} of the store" if node else "the store"
     match error:
         case TooManyConnects() | MasterNotFoundError():
             return str(error)
