@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from localstack.apache_kafka import ApacheKafka, has_java
+from localstack.apache_kafka import ApacheKafka
 from localstack.ports import LOOPBACK, free_port, free_ports
 from localstack.process import Ended
 from localstack.stack import living
 from localstack.topics import create_topics, topics
-from support import skips
 from support.kafka_home import kafka_home
 
 pytestmark = pytest.mark.servers
@@ -27,13 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A Kafka distribution: that of `KAFKA_HOME`, else one made of the jars next to the script `CTR_KAFKA_BROKER`."""
-    if named := os.environ.get("KAFKA_HOME"):
-        return Path(named)
-    script = os.environ.get("CTR_KAFKA_BROKER")
-    if not script or not (Path(script).resolve().parent / "libs").is_dir() or not has_java(os.environ):
-        pytest.skip(skips.NO_KAFKA_HOME)
-    return kafka_home(Path(script).resolve().parent, tmp_path / "kafka_home")
+    return kafka_home(tmp_path / "kafka_home")
 
 
 def test_it_serves_keeps_its_topics_over_restarts_and_ends_by_pid(home: Path, tmp_path: Path) -> None:

@@ -3,7 +3,13 @@ one that gives rights."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
+
+from localstack.apache_kafka import has_java
+from support import skips
 
 SCRIPT = """#!/bin/sh
 # Like Apache's script of this name: it execs Java, which keeps the pid.
@@ -22,7 +28,18 @@ appender.console.layout.pattern = [%d] %p %m (%c)%n
 """Kafka logs to its output, as with Apache's settings."""
 
 
-def kafka_home(jars: Path, folder: Path) -> Path:
+def kafka_home(folder: Path) -> Path:
+    """A Kafka distribution: that of `KAFKA_HOME`, else one that is made in `folder` of the jars next to the script
+    `CTR_KAFKA_BROKER`. Skips the test where there is neither, or no Java."""
+    if named := os.environ.get("KAFKA_HOME"):
+        return Path(named)
+    script = os.environ.get("CTR_KAFKA_BROKER")
+    if not script or not (Path(script).resolve().parent / "libs").is_dir() or not has_java(os.environ):
+        pytest.skip(skips.NO_KAFKA_HOME)
+    return made_of(Path(script).resolve().parent, folder)
+
+
+def made_of(jars: Path, folder: Path) -> Path:
     """Write the distribution to `folder`; `jars` has `libs/`. Returns `folder`."""
     programs = {
         "kafka-server-start.sh": "kafka.Kafka",

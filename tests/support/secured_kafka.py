@@ -6,12 +6,10 @@ SCRAM, and there a user may do only what an ACL allows.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import (
     ACL,
@@ -27,10 +25,9 @@ from kafka.admin import (
 )
 
 from conftest import TopicsForTest
-from localstack.apache_kafka import ApacheKafka, has_java
+from localstack.apache_kafka import ApacheKafka
 from localstack.topics import create_topics, topics
 from localstack.wait import until
-from support import skips
 from support.certificates import Certificates
 from support.kafka_home import kafka_home
 
@@ -181,11 +178,7 @@ def secured_kafka(
         users: name → password; None for `USER` with `PASSWORD`. They may do nothing until `grant`.
         settings: broker settings, which replace ours, such as `connections.max.reauth.ms`.
     """
-    script = os.environ.get("CTR_KAFKA_BROKER")
-    if not script or not (Path(script).resolve().parent / "libs").is_dir() or not has_java(os.environ):
-        pytest.skip(skips.NO_KAFKA_HOME)
-    home = kafka_home(Path(script).resolve().parent, folder / "home")
-    with SecuredKafka(home, folder / "broker", certificates, settings or {}) as kafka:
+    with SecuredKafka(kafka_home(folder / "home"), folder / "broker", certificates, settings or {}) as kafka:
         for user, password in ({USER: PASSWORD} if users is None else users).items():
             kafka.set_password(password, user)
         yield kafka

@@ -1,4 +1,5 @@
-"""StateUpdater: from records of the log to states in the store, exactly once and in order. The commit protocol:
+"""StateUpdater: from records of the log to states in the store, exactly once and in order. The file is long because one
+thread runs all steps of the commit protocol and owns their state:
 
     1 poll     raw records, and the position that the client reports with them   (log.consumer, its own thread)
     2 decode   records to operations; records that are no events to the dead letters, acknowledged before 5

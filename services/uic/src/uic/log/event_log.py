@@ -180,7 +180,7 @@ class KafkaLog:
     def must_be_writable(self, topic: str) -> None:
         """See `EventLog`."""
         allowed = self._described(topic).get("authorized_operations") or ()
-        # Who sees a topic may describe it. So a list without that is none: the brokers do not tell.
+        # A user who can see a topic has DESCRIBE on it. If the list lacks that, the brokers do not report rights.
         if "DESCRIBE" in allowed and "WRITE" not in allowed:
             raise LogRefused(_no_write(topic))
 
