@@ -126,6 +126,7 @@ def test_the_rights_of_the_runbook_suffice_for_the_service_and_its_commands(
         for topic in (named.events, named.dlq, named.erased):
             assert findings[f"topic {topic}"][0] == "OK"
         assert findings[f"cleanup.policy of {named.events}"] == ("OK", "delete")
+        assert findings["rights on the topics"][0] == "OK"
         assert "refused" not in said
         assert run_main(verify.main, environment)[0] == 0
     archive = str(tmp_path / "archive")
@@ -167,6 +168,25 @@ def test_a_topic_that_may_not_be_seen_is_refused_by_name_and_nothing_is_written(
         records, against = _other_log(read_client_settings(), named.events)
     assert (records, [one.passes for one in against]) == (0, [False]), "the gate of a rollout is closed, and says why"
     assert refused in against[0].reason
+
+
+def test_the_doctor_names_each_right_that_is_missing_and_what_it_is_for(
+    broker: SecuredKafka, named: TopicsForTest, environment: dict[str, str]
+) -> None:
+    def of_rights() -> tuple[str, str]:
+        _, said = run_main(doctor.main, environment, "--json")
+        (found,) = (one for one in json.loads(said)["findings"] if one["check"] == "rights on the topics")
+        return found["verdict"], found["seen"]
+
+    for topic in (named.events, named.dlq, named.erased):
+        broker.grant("READ", "topic", topic)
+    broker.grant("WRITE", "topic", named.erased)
+    verdict, seen = of_rights()
+    assert (verdict, "nothing is folded" in seen) == ("FAIL", False)
+    assert f"no WRITE on {named.events}: UIC's gRPC calls" in seen
+    assert f"no WRITE on {named.dlq}: a partition with a bad record waits" in seen
+    broker.grant("WRITE", "topic", named.dlq)
+    assert of_rights()[0] == "WARN", "producers may be the only ones who write events"
 
 
 def test_an_archive_without_the_right_to_read_says_so(

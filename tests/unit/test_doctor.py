@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,13 @@ STORE = StoreFacts(
     role="master",
     clock_ahead_s=0.001,
 )
+RIGHTS = frozenset({"DESCRIBE", "READ", "WRITE"})
 EVENTS = TopicFacts(
     name="behavior-events",
     partitions=N,
     replicas=3,
     leaderless=0,
+    rights=RIGHTS,
     config={
         "cleanup.policy": "delete",
         "retention.ms": "-1",
@@ -72,6 +75,7 @@ DEAD = TopicFacts(
     partitions=4,
     replicas=3,
     leaderless=0,
+    rights=RIGHTS,
     config={"cleanup.policy": "delete", "retention.ms": "-1", "max.message.bytes": "2097152"},
 )
 ERASED = TopicFacts(
@@ -79,6 +83,7 @@ ERASED = TopicFacts(
     partitions=N,
     replicas=3,
     leaderless=0,
+    rights=RIGHTS,
     config={"cleanup.policy": "compact", "min.insync.replicas": "2"},
 )
 
@@ -93,6 +98,21 @@ def topic(base: TopicFacts = EVENTS, *, config: dict[str, str] | None = None, **
 
 def silent(base: TopicFacts) -> TopicFacts:
     return replace(base, config=None)
+
+
+def rights_finding(
+    events: Set[str] | None = RIGHTS, dead: Set[str] | None = RIGHTS, erased: Set[str] | None = RIGHTS
+) -> Finding:
+    def having(base: TopicFacts, rights: Set[str] | None) -> TopicFacts:
+        return replace(base, rights=None if rights is None else frozenset(rights))
+
+    return findings.topic_rights(
+        [
+            (having(EVENTS, events), findings.EVENTS_USES),
+            (having(DEAD, dead), findings.DEAD_LETTERS_USES),
+            (having(ERASED, erased), findings.ERASED_USES),
+        ]
+    )
 
 
 def sample(right: int, wrong: int = 0, keyless: int = 0) -> list[Sample]:
@@ -178,6 +198,14 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS, TOOLS), WARN, "1.0 days"),
     (findings.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS, TOOLS), WARN, "cut"),
     (findings.dead_letter_policy(silent(DEAD), EVENTS, TOOLS), WARN, "by hand"),
+    (rights_finding(), OK, "as many as UIC and its commands use"),
+    (rights_finding(events={"READ"}), WARN, "no WRITE on behavior-events: UIC's gRPC calls"),
+    (rights_finding(events={"WRITE"}), FAIL, "no READ on behavior-events: nothing is folded"),
+    (rights_finding(dead={"WRITE"}), WARN, "no READ on behavior-events.dlq: ctr dead-letters is refused"),
+    (rights_finding(dead={"READ"}), FAIL, "no WRITE on behavior-events.dlq: a partition with a bad record waits"),
+    (rights_finding(erased={"READ"}), WARN, "no WRITE on behavior-events.erased: EraseUser is refused"),
+    (rights_finding(erased={"WRITE"}), FAIL, "give the user what docs/runbooks/kafka-users.md lists"),
+    (rights_finding(dead=None), WARN, "the broker does not report them"),
     (findings.record_size(EVENTS, 1 << 20, TOOLS), OK, "1048588"),
     (
         findings.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20, TOOLS),

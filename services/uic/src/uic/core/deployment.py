@@ -62,6 +62,8 @@ class TopicFacts:
     leaderless: int
     """Partitions without a leader now."""
     config: Mapping[str, str] | None
+    rights: frozenset[str] | None = None
+    """The operations on it that our user is allowed; None if the brokers do not report them."""
 
     def number(self, name: str) -> int | None:
         """A numeric setting, None if unknown."""

@@ -28,7 +28,7 @@ from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTo
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs import REFUSALS, has_failed, open_kafka_client
 from uic.log.owed_verdicts import OwedVerdicts
-from uic.log.topic_answers import check_there
+from uic.log.topic_answers import TO_WRITE, check_there, rights_of
 from uic.log.topic_facts import topic_id_of
 
 VERDICT_MARGIN_S = 0.5
@@ -179,9 +179,8 @@ class KafkaLog:
 
     def must_be_writable(self, topic: str) -> None:
         """See `EventLog`."""
-        allowed = self._described(topic).get("authorized_operations") or ()
-        # A user who can see a topic has DESCRIBE on it. If the list lacks that, the brokers do not report rights.
-        if "DESCRIBE" in allowed and "WRITE" not in allowed:
+        rights = rights_of(self._described(topic))
+        if rights is not None and TO_WRITE not in rights:
             raise LogRefused(_no_write(topic))
 
     def topic_id(self, topic: str) -> bytes:

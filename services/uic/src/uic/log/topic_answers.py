@@ -20,6 +20,16 @@ TO_SEE = "READ or WRITE"
 TO_READ, TO_WRITE = "READ", "WRITE"
 
 
+def rights_of(described: Mapping[str, Any]) -> frozenset[str] | None:
+    """The operations that the client's user is allowed on a topic; None if the brokers do not report them.
+
+    Args:
+        described: as `trouble_of`.
+    """
+    allowed = frozenset(described.get("authorized_operations") or ())
+    return allowed if "DESCRIBE" in allowed else None  # without it, the topic is not shown at all
+
+
 def trouble_of(client: Mapping[str, Any], described: Mapping[str, Any]) -> str:
     """Why a topic cannot be used, to be said behind its name; empty if it can.
 

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.deployment import TopicFacts
+from uic.log.topic_answers import rights_of
 
 
 def topic_id_of(described: Mapping[str, Any]) -> bytes:
@@ -38,5 +39,6 @@ def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str,
             replicas=min(len(p["replica_nodes"]) for p in partitions),
             leaderless=sum(p["leader_id"] < 0 for p in partitions),
             config=given or None,
+            rights=rights_of(topic),
         )
     return facts

@@ -197,6 +197,13 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     if erased is not None:
         yield findings.erased_policy(erased, kafka.partitions, tools)
         yield findings.durability(erased)
+    of_topics = (
+        (events, findings.EVENTS_USES),
+        (dead, findings.DEAD_LETTERS_USES),
+        (erased, findings.ERASED_USES),
+    )
+    if known := [(topic, uses) for topic, uses in of_topics if topic is not None]:
+        yield findings.topic_rights(known)
 
 
 def without_secrets(url: str) -> str:

@@ -7,7 +7,7 @@ None, and the check says so instead of passing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mimn.release import Record, Release
@@ -15,6 +15,7 @@ from mimn.state import partition_of
 from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicFacts, fail, ok, warn
 from uic.core.event import check_key
 from uic.core.kafka_tools import KafkaTools
+from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, TO_WRITE
 
 OLDEST_STORE = (7, 2)
 PARTITIONS_A_MASTER = 32
@@ -240,6 +241,46 @@ def dead_letter_policy(dead: TopicFacts, log: TopicFacts, tools: KafkaTools) -> 
             + tools.alter(dead.name, f"max.message.bytes={largest_of_log + 65536}"),
         )
     return ok(check, "kept long enough, takes every record of the log")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What a right on a topic is for."""
+
+    right: str
+    without: str
+    """What happens if the user lacks it."""
+    stops: bool = False
+    """Whether UIC waits then."""
+
+
+EVENTS_USES = (
+    Use(right=TO_READ, without="nothing is folded", stops=True),
+    Use(right=TO_WRITE, without="UIC's gRPC calls, ctr import and ctr dead-letters replay are refused"),
+)
+DEAD_LETTERS_USES = (
+    Use(right=TO_WRITE, without="a partition with a bad record waits", stops=True),
+    Use(right=TO_READ, without="ctr dead-letters is refused"),
+)
+ERASED_USES = (
+    Use(right=TO_READ, without="a rebuild waits, ctr backfill and ctr import are refused", stops=True),
+    Use(right=TO_WRITE, without="EraseUser is refused"),
+)
+
+
+def topic_rights(uses: Sequence[tuple[TopicFacts, Sequence[Use]]]) -> Finding:
+    """Our user may do on each topic what UIC and its commands do there."""
+    check = "rights on the topics"
+    missing = []
+    for topic, wanted in uses:
+        if topic.rights is None:
+            return warn(check, "the broker does not report them", f"compare them with those of {RIGHTS_PAGE}")
+        missing += [(topic.name, use) for use in wanted if use.right not in topic.rights]
+    if not missing:
+        return ok(check, "as many as UIC and its commands use")
+    seen = "; ".join(f"no {use.right} on {name}: {use.without}" for name, use in missing)
+    judged = fail if any(use.stops for _, use in missing) else warn
+    return judged(check, seen, f"give the user what {RIGHTS_PAGE} lists")
 
 
 def record_size(topic: TopicFacts, max_request_bytes: int, tools: KafkaTools) -> Finding:
