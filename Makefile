@@ -20,7 +20,7 @@ CONFIG ?= models/configs/online_retail_default.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
 NAME ?= online-retail-ledger
-VERSION ?= 2
+VERSION ?= 3
 LOAD ?=
 export OMP_NUM_THREADS ?= 1
 # Tests start hundreds of processes: without the bytecode of earlier ones each takes more than twice as long to start.

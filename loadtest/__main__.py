@@ -25,6 +25,7 @@ from loadtest.generator import PATIENCE_S, USERS, Asking, Generator, headers
 from loadtest.population import Population
 from loadtest.result import Run
 from loadtest.schedule import Schedule, fixed, soak, spike, steps
+from mimn.bundle import BundleError
 
 BODIES = 1000
 WARM_PER_S, WARM_S = 20, 1
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         generator = Generator(
             given.host, asking, users=given.users, patience_s=given.patience_s, server_pids=given.server_pid
         )
-    except (ValueError, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+    except (BundleError, ValueError, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
     with generator:
@@ -63,6 +64,7 @@ def asking_of(given: argparse.Namespace) -> Asking:
     """What is asked: requests of a population, or those of a file.
 
     Raises:
+        BundleError: the population's bundle cannot be used.
         ValueError, OSError: a file or a variable of the population cannot be used.
     """
     told = headers(given.key_file, given.deadline_ms)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.origin import RESULTS
+from mimn.options import not_negative, positive, whole_number
 
 PARTITIONS_A_MASTER = 32
 """Fewer would leave the masters of a cluster with unequal shares (a partition lives on one master)."""
@@ -31,7 +32,7 @@ LEAST_PARTITIONS = 64
 
 
 class NoCosts(Exception):
-    """There is no record to take costs from; the message says how to make one."""
+    """There is no record that costs can be taken from; the message says how to make one."""
 
 
 @dataclass(frozen=True)
@@ -248,46 +249,79 @@ def newest(results: Path = RESULTS) -> Path:
     return found[-1]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A record of `loadtest.scale`, read."""
+
+    origin: str
+    """The machine, the commit and the bundle that were measured."""
+    costs: Costs
+    checked: Sequence[Checked]
+    record: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """From the file that `loadtest.scale` has written.
+
+        Raises:
+            NoCosts: it cannot be read, or is another kind of file.
+        """
+        try:
+            record = json.loads(path.read_text())
+            machine = record["machine"]
+            origin = f"{machine['cpu']}, {machine['cores']} cores, commit {record['commit']}, bundle {record['bundle']}"
+            state_bytes(record, 0)
+            return cls(origin, Costs.of(record), check(record), record)
+        except OSError as error:
+            raise NoCosts(str(error)) from error
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, StopIteration) as error:
+            raise NoCosts(
+                f"{path} has no costs ({error!r}): name a scale.json that `python -m loadtest.scale` has written"
+            ) from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a plan, or the check."""
+    """Print a plan, or the check. 0: done; 2: called wrongly, or there are no costs."""
     limits, demand = Limits(), Demand(0, 0, 0, 0)
     parser = argparse.ArgumentParser(prog="python -m loadtest.capacity", description=__doc__)
-    parser.add_argument("--users", type=float, help="with a state")
-    parser.add_argument("--events-per-s", type=float, help="at the peak")
-    parser.add_argument("--requests-per-s", type=float, help="at the peak")
-    parser.add_argument("--candidates", type=int, default=demand.candidates, help="a request")
-    parser.add_argument("--state-bytes", type=int, help="of a stored value (default: as measured)")
-    parser.add_argument("--history-events", type=float, default=demand.history_events, help="a user")
-    parser.add_argument("--busy", type=float, default=limits.busy, help="share of a core that is planned for")
-    parser.add_argument("--node-gib", type=float, default=limits.node_gib, help="memory of a Redis node")
-    parser.add_argument("--replicas", type=int, default=limits.replicas, help="of each master")
+    parser.add_argument("--users", type=positive, help="with a state")
+    parser.add_argument("--events-per-s", type=not_negative, help="at the peak")
+    parser.add_argument("--requests-per-s", type=not_negative, help="at the peak")
+    parser.add_argument("--candidates", type=whole_number(1), default=demand.candidates, help="a request")
+    parser.add_argument("--state-bytes", type=whole_number(1), help="of a stored value (default: as measured)")
+    parser.add_argument("--history-events", type=not_negative, default=demand.history_events, help="a user")
+    parser.add_argument("--busy", type=positive, default=limits.busy, help="share of a core that is planned for")
+    parser.add_argument("--node-gib", type=positive, default=limits.node_gib, help="memory of a Redis node")
+    parser.add_argument("--replicas", type=whole_number(0), default=limits.replicas, help="of each master")
     parser.add_argument("--costs", type=Path, help="a scale.json (default: the newest under loadtest/results)")
     parser.add_argument("--check", action="store_true", help="compare the model with the measured runs")
     asked = parser.parse_args(arguments)
     try:
         path = asked.costs or newest()
-        record = json.loads(path.read_text())
-    except (NoCosts, OSError, ValueError) as error:
+        measured = Measured.read(path)
+    except NoCosts as error:
         print(f"capacity: {error}", file=sys.stderr)
         return 2
-    where = f"{record['machine']['cpu']}, {record['machine']['cores']} cores, commit {record['commit']}"
-    print(f"costs: {path} ({where}, bundle {record['bundle']})")
     if asked.check:
-        for row in check(record):
-            found = f"{row.measured:,.0f}/s [{row.least:,.0f}, {row.most:,.0f}]"
-            print(f"{row.what:<16} measured {found:<28} model {row.predicted:>9,.0f}/s ({row.off:+.0%})")
+        print(f"costs: {path} ({measured.origin})")
+        for row in measured.checked:
+            rounds = f"{row.measured:,.0f}/s [{row.least:,.0f}, {row.most:,.0f}]"
+            print(f"{row.what:<16} measured {rounds:<28} model {row.predicted:>9,.0f}/s ({row.off:+.0%})")
         return 0
     if None in (asked.users, asked.events_per_s, asked.requests_per_s):
         parser.error("--users, --events-per-s and --requests-per-s are needed, or --check")
-    if min(asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, asked.state_bytes or 0) < 0:
-        parser.error("nothing can be negative")
-    if not 0 < asked.busy <= 1:
+    if asked.busy > 1:
         parser.error("--busy is a share of a core: above 0, at most 1")
-    value_bytes = state_bytes(record, asked.history_events) if asked.state_bytes is None else asked.state_bytes
+    value_bytes = asked.state_bytes or state_bytes(measured.record, asked.history_events)
     wanted = Demand(
         asked.users, asked.events_per_s, asked.requests_per_s, value_bytes, asked.candidates, asked.history_events
     )
-    for need in plan(wanted, Costs.of(record), Limits(asked.busy, asked.node_gib, replicas=asked.replicas)).needs:
+    try:
+        found = plan(wanted, measured.costs, Limits(asked.busy, asked.node_gib, replicas=asked.replicas))
+    except OverflowError:
+        parser.error("a number is so large, or so small, that what is needed cannot be counted")
+    print(f"costs: {path} ({measured.origin})")
+    for need in found.needs:
         print(f"{need.what:<28} {need.amount:>12,.4g} {need.unit:<8} {need.because}")
     return 0
 

@@ -4,7 +4,7 @@ A stack is started for it, and one log produced through the real path. Then each
 into the states of this model, RTP serves it, and requests name users with histories of each length. All else is the
 same.
 
-    python -m loadtest.comparison              some ten minutes on two cores
+    python -m loadtest.comparison              about seven minutes on two quiet cores
     python -m loadtest.comparison --reduced    under five
 
 With `--compare rtp,ray,bentoml,triton` it compares engines in place of models, see `loadtest.engines`.

@@ -61,7 +61,12 @@ class Population:
         }
 
     def bodies(self, count: int) -> list[bytes]:
-        """`count` request bodies of users drawn at random, each with candidates of its own."""
+        """`count` request bodies of users drawn at random, each with candidates of its own.
+
+        Raises:
+            BundleError: the bundle cannot be used.
+            ValueError: `users` is below 1, or `candidates` below 0.
+        """
         bundle = load_bundle(self.bundle)
         random = np.random.default_rng(self.seed)
         items = random.choice(bundle.items.ids, (count, self.candidates))

@@ -39,6 +39,7 @@ from localstack.stack import (
     addresses_of,
     command,
     living,
+    spawned,
     take_down,
     wipe,
 )
@@ -105,7 +106,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     up.add_argument("--rtp", type=int, default=1, metavar="N", help="RTP processes on one socket (default 1)")
     up.add_argument("--empty", action="store_true", help="do not replay the demo's histories into a new topic")
     add("down", "stop every process of the stack, by pid; data stays", folder, as_json)
-    add("status", "what runs, and where; exit status 1 unless everything is ready", folder, as_json)
+    add("status", "what runs, and where; exit status 1 unless every member runs and is ready", folder, as_json)
     add("doctor", "`ctr doctor` on the running stack, or on what the UIC_... variables name", folder)
     add("wipe", "remove the data of a stack that does not run", folder)
     create = add("topics", "create the topics that are missing on any Kafka")
@@ -338,18 +339,28 @@ def _doctor(folder: Path) -> int:
 
 def _status(folder: Path, *, as_json: bool) -> int:
     at = addresses_of(folder)
-    running = {name: identity.pid for name, identity in living(folder).items()}
+    members = spawned(folder)
+    running = {name: identity.pid for name, identity in members.items() if identity.alive()}
+    ended = [name for name in members if name not in running]
     ready = {at.predict: http_ok(f"{at.predict}/readyz")} | {address: grpc_serves(address) for address in at.uic}
     about = detail_of(f"{at.predict}/readyz")
     if as_json:
-        print(json.dumps({"running": running, "ready": ready, "detail": about, "addresses": asdict(at)}))
+        view = {"running": running, "ended": ended, "ready": ready, "detail": about, "addresses": asdict(at)}
+        print(json.dumps(view))
     else:
-        for name, pid in running.items():
-            print(f"{name}: runs, pid {pid}")
+        for name in members:
+            print(f"{name}: runs, pid {running[name]}" if name in running else f"{name}: has ended")
         for address, answers in ready.items():
             said = f": {about}" if about and address == at.predict else ""
             print(f"{address}: {'ready' if answers else 'not ready'}{said}")
-    return 0 if all(ready.values()) else 1
+    if ended:
+        down, up = (f"`{command(verb, folder)}`" for verb in ("down", "up"))
+        print(
+            f"status: ended, and not by {down}: {', '.join(ended)}. The logs are in {folder / 'logs'}; {down} and {up} "
+            "start the stack again, with its data",
+            file=sys.stderr,
+        )
+    return 0 if all(ready.values()) and not ended else 1
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ class Stack:
                 raise StackError(
                     f"a stack runs in {options.folder} ({names}): `{command('down', options.folder)}` ends it"
                 )
+            forget(options.folder)
             try:
                 return self._start()
             except BaseException:
@@ -324,14 +325,26 @@ def addresses_of(folder: Path) -> Addresses:
         raise StackError(f"no stack runs in {folder}: `{command('up', folder)}` starts one") from None
 
 
+def spawned(folder: Path) -> dict[str, Identity]:
+    """The members of the stack of `folder` that were spawned and not stopped since, by name, in the order of stopping.
+    They may have ended by themselves."""
+    found = {path.parent.name: read_pid(path.parent) for path in folder.glob("*/pid.json")}
+    order = sorted(found, key=lambda name: (not name.startswith("rtp"), not name.startswith("uic"), name))
+    return {name: identity for name in order if (identity := found[name])}
+
+
 def living(folder: Path) -> dict[str, Identity]:
-    """The running members of the stack of `folder`, by name, in the order of stopping.
+    """Those of `spawned` that run.
 
     A pid file whose process has ended, or whose pid now belongs to another program, does not count.
     """
-    found = {path.parent.name: read_pid(path.parent) for path in folder.glob("*/pid.json")}
-    order = sorted(found, key=lambda name: (not name.startswith("rtp"), not name.startswith("uic"), name))
-    return {name: identity for name in order if (identity := found[name]) and identity.alive()}
+    return {name: identity for name, identity in spawned(folder).items() if identity.alive()}
+
+
+def forget(folder: Path) -> None:
+    """Remove all pid files: of a start that ended without stopping its members, they would be members of the next."""
+    for left in folder.glob("*/pid.json"):
+        remove_pid(left.parent)
 
 
 def take_down(folder: Path, *, say: Callable[[str], None]) -> int:
@@ -344,8 +357,7 @@ def take_down(folder: Path, *, say: Callable[[str], None]) -> int:
             orderly = identity.end()
             say(f"{name} (pid {identity.pid}) ended" + ("" if orderly else f" by SIGKILL after {GRACE_S:g} s"))
             remove_pid(folder / name)
-        for stale in folder.glob("*/pid.json"):
-            remove_pid(stale.parent)
+        forget(folder)
         (folder / "stack.json").unlink(missing_ok=True)
     return len(running)
 

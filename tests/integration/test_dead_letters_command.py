@@ -349,6 +349,8 @@ def test_an_empty_topic_and_a_missing_one_are_told_apart(
 ) -> None:
     code, text = run("list")
     assert (code, text.split(":")[0]) == (1, "0 dead letters")
+    assert run("list", "--json") == (1, "")
+    assert capsys.readouterr().err.startswith("ctr dead-letters: none; ")
     monkeypatch.setenv("UIC_KAFKA__TOPIC", f"{topics.events}-no")
     assert run("list") == (1, "")
     assert "does not exist" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,13 @@ def test_a_wrong_address_or_key_is_one_error_that_says_what_to_do(tmp_path: Path
     told = heads[0].lower()
     assert "authorization: bearer ctr_secret" in told
     assert "x-request-deadline-ms: 70" in told
+
+
+@pytest.mark.parametrize("mode", ["fixed", "step", "spike", "knee", "soak"])
+def test_a_wrong_bundle_is_one_error_and_nothing_was_sent(mode: str, tmp_path: Path) -> None:
+    wrong = replace(ASKING, bundle=tmp_path)
+    with pytest.raises(NotSent, match=rf"status 2: loadtest: .*{tmp_path}"):
+        send(f"http://127.0.0.1:{free_port()}", wrong, mode)
 
 
 def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from localstack.__main__ import main as localstack
 from localstack.demo import PATIENT
 from localstack.process import Ended
 from localstack.replay import States, expect, replay, wait_folded
 from localstack.shoppers import DATA, Shopper, read_events
-from localstack.stack import BUNDLE, Options, Stack, addresses_of, living, take_down
+from localstack.stack import BUNDLE, Options, Stack, addresses_of, living, spawned, take_down
 from localstack.wait import until
 from localstack.web import web
 from mimn.data.events import Events
@@ -119,6 +121,50 @@ def test_a_killed_process_leaves_its_socket_to_the_other_one(wide: Stack) -> Non
     finally:
         wide.rtp[0].start()
     assert "rtp-1" in living(wide.options.folder)
+
+
+def test_status_names_members_that_were_killed_although_the_others_answer(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One RTP of two answers for both on their socket, and both services go on without the store."""
+    folder = options.folder
+
+    def status(*more: str) -> tuple[int, str, str]:
+        code = localstack(["--folder", str(folder), "status", *more])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    with Stack(replace(options, rtp_processes=2)) as stack:
+        code, out, err = status()
+        assert (code, "rtp-2: runs, pid" in out, err) == (0, True, ""), out
+        assert json.loads(status("--json")[1])["ended"] == []
+        for member, ended in ((stack.rtp[1], ["rtp-2"]), (stack.valkey, ["rtp-2", "valkey"])):
+            assert member is not None
+            assert member.child is not None
+            member.child.kill()
+            code, out, err = status()
+            assert code == 1
+            for name in ended:
+                assert f"{name}: has ended\n" in out
+            assert f": {', '.join(ended)}. The logs are in {folder / 'logs'}; " in err
+            code, out, _ = status("--json")
+            view = json.loads(out)
+            assert (code, view["ended"], set(view["running"]) & set(ended)) == (1, ended, set())
+
+
+def test_members_of_a_start_before_are_none_of_the_next_one(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a crash of the machine, which leaves the pid files."""
+    wide = Stack(replace(options, rtp_processes=2))
+    wide.start()
+    for member in wide.members():
+        assert member.child is not None
+        member.child.kill()
+    assert list(spawned(options.folder)) == ["rtp-1", "rtp-2", "uic-1", "broker", "valkey"]
+    with Stack(options):
+        assert localstack(["--folder", str(options.folder), "status"]) == 0
+        assert "rtp-2" not in capsys.readouterr().out
 
 
 def test_a_worker_dies_and_comes_back_and_nothing_is_folded_twice(

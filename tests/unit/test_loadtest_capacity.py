@@ -136,10 +136,109 @@ def test_the_newest_record_is_taken_and_without_one_the_command_says_how_to_make
     assert "none.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [["--users", "1"], ["--users", "-1", "--events-per-s", "1", "--requests-per-s", "1"]])
-def test_a_demand_that_is_not_whole_or_negative_is_refused(wrong: list[str], tmp_path: Path) -> None:
-    costs = tmp_path / "scale.json"
-    known = {"machine": {"cpu": "x", "cores": 2}, "commit": "x", "bundle": "x/1", "state_bytes": 1640}
-    costs.write_text(json.dumps(known))
+def scale_json(folder: Path, **other: object) -> Path:
+    """A record as `loadtest.scale` writes it, with other fields."""
+    run = {"processes": 1, "per_s": 30_000.0, "uic_us": 25.0, "rtp_us": 500.0, "store_us": 10.0, "others_us": 5.0}
+    record = {
+        "machine": {"cpu": "x", "cores": 2},
+        "commit": "x",
+        "bundle": "x/1",
+        "state_bytes": 1640,
+        "fold": [run],
+        "predict": [run],
+        "steady": [{"rate_per_s": 8000, "uic_us": 40.0, "store_us": 8.0}],
+        "persistence": [{"appendfsync": "everysec", "bytes_an_event": 1760.0}],
+        "memory": {"store_bytes_a_user": 1900.0},
+        "candidates": [{"candidates": c, "rtp_us": 200.0 + 3.0 * c, "store_us": 20.0} for c in (1, 100, 400)],
+    }
+    path = folder / "scale.json"
+    path.write_text(json.dumps(record | other))
+    return path
+
+
+ASKED = ("--users", "1e6", "--events-per-s", "100", "--requests-per-s", "100")
+
+
+def test_the_command_prints_a_plan_and_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    costs = str(scale_json(tmp_path))
+    for arguments, words in ((ASKED, "UIC workers"), (["--check"], "(+0%)")):
+        assert capacity.main([*arguments, "--costs", costs]) == 0
+        assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--users 0",
+        "--users -1",
+        "--users nan",
+        "--users inf",
+        "--events-per-s -1",
+        "--requests-per-s nan",
+        "--candidates 0",
+        "--candidates 1.5",
+        "--state-bytes 0",
+        "--history-events -5",
+        "--busy 0",
+        "--busy 1.5",
+        "--node-gib 0",
+        "--replicas -1",
+    ],
+)
+def test_a_number_that_no_plan_can_be_made_of_is_wrong_usage(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        capacity.main([*ASKED, *wrong.split(), "--costs", str(scale_json(tmp_path))])
+    said = capsys.readouterr()
+    assert (left.value.code, said.out) == (2, "")
+    assert wrong.split(maxsplit=1)[0] in said.err
+
+
+@pytest.mark.parametrize("wrong", ["--users 1e308", "--node-gib 1e-300 --users 1e30", "--busy 1e-320"])
+def test_a_load_that_cannot_be_counted_is_wrong_usage(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        capacity.main([*ASKED, *wrong.split(), "--costs", str(scale_json(tmp_path))])
+    assert (left.value.code, "cannot be counted" in capsys.readouterr().err) == (2, True)
+
+
+def test_a_demand_that_is_not_whole_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        capacity.main([*wrong, "--costs", str(costs)])
+        capacity.main(["--users", "1", "--costs", str(scale_json(tmp_path))])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"machine": "x"},
+        {"machine": {"cpu": "x"}},
+        {"steady": []},
+        {"steady": None},
+        {"candidates": []},
+        {"candidates": [{"candidates": "many", "rtp_us": 1.0}]},
+        {"persistence": []},
+        {"memory": {"store_bytes_a_user": 1900.0, "state_bytes_by_events": {}}},
+        {"memory": "x"},
+        {"predict": []},
+    ],
+)
+def test_a_file_without_costs_is_named(
+    other: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = scale_json(tmp_path, **other)
+    for content in (path.read_text(), "{}", "[1]", "no JSON", "\udcff"):
+        path.write_bytes(content.encode(errors="surrogateescape"))
+        for arguments in (ASKED, ["--check"]):
+            assert capacity.main([*arguments, "--costs", str(path)]) == 2
+            said = capsys.readouterr()
+            assert said.out == ""
+            assert f"{path} has no costs" in said.err
+            assert "python -m loadtest.scale" in said.err
+
+
+def test_every_record_of_the_repository_has_costs() -> None:
+    results = Path(__file__).resolve().parents[2] / "loadtest" / "results"
+    for path in results.glob("*_scale*/scale.json"):
+        assert capacity.Measured.read(path).checked

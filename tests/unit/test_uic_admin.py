@@ -237,10 +237,15 @@ def test_the_partitions_command_shows_a_table_and_exits_by_health(rig: Rig) -> N
     heading, row = text.splitlines()
     assert heading.split() == list(partitions.COLUMNS)
     assert row.split() == ["3", "folding", "40", "45", "5", "2.5", "ffffffffffffffff", "1"]
+    for status in (
+        Status(False, ("broken",), (BROKEN,)),
+        Status(True, ("store_unavailable: no",), (replace(FOLDING, phase=Phase.UNSURE),)),
+    ):
+        rig.updater.status = status
+        code, text = run(rig, "partitions")
+        assert (code, text.startswith(f"! {status.reasons[0]}\n")) == (1, True)
+        assert run(rig, "partitions", "--json")[0] == 1
     rig.updater.status = Status(False, ("broken",), (BROKEN,))
-    code, text = run(rig, "partitions")
-    assert code == 1
-    assert text.startswith("! broken\n")
     assert json.loads(run(rig, "partitions", "--json")[1])["serving"] is False
 
 
@@ -321,6 +326,9 @@ def test_a_worker_that_does_not_serve_or_answer_is_a_finding_and_the_others_are_
     code, text = run_fleet(fleet, "--total", "2")
     assert code == 1
     assert f"! {fleet[1].url}: broken_log: witness" in text
+    fleet[1].updater.status = Status(True, ("store_unavailable: no",), ())
+    code, text = run_fleet(fleet, "--total", "2")
+    assert (code, f"! {fleet[1].url}: store_unavailable: no" in text) == (1, True)
     fleet[1].door.stop()
     code, text = run_fleet(fleet, "--total", "2")
     assert code == 1

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from support.bulk_running import run_main
+from support.bundles import TINY
+from uic.bulk.commands import snapshot
 from uic.bulk.errors import DamagedFile, FolderUnavailable
 from uic.bulk.folder import UNFINISHED, Folder
 from uic.bulk.politeness import LEAST_SHARE, WINDOW, Politeness
@@ -212,6 +215,18 @@ def test_a_note_that_cannot_be_read_is_none_and_the_other_snapshots_are_listed(n
         root.below("n").below(name).write(VERIFIED, b'{"at": "20261129T040000Z", "users": 0}')
     root.below("n").below("20261128T030000Z").write(VERIFIED, note)
     assert [(one.manifest, one.verified) for one in listed(root, "n")] == [(ANY, None), (ANY, "20261129T040000Z")]
+
+
+def test_a_list_without_snapshots_says_where_it_looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty list may be that of a wrong folder, or of another namespace."""
+    environment = {"UIC_BUNDLE__PATH": str(TINY)}
+    wrong = tmp_path / "wrong"
+    looked = ("list", "--of-namespace", "n", "--from", str(wrong))
+    assert run_main(snapshot.main, environment, *looked, "--json") == (1, "[]\n")
+    assert capsys.readouterr().err == f"ctr snapshot: {wrong}/n holds no snapshot\n"
+    assert run_main(snapshot.main, environment, *looked)[0] == 1
+    seal(Folder(str(wrong)).below("n").below("20261128T030000Z"), ANY)
+    assert run_main(snapshot.main, environment, *looked)[0] == 0
 
 
 def test_a_manifest_with_a_topic_id_that_is_none_is_damaged(tmp_path: Path) -> None:

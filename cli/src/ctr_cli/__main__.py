@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a finding or a failure, and a line that says what to do; 2 wrong usage; 128 + n ended by "
     "signal n: 130 Ctrl-C, 143 SIGTERM, 141 closed pipe; `rollout` says in its help what 3 to 5 mean. Commands with "
-    "--json print one document on stdout."
+    "--json print one document on stdout, `verify` and `dead-letters list` one object a line."
 )
 STACK = Path(".stack")
 """Where `ctr up` keeps its data, unless told otherwise."""

@@ -39,9 +39,12 @@ UIC and RTP read their settings from environment variables when they start: `UIC
 `UIC_` or `RTP_` and is no setting stops the start, and the message names the nearest one. A whole group may also be
 given as JSON: `UIC_REDIS='{"prefix": "shop"}'`.
 
-`ctr` has no settings of its own. `ctr demo` and `ctr up` read `KAFKA_BOOTSTRAP_SERVERS`, `REDIS_URL` and `KAFKA_HOME`,
-which name servers to use ([the local stack](../deploy/README.md#on-one-machine)); `ctr data` reads `CTR_CACHE`, the
-folder for prepared data. The commands that operate a deployment read these of UIC's groups:
+`ctr` has no settings of its own. Some of its commands read variables. `ctr demo`, `up`, `load` and `budgets` read
+`KAFKA_BOOTSTRAP_SERVERS`, `REDIS_URL` and `KAFKA_HOME`, which name servers to use
+([the local stack](../deploy/README.md#on-one-machine)). `ctr load` and `ctr budgets` also read `LOADTEST_BUNDLE`, the
+bundle to measure where no other is named ([load tests](../loadtest/README.md)). `ctr data`, `train`, `tune`, `evaluate`
+and `impressions` read `CTR_CACHE`, the folder for prepared data. The commands that operate a deployment read these of
+UIC's groups:
 """
 METRICS: Final = """\
 # Metrics

@@ -25,10 +25,13 @@ from uic.tools.letter_replay import erased_since, not_replayable, replay, replay
 from uic.tools.table import table
 
 TIMEOUT_S: Final = 10.0
+EPILOG: Final = (
+    "Exit status: 0 done; 1 no dead letter matched, or it could not be done; 2 called wrongly, or `no` at the question."
+)
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
-    """Run the command. 0: done; 1: nothing matched, or it could not be done; 2: called wrongly."""
+    """Run the command; its exit status is as `EPILOG` says."""
     options = _parser().parse_args(arguments)
     kafka = read_client_settings().kafka
     kafka.check_files()
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ctr dead-letters", description="Records that could not be folded: list, show, replay."
+        prog="ctr dead-letters", description="Records that could not be folded: list, show, replay.", epilog=EPILOG
     )
     verbs = parser.add_subparsers(required=True, metavar="list|show|replay")
     selection = argparse.ArgumentParser(add_help=False)
@@ -53,16 +56,20 @@ def _parser() -> argparse.ArgumentParser:
     selection.add_argument("--first", type=int, default=0, metavar="OFFSET", help="of the original record, inclusive")
     selection.add_argument("--last", type=int, metavar="OFFSET", help="of the original record, inclusive")
 
-    listing = verbs.add_parser("list", parents=[selection], help="one line each, without users and repeats")
+    listing = verbs.add_parser(
+        "list", parents=[selection], help="one line each, without users and repeats", epilog=EPILOG
+    )
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     listing.set_defaults(run=_list)
 
-    show = verbs.add_parser("show", help="one dead letter in full, with the user's id")
+    show = verbs.add_parser("show", help="one dead letter in full, with the user's id", epilog=EPILOG)
     show.add_argument("partition", type=int, help="of the original record")
     show.add_argument("offset", type=int, help="of the original record")
     show.set_defaults(run=_show)
 
-    again = verbs.add_parser("replay", parents=[selection], help="append the originals to the event topic again")
+    again = verbs.add_parser(
+        "replay", parents=[selection], help="append the originals to the event topic again", epilog=EPILOG
+    )
     again.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     again.add_argument(
         "--limit", type=int, default=10_000, help="refuse to replay more than this (default %(default)s)"
@@ -89,6 +96,8 @@ def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None)
     if options.json:
         for row in rows:
             print(json.dumps(row), file=out)
+        if not rows:
+            print(f"ctr dead-letters: none; {_passed_over(scan)}", file=sys.stderr)
         return 0 if rows else 1
     if rows:
         for line in table(list(rows[0]), (list(row.values()) for row in rows)):

@@ -34,7 +34,7 @@ class NoAnswer(Refused):
 
 def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command `verb`. 0: done, nothing found; 1: refused, no answer, or (`partitions`) a worker that is not
-    serving or a partition without exactly one owner; 2: called wrongly."""
+    serving or degraded, or a partition without exactly one owner; 2: called wrongly."""
     options = _parser(verb).parse_args(arguments)
     settings = read_client_settings()
     admin, access = settings.admin, settings.access
@@ -139,7 +139,7 @@ def _show(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> int:
             print(f"! {reason}", file=out)
         for line in table(COLUMNS, ([row[name] for name in COLUMNS] for row in view["partitions"])):
             print(line, file=out)
-    return 0 if view["serving"] else 1
+    return 0 if view["serving"] and not view["reasons"] else 1
 
 
 def _show_fleet(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> int:
@@ -155,7 +155,8 @@ def _show_fleet(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> i
         columns = (*COLUMNS[:-1], "worker", COLUMNS[-1])
         for line in table(columns, ([row[name] for name in columns] for row in view["partitions"])):
             print(line, file=out)
-    return 0 if view["serving"] and not view["unowned"] and not view["owned_twice"] else 1
+    degraded = any(worker["reasons"] for worker in view["workers"])
+    return 0 if view["serving"] and not (degraded or view["unowned"] or view["owned_twice"]) else 1
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:

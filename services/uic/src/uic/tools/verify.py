@@ -92,7 +92,10 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     answer; 2: usage. A state that lacks events does not count as missing: where retention has cut the log there are
     such states at all times, and RTP says so of each."""
     parser = argparse.ArgumentParser(
-        prog="ctr verify", description="Find users whose state is gone from the store, and fold their events again."
+        prog="ctr verify",
+        description="Find users whose state is gone from the store, and fold their events again.",
+        epilog="Exit status: 0 no state is missing, or none any more; 1 states are missing, something else is wrong, "
+        "or the store or the log did not answer; 2 called wrongly.",
     )
     parser.add_argument("--repair", action="store_true", help="fold lost and incomplete states again from the log")
     parser.add_argument("--partition", type=int, action="append", help="this one only; may be repeated")

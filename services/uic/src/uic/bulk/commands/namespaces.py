@@ -36,11 +36,15 @@ COLUMNS = (
 def main(
     arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
 ) -> int:
-    """Run the command. 0: done; 1: refused, or no answer; 2: called wrongly."""
+    """Run the command. 0: done, also without a lag, which only the log can tell; 1: refused, or the store does not
+    answer; 2: called wrongly."""
     parser = argparse.ArgumentParser(
         prog="ctr namespaces",
         description="The namespaces of the store under UIC_REDIS__PREFIX, or the end of one. Bytes, partial share and "
         "last read are estimated from a sample of states.",
+        epilog="Exit status: 0 done; 1 refused, or the store does not answer; 2 called wrongly, or `no` at the "
+        "question. If the log does not say where the topic ends, all is shown but the lag (`-`, null in JSON), the "
+        "reason is on stderr, and the status is 0.",
     )
     verbs = parser.add_subparsers(dest="verb")
     show = verbs.add_parser("list", help="all of them (the default)")

@@ -40,7 +40,7 @@ FIXES: Final = {
 def main(
     arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
 ) -> int:
-    """Run the command. 0: done; 1: refused, damaged, or no answer; 2: called wrongly.
+    """Run the command. 0: done; 1: refused, damaged, none there, or no answer; 2: called wrongly.
 
     `after` is called after each step: "partition", "seal"; "claim", "states", "hand_over"; "remove".
     """
@@ -100,7 +100,7 @@ class Snapshot:
         return 0
 
     def show(self) -> int:
-        """Print all snapshots."""
+        """Print all snapshots. None at all is a failure, as for the other verbs: the folder may be the wrong one."""
         rows = [
             {
                 "id": one.id,
@@ -120,7 +120,9 @@ class Snapshot:
             names = ("id", "users", "bytes", "verified", "complete", "lineages", "partitions", "partial")
             for line in table(names, (list(row.values()) for row in rows)):
                 print(line, file=self._out)
-        return 0
+        if not rows:
+            print(f"ctr snapshot: {self._root.below(self._of).url} holds no snapshot", file=sys.stderr)
+        return 0 if rows else 1
 
     def verify(self) -> int:
         """Read all of a snapshot. The store may be lost, so the time in the note is by this machine's clock. Where the
@@ -244,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ctr snapshot",
         description="Save and restore the states of UIC's namespace (UIC_BUNDLE__PATH and UIC_BUNDLE__GENERATION). A "
         "snapshot is taken while UIC folds; run `create --verify --expire` once a day.",
+        epilog="Exit status: 0 done; 1 refused, damaged, no snapshot there, or no answer; 2 called wrongly.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     made = {
