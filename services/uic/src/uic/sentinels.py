@@ -26,7 +26,8 @@ class Sentinels(Sentinel):
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._asking: threading.Thread | None = None
-        self._named: tuple[str, int] | None = None
+        self.named: tuple[str, int] | None = None
+        """The master that they named last."""
         self._silent = False
         """Whether none answered when they were asked last."""
         self.trouble: str | None = None
@@ -44,13 +45,13 @@ class Sentinels(Sentinel):
                 self._asking = threading.Thread(target=self._ask, args=(service_name,), name="sentinels", daemon=True)
                 self._asking.start()
             asking = self._asking
-        if self._named is None:
+        if self.named is None:
             asking.join()
         elif not self._silent:
             asking.join(self._timeout_s)
-        if self._named is None or (self.trouble and not self._silent):
+        if self.named is None or (self.trouble and not self._silent):
             raise MasterNotFoundError(self.trouble)
-        return self._named
+        return self.named
 
     def _ask(self, service_name: str) -> None:
         """Never raises: what a server answers that is no Sentinel is no answer, either."""
@@ -71,7 +72,7 @@ class Sentinels(Sentinel):
                 failed.append((f"{at['host']}:{at['port']}", describe_connection(error)))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-            self._named, self._silent, self.trouble = named, False, ""
+            self.named, self._silent, self.trouble = named, False, ""
             return
         silent = len(failed) == len(self.sentinels)
         if silent:
