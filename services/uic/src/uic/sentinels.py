@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from redis.exceptions import AuthenticationError
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from process.tls_causes import by_cause
 from uic.store_failures import describe_connection
+
+WITHOUT_LOGIN: Final = "it asks for a password, and Sentinels are asked without one"
 
 
 class Sentinels(Sentinel):
@@ -69,7 +72,7 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append((f"{at['host']}:{at['port']}", describe_connection(error)))
+                failed.append((f"{at['host']}:{at['port']}", _why(error)))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
             self.named, self._silent, self.trouble = named, False, ""
@@ -82,3 +85,8 @@ class Sentinels(Sentinel):
         else:
             trouble = f"the Sentinels watch no master {service_name!r}, the name in UIC_REDIS__SENTINEL_SERVICE"
         self._silent, self.trouble = silent, trouble
+
+
+def _why(error: Exception) -> str:
+    """Why a Sentinel does not answer."""
+    return WITHOUT_LOGIN if isinstance(error, AuthenticationError) else describe_connection(error)
