@@ -8,8 +8,8 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError, OutOfMemoryError, ResponseError, TimeoutError
 from redis.sentinel import MasterNotFoundError
 
+from uic.core.outage import QUIET_S, Outage
 from uic.errors import LogUnavailable, StoreUnavailable, TopicRefused
-from uic.outage import QUIET_S, Outage
 from uic.store_failures import kind_of
 
 

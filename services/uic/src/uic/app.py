@@ -24,6 +24,7 @@ from mimn.state import Keys, namespace
 from process.memory import give_back
 from process.tls_causes import BadTlsFiles
 from uic.core.kafka_tools import KafkaTools
+from uic.core.outage import Outage
 from uic.core.ports import Ports, Step
 from uic.core.topics import group_name
 from uic.doors.admin import admin_app
@@ -43,7 +44,6 @@ from uic.log.event_log import KafkaLog
 from uic.log.watched_log import WatchedLog
 from uic.logs import configure, say
 from uic.metrics import Metrics
-from uic.outage import Outage
 from uic.preflight import check_store, check_topic
 from uic.priority import give_way
 from uic.settings import FaultSettings, KafkaSettings, TlsListener, UicSettings
