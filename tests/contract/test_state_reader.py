@@ -603,6 +603,21 @@ def test_a_name_that_no_sentinel_watches_is_told_with_its_setting(tmp_path: Path
 
 
 @pytest.mark.servers
+def test_a_sentinel_that_asks_for_a_password_is_told_as_one(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as server, sentinels_of(tmp_path, server, 1) as ([watcher], settings):
+        with redis.Redis.from_url(watcher.address, protocol=2) as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+
+        async def test() -> None:
+            reader = open_store(settings.model_copy(update={"url": SecretStr("redis://:secret@not-used:1/0")}))
+            with pytest.raises(StoreAway, match=f":{watcher.port} .it asks for a password, and Sentinels are asked"):
+                await reader.read("a", PATIENT_S)
+            await reader.close()
+
+        asyncio.run(test())
+
+
+@pytest.mark.servers
 def test_what_is_announced_reaches_the_new_master_though_the_old_one_still_answers(tmp_path: Path) -> None:
     with Valkey(tmp_path / "a", name="a") as old, Valkey(tmp_path / "b", name="b") as new:
         with SentinelNode(tmp_path / "sentinel", old) as watcher:

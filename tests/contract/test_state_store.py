@@ -847,6 +847,19 @@ def test_sentinels_that_all_hang_hold_up_no_fold_are_told_and_are_asked_again(tm
 
 
 @pytest.mark.servers
+def test_a_sentinel_that_asks_for_a_password_is_told_as_one(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as server, SentinelNode(tmp_path / "sentinel", server) as watcher:
+        with redis.Redis.from_url(watcher.address, protocol=2) as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+        sentinels = f"127.0.0.1:{watcher.port}"
+        told = {"url": "redis://:secret@not-used:1/0", "mode": "sentinel", "sentinels": sentinels}
+        store = RedisStore(RedisSettings.model_validate(told), KEYS)
+        with pytest.raises(StoreUnavailable, match=f":{watcher.port} .it asks for a password, and Sentinels are asked"):
+            store.read_progress([0])
+        store.close()
+
+
+@pytest.mark.servers
 def test_a_name_that_no_sentinel_watches_is_told_with_its_setting(tmp_path: Path) -> None:
     with Valkey(tmp_path / "a", name="a") as server, SentinelNode(tmp_path / "sentinel", server) as watcher:
         store = RedisStore(

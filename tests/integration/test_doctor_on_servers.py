@@ -22,8 +22,10 @@ from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import REMOVAL, Keys, namespace, partition_of
+from support.sentinel_node import SentinelNode
 from support.stored import Stored, now_ms
 from support.uic_running import BUNDLE, delete_and_wait
+from uic.tools import findings
 from uic.tools.doctor import main
 
 pytestmark = pytest.mark.servers
@@ -305,3 +307,34 @@ def _configure(topic: str, topics: TopicsForTest, config: dict[str, str]) -> Non
     admin = KafkaAdminClient(bootstrap_servers=topics.bootstrap)
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, dict(config))])
     admin.close()
+
+
+def test_behind_sentinels_the_master_that_they_name_is_examined_and_what_is_to_correct_is_theirs(
+    examine: Examine, own_valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SentinelNode(tmp_path / "sentinel", own_valkey) as watcher:
+        for name, value in {
+            "URL": "redis://127.0.0.1:1/0",  # its host is not used
+            "MODE": "sentinel",
+            "SENTINELS": f"127.0.0.1:{watcher.port}",
+            "SENTINEL_SERVICE": "states",
+        }.items():
+            monkeypatch.setenv(f"UIC_REDIS__{name}", value)
+
+        def store() -> tuple[str, str, str]:
+            finding = examine()[1]["store"]
+            return finding["verdict"], finding["seen"], finding["fix"]
+
+        master = f"master 'states' at 127.0.0.1:{own_valkey.port}"
+        assert store() == ("OK", f"{master} answers", "")
+        own_valkey.kill()
+        verdict, seen, fix = store()
+        assert (verdict, fix) == ("FAIL", findings.START_MASTER)
+        assert seen.startswith(f"{master}: ConnectionError: ")
+        monkeypatch.setenv("UIC_REDIS__SENTINEL_SERVICE", "nope")
+        said = "the Sentinels watch no master 'nope', the name in UIC_REDIS__SENTINEL_SERVICE"
+        assert store() == ("FAIL", f"master 'nope': {said}", findings.CORRECT_SENTINELS)
+        watcher.kill()
+        verdict, seen, fix = store()
+        assert (verdict, fix) == ("FAIL", findings.CORRECT_SENTINELS)
+        assert seen.startswith("master 'nope': no Sentinel of UIC_REDIS__SENTINELS answers: ")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,6 +66,38 @@ def test_a_worker_that_waits_for_the_store_says_why_whenever_that_changes(
         waits = [line for line in lines if "waiting for the store" in line]
         assert len(waits) == len({line.partition("detail=")[2] for line in waits}) >= 2
         assert any("the store is there" in line for line in lines)
+
+
+@contextmanager
+def store_whose_tls_fails_in_two_ways() -> Iterator[int]:
+    """The port of one that ends every other connection without a word, and speaks no TLS on the others."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def refuse() -> None:
+            with suppress(OSError):  # it is closed
+                for plain in itertools.cycle([True, False]):
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        connection.recv(4096)
+                        if plain:
+                            connection.sendall(b"-ERR\r\n")
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def test_reasons_of_one_outage_that_differ_at_each_try_are_one_line_and_readyz_has_the_newest(tmp_path: Path) -> None:
+    nowhere = TopicsForTest(f"{LOOPBACK}:{free_port()}", "events", 2)
+    with store_whose_tls_fails_in_two_ways() as port, redis.Redis(port=port) as client:
+        store = RedisForTest(f"rediss://{LOOPBACK}:{port}/0", "uic", client)
+        with running_uic(tmp_path, store, nowhere, serving=False) as uic:
+            for _ in range(2):
+                until(lambda: says(uic, "WRONG_VERSION_NUMBER"), "one reason is told", within_s=30)
+                until(lambda: says(uic, "each try ends so"), "the other is told", within_s=30)
+        assert uic.worker.log.read_text().count('event="waiting for the store"') == 1
 
 
 def test_an_outage_of_the_broker_is_a_line_when_it_begins_and_one_when_it_ends(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -174,6 +174,50 @@ def test_a_worker_without_partitions_says_that_the_store_is_away_and_that_it_is_
     worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
     store.away = False
     worker.until(lambda: worker.updater.status.reasons == ())
+
+
+def test_the_status_says_that_the_store_is_away_before_the_rest_of_the_turn_waits_for_it(topic: FakeTopic) -> None:
+    class Hanging(FakeStore):
+        """Notes what the status says whenever it is asked in vain."""
+
+        said: list[tuple[str, ...]]
+
+        def _ask(self, partitions: Collection[int] = ()) -> None:
+            if self.away:
+                self.said.append(worker.updater.status.reasons)
+            super()._ask(partitions)
+
+    store = Hanging()
+    worker = folded(topic, store)
+    worker.turn(seconds=10.0)  # everything is due in the next one
+    store.away, store.said = True, []
+    worker.turn()
+    assert store.said == [(), ("store_unavailable: away",)], "progress is asked for, and then the time"
+
+
+def test_states_in_memory_are_no_answer_of_a_store_that_is_away(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    fill(topic)
+    worker = Worker(topic, store, as_of_interval_s=1.0, read_back_interval_s=60.0)
+    worker.log.assign(0)
+    worker.catch_up()
+    commits = len(store.commits)
+    worker.until(lambda: len(store.commits) > commits)  # it has said that it is caught up, so it asks for the time next
+    store.away = True
+    worker.until(lambda: worker.counted("uic_store_failures_total", operation="time"))
+    fill(topic, 5, first=20)
+    worker.settle()
+    assert worker.phase() is Phase.UNSURE, "the states were in memory, and the commit had no answer"
+    assert worker.counted("uic_store_failures_total", operation="load") == 0
+    assert [line for line in caplog.messages if "available" in line] == ["store unavailable"]
+    store.away = False
+    worker.catch_up()
+    worker.until(lambda: worker.updater.status.reasons == ())
+    said = [line for line in caplog.messages if "available" in line]
+    assert said == ["store unavailable", "store available again"]
+    assert_exactly_once(store, topic)
 
 
 def test_a_store_that_does_not_tell_its_time_is_reported_all_the_time_until_it_does(

@@ -42,7 +42,7 @@ def _settings(group: str) -> TlsSettings:
         key_file=f"{group}__TLS_KEY_FILE",
         address=f"{group}__URL",
         # It may have refused our certificate with an alert that is lost, because we have sent a command already.
-        at_each_try=f"if each try ends so, that server refuses the certificate of {group}__TLS_CERT_FILE, or only one "
-        "side speaks TLS: see its log",
+        at_each_try="if each try ends so, only one side speaks TLS, or, with rediss://, that server refuses the "
+        f"certificate of {group}__TLS_CERT_FILE: see its log",
         other_files=", or the socket of a unix:// URL",
     )

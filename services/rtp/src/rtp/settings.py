@@ -60,7 +60,8 @@ class RedisSettings(_Group):
     """`host:port`, several with commas; mode `cluster` only. More nodes that a start asks where the others are: of
     these and the one of `url` a single one has to answer."""
     sentinels: str = Field(default="", pattern=_ADDRESSES)
-    """`host:port`, several with commas; mode `sentinel` only."""
+    """`host:port`, several with commas; mode `sentinel` only. They are asked without user and password, so they must
+    not ask for one, and over TLS if the URL begins with `rediss://`."""
     sentinel_service: str = "mymaster"
     """Name of the master that the Sentinels watch."""
     pool_size: int = Field(default=16, ge=1, le=1024)

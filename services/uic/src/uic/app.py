@@ -24,6 +24,7 @@ from mimn.state import Keys, namespace
 from process.memory import give_back
 from process.tls_causes import BadTlsFiles
 from uic.core.kafka_tools import KafkaTools
+from uic.core.outage import Outage
 from uic.core.ports import Ports, Step
 from uic.core.topics import group_name
 from uic.doors.admin import admin_app
@@ -188,21 +189,20 @@ class App:
         say(log, logging.INFO, "drained", left_group=left, seconds=round(time.monotonic() - began, 2))
 
     def _wait_for(self, check: Callable[[], None], what: str) -> None:
-        """Repeat `check` until the server answers. Log the reason whenever it changes."""
-        said = ""
+        """Repeat `check` until the server answers. The status has the newest reason, the log those that are news."""
+        outage = Outage()
         while not self._stopping.is_set():
             try:
                 check()
-                if said:
+                if outage.detail:
                     say(log, logging.INFO, f"the {what} is there")
                 return
             except (StoreUnavailable, LogUnavailable) as error:
                 if isinstance(error, StoreUnavailable):
                     self._metrics.store_failures.labels("start").inc()
-                if error.detail != said:
-                    said = error.detail
-                    say(log, logging.WARNING, f"waiting for the {what}", detail=said)
-                    self._updater.waits(f"waiting for the {what}: {said}")
+                if outage.is_news(error.kind, error.detail, time.monotonic()):
+                    say(log, logging.WARNING, f"waiting for the {what}", detail=error.detail)
+                self._updater.waits(f"waiting for the {what}: {error.detail}")
                 self._stopping.wait(WAIT_S)
 
     def _alive(self) -> bool:

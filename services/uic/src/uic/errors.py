@@ -40,6 +40,8 @@ class UicError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.kind = type(self).__name__
+        """What went wrong, in words that are the same at each try; those of `detail` may differ by chance."""
 
 
 class StartRefused(UicError):
@@ -67,8 +69,9 @@ class StoreUnavailable(UicError):
 
     retriable = True
 
-    def __init__(self, detail: str, *, answered: bool = False) -> None:
+    def __init__(self, detail: str, *, answered: bool = False, kind: str = "") -> None:
         super().__init__(detail)
+        self.kind = kind or self.kind
         self.answered = answered
         """Whether it is there and answers this with an error, as it does to a user who lacks a right."""
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from redis.exceptions import AuthenticationError
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from process.tls_causes import by_cause
 from uic.store_failures import describe_connection
+
+WITHOUT_LOGIN: Final = "it asks for a password, and Sentinels are asked without one"
 
 
 class Sentinels(Sentinel):
@@ -26,7 +29,8 @@ class Sentinels(Sentinel):
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._asking: threading.Thread | None = None
-        self._named: tuple[str, int] | None = None
+        self.named: tuple[str, int] | None = None
+        """The master that they named last."""
         self._silent = False
         """Whether none answered when they were asked last."""
         self.trouble: str | None = None
@@ -44,13 +48,13 @@ class Sentinels(Sentinel):
                 self._asking = threading.Thread(target=self._ask, args=(service_name,), name="sentinels", daemon=True)
                 self._asking.start()
             asking = self._asking
-        if self._named is None:
+        if self.named is None:
             asking.join()
         elif not self._silent:
             asking.join(self._timeout_s)
-        if self._named is None or (self.trouble and not self._silent):
+        if self.named is None or (self.trouble and not self._silent):
             raise MasterNotFoundError(self.trouble)
-        return self._named
+        return self.named
 
     def _ask(self, service_name: str) -> None:
         """Never raises: what a server answers that is no Sentinel is no answer, either."""
@@ -68,10 +72,10 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append((f"{at['host']}:{at['port']}", describe_connection(error)))
+                failed.append((f"{at['host']}:{at['port']}", _why(error)))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-            self._named, self._silent, self.trouble = named, False, ""
+            self.named, self._silent, self.trouble = named, False, ""
             return
         silent = len(failed) == len(self.sentinels)
         if silent:
@@ -81,3 +85,8 @@ class Sentinels(Sentinel):
         else:
             trouble = f"the Sentinels watch no master {service_name!r}, the name in UIC_REDIS__SENTINEL_SERVICE"
         self._silent, self.trouble = silent, trouble
+
+
+def _why(error: Exception) -> str:
+    """Why a Sentinel does not answer."""
+    return WITHOUT_LOGIN if isinstance(error, AuthenticationError) else describe_connection(error)

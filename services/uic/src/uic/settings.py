@@ -195,7 +195,8 @@ class RedisSettings(Group):
     """`host:port`, several separated by commas; mode `cluster` only. More nodes that a start asks where the others are:
     of these and the one of `url` a single one has to answer."""
     sentinels: Annotated[str, Field(pattern=ADDRESSES)] = ""
-    """`host:port`, several separated by commas; mode `sentinel` only."""
+    """`host:port`, several separated by commas; mode `sentinel` only. They are asked without user and password, so
+    they must not ask for one, and over TLS if the URL begins with `rediss://`."""
     sentinel_service: str = "mymaster"
     """Name of the master that the Sentinels watch."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0

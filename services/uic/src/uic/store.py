@@ -28,7 +28,7 @@ from uic.redis_client import FAILURES, in_ms, info, open_client
 from uic.sentinels import Sentinels
 from uic.settings import RedisSettings
 from uic.silent_servers import TIMES, SilentServers
-from uic.store_failures import describe
+from uic.store_failures import describe, kind_of
 from uic.transaction import Sent, Transactions, commands, executed_as, followed, refusals
 
 T = TypeVar("T")
@@ -561,4 +561,5 @@ def _named(what: str) -> Iterator[None]:
         yield
     except FAILURES as error:
         answered = isinstance(error, ResponseError)
-        raise StoreUnavailable(f"cannot {what}: {describe(error)}", answered=answered) from error
+        kind = f"{what}: {kind_of(error)}"
+        raise StoreUnavailable(f"cannot {what}: {describe(error)}", answered=answered, kind=kind) from error

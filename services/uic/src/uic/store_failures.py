@@ -24,6 +24,15 @@ def describe(error: object) -> str:
     return f"{words_of(error).rstrip('.')}; {fix}" if fix else words_of(error)
 
 
+def kind_of(error: object) -> str:
+    """What failed, in words that are the same at each try: those of OpenSSL and the system differ by chance."""
+    if isinstance(error, MasterNotFoundError):  # behind the colon it says of each Sentinel why it does not answer
+        return str(error).partition(": ")[0]
+    if isinstance(error, ResponseError):
+        return f"{type(error).__name__} {str(error).partition(' ')[0]}"
+    return type(error).__name__
+
+
 def words_of(error: object) -> str:
     """Class and first words."""
     if isinstance(error, MasterNotFoundError):  # the words are ours

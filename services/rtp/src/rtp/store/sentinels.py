@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.exceptions import AuthenticationError
 
 from process.tls_causes import by_cause
 from rtp.errors import StoreAway
@@ -19,6 +20,8 @@ from rtp.store.commands import failure_of
 from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
+
+WITHOUT_LOGIN: Final = "it asks for a password, and Sentinels are asked without one"
 
 
 class Sentinels(Sentinel):
@@ -74,7 +77,7 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append((f"{at['host']}:{at['port']}", failure_of(error)))
+                failed.append((f"{at['host']}:{at['port']}", _why(error)))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
             self._named, self._silent, self._asked = named, False, True
@@ -90,3 +93,8 @@ class Sentinels(Sentinel):
             reason = f"the Sentinels watch no master {service_name!r}, the name in RTP_REDIS__SENTINEL_SERVICE"
         if self._trouble.begins(StoreAway(reason), reason):
             log.warning("the Sentinels name no master", reason=reason, failed=by_cause(failed))
+
+
+def _why(error: Exception) -> str:
+    """Why a Sentinel does not answer."""
+    return WITHOUT_LOGIN if isinstance(error, AuthenticationError) else failure_of(error)

@@ -52,8 +52,12 @@ class Health:
             metrics.partitions.labels(phase.value).set(0)
 
     def degrade(self, what: str, reason: str) -> None:
-        """`what` does not work, which is no reason to stop serving."""
+        """`what` does not work, which is no reason to stop serving. The status says so at once: what is left of the
+        turn may wait for a store that hangs, several times."""
+        new = what not in self._degraded
         self._degraded[what] = reason
+        if new:
+            self._tell()
 
     def recover(self, what: str) -> bool:
         """`what` works; True if it did not before."""
@@ -70,8 +74,8 @@ class Health:
             session.unanswered = True
 
     def store_answered(self, sessions: Iterable[Session] = ()) -> None:
-        """The store answered for these. It works, unless a commit has no answer, because a store that refuses writes
-        still answers reads, or a partition has none, because a cluster has several servers."""
+        """The store was asked, and answered for these. It works, unless a commit has no answer, because a store that
+        refuses writes still answers reads, or a partition has none, because a cluster has several servers."""
         if "store" not in self._degraded:
             return
         for session in sessions:
@@ -197,6 +201,9 @@ class Health:
         if now < self._due:
             return
         self._due = now + INTERVAL_S
+        self._tell()
+
+    def _tell(self) -> None:
         sessions = sorted(self._sessions, key=lambda session: session.partition)
         broken = [f"{s.reason} (partition {s.partition})" for s in sessions if isinstance(s, Broken)]
         reasons = [*([self.stopped] if self.stopped else []), *broken]

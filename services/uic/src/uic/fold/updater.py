@@ -404,7 +404,8 @@ class StateUpdater:
             return []
         for reading, why in silent:
             self._health.store_failed("load", StoreUnavailable(why.detail), [reading], now)
-        self._health.store_answered(reading for reading, _ in parts)
+        if asked := [reading for reading, part in parts if None in part.cached]:  # of the others all was in memory
+            self._health.store_answered(asked)
         self._metrics.stage.labels("load").observe(self._clock() - began)
         self._after("load")
         return parts

@@ -22,6 +22,7 @@ import redis
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from redis.exceptions import AuthenticationError, ResponseError
+from redis.sentinel import MasterNotFoundError
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
@@ -39,6 +40,7 @@ from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.log.unreachable import seen_and_fix
 from uic.redis_client import FAILURES, open_client
+from uic.sentinels import Sentinels
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.store import read_meta
 from uic.store_failures import fix_of, words_of
@@ -62,6 +64,8 @@ class Store:
     error: str | None = None
     fix: str = ""
     """What to do about that, if the error says it."""
+    name: str = ""
+    """The master and its address as Sentinels name them; empty without Sentinels."""
     nodes: tuple[StoreFacts, ...] = ()
     """Its masters: one, except in a cluster."""
     refused_writes: Mapping[str, str] = field(default_factory=dict)
@@ -124,13 +128,13 @@ def diagnose(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
 
 def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     store = facts.store
-    yield findings.store_reachable(without_secrets(settings.redis.url), store.error, store.fix)
+    yield findings.store_reachable(store.name or without_secrets(settings.redis.url), store.error, store.fix)
     if store.error is not None:
         return
     for node in store.nodes:
         found = [
             findings.store_version(node),
-            findings.store_writable(node),
+            findings.store_writable(node, settings.redis.mode),
             deployment.store_policy(node.policy),
             findings.store_memory(node),
             findings.store_persistence(node),
@@ -246,6 +250,7 @@ def gather_model(settings: UicSettings) -> Model:
 def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, timeout_s: float) -> Store:
     """Ask each master for its version and settings and whether it takes a commit, and the namespace for its topic and
     progress, and the rollout record."""
+    name = _named_by_sentinels(settings)
     try:
         client, masters = _connect(settings, timeout_s)
         try:
@@ -261,15 +266,16 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
             records = [] if keys is None else [client.get(keys.progress(p)) or b"" for p in range(partitions)]
             in_service = read_in_service(client, settings.prefix)
         finally:
+            name = _named_by_sentinels(settings, client)
             client.close()
         refused = refused_writes(settings.model_copy(update={"timeout_s": timeout_s}))
     except StartRefused as error:
-        return Store(error=error.detail, fix="correct the setting, or install what it names")
+        return Store(error=error.detail, fix="correct the setting, or install what it names", name=name)
     except FAILURES as error:
-        answered = isinstance(error, ResponseError | AuthenticationError)
-        return Store(error=words_of(error), fix=fix_of(error) or (SEE_OUTAGE if answered else ""))
+        return Store(error=words_of(error), fix=fix_of(error) or _other_fix(error, settings.mode), name=name)
     meta = None if stored is None else meta_of(stored)
     return Store(
+        name=name,
         nodes=tuple(nodes),
         refused_writes=refused,
         meta=meta,
@@ -277,6 +283,24 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
         newest_as_of_ms=max(_as_of_ms(records), default=None),
         in_service=in_service,
     )
+
+
+def _named_by_sentinels(settings: RedisSettings, client: Any = None) -> str:
+    """The master, and its address if `client` was told one; empty without Sentinels."""
+    if settings.mode != "sentinel":
+        return ""
+    asked: Sentinels | None = client and client.connection_pool.sentinel_manager
+    at = "" if asked is None or asked.named is None else f" at {':'.join(map(str, asked.named))}"
+    return f"master {settings.sentinel_service!r}{at}"
+
+
+def _other_fix(error: Exception, mode: str) -> str:
+    """What to do about an error with no known cause; empty if the store at its URL may only be away."""
+    if isinstance(error, MasterNotFoundError):
+        return findings.CORRECT_SENTINELS
+    if isinstance(error, ResponseError | AuthenticationError):
+        return SEE_OUTAGE
+    return findings.START_MASTER if mode == "sentinel" else ""
 
 
 def _as_of_ms(records: Iterable[bytes]) -> Iterator[int]:

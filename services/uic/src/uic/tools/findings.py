@@ -23,6 +23,11 @@ CLOCK_WARN_S = 2.0
 CLOCK_FAIL_S = 60.0
 FEW_DAYS_MS = 7 * DAY_MS
 SEE_OUTAGE = "docs/runbooks/store-outage.md says for each answer what to do"
+CORRECT_SENTINELS = (
+    "correct what the reason names, or UIC_REDIS__SENTINELS and UIC_REDIS__SENTINEL_SERVICE, or bring the Sentinels "
+    f"back: {SEE_OUTAGE}"
+)
+START_MASTER = f"start Redis or Valkey there, or wait until the Sentinels name another master: {SEE_OUTAGE}"
 
 
 # Redis or Valkey
@@ -53,11 +58,12 @@ class StoreFacts:
     """Of one of a cluster's masters."""
 
 
-def store_reachable(url: str, error: str | None, fix: str = "") -> Finding:
-    """The store answers. `url` without credentials; `fix` is empty if the error does not say what to do."""
+def store_reachable(name: str, error: str | None, fix: str = "") -> Finding:
+    """The store answers. `name`: its URL without credentials, or its master as the Sentinels name it; `fix` is empty if
+    the error does not say what to do."""
     if error is None:
-        return ok("store", f"{url} answers")
-    return fail("store", f"{url}: {error}", fix or "start Redis or Valkey there, or correct UIC_REDIS__URL")
+        return ok("store", f"{name} answers")
+    return fail("store", f"{name}: {error}", fix or "start Redis or Valkey there, or correct UIC_REDIS__URL")
 
 
 def store_version(facts: StoreFacts) -> Finding:
@@ -71,10 +77,11 @@ def store_version(facts: StoreFacts) -> Finding:
     return ok("store version", seen)
 
 
-def store_writable(facts: StoreFacts) -> Finding:
-    """The connection is to a master."""
+def store_writable(facts: StoreFacts, mode: str) -> Finding:
+    """The connection is to a master. `mode` as `store_mode`."""
     if facts.role != "master":
-        return fail("store role", f"connected to a {facts.role}", "point UIC_REDIS__URL at the master")
+        fix = "wait until the Sentinels name its master" if mode == "sentinel" else "point UIC_REDIS__URL at the master"
+        return fail("store role", f"connected to a {facts.role}", fix)
     return ok("store role", "master")
 
 
