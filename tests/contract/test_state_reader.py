@@ -26,7 +26,7 @@ from rtp.store import reader as reader_module
 from rtp.store_clock import wall_ms
 from support.fake_state_reader import FakeStateReader
 from support.one_node_cluster import ClusterNode, OneNodeCluster, join, move_slot, replicated, three_masters
-from support.sentinel_node import SentinelNode
+from support.sentinel_node import LOGINS, SentinelNode, ask_for_login
 from torture.wire import Wire
 
 T = TypeVar("T")
@@ -603,16 +603,29 @@ def test_a_name_that_no_sentinel_watches_is_told_with_its_setting(tmp_path: Path
 
 
 @pytest.mark.servers
-def test_a_sentinel_that_asks_for_a_password_is_told_as_one(tmp_path: Path) -> None:
+def test_sentinels_are_given_their_own_password_and_a_missing_or_wrong_one_is_named(tmp_path: Path) -> None:
     with Valkey(tmp_path / "a", name="a") as server, sentinels_of(tmp_path, server, 1) as ([watcher], settings):
-        with redis.Redis.from_url(watcher.address, protocol=2) as client:
-            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+        ask_for_login(watcher)
+        told = settings.model_dump() | {"url": SecretStr("redis://:of-the-master@not-used:1/0")}
 
         async def test() -> None:
-            reader = open_store(settings.model_copy(update={"url": SecretStr("redis://:secret@not-used:1/0")}))
-            with pytest.raises(StoreAway, match=f":{watcher.port} .it asks for a password, and Sentinels are asked"):
-                await reader.read("a", PATIENT_S)
-            await reader.close()
+            for login, said in (
+                ({}, "it asks for a password: set RTP_REDIS__SENTINEL_PASSWORD"),
+                (
+                    {"sentinel_password": "wrong"},
+                    "it refuses the user or password: correct RTP_REDIS__SENTINEL_PASSWORD",
+                ),
+            ):
+                reader = open_store(RedisSettings.model_validate(told | login))
+                with pytest.raises(StoreAway, match=f":{watcher.port} .{said}"):
+                    await reader.read("a", PATIENT_S)
+                await reader.close()
+            with redis.Redis.from_url(server.address, protocol=2) as client:
+                client.execute_command("ACL", "SETUSER", "default", "resetpass", ">of-the-master")
+            for login in LOGINS:
+                reader = open_store(RedisSettings.model_validate(told | login))
+                assert await reader.read("a", PATIENT_S) is None
+                await reader.close()
 
         asyncio.run(test())
 

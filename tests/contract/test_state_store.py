@@ -21,7 +21,7 @@ from localstack.wait import until
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support.fake_state_store import FakeStore
 from support.one_node_cluster import ClusterNode, OneNodeCluster, join, move_slot, three_masters
-from support.sentinel_node import SentinelNode
+from support.sentinel_node import LOGINS, SentinelNode, ask_for_login
 from torture.wire import Wire
 from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
@@ -847,16 +847,25 @@ def test_sentinels_that_all_hang_hold_up_no_fold_are_told_and_are_asked_again(tm
 
 
 @pytest.mark.servers
-def test_a_sentinel_that_asks_for_a_password_is_told_as_one(tmp_path: Path) -> None:
+def test_sentinels_are_given_their_own_password_and_a_missing_or_wrong_one_is_named(tmp_path: Path) -> None:
     with Valkey(tmp_path / "a", name="a") as server, SentinelNode(tmp_path / "sentinel", server) as watcher:
-        with redis.Redis.from_url(watcher.address, protocol=2) as client:
-            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
-        sentinels = f"127.0.0.1:{watcher.port}"
-        told = {"url": "redis://:secret@not-used:1/0", "mode": "sentinel", "sentinels": sentinels}
-        store = RedisStore(RedisSettings.model_validate(told), KEYS)
-        with pytest.raises(StoreUnavailable, match=f":{watcher.port} .it asks for a password, and Sentinels are asked"):
-            store.read_progress([0])
-        store.close()
+        ask_for_login(watcher)
+        url = "redis://:of-the-master@not-used:1/0"
+        told = {"url": url, "mode": "sentinel", "sentinels": f"127.0.0.1:{watcher.port}", "sentinel_service": "states"}
+        for login, said in (
+            ({}, "it asks for a password: set UIC_REDIS__SENTINEL_PASSWORD"),
+            ({"sentinel_password": "wrong"}, "it refuses the user or password: correct UIC_REDIS__SENTINEL_PASSWORD"),
+        ):
+            store = RedisStore(RedisSettings.model_validate(told | login), KEYS)
+            with pytest.raises(StoreUnavailable, match=f":{watcher.port} .{said}"):
+                store.read_progress([0])
+            store.close()
+        with redis.Redis.from_url(server.address, protocol=2) as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">of-the-master")
+        for login in LOGINS:
+            store = RedisStore(RedisSettings.model_validate(told | login), KEYS)
+            assert store.read_progress([0]) == {0: b""}
+            store.close()
 
 
 @pytest.mark.servers

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+import redis
 
 from localstack.valkey import Valkey
 
@@ -21,3 +24,18 @@ class SentinelNode(Valkey):
             f"sentinel monitor states 127.0.0.1 {self._master.port} 1\nsentinel down-after-milliseconds states 60000\n"
         )
         return [super().command()[0], str(config), "--sentinel"]
+
+
+LOGINS: Final[tuple[dict[str, str], ...]] = (
+    {"sentinel_password": "of-all"},
+    {"sentinel_username": "ctr", "sentinel_password": "of-ctr"},
+)
+"""Settings by which a Sentinel answers once `ask_for_login` has been called."""
+
+
+def ask_for_login(sentinel: SentinelNode) -> None:
+    """Let it answer to `LOGINS` alone; the second is a user with no more rights than docs/runbooks/redis-users.md
+    gives."""
+    with redis.Redis.from_url(sentinel.address, protocol=2) as client:
+        client.execute_command("ACL", "SETUSER", "ctr", "reset", "on", ">of-ctr", "+sentinel|masters")
+        client.execute_command("ACL", "SETUSER", "default", "resetpass", ">of-all")

@@ -13,7 +13,7 @@ from redis.connection import URL_QUERY_ARGUMENT_PARSERS as PARSERS
 
 from process.store_url import OTHERS, SECONDS, WHOLE
 from rtp.__main__ import main
-from rtp.settings import MAX_DRAIN_S, RtpSettings, load_settings
+from rtp.settings import MAX_DRAIN_S, RedisSettings, RtpSettings, load_settings
 from support.store_urls import QUERIES, UNREADABLE
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
@@ -127,6 +127,13 @@ def test_nodes_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         RtpSettings()
     monkeypatch.setenv("RTP_REDIS__MODE", "cluster")
     assert RtpSettings().redis.nodes == "a:6379, b:6379"
+
+
+def test_a_user_of_the_sentinels_has_a_password_which_is_not_shown() -> None:
+    told = {"mode": "sentinel", "sentinels": "a:26379", "sentinel_username": "u"}
+    with pytest.raises(ValueError, match="sentinel_username has no sentinel_password"):
+        RedisSettings.model_validate(told)
+    assert "hush" not in repr(RedisSettings.model_validate(told | {"sentinel_password": "hush"}))
 
 
 def test_settings_are_frozen_and_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

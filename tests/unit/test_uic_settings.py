@@ -180,6 +180,11 @@ def test_client_options_carry_security_and_no_secret_is_printed() -> None:
 def test_sentinels_and_their_service() -> None:
     settings = RedisSettings(mode="sentinel", sentinels="a:26379, b:26379")
     assert settings.sentinel_service == "mymaster"
+    with pytest.raises(ValueError, match="sentinel_username has no sentinel_password"):
+        RedisSettings(mode="sentinel", sentinels="a:26379", sentinel_username="u")
+    login = {"sentinel_username": "u", "sentinel_password": "hush"}
+    settings = RedisSettings.model_validate({"mode": "sentinel", "sentinels": "a:26379"} | login)
+    assert "hush" not in repr(settings)
 
 
 @pytest.mark.parametrize("query", QUERIES)

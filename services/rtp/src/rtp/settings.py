@@ -60,10 +60,14 @@ class RedisSettings(_Group):
     """`host:port`, several with commas; mode `cluster` only. More nodes that a start asks where the others are: of
     these and the one of `url` a single one has to answer."""
     sentinels: str = Field(default="", pattern=_ADDRESSES)
-    """`host:port`, several with commas; mode `sentinel` only. They are asked without user and password, so they must
-    not ask for one, and over TLS if the URL begins with `rediss://`."""
+    """`host:port`, several with commas; mode `sentinel` only. They are asked over TLS if the URL begins with
+    `rediss://`."""
     sentinel_service: str = "mymaster"
     """Name of the master that the Sentinels watch."""
+    sentinel_username: str = ""
+    """User at the Sentinels, if their password is that of a user other than `default`."""
+    sentinel_password: SecretStr | None = None
+    """Password of the Sentinels. That of `url` is the master's, and is not sent to them."""
     pool_size: int = Field(default=16, ge=1, le=1024)
     """Most connections that this process opens; in a cluster, to each node."""
     connect_timeout_ms: int = Field(default=250, ge=1)
@@ -94,6 +98,8 @@ class RedisSettings(_Group):
             raise ValueError("TLS files, but RTP_REDIS__URL does not begin with rediss://")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both")
+        if self.sentinel_username and not self.sentinel_password:
+            raise ValueError("sentinel_username has no sentinel_password: set it")
         if self.nodes and self.mode != "cluster":
             raise ValueError("nodes are those of a cluster: set RTP_REDIS__MODE=cluster, or unset RTP_REDIS__NODES")
         if self.mode == "sentinel" and not self.sentinels:

@@ -16,7 +16,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from process.tls_causes import by_cause
 from uic.store_failures import describe_connection
 
-WITHOUT_LOGIN: Final = "it asks for a password, and Sentinels are asked without one"
+LOGIN: Final = "UIC_REDIS__SENTINEL_PASSWORD"
 
 
 class Sentinels(Sentinel):
@@ -72,7 +72,7 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append((f"{at['host']}:{at['port']}", _why(error)))
+                failed.append((f"{at['host']}:{at['port']}", _why(error, logs_in=bool(at.get("password")))))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
             self.named, self._silent, self.trouble = named, False, ""
@@ -87,6 +87,8 @@ class Sentinels(Sentinel):
         self._silent, self.trouble = silent, trouble
 
 
-def _why(error: Exception) -> str:
-    """Why a Sentinel does not answer."""
-    return WITHOUT_LOGIN if isinstance(error, AuthenticationError) else describe_connection(error)
+def _why(error: Exception, *, logs_in: bool) -> str:
+    """Why a Sentinel does not answer. `logs_in`: whether it was given a password."""
+    if not isinstance(error, AuthenticationError):
+        return describe_connection(error)
+    return f"it refuses the user or password: correct {LOGIN}" if logs_in else f"it asks for a password: set {LOGIN}"

@@ -195,10 +195,14 @@ class RedisSettings(Group):
     """`host:port`, several separated by commas; mode `cluster` only. More nodes that a start asks where the others are:
     of these and the one of `url` a single one has to answer."""
     sentinels: Annotated[str, Field(pattern=ADDRESSES)] = ""
-    """`host:port`, several separated by commas; mode `sentinel` only. They are asked without user and password, so
-    they must not ask for one, and over TLS if the URL begins with `rediss://`."""
+    """`host:port`, several separated by commas; mode `sentinel` only. They are asked over TLS if the URL begins with
+    `rediss://`."""
     sentinel_service: str = "mymaster"
     """Name of the master that the Sentinels watch."""
+    sentinel_username: str = ""
+    """User at the Sentinels, if their password is that of a user other than `default`."""
+    sentinel_password: SecretStr | None = None
+    """Password of the Sentinels. That of `url` is the master's, and is not sent to them."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """For connecting and for each call. The outcome of an unanswered call is unknown, so progress is read again."""
     bad_values_kept: Annotated[int, Field(ge=1, le=100_000)] = 100
@@ -214,6 +218,8 @@ class RedisSettings(Group):
             raise ValueError("nodes are those of a cluster: set UIC_REDIS__MODE=cluster, or unset UIC_REDIS__NODES")
         if self.mode == "sentinel" and not self.sentinels:
             raise ValueError("mode sentinel needs sentinels, for example UIC_REDIS__SENTINELS=host1:26379,host2:26379")
+        if self.sentinel_username and not self.sentinel_password:
+            raise ValueError("sentinel_username has no sentinel_password: set it")
         if (self.tls_ca_file or self.tls_cert_file or self.tls_key_file) and not self.url.startswith("rediss://"):
             raise ValueError("TLS files, but UIC_REDIS__URL does not begin with rediss://")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):

@@ -21,7 +21,7 @@ from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
 
-WITHOUT_LOGIN: Final = "it asks for a password, and Sentinels are asked without one"
+LOGIN: Final = "RTP_REDIS__SENTINEL_PASSWORD"
 
 
 class Sentinels(Sentinel):
@@ -77,7 +77,7 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append((f"{at['host']}:{at['port']}", _why(error)))
+                failed.append((f"{at['host']}:{at['port']}", _why(error, logs_in=bool(at.get("password")))))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
             self._named, self._silent, self._asked = named, False, True
@@ -95,6 +95,8 @@ class Sentinels(Sentinel):
             log.warning("the Sentinels name no master", reason=reason, failed=by_cause(failed))
 
 
-def _why(error: Exception) -> str:
-    """Why a Sentinel does not answer."""
-    return WITHOUT_LOGIN if isinstance(error, AuthenticationError) else failure_of(error)
+def _why(error: Exception, *, logs_in: bool) -> str:
+    """Why a Sentinel does not answer. `logs_in`: whether it was given a password."""
+    if not isinstance(error, AuthenticationError):
+        return failure_of(error)
+    return f"it refuses the user or password: correct {LOGIN}" if logs_in else f"it asks for a password: set {LOGIN}"

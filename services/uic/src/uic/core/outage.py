@@ -1,5 +1,5 @@
 """Which reasons of one outage are worth a line in the log. The words of a failure differ by chance from one try to the
-next: a server that refuses a certificate says so, or only ends the connection.
+next: a server that refuses a certificate says so, or only closes the connection.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ QUIET_S: Final = 60.0
 
 
 class Outage:
-    """What was said of a server that does not answer, since it was there."""
+    """What was logged of a server that does not answer, since it was there."""
 
     def __init__(self) -> None:
         """Nothing yet."""
         self.detail = ""
-        """The reason that was said last; empty: none was."""
-        self._said_at: dict[str, float] = {}
+        """The reason that was logged last; empty if none was."""
+        self._logged_at: dict[str, float] = {}
         """By kind."""
 
     def is_news(self, kind: str, detail: str, now: float) -> bool:
-        """Whether a failure is to be said, which is then taken for said: it is the first of its kind, or was not said
-        last, and none of its kind was for `QUIET_S`.
+        """Whether a failure is worth a line, which is taken for written then: its reason is not the last one that was
+        written, and none of its kind was for `QUIET_S`.
 
         Args:
             kind:   what failed, in words that are the same at each try.
             detail: the reason.
             now:    monotonic seconds.
         """
-        before = self._said_at.get(kind)
+        before = self._logged_at.get(kind)
         if detail == self.detail or (before is not None and now - before < QUIET_S):
             return False
         self.detail = detail
-        self._said_at[kind] = now
+        self._logged_at[kind] = now
         return True
