@@ -48,6 +48,7 @@ from localstack.uic_and_rtp import UIC_COMMAND, Surroundings, detail_of, grpc_se
 from localstack.wait import NotReady
 from mimn.bundle import BundleError, load_bundle
 from mimn.data.events import DataError, Events
+from mimn.options import whole_number
 from mimn.release import CorruptRecord, decode_record, record_key
 from mimn.state import namespace
 from mimn.state.codec import HEADER_BYTES
@@ -102,8 +103,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "demo", "replay real shop events, score them, print the results; nothing keeps running", folder, bundle, as_json
     )
     up = add("up", "start the stack and keep it running", folder, bundle, as_json)
-    up.add_argument("--uic", type=int, default=1, metavar="N", help="UIC workers (default 1)")
-    up.add_argument("--rtp", type=int, default=1, metavar="N", help="RTP processes on one socket (default 1)")
+    up.add_argument("--uic", type=whole_number(1), default=1, metavar="N", help="UIC workers (default 1)")
+    text = "RTP processes on one socket (default 1)"
+    up.add_argument("--rtp", type=whole_number(1), default=1, metavar="N", help=text)
     up.add_argument("--empty", action="store_true", help="do not replay the demo's histories into a new topic")
     add("down", "stop every process of the stack, by pid; data stays", folder, as_json)
     add("status", "what runs, and where; exit status 1 unless every member runs and is ready", folder, as_json)

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -28,6 +29,9 @@ from localstack.topics import EVENTS, PARTITIONS, create_topics, topics
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.valkey import Valkey, redis_answers
 from localstack.wait import until
+from mimn.whole_file import writing
+from process.store_url import check_store_url
+from uic.settings import SCHEMES, check_brokers
 
 FOLDER = Path(".stack")
 BUNDLE = Path("models/bundles/online-retail-ledger/2")
@@ -36,6 +40,8 @@ CHEAPER_BUNDLE = Path("models/bundles/online-retail-pooling-sketch/1")
 """Sum pooling with a sketch: a smaller state and less to compute, and a little less accurate (decision 146)."""
 
 
+ADDRESSES = "stack.json"
+"""File of a stack's folder that says where its members are reached, while it runs."""
 GIVEN_BROKER = "given-broker"
 """File of a stack's folder with the address of the Kafka that has its events, where the stack did not start it."""
 
@@ -97,19 +103,31 @@ class Options:
         installed (`apache_kafka.find_kafka`).
 
         Raises:
-            StackError: `KAFKA_HOME` cannot be used.
+            StackError: `KAFKA_HOME` cannot be used, or an address cannot be read.
         """
-        bootstrap = env.get("KAFKA_BOOTSTRAP_SERVERS") or None
+        redis_url, bootstrap = env.get("REDIS_URL") or None, env.get("KAFKA_BOOTSTRAP_SERVERS") or None
+        if redis_url and not re.match(SCHEMES, redis_url):  # not quoted, because it may hold a password
+            raise StackError("REDIS_URL must begin with redis://, rediss:// or unix://, such as redis://127.0.0.1:6379")
+        try:
+            if redis_url:
+                check_store_url(redis_url)
+        except ValueError as error:
+            raise StackError(f"REDIS_URL {error}") from None
+        try:
+            if bootstrap:
+                check_brokers(bootstrap)
+        except ValueError as error:
+            raise StackError(f"KAFKA_BOOTSTRAP_SERVERS: {error}") from None
         try:
             home = None if bootstrap else find_kafka(env)
         except NoKafka as missing:
             raise StackError(str(missing)) from None
-        return cls(redis_url=env.get("REDIS_URL") or None, bootstrap=bootstrap, kafka_home=home)
+        return cls(redis_url=redis_url, bootstrap=bootstrap, kafka_home=home)
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a running stack is reached; kept in `stack.json`."""
+    """Where a running stack is reached; kept in the file `ADDRESSES`."""
 
     predict: str
     """URL of RTP: POST /predict, /readyz, /docs."""
@@ -154,7 +172,6 @@ class Stack:
         options = self.options
         if not (options.bundle / "manifest.json").is_file():
             raise StackError(f"no bundle at {options.bundle}: name a directory with a manifest.json (--bundle)")
-        options.folder.mkdir(parents=True, exist_ok=True)
         with _locked(options.folder):
             if running := living(options.folder):
                 names = ", ".join(running)
@@ -256,7 +273,8 @@ class Stack:
             bundle=str(options.bundle.resolve()),
             partitions=options.partitions,
         )
-        (options.folder / "stack.json").write_text(json.dumps(asdict(addresses), indent=2) + "\n")
+        with writing(options.folder / ADDRESSES) as partial:
+            partial.write_text(json.dumps(asdict(addresses), indent=2) + "\n")
         return addresses
 
     def _check_broker(self) -> None:
@@ -303,7 +321,7 @@ class Stack:
             for member in reversed(self.members()):
                 ending.callback(member.stop, grace_s)
         self._listener = None
-        (self.options.folder / "stack.json").unlink(missing_ok=True)
+        (self.options.folder / ADDRESSES).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         self.addresses = self.start()
@@ -317,11 +335,14 @@ def addresses_of(folder: Path) -> Addresses:
     """Where the stack of `folder` is reached.
 
     Raises:
-        StackError: none runs there.
+        StackError: none runs there, or the file that says where is damaged.
     """
     try:
-        return Addresses(**json.loads((folder / "stack.json").read_text()))
-    except FileNotFoundError:
+        return Addresses(**json.loads((folder / ADDRESSES).read_text()))
+    except (ValueError, TypeError):  # not JSON, or not of the fields
+        down, up = command("down", folder), command("up", folder)
+        raise StackError(f"{folder / ADDRESSES} is damaged: `{down}` ends what runs, then `{up}` starts it") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise StackError(f"no stack runs in {folder}: `{command('up', folder)}` starts one") from None
 
 
@@ -358,7 +379,7 @@ def take_down(folder: Path, *, say: Callable[[str], None]) -> int:
             say(f"{name} (pid {identity.pid}) ended" + ("" if orderly else f" by SIGKILL after {GRACE_S:g} s"))
             remove_pid(folder / name)
         forget(folder)
-        (folder / "stack.json").unlink(missing_ok=True)
+        (folder / ADDRESSES).unlink(missing_ok=True)
     return len(running)
 
 
@@ -393,7 +414,14 @@ def _python() -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep a second launcher out of the folder."""
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise StackError(
+            f"{folder} cannot be written ({error.strerror}): name a folder for the stack's data that can, with --folder"
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from msgspec.structs import replace
 
 from conftest import MakeTopics, RedisForTest
+from localstack.wait import until
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
 from support import skips
-from support.bulk_running import KILLED, done, killed, killed_task, run, run_main
+from support.bulk_running import KILLED, done, held_backfill, killed, killed_task, run, run_main
 from support.world import World
+from uic.bulk.backfill_job import STATES
 from uic.bulk.commands import backfill
+from uic.bulk.folder import UNFINISHED
 
 pytestmark = pytest.mark.servers
 
@@ -258,6 +263,29 @@ def test_a_process_that_is_killed_for_memory_is_told_and_the_next_run_goes_on(
         patch.setattr("uic.bulk.pool.fold_task", killed_task)
         assert "lower --workers or --memory-mib" in refused(capsys, world.environment(), *command)
     done(world.environment(), "backfill", *command)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
+def test_a_signal_to_the_command_alone_ends_its_processes_and_the_next_run_goes_on(
+    tmp_path: Path, world: World, sign: signal.Signals
+) -> None:
+    fill(world, 100)
+    command = ("--work", str(tmp_path / "work"), "--workers", "2")
+    half = (tmp_path / "work" / STATES).glob
+    with held_backfill(world.environment(), *command) as folding:
+        until(lambda: len(list(half(f"*{UNFINISHED}"))) == 2, "two processes fold", within_s=60)
+        started = psutil.Process(folding.pid).children(recursive=True)
+        folding.send_signal(sign)
+        _, said = folding.communicate(timeout=30)
+        assert folding.returncode == 128 + sign, said
+        assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert said.splitlines()[-1] == ("ctr backfill: interrupted: run it again with the same --work; it goes on"), (
+        "and nothing like a traceback after it"
+    )
+    assert "Traceback" not in said
+    done(world.environment(), "backfill", *command)
+    assert not list(half(f"*{UNFINISHED}"))
+    assert not world.compare()
 
 
 def test_two_loads_do_not_mix(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:

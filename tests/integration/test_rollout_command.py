@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -78,6 +80,23 @@ def rollout(valkey: RedisForTest, bundles: tuple[Path, Path], monkeypatch: pytes
         return status, json.loads(out.getvalue())
 
     return run
+
+
+@pytest.mark.parametrize("unknown", [KeyError, OSError])
+def test_the_record_names_a_user_without_a_name_by_number(
+    rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, unknown: type[Exception]
+) -> None:
+    """As in a pod with runAsUser: no variable names the user, and the system has no name for the number."""
+
+    def no_name(uid: int) -> object:
+        raise unknown(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_name)
+    assert rollout("start", str(bundles[1]))[0] == 0
+    [entry] = rollout("log")[1]["log"]
+    assert entry["by"] == f"uid {os.getuid()}@{socket.gethostname()}"
 
 
 def test_rollouts_of_heads_that_were_given_up_never_keep_the_next_from_beginning(

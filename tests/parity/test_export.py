@@ -337,7 +337,22 @@ class TestCommand:
     def test_a_folder_that_is_none_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--run", str(tmp_path / "no"), "--output", str(tmp_path), "--name", "small", "--version", "3"]
         assert main(arguments) == 1
-        assert "--run: " in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert said == f"export: --run: {tmp_path / 'no'} is not a folder: give the --output of the training\n"
+
+    @pytest.mark.parametrize("place", ["/proc/none", "a file"])
+    def test_an_output_that_cannot_be_written_is_named(
+        self, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "a file").touch()
+        output = tmp_path / place  # an absolute path stays what it is
+        config = tmp_path / "c.toml"
+        config.write_text("[model]\nembedding_dim = 3\nslots = 2\nhead_units = [9, 7]\n")
+        arguments = ["--untrained", "--config", str(config), "--items", "20", "--categories", "4"]
+        assert main([*arguments, "--output", str(output), "--name", "random", "--version", "1"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"export: {output / 'random/1'} cannot be written (")
+        assert said.endswith("): choose another output folder, or make room\n")
 
     @pytest.mark.parametrize(
         ("text", "message"),

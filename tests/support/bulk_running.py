@@ -7,12 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
+
+from uic.bulk.backfill_job import STATES
+from uic.bulk.folder import Folder
+from uic.bulk.saved_states import states_file
 
 KILLED = -signal.SIGKILL
 
@@ -29,6 +37,17 @@ def after(done):
         left -= 1
 sys.exit(import_module("uic.bulk.commands." + verb).main(arguments, None, after))
 """
+
+_HELD = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from ctr_cli.__main__ import main
+from support.bulk_running import held_task
+from uic.bulk import pool
+pool.fold_task = held_task
+sys.exit(main(sys.argv[1:]))
+"""
+"""`ctr` with tasks that do not end."""
 
 
 def run(
@@ -76,11 +95,9 @@ def finished(environment: Mapping[str, str], verb: str, *arguments: str) -> None
 
 def killed(environment: Mapping[str, str], verb: str, step: str, count: int, *arguments: str) -> int:
     """Run in a process that is killed after `step` was done `count` more times; its exit status."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
-    told = {name: value for name, value in environment.items() if name.startswith("UIC_")}
     ended = subprocess.run(
         [sys.executable, "-c", _DRIVER, verb, step, str(count), *arguments],
-        env=inherited | told,
+        env=_process_environment(environment),
         check=False,
         capture_output=True,
         timeout=240,
@@ -99,3 +116,28 @@ def kill(environment: Mapping[str, str], verb: str, step: str, count: int, *argu
 def killed_task(*_: object) -> None:
     """In place of `uic.bulk.pool.fold_task`: the kernel kills the process for memory."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def held_task(job: Any, work: str, task: Any) -> None:
+    """In place of `uic.bulk.pool.fold_task`: one that takes hours and has written half a file."""
+    with Folder(work).below(STATES).writing(states_file(task.partitions[0])) as (file, _):
+        file.write(b"half")
+        Event().wait()
+
+
+@contextmanager
+def held_backfill(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`ctr backfill` in a process, with tasks as `held_task`; its processes are killed at the end."""
+    command = [sys.executable, "-c", _HELD, str(Path(__file__).parents[1]), "backfill", *arguments]
+    own = _process_environment(environment)
+    with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # and its processes end with it
+
+
+def _process_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, with the settings of `environment` alone."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
+    return inherited | {name: value for name, value in environment.items() if name.startswith("UIC_")}

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from localstack import __main__ as localstack
 from uic.bulk.commands import backfill, snapshot
 from uic.rollout import main as rollout
-from uic.tools import doctor
+from uic.tools import doctor, state
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,10 @@ from uic.tools import doctor
         (backfill.main, "--work folder --memory-mib -5"),
         (backfill.main, "--work folder --workers many"),
         (doctor.main, "--timeout nan"),
+        (state.main, "ann --top -3"),
+        (state.main, "ann --top some"),
+        (localstack.main, "up --empty --uic -1 --rtp 0"),
+        (localstack.main, "up --rtp 0"),
         (snapshot.main, "create --to folder --days -1"),
         (snapshot.main, "restore --from folder --latency-ms nan"),
     ],

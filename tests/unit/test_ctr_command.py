@@ -25,6 +25,7 @@ from ctr_cli.licenses import Package, license_of
 from localstack.process import Identity
 from localstack.server import write_pid
 from localstack.stack import Addresses
+from uic.__main__ import BULK
 from uic.__main__ import COMMANDS as UIC_COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -132,8 +133,9 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_install(
     )
 
 
-def without_fsspec(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = "import sys; sys.modules['fsspec'] = None; from ctr_cli.__main__ import main; sys.exit(main())"
+def without_fsspec(*arguments: str, pip: bool = True) -> subprocess.CompletedProcess[str]:
+    gone = "sys.modules['fsspec'] = None" if pip else "sys.modules['fsspec'] = sys.modules['pip'] = None"
+    program = f"import sys; {gone}; from ctr_cli.__main__ import main; sys.exit(main())"
     own = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
     return subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=ROOT, env=own, capture_output=True, text=True, check=False
@@ -153,6 +155,47 @@ def test_a_command_in_bulk_says_what_it_needs(tmp_path: Path) -> None:
         1,
         f"ctr import needs fsspec: {sys.executable} -m pip install -e 'services/uic[bulk]'\n",
     )
+
+
+def test_where_there_is_no_pip_a_command_in_bulk_says_where_to_run_it(tmp_path: Path) -> None:
+    done = without_fsspec("--folder", str(tmp_path), "import", "--archive", str(tmp_path), pip=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ctr import needs fsspec: this installation has no pip. Run it on any machine ")
+    assert done.stderr.endswith("make install && .venv/bin/pip install -e 'services/uic[bulk]'\n")
+
+
+def test_the_deployment_page_names_the_commands_that_uics_image_lacks() -> None:
+    image = set(re.findall(r"^([\w.-]+)==", (ROOT / "services/uic/requirements.txt").read_text(), re.M))
+    assert image.isdisjoint({"pyarrow", "fsspec"}), "then the commands are in the image"
+    [line] = [
+        line for line in (ROOT / "deploy/README.md").read_text().splitlines() if "do not work in UIC's image" in line
+    ]
+    assert set(re.findall(r"`([\w-]+)`", line.partition("do not")[0])) == set(BULK)
+
+
+def test_a_stack_whose_addresses_are_damaged_is_told_without_a_traceback(stack: Path) -> None:
+    (stack / "stack.json").write_text("")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
+    for command in (["status"], ["state", "ann"], ["namespaces"]):
+        done = subprocess.run(
+            [*CTR, "--folder", str(stack), *command], cwd=ROOT, env=own, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch(rf"(ctr )?{command[0]}: .*stack\.json is damaged: `.* down .*\n", done.stderr)
+
+
+def test_a_start_that_cannot_be_is_told_without_a_traceback() -> None:
+    for folder, variables, words in (
+        ("/proc/none", {}, "up: /proc/none cannot be written (No such file or directory): "),
+        ("/proc/none", {"REDIS_URL": "localhost:6379"}, "up: REDIS_URL must begin with redis://"),
+        ("/proc/none", {"KAFKA_BOOTSTRAP_SERVERS": "localhost:abc"}, "up: KAFKA_BOOTSTRAP_SERVERS: 'localhost:abc' "),
+    ):
+        done = ctr(
+            "--folder", folder, "up", "--empty", env={"REDIS_URL": "", "KAFKA_BOOTSTRAP_SERVERS": ""} | variables
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(words)
+        assert done.stderr.count("\n") == 1
 
 
 def test_a_missing_module_of_an_installed_package_is_a_bug_and_not_an_installation(

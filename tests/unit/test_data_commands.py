@@ -205,6 +205,26 @@ def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
     assert not cache.exists() or not list(cache.iterdir())
 
 
+@pytest.mark.parametrize("command", ["prepare", "sample"])
+@pytest.mark.parametrize("place", ["/proc/none", "a file"])
+def test_a_cache_that_cannot_be_written_is_named(
+    shop: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    place: str,
+) -> None:
+    (tmp_path / "a file").touch()
+    folder = tmp_path / place  # the absolute path stays what it is
+    monkeypatch.setenv("CTR_CACHE", str(folder))
+    for options, named in ((["--cache", str(folder)], folder), ([], folder / "data")):
+        assert main([command, str(shop()), *options]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: prepared data cannot be kept in {named} (")
+        assert said.endswith("): choose another folder with --cache or CTR_CACHE\n")
+
+
 def test_check_counts_rows_that_repeat_another_one_in_every_column(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -225,6 +225,33 @@ def test_addresses_of_a_stack_that_does_not_run_say_how_to_start_one(
         addresses_of(FOLDER)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"predict": ""}', "\xff"])
+def test_a_damaged_file_of_addresses_says_to_take_the_stack_down_which_works(tmp_path: Path, content: str) -> None:
+    (tmp_path / "stack.json").write_text(content, "latin-1")
+    server = Listener("rtp-1", tmp_path / "rtp-1", {"it": 0})
+    server.outlives = True
+    server.start()
+    try:
+        with pytest.raises(StackError, match=r"stack\.json is damaged: `.* down .*` ends what runs, then `.* up .*`"):
+            addresses_of(tmp_path)
+        assert take_down(tmp_path, say=print) == 1
+    finally:
+        server.stop()
+    with pytest.raises(StackError, match="no stack runs"):
+        addresses_of(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "a file", "a file/below"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "a file").touch()
+    folder = tmp_path / place  # an absolute path stays what it is
+    with pytest.raises(StackError, match=f"{folder} cannot be written .*with --folder"):
+        Stack(Options(folder=folder, bundle=tmp_path)).start()
+    with pytest.raises(StackError, match="no stack runs in"):
+        addresses_of(folder)
+
+
 def test_the_documented_ports_give_way_to_free_ones_where_something_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((LOOPBACK, 0)) as other:
         taken, free = other.getsockname()[1], free_port()
@@ -240,6 +267,25 @@ def test_the_environment_names_servers_that_already_run() -> None:
     assert (given.redis_url, given.bootstrap) == ("redis://there:1/0", "there:2")
     assert Options.from_environment({"REDIS_URL": "", "KAFKA_BOOTSTRAP_SERVERS": ""}) == Options()
     assert replace(given, redis_url=None, bootstrap=None) == Options()
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "foo"),
+        ("REDIS_URL", "http://localhost:6379"),
+        ("REDIS_URL", "redis://:secret/word@localhost:6379"),
+        ("REDIS_URL", "redis://localhost:99999"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost:abc"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092,"),
+    ],
+)
+def test_an_address_of_the_environment_that_cannot_be_read_is_refused_by_the_variable(name: str, address: str) -> None:
+    with pytest.raises(StackError, match=name) as refused:
+        Options.from_environment({name: address})
+    assert "secret" not in str(refused.value)
 
 
 def test_a_stack_keeps_the_broker_that_has_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

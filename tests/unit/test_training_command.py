@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 
+from mimn import train as drawn
+from mimn.impressions import __main__ as labelled
 from mimn.training.command import resumable
 from mimn.training.folder import TrainingFailed
 
 pytestmark = pytest.mark.torch
+
+ROOT = Path(__file__).parents[2]
 
 
 def ended(raised: BaseException | None = None) -> int:
@@ -30,6 +37,29 @@ def test_a_failure_that_it_names_is_a_message_and_1(capsys: pytest.CaptureFixtur
 def test_ctrl_c_is_130_and_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(KeyboardInterrupt()) == 130
     assert capsys.readouterr() == ("", "interrupted; the same command continues from here\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "verb", "config"),
+    [(drawn, [], "recipe.toml"), (labelled, ["train"], "impressions/criteo.toml")],
+    ids=["train", "impressions"],
+)
+def test_ctrl_c_of_a_training_says_how_to_resume(
+    module: ModuleType,
+    verb: list[str],
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", interrupted)
+    path = str(ROOT / "models/configs" / config)
+    arguments = [*verb, "--config", path, "--description", "dataset.toml", "--output", str(tmp_path / "run")]
+    assert module.main(arguments) == 130
+    assert capsys.readouterr() == ("", f"interrupted; continue with --resume --output {tmp_path / 'run'}\n")
 
 
 def test_an_error_that_it_does_not_name_is_not_hidden() -> None:

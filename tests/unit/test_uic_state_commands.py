@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -158,6 +160,28 @@ def test_an_erasure_asks_unless_told_and_says_where_it_is(
     assert where == {"partition": rig.stored.partition("ann"), "offset": 0}
     [record] = rig.log.records["events"][where["partition"]]
     assert record == (b"ann", None)
+
+
+@pytest.mark.parametrize("front", ["ctr_cli", "uic"])
+def test_the_end_of_input_at_the_question_is_no(rig: Rig, front: str) -> None:
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, b"\x04")  # Ctrl-D
+        asked = subprocess.run(
+            [sys.executable, "-m", front, "erase", "ann", "--grpc", rig.address],
+            env={**os.environ, "UIC_GRPC__PORT": "1"},
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (asked.returncode, asked.stderr) == (2, "\n"), asked
+    assert asked.stdout.endswith("Erase? [y/N] ")
+    assert not any(rig.log.records["events"])
 
 
 def test_an_item_is_erased_by_its_number_and_everything_else_is_refused(

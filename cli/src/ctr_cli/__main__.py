@@ -117,8 +117,20 @@ def _run(command: Command, arguments: list[str], *, folder: Path) -> int:
 
 
 def _work_on_stack(command: Command, folder: Path) -> None:
-    """Point the command at the stack in the folder, if one runs there and no variable names another system."""
-    if (folder / "stack.json").is_file() and (told := import_module(LOCAL_MODULE).tool_variables(folder)):
+    """Point the command at the stack in the folder, if one runs there and no variable names another system.
+
+    Raises:
+        SystemExit: where the stack is reached cannot be read.
+    """
+    if not (folder / "stack.json").is_file():
+        return
+    local = import_module(LOCAL_MODULE)
+    try:
+        told = local.tool_variables(folder)
+    except local.StackError as damaged:
+        print(f"ctr {command.name}: {damaged}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if told:
         os.environ.update(told)
         print(f"ctr {command.name} works on the stack in {folder}", file=sys.stderr)
 

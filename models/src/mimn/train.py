@@ -40,7 +40,7 @@ from mimn.nn.sketch import Touches
 from mimn.run_config import RunConfig, read_config
 from mimn.scoring import predict
 from mimn.state.actions import Actions
-from mimn.training.command import add_options, running, start_of
+from mimn.training.command import add_options, running, say_resume, start_of
 from mimn.training.folder import TrainingFailed, check_folder, machine
 from mimn.training.loop import ONCE, Running, Step, finite
 from mimn.training.procedure import train_run
@@ -306,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; continue with --resume --output {options.output}", file=sys.stderr)
+        say_resume(options)
         return 130
     shown = {name: record[name] for name in ("name", "dataset", "seed", "epochs", "best_epoch", "validation_auc")}
     print(json.dumps(shown))

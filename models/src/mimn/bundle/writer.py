@@ -203,13 +203,17 @@ def write_bundle(
     contents[m.MANIFEST] = encode_manifest(manifest)
     decode_manifest(contents[m.MANIFEST])
     partial = target.with_name(f".{version}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         for file, data in contents.items():
             (partial / file).write_bytes(data)
         partial.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise BundleError(
+                f"{target} cannot be written ({error.strerror or error}): choose another output folder, or make room"
+            ) from error
         raise
     return target
 

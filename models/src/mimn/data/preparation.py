@@ -45,8 +45,8 @@ def prepare(path: Path, cache: Path) -> Prepared:
     """The data set that the description at `path` describes, read from its files or from `cache`.
 
     Raises:
-        DataError: the description, a file, a column or a row cannot be used; the message names it and the fix. Nothing
-            is left behind then.
+        DataError: the description, a file, a column, a row or `cache` cannot be used; the message names it and the fix.
+            Nothing is left behind then.
     """
     description = read_description(path)
     try:
@@ -54,10 +54,16 @@ def prepare(path: Path, cache: Path) -> Prepared:
     except DataError as error:
         hint = f" ({description.source})" if description.source else ""
         raise DataError(f"{path}: {error}{hint}") from error
-    if not (folder / META).exists():
-        with _whole(folder) as partial:
-            _check_events(path, _Preparation(description, path.parent, partial).run())
-    meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+    try:
+        if not (folder / META).exists():
+            with _whole(folder) as partial:
+                _check_events(path, _Preparation(description, path.parent, partial).run())
+        meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+    except OSError as error:  # not of the data set's files: those are told as DataError where they are read
+        raise DataError(
+            f"prepared data cannot be kept in {cache} ({error.strerror or error}): choose another folder with --cache "
+            "or CTR_CACHE"
+        ) from error
     return Prepared(folder, description, meta, path.parent)
 
 

@@ -20,7 +20,7 @@ from mimn.options import whole_number
 from mimn.parity import ParityError
 from mimn.state.layout import LayoutError
 
-FAILURES = (ExportError, ParityError, BundleError, LayoutError, ConfigError, CheckpointError)
+FAILURES = (ExportError, ParityError, BundleError, LayoutError, ConfigError, CheckpointError, OSError)
 
 
 def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:

@@ -101,7 +101,7 @@ def export_run(
         ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
     """
     if not run.is_dir():
-        raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
+        raise ExportError(f"--run: {run} is not a folder: give the --output of the training")
     model = load_model(run / MODEL_FILE)
     facts = facts_of(run)
     ledger = model.config.ledger

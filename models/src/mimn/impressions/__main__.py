@@ -33,7 +33,7 @@ from mimn.impressions.page import rendered
 from mimn.impressions.table import make, read_plan, read_results
 from mimn.impressions.train import LabelledImpressions, train
 from mimn.impressions.trained import RunFault, TrainedRun
-from mimn.training.command import add_options, add_search_options, end_search, running, start_of
+from mimn.training.command import add_options, add_search_options, end_search, running, say_again, say_resume, start_of
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 from mimn.training.search import SEEN, Search, read_space
@@ -44,10 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         found = _run(options)
-    except (DataError, TrainingFailed, RunFault, CalibrationError, OSError, *FAILURES) as error:
+    except (DataError, TrainingFailed, RunFault, CalibrationError, *FAILURES) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if options.command == "train":
+            say_resume(options)
+        elif options.command == "tune":
+            say_again()
         return 130
     if found is not None:
         print(json.dumps(found, indent=2))

@@ -69,6 +69,16 @@ def running(options: argparse.Namespace) -> Iterator[Running]:
         yield Running(processes, progress_bar=sys.stderr.isatty(), watchers=watchers)
 
 
+def say_resume(options: argparse.Namespace) -> None:
+    """Say how a run that Ctrl-C has ended goes on; `options`: those of `add_options`."""
+    print(f"interrupted; continue with --resume --output {options.output}", file=sys.stderr)
+
+
+def say_again() -> None:
+    """The same of a command that goes on with what there is."""
+    print("interrupted; the same command continues from here", file=sys.stderr)
+
+
 @dataclass
 class Ended:
     """How a command ended."""
@@ -88,7 +98,7 @@ def resumable(*failures: type[Exception]) -> Iterator[Ended]:
         print(f"error: {error}", file=sys.stderr)
         ended.status = 1
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
+        say_again()
         ended.status = 130
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 
 from pydantic import ValidationError
 
@@ -37,7 +38,8 @@ USAGE = """usage: uic COMMAND ...
   backfill      fold a whole log or archive, and load the states
   snapshot      save, verify and restore the states of a namespace
 
-The last four need the extra `bulk`: pip install -e 'services/uic[bulk]'.
+The last four need the extra `bulk`, which UIC's image does not have. Run them from a checkout of the repository:
+  make install && .venv/bin/pip install -e 'services/uic[bulk]'
 `uic <command> --help` says more.
 """
 
@@ -111,8 +113,14 @@ def _bulk(verb: str, arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("uic", "mimn"):
             raise
-        install = f"{sys.executable} -m pip install -e 'services/uic[bulk]'"
-        print(f"ctr {verb} needs {missing.name}: {install}", file=sys.stderr)
+        if find_spec("pip") is not None:
+            way = f"{sys.executable} -m pip install -e 'services/uic[bulk]'"
+        else:  # as in the image, which has no sources either
+            way = (
+                "this installation has no pip. Run it on any machine that reaches the servers, from a checkout of the "
+                "repository: make install && .venv/bin/pip install -e 'services/uic[bulk]'"
+            )
+        print(f"ctr {verb} needs {missing.name}: {way}", file=sys.stderr)
         return 1
 
 

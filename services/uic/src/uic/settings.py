@@ -47,7 +47,16 @@ class TlsListener(Group):
     """Clients must present a certificate signed by this CA (mTLS), and still need an API key."""
 
 
-def _brokers(text: str) -> str:
+SCHEMES = r"^(rediss?|unix)://"
+"""How the URL of a store begins."""
+
+
+def check_brokers(text: str) -> str:
+    """The text itself, if it names brokers.
+
+    Raises:
+        ValueError: it does not.
+    """
     if re.fullmatch(r"(\s*[^,;\s]+:\d+\s*(,|$))+", text) is None or text.endswith(","):
         raise ValueError(f"{text!r} is not host:port, or several of them separated by commas")
     return text
@@ -56,7 +65,7 @@ def _brokers(text: str) -> str:
 class KafkaSettings(Group):
     """The log: Kafka, which has the behavior events."""
 
-    bootstrap_servers: Annotated[str, AfterValidator(_brokers)] = "127.0.0.1:9092"
+    bootstrap_servers: Annotated[str, AfterValidator(check_brokers)] = "127.0.0.1:9092"
     """Brokers that a start asks for all others: `host:port`, several separated by commas."""
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "behavior-events"
     """The topic of behavior events. Records that cannot be folded go to the topic of this name with `.dlq` at its end,
@@ -177,7 +186,7 @@ ADDRESSES = r"^$|^ *[^, ]+:\d+ *(, *[^, ]+:\d+ *)*$"
 class RedisSettings(Group):
     """The state store, Redis or Valkey."""
 
-    url: Annotated[str, Field(pattern=r"^(rediss?|unix)://", repr=False)] = "redis://127.0.0.1:6379/0"
+    url: Annotated[str, Field(pattern=SCHEMES, repr=False)] = "redis://127.0.0.1:6379/0"
     """`redis://`, `rediss://` (TLS, to Sentinels too) or `unix://`. In mode `cluster` any node (see also `nodes`); in
     mode `sentinel` its user, password and database are used, and its host is not. Never shown, because it may hold a
     password."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
@@ -86,12 +87,16 @@ def count_users(archive: Archive, manifest: PartitionManifest) -> int:
     return len(pc.unique(seen))
 
 
-def fold_in_pool(job: BackfillJob, work: str, tasks: Sequence[Task], workers: int) -> Iterator[list[SavedPartition]]:
-    """Fold the tasks; what each wrote, as it is done.
+def fold_in_pool(
+    job: BackfillJob, work: str, tasks: Sequence[Task], workers: int
+) -> Generator[list[SavedPartition], None, None]:
+    """Fold the tasks; what each wrote, as it is done. When it ends early (a task failed, a signal, `close`), its
+    processes are killed: a task may take hours, and a partition counts when its last file appears whole.
 
     Raises:
         BulkRefused: a task's archive is not what it should be, or a process was killed; the others are ended.
     """
+    others = active_children()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=settle) as pool:
         try:
             waiting = [pool.submit(fold_task, job, work, task) for task in tasks]
@@ -103,13 +108,16 @@ def fold_in_pool(job: BackfillJob, work: str, tasks: Sequence[Task], workers: in
                 "run this again; it goes on"
             ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # The pool itself would wait for the tasks that have begun.
+            for process in set(active_children()).difference(others):
+                process.kill()
             raise
 
 
 def settle() -> None:
-    """Set a worker process up: it ends with the process that started it, even if that is killed; and it has few
-    reference cycles among millions of objects."""
+    """Set a worker process up: it ends with the process that started it, even if that is killed; Ctrl-C is that
+    process's to answer; and it has few reference cycles among millions of objects."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
         Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import msgspec
 import pyarrow as pa
@@ -22,7 +22,7 @@ from uic.bulk.saved_states import SavedPartition
 
 def fold_on_spark(
     job: BackfillJob, work: str, tasks: Sequence[Task], *, master: str = "local[2]"
-) -> Iterator[list[SavedPartition]]:
+) -> Generator[list[SavedPartition], None, None]:
     """Fold the tasks, each as one Spark partition; what all of them wrote, at the end.
 
     Args:

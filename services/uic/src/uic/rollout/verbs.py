@@ -4,6 +4,7 @@ file is long because all share the record, the store and how they report."""
 from __future__ import annotations
 
 import getpass
+import os
 import secrets
 import socket
 import time
@@ -77,7 +78,7 @@ class Verbs:
         self._namespaces = Namespaces(client, settings.redis.prefix)
         self._sleep = sleep
         self._clock = clock
-        self._by = " ".join((f"{getpass.getuser()}@{socket.gethostname()}", *demands.options))
+        self._by = " ".join((f"{_user()}@{socket.gethostname()}", *demands.options))
 
     # Before
 
@@ -373,6 +374,14 @@ class Verbs:
     def _found(self, identity: str) -> tuple[Record, Rollout]:
         record = self._desk.existing()
         return record, _of(record, identity)
+
+
+def _user() -> str:
+    """Who runs the command, for the record: a name, or the number where the system has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        return f"uid {os.getuid()}"
 
 
 def _of(record: Record, identity: str) -> Rollout:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ctr.uic.v1 import uic_service_pb2 as pb
 from mimn.bundle import Bundle, BundleError, Reads, load_bundle
+from mimn.options import whole_number
 from mimn.state.ledger import SCALARS
 from uic.settings import ClientSettings, read_client_settings
 from uic.tools.grpc_client import Refused, add_options, connected, user_id
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     parser = argparse.ArgumentParser(prog="ctr state", description="One user's stored state, decoded.")
     parser.add_argument("user", type=user_id, help="the user's id")
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--top", type=int, default=TOP, metavar="N", help="counters to show (default %(default)s)")
+    parser.add_argument(
+        "--top", type=whole_number(1), default=TOP, metavar="N", help="counters to show (default %(default)s)"
+    )
     parser.add_argument(
         "--bundle",
         type=Path,

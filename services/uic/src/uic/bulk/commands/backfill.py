@@ -7,7 +7,8 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -78,7 +79,11 @@ def main(
             return command.verify(options.sample)
         if options.dry_run:
             return command.estimate()
-        return command.run()
+        try:
+            return command.run()
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a signal that `ctr` hears
+            print("ctr backfill: interrupted: run it again with the same --work; it goes on", file=sys.stderr)
+            raise
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
         print(f"ctr backfill: {error}", file=sys.stderr)
         return 1
@@ -295,9 +300,10 @@ class Backfill:
         archive = job.open_archive()
         missing = [p for p in range(job.n) if saved_partition(folder, p) is None]
         line = ProgressLine("folded", sum(job.manifest(archive, p).records for p in missing), "records")
-        for written in self._engine(job, archive, missing):
-            line.add(sum(p.records for p in written))
-            self._after("fold")
+        with closing(self._engine(job, archive, missing)) as folding:
+            for written in folding:
+                line.add(sum(p.records for p in written))
+                self._after("fold")
         done = [saved_partition(folder, p) for p in range(job.n)]
         manifest = SavedStates(
             namespace=job.namespace,
@@ -312,7 +318,9 @@ class Backfill:
         seal(folder, manifest)
         self._after("seal")
 
-    def _engine(self, job: BackfillJob, archive: Archive, missing: Sequence[int]) -> Iterator[list[SavedPartition]]:
+    def _engine(
+        self, job: BackfillJob, archive: Archive, missing: Sequence[int]
+    ) -> Generator[list[SavedPartition], None, None]:
         workers: int = self._options.workers
         tasks = pool.plan_tasks(
             job, archive, missing, workers=workers, memory=max(1, int(self._options.memory_mib * MIB))
