@@ -17,6 +17,7 @@ from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.wait import until
 from localstack.web import web
 from mimn.state import partition_of
+from support.open_transaction import open_transaction
 from support.uic_running import click, delete_and_wait, running_uic
 from uic.core.event import MAX_VALUE_BYTES, Reason, explain
 from uic.core.letters import Letter, to_wire
@@ -309,6 +310,22 @@ def test_what_the_log_has_replayed_already_is_left_out_though_its_letter_is_new(
     code, text = run("replay", "--yes", "--again", "--last", "4")
     assert (code, "looking for" in text) == (0, False)
     assert len(events(topics)) == 3
+
+
+def test_what_was_replayed_behind_an_open_transaction_is_left_out(
+    real_kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    topics = make_topics(real_kafka, N)
+    monkeypatch.setenv("UIC_KAFKA__BOOTSTRAP_SERVERS", topics.bootstrap)
+    monkeypatch.setenv("UIC_KAFKA__TOPIC", topics.events)
+    producer = KafkaProducer(bootstrap_servers=real_kafka)
+    deliver(producer, topics, letter(topics, 4, reason=Reason.MISROUTED), letter(topics, 5, reason=Reason.MISROUTED))
+    producer.close()
+    with open_transaction(topics, [partition_of(b"u1", N)]):
+        assert run("replay", "--yes")[1].endswith("replayed 2 of 2\n")
+        code, text = run("replay", "--yes")
+        assert (code, "left out 2: replayed before" in text) == (1, True)
+    assert [event.key for event in events(topics)] == [b"u1", b"u1"]
 
 
 @pytest.mark.parametrize(("since_ms", "first"), [(0, 0), (2_000, 1), (2_500, 2), (9_000, 0)])

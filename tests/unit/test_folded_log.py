@@ -47,7 +47,9 @@ class Log:
 
     def __init__(self, *offsets: int, start: int = 0, end: int = 12, topic_id: bytes = ID, partitions: int = N) -> None:
         self.there = [record(offset) for offset in offsets]
-        self.told = [TopicBounds("events", topic_id, [LogBounds(start, end, topic_id)] * partitions)]
+        self.told = [
+            TopicBounds("events", topic_id, [LogBounds(start, end, topic_id)] * partitions, [end] * partitions)
+        ]
 
     def bounds(self) -> TopicBounds:
         return self.told.pop(0) if len(self.told) > 1 else self.told[0]
@@ -99,7 +101,7 @@ def test_what_is_not_shown_to_be_the_log_that_was_folded_is_named_as_uic_names_i
 
 def test_a_log_that_has_grown_since_it_was_asked_is_asked_again() -> None:
     log = Log(*range(12))
-    before = TopicBounds("events", ID, [LogBounds(0, 3, ID)] * N)
+    before = TopicBounds("events", ID, [LogBounds(0, 3, ID)] * N, [3] * N)
     log.told.insert(0, before)
     assert folded(log).check(0, progress()).kind == "go_on"
 

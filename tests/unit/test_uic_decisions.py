@@ -21,6 +21,8 @@ from uic.core.start_position import (
     Mint,
     accept_misrouted,
     continue_broken,
+    contradiction,
+    log_bounds,
     new_lineage,
     start_position,
 )
@@ -100,6 +102,17 @@ def test_every_record_has_a_verdict(stored: bytes, held: bytes, attempt: bytes |
 
 def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID) -> LogBounds:
     return LogBounds(start, end, topic_id)
+
+
+def test_a_log_whose_beginning_was_cut_above_the_last_stable_offset_is_not_truncated() -> None:
+    """The broker names the beginning of the batch that was cut, while a transaction before it is open."""
+    assert log_bounds(140, 127, ID) == LogBounds(140, 140, ID)
+    assert log_bounds(100, 127, ID) == LogBounds(100, 127, ID)
+    folded = KNOWN._replace(next_offset=60, last_offset=59)
+    begun = start_position(encode_progress(folded), log_bounds(140, 127, ID), MINT)
+    assert isinstance(begun, Begin)
+    assert (begun.kind, begun.lost_from, begun.read_from) == ("gap", 60, 140)
+    assert contradiction(begun.progress, log_bounds(140, 127, ID)) is None
 
 
 def test_nothing_stored_begins_a_lineage_where_the_settings_say() -> None:

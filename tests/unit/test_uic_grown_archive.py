@@ -219,7 +219,7 @@ def test_an_erasure_after_the_growth_leaves_out_the_events_from_before_it(tmp_pa
 
 def test_an_import_that_would_put_older_events_behind_newer_ones_is_refused(tmp_path: Path) -> None:
     log, archive = grown(tmp_path)
-    bounds = TopicBounds("new", bytes(16), [LogBounds(0, 0, bytes(16))] * 5)
+    bounds = TopicBounds("new", bytes(16), [LogBounds(0, 0, bytes(16))] * 5, [0] * 5)
     notes = KafkaErasures({}, "new", 5, timeout_s=1.0)
     importer = Importer({}, bounds, notes, timeout_s=1.0, max_request_bytes=1)
 

@@ -142,6 +142,12 @@ CHANGES: dict[str, Broken] = {
     "PartitionRecords tells which transactions were aborted": lambda patch: patch.delattr(
         Fetcher.PartitionRecords, "_is_batch_aborted"
     ),
+    "a marker's batch has one record, which says whether it is an abort": lambda patch: patch.setattr(
+        Fetcher.PartitionRecords, "_contains_abort_marker", lambda _, batch: False
+    ),
+    "offsets are asked for with the fetcher's _isolation_level": lambda patch: patch.setattr(
+        Fetcher, "_send_list_offsets_request", other
+    ),
     "a fetcher keeps the records in line in _next_partition_records": lambda patch: patch.setattr(
         Fetcher, "fetched_records", other
     ),

@@ -195,7 +195,9 @@ class Importer:
         return done
 
     def _scan(self, reader: PartitionReader, there: There) -> None:
-        """Read what the topic has got since the last scan; the first one reads all of it.
+        """Read what the topic has got since the last scan; the first one reads all of it. What lies behind an open
+        transaction is read, too: records of an earlier run, or of another import, may be there. What that transaction
+        itself has written is not there yet, and is not read later: to this run, it comes after the import.
 
         Raises:
             BulkRefused: records of the source are there twice.
@@ -203,10 +205,10 @@ class Importer:
         """
         now = self._bounds if not there.upto else reader.bounds()
         for partition, log in enumerate(now.partitions[: len(self._bounds.partitions)]):
-            for records, _ in reader.read(partition, max(there.upto.get(partition, 0), log.start), log.end):
+            for records, _ in reader.read_settled(partition, max(there.upto.get(partition, 0), log.start), now):
                 for record in records:
                     there.add(partition, record)
-            there.upto[partition] = log.end
+            there.upto[partition] = now.log_ends[partition]
             there.lanes.setdefault(partition, {})
         if there.doubled:
             raise BulkRefused(

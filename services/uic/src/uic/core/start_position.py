@@ -27,6 +27,18 @@ class LogBounds:
     """16 bytes; zeros if the broker has no topic ids."""
 
 
+def log_bounds(start: int, stable: int, topic_id: bytes) -> LogBounds:
+    """Bounds from what a broker tells.
+
+    Args:
+        start: offset of the first record that still exists.
+        stable: the last stable offset. It may lie below `start`: while a transaction is open, the broker names the
+            beginning of the batch in which `kafka-delete-records` has cut the log. Nothing below `start` is visible.
+        topic_id: 16 bytes; zeros if the broker has no topic ids.
+    """
+    return LogBounds(start, max(start, stable), topic_id)
+
+
 class BrokenReason(StrEnum):
     """Why a partition waits for an operator: the log is not, or cannot be shown to be, the one that was folded; or its
     producers partition by another rule."""

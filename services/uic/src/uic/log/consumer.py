@@ -44,7 +44,7 @@ from uic.core.ports import (
     Unreadable,
 )
 from uic.core.records import joined
-from uic.core.start_position import LogBounds
+from uic.core.start_position import log_bounds
 from uic.core.topics import erased_topic
 from uic.log.backpressure import Backpressure
 from uic.log.broker_view import BrokerView
@@ -426,9 +426,9 @@ class LogConsumer(threading.Thread):
         for p, tag in wanted.items():
             tp = self._tp(p)
             at = position(consumer, tp) if self._tags.get(p) == tag else None
-            bounds = LogBounds(starts[tp], ends[tp], topic_id)
-            self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], ends[tp])))
-            if at is not None and at < ends[tp] and not (self._read_refused or self._backpressure.is_full(tag)):
+            bounds = log_bounds(starts[tp], ends[tp], topic_id)
+            self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], bounds.end)))
+            if at is not None and at < bounds.end and not (self._read_refused or self._backpressure.is_full(tag)):
                 behind[tag] = at
         self._topic_id = topic_id
         if problem := self._watchdog.progress(behind, time.monotonic()):

@@ -2,7 +2,7 @@
 file is long because it is all: with another version of the library, this file must be read again, and no other.
 
 Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
-batches), and repairs of its faults, seen in 3.0.12:
+batches, the log behind an open transaction), and repairs of its faults, seen in 3.0.12:
 
 * `_Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have theirs.
 * `ClaimingAssignor`: a member that joins claims the partitions that it holds.
@@ -76,6 +76,7 @@ from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.errors import UnsuitableClient
 from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection
+from uic.log.outcomes import Outcomes
 from uic.log.record_batches import Malformed, UnreadableBatch, read_records
 from uic.settings import MAX_BATCH_BYTES
 
@@ -151,6 +152,12 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         takes(Fetcher.PartitionRecords._consume_aborted_transactions_up_to, "self", "offset")
         and takes(Fetcher.PartitionRecords._is_batch_aborted, "self", "batch")
         and takes(Fetcher.PartitionRecords._contains_abort_marker, "self", "batch")
+    ),
+    "a marker's batch has one record, which says whether it is an abort": lambda: uses(
+        Fetcher.PartitionRecords._contains_abort_marker, "is_control_batch", "abort"
+    ),
+    "offsets are asked for with the fetcher's _isolation_level": lambda: (
+        uses(Fetcher.__init__, "_isolation_level") and uses(Fetcher._send_list_offsets_request, "_isolation_level")
     ),
     "a fetcher keeps the records in line in _next_partition_records": lambda: uses(
         Fetcher.fetched_records, "_next_partition_records", "_paused_partition_records"
@@ -559,6 +566,32 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
         return bool(batch.is_control_batch)
 
 
+class SettledRecords(PartitionRecords):
+    """Of what a client reads that asks for uncommitted records, too: those without a transaction, and those of which
+    `outcomes` says that they were committed."""
+
+    outcomes: ClassVar[Outcomes]
+
+    def _to_skip(self, batch: Any) -> bool:
+        return super()._to_skip(batch) or (
+            batch.magic == 2
+            and batch.is_transactional
+            and not self.outcomes.committed(self.topic_partition, batch.producer_id, batch.base_offset)
+        )
+
+
+class Markers(PartitionRecords):
+    """Hands out nothing that is wanted, and notes in `outcomes` how transactions ended."""
+
+    outcomes: ClassVar[Outcomes]
+
+    def _to_skip(self, batch: Any) -> bool:
+        if super()._to_skip(batch) and batch.has_producer_id():
+            commits = not self._contains_abort_marker(batch)
+            self.outcomes.note(self.topic_partition, batch.producer_id, batch.base_offset, commits=commits)
+        return bool(batch.magic == 2)  # older batches have no transactions, and are not skipped as a whole
+
+
 class FetchedBatch(NamedTuple):
     """Records that a broker sent together; none if what lies at the offset that was fetched from is no event: a
     transaction's marker, or part of an aborted transaction."""
@@ -611,11 +644,29 @@ def read_batch(batch: Any, most_bytes: int = MAX_BATCH_BYTES) -> Sequence[Record
 
 
 def read_batches_with_uic(
-    consumer: KafkaConsumer, reader: type[PartitionRecords] = PartitionRecords, *, most_bytes: int = MAX_BATCH_BYTES
+    consumer: KafkaConsumer,
+    reader: type[PartitionRecords] = PartitionRecords,
+    *,
+    most_bytes: int = MAX_BATCH_BYTES,
+    **more: Any,
 ) -> None:
-    """Make `consumer` hand out what `reader` does, of batches of at most `most_bytes` when decompressed."""
+    """Make `consumer` hand out what `reader` does, of batches of at most `most_bytes` when decompressed. `more` are
+    further attributes of the reader."""
     check_client()
-    consumer._fetcher.PartitionRecords = type(reader.__name__, (reader,), {"most_bytes": most_bytes})
+    consumer._fetcher.PartitionRecords = type(reader.__name__, (reader,), {"most_bytes": most_bytes} | more)
+
+
+@contextmanager
+def up_to_the_high_watermark(consumer: KafkaConsumer) -> Iterator[None]:
+    """Meanwhile, `end_offsets` and `offsets_for_times` see the whole log. The library asks for offsets as it reads, so
+    a consumer of committed records otherwise sees it up to the last stable offset. For a consumer outside any group,
+    which is not polled meanwhile."""
+    fetcher = consumer._fetcher
+    before, fetcher._isolation_level = fetcher._isolation_level, IsolationLevel.READ_UNCOMMITTED
+    try:
+        yield
+    finally:
+        fetcher._isolation_level = before
 
 
 def poll_once(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartition, list[Any]]:

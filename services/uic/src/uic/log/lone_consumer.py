@@ -1,16 +1,24 @@
-"""A Kafka consumer outside any group: it commits nothing, and whoever uses it says where it reads."""
+"""A Kafka consumer outside any group: it commits nothing, and whoever uses it says where it reads.
+
+A consumer of committed records ends at the last stable offset: the beginning of the first transaction that is open.
+What lies behind may be final all the same, above all what UIC itself wrote, which is never part of a transaction. Who
+must not overlook that reads it with `read_settled`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from uic.log.kafka_repairs import open_kafka_client, read_batches_with_uic
+from uic.log.kafka_repairs import Markers, SettledRecords, explained, open_kafka_client, read_batches_with_uic
+from uic.log.outcomes import Outcomes
 from uic.log.unreachable import unreachable
 from uic.settings import MAX_BATCH_BYTES
+
+T = TypeVar("T")
 
 
 def open_lone_consumer(
@@ -42,3 +50,42 @@ def open_lone_consumer(
         raise unreachable(client, error) from error
     read_batches_with_uic(consumer, most_bytes=most_bytes)
     return consumer
+
+
+def read_settled(
+    client: Mapping[str, Any],
+    read: Callable[[KafkaConsumer], Iterator[T]],
+    *,
+    timeout_s: float,
+    most_bytes: int = MAX_BATCH_BYTES,
+    **more: Any,
+) -> Iterator[T]:
+    """What `read` reads, from a last stable offset on, of the records that are final although a transaction before them
+    is open: those of no transaction, and those of transactions that were committed. In the log's order.
+
+    What belongs to the open transaction is left out, and so is what belongs to an aborted one. Which those are is known
+    only behind them, so `read` reads twice.
+
+    Args:
+        client: options of the Kafka client.
+        read: reads from the same offsets to the same ends each time, which may lie up to the high watermark.
+        timeout_s: bounds connecting.
+        most_bytes: the most that a batch may be when decompressed.
+        more: further options of the consumer.
+
+    Raises:
+        LogUnavailable: no broker answers.
+        KafkaError: as `read` raises it.
+    """
+    outcomes = Outcomes()
+    more["isolation_level"] = "read_uncommitted"
+    for reader in (Markers, SettledRecords):
+        opened = open_lone_consumer(client, timeout_s=timeout_s, most_bytes=most_bytes, **more)
+        read_batches_with_uic(opened, reader, most_bytes=most_bytes, outcomes=outcomes)
+        try:
+            with explained(opened):
+                for found in read(opened):
+                    if reader is SettledRecords:
+                        yield found
+        finally:
+            opened.close(autocommit=False, timeout_ms=1000)

@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from uic.core.records import BatchRecord
-from uic.core.start_position import LogBounds
+from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
-from uic.log.kafka_repairs import explained, open_kafka_client
-from uic.log.lone_consumer import open_lone_consumer
+from uic.log.kafka_repairs import explained, open_kafka_client, up_to_the_high_watermark
+from uic.log.lone_consumer import open_lone_consumer, read_settled
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
 from uic.log.topic_facts import topic_id_of
@@ -27,8 +27,14 @@ from uic.log.unreachable import no_broker, stopped
 from uic.settings import MAX_BATCH_BYTES, KafkaSettings
 
 POLL_MS = 200
-RECORDS_A_POLL = 10_000
-FETCH_BYTES = 8 << 20
+FETCH_BYTES: Final = 8 << 20
+FETCHING: Final[Mapping[str, Any]] = {
+    "max_poll_records": 10_000,
+    "max_partition_fetch_bytes": FETCH_BYTES,
+    "fetch_max_bytes": FETCH_BYTES,
+    "fetch_max_wait_ms": 100,
+}
+"""Options of a consumer that reads in bulk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,9 @@ class TopicBounds:
     topic_id: bytes
     """16 bytes; zeros if the broker has none."""
     partitions: Sequence[LogBounds]
+    log_ends: Sequence[int]
+    """Where each partition ends (high watermark). While a transaction is open in it, that is above the `end` of its
+    bounds, the last stable offset."""
 
 
 class PartitionReader:
@@ -61,18 +70,16 @@ class PartitionReader:
         self._client = dict(client)
         self._topic = topic
         self._idle_s = idle_s
+        self._most_bytes = most_bytes
         self._consumer = open_lone_consumer(
             client,
             timeout_s=idle_s,
             most_bytes=most_bytes,
-            max_poll_records=RECORDS_A_POLL,
-            max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_bytes=FETCH_BYTES,
-            fetch_max_wait_ms=100,
+            **FETCHING,
         )
 
     def bounds(self) -> TopicBounds:
-        """The topic's id, and where each partition begins and ends (last stable offset) now.
+        """The topic's id, and where each partition begins and ends now.
 
         Raises:
             LogUnavailable: no answer.
@@ -91,9 +98,14 @@ class PartitionReader:
             there = [TopicPartition(self._topic, p) for p in range(len(found["partitions"]))]
             timeout_ms = int(self._idle_s * 1000)
             begins = self._consumer.beginning_offsets(there, timeout_ms=timeout_ms)
+            # Before the last stable offsets: what is produced between the two would look like an open transaction.
+            with up_to_the_high_watermark(self._consumer):
+                log_ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
             ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
         topic_id = topic_id_of(found)
-        return TopicBounds(self._topic, topic_id, [LogBounds(begins[tp], ends[tp], topic_id) for tp in there])
+        partitions = [log_bounds(begins[tp], ends[tp], topic_id) for tp in there]
+        at_least = [max(log_ends[tp], now.end) for tp, now in zip(there, partitions, strict=True)]
+        return TopicBounds(self._topic, topic_id, partitions, at_least)
 
     def start(self, partition: int) -> int:
         """Where a partition begins now.
@@ -114,24 +126,48 @@ class PartitionReader:
             TopicRefused: this user may not read the topic.
             UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         """
+        yield from self._read(self._consumer, partition, start, end)
+
+    def read_settled(self, partition: int, start: int, bounds: TopicBounds) -> Iterator[tuple[list[BatchRecord], int]]:
+        """As `read`, up to where the log ended when `bounds` was asked: also the records that are final behind an open
+        transaction (`lone_consumer`). What was written in that one is never handed out.
+
+        Raises:
+            LogUnavailable, TopicRefused, UnreadableLog: as `read`.
+        """
+        stable, end = bounds.partitions[partition].end, bounds.log_ends[partition]
+        yield from self.read(partition, start, stable)
+        behind = max(start, stable)
+        if behind < end:
+            yield from read_settled(
+                self._client,
+                lambda consumer: self._read(consumer, partition, behind, end),
+                timeout_s=self._idle_s,
+                most_bytes=self._most_bytes,
+                **FETCHING,
+            )
+
+    def _read(
+        self, consumer: KafkaConsumer, partition: int, start: int, end: int
+    ) -> Iterator[tuple[list[BatchRecord], int]]:
         if start >= end:
             return
         tp = TopicPartition(self._topic, partition)
         timeout_ms = int(self._idle_s * 1000)
         position = start
-        with self._named(f"the broker stopped answering while reading {self._topic}", TO_READ):
+        with self._named(f"the broker stopped answering while reading {self._topic}", TO_READ), explained(consumer):
             try:
-                self._consumer.assign([tp])
-                self._consumer.seek(tp, start)
+                consumer.assign([tp])
+                consumer.seek(tp, start)
                 deadline = time.monotonic() + self._idle_s
                 while position < end:
-                    found = self._consumer.poll(timeout_ms=POLL_MS).get(tp, [])
+                    found = consumer.poll(timeout_ms=POLL_MS).get(tp, [])
                     if found and isinstance(found[-1], UnreadableBatch):
                         raise UnreadableLog(
                             f"{self._topic}, partition {partition}: the batch at offset {found[-1].offset} cannot be "
                             f"read: {found[-1].reason}"
                         )
-                    reached = self._consumer.position(tp, timeout_ms=timeout_ms)
+                    reached = consumer.position(tp, timeout_ms=timeout_ms)
                     if reached > position:
                         position, deadline = min(reached, end), time.monotonic() + self._idle_s
                         yield [record for record in found if record.offset < end], position

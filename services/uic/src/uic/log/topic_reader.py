@@ -16,8 +16,8 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
-from uic.log.kafka_repairs import explained, open_kafka_client
-from uic.log.lone_consumer import open_lone_consumer
+from uic.log.kafka_repairs import explained, open_kafka_client, up_to_the_high_watermark
+from uic.log.lone_consumer import open_lone_consumer, read_settled
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, check_there, refusal
 from uic.log.unreachable import stopped, unreachable
@@ -53,7 +53,9 @@ def read_to_end(
 ) -> Iterator[LogRecord]:
     """The committed records of `partitions` (None: all), from their beginning to where they end at the call.
 
-    A partition's records come in the order of their offsets; partitions are mixed.
+    Among them are those that lie behind an open transaction (`read_settled`): who asks whether something is in the log
+    must not be told no because of what another producer does. A partition's records come in the order of their offsets;
+    partitions are mixed.
 
     Args:
         client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
@@ -81,7 +83,15 @@ def read_to_end(
             if count is not None and (wrong := miscounted(len(there), count)):
                 raise UnsuitableTopic(f"topic {topic} {wrong}")
             chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
-            yield from _read(consumer, topic, chosen, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
+            span = _span(consumer, chosen, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
+            yield from _read(consumer, topic, span.starts, span.stable, idle_s)
+        if span.behind:
+            yield from read_settled(
+                client,
+                lambda opened: _read(opened, topic, span.behind, span.ends, idle_s),
+                timeout_s=idle_s,
+                most_bytes=most_bytes,
+            )
     except TopicAuthorizationFailedError as error:
         raise TopicRefused(f"topic {topic} {refusal(client, TO_READ)}") from error
     except KafkaError as error:
@@ -108,24 +118,54 @@ def _check_there(client: Mapping[str, Any], topic: str, timeout_s: float) -> Non
     raise LogUnavailable(f"topic {topic} has no partitions yet")
 
 
-def _read(
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What is read of partitions."""
+
+    starts: Mapping[TopicPartition, int]
+    stable: Mapping[TopicPartition, int]
+    """The last stable offsets, or where reading starts if that is higher."""
+    ends: Mapping[TopicPartition, int]
+    """Where the log ends (high watermarks)."""
+
+    @property
+    def behind(self) -> dict[TopicPartition, int]:
+        """Where to begin with what lies behind an open transaction, of the partitions that have one."""
+        return {tp: at for tp, at in self.stable.items() if at < self.ends[tp]}
+
+
+def _span(
     consumer: KafkaConsumer,
-    topic: str,
     chosen: Sequence[TopicPartition],
     *,
     last: int | None,
     since: int,
     since_ms: Mapping[int, int],
     idle_s: float,
-) -> Iterator[LogRecord]:
+) -> _Span:
     timeout_ms = int(idle_s * 1000)
     begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)
-    ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
     times = {tp: since_ms[tp.partition] for tp in chosen if tp.partition in since_ms}
-    timed = consumer.offsets_for_times(times, timeout_ms=timeout_ms) if times else {}
+    with up_to_the_high_watermark(consumer):
+        # Before the last stable offsets: what is produced between the two would look like an open transaction.
+        ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
+        timed = consumer.offsets_for_times(times, timeout_ms=timeout_ms) if times else {}
     first = {tp: found.offset for tp, found in timed.items() if found is not None}
     starts = {tp: max(begins[tp], since, first.get(tp, 0), 0 if last is None else ends[tp] - last) for tp in chosen}
-    unread = {tp for tp in chosen if starts[tp] < ends[tp]}
+    stable = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
+    return _Span(starts, {tp: max(starts[tp], stable[tp]) for tp in chosen}, ends)
+
+
+def _read(
+    consumer: KafkaConsumer,
+    topic: str,
+    starts: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int],
+    idle_s: float,
+) -> Iterator[LogRecord]:
+    """The records from `starts` to `ends` (exclusive), with whatever `consumer` hands out."""
+    timeout_ms = int(idle_s * 1000)
+    unread = {tp for tp in starts if starts[tp] < ends[tp]}
     if not unread:
         return
     consumer.assign(sorted(unread))

@@ -20,7 +20,8 @@ from uic.settings import read_client_settings
 def main(
     arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
 ) -> int:
-    """Run the command. 0: all is archived up to where the log ended; 1: refused, or no answer; 2: called wrongly.
+    """Run the command. 0: all is archived up to where the log ended, or to where an open transaction begins in it;
+    1: refused, or no answer; 2: called wrongly.
 
     `after` is called after each step of writing: "file", "manifest".
     """
@@ -66,17 +67,26 @@ def main(
         print(f"ctr archive: {error}", file=sys.stderr)
         return 1
     records, size = sum(row.records for row in done), sum(row.bytes for row in done)
+    waiting = [
+        {"partition": row.partition, "archived_to": row.end, "log_end": bounds.log_ends[row.partition]}
+        for row in done
+        if bounds.partitions[row.partition].end < bounds.log_ends[row.partition]
+    ]
     if options.json:
         report = {
             "archive": archive.folder.url,
             "records": records,
             "bytes": size,
             "grew_from": archive.about.grew_from,
+            "open_transactions": waiting,
         }
         print(json.dumps(report), file=out)
     else:
         if archive.about.grew_from is not None:
             grown = f"{kafka.topic} has grown from {archive.about.grew_from} to {count} partitions"
             print(f"{grown}, which the archive says: see docs/runbooks/grown-topic.md", file=out)
+        for at in waiting:
+            upto = f"partition {at['partition']} is archived up to {at['archived_to']} of {at['log_end']}"
+            print(f"{upto}: a transaction is open, see docs/runbooks/data-gap.md", file=out)
         print(f"{records} records more in {archive.folder.url}, {size} bytes", file=out)
     return 0

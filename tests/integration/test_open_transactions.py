@@ -1,0 +1,192 @@
+"""While a producer holds a transaction open, the log goes on behind it: commands take neither its end nor what is in it
+from where reading committed records ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.wait import until
+from localstack.web import web
+from mimn.state import partition_of
+from support.archived_log import by_user, noted_erasures, records_of
+from support.bulk_running import cut_log, done
+from support.open_transaction import open_transaction
+from support.uic_running import click, running_uic
+from uic.log.erasures import Erasure, KafkaErasures, encode_erasure
+from uic.log.partition_reader import PartitionReader
+from uic.log.topic_reader import read_to_end
+
+pytestmark = pytest.mark.servers
+
+N = 2
+USERS = [f"u{i}" for i in range(10)]
+USER = next(user for user in USERS if partition_of(user.encode(), N) == 0)
+
+
+def environment(topics: TopicsForTest) -> dict[str, str]:
+    return {
+        "UIC_KAFKA__BOOTSTRAP_SERVERS": topics.bootstrap,
+        "UIC_KAFKA__TOPIC": topics.events,
+        "UIC_KAFKA__PARTITIONS": str(topics.partitions),
+    }
+
+
+def produce(topics: TopicsForTest, *users: str, topic: str = "") -> None:
+    """A click of each, in one batch a partition."""
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all", linger_ms=500)
+    for user in users:
+        partition = partition_of(user.encode(), topics.partitions)
+        value = click(user).SerializeToString()
+        producer.send(topic or topics.events, key=user.encode(), value=value, partition=partition)
+    producer.flush(timeout=30)
+    producer.close()
+
+
+# Reading
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["committed", "aborted"])
+def test_what_is_final_behind_an_open_transaction_is_read_and_nothing_of_an_aborted_one(
+    commits: bool, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    client = {"bootstrap_servers": [real_kafka]}
+
+    def read() -> list[bytes | None]:
+        return [record.key for record in read_to_end(client, topics.events, [0])]
+
+    def read_in_bulk() -> list[bytes | None]:
+        with PartitionReader(client, topics.events) as reader:
+            return [record.key for some, _ in reader.read_settled(0, 0, reader.bounds()) for record in some]
+
+    produce(topics, USER)
+    with open_transaction(topics, [0], b"first") as first:
+        with open_transaction(topics, [0], b"second") as second:
+            with open_transaction(topics, [0], b"aborted") as third:
+                produce(topics, USER)
+                third.end(commit=False)
+            second.end(commit=True)
+        with open_transaction(topics, [0], b"open, too"):
+            final = [USER.encode(), b"second", USER.encode()]
+            assert read() == read_in_bulk() == final
+            with PartitionReader(client, topics.events) as reader:
+                bounds = reader.bounds()
+                assert bounds.partitions[0].end == 1
+                assert bounds.log_ends[0] >= 8
+                assert bounds.log_ends[1] == bounds.partitions[1].end == 0
+        first.end(commit=commits)
+    whole = [final[0], *([b"first"] if commits else []), *final[1:]]
+    assert read() == read_in_bulk() == whole
+
+
+def test_an_erasure_that_is_noted_behind_an_open_transaction_is_known(real_kafka: str, make_topics: MakeTopics) -> None:
+    """Else a rebuild would bring the user back."""
+    topics = make_topics(real_kafka, N)
+    notes = TopicsForTest(real_kafka, topics.erased, N)
+    erasures = KafkaErasures({"bootstrap_servers": [real_kafka]}, topics.events, N, timeout_s=10)
+    producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
+    with open_transaction(notes, [0]):
+        note = encode_erasure(Erasure(0, 7, bytes(16)))
+        producer.send(topics.erased, key=USER.encode(), value=note, partition=0).get(timeout=10)
+        assert erasures.read([0, 1], bytes(16)) == {0: {USER.encode(): 7}, 1: {}}
+    producer.close()
+
+
+# Commands
+
+
+def test_an_import_that_is_run_again_appends_nothing_twice_while_a_transaction_is_open(
+    tmp_path: Path, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    old, new = make_topics(real_kafka, N), make_topics(real_kafka, N)
+    produce(old, *USERS * 5)
+    done(environment(old), "archive", "--to", str(tmp_path))
+    with open_transaction(new, range(N)):
+        assert "50 of 50 records appended" in done(environment(new), "import_history", "--archive", str(tmp_path))
+        assert "0 of 50 records appended" in done(environment(new), "import_history", "--archive", str(tmp_path))
+    assert by_user(records_of(new)) == by_user(records_of(old))
+
+
+def test_an_import_leaves_out_who_was_erased_behind_an_open_transaction(
+    tmp_path: Path, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    old, new = make_topics(real_kafka, N), make_topics(real_kafka, N)
+    produce(old, *USERS * 5)
+    done(environment(old), "archive", "--to", str(tmp_path))
+    later_ms = time.time_ns() // 1_000_000 + 1000
+    kept = next(user for user in USERS if user != USER and partition_of(user.encode(), N) == 0)
+    with open_transaction(new, [0]), open_transaction(new, [0], kept.encode(), None) as aborted:
+        aborted.end(commit=False)  # so that erasure never was
+        producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
+        producer.send(new.events, key=USER.encode(), partition=0, timestamp_ms=later_ms).get(timeout=10)
+        producer.close()
+        said = done(environment(new), "import_history", "--archive", str(tmp_path))
+    assert "45 of 50 records appended" in said
+    assert "5 left out: their user or item was erased" in said
+    assert noted_erasures(new) == set()
+    assert [value for value, *_ in by_user(records_of(new))[USER.encode()]] == [None]
+
+
+def test_an_archive_says_which_partitions_wait_behind_an_open_transaction(
+    tmp_path: Path, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    produce(topics, *[USER] * 5)
+    command = (environment(topics), "archive", "--to", str(tmp_path))
+    with open_transaction(topics, [0]):
+        produce(topics, *[USER] * 4)
+        said = done(*command)
+        assert said.startswith("partition 0 is archived up to 5 of 10: a transaction is open, see docs/runbooks/")
+        assert "\n5 records more" in said
+        told = json.loads(done(*command, "--json"))
+        assert told["open_transactions"] == [{"partition": 0, "archived_to": 5, "log_end": 10}]
+        assert json.loads(done(*command, "--json", "--partition", "1"))["open_transactions"] == []
+    until(lambda: json.loads(done(*command, "--json"))["records"] == 4, "what waited is archived", within_s=30)
+    assert done(*command).startswith("0 records more")
+
+
+# Workers
+
+
+def test_a_log_that_is_cut_behind_an_open_transaction_is_a_gap_and_no_truncated_one(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    with running_uic(tmp_path, valkey, topics, UIC_FOLD__AS_OF_INTERVAL_S="0.2") as uic:
+
+        def view() -> dict[str, Any]:
+            found: dict[str, Any] = next(p for p in uic.admin("/partitions")["partitions"] if p["partition"] == 0)
+            return found
+
+        uic.wait_folded(uic.publish(*[click(USER) for _ in range(3)]))
+        with open_transaction(topics, [0]):
+            produce(topics, *[USER] * 10)  # one batch, from 4 on
+            # Kafka then takes the beginning of that batch for the last stable offset, below the log's beginning.
+            cut_log(real_kafka, topics.events, {0: 8})
+            until(lambda: view()["next_offset"] == 8, "the gap is accepted", within_s=60)
+            until(lambda: view()["lag"] == 6 and "open transaction" in view()["reason"], "it waits", within_s=30)
+            listed = json.loads(
+                done(
+                    environment(topics) | {"UIC_REDIS__URL": valkey.url, "UIC_REDIS__PREFIX": valkey.prefix},
+                    "namespaces",
+                    "list",
+                    "--json",
+                )
+            )
+            assert [row["lag"] for row in listed] == [6], "the lag is that of the workers"
+            ready = web().get(f"{uic.worker.admin_url}/readyz", timeout=5).text
+            assert "open_transaction" in ready
+            assert "broken_log" not in ready
+
+        def folded() -> bool:
+            state = uic.state(USER)
+            return state is not None and state.event_count == 3 + 6 and state.partial
+
+        until(folded, "what is left is folded", within_s=60)
