@@ -1,8 +1,8 @@
-"""A Kafka consumer outside any group: it commits nothing, and whoever uses it says where it reads.
+"""A Kafka consumer outside any group: it commits nothing, and its user says where it reads.
 
 A consumer of committed records ends at the last stable offset: the beginning of the first transaction that is open.
-What lies behind may be final all the same, above all what UIC itself wrote, which is never part of a transaction. Who
-must not overlook that reads it with `read_settled`.
+What lies behind may be final all the same, above all what UIC itself wrote, which is never part of a transaction. A
+reader that must not overlook that uses `read_settled`.
 """
 
 from __future__ import annotations
