@@ -164,6 +164,12 @@ def test_a_fleet_whose_times_are_of_before_the_stores_clock_was_set_back_lags() 
     )
 
 
+def test_a_partition_that_was_never_caught_up_is_said_to_be_one() -> None:
+    late = behind([progress(10**12), progress(0)], 10**12, 30_000)
+    assert late is not None
+    assert late.reason == "1 of 2 partitions lag; partition 1 was never caught up"
+
+
 def test_a_partition_that_lags_or_is_missing_is_named() -> None:
     assert behind([progress(100), progress(90)], 110, 20) is None
     late = behind([progress(100), progress(40_000), None], 100_000, 30_000)

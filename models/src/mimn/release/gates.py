@@ -88,6 +88,8 @@ def behind(new: Sequence[Progress | None], now_ms: int, allowed_ms: int) -> Find
     unknown = [p for p, age in late.items() if age is None]
     if unknown:
         worst = f"the as-of time of partition {unknown[0]} is ahead of the store's clock, which was set back"
+    elif never := [p for p in late if (one := new[p]) is not None and not one.as_of_ms]:
+        worst = f"partition {never[0]} was never caught up"
     else:
         age, p = max((age or 0, p) for p, age in late.items())
         worst = f"partition {p} was last caught up {age / 1000:.1f} s ago, {allowed_ms / 1000:g} s are allowed"
