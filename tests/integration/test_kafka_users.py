@@ -200,7 +200,9 @@ def test_an_archive_without_the_right_to_read_says_so(
     assert (code, f"topic {named.events} is refused: {NEEDS} READ on it" in said) == (1, True), said
     broker.grant("READ", "topic", named.events)
     code, said = told(environment, "archive", "--to", str(tmp_path / "archive"), "--json")
-    assert (code, json.loads(said)["records"]) == (0, 1)
+    report, warning, _ = said.split("\n")
+    assert (code, json.loads(report)["records"]) == (0, 1)
+    assert f"warning: cleanup.policy of {named.events}: the broker does not report it" in warning
 
 
 def test_a_start_waits_for_the_right_on_its_topic_and_goes_on_when_it_is_given(

@@ -12,13 +12,14 @@ from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from localstack.web import web
 from mimn.release import Record, Release, encode_record, record_key
-from mimn.state import Keys, Progress, encode_progress
+from mimn.state import NO_TOPIC_ID, Keys, Progress, encode_progress
 from support.bulk_running import done, kill
 from support.world import World
 from uic.bulk import namespaces, removal
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.bulk.removal import Removal
+from uic.core.start_position import LogBounds
 
 pytestmark = pytest.mark.servers
 
@@ -159,8 +160,8 @@ def test_a_namespace_that_a_rollout_names_before_its_first_key_goes_stays_as_it_
 def test_a_namespace_whose_removal_was_interrupted_is_listed_as_one_that_goes(valkey: RedisForTest) -> None:
     keys = small(valkey)
     found = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
-    ends = {"events": {0: 9, 1: 9}}
-    before = found.look(keys.namespace, ends)
+    logs = {"events": dict.fromkeys((0, 1), LogBounds(0, 9, NO_TOPIC_ID))}
+    before = found.look(keys.namespace, logs)
     assert (before.removed, before.lag) == (False, 4)
 
     def end() -> None:
@@ -168,7 +169,7 @@ def test_a_namespace_whose_removal_was_interrupted_is_listed_as_one_that_goes(va
 
     with pytest.raises(KeyboardInterrupt):
         found.drop(keys.namespace, force=False, after=at("progress", end))
-    after = found.look(keys.namespace, ends)
+    after = found.look(keys.namespace, logs)
     assert (after.removed, after.lag) == (True, None)
 
 

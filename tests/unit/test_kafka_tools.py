@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,18 +68,49 @@ def messages(tools: KafkaTools, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     yield tools.recount_erased("t.erased", 8, 4)
     yield start_refused(monkeypatch, topic(**COMPACTED))
     yield start_refused(monkeypatch)
+    yield start_refused(monkeypatch, topic(**COMPACTED), check=whole)
 
 
-def start_refused(monkeypatch: pytest.MonkeyPatch, *found: TopicFacts) -> str:
-    """Why a start with `KAFKA` is refused on these topics."""
+def start_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    *found: TopicFacts,
+    check: Callable[[KafkaSettings], None] = preflight.check_topic,
+) -> str:
+    """Why a start, or what else `check` is of, with `KAFKA` is refused on these topics."""
+    describe(monkeypatch, *found)
+    with pytest.raises(UnsuitableTopic) as refused:
+        check(KAFKA)
+    return refused.value.detail
+
+
+def describe(monkeypatch: pytest.MonkeyPatch, *found: TopicFacts) -> None:
+    """Have the brokers tell of these topics."""
     error = 0 if found else UnknownTopicOrPartitionError.errno
     described = {"name": KAFKA.topic, "error_code": error}
     client = SimpleNamespace(describe_topics=lambda names: [described], close=lambda: None)
     monkeypatch.setattr(preflight, "KafkaAdminClient", lambda **options: client)
     monkeypatch.setattr(preflight, "topic_facts", lambda *_: {one.name: one for one in found})
-    with pytest.raises(UnsuitableTopic) as refused:
-        preflight.check_topic(KAFKA)
-    return refused.value.detail
+
+
+def whole(settings: KafkaSettings) -> None:
+    """The check of what reads the log as a whole."""
+    preflight.check_log_is_whole(settings, pytest.fail)
+
+
+def test_what_reads_a_compacted_log_as_a_whole_is_refused_as_a_start_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    compacted = topic(**COMPACTED)
+    start = start_refused(monkeypatch, compacted)
+    assert start_refused(monkeypatch, compacted, check=whole) in start.splitlines()
+    describe(monkeypatch, topic(**{"cleanup.policy": "delete"}))
+    whole(KAFKA)
+
+
+def test_a_policy_that_is_not_told_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    describe(monkeypatch, replace(LOG, config=None))
+    preflight.check_log_is_whole(KAFKA, warnings.append)
+    assert len(warnings) == 1
+    assert "the broker does not report it" in warnings[0]
 
 
 class Wrong(Exception):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uic.bulk.archive import Archive, begin_archive
+from uic.bulk.archive import Archive, begin_archive, incomplete
 from uic.bulk.archiving import Archiver
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import UNFINISHED, Folder
@@ -137,6 +137,95 @@ def test_an_archive_whose_first_run_was_killed_before_it_wrote_a_file_is_begun(t
     assert held(archive(log, str(tmp_path))) == [[*range(5)]] * 2
     shutil.rmtree(below(tmp_path) / "1")
     assert held(archive(log, str(tmp_path))) == [[*range(5)]] * 2, "a folder that is gone as a whole is begun again"
+
+
+@pytest.fixture(params=["local", "object store"])
+def to(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an archive may be."""
+    return str(tmp_path) if request.param == "local" else f"memory://archive-{uuid.uuid4().hex}"
+
+
+def without(to: str, partition: int) -> str:
+    """The archive, from which the folder of a partition is lost."""
+    archive_of(to).folder.remove(str(partition))
+    return to
+
+
+def test_a_partition_whose_folder_is_gone_is_not_begun_again_where_the_log_no_longer_has_it_all(to: str) -> None:
+    log = Log(25)
+    archive(log, to)
+    log.starts = [20, 20]
+    lost = without(to, 0)
+    for _ in range(2):
+        with pytest.raises(BadArchive, match=r"partition 0 was archived, and .*/0 is gone.*copy.*--accept-gap.* 20,"):
+            archive(log, lost)
+        assert not archive_of(lost).folder.below("0").names()
+    with pytest.raises(BadArchive, match=r"partition 0 was archived, and .*/0 is gone"):
+        archive_of(lost).checked(0)
+    opened = archive(log, lost, accept_gap=True)
+    assert held(opened) == [[*range(20, 25)], [*range(25)]]
+    assert [opened.checked(p).complete_from for p in (0, 1)] == [20, 0]
+
+
+def test_a_partition_whose_folder_is_gone_is_archived_again_while_the_log_has_all_of_it(to: str) -> None:
+    log = Log(25)
+    archive(log, to)
+    assert held(archive(log, without(to, 0))) == [[*range(25)]] * 2
+
+
+def test_a_folder_that_goes_while_a_run_is_on_its_way_is_not_begun_again(to: str) -> None:
+    log = Log(25)
+    archive(log, to)
+    log.send(5)
+
+    def lose() -> None:
+        without(to, 1)
+        log.starts[1] = 20
+
+    with pytest.raises(BadArchive, match="partition 1 was archived, and"):
+        archive(log, to, after=once("file", lose))
+
+
+def test_runs_of_other_partitions_keep_what_each_has_begun(tmp_path: Path) -> None:
+    log = Log(25)
+    runs = [Archiver(archive_of(str(tmp_path)), log) for _ in range(2)]
+    for partition, run in enumerate(runs):
+        run.run(partition, 25)
+    assert archive_of(str(tmp_path)).about.begun == (0, 1)
+    assert begin_archive(Folder(str(tmp_path)), TOPIC, TOPIC_ID, 3).about.begun == (0, 1), "the topic has grown"
+
+
+def test_an_archive_of_an_earlier_version_is_known_by_its_locks_until_it_notes_what_it_has(tmp_path: Path) -> None:
+    log = Log(25)
+    archive(log, str(tmp_path))
+    about = below(tmp_path) / "archive.json"
+    noted = about.read_bytes()
+    about.write_bytes(noted.replace(b',"begun":[0,1]', b""))
+    assert archive_of(str(tmp_path)).about.begun is None
+    log.starts = [20, 20]
+    assert held(archive_of(str(tmp_path))) == [[*range(25)]] * 2
+    shutil.copytree(tmp_path, copy := tmp_path.with_name("copy"))
+    with pytest.raises(BadArchive, match="partition 0 was archived, and"):
+        archive(log, without(str(copy), 0))
+    archive(log, str(tmp_path))
+    assert about.read_bytes() == noted
+
+
+def test_a_first_run_that_was_killed_before_it_wrote_a_manifest_is_repeated(to: str) -> None:
+    log = Log(25)
+    log.starts = [20, 20]
+    with archive_of(to).locked(0):
+        pass
+    assert held(archive(log, to)) == [[*range(20, 25)]] * 2
+
+
+def test_partitions_that_lack_records_are_told() -> None:
+    assert incomplete({0: 0, 1: 0}, 2) == ""
+    said = incomplete({0: 130, 1: 0, 2: 13}, 3)
+    assert said.startswith("2 of 3 partitions lack records")
+    assert "(0 is complete from offset 130 on, 2 is complete from offset 13 on)" in said
+    assert said.endswith("states that are folded from these are partial")
+    assert incomplete(dict.fromkeys(range(64), 1), 64).count("complete from") == 5
 
 
 def once(step: str, do: Callable[[], object]) -> Callable[[str], None]:

@@ -5,12 +5,13 @@ does not answer yet is waited for.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from uic.core import deployment
-from uic.core.deployment import Finding, Severity
+from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import StateStore
 from uic.errors import UnsuitableTopic
@@ -35,7 +36,43 @@ def check_topic(settings: KafkaSettings) -> None:
         TopicRefused: the user may not see the topic.
         LogUnavailable: no broker answers.
     """
-    timeouts = {"bootstrap_timeout_ms": min(BOOTSTRAP_MS, settings.request_timeout_ms)}
+    topic = _topic(settings, min(BOOTSTRAP_MS, settings.request_timeout_ms))
+    tools = KafkaTools.of(settings.client_options())
+    create = tools.create(settings.topic, settings.partitions, "delete")
+    findings = [deployment.topic_exists(settings.topic, topic, create)]
+    if topic is not None:
+        findings += [
+            deployment.partition_count(topic, settings.partitions),
+            deployment.log_cleanup(topic, tools),
+            deployment.log_retention(topic, tools),
+        ]
+    _judge(findings)
+
+
+def check_log_is_whole(settings: KafkaSettings, warn: Callable[[str], None]) -> None:
+    """Refuse a topic from which compaction removes events, as the start of a worker does: nothing in what is read of it
+    tells that they are missing. A topic that does not exist passes.
+
+    Args:
+        settings: of the topic.
+        warn: told that the policy cannot be read.
+
+    Raises:
+        UnsuitableTopic, TopicRefused, LogUnavailable: as `check_topic`.
+    """
+    topic = _topic(settings, settings.request_timeout_ms)
+    if topic is None:
+        return
+    finding = deployment.log_cleanup(topic, KafkaTools.of(settings.client_options()))
+    if finding.verdict is Severity.WARN:
+        warn(f"{finding.check}: {finding.seen}; {finding.fix}")
+    else:
+        _judge([finding])
+
+
+def _topic(settings: KafkaSettings, bootstrap_ms: int) -> TopicFacts | None:
+    """The event topic; None if it does not exist."""
+    timeouts = {"bootstrap_timeout_ms": bootstrap_ms}
     try:
         admin = open_kafka_client(KafkaAdminClient, **settings.client_options() | timeouts)
         try:
@@ -47,17 +84,7 @@ def check_topic(settings: KafkaSettings) -> None:
             admin.close()
     except KafkaError as error:
         raise unreachable(settings.client_options(), error) from error
-    topic = topics.get(settings.topic)
-    tools = KafkaTools.of(settings.client_options())
-    create = tools.create(settings.topic, settings.partitions, "delete")
-    findings = [deployment.topic_exists(settings.topic, topic, create)]
-    if topic is not None:
-        findings += [
-            deployment.partition_count(topic, settings.partitions),
-            deployment.log_cleanup(topic, tools),
-            deployment.log_retention(topic, tools),
-        ]
-    _judge(findings)
+    return topics.get(settings.topic)
 
 
 def check_store(store: StateStore, settings: KafkaSettings) -> str:

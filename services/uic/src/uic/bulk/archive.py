@@ -1,6 +1,7 @@
 """The archive of a log: its raw records in Parquet files, so that Kafka need only keep days.
 
-    <root>/<topic id>/archive.json                            topic, N, and N before the topic grew
+    <root>/<topic id>/archive.json                            topic, N, N before the topic grew, what was begun
+    <root>/<topic id>/begun.lock                              empty; locked while that is noted
     <root>/<topic id>/<partition>.lock                        empty; locked by the run that writes the partition
     <root>/<topic id>/<partition>/manifest.json               what of the partition is archived, file by file
     <root>/<topic id>/<partition>/<first>-<last>.parquet      records of these offsets (`partition_log.RECORDS`)
@@ -12,7 +13,7 @@ by hand. Specified in docs/formats/archive.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
@@ -30,8 +31,11 @@ VERSION: Final = 1
 GROWN: Final = 2
 """Version of `archive.json` where the topic has grown: older programs, which would lose events of it, refuse it."""
 ARCHIVE: Final = "archive.json"
+BEGUN_LOCK: Final = "begun.lock"
 MANIFEST: Final = "manifest.json"
 ROWS_A_GROUP: Final = 1 << 16
+NAMED: Final = 5
+"""So many partitions or files are named in a message."""
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +47,9 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int
     grew_from: int | None = None
     """How many partitions the topic had before it was given more; None if it was not, as far as is known."""
+    begun: tuple[int, ...] | None = None
+    """Partitions that have a manifest, or had one: a folder of these that does not exist is lost. None: not noted, by
+    an earlier version of this program."""
 
 
 class ArchivedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +89,11 @@ class PartitionManifest(msgspec.Struct, frozen=True, kw_only=True):
     def gap_ends(self) -> list[int]:
         """Where gaps end."""
         return [file.first for file in self.files if file.after_gap]
+
+    @property
+    def complete_from(self) -> int:
+        """From which offset on no record is missing; above 0, states that are folded from it are partial."""
+        return max([self.base, *self.gap_ends])
 
     @property
     def records(self) -> int:
@@ -147,6 +159,8 @@ class Archive:
             BadArchive: they do not; the message names the file.
         """
         manifest, folder = self.manifest(partition), self._of(partition)
+        if manifest is None and self.begun(partition):
+            raise BadArchive(self.lost(partition))
         if manifest is None:
             raise BadArchive(f"{folder.url} does not exist: archive all {self.partitions} partitions (ctr archive)")
         end = manifest.base
@@ -228,6 +242,31 @@ class Archive:
         """Write or replace a partition's manifest."""
         self._of(manifest.partition).write(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
         return manifest
+
+    def begun(self, partition: int) -> bool:
+        """Whether a run has begun the partition."""
+        if self.about.begun is not None:
+            return partition in self.about.begun
+        names = self.folder.names()  # each run has locked the partition before it wrote its manifest
+        return f"{partition}.lock" in names or str(partition) in names
+
+    def lost(self, partition: int) -> str:
+        """That a partition was begun and its folder is gone, and what to do."""
+        return (
+            f"partition {partition} was archived, and {self._of(partition).url} is gone (a copy or a restore that was "
+            "not whole?): take the folder from the copy that the archive came from"
+        )
+
+    def note_begun(self, partition: int) -> None:
+        """Note that a partition has a manifest. Where there are no locks, of two runs that note a partition each at the
+        same moment, one may be lost until that run is repeated."""
+        if partition in (self.about.begun or ()):
+            return
+        with self.folder.locked(BEGUN_LOCK, wait=True):
+            self.about = _about(self.folder)  # another run, of other partitions, may have written it
+            begun = {p for p in range(self.partitions) if self.begun(p)} | {partition}
+            self.about = msgspec.structs.replace(self.about, begun=tuple(sorted(begun)))
+            self.folder.write(ARCHIVE, msgspec.json.encode(self.about))
 
     def damaged(self, manifest: PartitionManifest) -> list[ArchivedFile]:
         """Files of the manifest that do not exist or have another size. Nothing is read of them."""
@@ -324,6 +363,7 @@ def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, fo
         if there.partitions == partitions:
             return there
         grew_from: int | None = there.about.grew_from or there.partitions
+        begun = there.about.begun
     elif folder.names():
         raise BadArchive(
             f"{folder.url} has partitions and no {ARCHIVE}, which says whether the topic has grown: "
@@ -332,8 +372,9 @@ def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int, fo
     else:
         _refuse_to_begin(root, topic, topic_id, partitions, folded)
         grew_from = folded if folded is not None and folded < partitions else None
+        begun = ()
     version = VERSION if grew_from is None else GROWN
-    about = About(version=version, topic=topic, topic_id=name, partitions=partitions, grew_from=grew_from)
+    about = About(version=version, topic=topic, topic_id=name, partitions=partitions, grew_from=grew_from, begun=begun)
     folder.write(ARCHIVE, msgspec.json.encode(about))
     return Archive(folder, about)
 
@@ -365,13 +406,35 @@ def open_archive(root: Folder, topic_id: bytes | None = None) -> Archive:
         asked = "no topic id was given" if topic_id is None else f"the topic's id is {wanted[0]}"
         raise BadArchive(f"{root.url} holds archives of {', '.join(there) or 'no topic'}, and {asked}")
     folder = root.below(wanted[0])
-    try:
-        about = msgspec.json.decode(folder.read(ARCHIVE), type=About)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise BadArchive(f"{folder.url}/{ARCHIVE} cannot be read: {error}") from error
+    about = _about(folder)
     if about.topic_id != wanted[0] or about.version not in (VERSION, GROWN):
         raise BadArchive(f"{folder.url}/{ARCHIVE} is of topic {about.topic_id}, version {about.version}")
     return Archive(folder, about)
+
+
+def _about(folder: Folder) -> About:
+    try:
+        return msgspec.json.decode(folder.read(ARCHIVE), type=About)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadArchive(f"{folder.url}/{ARCHIVE} cannot be read: {error}") from error
+
+
+def incomplete(complete_from: Mapping[int, int], partitions: int) -> str:
+    """That records are missing, to be told before states are folded; empty if none is.
+
+    Args:
+        complete_from: by partition, from which offset on none is missing.
+        partitions: N.
+    """
+    lacking = {p: offset for p, offset in complete_from.items() if offset > 0}
+    if not lacking:
+        return ""
+    some = [f"{p} is complete from offset {offset} on" for p, offset in list(lacking.items())[:NAMED]]
+    more = ", …" if len(lacking) > NAMED else ""
+    return (
+        f"{len(lacking)} of {partitions} partitions lack records that the log once had ({', '.join(some)}{more}): "
+        "states that are folded from these are partial"
+    )
 
 
 def arrow_of(records: Sequence[BatchRecord]) -> pa.RecordBatch:

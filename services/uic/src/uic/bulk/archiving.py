@@ -55,7 +55,8 @@ class Archiver:
             log: to read.
             records_a_file: the most.
             bytes_a_file: the most of keys, values and headers, unless one record alone has more.
-            accept_gap: go on where the log begins if retention removed what comes next.
+            accept_gap: go on where the log begins if retention removed what comes next, or if a partition's folder is
+                gone and retention removed what it had.
             replace_damaged: read files that are missing or cut short from the log again.
         """
         self._archive = archive
@@ -69,12 +70,15 @@ class Archiver:
         """Look at all partitions before anything is written.
 
         Raises:
-            BadArchive: a manifest is lost or of another partition, or files are not what it says.
+            BadArchive: a manifest is lost or of another partition, or files are not what it says; or a partition's
+                folder is gone, and the log no longer has all that it had.
             BulkRefused: the log was cut above where a partition's archive ends, or ends below it.
         """
         damaged: list[str] = []
         for partition, now in enumerate(bounds):
             manifest = self._archive.manifest(partition)
+            if manifest is None:
+                self._refuse_lost(partition, now.start)
             if manifest is None or not manifest.files:
                 continue
             if now.end < manifest.end:
@@ -95,6 +99,13 @@ class Archiver:
                 "archived again with --replace-damaged. What has neither is lost: archive into another folder"
             )
 
+    def _refuse_lost(self, partition: int, start: int) -> None:
+        if start > 0 and self._archive.begun(partition) and not self._accept_gap:
+            raise BadArchive(
+                f"{self._archive.lost(partition)}. With --accept-gap the partition is archived again from offset "
+                f"{start}, where the log begins; states that are folded from it will be partial"
+            )
+
     def _refuse_gap(self, manifest: PartitionManifest, start: int) -> None:
         if start > manifest.end and not self._accept_gap:
             raise BulkRefused(
@@ -108,7 +119,7 @@ class Archiver:
 
         Raises:
             BulkRefused: another run writes the partition; or retention has removed records since `refuse`.
-            BadArchive: another run has written it meanwhile, where there are no locks.
+            BadArchive: another run has written it meanwhile, where there are no locks; or as `refuse`.
         """
         with self._archive.locked(partition):
             return self._run(partition, end)
@@ -117,9 +128,12 @@ class Archiver:
         archive = self._archive
         start = self._log.start(partition)  # partitions before this one may have taken hours
         manifest = archive.manifest(partition)
+        if manifest is None:
+            self._refuse_lost(partition, start)
         if manifest is None or not manifest.files:
             empty = PartitionManifest(topic_id=archive.about.topic_id, partition=partition, base=start)
             manifest = empty if manifest == empty else archive.put(empty)
+        archive.note_begun(partition)
         self._refuse_gap(manifest, start)
         if self._replace_damaged:
             manifest = self._replaced(manifest)

@@ -102,10 +102,10 @@ class Folder:
             }
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[bool]:
+    def locked(self, name: str, *, wait: bool = False) -> Iterator[bool]:
         """Hold a lock, a file of that name in this folder, while the body runs; False, and not held, if another process
-        holds it. It goes with its process, however that ends. Where there are no locks (behind a URL, on some network
-        disks) this is True for everyone."""
+        holds it and this one shall not `wait`. It goes with its process, however that ends. Where there are no locks
+        (behind a URL, on some network disks) this is True for everyone."""
         if not self._local:
             yield True
             return
@@ -113,7 +113,7 @@ class Folder:
             self._fs.makedirs(self._root, exist_ok=True)
             opened = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            yield _lock(opened)
+            yield _lock(opened, wait=wait)
         finally:
             os.close(opened)
 
@@ -254,10 +254,10 @@ class _Hashing:
         return False
 
 
-def _lock(opened: int) -> bool:
+def _lock(opened: int, *, wait: bool) -> bool:
     """Whether an open file is now locked by this process, or is on a disk without locks."""
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

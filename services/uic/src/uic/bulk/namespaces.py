@@ -18,6 +18,8 @@ from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import REMOVAL, CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
 from uic.bulk.removal import Removal
+from uic.bulk.saved_states import FLAGS_AT
+from uic.core.start_position import LogBounds, contradiction
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms
 from uic.store import read_meta
@@ -32,8 +34,6 @@ WATCHED_S: Final = 6.0
 """How long a namespace is watched before it is dropped: a worker that folds it commits in that time, or says that it is
 caught up; a load writes states."""
 SERVING: Final = "serving"
-FLAGS_AT: Final = 7
-"""Of a state value (docs/formats/state.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class Sized:
     """Estimated from a sample of states."""
     lag: int | None
     """Records of the log that are not folded; None if the log was not asked, or nothing will fold them."""
+    broken_log: str | None
+    """Why the topic is not the log that was folded, as `/readyz` names it; None if it can be, or was not asked."""
     partial_share: float | None
     """Of a sample of users."""
     last_read_s: float | None
@@ -75,12 +77,12 @@ class Namespaces:
         with _asking():
             return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
 
-    def look(self, name: str, ends: Mapping[str, Mapping[int, int]]) -> Sized:
+    def look(self, name: str, logs: Mapping[str, Mapping[int, LogBounds]]) -> Sized:
         """How a namespace stands.
 
         Args:
             name: the namespace.
-            ends: by topic, partition → where the log ends, as far as known.
+            logs: by topic, partition → the log as its broker describes it, as far as known.
 
         Raises:
             StoreUnavailable: no answer.
@@ -109,7 +111,8 @@ class Namespaces:
             served = *self.recorded().get(name, ()), *self.read_by(name)
             now_ms = clock_ms(self._client)
         known = [one for one in progress.values() if one is not None]
-        log = ends.get(topic or "")
+        log = logs.get(topic or "")
+        broken = None if log is None or removed else _broken(progress, log)
         ages = [age for one in known if (age := one.age_ms(now_ms)) is not None]
         return Sized(
             namespace=name,
@@ -118,8 +121,9 @@ class Namespaces:
             users=users,
             bytes=size * users // sampled if sampled else 0,
             lag=None
-            if log is None or removed
-            else sum(max(0, log.get(p, 0) - (one.next_offset if one else 0)) for p, one in progress.items()),
+            if log is None or removed or broken
+            else sum(max(0, log[p].end - (one.next_offset if one else 0)) for p, one in progress.items() if p in log),
+            broken_log=broken,
             partial_share=partial / sampled if sampled else None,
             last_read_s=min(idle, default=None),
             folded_ms=max((one.as_of_ms for one in known), default=None),
@@ -283,6 +287,12 @@ def roles(record: bytes) -> dict[str, list[str]]:
         for release in releases:
             found.setdefault(release.namespace, []).append(role)
     return found
+
+
+def _broken(progress: Mapping[int, Progress | None], log: Mapping[int, LogBounds]) -> str | None:
+    """Why partitions cannot be the log that was folded; None if all can be."""
+    known = ((one, log[p]) for p, one in progress.items() if one is not None and p in log)
+    return next((reason.value for one, now in known if (reason := contradiction(one, now)) is not None), None)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 STATES: Final = pa.schema([pa.field("user", pa.binary(), nullable=False), pa.field("value", pa.binary())])
 ROWS_A_GROUP: Final = 4096
+FLAGS_AT: Final = 7
+"""Of a state value (docs/formats/state.md); 1: the state is partial."""
 T = TypeVar("T")
 
 
@@ -43,6 +45,8 @@ class SavedPartition(msgspec.Struct, frozen=True, kw_only=True):
     """Of all values."""
     bytes: int
     sha256: str
+    partial: int | None = None
+    """How many of the states are partial; None: an earlier version of this program did not count them."""
     records: int = 0
     """With a backfill: how many records were folded."""
     outcomes: dict[str, int] = {}
@@ -117,12 +121,15 @@ class PartitionWriter:
         self._written = written
         self.users = 0
         self.value_bytes = 0
+        self.partial = 0
 
     def add(self, users: Sequence[bytes] | pa.Array, values: Sequence[bytes | None] | pa.Array) -> None:
         """Some users and their states; arrays are of binary."""
         columns = [some if isinstance(some, pa.Array) else pa.array(some, pa.binary()) for some in (users, values)]
         self.users += len(users)
         self.value_bytes += pc.sum(pc.binary_length(columns[1])).as_py() or 0
+        for flags in pc.value_counts(pc.binary_slice(columns[1], FLAGS_AT, FLAGS_AT + 1)).to_pylist():
+            self.partial += flags["counts"] if flags["values"] and flags["values"][0] & 1 else 0
         self._parquet.write_batch(pa.RecordBatch.from_arrays(columns, schema=STATES), row_group_size=ROWS_A_GROUP)
 
     def finish(
@@ -142,6 +149,7 @@ class PartitionWriter:
             value_bytes=self.value_bytes,
             bytes=self._written.bytes,
             sha256=self._written.sha256,
+            partial=self.partial,
             records=records,
             outcomes=dict(outcomes or {}),
             rejected=dict(rejected or {}),

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from uic.bulk.archive import begin_archive
+from uic.bulk.archive import begin_archive, incomplete
 from uic.bulk.archiving import RECORDS_A_FILE, Archiver
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.partition_reader import log_reader
+from uic.preflight import check_log_is_whole
 from uic.settings import read_client_settings
 
 
@@ -33,7 +34,11 @@ def main(
     parser.add_argument("--to", required=True, metavar="FOLDER", help="a path, or a URL that fsspec knows")
     parser.add_argument("--partition", type=int, action="append", help="this one only; may be repeated")
     parser.add_argument("--records-a-file", type=int, default=RECORDS_A_FILE, help="(default %(default)s)")
-    parser.add_argument("--accept-gap", action="store_true", help="go on although retention removed records before")
+    parser.add_argument(
+        "--accept-gap",
+        action="store_true",
+        help="go on although retention removed records before, or although the folder of a partition is gone",
+    )
     parser.add_argument(
         "--replace-damaged",
         action="store_true",
@@ -46,6 +51,7 @@ def main(
     kafka = read_client_settings().kafka
     kafka.check_files()
     try:
+        check_log_is_whole(kafka, lambda said: print(f"ctr archive: warning: {said}", file=sys.stderr))
         with log_reader(kafka) as reader:
             bounds = reader.bounds()
             count = len(bounds.partitions)
@@ -63,6 +69,8 @@ def main(
             )
             archiver.refuse(bounds.partitions)
             done = [archiver.run(p, bounds.partitions[p].end) for p in options.partition or range(count)]
+        manifests = filter(None, map(archive.manifest, range(count)))
+        complete_from = {m.partition: m.complete_from for m in manifests}
     except (BulkRefused, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr archive: {error}", file=sys.stderr)
         return 1
@@ -79,6 +87,7 @@ def main(
             "bytes": size,
             "grew_from": archive.about.grew_from,
             "open_transactions": waiting,
+            "complete_from": complete_from,
         }
         print(json.dumps(report), file=out)
     else:
@@ -89,4 +98,6 @@ def main(
             upto = f"partition {at['partition']} is archived up to {at['archived_to']} of {at['log_end']}"
             print(f"{upto}: a transaction is open, see docs/runbooks/data-gap.md", file=out)
         print(f"{records} records more in {archive.folder.url}, {size} bytes", file=out)
+        if missing := incomplete(complete_from, count):
+            print(missing, file=out)
     return 0

@@ -21,7 +21,7 @@ from mimn.bundle import BundleError, load_bundle
 from mimn.options import positive, whole_number
 from mimn.state import Keys, Progress, namespace
 from uic.bulk import pool
-from uic.bulk.archive import Archive, arrow_of, begin_archive, open_archive
+from uic.bulk.archive import Archive, arrow_of, begin_archive, incomplete, open_archive
 from uic.bulk.archiving import Archiver
 from uic.bulk.backfill_job import ARCHIVE, JOB, KEPT, STATES, BackfillJob, Target, new_job, read_job
 from uic.bulk.commands.servers import add_loading, erasures_of, load
@@ -48,6 +48,7 @@ from uic.core.records import BatchRecord
 from uic.core.start_position import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds, log_reader
+from uic.preflight import check_log_is_whole
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
 
@@ -116,6 +117,7 @@ class Backfill:
 
     def run(self) -> int:
         """Fold and load all that is not there yet."""
+        self._check_log()
         bounds = self._bounds()
         folded = self._work.below(STATES).exists(MANIFEST)
         if not folded:
@@ -143,6 +145,9 @@ class Backfill:
             of_ledgers = (
                 f". {sum(kept.values())} ledgers are kept; {kept['partial']} of their users' memories lack events"
             )
+        counts = [p.partial for p in manifest.partitions if p.partial is not None]
+        partial = sum(counts) if len(counts) == job.n else None
+        of_partial = f". {partial} of the states are partial: they lack events" if partial else ""
         self._say(
             {
                 "namespace": job.namespace,
@@ -154,17 +159,20 @@ class Backfill:
                 "partitions": job.n,
                 "loaded_states": loaded.states,
                 "kept": kept,
+                "partial_states": partial,
+                "complete_from": {p.partition: p.decoded.complete_from for p in manifest.partitions},
             },
             f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
-            f"UIC goes on from there. {records} records{of_records}{of_ledgers}",
+            f"UIC goes on from there. {records} records{of_records}{of_ledgers}{of_partial}",
         )
         return 0
 
     def estimate(self) -> int:
         """What a run would take: folds a sample of whole partitions, and writes nothing anywhere."""
         options = self._options
+        self._check_log()
         bounds = self._bounds()
-        sizes, logs = self._sample(bounds)
+        sizes, logs, complete_from = self._sample(bounds)
         records, read = sum(sizes), sum(sizes[log.partition] for log in logs)
         model = pool.load_model(str(self._target.bundle.path))
         began = time.process_time()
@@ -187,23 +195,27 @@ class Backfill:
             "fold_hours": records * seconds_a_record / max(1, options.workers) / 3600,
             "load_hours": users * value / options.bytes_per_s / 3600,
             "us_per_record": seconds_a_record * 1e6,
+            "complete_from": complete_from,
         }
+        missing = "" if kept else incomplete(complete_from, len(sizes))
         of_kept = f", {kept.users:,} of them in the snapshot" if kept else ""
         self._say(
             report,
             f"{records:,} records of about {users:,} users{of_kept}: {report['fold_hours']:.3f} hours to fold with "
             f"{options.workers} processes ({report['us_per_record']:.1f} us of a core each), "
             f"{report['load_hours']:.3f} hours to load; about {report['store_bytes']:,} bytes in the store and "
-            f"{report['work_bytes']:,} in {self._work.url}",
+            f"{report['work_bytes']:,} in {self._work.url}" + (f"\n{missing}" if missing else ""),
         )
         return 0
 
-    def _sample(self, bounds: TopicBounds) -> tuple[list[int], list[PartitionLog]]:
-        """How many records each partition has, and some whole partitions of about `SAMPLE_RECORDS` records."""
+    def _sample(self, bounds: TopicBounds) -> tuple[list[int], list[PartitionLog], dict[int, int]]:
+        """How many records each partition has; some whole partitions of about `SAMPLE_RECORDS` records; and from which
+        offset on each partition has all records."""
         source: str = self._options.source
         archive = None if source == "log" else open_archive(Folder(source.removeprefix("archive:")), bounds.topic_id)
         manifests = [archive.checked(p) for p in range(archive.partitions)] if archive else []
         sizes = [m.records for m in manifests] or [b.end - b.start for b in bounds.partitions]
+        complete_from = [m.complete_from for m in manifests] or [b.start for b in bounds.partitions]
         logs: list[PartitionLog] = []
         for partition in sorted((p for p, size in enumerate(sizes) if size), key=sizes.__getitem__):
             start = manifests[partition].base if archive else bounds.partitions[partition].start
@@ -217,7 +229,7 @@ class Backfill:
             logs.append(PartitionLog(partition, begin, records))
             if sum(sizes[log.partition] for log in logs) >= SAMPLE_RECORDS:
                 break
-        return sizes, logs
+        return sizes, logs, dict(enumerate(complete_from))
 
     def verify(self, sample: int) -> int:
         """Compare users in the store with an independent fold of their events."""
@@ -299,7 +311,11 @@ class Backfill:
         folder = self._work.below(STATES)
         archive = job.open_archive()
         missing = [p for p in range(job.n) if saved_partition(folder, p) is None]
-        line = ProgressLine("folded", sum(job.manifest(archive, p).records for p in missing), "records")
+        manifests = [job.manifest(archive, p) for p in range(job.n)]
+        lacking = incomplete({m.partition: m.complete_from for m in manifests}, job.n)
+        if lacking and job.kept is None:  # memories beside ledgers that are kept are told at the end
+            print(f"ctr backfill: {lacking}", file=sys.stderr)
+        line = ProgressLine("folded", sum(manifests[p].records for p in missing), "records")
         with closing(self._engine(job, archive, missing)) as folding:
             for written in folding:
                 line.add(sum(p.records for p in written))
@@ -373,6 +389,11 @@ class Backfill:
             )
 
     # Servers
+
+    def _check_log(self) -> None:
+        """Refuse a log that a worker would not go on with."""
+        kafka = self._settings.kafka
+        check_log_is_whole(kafka, lambda said: print(f"ctr backfill: warning: {said}", file=sys.stderr))
 
     def _bounds(self) -> TopicBounds:
         with log_reader(self._settings.kafka) as reader:

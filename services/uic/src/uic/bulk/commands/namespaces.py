@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TextIO
 
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
+from uic.core.start_position import LogBounds
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable, UnsuitableTopic
 from uic.log.partition_reader import log_reader
 from uic.redis_client import FAILURES, open_client
@@ -75,8 +76,8 @@ def main(
             report = {"dropped": options.namespace, "keys": keys}
             print(json.dumps(report) if as_json else f"{options.namespace} is gone, {keys} keys", file=out)
             return 0
-        ends = _ends(settings.kafka)
-        rows = [asdict(found.look(name, ends)) for name in found.names()]
+        logs = _logs(settings.kafka)
+        rows = [asdict(found.look(name, logs)) for name in found.names()]
     except (BulkRefused, StoreUnavailable, StartRefused) as error:
         print(f"ctr namespaces: {error}", file=sys.stderr)
         return 1
@@ -86,17 +87,23 @@ def main(
     if as_json:
         print(json.dumps(rows), file=out)
     else:
-        shown = ([", ".join(row[name]) if name == "served_by" else row[name] for name in COLUMNS] for row in rows)
+        for row in rows:
+            row["served_by"] = ", ".join(row["served_by"])
+            row["lag"] = f"another log ({row['broken_log']})" if row["broken_log"] else row["lag"]
+        shown = ([row[name] for name in COLUMNS] for row in rows)
         for line in table(COLUMNS, shown):
             print(line, file=out)
     return 0
 
 
-def _ends(kafka: KafkaSettings) -> dict[str, dict[int, int]]:
-    """Where the topic of the settings ends, for a lag as `uic_lag_records` is defined; nothing if no broker answers."""
+def _logs(kafka: KafkaSettings) -> dict[str, dict[int, LogBounds]]:
+    """The topic of the settings, by partition, with ends for a lag as `uic_lag_records` is defined; nothing if no
+    broker answers."""
     try:
         with log_reader(kafka) as reader:
-            return {kafka.topic: dict(enumerate(reader.bounds().log_ends))}
+            bounds = reader.bounds()
+            ends = enumerate(zip(bounds.partitions, bounds.log_ends, strict=True))
+            return {kafka.topic: {p: replace(at, end=end) for p, (at, end) in ends}}
     except (LogUnavailable, UnsuitableTopic) as error:
         print(f"ctr namespaces: lag is unknown: {error}", file=sys.stderr)
         return {}

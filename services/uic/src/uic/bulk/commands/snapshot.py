@@ -19,7 +19,7 @@ from uic.bulk.errors import BulkRefused, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates, check_files, refuse_others
-from uic.core.start_position import contradiction
+from uic.core.start_position import BrokenReason, contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds, log_reader
 from uic.settings import UicSettings, read_settings
@@ -225,9 +225,12 @@ class Snapshot:
         for saved, now in zip(manifest.partitions, bounds.partitions, strict=True):
             progress = saved.decoded
             if (reason := contradiction(progress, now)) is not None:
+                page = "docs/runbooks/broken-log.md"
+                if reason is BrokenReason.TOPIC_ID:
+                    page = "docs/runbooks/restore.md#the-topic-is-lost-as-well"
                 raise BulkRefused(
                     f"partition {saved.partition} of topic {manifest.topic} is not the log that was folded "
-                    f"({reason.value}): check UIC_KAFKA__BOOTSTRAP_SERVERS; see docs/runbooks/broken-log.md"
+                    f"({reason.value}): check UIC_KAFKA__BOOTSTRAP_SERVERS; see {page}"
                 )
             if now.start > progress.next_offset and not self._options.accept_gap:
                 raise BulkRefused(
