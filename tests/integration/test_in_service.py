@@ -67,7 +67,7 @@ class World:
         stored = Stored(load_bundle(SKETCH), partitions=N, prefix=self.valkey.prefix, generation=NEW.generation)
         stored.values[stored.keys.meta] = json.dumps({"partitions": N, "topic": self.topic}).encode()
         for partition in range(N):
-            stored.progress(partition, as_of_ms=now_ms() - round(ago_s * 1000))
+            stored.progress(partition, as_of_ms=now_ms() - round(ago_s * 1000), next_offset=0)
         self.valkey.client.mset(stored.values)
 
     def doctor(self, **more: str) -> tuple[int, dict[str, dict[str, str]]]:

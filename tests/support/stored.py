@@ -51,12 +51,20 @@ class Stored:
     def key(self, user_id: str) -> str:
         return self.keys.state(self.partition(user_id), user_id)
 
-    def progress(self, partition: int, *, as_of_ms: int | None = None, base: int = 0, lineage: int = LINEAGE) -> None:
-        """A partition that is folded up to offset 100."""
+    def progress(
+        self,
+        partition: int,
+        *,
+        as_of_ms: int | None = None,
+        base: int = 0,
+        lineage: int = LINEAGE,
+        next_offset: int = 100,
+    ) -> None:
+        """A partition that is folded up to an offset."""
         progress = Progress(
             partitions=self.partitions,
-            next_offset=100,
-            last_offset=99,
+            next_offset=next_offset,
+            last_offset=next_offset - 1,
             lineage=lineage,
             writer=1,
             base=base,

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import load_bundle
-from mimn.state import partition_of
+from mimn.state import Progress, partition_of
 from support.bundles import FIXTURES
 from support.releases import begun, release
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.kafka_tools import KafkaTools
+from uic.core.start_position import BrokenReason
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, FoldSettings, KafkaSettings, RedisSettings, UicSettings
 from uic.tools import doctor, findings, traffic
@@ -37,6 +38,7 @@ from uic.tools.doctor import (
     without_secrets,
 )
 from uic.tools.findings import Library, Sample, StoreFacts
+from uic.tools.in_service import Answering, InService
 from uic.tools.traffic import Newest, Written
 
 OK, WARN, FAIL = Severity.OK, Severity.WARN, Severity.FAIL
@@ -243,6 +245,10 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.rollout_record(RECORD, None, "ns", "V=1"), WARN, "the settings name ns UIC's other commands look at ns"),
     (findings.folded(RECORD.serving, None, "V=1"), OK, "shop/1 answers from it"),
     (findings.folded(RECORD.serving, "8 of 8 partitions lag", "V=1"), FAIL, "8 of 8 partitions lag start UIC workers"),
+    (findings.folded(RECORD.serving, None, "V=1", "t is not the log"), FAIL, "answers from it, and t is not the log"),
+    (findings.same_log("ns", "t", {}), OK, "nothing in t contradicts"),
+    (findings.same_log("ns", "t", dict.fromkeys(range(8), BrokenReason.TOPIC_ID)), FAIL, "8 by topic_id"),
+    (findings.same_log("ns", "t", {0: BrokenReason.TRUNCATED}), FAIL, "docs/runbooks/broken-log.md"),
     (findings.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
     (traffic.newest_records(Newest()), OK, "newest 0 records"),
     (traffic.newest_records(Newest(records=400)), OK, "0 cannot be folded"),
@@ -360,6 +366,44 @@ def test_misrouted_records_fail_above_the_share_at_which_uic_stops(share: float,
     settings = SETTINGS.model_copy(update={"fold": FoldSettings(misrouted_share=share)})
     [found] = [f for f in diagnose(facts, settings) if f.check == "partitioner of the producers"]
     assert found.verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("topic_id", "end", "reason"),
+    [
+        (b"a" * 16, 100, None),
+        (bytes(16), 100, None),
+        (b"b" * 16, 100, "topic_id"),
+        (b"a" * 16, 99, "truncated"),
+        (b"a" * 16, None, None),
+    ],
+)
+def test_a_topic_that_is_not_the_log_that_was_folded_is_named_and_nothing_is_called_folded(
+    topic_id: bytes, end: int | None, reason: str | None
+) -> None:
+    progress = {
+        p: Progress(partitions=N, next_offset=100, lineage=1, writer=1, base=0, as_of_ms=NOW_MS, topic_id=b"a" * 16)
+        for p in range(N)
+    }
+    answering = Answering(RECORD.serving, None, EVENTS.name, progress)
+    elsewhere = Answering(RECORD.serving, None, "another-topic", progress)
+    facts = replace(
+        HEALTHY,
+        store=Store(
+            nodes=(STORE,), meta=META, progress=progress, in_service=InService(RECORD, answering=(answering, elsewhere))
+        ),
+        log=replace(
+            HEALTHY.log,
+            topics=dict(HEALTHY.log.topics) | {EVENTS.name: replace(EVENTS, topic_id=topic_id)},
+            ends={} if end is None else dict.fromkeys(range(N), end),
+        ),
+    )
+    found = list(diagnose(facts, SETTINGS))
+    folded, of_another, of_log = (f for f in found if f.check.startswith(("workers of ", "log of ")))
+    assert of_another.verdict is OK
+    for finding in (of_log, folded):
+        assert finding.verdict is (OK if reason is None else FAIL)
+        assert reason is None or f"{N} by {reason}" in finding.seen
 
 
 def test_producers_of_a_topic_that_has_grown_are_judged_by_what_they_see() -> None:

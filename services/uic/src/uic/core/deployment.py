@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mimn.state import NO_TOPIC_ID
 from uic.core.kafka_tools import KafkaTools
 
 NO_ANSWER_FIX = "permit this user to read it, or check the value on the server by hand"
@@ -64,6 +65,8 @@ class TopicFacts:
     config: Mapping[str, str] | None
     rights: frozenset[str] | None = None
     """The operations on it that our user is allowed; None if the brokers do not report them."""
+    topic_id: bytes = NO_TOPIC_ID
+    """16 bytes; zeros if the broker has none."""
 
     def number(self, name: str) -> int | None:
         """A numeric setting, None if unknown."""

@@ -40,5 +40,6 @@ def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str,
             leaderless=sum(p["leader_id"] < 0 for p in partitions),
             config=given or None,
             rights=rights_of(topic),
+            topic_id=topic_id_of(topic),
         )
     return facts

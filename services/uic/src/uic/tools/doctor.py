@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any, Final, TextIO
@@ -26,12 +26,13 @@ from redis.sentinel import MasterNotFoundError
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.options import positive
-from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress, namespace
+from mimn.state import REMOVAL, Keys, Progress, namespace
 from process.tls_causes import BadTlsFiles
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.kafka_tools import KafkaTools
+from uic.core.start_position import BrokenReason, LogBounds, contradiction
 from uic.core.topics import erased_topic
 from uic.errors import StartRefused, UicError, UnsuitableClient
 from uic.log.kafka_repairs import explained, open_kafka_client
@@ -46,7 +47,7 @@ from uic.store import read_meta
 from uic.store_failures import fix_of, words_of
 from uic.tools import findings, traffic
 from uic.tools.findings import SEE_OUTAGE, Library, Sample, StoreFacts
-from uic.tools.in_service import InService, read_in_service, variables
+from uic.tools.in_service import InService, progress_of, read_in_service, variables
 from uic.tools.table import table
 from uic.tools.traffic import Newest, Written
 from uic.tools.write_probe import refused_writes
@@ -73,8 +74,8 @@ class Store:
     meta: Mapping[str, str] | None = None
     removed: bool = False
     """Whether a removal of the namespace has begun."""
-    newest_as_of_ms: int | None = None
-    """The latest as-of time in the namespace's progress records."""
+    progress: Mapping[int, Progress] = field(default_factory=dict)
+    """By partition, the namespace's progress records that can be read."""
     in_service: InService = field(default_factory=InService)
     """What the rollout record says."""
 
@@ -95,6 +96,8 @@ class Log:
     newest: Newest = field(default_factory=Newest)
     written: Mapping[str, Written] = field(default_factory=dict)
     """By topic."""
+    ends: Mapping[int, int] = field(default_factory=dict)
+    """Where the partitions of the event topic end, records of open transactions included, as far as known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +148,8 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     yield findings.store_writes(store.refused_writes)
     if store.nodes:
         yield findings.store_mode(store.nodes[0], settings.redis.mode)
-        yield traffic.worker_clocks(store.newest_as_of_ms, facts.now_ms + store.nodes[0].clock_ahead_s * 1000)
+        newest_as_of_ms = max((one.as_of_ms for one in store.progress.values()), default=None)
+        yield traffic.worker_clocks(newest_as_of_ms, facts.now_ms + store.nodes[0].clock_ahead_s * 1000)
     if facts.model.fingerprint is not None:
         expected = {"partitions": str(settings.kafka.partitions), "topic": settings.kafka.topic}
         yield findings.namespace_meta(
@@ -154,15 +158,28 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
             namespace(facts.model.fingerprint, settings.bundle.generation),
             removed=store.removed,
         )
-    yield from _of_rollout(store.in_service, facts.model, settings)
+    yield from _of_rollout(facts, settings)
 
 
-def _of_rollout(found: InService, model: Model, settings: UicSettings) -> Iterator[Finding]:
+def _of_rollout(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
+    found, model, topic = facts.store.in_service, facts.model, settings.kafka.topic
     configured = None if model.fingerprint is None else namespace(model.fingerprint, settings.bundle.generation)
     serving = "" if found.record is None else variables(found.record.serving)
     yield findings.rollout_record(found.record, found.error, configured, serving)
     for one in found.answering:
-        yield findings.folded(one.release, one.unfolded, variables(one.release))
+        broken = broken_by(facts.log, topic, one.progress) if one.topic == topic else {}
+        another = findings.another_log(topic, broken) if broken else ""
+        yield findings.folded(one.release, one.unfolded, variables(one.release), another)
+
+
+def broken_by(log: Log, topic: str, progress: Mapping[int, Progress]) -> dict[int, BrokenReason]:
+    """By partition, why the topic cannot be the log that was folded, as far as its ids and ends are known."""
+    facts = log.topics.get(topic)
+    if facts is None:
+        return {}
+    bounds = {p: LogBounds(0, log.ends.get(p, one.next_offset), facts.topic_id) for p, one in progress.items()}
+    found = {p: contradiction(one, bounds[p]) for p, one in progress.items()}
+    return {p: reason for p, reason in found.items() if reason is not None}
 
 
 def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
@@ -179,6 +196,9 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     yield deployment.topic_exists(kafka.topic, events, create, why.get(kafka.topic, ""))
     if events is not None:
         yield deployment.partition_count(events, kafka.partitions)
+        if facts.model.fingerprint is not None and (facts.store.meta or {}).get("topic") == kafka.topic:
+            name = namespace(facts.model.fingerprint, settings.bundle.generation)
+            yield findings.same_log(name, kafka.topic, broken_by(log, kafka.topic, facts.store.progress))
         if facts.store.nodes:
             yield findings.partitions_for_masters(events, len(facts.store.nodes))
         yield deployment.log_cleanup(events, tools)
@@ -280,7 +300,7 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
         refused_writes=refused,
         meta=meta,
         removed=any(record.startswith(REMOVAL) for record in records),
-        newest_as_of_ms=max(_as_of_ms(records), default=None),
+        progress={p: one for p, record in enumerate(records) if (one := progress_of(record)) is not None},
         in_service=in_service,
     )
 
@@ -301,15 +321,6 @@ def _other_fix(error: Exception, mode: str) -> str:
     if isinstance(error, ResponseError | AuthenticationError):
         return SEE_OUTAGE
     return findings.START_MASTER if mode == "sentinel" else ""
-
-
-def _as_of_ms(records: Iterable[bytes]) -> Iterator[int]:
-    """The as-of times of the progress records that can be read."""
-    for record in records:
-        try:
-            yield decode_progress(record).as_of_ms
-        except CorruptProgress:
-            continue  # absent, or UIC stops at it and says so
 
 
 def meta_of(stored: bytes) -> dict[str, str]:
@@ -396,6 +407,7 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
             )
         except UicError as error:
             sample_error = error.detail
+    written, ends = _written(client, [name for name in names[:2] if name in topics], timeout_s)
     return Log(
         version=version,
         topics=topics,
@@ -403,7 +415,8 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
         samples=_samples(records),
         sample_error=sample_error,
         newest=newest_of(records, bundle),
-        written=_written(client, [name for name in names[:2] if name in topics], timeout_s),
+        written=written,
+        ends=ends if settings.topic in topics else {},
     )
 
 
@@ -446,30 +459,35 @@ def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
     return Newest(records=len(items) + reasons.total(), reasons=dict(reasons), events=len(items), unknown_items=unknown)
 
 
-def _written(client: Mapping[str, Any], topics: Sequence[str], timeout_s: float) -> dict[str, Written]:
-    """How many records each topic has; nothing of those that the broker does not tell."""
+def _written(
+    client: Mapping[str, Any], topics: Sequence[str], timeout_s: float
+) -> tuple[dict[str, Written], dict[int, int]]:
+    """How many records each topic has, and where the partitions of the first one end; nothing of those that the broker
+    does not tell."""
     timeout_ms = int(timeout_s * 1000)
     since_ms = time.time_ns() // 1_000_000 - traffic.RECENT_MS
-    written = {}
+    written: dict[str, Written] = {}
+    first_ends: dict[int, int] = {}
     try:
         consumer = open_kafka_client(
             KafkaConsumer, **dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms}
         )
     except KafkaError:
-        return {}
+        return {}, {}
     try:
         for topic in topics:
             places = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             begins = consumer.beginning_offsets(places, timeout_ms=timeout_ms)
             ends = consumer.end_offsets(places, timeout_ms=timeout_ms)
+            first_ends = first_ends or {at.partition: int(end) for at, end in ends.items()}
             since = consumer.offsets_for_times(dict.fromkeys(places, since_ms), timeout_ms=timeout_ms)
             recent = sum(ends[at] - first.offset for at, first in since.items() if first is not None)
             written[topic] = Written(recent=recent, retained=sum(ends[at] - begins[at] for at in places))
     except KafkaError:
-        return written
+        return written, first_ends
     finally:
         consumer.close()
-    return written
+    return written, first_ends
 
 
 def gather_libraries(distribution: str) -> tuple[Library, ...]:

@@ -7,6 +7,7 @@ None, and the check says so instead of passing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from mimn.state import partition_of
 from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicFacts, fail, ok, warn
 from uic.core.event import check_key
 from uic.core.kafka_tools import KafkaTools
+from uic.core.start_position import BrokenReason
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, TO_WRITE
 
 OLDEST_STORE = (7, 2)
@@ -22,6 +24,7 @@ PARTITIONS_A_MASTER = 32
 CLOCK_WARN_S = 2.0
 CLOCK_FAIL_S = 60.0
 FEW_DAYS_MS = 7 * DAY_MS
+BROKEN_PAGE = "docs/runbooks/broken-log.md"
 SEE_OUTAGE = "docs/runbooks/store-outage.md says for each answer what to do"
 CORRECT_SENTINELS = (
     "correct what the reason names, or UIC_REDIS__SENTINELS and UIC_REDIS__SENTINEL_SERVICE, or bring the Sentinels "
@@ -396,9 +399,38 @@ def rollout_record(record: Record | None, error: str | None, configured: str | N
     )
 
 
-def folded(release: Release, unfolded: str | None, variables: str) -> Finding:
-    """Workers fold the namespace of a release that answers users. `unfolded` is why RTP calls its states stale."""
+def same_log(namespace: str, topic: str, broken: Mapping[int, BrokenReason]) -> Finding:
+    """The topic can be the log from which a namespace was folded.
+
+    Args:
+        namespace: of which UIC would go on.
+        topic: its name.
+        broken: partition → why its log cannot be the one that was folded.
+    """
+    check = f"log of {namespace}"
+    if not broken:
+        return ok(check, f"nothing in {topic} contradicts what was folded")
+    return fail(check, another_log(topic, broken), f"{BROKEN_PAGE} says what to decide")
+
+
+def another_log(topic: str, broken: Mapping[int, BrokenReason]) -> str:
+    """That partitions wait for an operator, by the reasons that UIC gives."""
+    of = ", ".join(f"{n} by {reason}" for reason, n in sorted(Counter(broken.values()).items()))
+    return f"{topic} is not the log that was folded, and UIC folds nothing of it until an operator decides: {of}"
+
+
+def folded(release: Release, unfolded: str | None, variables: str, another: str = "") -> Finding:
+    """Workers fold the namespace of a release that answers users.
+
+    Args:
+        release: it.
+        unfolded: why RTP calls its states stale.
+        variables: what its workers are started with.
+        another: why none can fold it, if the topic is not its log.
+    """
     check = f"workers of {release.namespace}"
+    if another:
+        return fail(check, f"{release.bundle} answers from it, and {another}", f"{BROKEN_PAGE} says what to decide")
     if unfolded is None:
         return ok(check, f"it is folded, {release.bundle} answers from it")
     fix = f"start UIC workers with {variables}, or see with these what keeps theirs: ctr partitions, ctr doctor"

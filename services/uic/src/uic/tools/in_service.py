@@ -4,7 +4,8 @@ settings name, and after a rollout users may be answered from another one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mimn.bundle import BundleError, read_manifest
@@ -26,6 +27,10 @@ class Answering:
     release: Release
     unfolded: str | None
     """Why RTP calls its states stale; None if it does not."""
+    topic: str | None = None
+    """Of which its namespace is made; None if the store does not say."""
+    progress: Mapping[int, Progress] = field(default_factory=dict)
+    """By partition, how far it is folded, where the store says so."""
 
     @property
     def said(self) -> str:
@@ -62,17 +67,22 @@ def read_in_service(client: Any, prefix: str) -> InService:
     each: dict[str, Release] = {}
     for release in record.answering:
         each.setdefault(release.namespace, release)
-    answering = (Answering(one, _unfolded(client, Keys(one.namespace, prefix), now_ms)) for one in each.values())
+    answering = (_answering(client, one, Keys(one.namespace, prefix), now_ms) for one in each.values())
     return InService(record, answering=tuple(answering))
 
 
-def _unfolded(client: Any, keys: Keys, now_ms: int) -> str | None:
+def _answering(client: Any, release: Release, keys: Keys, now_ms: int) -> Answering:
     meta = read_meta(client.get(keys.meta))
     if not isinstance(meta, dict) or not isinstance(partitions := meta.get("partitions"), int):
-        return "the store does not have its namespace"
+        return Answering(release, "the store does not have its namespace")
     progress = [progress_of(client.get(keys.progress(p))) for p in range(partitions)]
     found = not_built(progress) or behind(progress, now_ms, STALE_AFTER_MS)
-    return None if found is None else found.reason
+    return Answering(
+        release,
+        None if found is None else found.reason,
+        meta.get("topic"),
+        {p: one for p, one in enumerate(progress) if one is not None},
+    )
 
 
 def progress_of(record: bytes | None) -> Progress | None:
