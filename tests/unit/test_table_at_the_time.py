@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mimn.table.at_the_time import RECORDS, VALIDATION, at_the_time, chosen_by, differences
+from mimn.table.at_the_time import RECORDS, REPLACED, VALIDATION, at_the_time, chosen_by, differences
 from mimn.table.compare import Results
 from mimn.table.plan import Plan
 from mimn.table.records import Record
@@ -27,7 +27,7 @@ def line(row: str, length: int, auc: float, negatives: str = "recent", trainings
 
 
 def test_each_row_is_shown_as_the_first_record_has_it_with_the_longest_histories(tmp_path: Path) -> None:
-    first, second = (tmp_path / path for path in RECORDS)
+    first, second, *_ = (tmp_path / path for path in RECORDS)
     put(
         first,
         HEAD
@@ -94,6 +94,16 @@ def test_rows_are_chosen_by_negatives_at_the_time_and_boosting_is_no_choice(
     put(tmp_path / RECORDS[0], HEAD + line("theirs", 1000, 0.8))
     assert chosen_by(tmp_path, []) == {"films": {"ours": {0: pytest.approx(0.72)}, "theirs": {0: 0.75}}}
     assert chosen_by(tmp_path / "nothing", []) == {}
+
+
+def test_a_recipe_that_the_default_replaced_is_neither_shown_nor_chosen(tmp_path: Path) -> None:
+    (before,) = REPLACED
+    for path in (RECORDS[0], VALIDATION[0]):
+        measured = line(before, 200, 0.9) + line(f"{before}_10", 200, 0.9) + line("default", 200, 0.8)
+        put(tmp_path / path, HEAD + measured)
+    shown = at_the_time(tmp_path, [], PLAN)
+    assert [row.split(" (")[0] for row in shown if row.startswith("| `")] == ["| `default` | 0.8000"]
+    assert chosen_by(tmp_path, []) == {"films": {"default": {0: 0.8}}}
 
 
 def test_figures_of_a_training_that_is_not_on_record_any_more_choose_nothing(tmp_path: Path) -> None:

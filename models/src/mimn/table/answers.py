@@ -139,7 +139,7 @@ def _larger_state(one: Results) -> list[str]:
         ("mimn_ledger", "pooling_ledger"),
         ("mimn_ledger_taught", "mimn_ledger"),
         ("default", "mimn_ledger"),
-        ("default_from_first", "default"),
+        ("default", "default_without_short"),
     )
     return [*lines, "", *_known([_line(one, *pair) for pair in pairs])]
 

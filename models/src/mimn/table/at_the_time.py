@@ -19,8 +19,10 @@ from mimn.table.plan import Plan
 from mimn.table.records import row_of
 from mimn.table.wording import grid, name, prose
 
-RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("narrow", "ledger"))
+RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("first", "narrow", "ledger"))
 """In the folder of all records, the newest first, which counts where two have a fold of a row."""
+REPLACED = frozenset({"default_without_short"})
+"""Recipes that the default replaced: the first page has what to use now, the appendix compares the two."""
 VALIDATION = tuple(path.with_name("slices-validation.csv") for path in RECORDS)
 SLICES = ("all", "bought before", "new")
 SAMPLING = "recent"
@@ -158,11 +160,12 @@ def _longest(records: Path, paths: Sequence[Path]) -> list[Line]:
 
 
 def _kept(records: Path, paths: Sequence[Path]) -> list[Line]:
-    """All lines, each fold of a row from the first file that has it."""
+    """All lines of recipes that are not `REPLACED`, each fold of a row from the first file that has it."""
     lines: list[Line] = []
     for path in paths:
         known = {_place(line) for line in lines}
-        lines += [line for line in read_lines(records / path) if _place(line) not in known]
+        current = [line for line in read_lines(records / path) if row_of(line["row"], REPLACED) not in REPLACED]
+        lines += [line for line in current if _place(line) not in known]
     return lines
 
 

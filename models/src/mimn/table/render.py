@@ -180,7 +180,8 @@ def _summary(found: Sequence[Results], plan: Plan) -> list[str]:
         alone = f" Without teachers, MIMN with a ledger minus DIN with one: {', '.join(untaught)}." if untaught else ""
         lines.append(
             "* The default recipe learned from teachers, and in the shops from more targets (Online Retail: and more "
-            f"negatives) of each occasion than rows that read the events; no other row had teachers.{alone}"
+            "negatives) of each occasion than rows that read the events. No other row had teachers, or learned from "
+            f"histories of fewer than 20 events.{alone}"
         )
     spreads = [(of, one, key) for one in found for key in one.models if (of := one.spread(key)) is not None]
     if spreads:
