@@ -40,6 +40,8 @@ SWITCH = "MIMN_SPARSE_STATES"
 Both versions are read."""
 WRITES_SPARSE = os.environ.get(SWITCH) != "off"
 HEADER_BYTES = 80
+FLAGS_AT = 7
+"""Of the byte of flags, whose lowest bit says that the state is partial."""
 FINGERPRINT_BYTES = 16
 _PARTIAL = 1
 _BEFORE = Struct("<4sHBB16sQQI")

@@ -16,9 +16,9 @@ import redis
 from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
 from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import REMOVAL, CorruptProgress, Keys, Progress, decode_progress
+from mimn.state.codec import FLAGS_AT
 from uic.bulk.errors import BulkRefused
 from uic.bulk.removal import Removal
-from uic.bulk.saved_states import FLAGS_AT
 from uic.core.start_position import LogBounds, contradiction
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms

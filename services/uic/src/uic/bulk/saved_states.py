@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimn.state import CorruptProgress, Progress, decode_progress, encode_progress
+from mimn.state.codec import FLAGS_AT
 from uic.bulk.errors import BulkRefused, DamagedFile
 from uic.bulk.folder import Folder, Written
 
@@ -29,8 +30,6 @@ VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 STATES: Final = pa.schema([pa.field("user", pa.binary(), nullable=False), pa.field("value", pa.binary())])
 ROWS_A_GROUP: Final = 4096
-FLAGS_AT: Final = 7
-"""Of a state value (docs/formats/state.md); 1: the state is partial."""
 T = TypeVar("T")
 
 
