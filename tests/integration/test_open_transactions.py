@@ -102,12 +102,19 @@ def test_an_erasure_that_is_noted_behind_an_open_transaction_is_known(real_kafka
 # Commands
 
 
+def an_archived_and_a_new_topic(
+    archive: Path, real_kafka: str, make_topics: MakeTopics
+) -> tuple[TopicsForTest, TopicsForTest]:
+    old, new = make_topics(real_kafka, N), make_topics(real_kafka, N)
+    produce(old, *USERS * 5)
+    done(environment(old), "archive", "--to", str(archive))
+    return old, new
+
+
 def test_an_import_that_is_run_again_appends_nothing_twice_while_a_transaction_is_open(
     tmp_path: Path, real_kafka: str, make_topics: MakeTopics
 ) -> None:
-    old, new = make_topics(real_kafka, N), make_topics(real_kafka, N)
-    produce(old, *USERS * 5)
-    done(environment(old), "archive", "--to", str(tmp_path))
+    old, new = an_archived_and_a_new_topic(tmp_path, real_kafka, make_topics)
     with open_transaction(new, range(N)):
         assert "50 of 50 records appended" in done(environment(new), "import_history", "--archive", str(tmp_path))
         assert "0 of 50 records appended" in done(environment(new), "import_history", "--archive", str(tmp_path))
@@ -117,9 +124,7 @@ def test_an_import_that_is_run_again_appends_nothing_twice_while_a_transaction_i
 def test_an_import_leaves_out_who_was_erased_behind_an_open_transaction(
     tmp_path: Path, real_kafka: str, make_topics: MakeTopics
 ) -> None:
-    old, new = make_topics(real_kafka, N), make_topics(real_kafka, N)
-    produce(old, *USERS * 5)
-    done(environment(old), "archive", "--to", str(tmp_path))
+    old, new = an_archived_and_a_new_topic(tmp_path, real_kafka, make_topics)
     later_ms = time.time_ns() // 1_000_000 + 1000
     kept = next(user for user in USERS if user != USER and partition_of(user.encode(), N) == 0)
     with open_transaction(new, [0]), open_transaction(new, [0], kept.encode(), None) as aborted:

@@ -39,6 +39,14 @@ def test_the_fold_is_as_fast_as_the_budgets_record_says() -> None:
     assert row("the same over Kafka Streams")[0] == f"{figures['fold_against_streams']:.1f} times"
 
 
+def test_the_other_machine_is_as_its_record_says() -> None:
+    rows = record("loadtest/results/2026-12-01_kafka/budgets-29.json")["rows"]
+    figures = {one["budget"]["key"]: one["figure"]["value"] for one in rows if one["figure"]}
+    one, eight, rate = (figures[key] for key in ("dien_request", "dien_request_under_load", "fold_rate"))
+    assert f"({one:.0f} and {eight:.0f} times on [an Intel Xeon" in README
+    assert f"which folded {round(rate, -2):,.0f} events/s)" in README
+
+
 def test_faults_survived_are_those_of_the_last_full_torture() -> None:
     found = record("docs/torture.json")
     scenarios = found["scenarios"]

@@ -16,6 +16,7 @@ from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
 
 from process.assumptions import broken, takes, uses
+from process.sentinel_login import sentinel_login
 from process.store_tls import check_store_tls
 from process.tls_causes import BadTlsFiles
 from uic.errors import StartRefused, UnsuitableClient
@@ -122,19 +123,12 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
         login = {name: given[name] for name in ("username", "password", "db") if name in given}
         limits |= {"ssl": tls}
-        sentinels: Any = Sentinels(_hosts(settings.sentinels), settings.timeout_s, limits | _sentinel_login(settings))
+        of_sentinels = limits | sentinel_login(settings.sentinel_username, settings.sentinel_password)
+        sentinels: Any = Sentinels(_hosts(settings.sentinels), settings.timeout_s, of_sentinels)
         return sentinels.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
     # redis-py would keep the connection: where the address is a name, it leads to another server after a failover.
     limits["retry_on_error"] = [ReadOnlyError]
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
-
-
-def _sentinel_login(settings: RedisSettings) -> dict[str, str]:
-    """What the Sentinels ask for, as redis-py names it; empty if they ask for nothing."""
-    if settings.sentinel_password is None:
-        return {}
-    password = settings.sentinel_password.get_secret_value()
-    return {"password": password} | ({"username": name} if (name := settings.sentinel_username) else {})
 
 
 def clock_ms(client: Any) -> int:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from redis.exceptions import AuthenticationError
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from process.sentinel_login import login_refused
 from process.tls_causes import by_cause
 from uic.store_failures import describe_connection
-
-LOGIN: Final = "UIC_REDIS__SENTINEL_PASSWORD"
 
 
 class Sentinels(Sentinel):
@@ -72,7 +71,11 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append((f"{at['host']}:{at['port']}", _why(error, logs_in=bool(at.get("password")))))
+                if isinstance(error, AuthenticationError):
+                    why = login_refused("UIC_REDIS", logs_in=bool(at.get("password")))
+                else:
+                    why = describe_connection(error)
+                failed.append((f"{at['host']}:{at['port']}", why))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
             self.named, self._silent, self.trouble = named, False, ""
@@ -85,10 +88,3 @@ class Sentinels(Sentinel):
         else:
             trouble = f"the Sentinels watch no master {service_name!r}, the name in UIC_REDIS__SENTINEL_SERVICE"
         self._silent, self.trouble = silent, trouble
-
-
-def _why(error: Exception, *, logs_in: bool) -> str:
-    """Why a Sentinel does not answer. `logs_in`: whether it was given a password."""
-    if not isinstance(error, AuthenticationError):
-        return describe_connection(error)
-    return f"it refuses the user or password: correct {LOGIN}" if logs_in else f"it asks for a password: set {LOGIN}"

@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from process.sentinel_login import sentinel_login
 from process.store_tls import check_store_tls
 from rtp.core.outage import Outage
 from rtp.settings import RedisSettings
@@ -49,14 +50,6 @@ def open_store(settings: RedisSettings) -> RedisStateReader:
     return RedisStateReader(commands, lambda _: outage)
 
 
-def _sentinel_login(settings: RedisSettings) -> dict[str, str]:
-    """What the Sentinels ask for, as redis-py names it; empty if they ask for nothing."""
-    if settings.sentinel_password is None:
-        return {}
-    password = settings.sentinel_password.get_secret_value()
-    return {"password": password} | ({"username": name} if (name := settings.sentinel_username) else {})
-
-
 def _commands(settings: RedisSettings) -> Commands:
     url = settings.url.get_secret_value()
     connect_s = settings.connect_timeout_ms / 1000
@@ -81,7 +74,8 @@ def _commands(settings: RedisSettings) -> Commands:
             given = parse_url(url)
             login = {name: given[name] for name in ("username", "password", "db") if name in given}
             options["ssl"] = settings.tls
-            sentinels = Sentinels(_hosts(settings.sentinels), connect_s, options | _sentinel_login(settings))
+            of_sentinels = options | sentinel_login(settings.sentinel_username, settings.sentinel_password)
+            sentinels = Sentinels(_hosts(settings.sentinels), connect_s, of_sentinels)
             if settings.tls:
                 for sentinel in sentinels.sentinels:
                     sentinel.connection_pool.connection_class = RenewedTls

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.exceptions import AuthenticationError
 
+from process.sentinel_login import login_refused
 from process.tls_causes import by_cause
 from rtp.errors import StoreAway
 from rtp.store.commands import failure_of
 from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
-
-LOGIN: Final = "RTP_REDIS__SENTINEL_PASSWORD"
 
 
 class Sentinels(Sentinel):
@@ -77,7 +76,11 @@ class Sentinels(Sentinel):
                 named = str(state["ip"]), int(state["port"])
             except Exception as error:
                 at = sentinel.connection_pool.connection_kwargs
-                failed.append((f"{at['host']}:{at['port']}", _why(error, logs_in=bool(at.get("password")))))
+                if isinstance(error, AuthenticationError):
+                    why = login_refused("RTP_REDIS", logs_in=bool(at.get("password")))
+                else:
+                    why = failure_of(error)
+                failed.append((f"{at['host']}:{at['port']}", why))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
             self._named, self._silent, self._asked = named, False, True
@@ -93,10 +96,3 @@ class Sentinels(Sentinel):
             reason = f"the Sentinels watch no master {service_name!r}, the name in RTP_REDIS__SENTINEL_SERVICE"
         if self._trouble.begins(StoreAway(reason), reason):
             log.warning("the Sentinels name no master", reason=reason, failed=by_cause(failed))
-
-
-def _why(error: Exception, *, logs_in: bool) -> str:
-    """Why a Sentinel does not answer. `logs_in`: whether it was given a password."""
-    if not isinstance(error, AuthenticationError):
-        return failure_of(error)
-    return f"it refuses the user or password: correct {LOGIN}" if logs_in else f"it asks for a password: set {LOGIN}"

@@ -1,4 +1,5 @@
-"""The checks of a deployment, as functions from facts to findings; `ctr doctor` gathers the facts and prints.
+"""The checks of a deployment, as functions from facts to findings; `ctr doctor` gathers the facts and prints. The file
+is long because it has a function for each check.
 
 Every check says what it saw and, unless that is good, what to do. FAIL means that UIC would stop, refuse to start or
 write wrong states; WARN means that it works, but is less safe than it should be. A fact that could not be gathered is

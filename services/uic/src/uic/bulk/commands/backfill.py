@@ -1,4 +1,6 @@
-"""`ctr backfill`: fold a whole log, or its archive, and load the states, so that UIC goes on from there."""
+"""`ctr backfill`: fold a whole log, or its archive, and load the states, so that UIC goes on from there. The file is
+long because a run, its estimate and its proof share the job, the log and the folder of work.
+"""
 
 from __future__ import annotations
 
