@@ -124,7 +124,7 @@ def test_an_import_that_is_run_again_appends_nothing_twice_while_a_transaction_i
 def test_an_import_leaves_out_who_was_erased_behind_an_open_transaction(
     tmp_path: Path, real_kafka: str, make_topics: MakeTopics
 ) -> None:
-    old, new = an_archived_and_a_new_topic(tmp_path, real_kafka, make_topics)
+    _, new = an_archived_and_a_new_topic(tmp_path, real_kafka, make_topics)
     later_ms = time.time_ns() // 1_000_000 + 1000
     kept = next(user for user in USERS if user != USER and partition_of(user.encode(), N) == 0)
     with open_transaction(new, [0]), open_transaction(new, [0], kept.encode(), None) as aborted:
