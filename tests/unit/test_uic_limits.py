@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import http.client
@@ -280,6 +281,31 @@ def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_ar
     until(lambda: ask(admin_port) == 200, "it answers again", within_s=60)
     for line in idle:
         line.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_connections_that_come_close_together_get_all_the_places(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
+    """Each counts once, however many turns of the loop lie between two of them."""
+    accept = BaseSelectorEventLoop.sock_accept
+
+    async def after_turns(loop: BaseSelectorEventLoop, listener: socket.socket) -> Any:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await accept(loop, listener)
+
+    monkeypatch.setattr(BaseSelectorEventLoop, "sock_accept", after_turns)
+    monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
+    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0))
+    with contextlib.ExitStack() as stack:
+        lines = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", door.port), timeout=10)) for _ in range(5)
+        ]
+        door.start()  # it listens from the start, so the five are there
+        stack.callback(door.stop)
+        assert lines[4].recv(1) == b"", "one too many"
+        for line in lines[:4]:
+            line.sendall(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert line.recv(12) == b"HTTP/1.1 200"
 
 
 def test_failures_to_accept_are_told_once_in_a_while(

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 ARRIVAL_S: Final = 10.0
 MAX_CONNECTIONS: Final = 64
+CLOSED: Final = -1
+"""The file number of a socket that is closed."""
 STOP_S: Final = 1.5
 """With UIC's drain of at most 8 s, the process ends within 10 s of SIGTERM."""
 ACCEPT_PAUSE_S: Final = 0.5
@@ -116,7 +118,8 @@ class _Server(Server):
             )
         )
         self._tls = tls
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._open: set[socket.socket] = set()
+        self._beginning: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept on the one socket."""
@@ -149,9 +152,11 @@ class _Server(Server):
                     log.error("the admin port cannot accept: %s", error.strerror)
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            if len(self._beginning) + len(self.server_state.connections) >= MAX_CONNECTIONS:
+            self._open = {connection for connection in self._open if connection.fileno() != CLOSED}
+            if len(self._open) >= MAX_CONNECTIONS:
                 accepted.close()
                 continue
+            self._open.add(accepted)
             task = loop.create_task(self._begin(accepted))
             self._beginning.add(task)
             task.add_done_callback(self._beginning.discard)
