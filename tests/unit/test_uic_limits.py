@@ -297,9 +297,7 @@ def test_connections_that_come_close_together_get_all_the_places(monkeypatch: py
     monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
     door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0))
     with contextlib.ExitStack() as stack:
-        lines = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", door.port), timeout=10)) for _ in range(5)
-        ]
+        lines = [stack.enter_context(socket.create_connection(("127.0.0.1", door.port), timeout=10)) for _ in range(5)]
         door.start()  # it listens from the start, so the five are there
         stack.callback(door.stop)
         assert lines[4].recv(1) == b"", "one too many"
