@@ -94,6 +94,22 @@ def test_a_first_archive_and_a_backfill_of_a_log_that_was_cut_say_so(tmp_path: P
     assert said.endswith(f". {users} of the states are partial: they lack events\n")
 
 
+def test_an_import_says_what_its_archive_lacks_because_no_state_will(
+    tmp_path: Path, world: World, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce(60, 10)
+    cut_log(world.topics.bootstrap, world.topics.events, {0: 0, 1: 3})
+    done(world.environment(), "archive", "--to", str(tmp_path))
+    topics = make_topics(world.topics.bootstrap, N)
+    other = world.environment() | {"UIC_KAFKA__TOPIC": topics.events}
+    said = json.loads(done(other, "import_history", "--archive", str(tmp_path), "--json"))
+    assert said["complete_from"] == {"0": 0, "1": 3}
+    assert (
+        "1 of 2 partitions lack records that the log once had (1 is complete from offset 3 on): their users get "
+        "shorter histories, and no state will say that it is partial" in capsys.readouterr().err
+    )
+
+
 def test_a_compacted_topic_is_neither_archived_nor_folded_in_bulk(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -419,12 +419,16 @@ def _about(folder: Folder) -> About:
         raise BadArchive(f"{folder.url}/{ARCHIVE} cannot be read: {error}") from error
 
 
-def incomplete(complete_from: Mapping[int, int], partitions: int) -> str:
-    """That records are missing, to be told before states are folded; empty if none is.
+PARTIAL = "states that are folded from these are partial"
+
+
+def incomplete(complete_from: Mapping[int, int], partitions: int, so: str = PARTIAL) -> str:
+    """That records are missing, to be told before they are used; empty if none is.
 
     Args:
         complete_from: by partition, from which offset on none is missing.
         partitions: N.
+        so: what that means.
     """
     lacking = {p: offset for p, offset in complete_from.items() if offset > 0}
     if not lacking:
@@ -432,8 +436,7 @@ def incomplete(complete_from: Mapping[int, int], partitions: int) -> str:
     some = [f"{p} is complete from offset {offset} on" for p, offset in list(lacking.items())[:NAMED]]
     more = ", …" if len(lacking) > NAMED else ""
     return (
-        f"{len(lacking)} of {partitions} partitions lack records that the log once had ({', '.join(some)}{more}): "
-        "states that are folded from these are partial"
+        f"{len(lacking)} of {partitions} partitions lack records that the log once had ({', '.join(some)}{more}): {so}"
     )
 
 

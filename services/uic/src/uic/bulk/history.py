@@ -337,6 +337,11 @@ class ArchivedHistory:
         return min((some.column("timestamp")[0].as_py() for some in first if some is not None), default=None)
 
     @property
+    def complete_from(self) -> dict[int, int]:
+        """By partition of the archive, from which offset on none of its records is missing."""
+        return {manifest.partition: manifest.complete_from for manifest in self._manifests}
+
+    @property
     def counts(self) -> str:
         """By which N records are looked for, in words."""
         now = f"N = {self._archive.partitions}"

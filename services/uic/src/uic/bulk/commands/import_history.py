@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from mimn.data.events import DataError
-from uic.bulk.archive import open_archive
+from uic.bulk.archive import incomplete, open_archive
 from uic.bulk.commands.servers import erasures_of, erasures_of_topic
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
@@ -30,6 +30,7 @@ from uic.log.unreachable import unreachable
 from uic.settings import KafkaSettings, read_client_settings
 
 TIMEOUT_S = 60.0
+SHORTER = "their users get shorter histories, and no state will say that it is partial"
 
 
 def main(
@@ -95,6 +96,10 @@ def main(
                 "and they are imported. If they are misrouted by their producers, replay those that you want (ctr "
                 "dead-letters replay), archive again, and accept the rest by --leave-out-misrouted"
             )
+        if isinstance(history, ArchivedHistory):
+            lacking = history.complete_from
+            if missing := incomplete(lacking, len(lacking), SHORTER):
+                print(f"ctr import: {missing}", file=sys.stderr)
         with log_reader(kafka) as reader:
             bounds = reader.bounds()
             if isinstance(history, ArchivedHistory) and history.topic == (kafka.topic, bounds.topic_id):
@@ -130,6 +135,7 @@ def main(
         report["left_out"] = history.left_out.total() + history.doubled + misrouted
         report["misrouted"] = misrouted
         report["grew_from"] = history.grew_from
+        report["complete_from"] = history.complete_from
     if isinstance(history, DescribedHistory):
         report["refused_rows"] = history.left_out.rows
         history.close()
