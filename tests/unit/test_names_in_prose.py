@@ -42,6 +42,7 @@ ELSEWHERE = {
     "state.blocks": "a field of the manifest",
     "kafka-server-start.sh": "Apache Kafka's",
     "preexec_fn": "the standard library's",
+    "proxy_next_upstream": "nginx's",
     "serve.batch": "Ray Serve's",
     "sketch.rule": "a field of the manifest",
     "tcpi_unacked": "Linux's",

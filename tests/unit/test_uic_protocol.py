@@ -592,6 +592,46 @@ def test_continue_after_a_truncation_folds_the_offsets_that_are_used_again(topic
     assert again.phase() is Phase.FOLDING, "what an operator has accepted is not broken any more"
 
 
+def test_after_a_truncation_new_events_count_of_users_whose_erasure_was_in_the_lost_tail(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    erasures = FakeErasures()
+    worker = Worker(topic, store, erasures=erasures)
+    worker.log.assign(0)
+    fill(topic, 15)
+    erasures.notes[0] = {USERS[0].encode(): topic.erase(USERS[0])}
+    worker.catch_up()
+    topic.truncate(0, 12)
+    heir = Worker(topic, store, erasures=erasures, seed=1)
+    heir.log.assign(0)
+    heir.settle(60)
+    assert heir.partition().reason == "broken_log: truncated"
+    resolve(heir, "continue")
+    fill(topic, 5)  # at offsets up to the one of the erasure, and one more
+    heir.catch_up()
+    assert counts(store) == [1, 4, 4, 4, 4]
+    assert heir.counted("uic_records_total", outcome="erased_later") == 0
+
+
+def test_a_rebuild_leaves_out_all_that_a_truncated_log_still_has_of_a_user_whose_erasure_it_lost(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    erasures = FakeErasures()
+    worker = Worker(topic, store, erasures=erasures)
+    worker.log.assign(0)
+    fill(topic, 15)
+    erasures.notes[0] = {USERS[0].encode(): topic.erase(USERS[0])}
+    worker.catch_up()
+    topic.truncate(0, 12)
+    heir = Worker(topic, store, erasures=erasures, seed=1)
+    heir.log.assign(0)
+    heir.settle(60)
+    resolve(heir, "rebuild")
+    fill(topic, 5)
+    heir.catch_up()
+    assert counts(store) == [1, 4, 3, 3, 3]
+
+
 def test_continue_from_an_offset_that_the_operator_gives(topic: FakeTopic, store: FakeStore) -> None:
     folded(topic, store)
     topic.make_anew()

@@ -40,6 +40,19 @@ def users_to_forget(stored: bytes, now: Progress, notes: Mapping[bytes, Mapping[
     return users
 
 
+def below(end: int, notes: Mapping[bytes, int]) -> dict[bytes, int]:
+    """The notes that a partition leaves records out by, of a log that ended at `end` when they were about to be read.
+
+    A note at or above it is of an erasure that was appended since, which will be read, or of one in a tail that the log
+    has lost: then its offsets are given to new events, which count. In either case what the log held is erased.
+
+    Args:
+        end: offset that the next record of the log would get.
+        notes: user's key → offset of the user's erasure.
+    """
+    return {key: min(offset, end - 1) for key, offset in notes.items()}
+
+
 def _decoded(record: bytes) -> Progress | None:
     try:
         return decode_progress(record)

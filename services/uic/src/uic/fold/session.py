@@ -174,6 +174,8 @@ class Claiming(_Writing):
     is stored."""
 
     begin: Begin
+    decided_end: int
+    """Where the log ended when that was decided."""
     claimed: bool
     """Whether the store has `progress`, which is `begin`'s."""
     resolution: Resolution | None = None

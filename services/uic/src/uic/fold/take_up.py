@@ -27,7 +27,7 @@ from uic.core.start_position import (
     start_position,
 )
 from uic.core.start_position import Broken as Stop
-from uic.core.unfolded_erasures import logs_of, users_to_forget
+from uic.core.unfolded_erasures import below, logs_of, users_to_forget
 from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NotBroken, NotOurs, StoreUnavailable
 from uic.fold.health import REMOVED, Health, phase_of
 from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Session, Sessions, TakingUp
@@ -142,6 +142,7 @@ class TakeUp:
                 end=bounds.end,
                 progress=progress,
                 begin=begin,
+                decided_end=bounds.end,
                 known=session.stored,
                 claimed=not begin.store_first,
                 resolution=session.resolution,
@@ -299,7 +300,7 @@ class TakeUp:
             return False
         for session in wanting:
             notes = {one: erased[one][session.partition] for one in logs_of(session.known, session.progress)}
-            session.erased = notes[session.progress.topic_id]
+            session.erased = below(session.decided_end, notes[session.progress.topic_id])
             if not session.claimed:
                 session.forgets = users_to_forget(session.known, session.progress, notes)
             session.wants_erasures = False
