@@ -117,10 +117,13 @@ class ApacheKafka(Server):
         """A client lists its topics."""
         return broker_answers(self.address)
 
-    def _format(self) -> None:
+    def cluster_id(self) -> str:
+        """A random one. The nodes of a cluster have the same."""
         # A leading dash would read as an option.
-        cluster = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
-        command = [str(self._home / "bin" / FORMAT), "format", "-t", cluster, "-c", str(self.settings_file)]
+        return "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
+
+    def _format(self) -> None:
+        command = [str(self._home / "bin" / FORMAT), "format", "-t", self.cluster_id(), "-c", str(self.settings_file)]
         done = subprocess.run(
             command, env=self.environment(), capture_output=True, text=True, timeout=FORMAT_S, check=False
         )

@@ -14,6 +14,7 @@ from uic.core.ports import (
     Assigned,
     Described,
     Fetched,
+    LeaderAway,
     LogMessage,
     NotCounted,
     NotDescribed,
@@ -24,7 +25,8 @@ from uic.core.ports import (
 )
 from uic.core.records import Records
 from uic.core.start_position import LogBounds
-from uic.errors import LogUnavailable
+from uic.core.topics import bring_back
+from uic.errors import LogUnavailable, NoLeader
 
 TOPIC = "behavior-events"
 
@@ -125,6 +127,8 @@ class FakeLog:
         self.columns = columns
         self.chunk = chunk
         self.away = False
+        self.leaderless: set[int] = set()
+        """Partitions that no broker leads."""
         self.coordinator_refuses = False
         self.counts = 0
         """How often the topic's partitions were counted."""
@@ -154,7 +158,8 @@ class FakeLog:
     def messages(self, timeout_s: float) -> list[LogMessage]:
         if not self.away:
             for p, (tag, position) in list(self.reading.items()):
-                self._fetch(p, tag, position)
+                if p not in self.leaderless:
+                    self._fetch(p, tag, position)
         found, self.queued = self.queued, []
         return found
 
@@ -165,8 +170,10 @@ class FakeLog:
         if self.away:
             self.queued.append(NotDescribed(tuple(tags.values()), "away"))
             return
+        if led_by_none := tuple(tag for p, tag in tags.items() if p in self.assigned & self.leaderless):
+            self.queued.append(LeaderAway(led_by_none))
         for p, tag in tags.items():
-            if p in self.assigned:
+            if p in self.assigned - self.leaderless:
                 log = self.topic.partitions[p]
                 reading = self.reading.get(p)
                 position = reading[1] if reading is not None and reading[0] == tag else None
@@ -258,11 +265,15 @@ class FakeErasures:
         self.of_logs_before: dict[bytes, dict[int, dict[bytes, int]]] = {}
         """By topic id, notes of logs before."""
         self.away = False
+        self.leaderless: set[int] = set()
+        """Partitions that no broker leads."""
         self.asked: list[tuple[int, ...]] = []
 
     def read(self, partitions: Collection[int], topic_id: bytes) -> Mapping[int, Mapping[bytes, int]]:
         if self.away:
             raise LogUnavailable("away")
+        if lost := tuple(sorted(self.leaderless & set(partitions))):
+            raise NoLeader(bring_back(lost), lost)
         self.asked.append(tuple(partitions))
         notes = self.of_logs_before.get(topic_id, self.notes)
         return {p: dict(notes.get(p, {})) for p in partitions}

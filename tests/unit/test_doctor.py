@@ -62,7 +62,7 @@ EVENTS = TopicFacts(
     name="behavior-events",
     partitions=N,
     replicas=3,
-    leaderless=0,
+    leaderless=(),
     rights=RIGHTS,
     config={
         "cleanup.policy": "delete",
@@ -76,7 +76,7 @@ DEAD = TopicFacts(
     name="behavior-events.dlq",
     partitions=4,
     replicas=3,
-    leaderless=0,
+    leaderless=(),
     rights=RIGHTS,
     config={"cleanup.policy": "delete", "retention.ms": "-1", "max.message.bytes": "2097152"},
 )
@@ -84,7 +84,7 @@ ERASED = TopicFacts(
     name="behavior-events.erased",
     partitions=N,
     replicas=3,
-    leaderless=0,
+    leaderless=(),
     rights=RIGHTS,
     config={"cleanup.policy": "compact", "min.insync.replicas": "2"},
 )
@@ -173,7 +173,8 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (deployment.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
     (deployment.topic_exists("t", None, "create it"), FAIL, "create it"),
     (deployment.topic_exists("t", None, "create it", "is refused"), FAIL, "whether it exists is not known"),
-    (deployment.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
+    (deployment.topic_exists("t", topic(leaderless=(1, 2)), "create it"), FAIL, "partitions 1-2 have no leader"),
+    (deployment.topic_exists("t", topic(leaderless=(3,)), "create it"), FAIL, "brokers back"),
     (deployment.partition_count(EVENTS, 64), OK, "64"),
     (deployment.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
     (findings.partitions_for_masters(EVENTS, 2), OK, "2 masters"),

@@ -40,7 +40,7 @@ LOG = TopicFacts(
     name="behavior-events",
     partitions=4,
     replicas=3,
-    leaderless=0,
+    leaderless=(),
     config={"max.message.bytes": "1", "retention.ms": "1"},
 )
 COMPACTED, DELETED = {"cleanup.policy": "compact,delete"}, {"cleanup.policy": "delete"}
@@ -103,6 +103,16 @@ def test_what_reads_a_compacted_log_as_a_whole_is_refused_as_a_start_is(monkeypa
     assert start_refused(monkeypatch, compacted, check=whole) in start.splitlines()
     describe(monkeypatch, topic(**{"cleanup.policy": "delete"}))
     whole(KAFKA)
+
+
+def test_a_start_while_partitions_have_no_leader_goes_on_with_the_others_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    describe(monkeypatch, replace(topic(**DELETED), leaderless=(1, 3)))
+    said: list[str] = []
+    monkeypatch.setattr(preflight, "say", lambda log, level, event, **fields: said.append(f"{event} {fields}"))
+    preflight.check_topic(KAFKA)
+    assert "partitions 1,3 have no leader: bring their replicas back" in said[0]
 
 
 def test_a_policy_that_is_not_told_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,13 @@ def leaves_nothing(attempt: Callable[[], object], raises: type[Exception]) -> No
     until(lambda: len(open_files()) <= len(files), "no file is left open", within_s=10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_client_asks_for_metadata_twice_a_minute(kind: Any) -> None:
+    assert "metadata_max_age_ms" in kind.DEFAULT_CONFIG
+    for options in (KafkaSettings().client_options(), KafkaSettings().consumer_options("group")):
+        assert options["metadata_max_age_ms"] == 30_000
+
+
 def settings(bootstrap: str) -> KafkaSettings:
     return KafkaSettings(bootstrap_servers=bootstrap, topic="events", partitions=1)
 

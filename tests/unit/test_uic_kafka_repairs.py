@@ -25,6 +25,7 @@ from kafka.errors import (
     RequestTimedOutError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
+    UnknownBrokerIdError,
 )
 from kafka.future import Future
 from kafka.net.connection import KafkaConnection
@@ -41,17 +42,19 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
 
 from process.assumptions import broken
-from uic.errors import UnsuitableClient
+from uic.errors import NoLeader, UnsuitableClient
 from uic.log import kafka_repairs
 from uic.log.kafka_repairs import (
     ASSUMPTIONS,
     REFUSALS,
     ClaimingAssignor,
+    Leaderless,
     check_client,
     fetch_refused,
     poll_once,
     repair_producer,
 )
+from uic.log.unreachable import described, stopped
 
 TOPIC = "behavior-events"
 ALL = [TopicPartition(TOPIC, p) for p in range(8)]
@@ -108,6 +111,9 @@ CHANGES: dict[str, Broken] = {
     "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": (
         lambda patch: patch.setattr(KafkaConnection, "__init__", other)
     ),
+    "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda patch: (
+        patch.setattr(KafkaConnectionManager, "get_connection", other)
+    ),
     "a transport reads with _sock_recv(), which gives bytes and an error": lambda patch: patch.setattr(
         KafkaSSLTransport, "_read_from_sock", other
     ),
@@ -147,6 +153,9 @@ CHANGES: dict[str, Broken] = {
     ),
     "offsets are asked for with the fetcher's _isolation_level": lambda patch: patch.setattr(
         Fetcher, "_send_list_offsets_request", other
+    ),
+    "all offsets are asked for with _fetch_offsets_by_times_async(timestamps, timeout_ms), of leaders only": (
+        lambda patch: patch.setattr(Fetcher, "_group_list_offset_requests", other)
     ),
     "a fetcher keeps the records in line in _next_partition_records": lambda patch: patch.setattr(
         Fetcher, "fetched_records", other
@@ -193,6 +202,144 @@ def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, mo
         check_client.__wrapped__()
     assert name in refused.value.detail
     assert "kafka-python" in refused.value.detail
+
+
+# Brokers and leaders
+
+
+class Metadata(ClusterMetadata):  # type: ignore[misc]  # kafka-python has no types
+    """What a client knows of a cluster, and what the brokers would tell it now."""
+
+    def __init__(self, leaders: dict[int, int], now: dict[int, int], brokers: set[int], more: set[int]) -> None:
+        self.leaders, self.now = leaders, now
+        self.known, self.more = brokers, more
+        self.asked = 0
+
+    def request_update(self) -> Future:
+        self.asked += 1
+        self.leaders, self.known = self.now, self.known | self.more
+        return Future().success(self)
+
+    def leader_for_partition(self, partition: TopicPartition) -> int | None:
+        return self.leaders.get(partition.partition)
+
+    def broker_metadata(self, broker_id: Any) -> Any:
+        return SimpleNamespace(host="host", port=9092) if broker_id in self.known else None
+
+
+class Network:
+    """A manager that awaits nothing."""
+
+    def __init__(self, cluster: Metadata) -> None:
+        self.cluster = cluster
+
+    async def wait_for(self, future: Future, timeout_ms: float | None) -> Any:
+        return future.value
+
+
+def offsets_of(cluster: Metadata, monkeypatch: pytest.MonkeyPatch, kind: Any = kafka_repairs._OfLeaders) -> Any:
+    """A fetcher without brokers: every partition that has a leader begins at its own number times ten."""
+
+    async def fetched(self: Any, timestamps: dict[TopicPartition, int], timeout_ms: int | None = None) -> Any:
+        by_node = self._group_list_offset_requests(timestamps)
+        return {tp: SimpleNamespace(offset=10 * tp.partition) for those in by_node.values() for tp in those}
+
+    monkeypatch.setattr(Fetcher, "_fetch_offsets_by_times_async", fetched)
+    made: Any = object.__new__(kind)
+    made._manager = Network(cluster)
+    made._net = SimpleNamespace(run=lambda ask, *given: asyncio.run(ask(*given)))
+    return made
+
+
+def test_offsets_of_partitions_without_a_leader_are_an_error_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaders = {0: 1, 1: -1, 2: 1, 3: -1}
+    with pytest.raises(KeyError):
+        offsets_of(Metadata(leaders, leaders, {1}, set()), monkeypatch, Fetcher).beginning_offsets(ALL[:4])
+    repaired = offsets_of(Metadata(leaders, leaders, {1}, set()), monkeypatch)
+    assert repaired.end_offsets([ALL[0], ALL[2]]) == {ALL[0]: 0, ALL[2]: 20}
+    for ask in (repaired.beginning_offsets, repaired.end_offsets):
+        with pytest.raises(Leaderless) as told:
+            ask(ALL[:4])
+        assert told.value.words == "topic behavior-events: partitions 1,3 have no leader: bring their replicas back"
+    with pytest.raises(Leaderless, match="partition 1 has no leader: bring its replicas back"):
+        repaired.offsets_by_times({ALL[1]: 5})
+
+
+def test_a_leader_that_is_there_again_is_seen_though_the_metadata_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Metadata({0: 1, 1: -1}, {0: 1, 1: 2}, {1}, {2})
+    assert offsets_of(cluster, monkeypatch).end_offsets(ALL[:2]) == {ALL[0]: 0, ALL[1]: 10}
+    assert cluster.asked == 1
+
+
+def test_a_partition_that_loses_its_leader_meanwhile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Metadata({0: 1, 1: 2}, {0: 1, 1: 2}, {1, 2}, set())
+    asked = offsets_of(cluster, monkeypatch)
+
+    async def lost(self: Any, timestamps: Any, timeout_ms: int | None = None) -> Any:
+        return {ALL[0]: SimpleNamespace(offset=0)}
+
+    monkeypatch.setattr(Fetcher, "_fetch_offsets_by_times_async", lost)
+    with pytest.raises(Leaderless) as told:
+        asked.end_offsets(ALL[:2])
+    assert told.value.partitions == (ALL[1],)
+
+
+class Manager(kafka_repairs._Manager):
+    """A repaired manager that needs no loop, and whose brokers answer with their own number."""
+
+    def __init__(self, cluster: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cluster = cluster
+        self.config = {"request_timeout_ms": 1000}
+        self._auth_failures: dict[int, Exception] = {}
+        self._backoff: dict[int, Any] = {}
+        brokers = {n: SimpleNamespace(send_request=lambda *_, n=n, **__: Future().success(n)) for n in (1, 3)}
+
+        def get_connection(manager: Any, node_id: int) -> Any:
+            if manager.cluster.broker_metadata(node_id) is None:
+                raise UnknownBrokerIdError(node_id)
+            return brokers[node_id]
+
+        monkeypatch.setattr(KafkaConnectionManager, "get_connection", get_connection)
+
+    def call_soon(self, coro: Any, *given: Any) -> Future:
+        try:
+            return Future().success(asyncio.run(coro(*given)))
+        except Exception as error:
+            return Future().failure(error)
+
+    async def wait_for(self, future: Future, timeout_ms: float | None) -> Any:
+        return future.value
+
+
+def test_a_broker_that_the_client_has_not_heard_of_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Metadata({}, {}, {1}, {3})
+    manager = Manager(cluster, monkeypatch)
+    with pytest.raises(UnknownBrokerIdError):
+        KafkaConnectionManager.send(manager, "request", 3)
+    assert (manager.send("request", 1).value, cluster.asked) == (1, 0)
+    assert (manager.send("request", 3).value, cluster.asked) == (3, 1)
+    assert (manager.send("request", 3).value, cluster.asked) == (3, 1), "it is known now"
+
+
+def test_a_broker_that_no_broker_knows_stays_an_error_that_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Metadata({}, {}, {1}, set())
+    manager = Manager(cluster, monkeypatch)
+    failed = manager.send("request", 3).exception
+    assert isinstance(failed, UnknownBrokerIdError)
+    assert "the brokers name broker 3 as a leader or coordinator, and do not say where it is" in described(failed, {})
+    assert described(failed, {}) in stopped(failed).detail
+    asked = cluster.asked
+    with pytest.raises(UnknownBrokerIdError) as none:
+        manager.send("request", -1)
+    assert cluster.asked == asked, "there is none to be looked up"
+    assert described(none.value, {}) == "a partition has no leader: bring its replicas back"
+
+
+def test_what_a_tool_raises_names_the_partitions_without_a_leader() -> None:
+    told = stopped(Leaderless([ALL[3], ALL[1]]), "no broker answers at somewhere")
+    assert isinstance(told, NoLeader)
+    assert told.partitions == (1, 3)
+    assert told.detail == "topic behavior-events: partitions 1,3 have no leader: bring their replicas back"
 
 
 # Joins
@@ -391,6 +538,10 @@ def test_what_waits_for_an_id_that_is_refused_is_refused_unless_it_was_sent_befo
 
 def test_the_library_still_needs_each_repair() -> None:
     """When this fails, a new kafka-python has fixed something: look whether a repair can go."""
+    assert "offsets[tp] = offsets[tp].offset" in inspect.getsource(Fetcher.beginning_or_end_offset)
+    assert "elif node_id == -1:" in inspect.getsource(Fetcher._group_list_offset_requests)
+    assert "except Errors.NodeNotReadyError" in inspect.getsource(KafkaConnectionManager.send)
+    assert "raise Errors.UnknownBrokerIdError" in inspect.getsource(KafkaConnectionManager.get_connection)
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._join_task is None or self._join_task.is_done" in source
     assert "while self.need_rejoin()" in source

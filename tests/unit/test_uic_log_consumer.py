@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from kafka import TopicPartition
@@ -15,8 +16,10 @@ from uic.core.ports import (
     Described,
     ErasuresAway,
     Fetched,
+    LeaderAway,
     LogMessage,
     NotCounted,
+    OutOfRange,
     PartitionCount,
     ReadRefused,
     Skipped,
@@ -49,16 +52,32 @@ class BusyLog:
         self.open_from: int | None = None
         """Where a transaction begins that was left open."""
         self._subscription = SimpleNamespace(assignment={})
-        self._cluster = SimpleNamespace(request_update=lambda: None, topic_id=lambda topic: None)
+        self.leaders = {0: 1}
+        self.topic_id: UUID | None = None
+        self.parked: list[int] = []
+        self._cluster = SimpleNamespace(
+            request_update=lambda: None,
+            topic_id=lambda topic: self.topic_id,
+            leader_for_partition=lambda place: self.leaders[place.partition],
+        )
         self._net = SimpleNamespace(run=lambda *what: None)
         self._manager = SimpleNamespace(wait_for=None)
 
     def assignment(self) -> set[TopicPartition]:
-        return {PLACE}
+        return {TopicPartition("events", p) for p in self.leaders}
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        """To zero: to be parked."""
+
+    def pause(self, place: TopicPartition) -> None:
+        self.parked.append(place.partition)
 
     def beginning_offsets(self, places: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
         self.end += 1
         return dict.fromkeys(places, 0)
+
+    def resume(self, place: TopicPartition) -> None:
+        """To be read."""
 
     def end_offsets(self, places: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
         """The last stable offsets."""
@@ -101,6 +120,39 @@ def described(busy: BusyLog) -> Described:
 def test_what_is_produced_while_a_log_is_described_is_no_open_transaction() -> None:
     said = described(BusyLog())
     assert said.log_end == said.bounds.end
+
+
+def told_of(log: LogConsumer, client: Any, **tags: int) -> list[LogMessage]:
+    """What is told when partitions are described; `p1=7` is partition 1 under tag 7."""
+    log.describe({int(name[1:]): tag for name, tag in tags.items()})
+    log._obey(client)
+    return log.messages(0)
+
+
+def test_partitions_without_a_leader_keep_none_of_the_others_from_being_described() -> None:
+    busy = BusyLog()
+    busy.leaders = {0: 1, 1: -1, 2: 1, 3: -1}
+    log, client = consumer_of(busy)
+    away, *others = told_of(log, client, p0=5, p1=6, p2=7, p3=8)
+    assert isinstance(away, LeaderAway)
+    assert sorted(away.tags) == [6, 8]
+    assert [(said.partition, said.tag) for said in others if isinstance(said, Described)] == [(0, 5), (2, 7)]
+    busy.leaders[1] = busy.leaders[3] = 2
+    assert [type(said) for said in told_of(log, client, p1=6, p3=8)] == [Described, Described]
+
+
+def test_what_is_read_without_a_leader_of_a_topic_that_was_made_again_is_taken_up_again() -> None:
+    busy = BusyLog()
+    busy.leaders, busy.topic_id = {0: 1, 1: 2}, UUID(int=1)
+    log, client = consumer_of(busy)
+    told_of(log, client, p0=5, p1=6)
+    log._read(client, 1, 6, 40)
+    busy.leaders[1] = -1
+    assert LeaderAway((6,)) in told_of(log, client, p1=6)
+    assert busy.parked == []
+    busy.topic_id = UUID(int=2)
+    assert OutOfRange(1, 6) in told_of(log, client, p1=6)
+    assert busy.parked == [1]
 
 
 @pytest.mark.parametrize("open_from", [90, 100])

@@ -138,6 +138,63 @@ def test_a_log_that_goes_away_and_comes_back_has_a_line_for_each(
     ]
 
 
+def test_partitions_without_a_leader_are_named_and_the_others_are_folded(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    topic = FakeTopic(4)
+    for p in range(4):
+        topic.event(users_of(p, 4, 1)[0])
+    worker = Worker(topic, FakeStore())
+    worker.log.leaderless = {1, 3}
+    worker.log.assign(0, 1, 2, 3)
+    worker.settle(60)
+    reason = "log_unavailable: partitions 1,3 have no leader: bring their replicas back"
+    assert worker.updater.status.serving
+    assert list(worker.updater.status.reasons) == [reason]
+    views = {view.partition: view for view in worker.updater.status.partitions}
+    assert {p: view.phase for p, view in views.items()} == {
+        0: Phase.FOLDING,
+        1: Phase.TAKING_UP,
+        2: Phase.FOLDING,
+        3: Phase.TAKING_UP,
+    }
+    assert {p: (view.lag, view.reason) for p, view in views.items() if p in (0, 1)} == {
+        0: (0, ""),
+        1: (None, "has no leader: bring its replicas back"),
+    }
+    worker.log.leaderless = {0, 3}  # of one that is read
+    topic.event(users_of(0, 4, 1)[0])
+    worker.settle(60)
+    reason = "log_unavailable: partitions 0,3 have no leader: bring their replicas back"
+    assert list(worker.updater.status.reasons) == [reason]
+    assert worker.partition(0).reason == "has no leader: bring its replicas back"
+    assert worker.partition(1).phase is Phase.FOLDING
+    worker.log.leaderless = set()
+    worker.catch_up()
+    worker.settle()
+    assert list(worker.updater.status.reasons) == []
+    assert worker.counted("uic_records_total", outcome="folded") == 5
+    assert caplog.messages.count("has no leader") == 2
+    assert caplog.messages.count("has a leader again") == 3
+    assert not any("available" in message for message in caplog.messages)
+
+
+def test_erasures_without_a_leader_keep_their_partition_waiting_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    erasures = FakeErasures()
+    worker = Worker(FakeTopic(3), FakeStore(), erasures=erasures)
+    erasures.leaderless = {1}
+    worker.log.assign(0, 1, 2)
+    worker.settle(60)
+    assert worker.updater.status.reasons == (
+        "erasures_unavailable: partition 1 has no leader: bring its replicas back",
+    )
+    assert [worker.phase(p) for p in range(3)] == [Phase.FOLDING, Phase.CLAIMING, Phase.FOLDING]
+    erasures.leaderless = set()
+    worker.until(lambda: worker.phase(1) is Phase.FOLDING)
+    said = [message for message in caplog.messages if message.startswith("erasures ")]
+    assert said == ["erasures cannot be read", "erasures can be read again"]
+
+
 def test_a_topic_that_is_gone_is_named_until_it_is_there_again(worker: Worker) -> None:
     worker.log.queued.append(TopicAway("does not exist"))
     worker.log.revoke(0)

@@ -8,6 +8,7 @@
     │   └── UnsuitableTopic
     ├── StoreUnavailable        no answer, or one that says nothing about the outcome; try again
     ├── LogUnavailable          the broker does not answer; try again
+    │   ├── NoLeader            partitions have no leader; goes on once their replicas are back
     │   ├── TopicRefused        the user lacks a right on the topic; goes on once it is given
     │   ├── NotAcknowledged     some records may or may not be in the log; to try again may double them
     │   ├── LogRefused          the brokers refuse the records, so none is in the log; the message says why
@@ -80,6 +81,15 @@ class LogUnavailable(UicError):
     """The broker is away, or did not acknowledge in time."""
 
     retriable = True
+
+
+class NoLeader(LogUnavailable):
+    """No broker leads some of the partitions that were asked for: all brokers with their replicas are away."""
+
+    def __init__(self, detail: str, partitions: tuple[int, ...]) -> None:
+        super().__init__(detail)
+        self.partitions = partitions
+        """Those without a leader."""
 
 
 class TopicRefused(LogUnavailable):

@@ -14,6 +14,7 @@ from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import StateStore
+from uic.core.topics import bring_back
 from uic.errors import UnsuitableTopic
 from uic.log.kafka_repairs import explained, open_kafka_client
 from uic.log.topic_answers import check_shown
@@ -29,7 +30,8 @@ BOOTSTRAP_MS = 2000
 
 
 def check_topic(settings: KafkaSettings) -> None:
-    """Refuse a topic that is missing, compacted or of another partition count; warn of a short retention.
+    """Refuse a topic that is missing, compacted or of another partition count; warn of a short retention, and of
+    partitions without a leader: the others are folded.
 
     Raises:
         UnsuitableTopic: the message says how to fix it.
@@ -38,15 +40,19 @@ def check_topic(settings: KafkaSettings) -> None:
     """
     topic = _topic(settings, min(BOOTSTRAP_MS, settings.request_timeout_ms))
     tools = KafkaTools.of(settings.client_options())
-    create = tools.create(settings.topic, settings.partitions, "delete")
-    findings = [deployment.topic_exists(settings.topic, topic, create)]
-    if topic is not None:
-        findings += [
+    if topic is None:
+        create = tools.create(settings.topic, settings.partitions, "delete")
+        _judge([deployment.topic_exists(settings.topic, topic, create)])
+        return
+    if topic.leaderless:
+        say(log, logging.WARNING, "has no leader", topic=topic.name, detail=bring_back(topic.leaderless))
+    _judge(
+        [
             deployment.partition_count(topic, settings.partitions),
             deployment.log_cleanup(topic, tools),
             deployment.log_retention(topic, tools),
         ]
-    _judge(findings)
+    )
 
 
 def check_log_is_whole(settings: KafkaSettings, warn: Callable[[str], None]) -> None:

@@ -135,6 +135,7 @@ class KafkaSettings(Group):
             "security_protocol": self.security_protocol,
             "request_timeout_ms": self.request_timeout_ms,
             "reconnect_backoff_max_ms": self.reconnect_backoff_max_ms,
+            "metadata_max_age_ms": 30_000,
         }
         files = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
         options |= {name: file for name, file in files.items() if file is not None}
@@ -158,7 +159,6 @@ class KafkaSettings(Group):
             "fetch_min_bytes": self.fetch_min_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
             "max_partition_fetch_bytes": self.max_partition_fetch_bytes,
-            "metadata_max_age_ms": 30_000,
             "bootstrap_timeout_ms": self.request_timeout_ms,
             "allow_auto_create_topics": False,
             "metrics_enabled": False,

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.kafka_tools import KafkaTools
+from uic.core.topics import without_leader
 
 NO_ANSWER_FIX = "permit this user to read it, or check the value on the server by hand"
 DAY_MS = 24 * 3600 * 1000
@@ -60,7 +61,7 @@ class TopicFacts:
     partitions: int
     replicas: int
     """The smallest replica count of its partitions."""
-    leaderless: int
+    leaderless: tuple[int, ...]
     """Partitions without a leader now."""
     config: Mapping[str, str] | None
     rights: frozenset[str] | None = None
@@ -108,7 +109,7 @@ def topic_exists(name: str, topic: TopicFacts | None, create: str, trouble: str 
     if topic is None:
         return fail(check, "does not exist", create)
     if topic.leaderless:
-        return fail(check, f"{topic.leaderless} partitions have no leader", "bring the missing brokers back")
+        return fail(check, without_leader(topic.leaderless), "bring the missing brokers back")
     return ok(check, f"{topic.partitions} partitions, {topic.replicas} replicas")
 
 

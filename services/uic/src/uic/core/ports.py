@@ -198,7 +198,7 @@ class Erasures(Protocol):
     def read(self, partitions: Collection[int], topic_id: bytes, /) -> Mapping[int, Mapping[bytes, int]]:
         """Partition → key → offset up to which (inclusive) the user's events of this log are erased.
 
-        Raises `LogUnavailable`.
+        Raises `LogUnavailable`; if only some of the partitions cannot be read, a `NoLeader` that names them.
         """
 
 
@@ -263,6 +263,14 @@ class NotDescribed:
 
     tags: tuple[int, ...]
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderAway:
+    """An answer to `Log.describe`, too: no broker leads these partitions. The brokers answer, and other partitions are
+    not concerned."""
+
+    tags: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +386,7 @@ LogMessage = (
     | Skipped
     | Described
     | NotDescribed
+    | LeaderAway
     | OutOfRange
     | Unreadable
     | Advised
@@ -404,7 +413,8 @@ class Log(Protocol):
         """All that happened since the last call, in order; waits up to `timeout_s` if that is nothing."""
 
     def describe(self, tags: Mapping[int, int]) -> None:
-        """Ask for the bounds of partitions (partition → tag); answered by `Described` or `NotDescribed`."""
+        """Ask for the bounds of partitions (partition → tag); each is answered by `Described`, `LeaderAway` or
+        `NotDescribed`."""
 
     def count_partitions(self) -> None:
         """Ask a broker how many partitions the topic has now; answered by `PartitionCount` or `NotCounted`."""

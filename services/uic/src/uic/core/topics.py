@@ -1,6 +1,9 @@
-"""The names of UIC's topics and of its consumer group: all derived from the event topic's name."""
+"""The names of UIC's topics and of its consumer group, all derived from the event topic's name; and how partitions are
+named."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterable
 
 
 def dead_letter_topic(events: str) -> str:
@@ -20,6 +23,32 @@ def erased_topic(events: str) -> str:
 def miscounted(found: int, partitions: int) -> str:
     """What is wrong with a topic of `found` partitions that should have `partitions`; empty if it has."""
     return "" if found == partitions else f"has {found} partitions, not {partitions}"
+
+
+def ranges(partitions: Iterable[int]) -> str:
+    """Partitions as people write them: `0-3,7`."""
+    runs: list[list[int]] = []
+    for p in sorted(partitions):
+        if runs and runs[-1][1] == p - 1:
+            runs[-1][1] = p
+        else:
+            runs.append([p, p])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def without_leader(partitions: Collection[int]) -> str:
+    """That partitions have no leader."""
+    noun, verb = _one_or_more(partitions, "partition", "partitions"), _one_or_more(partitions, "has", "have")
+    return f"{noun} {ranges(partitions)} {verb} no leader"
+
+
+def bring_back(partitions: Collection[int]) -> str:
+    """The same, and what to do."""
+    return f"{without_leader(partitions)}: bring {_one_or_more(partitions, 'its', 'their')} replicas back"
+
+
+def _one_or_more(partitions: Collection[int], one: str, more: str) -> str:
+    return one if len(partitions) == 1 else more
 
 
 def group_name(prefix: str, events: str, namespace: str, store: str = "") -> str:

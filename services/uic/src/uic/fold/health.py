@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 
 from uic.core.start_position import BrokenReason
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
+from uic.core.topics import bring_back, ranges
 from uic.errors import StoreUnavailable
 from uic.fold.session import Broken, Claiming, Lost, Reading, Session, Sessions, TakingUp
 from uic.logs import say
@@ -20,6 +21,8 @@ log = logging.getLogger("uic.fold.health")
 
 INTERVAL_S = 0.2
 DEAD_LETTERS_AWAY = "dead_letter_topic_unavailable"
+NO_LEADER = "has no leader: bring its replicas back"
+"""Why a partition waits that no broker leads."""
 REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
 """Why partitions wait that have a removal's mark."""
 LOG = {"topic", "bounds", "fetches", "log"}
@@ -127,6 +130,21 @@ class Health:
         if recovered and not self._degraded.keys() & LOG:
             say(log, logging.INFO, "log available again")
 
+    def leaders_away(self, sessions: Iterable[Session]) -> None:
+        """No broker leads these partitions. The brokers answer, so this is told of each and not of the log."""
+        new = [session for session in sessions if not session.leaderless]
+        for session in new:
+            session.leaderless = True
+        if new:
+            say(log, logging.WARNING, "has no leader", detail=bring_back([session.partition for session in new]))
+            self.changed()
+
+    def leader_answered(self, session: Session) -> None:
+        """The partition has a leader."""
+        if session.leaderless:
+            session.leaderless = False
+            say(log, logging.INFO, "has a leader again", partition=session.partition)
+
     def erasures_failed(self, what: str, detail: str) -> None:
         """Notes of erasures are away, as far as `what` tells: their topic, or a partition that waits for them."""
         if not self._degraded.keys() & ERASURES:
@@ -209,7 +227,9 @@ class Health:
         reasons = [*([self.stopped] if self.stopped else []), *broken]
         not_joined = [self.not_joined] if self.not_joined else []
         held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
-        behind = [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
+        away = [s.partition for s in sessions if s.leaderless]
+        behind = [f"log_unavailable: {bring_back(away)}"] if away else []
+        behind += [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
         undelivered = {s.undelivered for s in sessions if isinstance(s, Reading) and s.undelivered}
         behind += [f"{DEAD_LETTERS_AWAY}: {why}" for why in sorted(undelivered)]
         if removed := ranges(s.partition for s in sessions if isinstance(s, TakingUp) and s.removed):
@@ -255,11 +275,15 @@ def phase_of(session: Session) -> Phase:
 def _view(session: Session) -> PartitionStatus:
     p = session.progress
     held = isinstance(session, Reading) and session.held
+    if session.leaderless:
+        waits = NO_LEADER
+    else:
+        waits = "the newest records wait for an open transaction to end" if held else ""
     another = isinstance(session, Broken) and session.cause is BrokenReason.TOPIC_ID
     return PartitionStatus(
         partition=session.partition,
         phase=phase_of(session),
-        reason=session.reason or ("the newest records wait for an open transaction to end" if held else ""),
+        reason=session.reason or waits,
         next_offset=None if p is None else p.next_offset,
         end_offset=session.end,
         as_of_ms=None if p is None else p.as_of_ms,
@@ -278,14 +302,3 @@ def _show(gauge: Gauge, values: Mapping[int, float], shown: set[int]) -> set[int
     for partition in shown - values.keys():
         gauge.remove(partition)
     return set(values)
-
-
-def ranges(partitions: Iterable[int]) -> str:
-    """Partitions as people write them: `0-3,7`."""
-    runs: list[list[int]] = []
-    for p in sorted(partitions):
-        if runs and runs[-1][1] == p - 1:
-            runs[-1][1] = p
-        else:
-            runs.append([p, p])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -125,6 +125,8 @@ class Session:
     """Why it does not fold; empty while it does."""
     unanswered: bool = False
     """Whether the store did not answer for it when last asked."""
+    leaderless: bool = False
+    """Whether no broker led the partition when the log was last asked."""
     unclaimed: bool = False
     """Whether the store had no answer to its claim and has none of it, so that it is taken up once more."""
     start: int | None = None

@@ -28,7 +28,7 @@ from uic.core.start_position import (
 )
 from uic.core.start_position import Broken as Stop
 from uic.core.unfolded_erasures import below, logs_of, users_to_forget
-from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NotBroken, NotOurs, StoreUnavailable
+from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NoLeader, NotBroken, NotOurs, StoreUnavailable
 from uic.fold.health import REMOVED, Health, phase_of
 from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Session, Sessions, TakingUp
 from uic.fold.settlement import Settlement
@@ -114,11 +114,18 @@ class TakeUp:
 
     def not_described(self, tags: Sequence[int], detail: str, now: float) -> None:
         """The log did not answer: ask again later."""
+        self._ask_again(tags, f"the log does not answer: {detail}", now)
+
+    def leaders_away(self, tags: Sequence[int], now: float) -> None:
+        """No broker leads these: ask again later."""
+        self._ask_again(tags, "", now)
+
+    def _ask_again(self, tags: Sequence[int], reason: str, now: float) -> None:
         for session in self._sessions.of(TakingUp):
             if session.tag in tags:
                 session.stored = None
                 session.due = now + self._settings.retry_interval_s
-                session.reason = f"the log does not answer: {detail}"
+                session.reason = reason
 
     def described(self, session: TakingUp, bounds: LogBounds, now: float) -> None:
         """The log answered: decide."""
@@ -294,7 +301,8 @@ class TakeUp:
             }
         except LogUnavailable as error:
             self._health.erasures_failed("erasures", error.detail)
-            for session in wanting:
+            away = error.partitions if isinstance(error, NoLeader) else [s.partition for s in wanting]
+            for session in (s for s in wanting if s.partition in away):  # the others are read in the next turn
                 session.due = now + self._settings.retry_interval_s
                 session.reason = "waiting for the erasures"
             return False
@@ -304,7 +312,7 @@ class TakeUp:
             if not session.claimed:
                 session.forgets = users_to_forget(session.known, session.progress, notes)
             session.wants_erasures = False
-        if wanting:
+        if wanting and not any(s.wants_erasures for s in self._sessions.of(Claiming)):
             self._health.erasures_answered("erasures")
         return True
 

@@ -36,6 +36,7 @@ from uic.core.ports import (
     ErasuresAway,
     Fetched,
     FoldsMany,
+    LeaderAway,
     LogAway,
     LogMessage,
     LostGroup,
@@ -55,11 +56,11 @@ from uic.core.ports import (
 from uic.core.records import first_ms
 from uic.core.start_position import BrokenReason, contradiction
 from uic.core.status import Action, Status
-from uic.core.topics import erased_topic
+from uic.core.topics import erased_topic, ranges
 from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
-from uic.fold.health import Health, ranges
+from uic.fold.health import Health
 from uic.fold.rounds import Model, Rounds
 from uic.fold.session import Attempt, FoldedBatch, Reading, Resolution, Sessions, TakingUp
 from uic.fold.settlement import Settlement
@@ -279,6 +280,13 @@ class StateUpdater:
             case NotDescribed(tags, detail):
                 self._health.log_failed("bounds", detail)
                 self._take_up.not_described(tags, detail, now)
+            case LeaderAway(tags):
+                self._health.log_answered("bounds")
+                away = [session for session in self._sessions if session.tag in tags]
+                if away:
+                    self._health.log_answered("log")
+                self._health.leaders_away(away)
+                self._take_up.leaders_away(tags, now)
             case OutOfRange(partition, tag):
                 session = self._sessions.tagged(partition, tag)
                 if session is not None:
@@ -359,6 +367,7 @@ class StateUpdater:
         if session is None:
             return
         self._health.log_answered("log")
+        self._health.leader_answered(session)
         session.start, session.end = bounds.start, message.log_end
         if self._health.stopped:
             return  # only the lag is of interest

@@ -29,6 +29,7 @@ from uic.core.ports import (
     Described,
     ErasuresAway,
     Fetched,
+    LeaderAway,
     LogAway,
     LogMessage,
     LostGroup,
@@ -55,6 +56,7 @@ from uic.log.kafka_repairs import (
     fetch_refused,
     fresh_topic_id,
     is_settled,
+    leaderless,
     learn_topic,
     open_consumer,
     partition_count,
@@ -413,6 +415,8 @@ class LogConsumer(threading.Thread):
                 if topic_id != self._topic_id:  # everything that is read must be checked again
                     wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
                     partitions = [self._tp(p) for p in wanted]
+                away = leaderless(consumer, partitions)
+                partitions = [tp for tp in partitions if tp not in away]
                 starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
                 # Before the last stable offsets: what is produced between the two would look like an open transaction.
                 log_ends = self._asked().log_ends([tp.partition for tp in partitions])
@@ -422,9 +426,13 @@ class LogConsumer(threading.Thread):
             self._messages.put(NotDescribed(tuple(wanted.values()), described(error, self._client, self._topic)))
             return
         self._to_correct = ""
+        if away:
+            self._messages.put(LeaderAway(tuple(wanted[tp.partition] for tp in away)))
+            if topic_id != self._topic_id:  # what is read of them may be of the other topic
+                self._out_of_range(consumer, away)
         behind = {}
-        for p, tag in wanted.items():
-            tp = self._tp(p)
+        for tp in partitions:
+            p, tag = tp.partition, wanted[tp.partition]
             at = position(consumer, tp) if self._tags.get(p) == tag else None
             bounds = log_bounds(starts[tp], ends[tp], topic_id)
             self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], bounds.end)))

@@ -101,7 +101,8 @@ class KafkaErasures:
 
         Raises:
             LogUnavailable: no broker answers, or there is no topic of erasures, or it has another number of
-                partitions; then it is unknown whom a replay would bring back, and it has to wait.
+                partitions; then it is unknown whom a replay would bring back, and it has to wait. A `NoLeader` names
+                the partitions that have no leader.
         """
         notes: dict[int, dict[bytes, Noted]] = {p: {} for p in partitions}
         try:

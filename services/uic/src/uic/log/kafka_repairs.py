@@ -7,11 +7,13 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `_Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have theirs.
 * `ClaimingAssignor`: a member that joins claims the partitions that it holds.
 * `unblock_paused`: a resumed partition is not silent for ever.
+* `_OfLeaders`: offsets of partitions without a leader are an error that names these partitions.
 * `_Fetcher`: an answer that is too large is not asked for again and again, and a topic that may not be read does not
   end the poll.
 * `poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
 * `open_kafka_client`: a client that finds no broker leaves no thread and no open file.
-* `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known.
+* `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; a broker that the
+  client has not heard of is looked up before a request to it fails.
 * `_ReadsAll`: what a broker says before it ends a connection is read.
 * `_TransactionManager`: a producer that gave its id up asks for another one.
 * `_Sender`: a record that fails says whether the brokers can have it.
@@ -52,6 +54,7 @@ from kafka.errors import (
     PolicyViolationError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
+    UnknownBrokerIdError,
     UnknownTopicOrPartitionError,
     UnsupportedCodecError,
     UnsupportedCompressionTypeError,
@@ -74,6 +77,7 @@ from mimn.state import NO_TOPIC_ID
 from process.assumptions import broken, takes, uses
 from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
+from uic.core.topics import bring_back
 from uic.errors import UnsuitableClient
 from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection
 from uic.log.outcomes import Outcomes
@@ -103,6 +107,13 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnectionManager.get_connection, "_conns", "close_future")
         and uses(KafkaConnection.__init__, "connected", "_close_future")
         and isinstance(KafkaConnection.close_future, property)
+    ),
+    "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda: (
+        takes(KafkaConnectionManager.send, "self", "request", "node_id", "request_timeout_ms")
+        and uses(KafkaConnectionManager.send, "get_connection")
+        and uses(KafkaConnectionManager.get_connection, "broker_metadata", "UnknownBrokerIdError")
+        and takes(KafkaConnectionManager.wait_for, "self", "future", "timeout_ms")
+        and takes(KafkaConnectionManager.call_soon, "self", "coro")
     ),
     "a transport reads with _sock_recv(), which gives bytes and an error": lambda: all(
         takes(kind._sock_recv, "self") and uses(kind._read_from_sock, "_sock_recv", "abort", "data_received")
@@ -158,6 +169,14 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "offsets are asked for with the fetcher's _isolation_level": lambda: (
         uses(Fetcher.__init__, "_isolation_level") and uses(Fetcher._send_list_offsets_request, "_isolation_level")
+    ),
+    "all offsets are asked for with _fetch_offsets_by_times_async(timestamps, timeout_ms), of leaders only": lambda: (
+        takes(Fetcher._fetch_offsets_by_times_async, "self", "timestamps", "timeout_ms")
+        and uses(Fetcher.beginning_or_end_offset, "_fetch_offsets_by_times_async")
+        and uses(Fetcher.offsets_by_times, "_fetch_offsets_by_times_async")
+        and uses(Fetcher._group_list_offset_requests, "leader_for_partition")
+        and uses(Fetcher.__init__, "_manager")
+        and takes(ClusterMetadata.leader_for_partition, "self", "partition")
     ),
     "a fetcher keeps the records in line in _next_partition_records": lambda: uses(
         Fetcher.fetched_records, "_next_partition_records", "_paused_partition_records"
@@ -236,6 +255,8 @@ def check_client() -> None:
 Client = TypeVar("Client")
 
 
+NO_BROKER: Final = -1
+"""What the brokers name as the leader of a partition that has none."""
 RECENT_S: Final = 30.0
 """How long a connection that failed may be the reason why there is no answer."""
 
@@ -260,7 +281,8 @@ class _TlsTransport(_ReadsAll, KafkaSSLTransport):  # type: ignore[misc]  # kafk
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
-    """Connections of which one that cannot be made leaves no socket open, and is known with its reason.
+    """Connections of which one that cannot be made leaves no socket open, and is known with its reason; and requests
+    that find brokers which are new to the client.
 
     The library does not close it. The error's traceback refers to it, from a cycle, so it stays open until the
     collector of cycles runs, which UIC lets do so rarely. And it logs the reason and tries again, until the caller
@@ -280,6 +302,21 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
             raise
         transport.__class__ = _TlsTransport if isinstance(transport, KafkaSSLTransport) else _PlainTransport
         return transport
+
+    def send(self, request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
+        """A `Future` of the answer. Fresh metadata is asked for if it is not known where the broker is: the library
+        does not ask, though it was just told that this broker is a leader or coordinator, and its metadata may date
+        from before the broker came (back)."""
+        try:
+            return super().send(request, node_id, request_timeout_ms)
+        except UnknownBrokerIdError:
+            if node_id == NO_BROKER:
+                raise
+            return self.call_soon(self._send_when_known, request, node_id, request_timeout_ms)
+
+    async def _send_when_known(self, request: Any, node_id: Any, request_timeout_ms: int | None) -> Any:
+        await self.wait_for(self.cluster.request_update(), request_timeout_ms or self.config["request_timeout_ms"])
+        return await super().send(request, node_id, request_timeout_ms)
 
     async def _connect(self, node: Any, conn: Any, *given: Any, **named: Any) -> None:
         conn.close_future.add_errback(self._note, _address(node))
@@ -357,6 +394,8 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
                 raise error from ConnectionsFailed(failures)
             raise
         started.pop_all()
+    if isinstance(client, KafkaConsumer):
+        client._fetcher.__class__ = _OfLeaders
     return client
 
 
@@ -457,7 +496,44 @@ def is_settled(consumer: KafkaConsumer) -> bool:
 # Reading
 
 
-class _Fetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no types
+class Leaderless(KafkaError):  # type: ignore[misc]  # kafka-python has no types
+    """No broker leads some of the partitions that a consumer was asked about."""
+
+    def __init__(self, partitions: Iterable[TopicPartition]) -> None:
+        self.partitions = tuple(sorted(partitions))
+        topics = {tp.topic: [at.partition for at in self.partitions if at.topic == tp.topic] for tp in self.partitions}
+        self.words = "; ".join(f"topic {topic}: {bring_back(those)}" for topic, those in topics.items())
+        super().__init__(self.words)
+
+
+class _OfLeaders(Fetcher):  # type: ignore[misc]  # kafka-python has no types
+    """A fetcher that tells which partitions have no leader when it is asked for their offsets, in a `Leaderless`.
+
+    The library leaves them out of the answer, and then fails with a `KeyError`.
+    """
+
+    async def _fetch_offsets_by_times_async(self, timestamps: Any, timeout_ms: int | None = None) -> Any:
+        cluster = self._manager.cluster
+        if _leaderless(cluster, timestamps):  # as of metadata that may be old
+            await self._manager.wait_for(cluster.request_update(), timeout_ms)
+            if found := _leaderless(cluster, timestamps):
+                raise Leaderless(found)
+        offsets = await super()._fetch_offsets_by_times_async(timestamps, timeout_ms)
+        if lost := timestamps.keys() - offsets.keys():  # meanwhile
+            raise Leaderless(lost)
+        return offsets
+
+
+def _leaderless(cluster: ClusterMetadata, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+    return {tp for tp in partitions if cluster.leader_for_partition(tp) == NO_BROKER}
+
+
+def leaderless(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+    """Those that have no leader, as of the client's latest metadata."""
+    return _leaderless(consumer._cluster, partitions)
+
+
+class _Fetcher(_OfLeaders):
     """A fetcher that remembers an answer which was too large to be read, and which partitions may not be read.
 
     Of the first, the library only logs it, closes the connection and asks the same again, for ever. The second it

@@ -82,7 +82,7 @@ class PartitionReader:
         """The topic's id, and where each partition begins and ends now.
 
         Raises:
-            LogUnavailable: no answer.
+            LogUnavailable: no answer; a `NoLeader` names the partitions that have no leader.
             TopicRefused: this user may not see the topic.
             UnsuitableTopic: there is no such topic.
         """
@@ -111,7 +111,7 @@ class PartitionReader:
         """Where a partition begins now.
 
         Raises:
-            LogUnavailable: no answer.
+            LogUnavailable: no answer; a `NoLeader` if the partition has no leader.
         """
         tp = TopicPartition(self._topic, partition)
         with self._named(no_broker(self._client), TO_SEE):

@@ -69,7 +69,7 @@ def read_to_end(
         most_bytes: the most that a batch may be when decompressed.
 
     Raises:
-        LogUnavailable: no broker answers, or it stops answering.
+        LogUnavailable: no broker answers, or it stops answering; a `NoLeader` names the partitions that have no leader.
         TopicRefused: this user may not see or read the topic.
         UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         UnsuitableTopic: the topic does not exist, or has another number of partitions than `count`.

@@ -13,11 +13,13 @@ from kafka.errors import (
     RequestTimedOutError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
+    UnknownBrokerIdError,
 )
 
 from process.tls_causes import RESET, by_cause
-from uic.errors import LogUnavailable
+from uic.errors import LogUnavailable, NoLeader
 from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection, words_of
+from uic.log.kafka_repairs import NO_BROKER, Leaderless
 from uic.log.topic_answers import TO_READ, refusal
 
 MOST: Final = 120
@@ -62,8 +64,10 @@ def stopped(error: Exception, what: str = "the broker stopped answering") -> Log
         error: the client's, as `explained` raised it.
         what: what went wrong.
     """
+    if isinstance(error, Leaderless):
+        return NoLeader(error.words, tuple(tp.partition for tp in error.partitions))
     failures = _failures(error)
-    return LogUnavailable(f"{what}: {_by_cause(failures) if failures else type(error).__name__}")
+    return LogUnavailable(f"{what}: {_by_cause(failures) if failures else _words(error) or type(error).__name__}")
 
 
 def described(error: BaseException, client: Mapping[str, Any], topic: str = "", right: str = TO_READ) -> str:
@@ -84,8 +88,25 @@ def described(error: BaseException, client: Mapping[str, Any], topic: str = "", 
             return f"group {group} {refusal(client, TO_READ, GroupAuthorizationFailedError)}"
     if failures := _failures(error):
         return f"no connection to the brokers: {_by_cause(failures)}"
+    if plain := _words(error):
+        return plain
     words = words_of(error)[:MOST]
     return words if words == type(error).__name__ else f"{type(error).__name__}: {words}"
+
+
+def _words(error: BaseException) -> str:
+    """What an error means whose own words say little; empty for others."""
+    match error:
+        case Leaderless():
+            return str(error.words)
+        case UnknownBrokerIdError(args=(broker,)) if broker == NO_BROKER:
+            return "a partition has no leader: bring its replicas back"
+        case UnknownBrokerIdError(args=(broker,)):
+            return (
+                f"the brokers name broker {broker} as a leader or coordinator, and do not say where it is: it may be "
+                "starting or stopping; if this stays, bring it back"
+            )
+    return ""
 
 
 def to_correct(error: BaseException) -> str:
