@@ -21,6 +21,7 @@ from localstack.dev_broker import DevBroker
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, extend_digest
 from support.uic_running import RunningUic, click, running_uic
+from torture.watching import metric
 from uic.doors.servicer import SERVICE
 from uic.log.topic_reader import read_to_end
 
@@ -187,6 +188,7 @@ def test_a_worker_that_announces_its_end_answers_meanwhile_and_clients_that_foll
             ending.start()
             until(lambda: health(ends) == health_pb2.HealthCheckResponse.NOT_SERVING, "it ends", within_s=60)
             assert httpx.get(f"{ends.worker.admin_url}/readyz").status_code == 503
+            assert (metric(stays.worker, "uic_ready"), metric(ends.worker, "uic_ready")) == (1, 0)
             assert ends.state("u") is None, "and still answers"
             ending.join(60)
             assert stopped == [0]

@@ -56,12 +56,14 @@ def test_a_worker_that_waits_for_the_store_says_why_whenever_that_changes(
         store = RedisForTest(own_valkey.address, "uic", client)
         with running_uic(tmp_path, store, topics, serving=False) as uic:
             until(lambda: says(uic, "waiting for the store: cannot claim the namespace: OutOf"), "OOM", within_s=30)
+            assert metric(uic.worker, "uic_ready") == 0
             own_valkey.kill()
             until(lambda: says(uic, "ConnectionError"), "the store is gone", within_s=30)
             seen = metric(uic.worker, "uic_store_failures_total")
             until(lambda: metric(uic.worker, "uic_store_failures_total") > seen + 1, "tries are counted", within_s=30)
             own_valkey.start()
             uic.worker.wait_ready()
+            assert metric(uic.worker, "uic_ready") == 1
         lines = uic.worker.log.read_text().splitlines()
         waits = [line for line in lines if "waiting for the store" in line]
         assert len(waits) == len({line.partition("detail=")[2] for line in waits}) >= 2

@@ -270,6 +270,23 @@ def test_the_last_good_progress_is_kept_while_the_store_is_away() -> None:
     asyncio.run(look())
 
 
+def test_a_store_that_answers_and_lacks_the_namespace_counts_as_one_that_gives_no_progress() -> None:
+    world = World(model(TINY))
+    watching, whole = watcher(world), world.store.values
+    world.store.values = {}
+
+    async def look() -> None:
+        await watching.look()
+        assert (trouble(watching) or "").startswith("NoNamespace: the store has no ")
+        assert world.metrics.registry.get_sample_value("rtp_store_up") == 0
+        world.store.values = whole
+        await watching.look()
+        assert trouble(watching) is None
+        assert world.metrics.registry.get_sample_value("rtp_store_up") == 1
+
+    asyncio.run(look())
+
+
 def test_an_error_that_no_one_foresaw_is_trouble_and_the_next_look_tries_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

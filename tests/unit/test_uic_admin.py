@@ -114,6 +114,14 @@ def test_ready_follows_the_status_and_names_reasons(rig: Rig) -> None:
     assert rig.ask("/readyz") == (200, "application/json", {"status": "ready", "degraded": ["store_unavailable: x"]})
 
 
+def test_each_scrape_says_whether_readyz_answers_200(rig: Rig) -> None:
+    broken = Status(False, ("broken_log: witness (partition 5)",), (FOLDING, BROKEN))
+    for status in (STARTING, Status(True, ("store_unavailable: x",), ()), broken, Status(True, (), (FOLDING,))):
+        rig.updater.status = status
+        ready = rig.ask("/readyz")[0] == 200
+        assert f"uic_ready {float(ready)}\n" in rig.ask("/metrics")[2]
+
+
 def test_partitions_are_shown_with_lag_and_age(rig: Rig) -> None:
     rig.updater.status = Status(False, ("broken_log: witness (partition 5)",), (FOLDING, BROKEN))
     status, _, body = rig.ask("/partitions")

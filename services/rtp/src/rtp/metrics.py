@@ -141,7 +141,8 @@ class Metrics:
         # Store and progress
         self.store_up = Gauge(
             "rtp_store_up",
-            "1 if the last background read of the store succeeded; in a cluster, from every node.",
+            "1 if progress was read from the store when it was last asked, in a cluster from every node; else 0: the "
+            "store is away, late or refuses, or does not have the namespace as RTP knows it.",
             registry=registry,
         )
         self.sentinels_up = Gauge(

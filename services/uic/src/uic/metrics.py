@@ -39,6 +39,12 @@ class Metrics:
             "The bundle that this process runs: name, version, fingerprint (first 16 hex digits), namespace.",
             registry=r,
         )
+        self.ready = Gauge(
+            "uic_ready",
+            "1 while /readyz answers 200, else 0: until the worker has joined its group, while it is out of it, folds "
+            "no more or stands still, while a partition waits for an operator, and while it drains.",
+            registry=r,
+        )
 
         # Records
         self.records = Counter(

@@ -114,8 +114,9 @@ def admin_app(
     guard: Guard | None = None,
 ) -> ASGIApp:
     """The app. `alive` turns False once a thread that folds has died, so that a supervisor restarts the process.
-    Without a `guard` no authentication is required."""
+    Without a `guard` no authentication is required. Each scrape of `metrics` says what /readyz says."""
     register_url_convertor("partition", _Partition())
+    metrics.ready.set_function(lambda: updater.status.serving)
     views = _Views(updater, metrics, alive, now_ms)
     routes = [
         Route("/metrics", views.metrics),
