@@ -268,6 +268,30 @@ def test_workers_share_the_partitions_and_take_each_others_over(
     world.wait_folded()
 
 
+def test_a_partition_of_a_quiet_topic_that_goes_to_another_worker_fires_no_alert(
+    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    world = make_world(real_kafka, valkey.url, valkey.prefix)
+    world.produce(300)
+    first = world.worker()
+    world.wait_folded()
+    wait_well([first], PARTITIONS)
+    names = ("uic_next_offset", "uic_as_of_timestamp_seconds", "uic_bundle_info")
+    alone = samples(first, *names)
+    second = world.worker()
+    until(lambda: owned(first) == owned(second) == 4, "each has half", within_s=60)
+    wait_well([first, second], PARTITIONS)
+    stays, goes = samples(first, *names), samples(second, *names)
+    assert len(alone.keys() - stays.keys()) == 8, "two series of each partition that it gave away"
+    series = {
+        f'{name[:-1]},instance="uic-0"}}': f"{value}x80" if name in stays else f"{value}x39 stale"
+        for name, value in alone.items()
+    }
+    series |= {f'{name[:-1]},instance="uic-1"}}': f"_x41 {value}x40" for name, value in goes.items()}
+    fires = [(f"{minutes}m{seconds}s", False) for minutes in range(19, 25) for seconds in (0, 30)]
+    assert faults(scenario_of(series, fires, "PartitionsBehind", {}), tmp_path) == ""
+
+
 def test_a_worker_told_to_stop_in_mid_backlog_leaves_at_once_and_in_order(
     make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
 ) -> None:

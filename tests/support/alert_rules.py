@@ -16,7 +16,6 @@ ANNOTATIONS: dict[str, Any] = {
     for group in yaml.safe_load(RULES.read_text())["groups"]
     for rule in group["rules"]
 }
-FILE = {"rule_files": [str(RULES)], "evaluation_interval": "30s"}
 
 
 def scenario(series: str, values: str, fires: list[tuple[str, bool]], alert: str, labels: dict[str, str]) -> Any:
@@ -24,11 +23,13 @@ def scenario(series: str, values: str, fires: list[tuple[str, bool]], alert: str
     return scenario_of({series: values}, fires, alert, labels)
 
 
-def scenario_of(series: dict[str, str], fires: list[tuple[str, bool]], alert: str, labels: dict[str, str]) -> Any:
-    """Some series, a sample each half minute, and at which times the alert fires."""
+def scenario_of(
+    series: dict[str, str], fires: list[tuple[str, bool]], alert: str, labels: dict[str, str], every: str = "30s"
+) -> Any:
+    """Some series, a sample each half minute or `every` so often, and at which times the alert fires."""
     told = [{"exp_labels": labels, "exp_annotations": ANNOTATIONS[alert]}]
     return {
-        "interval": "30s",
+        "interval": every,
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "alert_rule_test": [
             {"eval_time": at, "alertname": alert, "exp_alerts": told if fired else []} for at, fired in fires
@@ -36,9 +37,16 @@ def scenario_of(series: dict[str, str], fires: list[tuple[str, bool]], alert: st
     }
 
 
+def quiet(series: dict[str, str], times: list[str]) -> Any:
+    """Some series, a sample each half minute, over which no alert at all fires at any of the times."""
+    scenarios = [scenario_of(series, [(at, False) for at in times], alert, {}) for alert in ANNOTATIONS]
+    return scenarios[0] | {"alert_rule_test": [test for one in scenarios for test in one["alert_rule_test"]]}
+
+
 def faults(scenario: Any, folder: Path) -> str:
     """In what the alerts differ from what a scenario says; empty if in nothing."""
     file = folder / "scenario.yml"
-    file.write_text(yaml.safe_dump(FILE | {"tests": [scenario]}))
+    rules = {"rule_files": [str(RULES)], "evaluation_interval": scenario["interval"]}
+    file.write_text(yaml.safe_dump(rules | {"tests": [scenario]}))
     ended = subprocess.run([skips.promtool(), "test", "rules", file], check=False, capture_output=True, text=True)
     return "" if ended.returncode == 0 else ended.stdout + ended.stderr

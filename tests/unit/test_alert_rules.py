@@ -8,10 +8,48 @@ from pathlib import Path
 import pytest
 
 from support import skips
-from support.alert_rules import ANNOTATIONS, RULES, faults, scenario, scenario_of
+from support.alert_rules import ANNOTATIONS, RULES, faults, quiet, scenario, scenario_of
 
 RTP = 'instance="rtp-0"'
 UIC = 'instance="uic-0"'
+INFO = {f'uic_bundle_info{{namespace="shop",instance="uic-{i}"}}': "1x60" for i in range(2)}
+"""Two workers of one namespace."""
+
+
+def counted(*rates: tuple[int, int]) -> str:
+    """A counter that rises by each rate as many times as told beside it, beginning at 0."""
+    value, parts = 0, []
+    for rate, times in rates:
+        parts.append(f"{value}+{rate}x{times - 1}")
+        value += rate * times
+    return " ".join(parts)
+
+
+def scores(good: str, bad: str) -> dict[str, str]:
+    """Series of scored requests, a sample each five seconds."""
+    return {
+        f'rtp_states_total{{status="warm",{RTP}}}': good,
+        f'rtp_states_total{{status="unavailable",{RTP}}}': bad,
+    }
+
+
+def answers(good: str, bad: str) -> dict[str, str]:
+    """Series of answered requests, a sample each five seconds."""
+    return {
+        f'rtp_answers_total{{status="200",code="",{RTP}}}': good,
+        f'rtp_answers_total{{status="503",code="state_unavailable",{RTP}}}': bad,
+    }
+
+
+OUTAGE = counted((50, 120), (0, 8), (50, 232)), counted((0, 120), (50, 8), (0, 232))
+"""Of requests that are well and that are not: from the tenth minute on the store is away for 40 s."""
+BAD_AGAIN_AND_AGAIN = (
+    counted((50, 120), *[(0, 6), (50, 18)] * 5, (50, 120)),
+    counted((0, 120), *[(50, 6), (0, 18)] * 5, (0, 120)),
+)
+"""From the tenth minute on it is away for the first 30 s of each of five times two minutes."""
+LASTING = counted((50, 120), (0, 120), (50, 120)), counted((0, 120), (50, 120), (0, 120))
+"""From the tenth minute on it is away for ten minutes."""
 
 
 SCENARIOS = {
@@ -77,6 +115,37 @@ SCENARIOS = {
         [("3m", False), ("9m", False)],
         "PartitionsUnowned",
         {},
+    ),
+    "a worker is cut off from the log and keeps partitions that another one has, which lacks one": scenario_of(
+        {
+            **INFO,
+            f"uic_topic_partitions{{{UIC}}}": "4x20",
+            'uic_topic_partitions{instance="uic-1"}': "4x20",
+            f'uic_partitions{{status="folding",{UIC}}}': "2 2 0x18",
+            f'uic_partitions{{status="ownership_lost",{UIC}}}': "0 0 2x18",
+            'uic_partitions{status="folding",instance="uic-1"}': "2 2 3x8 4x10",
+        },
+        [("30s", False), ("2m30s", False), ("3m", True), ("5m", True), ("5m30s", False)],
+        "PartitionsUnowned",
+        {"severity": "page", "namespace": "shop"},
+    ),
+    "a worker never becomes ready, and then does": scenario_of(
+        {f"uic_ready{{{UIC}}}": "_ 0x13 1x10", 'uic_ready{instance="uic-1"}': "1x24"},
+        [("5m", False), ("5m30s", True), ("7m", True), ("7m30s", False)],
+        "UicNotReady",
+        {"severity": "ticket", "instance": "uic-0"},
+    ),
+    "a worker starts and joins its group": scenario_of(
+        {f"uic_ready{{{UIC}}}": "0x2 1x20"},
+        [("1m", False), ("2m", False), ("6m", False)],
+        "UicNotReady",
+        {},
+    ),
+    "a worker keeps partitions that another one folds, and is told so": scenario_of(
+        {f"uic_ready{{{UIC}}}": "1x24", f'uic_partitions{{status="ownership_lost",{UIC}}}': "0 4x13 0x10"},
+        [("5m", False), ("5m30s", True), ("7m", True), ("7m30s", False)],
+        "UicNotReady",
+        {"severity": "ticket", "instance": "uic-0"},
     ),
     "a worker is gone, and answers again": scenario_of(
         {f'up{{job="uic",{UIC}}}': "1 1 0x5 1x10", "uic_bundle_info": "1x20"},
@@ -185,20 +254,80 @@ SCENARIOS = {
         {"severity": "ticket", "instance": "uic-0"},
     ),
     "a partition is behind, and catches up": scenario_of(
-        {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},
+        INFO | {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},
         [("2m", False), ("3m", False), ("3m30s", True), ("6m", True), ("6m30s", False)],
         "PartitionsBehind",
-        {"severity": "page", "instance": "uic-0"},
+        {"severity": "page", "namespace": "shop"},
+    ),
+    "a partition is behind that is fresh in another namespace": scenario_of(
+        {
+            f'uic_bundle_info{{namespace="shop",{UIC}}}': "1x20",
+            'uic_bundle_info{namespace="shop-2",instance="uic-1"}': "1x20",
+            f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0x20",
+            'uic_as_of_timestamp_seconds{partition="0",instance="uic-1"}': "0+30x20",
+        },
+        [("3m", False), ("3m30s", True), ("9m", True)],
+        "PartitionsBehind",
+        {"severity": "page", "namespace": "shop"},
+    ),
+    "a worker is cut off from the log and keeps partitions that another one folds, until that one stops": scenario_of(
+        INFO
+        | {f'uic_as_of_timestamp_seconds{{partition="{p}",{UIC}}}': "0 30 60x58" for p in range(2)}
+        | {f'uic_next_offset{{partition="{p}",{UIC}}}': "7x60" for p in range(2)}
+        | {
+            'uic_as_of_timestamp_seconds{partition="0",instance="uic-1"}': "_ _ _ 90+30x56",
+            'uic_as_of_timestamp_seconds{partition="1",instance="uic-1"}': "_ _ _ 90+30x17 600x39",
+            'uic_next_offset{partition="0",instance="uic-1"}': "_ _ _ 7x57",
+            'uic_next_offset{partition="1",instance="uic-1"}': "_ _ _ 7x57",
+        },
+        [("3m", False), ("5m", False), ("10m", False), ("13m", False), ("13m30s", True), ("20m", True)],
+        "PartitionsBehind",
+        {"severity": "page", "namespace": "shop"},
+    ),
+    "a worker gives a partition of a quiet topic to one that joins": scenario_of(
+        INFO
+        | {
+            f'uic_next_offset{{partition="0",{UIC}}}': "7x60",
+            f'uic_next_offset{{partition="1",{UIC}}}': "7x19 stale",
+            'uic_next_offset{partition="1",instance="uic-1"}': "_x21 7x40",
+            f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+30x60",
+            f'uic_as_of_timestamp_seconds{{partition="1",{UIC}}}': "0+30x19 stale",
+            'uic_as_of_timestamp_seconds{partition="1",instance="uic-1"}': "_x21 630+30x40",
+        },
+        [("10m", False), ("11m", False), ("11m30s", False), ("12m", False), ("12m30s", False), ("20m", False)],
+        "PartitionsBehind",
+        {},
+    ),
+    "a first build goes from worker to worker, and hangs with the second": scenario_of(
+        INFO
+        | {
+            f'uic_next_offset{{partition="0",{UIC}}}': "0+5x19 stale",
+            'uic_next_offset{partition="0",instance="uic-1"}': "_x20 0 100+5x9 145x20",
+        },
+        [("10m", False), ("12m", False), ("15m", False), ("17m30s", False), ("18m", True), ("20m", True)],
+        "PartitionsBehind",
+        {"severity": "page", "namespace": "shop"},
+    ),
+    "a first build goes on with another worker than the one that is cut off in it": scenario_of(
+        INFO
+        | {
+            f'uic_next_offset{{partition="0",{UIC}}}': "0+5x10 50x30",
+            'uic_next_offset{partition="0",instance="uic-1"}': "_x12 0 50+5x28",
+        },
+        [("8m", False), ("9m", False), ("15m", False), ("20m", False)],
+        "PartitionsBehind",
+        {},
     ),
     "a first build hangs, beside a partition that is caught up, and goes on": scenario_of(
         {
+            **INFO,
             f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+30x30",
             f'uic_next_offset{{partition="0",{UIC}}}': "7x30",
             f'uic_next_offset{{partition="1",{UIC}}}': "0+5x4 20x10 25+5x10",
         },
         [("2m", False), ("4m", False), ("5m", True), ("7m30s", True), ("8m", False), ("12m", False)],
         "PartitionsBehind",
-        {"severity": "page", "instance": "uic-0"},
+        {"severity": "page", "namespace": "shop"},
     ),
     "a reload is refused": scenario(
         f'rtp_bundle_reloads_total{{result="refused",{RTP}}}',
@@ -344,6 +473,34 @@ SCENARIOS = {
         "ScoresWithoutState",
         {"severity": "page"},
     ),
+    "the store is away for ten minutes": scenario_of(
+        scores(*LASTING),
+        [("15m10s", False), ("15m15s", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
+        "ScoresWithoutState",
+        {"severity": "page"},
+        every="5s",
+    ),
+    "the store is away for 40 s": scenario_of(
+        scores(*OUTAGE),
+        [(f"{m}m{s}s", False) for m in range(10, 18) for s in (0, 15, 20, 30, 45)],
+        "ScoresWithoutState",
+        {},
+        every="5s",
+    ),
+    "the store is away again and again": scenario_of(
+        scores(*BAD_AGAIN_AND_AGAIN),
+        [("15m10s", False), ("15m15s", True), ("16m", True), ("17m", True), ("19m30s", True), ("25m", False)],
+        "ScoresWithoutState",
+        {"severity": "page"},
+        every="5s",
+    ),
+    "the one request of an hour meets a store that is away": scenario_of(
+        scores("0x360", "0x120 1x240"),
+        [(f"{m}m{s}s", False) for m in range(10, 17) for s in (0, 15, 30, 45, 55)],
+        "ScoresWithoutState",
+        {},
+        every="5s",
+    ),
     "nobody asks for scores": scenario_of(
         {f'rtp_states_total{{status="{status}",{RTP}}}': "7x80" for status in ("warm", "cold", "stale", "unavailable")},
         [("5m", False), ("30m", False)],
@@ -358,6 +515,27 @@ SCENARIOS = {
         [("5m", False), ("8m", False), ("12m", True), ("15m", True), ("21m", False)],
         "PredictFails",
         {"severity": "page"},
+    ),
+    "requests fail for ten minutes": scenario_of(
+        answers(*LASTING),
+        [("14m55s", False), ("15m", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
+        "PredictFails",
+        {"severity": "page"},
+        every="5s",
+    ),
+    "requests fail for 40 s": scenario_of(
+        answers(*OUTAGE),
+        [(f"{m}m{s}s", False) for m in range(10, 18) for s in (0, 5, 15, 30, 45)],
+        "PredictFails",
+        {},
+        every="5s",
+    ),
+    "requests fail again and again": scenario_of(
+        answers(*BAD_AGAIN_AND_AGAIN),
+        [("14m30s", False), ("15m", True), ("16m", True), ("17m", True), ("19m30s", True), ("25m", False)],
+        "PredictFails",
+        {"severity": "page"},
+        every="5s",
     ),
     "callers send what is no request": scenario_of(
         {
@@ -428,6 +606,44 @@ SCENARIOS = {
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_alert_fires_in_time_and_clears(name: str, tmp_path: Path) -> None:
     assert faults(SCENARIOS[name], tmp_path) == ""
+
+
+def replaced(series: str, until_then: str, then: str) -> dict[str, str]:
+    """A series of a process that is replaced in the tenth minute by one of another name."""
+    return {f'{series[:-1]},instance="a-0"}}': f"{until_then} stale", f'{series[:-1]},instance="a-1"}}': f"_x20 {then}"}
+
+
+def test_processes_that_are_well_and_are_replaced_one_after_the_other_fire_no_alert(tmp_path: Path) -> None:
+    series: dict[str, str] = {}
+    for name in ('up{job="uic"}', 'up{job="rtp"}', 'uic_bundle_info{namespace="shop"}', 'rtp_bundle{name="shop"}'):
+        series |= replaced(name, "1x19", "1x60")
+    for name in ('uic_ready{job="uic"}', 'rtp_store_up{job="rtp"}', 'rtp_rollout_up{job="rtp"}'):
+        series |= replaced(name, "1x19", "1x60")
+    for name in ('uic_topic_partitions{job="uic"}', 'uic_partitions{status="folding"}'):
+        series |= replaced(name, "2x19", "2x60")
+    for p in range(2):
+        series |= replaced(f'uic_next_offset{{partition="{p}"}}', "700x19", "700x60")
+        series |= replaced(f'uic_lag_records{{partition="{p}"}}', "0x19", "0x60")
+        series |= replaced(f'uic_as_of_timestamp_seconds{{partition="{p}"}}', "0+30x19", "600+30x60")
+    for job in ("uic", "rtp"):
+        series |= replaced(f'process_start_time_seconds{{job="{job}"}}', "-86400x19", "590x60")
+        series |= replaced(f'process_open_fds{{job="{job}"}}', "99x19", "99x60")
+        series |= replaced(f'process_max_fds{{job="{job}"}}', "1024x19", "1024x60")
+        series |= replaced(f'{job}_clock_skew_seconds{{job="{job}"}}', "0.1x19", "0.1x60")
+        series |= replaced(f'{job}_denied_total{{reason="bad_key"}}', "70x19", "0x60")
+        series |= replaced(f'{job}_log_lines_dropped_total{{job="{job}"}}', "70x19", "0x60")
+    for counter in ('data_gaps_total{job="uic"}', 'lost_states_total{job="uic"}', 'rewinds_total{job="uic"}'):
+        series |= replaced(f"uic_{counter}", "7x19", "0x60")
+    series |= replaced('uic_dead_letters_total{reason="bad_key"}', "7x19", "0x60")
+    series |= replaced('uic_take_ups_total{decision="new"}', "2x19", "0x60")
+    for status, rises in (("warm", "0+900"), ("cold", "0+900"), ("stale", "7+0"), ("unavailable", "7+0")):
+        series |= replaced(f'rtp_states_total{{status="{status}"}}', f"{rises}x19", f"{rises}x60")
+    for status, rises in (("200", "0+900"), ("503", "7+0")):
+        series |= replaced(f'rtp_answers_total{{status="{status}"}}', f"{rises}x19", f"{rises}x60")
+    for bound in ("0.005", "0.02", "+Inf"):
+        series |= replaced(f'rtp_request_seconds_bucket{{status="2xx",le="{bound}"}}', "0+900x19", "0+900x60")
+    times = [f"{m}m{s}s" for m in range(8, 25) for s in (0, 30)]
+    assert faults(quiet(series, times), tmp_path) == ""
 
 
 def test_the_rules_are_rules() -> None:

@@ -46,7 +46,7 @@ def test_an_alert_uses_existing_series(rule: dict[str, Any]) -> None:
 
 def test_label_values_are_values_that_the_services_write() -> None:
     text = " ".join(rule["expr"] for rule in RULES)
-    assert set(re.findall(r'uic_partitions\{status="(\w+)"\}', text)) <= {phase.value for phase in Phase}
+    assert set(re.findall(r'uic_partitions\{status!?="(\w+)"\}', text)) <= {phase.value for phase in Phase}
     statuses = re.findall(r'rtp_states_total\{status=~"([\w|]+)"\}', text)
     assert statuses
     assert {value for group in statuses for value in group.split("|")} <= {status.value for status in Status}
@@ -73,6 +73,13 @@ def test_what_an_alert_counts_is_there_before_it_happens() -> None:
     assert errors == {error.__name__ for error in StateError.__subclasses__()}
     errors = {sample.labels["error"] for sample in samples() if sample.name == "uic_unreadable_states_total"}
     assert errors == set(UNREADABLE.values())
+
+
+def test_the_shortest_range_of_an_alert_holds_two_scrapes() -> None:
+    """With one sample `rate` and `increase` give nothing, so the alert would never fire."""
+    scrape_s = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    ranges = re.findall(r"\[(\d+)m[\]:]", " ".join(rule["expr"] for rule in RULES))
+    assert min(map(int, ranges)) * 60 >= 2 * int(scrape_s.removesuffix("s"))
 
 
 def test_the_scraped_ports_are_the_admin_ports() -> None:
