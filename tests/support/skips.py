@@ -35,6 +35,9 @@ NO_COMPILED_STEP = (
 )
 NO_AVX512 = "needs a processor with AVX-512"
 NO_HAPROXY = "needs HAProxy: install Debian's package haproxy"
+NO_SMALL_DISK = (
+    "needs unshare, and the right to mount a file system: run it as root, or where users may have namespaces"
+)
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
@@ -51,6 +54,7 @@ _ALLOWED: Mapping[str, str] = {
     NO_CLUSTER_TOOL: "CTR_CLUSTER_TOOL",
     NO_COMPILED_STEP: "CTR_COMPILED_STEP",
     NO_AVX512: "CTR_AVX512",
+    NO_SMALL_DISK: "CTR_SMALL_DISK",
 }
 """Reason of a skip → the variable that, when set, says that the thing exists, so the skip is an error."""
 

@@ -33,3 +33,8 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def cause(error: OSError) -> str:
+    """The system's words for why a file cannot be read or written, without those of a library around them."""
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from mimn.data.column_values import MAX_TEXT_BYTES
 from mimn.data.events import DataError
 from mimn.data.ids import string_ids
+from mimn.whole_file import cause
 
 Row = TypeVar("Row")
 ROWS_PER_GROUP = 1 << 16
@@ -248,8 +249,6 @@ def criteo(path: Path, output: Path) -> Converted:
         DataError: the file cannot be read as 40 columns separated by tabs, or `output` exists. Nothing is left then.
     """
     done = Converted()
-    names = ("label", *CRITEO_NUMBERS, *CRITEO_VALUES)
-    numbers = dict.fromkeys(("label", *CRITEO_NUMBERS), pa.int64())
     broken = 0
 
     def skip(_: Any) -> str:
@@ -259,34 +258,18 @@ def criteo(path: Path, output: Path) -> Converted:
 
     with new_folder(output) as folder:
         rows = 0
+        writer = None
         try:
-            reader = pcsv.open_csv(
-                path,
-                read_options=pcsv.ReadOptions(column_names=names, block_size=8 << 20),
-                parse_options=pcsv.ParseOptions(delimiter="\t", quote_char=False, invalid_row_handler=skip),
-                convert_options=pcsv.ConvertOptions(
-                    column_types=numbers | dict.fromkeys(CRITEO_VALUES, pa.string()),
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            )
-            writer = None
-            try:
-                for batch in reader:
-                    place = np.arange(rows, rows + batch.num_rows) + 1
-                    head = {"row": place, "item": np.ones_like(place), "time": CRITEO_BEGIN + place}
-                    table = pa.table(head | dict(zip(names, batch.columns, strict=True)))
-                    writer = writer or pq.ParquetWriter(folder / "impressions.parquet", table.schema)
-                    writer.write_table(table)
-                    rows += batch.num_rows
-            finally:
-                if writer is not None:
-                    writer.close()
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{path} cannot be read as Criteo's train.txt (a label, 13 whole numbers, 26 values, separated by "
-                f"tabs): {error}"
-            ) from error
+            for batch in _criteo_batches(path, skip):
+                place = np.arange(rows, rows + batch.num_rows) + 1
+                head = {"row": place, "item": np.ones_like(place), "time": CRITEO_BEGIN + place}
+                table = pa.table(head | dict(zip(batch.schema.names, batch.columns, strict=True)))
+                writer = writer or pq.ParquetWriter(folder / "impressions.parquet", table.schema)
+                writer.write_table(table)
+                rows += batch.num_rows
+        finally:
+            if writer is not None:
+                writer.close()
         if not rows:
             raise DataError(f"{path} has no line of 40 fields ({broken} others): is it train.txt?")
         one = {"user": np.zeros(1, np.int64), "item": np.ones(1, np.int64), "time": np.full(1, CRITEO_BEGIN)}
@@ -295,6 +278,32 @@ def criteo(path: Path, output: Path) -> Converted:
         done.refused[f"{path.name}: not 40 fields"] = broken
     done.rows |= {"impressions.parquet": rows, "events.parquet": 1}
     return done
+
+
+def _criteo_batches(path: Path, skip: Callable[[Any], str]) -> Iterator[pa.RecordBatch]:
+    """The rows of Criteo's file; `skip` is called for each line with another number of fields.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    names = ("label", *CRITEO_NUMBERS, *CRITEO_VALUES)
+    numbers = dict.fromkeys(("label", *CRITEO_NUMBERS), pa.int64())
+    try:
+        yield from pcsv.open_csv(
+            path,
+            read_options=pcsv.ReadOptions(column_names=names, block_size=8 << 20),
+            parse_options=pcsv.ParseOptions(delimiter="\t", quote_char=False, invalid_row_handler=skip),
+            convert_options=pcsv.ConvertOptions(
+                column_types=numbers | dict.fromkeys(CRITEO_VALUES, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read as Criteo's train.txt (a label, 13 whole numbers, 26 values, separated by "
+            f"tabs): {error}"
+        ) from error
 
 
 def _records(path: Path, read: Callable[[str], Row], done: Converted, *, encoding: str = "utf-8") -> Iterator[Row]:
@@ -403,11 +412,9 @@ def new_folder(output: Path) -> Iterator[Path]:
     partial = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"{output} cannot be written: {error}") from error
-    try:
         yield partial
         partial.rename(output)
-    except BaseException:
+    except OSError as error:  # not of the files that are read: those are told as DataError where they are
+        raise DataError(f"{output} cannot be written ({cause(error)}): choose another folder with --output") from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -33,12 +33,14 @@ from mimn.data.description import (
 from mimn.data.events import DataError
 from mimn.data.faults import large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.labels import clicks_seen, known_labels, labels_known
+from mimn.data.mapped import save
 from mimn.data.members import distinct_pairs
 from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared
 from mimn.data.rounding import WholeTimes, certain_ms
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader
 from mimn.state.actions import NAMES
+from mimn.whole_file import cause
 
 
 def prepare(path: Path, cache: Path) -> Prepared:
@@ -61,8 +63,7 @@ def prepare(path: Path, cache: Path) -> Prepared:
         meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
     except OSError as error:  # not of the data set's files: those are told as DataError where they are read
         raise DataError(
-            f"prepared data cannot be kept in {cache} ({error.strerror or error}): choose another folder with --cache "
-            "or CTR_CACHE"
+            f"prepared data cannot be kept in {cache} ({cause(error)}): choose another folder with --cache or CTR_CACHE"
         ) from error
     return Prepared(folder, description, meta, path.parent)
 
@@ -150,9 +151,9 @@ class _Preparation:
             )
         folder = self._folder / f"{source}s"
         folder.mkdir()
-        np.save(folder / "key.npy", key, allow_pickle=False)
+        save(folder / "key.npy", key)
         for name in field_columns(self._description, source):
-            np.save(folder / f"{name}.npy", columns[name][order], allow_pickle=False)
+            save(folder / f"{name}.npy", columns[name][order])
         if table.category is not None:
             self._category_of = key, self._signed(columns["category"], table.category)[order]
 
@@ -269,7 +270,7 @@ class _Preparation:
         for name, values in zip(
             ("key", "item"), distinct_pairs(key, item + self._description.events.item_offset), strict=True
         ):
-            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+            save(folder / f"{name}.npy", values)
 
     def _categories(self, batch: Columns, items: Ints, reader: TableReader, table: str) -> Ints:
         if "category" in batch:

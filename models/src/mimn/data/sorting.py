@@ -8,6 +8,7 @@ result is sorted as a whole, rows of equal keys keep their order, and memory hol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -15,13 +16,18 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from mimn.data.mapped import new_array
+
 RANGE_ROWS = 2_000_000
 SAMPLE_EVERY = 37
 """Every so-many-th row gives its user to the sample: prime, so that a period of the file does not hide users."""
 
 
 class SortingWriter:
-    """Takes rows in any order; `finish` leaves `<folder>/<name>.npy` for each column, sorted by `keys`."""
+    """Takes rows in any order; `finish` leaves `<folder>/<name>.npy` for each column, sorted by `keys`.
+
+    Each method raises OSError if the disk has no room, or the folder cannot be written: the caller removes the folder.
+    """
 
     def __init__(
         self, folder: Path, dtypes: Mapping[str, DTypeLike], keys: tuple[str, str], *, range_rows: int = RANGE_ROWS
@@ -41,7 +47,8 @@ class SortingWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # of what no disk had room for: it goes now
+                file.close()
         for name in self._dtypes:
             (self._folder / f".{name}.arrived").unlink(missing_ok=True)
 
@@ -49,7 +56,7 @@ class SortingWriter:
         """Append rows: one array a column, all of one length."""
         n = len(columns[self._keys[0]])
         for name, file in self._files.items():
-            np.ascontiguousarray(columns[name], self._dtypes[name]).tofile(file)
+            file.write(np.ascontiguousarray(columns[name], self._dtypes[name]).data)
         offset = -self.rows % SAMPLE_EVERY
         self._sample.append(columns[self._keys[0]][offset::SAMPLE_EVERY].copy())
         self.rows += n
@@ -61,8 +68,7 @@ class SortingWriter:
             file.flush()
         arrived = {name: self._map(name) for name in self._dtypes}
         out = {
-            name: np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", dtype, (self.rows,))
-            for name, dtype in self._dtypes.items()
+            name: new_array(self._folder / f"{name}.npy", dtype, (self.rows,)) for name, dtype in self._dtypes.items()
         }
         if self.rows <= self._range_rows:
             self._sort_into(out, arrived, 0)

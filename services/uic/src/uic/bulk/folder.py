@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from mimn.whole_file import sync_folder
-from uic.bulk.errors import DamagedFile, FolderUnavailable
+from uic.bulk.errors import DamagedFile, FolderFull, FolderUnavailable, is_full
 
 UNFINISHED: Final = ".unfinished"
 """Suffix of a file that is being written."""
@@ -214,7 +214,8 @@ class Folder:
         except OSError as error:
             if wanted is not None and isinstance(error, FileNotFoundError):
                 raise DamagedFile(f"{self.url}/{wanted} does not exist") from error
-            raise FolderUnavailable(f"{self.url} cannot be read or written: {error}") from error
+            kind = FolderFull if is_full(error) else FolderUnavailable
+            raise kind(f"{self.url} cannot be read or written: {error}") from error
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

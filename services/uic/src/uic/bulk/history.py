@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from mimn.state import partition_of
 from mimn.state.actions import NAMES
 from uic.bulk.archive import Archive, PartitionManifest
 from uic.bulk.errors import BulkRefused
+from uic.bulk.work_folder import WorkFolder
 from uic.core.event import MAX_KEY_BYTES, MAX_VALUE_BYTES, Reason, check_key
 from uic.tools.letter_replay import REPLAY_OF, decode_origin
 
@@ -117,20 +117,26 @@ class DescribedHistory:
     first_lanes = range(0)
 
     def __init__(self, path: Path, work: Path | None = None) -> None:
-        """Reads and sorts the files into a temporary folder below `work` (default: the system's); closes with it.
+        """Reads and sorts the files into a temporary folder below `work` (default: the system's); `close` removes it.
 
         Raises:
-            DataError: a file or column cannot be used; the message names it and the fix.
+            DataError: a file or column cannot be used; the message names it and the fix. No folder is left.
+            FolderUnavailable: the temporary folder is full, or cannot be written. No folder is left.
         """
         self._description = read_description(path)
-        self._folder = tempfile.TemporaryDirectory(dir=work, prefix="ctr-import-")
         self.left_out = LeftOut({}, {})
         table = self._description.events
         wanted = event_columns(table)
         wanted.pop("together", None)
         wanted["user"] = Wanted(table.user, "value", "events.user")
         reader = TableReader(table, path.parent, wanted, self._description.ids)
-        self._columns = self._sorted(reader, path.parent)
+        self._folder = WorkFolder("ctr-import-", work)
+        try:
+            with self._folder.writing():  # what cannot be read is a DataError
+                self._columns = self._sorted(reader, path.parent)
+        except BaseException:
+            self._folder.close()
+            raise
         self.source = self._identity()
         as_id = _digits if self._description.ids == "uint64" else str
         self._users = {code: as_id(text).encode() for code, text in reader.texts["user"].items()}
@@ -171,10 +177,10 @@ class DescribedHistory:
     def close(self) -> None:
         """Remove the sorted rows."""
         self._columns = {}
-        self._folder.cleanup()
+        self._folder.close()
 
     def _sorted(self, reader: TableReader, root: Path) -> dict[str, NDArray[Any]]:
-        described, table, folder = self._description, self._description.events, Path(self._folder.name)
+        described, table, folder = self._description, self._description.events, self._folder.path
         categories = _categories(described, root) if table.category is None else None
         with SortingWriter(
             folder,

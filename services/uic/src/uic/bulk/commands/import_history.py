@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 from uuid import UUID
@@ -77,52 +78,65 @@ def main(
     kafka = read_client_settings().kafka
     kafka.check_files()
     try:
-        history = (
-            DescribedHistory(options.description)
-            if options.description
-            else _archived(
-                options.archive,
-                options.topic_id,
-                kafka,
-                without_erasures=options.without_erasures,
-                grew_from=options.grew_from,
-            )
-        )
-        misrouted = history.misrouted() if isinstance(history, ArchivedHistory) else 0
-        if misrouted and isinstance(history, ArchivedHistory) and not options.leave_out_misrouted:
-            raise BulkRefused(
-                f"{misrouted} of {history.records} records would be left out: misrouted by {history.counts}. If the "
-                "archived topic had another number of partitions before it was given more, name that by --grew-from, "
-                "and they are imported. If they are misrouted by their producers, replay those that you want (ctr "
-                "dead-letters replay), archive again, and accept the rest by --leave-out-misrouted"
-            )
-        if isinstance(history, ArchivedHistory):
-            lacking = history.complete_from
-            if missing := incomplete(lacking, len(lacking), SHORTER):
-                print(f"ctr import: {missing}", file=sys.stderr)
-        with log_reader(kafka) as reader:
-            bounds = reader.bounds()
-            if isinstance(history, ArchivedHistory) and history.topic == (kafka.topic, bounds.topic_id):
-                raise BulkRefused(f"the archive is of topic {kafka.topic} itself: its records are there already")
-            if len(bounds.partitions) != kafka.partitions:
-                raise UnsuitableTopic(
-                    f"topic {kafka.topic} has {len(bounds.partitions)} partitions, UIC_KAFKA__PARTITIONS says "
-                    f"{kafka.partitions}"
-                )
-            refuse_short_retention(history.oldest_ms, _retention_ms(kafka), time.time_ns() // 1_000_000)
-            done = Importer(
-                kafka.client_options(),
-                bounds,
-                erasures_of(kafka),
-                timeout_s=TIMEOUT_S,
-                max_request_bytes=kafka.max_request_bytes,
-                another_source=options.another_source,
-                bring_back_erased=options.bring_back_erased,
-                after=after,
-            ).run(history, reader)
+        return _run(options, kafka, out, after)
     except (BulkRefused, DataError, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr import: {error}", file=sys.stderr)
         return 1
+
+
+def _run(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None, after: Callable[[str], None]) -> int:
+    if options.description:
+        with closing(DescribedHistory(options.description)) as history:
+            return _append(history, options, kafka, out, after)
+    archived = _archived(
+        options.archive,
+        options.topic_id,
+        kafka,
+        without_erasures=options.without_erasures,
+        grew_from=options.grew_from,
+    )
+    return _append(archived, options, kafka, out, after)
+
+
+def _append(
+    history: DescribedHistory | ArchivedHistory,
+    options: argparse.Namespace,
+    kafka: KafkaSettings,
+    out: TextIO | None,
+    after: Callable[[str], None],
+) -> int:
+    misrouted = history.misrouted() if isinstance(history, ArchivedHistory) else 0
+    if misrouted and isinstance(history, ArchivedHistory) and not options.leave_out_misrouted:
+        raise BulkRefused(
+            f"{misrouted} of {history.records} records would be left out: misrouted by {history.counts}. If the "
+            "archived topic had another number of partitions before it was given more, name that by --grew-from, "
+            "and they are imported. If they are misrouted by their producers, replay those that you want (ctr "
+            "dead-letters replay), archive again, and accept the rest by --leave-out-misrouted"
+        )
+    if isinstance(history, ArchivedHistory):
+        lacking = history.complete_from
+        if missing := incomplete(lacking, len(lacking), SHORTER):
+            print(f"ctr import: {missing}", file=sys.stderr)
+    with log_reader(kafka) as reader:
+        bounds = reader.bounds()
+        if isinstance(history, ArchivedHistory) and history.topic == (kafka.topic, bounds.topic_id):
+            raise BulkRefused(f"the archive is of topic {kafka.topic} itself: its records are there already")
+        if len(bounds.partitions) != kafka.partitions:
+            raise UnsuitableTopic(
+                f"topic {kafka.topic} has {len(bounds.partitions)} partitions, UIC_KAFKA__PARTITIONS says "
+                f"{kafka.partitions}"
+            )
+        refuse_short_retention(history.oldest_ms, _retention_ms(kafka), time.time_ns() // 1_000_000)
+        done = Importer(
+            kafka.client_options(),
+            bounds,
+            erasures_of(kafka),
+            timeout_s=TIMEOUT_S,
+            max_request_bytes=kafka.max_request_bytes,
+            another_source=options.another_source,
+            bring_back_erased=options.bring_back_erased,
+            after=after,
+        ).run(history, reader)
     report = {
         "topic": kafka.topic,
         "source": history.source,
@@ -138,7 +152,6 @@ def main(
         report["complete_from"] = history.complete_from
     if isinstance(history, DescribedHistory):
         report["refused_rows"] = history.left_out.rows
-        history.close()
     if options.json:
         print(json.dumps(report), file=out)
     else:
