@@ -24,6 +24,7 @@ from loadtest.arrivals import Arrivals
 from loadtest.generator import AdServer, Asking, headers, hold
 from loadtest.population import Population
 from loadtest.schedule import Schedule, fixed
+from mimn.bundle import BundleError
 
 __all__ = ["AdServer"]  # where locust finds its users
 
@@ -41,8 +42,12 @@ def _prepare(environment: Environment, **_: object) -> None:
     if not isinstance(environment.runner, LocalRunner):
         sys.exit("loadtest: a schedule belongs to one process: run locust without --master, --worker and --processes")
     key_file = os.environ.get("LOADTEST_KEY_FILE")
-    bodies = Population.from_environment().bodies(1000)
-    hold(environment, Asking(bodies, headers=headers(Path(key_file) if key_file else None)), Arrivals())
+    try:
+        told = headers(Path(key_file) if key_file else None)
+        asking = Asking(Population.from_environment().bodies(1000), headers=told)
+    except (BundleError, ValueError, OSError) as error:
+        sys.exit(f"loadtest: {error}")
+    hold(environment, asking, Arrivals())
 
 
 @events.test_start.add_listener
@@ -58,7 +63,12 @@ def _drive(environment: Environment, arrivals: Arrivals) -> None:
     assert runner is not None and told is not None  # noqa: S101, PT018 - locust has made both before a test starts
     while runner.state != STATE_RUNNING:
         gevent.sleep(0.05)  # until every user has started
-    run = arrivals.drive(Schedule(fixed(told.rate, told.seconds), told.gaps))
-    print(run, flush=True)
+    try:
+        schedule = Schedule(fixed(told.rate, told.seconds), told.gaps)
+    except ValueError as error:
+        print(f"loadtest: {error}", file=sys.stderr, flush=True)
+        environment.process_exit_code = 1
+    else:
+        print(arrivals.drive(schedule), flush=True)
     # In a greenlet of its own, because the end of a test ends this one.
     gevent.spawn(runner.quit if environment.web_ui is None else runner.stop)

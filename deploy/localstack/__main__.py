@@ -21,6 +21,7 @@ from kafka.errors import KafkaError
 
 from localstack import demo
 from localstack.catalogue import OtherCatalogue, check_catalogue
+from localstack.dev_broker import broker_answers
 from localstack.example import Example, of_bundle, of_shopper
 from localstack.process import Ended
 from localstack.replay import PartitionsBroken, States, expect, moved_to_now, replay, wait_folded
@@ -45,13 +46,14 @@ from localstack.stack import (
 )
 from localstack.topics import EVENTS, PARTITIONS, TopicMismatch, create_topics, topics
 from localstack.uic_and_rtp import UIC_COMMAND, Surroundings, detail_of, grpc_serves, http_ok, uic_variables
-from localstack.wait import NotReady
+from localstack.wait import NotReady, until
 from mimn.bundle import BundleError, load_bundle
 from mimn.data.events import DataError, Events
 from mimn.options import whole_number
 from mimn.release import CorruptRecord, decode_record, record_key
 from mimn.state import namespace
 from mimn.state.codec import HEADER_BYTES
+from uic.settings import check_brokers
 
 EXPECTED = (
     StackError,
@@ -112,11 +114,18 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("doctor", "`ctr doctor` on the running stack, or on what the UIC_... variables name", folder)
     add("wipe", "remove the data of a stack that does not run", folder)
     create = add("topics", "create the topics that are missing on any Kafka")
-    create.add_argument("--bootstrap-servers", required=True)
+    create.add_argument("--bootstrap-servers", type=_brokers, required=True, help="host:port[,host:port]")
     create.add_argument("--topic", default=EVENTS)
     create.add_argument("--partitions", type=int, default=PARTITIONS)
     create.add_argument("--replication", type=int, default=-1, help="copies of a partition (default: the broker's)")
     return root
+
+
+def _brokers(text: str) -> str:
+    try:
+        return check_brokers(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -138,8 +147,10 @@ def _run(given: argparse.Namespace) -> int:
         case "wipe":
             wipe(given.folder)
         case "topics":
+            at: str = given.bootstrap_servers
+            until(lambda: broker_answers(at), f"the Kafka of --bootstrap-servers answers ({at})", within_s=10)
             wanted = topics(given.topic, given.partitions)
-            made = create_topics(given.bootstrap_servers, wanted, replication=given.replication)
+            made = create_topics(at, wanted, replication=given.replication)
             for topic in wanted:
                 what = "created" if topic.name in made else "existed already"
                 print(f"{topic.name}: {topic.partitions} partitions, {what}")

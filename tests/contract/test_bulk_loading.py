@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from localstack.valkey import Valkey
 from mimn.state import REMOVAL, Keys, Progress, StateHeader, UserState, encode_progress, encode_state, user_hash
@@ -23,8 +24,10 @@ from uic.bulk.loading import STATES_A_CALL, Loader, claim_of
 from uic.bulk.politeness import Politeness
 from uic.bulk.saved_states import SavedPartition, writing_partition
 from uic.core.commit import ABSENT, Commit, Written
+from uic.errors import StoreUnavailable
 from uic.settings import RedisSettings
 from uic.store import RedisStore
+from uic.store_failures import describe
 from uic.transaction import Sent
 
 pytestmark = pytest.mark.servers
@@ -268,9 +271,24 @@ def test_another_run_of_the_same_load_that_is_faster_leaves_nothing_to_do(world:
     slower = world.load().done
     assert not world.meanwhile, "it happened"
     assert (slower.partitions, slower.already_there) == (0, 1)
+    assert (slower.states, slower.bytes, slower.erased) == (0, 0, 0), "what it wrote before counts as the other run's"
     is_whole(world)
     again = world.load().done
     assert (again.partitions, again.already_there, again.states) == (0, 1, 0)
+    is_whole(world)
+
+
+@pytest.mark.parametrize("world", ["single"], indirect=True)
+def test_a_store_that_fails_is_told_in_the_words_of_all_commands(world: World) -> None:
+    world.meanwhile["states", 1] = lambda: world.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreUnavailable) as failed:
+            world.load()
+    finally:
+        world.client.config_set("maxmemory", 0)
+    assert isinstance(failed.value.__cause__, OutOfMemoryError)
+    assert str(failed.value) == f"cannot load partition {PARTITION}: {describe(failed.value.__cause__)}; run it again"
+    world.load()
     is_whole(world)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -326,6 +329,55 @@ def test_what_was_replayed_behind_an_open_transaction_is_left_out(
         code, text = run("replay", "--yes")
         assert (code, "left out 2: replayed before" in text) == (1, True)
     assert [event.key for event in events(topics)] == [b"u1", b"u1"]
+
+
+_HELD = """
+import sys
+from threading import Event
+from ctr_cli.__main__ import main
+from uic.log.event_log import KafkaLog
+from uic.tools import letter_replay
+letter_replay.BATCH = 2
+append, sizes = KafkaLog.append, []
+def held(log, topic, partitions, records, timeout_s):
+    landed = append(log, topic, partitions, records, timeout_s)
+    sizes.append(len(records))
+    if len(sizes) == 2:
+        print("held", file=sys.stderr, flush=True)
+        Event().wait()
+    return landed
+KafkaLog.append = held
+sys.exit(main(sys.argv[1:]))
+"""
+"""`ctr` whose second batch of two records is in the log, and the command does not hear of it."""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda sign: sign.name)
+def test_a_replay_that_a_signal_ends_says_what_was_sent_and_the_next_one_sends_the_rest(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run, sign: signal.Signals
+) -> None:
+    deliver(producer, topics, *(letter(topics, offset, reason=Reason.MISROUTED) for offset in range(5)))
+    with subprocess.Popen(
+        [sys.executable, "-c", _HELD, "dead-letters", "replay", "--yes"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        assert process.stderr.readline() == "held\n"
+        process.send_signal(sign)
+        said, failed = process.communicate(timeout=60)
+    assert process.returncode == 128 + sign
+    assert said.splitlines()[-4:] == [
+        "replayed 2 of 5",
+        "in doubt: partition 1, offset 2",
+        "in doubt: partition 1, offset 3",
+        "not sent: 1, from partition 1, offset 4 on. Run it again: what is in the log by then is left out",
+    ]
+    assert failed == "ctr dead-letters: interrupted\n"
+    code, text = run("replay", "--yes")
+    assert (code, "left out 4: replayed before" in text) == (0, True)
+    assert len(events(topics)) == 5
 
 
 @pytest.mark.parametrize(("since_ms", "first"), [(0, 0), (2_000, 1), (2_500, 2), (9_000, 0)])

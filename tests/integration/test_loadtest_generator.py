@@ -259,3 +259,34 @@ def test_locust_alone_drives_the_same_schedule(tmp_path: Path) -> None:
     assert (predict["num_requests"], predict["num_failures"]) == (100, 0)
     assert "offered 50.0/s" in done.stdout, "the exact figures come at the end"
     assert {"authorization: bearer ctr_secret" in head.lower() for head in heads} == {True}
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "words"),
+    [
+        ({"LOADTEST_USERS": "many"}, (), "'many'"),
+        ({"LOADTEST_BUNDLE": "/proc/none"}, (), "no bundle at /proc/none"),
+        ({"LOADTEST_KEY_FILE": "/proc/none"}, (), "/proc/none"),
+        ({}, ("--rate", "0"), "a rate and a duration must be positive"),
+    ],
+    ids=["users", "bundle", "key", "rate"],
+)
+def test_locust_ends_with_a_line_where_nothing_can_be_sent(
+    tmp_path: Path, variables: dict[str, str], options: tuple[str, ...], words: str
+) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest/locustfile.py"), "--headless", "-u", "1"),
+            *("--host", "http://127.0.0.1:9", "--only-summary", *options),
+        ],
+        cwd=tmp_path,
+        env={**ASKING.environment(), "PATH": "/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("loadtest: ")]
+    assert words in line
+    assert "Traceback" not in done.stderr

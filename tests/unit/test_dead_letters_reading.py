@@ -176,7 +176,9 @@ def test_a_replay_stops_at_the_first_batch_that_is_not_acknowledged_and_names_wh
 
 
 @pytest.mark.parametrize(
-    "stops", [KeyboardInterrupt(), LogUnavailable("no broker answers")], ids=lambda e: type(e).__name__
+    "stops",
+    [KeyboardInterrupt(), SystemExit(143), LogUnavailable("no broker answers")],
+    ids=lambda e: type(e).__name__,
 )
 def test_a_replay_that_is_stopped_says_what_it_has_sent(stops: BaseException) -> None:
     class Stopping(FakeEventLog):
@@ -189,7 +191,9 @@ def test_a_replay_that_is_stopped_says_what_it_has_sent(stops: BaseException) ->
     result = replay(chosen, Stopping({TOPIC: N}), TOPIC, N, 5)
     assert result.done == BATCH
     assert [*result.in_doubt, *result.not_sent] == chosen[BATCH:]
-    assert list(result.in_doubt) == (chosen[BATCH : 2 * BATCH] if isinstance(stops, KeyboardInterrupt) else [])
+    by_signal = not isinstance(stops, LogUnavailable)
+    assert list(result.in_doubt) == (chosen[BATCH : 2 * BATCH] if by_signal else [])
+    assert result.ended_by is (stops if by_signal else None)
     assert result.why
 
 

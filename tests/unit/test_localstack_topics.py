@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from localstack import __main__ as launcher
 from localstack import topics
+from localstack.__main__ import main
+from localstack.ports import free_port
 from localstack.topics import Topic, TopicMismatch, create_topics
+from localstack.wait import until
 
 
 class Admin:
@@ -42,3 +46,20 @@ def test_another_partition_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(topics, "KafkaAdminClient", lambda **_: Admin([0, 3]))
     with pytest.raises(TopicMismatch, match="events has 3 partitions, not 4"):
         create_topics("broker:9092", [Topic("events", 4)])
+
+
+@pytest.mark.parametrize("given", ["127.0.0.1:", "broker", ""])
+def test_an_address_that_names_no_broker_is_wrong_usage(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["topics", "--bootstrap-servers", given])
+    assert ended.value.code == 2
+    assert f"--bootstrap-servers: {given!r} is not host:port, or several" in capsys.readouterr().err
+
+
+def test_a_broker_that_does_not_answer_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "until", lambda condition, what, **_: until(condition, what, within_s=0))
+    address = f"127.0.0.1:{free_port()}"
+    assert main(["topics", "--bootstrap-servers", address]) == 1
+    assert capsys.readouterr().err == f"topics: not after 0 s: the Kafka of --bootstrap-servers answers ({address})\n"

@@ -62,6 +62,18 @@ def test_ctrl_c_of_a_training_says_how_to_resume(
     assert capsys.readouterr() == ("", f"interrupted; continue with --resume --output {tmp_path / 'run'}\n")
 
 
+def test_ctrl_c_of_a_table_says_that_the_same_command_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(labelled, "read_plan", lambda _: None)
+    monkeypatch.setattr(labelled, "make", interrupted)
+    assert labelled.main(["table", "--plan", "plan.toml"]) == 130
+    assert capsys.readouterr() == ("", "interrupted; the same command continues from here\n")
+
+
 def test_an_error_that_it_does_not_name_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         ended(ZeroDivisionError())

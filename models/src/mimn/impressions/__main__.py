@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if options.command == "train":
             say_resume(options)
-        elif options.command == "tune":
+        elif options.command in ("tune", "table"):
             say_again()
         return 130
     if found is not None:

@@ -26,6 +26,7 @@ from uic.core.commit import ABSENT
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES
 from uic.store import RedisStore
+from uic.store_failures import describe
 from uic.transaction import Sent, commands
 
 STATES_A_CALL: Final = 128
@@ -39,7 +40,7 @@ ATTEMPTS: Final = 5
 
 @dataclass(slots=True)
 class Loaded:
-    """What a load wrote, so far."""
+    """What a load did, so far: of partitions that it handed over, but for those that it found there."""
 
     partitions: int = 0
     states: int = 0
@@ -111,7 +112,7 @@ class Loader:
                             "it, run that job again, or take over with --take-over when it is certain that it is gone"
                         )
         except FAILURES as error:
-            raise StoreUnavailable(f"cannot look at the namespace: {error}") from error
+            raise StoreUnavailable(f"cannot look at the namespace: {describe(error)}") from error
         self._refuse_too_little_memory(missing, memory_share)
         return missing
 
@@ -128,23 +129,26 @@ class Loader:
             StoreUnavailable: no answer; run it again.
         """
         partition, claim = saved.partition, claim_of(saved)
-        users = 0
+        states = size = left_out = 0
         try:
             self._claim(saved, claim)
             self._clear(saved, claim)
             for keys, values in states_of(folder, saved, STATES_A_CALL):
                 kept = [(k, v) for k, v in zip(keys, values, strict=True) if not _is_erased(saved, erased.get(k), v)]
-                users += len(kept)
-                self.done.erased += len(keys) - len(kept)
+                states += len(kept)
+                left_out += len(keys) - len(kept)
                 if kept:
-                    self._write(saved, claim, kept)
-            self._hand_over(saved, claim, users)
-        except _HandedOver:
+                    size += self._write(saved, claim, kept)
+            self._hand_over(saved, claim, states)
+        except _HandedOver:  # with what that run wrote, so nothing of this one counts
             self.done.already_there += 1
             return
         except FAILURES as error:
-            raise StoreUnavailable(f"cannot load partition {partition}: {error}; run it again") from error
+            raise StoreUnavailable(f"cannot load partition {partition}: {describe(error)}; run it again") from error
         self.done.partitions += 1
+        self.done.states += states
+        self.done.bytes += size
+        self.done.erased += left_out
 
     def confirm(self, manifest: SavedStates) -> None:
         """Look again once all partitions are loaded: a store that was emptied in between has lost the first ones.
@@ -217,16 +221,16 @@ class Loader:
             states = (keys.state(partition, user.decode()) for user in left)
             self._change(saved, claim, [("UNLINK", *states), ("SREM", keys.staged(partition), *left)])
 
-    def _write(self, saved: SavedPartition, claim: bytes, states: Sequence[tuple[bytes, bytes | None]]) -> None:
+    def _write(self, saved: SavedPartition, claim: bytes, states: Sequence[tuple[bytes, bytes | None]]) -> int:
+        """Write states of a partition; returns their bytes."""
         keys, partition = self._keys, saved.partition
         size = sum(len(v or b"") for _, v in states)
         self._wait(size, partition)
         strings = [(keys.state(partition, user.decode()), value) for user, value in states if value]
         listed = ("SADD", keys.staged(partition), *(user for user, _ in states))
         self._change(saved, claim, [listed, *([("MSET", *chain(*strings))] if strings else [])])
-        self.done.states += len(states)
-        self.done.bytes += size
         self._after("states")
+        return size
 
     def _hand_over(self, saved: SavedPartition, claim: bytes, users: int) -> None:
         """The users of this load become the partition's users, and a worker goes on from the progress record."""

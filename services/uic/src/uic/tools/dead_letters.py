@@ -26,7 +26,8 @@ from uic.tools.table import table
 
 TIMEOUT_S: Final = 10.0
 EPILOG: Final = (
-    "Exit status: 0 done; 1 no dead letter matched, or it could not be done; 2 called wrongly, or `no` at the question."
+    "Exit status: 0 done; 1 no dead letter matched, or it could not be done; 2 called wrongly, or `no` at the "
+    "question; 130 ended by Ctrl-C: it says what was sent by then."
 )
 
 
@@ -165,6 +166,8 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
         )
     if result.why:
         print(f"ctr dead-letters: {result.why}", file=sys.stderr)
+    if result.ended_by is not None:
+        raise result.ended_by
     return 1 if result.why else 0
 
 

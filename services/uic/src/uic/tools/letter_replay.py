@@ -111,22 +111,31 @@ class Replayed:
     not_sent: Sequence[DeadLetter] = ()
     why: str = ""
     """What stopped it; empty if all are done."""
+    ended_by: KeyboardInterrupt | SystemExit | None = None
+    """Ctrl-C, or a signal that `ctr` hears; to be raised again once all this is told."""
 
 
 def replay(chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float) -> Replayed:
     """Append the originals of `chosen` to `topic` in order, up to the first batch that is not fully acknowledged.
 
-    Whatever stops it, Ctrl-C included, it is known what was not sent.
+    Whatever stops it, a signal included, it is known what was not sent.
     """
-    for start in range(0, len(chosen), BATCH):
-        batch, rest = chosen[start : start + BATCH], chosen[start + BATCH :]
-        try:
+    start = 0
+    try:
+        for start in range(0, len(chosen), BATCH):
+            batch = chosen[start : start + BATCH]
             log.append(topic, partitions, [replayed(letter, partitions) for letter in batch], timeout_s)
-        except NotAcknowledged as error:
-            in_doubt = [batch[i] for i in error.positions]
-            return Replayed(start + len(batch) - len(in_doubt), in_doubt, rest, "not all were acknowledged in time")
-        except UicError as error:  # before the first record of the batch was sent
-            return Replayed(start, (), chosen[start:], error.detail)
-        except KeyboardInterrupt:
-            return Replayed(start, batch, rest, "interrupted")
+    except NotAcknowledged as error:
+        batch, rest = _split(chosen, start)
+        in_doubt = [batch[i] for i in error.positions]
+        return Replayed(start + len(batch) - len(in_doubt), in_doubt, rest, "not all were acknowledged in time")
+    except UicError as error:  # before the first record of the batch was sent
+        return Replayed(start, (), chosen[start:], error.detail)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        return Replayed(start, *_split(chosen, start), "interrupted", ended)
     return Replayed(len(chosen))
+
+
+def _split(chosen: Sequence[DeadLetter], start: int) -> tuple[Sequence[DeadLetter], Sequence[DeadLetter]]:
+    """The batch that begins there, and what follows it."""
+    return chosen[start : start + BATCH], chosen[start + BATCH :]
