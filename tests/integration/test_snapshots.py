@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import Keys, Progress, decode_progress, encode_progress, namespace
 from support.bulk_running import KILLED, done, killed, run
 from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form
+from support.small_disk import OnDisk, on_disk
 from support.uic_running import RunningUic
 from support.world import World
 from uic.bulk.errors import BulkRefused, FolderUnavailable
@@ -327,6 +329,68 @@ def test_a_snapshot_goes_into_another_generation_for_a_way_back(tmp_path: Path, 
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 ANY = SavedStates(namespace="", fingerprint="", prefix="", topic="", topic_id="", n=0, created_ms=0, partitions=())
+
+
+def aged(world: World, to: Path, *days: float) -> list[str]:
+    """Ids of copies of one snapshot that were taken so long ago, below `to`, oldest first."""
+    world.produce(400, 60)
+    worker = world.worker()
+    world.wait_folded()
+    worker.stop()
+    first = json.loads(done(world.environment(), "snapshot", "create", "--to", str(to), "--verify", "--json"))["id"]
+    here = to / world.keys.namespace
+    stores = datetime.fromtimestamp(world.client.time()[0], UTC)
+    ids = [(stores - timedelta(days=some)).strftime("%Y%m%dT%H%M%SZ") for some in days]
+    for identity in ids:
+        shutil.copytree(here / first, here / identity)
+    shutil.rmtree(here / first)
+    return ids
+
+
+def create_on_disk(world: World, disk: Path, before: Path, snapshots: float) -> tuple[OnDisk, list[str]]:
+    """`ctr snapshot create --verify --expire` into a disk that has room for so many snapshots, and those of `before`;
+    how it ended, and the ids there then."""
+    there = before / world.keys.namespace
+    one = sum(-(-file.stat().st_size // PAGE) * PAGE for file in next(there.iterdir()).iterdir())
+    command = f"cp -r '{before}'/. '{disk}' && exec '{sys.executable}' -m uic snapshot create --to '{disk}' "
+    size = str(int(one * snapshots) // PAGE * PAGE)
+    ended = on_disk(disk, size, ["sh", "-c", f"{command} --verify --expire"], world.environment())
+    return ended, [path.rpartition("/")[2] for path in ended.left if path.count("/") == 2]
+
+
+PAGE = 4096
+"""Bytes of which a file on such a disk takes whole ones."""
+
+
+def test_a_full_disk_gets_room_for_the_daily_snapshot_by_what_has_expired(tmp_path: Path, world: World) -> None:
+    _, newest = aged(world, tmp_path / "before", 31, 0.5)
+    ended, there = create_on_disk(world, tmp_path / "disk", tmp_path / "before", 2.5)
+    assert ended.status == 0, ended.err
+    assert len(there) == 2
+    assert there[0] == newest
+    assert there[1] > newest
+
+
+def test_a_snapshot_without_room_leaves_nothing_of_it_and_names_the_way_out(tmp_path: Path, world: World) -> None:
+    kept = aged(world, tmp_path / "before", 2.5, 1.5, 0.5)
+    ended, there = create_on_disk(world, tmp_path / "disk", tmp_path / "before", 3.5)
+    assert (ended.status, there) == (1, kept)
+    [line] = [line for line in ended.err.splitlines() if not line.startswith("saved ")]
+    assert line.startswith(f"ctr snapshot: {tmp_path / 'disk' / world.keys.namespace}/2")
+    assert line.endswith(
+        " cannot be read or written: [Errno 28] No space left on device. Free space there, or keep fewer snapshots: "
+        f"ctr snapshot expire --from {tmp_path / 'disk'} --days N"
+    )
+
+
+def test_nothing_expires_before_a_snapshot_that_cannot_be_taken(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = aged(world, tmp_path, 31, 20, 0.5)
+    world.client.delete(world.keys.progress(1))
+    assert run(world.environment(), "snapshot", "create", "--to", str(tmp_path), "--expire")[0] == 1
+    assert "partition 1 has no progress yet" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / world.keys.namespace).iterdir()) == kept
 
 
 def at(days: float, *, verified: bool = False, complete: bool = True) -> Listed:

@@ -16,7 +16,7 @@ CANNOT_RESERVE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 """What systems answer whose disk, or whose C library, cannot take blocks without writing them."""
 
 
-def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
     """A new file of numpy's format, mapped to be written; its values are 0.
 
     Raises:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -105,7 +106,7 @@ def create(
     after: Callable[[str], None] = lambda step: None,
     done: Callable[[int], None] = lambda users: None,
 ) -> str:
-    """Take a snapshot and return its id.
+    """Take a snapshot and return its id. What was written of one that fails is removed, unless the process is killed.
 
     Args:
         store: of the namespace.
@@ -117,32 +118,52 @@ def create(
 
     Raises:
         BulkRefused: a partition has no progress yet, or it or the store keeps starting over.
+        FolderFull, FolderUnavailable: the snapshot cannot be written.
         StoreUnavailable: no answer.
     """
     begun = now
     while not (folder := root.below(source.namespace).below(begun.strftime(ID_FORMAT))).made():
         begun += timedelta(seconds=1)  # another run began in the same second
-    saved = []
-    for partition in range(source.n):
-        saved.append(_save(store, folder, partition))
-        done(saved[-1].users)
-        after("partition")
-    topic_ids = {one.decoded.topic_id for one in saved}
-    if len(topic_ids) != 1:
-        raise BulkRefused("partitions are folded from different topics: UIC has to settle that first (ctr partitions)")
-    manifest = SavedStates(
-        namespace=source.namespace,
-        fingerprint=source.fingerprint,
-        prefix=source.prefix,
-        topic=source.topic,
-        topic_id=str(UUID(bytes=topic_ids.pop())),
-        n=source.n,
-        created_ms=int(now.timestamp() * 1000),
-        partitions=tuple(saved),
-    )
-    seal(folder, manifest)
+    identity = begun.strftime(ID_FORMAT)
+    try:
+        saved = []
+        for partition in range(source.n):
+            saved.append(_save(store, folder, partition))
+            done(saved[-1].users)
+            after("partition")
+        topic_ids = {one.decoded.topic_id for one in saved}
+        if len(topic_ids) != 1:
+            raise BulkRefused(
+                "partitions are folded from different topics: UIC has to settle that first (ctr partitions)"
+            )
+        manifest = SavedStates(
+            namespace=source.namespace,
+            fingerprint=source.fingerprint,
+            prefix=source.prefix,
+            topic=source.topic,
+            topic_id=str(UUID(bytes=topic_ids.pop())),
+            n=source.n,
+            created_ms=int(now.timestamp() * 1000),
+            partitions=tuple(saved),
+        )
+        seal(folder, manifest)
+    except BaseException:
+        with suppress(FolderUnavailable):
+            remove(root, source.namespace, identity)
+        raise
     after("seal")
-    return begun.strftime(ID_FORMAT)
+    return identity
+
+
+def refuse_without_progress(store: RedisStore, partitions: int) -> None:
+    """Find out, before anything is done for a snapshot, whether one can be taken.
+
+    Raises:
+        BulkRefused: a partition has no progress yet.
+        StoreUnavailable: no answer.
+    """
+    for partition, stored in store.progress_of(range(partitions)).items():
+        _decoded(stored, partition)
 
 
 def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
@@ -173,7 +194,10 @@ def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
 
 
 def _progress(store: RedisStore, partition: int) -> Progress:
-    stored = store.progress_of([partition])[partition]
+    return _decoded(store.progress_of([partition])[partition], partition)
+
+
+def _decoded(stored: bytes, partition: int) -> Progress:
     if stored == ABSENT:
         raise BulkRefused(f"partition {partition} has no progress yet: take a snapshot when UIC has all partitions")
     try:

@@ -15,15 +15,17 @@ from mimn.options import whole_number
 from mimn.state import Keys, namespace
 from uic.bulk import snapshots
 from uic.bulk.commands.servers import add_loading, erasures_of, load
-from uic.bulk.errors import BulkRefused, FolderUnavailable
+from uic.bulk.errors import BulkRefused, FolderFull, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates, check_files, refuse_others
 from uic.core.start_position import BrokenReason, contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds, log_reader
+from uic.redis_client import FAILURES
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
+from uic.store_failures import describe
 from uic.tools.table import table
 
 DAYS = 7
@@ -57,6 +59,10 @@ def main(
             "expire": command.expire,
         }
         return run[options.verb]()
+    except FolderFull as error:
+        fewer = f"ctr snapshot expire --from {options.to} --days N"
+        print(f"ctr snapshot: {error}. Free space there, or keep fewer snapshots: {fewer}", file=sys.stderr)
+        return 1
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
         print(f"ctr snapshot: {error}", file=sys.stderr)
         return 1
@@ -81,13 +87,17 @@ class Snapshot:
         self._of: str = getattr(options, "of_namespace", None) or self._namespace
 
     def create(self) -> int:
-        """Take a snapshot; then remove expired ones if asked to."""
+        """Take a snapshot, and remove expired ones if asked to: before it, so that a full disk has room, and after it
+        those that it replaces. What goes before it is needed no more, whether or not this one is taken."""
         kafka = self._settings.kafka
         source = snapshots.Source(
             self._namespace, self._bundle.fingerprint.hex(), self._settings.redis.prefix, kafka.topic, kafka.partitions
         )
         self._store.find_namespace(kafka.partitions, kafka.topic)  # with another topic nothing would restore it
         now = self._stores_time()
+        if self._options.expire:
+            snapshots.refuse_without_progress(self._store, kafka.partitions)
+            self._expire(now)
         line = ProgressLine("saved", self._users(), "users")
         identity = snapshots.create(self._store, source, self._root, now=now, after=self._after, done=line.add)
         folder, manifest = snapshots.choose(self._root, self._namespace, identity)
@@ -197,7 +207,10 @@ class Snapshot:
 
     def _users(self) -> int:
         client = self._store.client
-        return sum(int(client.scard(self._keys.users(p))) for p in range(self._settings.kafka.partitions))
+        try:
+            return sum(int(client.scard(self._keys.users(p))) for p in range(self._settings.kafka.partitions))
+        except FAILURES as error:
+            raise StoreUnavailable(f"cannot count the users: {describe(error)}") from error
 
     def _refuse_another_bundle(self, manifest: SavedStates) -> None:
         kafka, redis = self._settings.kafka, self._settings.redis
@@ -274,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
         if verb != "create":
             one.add_argument("--of-namespace", help="(default: that of the settings)")
     made["create"].add_argument("--verify", action="store_true", help="read it all once it is taken")
-    made["create"].add_argument("--expire", action="store_true", help="remove old ones afterwards")
+    made["create"].add_argument("--expire", action="store_true", help="remove old ones, before and afterwards")
     restore = made["restore"]
     add_loading(restore)
     restore.add_argument("--other-prefix", action="store_true", help="the snapshot may be of another key prefix")
