@@ -108,6 +108,12 @@ def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
         ("e.csv", b"", "e.csv is empty: leave it out of `files`"),
         ("e.csv", b"PK\x03\x04" + bytes(100), "e.csv is a zip archive or a spreadsheet"),
         ("e.csv", b"Obj\x01\x04\x14avro" + bytes(100), "e.csv is neither Parquet nor text"),
+        ("e.csv", b"a\0b,uid\n7,8\n", "e.csv is neither Parquet nor text (byte 2 is NUL)"),
+        ("e.csv", b"uid,act\n7,a\n8\0,b\n", "e.csv: column uid has a NUL byte in row 2"),
+        ("e.csv", TEXT.decode().encode("utf-16"), 'in another encoding: set `encoding = "utf-16"`'),
+        ("e.csv", TEXT.decode().encode("utf-16-le"), 'in another encoding: set `encoding = "utf-16-le"`'),
+        ("e.csv", TEXT.decode().encode("utf-16-be"), 'in another encoding: set `encoding = "utf-16-be"`'),
+        ("e.csv", TEXT.decode().encode("utf-32"), 'in another encoding: set `encoding = "utf-32"`'),
         ("e.parquet", TEXT, "e.parquet cannot be read: Parquet magic bytes not found"),
         ("e.gz", gzip.compress(TEXT, mtime=0)[:-9], "e.gz cannot be read: "),
         ("e.jsonl", b'{"uid": 7, "act": "buy"}\n', "it seems to hold JSON, which is not read: write Parquet or CSV"),
@@ -121,13 +127,89 @@ def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
         ("e.csv", b"uid,act,uid\n7,buy,8\n", "column uid (`events.id`) is there 2 times: give each column a name"),
         ("e.csv", b'uid,"' + b"x" * 200_000, "its first line is no header of CSV"),
     ],
-    ids=("empty", "zip", "avro", "no parquet", "cut", "json", "semicolon", "tab", "folder", "twice", "header"),
+    ids=(
+        "empty",
+        "zip",
+        "avro",
+        "nul",
+        "nul below",
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32",
+        "no parquet",
+        "cut",
+        "json",
+        "semicolon",
+        "tab",
+        "folder",
+        "twice",
+        "header",
+    ),
 )
 def test_what_is_no_table_is_refused_with_the_fix(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     put(tmp_path, {name: data})
     with pytest.raises(DataError) as refused:
         ids_of(tmp_path, name)
     assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_the_encoding_that_a_refusal_names_is_read(tmp_path: Path, encoding: str) -> None:
+    put(tmp_path, {"e.csv": TEXT.decode().encode(encoding)})
+    assert ids_of(tmp_path, "e.csv", encoding=encoding) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("row", [1, 3, 70_000], ids=["in the first bytes", "there, too", "far below"])
+def test_a_nul_byte_in_an_id_is_told_with_its_row_wherever_it_is(tmp_path: Path, row: int) -> None:
+    lines = [f"user {i}," for i in range(1, 80_000)]
+    lines[row - 1] = f"us\0er {row},"
+    put(tmp_path, {"e.csv": "\n".join(["uid,act", *lines, ""]).encode()})
+    table = Table(files=("e.csv",))
+    reader = TableReader(table, tmp_path, {"x": Wanted("uid", "id", "events.user")}, "string")
+    with pytest.raises(DataError, match=rf"e\.csv: column uid has a NUL byte in row {row}, as text never has"):
+        list(reader.batches())
+
+
+def test_a_damaged_parquet_file_is_told_in_one_line(tmp_path: Path) -> None:
+    whole = parquet(pa.table({"uid": np.arange(10_000)}))
+    put(tmp_path, {"e.parquet": whole[:200] + bytes(400) + whole[600:]})
+    with pytest.raises(DataError, match=r"e\.parquet cannot be read: ") as refused:
+        ids_of(tmp_path, "e.parquet")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("second", ["label_time", "window_end"])
+def test_two_columns_of_times_in_two_units_need_one_and_the_advice_does_not_go_round(
+    tmp_path: Path, second: str
+) -> None:
+    put(tmp_path, {"t.parquet": parquet(pa.table({"shown": [1_714_564_800_000], "at": [1_714_564_830]}))})
+
+    def read_in(unit: TimeUnit) -> None:
+        meaning: Meaning = "optional_time" if second == "label_time" else "time"
+        wanted = {
+            "time": Wanted("shown", "time", "impressions.time", unit),
+            second: Wanted("at", meaning, f"impressions.{second}", unit),
+        }
+        list(TableReader(Table(files=("t.parquet",)), tmp_path, wanted, "uint64").batches())
+
+    with pytest.raises(DataError, match=r"column shown .* set `time_unit = \"ms\"`"):
+        read_in("s")
+    one = "column shown is in ms, and one `time_unit` holds for both: convert at to ms"
+    with pytest.raises(DataError, match=rf"column at \(`impressions.{second}`\): .* is 2024-05-01 in s: {one}$"):
+        read_in("ms")
+
+
+def test_a_column_of_timestamps_does_not_say_which_unit_another_has(tmp_path: Path) -> None:
+    shown = pa.array([1_714_564_800_000], pa.timestamp("ms"))
+    put(tmp_path, {"t.parquet": parquet(pa.table({"shown": shown, "at": [1_714_564_830_000]}))})
+    wanted = {
+        "time": Wanted("shown", "time", "impressions.time", "s"),
+        "label_time": Wanted("at", "optional_time", "impressions.label_time", "s"),
+    }
+    with pytest.raises(DataError, match=r"set `time_unit = \"ms\"`"):
+        list(TableReader(Table(files=("t.parquet",)), tmp_path, wanted, "uint64").batches())
 
 
 def test_a_column_that_parquet_has_twice_is_refused(tmp_path: Path) -> None:

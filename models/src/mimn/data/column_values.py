@@ -69,6 +69,8 @@ class Place:
     first_row: int = 0
     typed: bool = True
     """Whether the file says of which type its values are; those of CSV are all text."""
+    in_unit: str | None = None
+    """Another column of the table whose numbers are times in the unit of this one."""
 
     def __str__(self) -> str:
         return f"{self.path}: column {self.want.column} (`{self.want.said}`)"
@@ -328,6 +330,11 @@ def _instants(column: pa.Array, place: Place) -> pa.Array:
     return pc.coalesce(*(times.cast(pa.int64()) for times in read))
 
 
+def says_its_unit(kind: pa.DataType) -> bool:
+    """Whether times of a type need no `time_unit`."""
+    return _is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+
+
 def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tuple[str, NDArray[np.bool_]]]]:
     """When rows happened, in ms, -1 for none; which cannot be used and why. [n]
 
@@ -335,7 +342,7 @@ def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tu
         DataError: the column holds no times, or none between 2000 and 2100 in its unit.
     """
     want, kind, unit = place.want, column.type, place.want.unit
-    dated = _is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    dated = says_its_unit(kind)
     if _is_text(kind):
         column, unit = _instants(column, place), "ms"
     elif pa.types.is_date(kind):
@@ -395,9 +402,14 @@ def _refuse_unit(raw: float, place: Place) -> None:
     for unit, (t, o) in PER_MS.items():
         if unit != stated and EARLIEST_MS <= raw * t / o < LATEST_MS:
             day = datetime.fromtimestamp(raw * t / o / 1000, UTC).date()
+            fix = f'set `time_unit = "{unit}"`'
+            if place.in_unit is not None:
+                fix = (
+                    f"column {place.in_unit} is in {stated}, and one `time_unit` holds for both: convert "
+                    f"{place.want.column} to {stated}"
+                )
             raise DataError(
-                f"{place}: {raw:.0f} is not between 2000 and 2100 in {stated}, and is {day} in {unit}: set "
-                f'`time_unit = "{unit}"`'
+                f"{place}: {raw:.0f} is not between 2000 and 2100 in {stated}, and is {day} in {unit}: {fix}"
             )
     raise DataError(f"{place}: {raw:.0f} is not between 2000 and 2100 in any unit: name the column of times")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
@@ -28,6 +29,13 @@ CSV_BLOCK_BYTES = 8 << 20
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes of compressed files → Arrow's name for it."""
 _SNIFFED = 1 << 12
+_WIDE_MARKS = {
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # the first begins as one of UTF-16 does
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+"""Encoding → what may stand at the beginning of its text."""
+_UNITS = 8
+"""Bytes in which every second one is NUL in UTF-16 of ASCII, such as the beginning of a header."""
 _MARKS = ("_", ".")
 
 
@@ -87,6 +95,7 @@ def record_batches(
         broken: called for each line of CSV with another number of fields than the header has: with both numbers.
 
     Raises:
+        DataError: text has a NUL byte.
         OSError, pa.ArrowException: it cannot be read.
     """
     if is_parquet(path):
@@ -122,8 +131,25 @@ def record_batches(
             quoted_strings_can_be_null=False,
         ),
     )
+    first_row = 0
     for batch in reader:
-        yield batch.select(list(columns))
+        chosen = batch.select(list(columns))
+        for name in columns:
+            _refuse_nul(chosen.column(name), f"{path}: column {name}", first_row)
+        first_row += batch.num_rows
+        yield chosen
+
+
+def _refuse_nul(column: pa.Array, said: str, first_row: int) -> None:
+    """Raises DataError if a text has a NUL byte: text has none, but a file that was damaged, or is no text, has."""
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    found = pc.match_substring(texts, "\0").fill_null(False)
+    if not pc.any(found).as_py():
+        return
+    if texts is not column:
+        found = found.take(column.indices).fill_null(False)
+    row = first_row + pc.index(found, True).as_py() + 1
+    raise DataError(f"{said} has a NUL byte in row {row}, as text never has: the file is damaged: write it again")
 
 
 def hint(path: Path, wanted: str, there: Sequence[str]) -> str:
@@ -159,6 +185,31 @@ def _bytes_of(path: Path) -> pa.NativeFile:
     return pa.input_stream(str(path), compression=kind)
 
 
+def _check_bytes(path: Path, first: bytes, delimiter: str) -> None:
+    """Raises DataError if the first bytes of a file are not those of text whose characters begin with bytes of ASCII.
+
+    A first line of text makes it CSV, whatever comes behind: a NUL byte there is told with its row.
+    """
+    wide = _wide_encoding(first)
+    if wide is not None:
+        raise DataError(f'{path} seems to be text in another encoding: set `encoding = "{wide}"`')
+    line, nul = first.split(b"\n", 1)[0], first.find(b"\0")
+    controls = set(range(32)) - {*b"\t\r", *delimiter.encode()}
+    if nul >= 0 and not controls.isdisjoint(line):
+        raise DataError(f"{path} is neither Parquet nor text (byte {nul + 1} is NUL): convert it to Parquet or CSV")
+
+
+def _wide_encoding(first: bytes) -> str | None:
+    """The encoding of text in units of more than a byte: by its mark, or by where its NUL bytes are."""
+    for name, marks in _WIDE_MARKS.items():
+        if first.startswith(marks):
+            return name
+    even, odd = first[:_UNITS:2], first[1:_UNITS:2]
+    if len(first) < _UNITS or any(even) == any(odd):
+        return None
+    return "utf-16-le" if all(even) else "utf-16-be" if all(odd) else None
+
+
 def _text_of(path: Path, table: Table) -> io.TextIOWrapper:
     """What a file of CSV holds, as text.
 
@@ -175,8 +226,8 @@ def _text_of(path: Path, table: Table) -> io.TextIOWrapper:
         raise DataError(f"{path} is empty: leave it out of `files`")
     if first.startswith(b"PK\x03\x04"):
         raise DataError(f"{path} is a zip archive or a spreadsheet: unpack it, or save it as CSV")
-    if b"\0" in first and not encoding.startswith(("utf-16", "utf-32")):
-        raise DataError(f"{path} is neither Parquet nor text: convert it to Parquet or CSV")
+    if not encoding.startswith(("utf-16", "utf-32")):
+        _check_bytes(path, first, table.delimiter)
     return io.TextIOWrapper(
         _bytes_of(path), "utf-8-sig" if encoding == "utf-8" else encoding, errors="replace", newline=""
     )

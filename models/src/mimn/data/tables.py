@@ -10,7 +10,7 @@ reason, and the first of each is remembered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from mimn.data.column_values import (
     mask_of,
     numpy_of,
     parsed,
+    says_its_unit,
     to_ids,
     to_labels,
     to_numbers,
@@ -93,6 +94,8 @@ class TableReader:
         self.refused = Refused()
         self.rows = 0
         """Rows read, refused ones included."""
+        self._in_unit: str | None = None
+        """A column whose numbers were found to be times in the table's `time_unit`."""
         self._yielded: tuple[Path, int, NDArray[np.bool_]] | None = None
         self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
         """The text of each code, by column; empty where texts are not kept. It is `mimn.bundle.fields.text_of` of the
@@ -193,7 +196,7 @@ class TableReader:
                 yield typed, batch
         except (OSError, pa.ArrowException) as error:
             fix = ': set `encoding`, such as "latin-1"' if "invalid UTF8" in str(error) else ""
-            raise DataError(f"{path} cannot be read: {error}{fix}") from error
+            raise DataError(f"{path} cannot be read: {_in_one_line(error)}{fix}") from error
 
     def _check_columns(self, path: Path, wanted: Sequence[str], there: Sequence[str]) -> None:
         missing = [w for w in self._wanted.values() if w.column in set(wanted) - set(there)]
@@ -239,11 +242,14 @@ class TableReader:
                 case "number":
                     return to_numbers(column, place)
                 case _:
-                    return to_times(column, place)
+                    times, bad = to_times(column, replace(place, in_unit=self._in_unit))
+                    if not says_its_unit(column.type) and bool((times >= 0).any()):
+                        self._in_unit = place.want.column
+                    return times, bad
         except UnicodeDecodeError as error:
             raise DataError(f"{place} holds text that is not UTF-8: {error}") from error
         except pa.ArrowException as error:
-            raise DataError(f"{place} cannot be converted from {column.type}: {error}") from error
+            raise DataError(f"{place} cannot be converted from {column.type}: {_in_one_line(error)}") from error
 
     def _empty_type(self, want: Wanted) -> pa.DataType:
         """What a column without any value is taken for."""
@@ -288,3 +294,8 @@ class TableReader:
             texts = column.dictionary.take(pa.array(new, pa.int64())).to_pylist()
             known.update(zip(codes[new].tolist(), texts, strict=True))
         return np.where(mask_of(column.is_null()), np.uint64(0), codes[numpy_of(column.indices.fill_null(0))])
+
+
+def _in_one_line(error: Exception) -> str:
+    """What Arrow says, which may be lines."""
+    return " ".join(str(error).split())
