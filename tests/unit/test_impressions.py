@@ -153,6 +153,18 @@ def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
     (signal_run.folder / "calibration.json").unlink()
 
 
+def test_calibration_says_what_was_asked_for_beside_what_is_stored(
+    signal_run: TrainedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--run", str(signal_run.folder), "--cache", str(signal_run.folder.parent / "cache")]
+    assert main(["calibrate", *arguments, "--method", "shift"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    fitted = signal_run.calibration()
+    assert isinstance(fitted, Platt)
+    assert printed == {"asked": "shift", "method": "platt", "slope": 1.0, "intercept": fitted.intercept}
+    (signal_run.folder / "calibration.json").unlink()
+
+
 def test_calibration_says_how_many_served_states_hold_more_events_than_it_reads(
     signal_run: TrainedRun, caplog: pytest.LogCaptureFixture
 ) -> None:

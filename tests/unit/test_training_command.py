@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -72,6 +75,49 @@ def test_ctrl_c_of_a_table_says_that_the_same_command_goes_on(
     monkeypatch.setattr(labelled, "make", interrupted)
     assert labelled.main(["table", "--plan", "plan.toml"]) == 130
     assert capsys.readouterr() == ("", "interrupted; the same command continues from here\n")
+
+
+PROGRAMS = [
+    ".".join(path.relative_to(ROOT / "models/src").with_suffix("").parts).removesuffix(".__main__")
+    for path in sorted((ROOT / "models/src/mimn").rglob("*.py"))
+    if 'if __name__ == "__main__"' in path.read_text("utf-8") and path.parent.name != "rows"
+]
+"""What `python -m` runs, but for `mimn.rows`, which does not import what takes time."""
+
+
+def interrupted_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, where Ctrl-C comes while numpy is imported."""
+    (folder / "numpy.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.raise_signal(signal.SIGINT)\n"
+    )
+    path = os.pathsep.join([str(folder), str(ROOT / "models/src")])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_during_the_imports_of_a_command_is_130_without_a_traceback(program: str, tmp_path: Path) -> None:
+    done = interrupted_in(tmp_path, "-m", program)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_program_that_imports_the_package_keeps_its_traceback(tmp_path: Path) -> None:
+    done = interrupted_in(tmp_path, "-c", "import mimn.metrics")
+    assert "Traceback" in done.stderr
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_other_errors_of_a_command_keep_their_traceback(tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("raise ZeroDivisionError\n")
+    done = interrupted_in(tmp_path, "-c", "import runpy, sys; sys.argv[0] = '-m'; import mimn; import msgspec")
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("ZeroDivisionError")
 
 
 def test_an_error_that_it_does_not_name_is_not_hidden() -> None:

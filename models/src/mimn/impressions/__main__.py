@@ -128,7 +128,8 @@ def _run(options: argparse.Namespace) -> Any:
     if length < 1:
         raise ConfigError(f"length must be at least 1, not {length}")
     if options.command == "calibrate":
-        return msgspec.to_builtins(calibrate(trained, options.method, length))
+        # What is stored of `shift` is a `platt` whose slope is 1: that it was asked for is said here alone.
+        return {"asked": options.method, **msgspec.to_builtins(calibrate(trained, options.method, length))}
     return evaluate(trained, length)
 
 
