@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mimn.data.description import ActionRules, UserSplit
 from mimn.data.events import DataError, Events
-from mimn.data.instances import Instances, stored_instances
+from mimn.data.instances import Instances, last_histories, stored_instances
 from mimn.data.preparation import cache_folder, prepare
 from mimn.data.prepared import Prepared
 from mimn.data.split import PARTS, Part, parts_of
@@ -27,6 +27,10 @@ class DataSet:
     events: Events
     train_users: NDArray[np.bool_]
     """[U]"""
+    long_enough: Mapping[Part, tuple[int, int]]
+    """By part: its users, and those of them with enough events before their last occasion for a target."""
+    min_history: int
+    """Events that precede a target."""
     vocabulary: Vocabulary
     instances: Instances
     action_rules: ActionRules
@@ -62,7 +66,8 @@ def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
     _check_trainable(path, prepared)
     events, split = prepared.events, prepared.description.split
     fold = split.fold if settings.fold is None and isinstance(split, UserSplit) else settings.fold
-    train_users = parts_of(events.users, fold) == PARTS.index("train")
+    part_of_user, long = parts_of(events.users, fold), last_histories(events) >= settings.min_history
+    train_users = part_of_user == PARTS.index("train")
     try:
         vocabulary = build_vocabulary(events, train_users)
     except TwoCategories as error:
@@ -71,12 +76,17 @@ def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
             f"`events`, columns {table.item} and {table.category} of {', '.join(table.files)}: item {item} has two "
             "categories: give each item one"
         ) from error
-    instances = stored_instances(prepared.folder, events, fold, settings.negatives)
+    instances = stored_instances(prepared.folder, events, fold, settings.negatives, settings.min_history)
     wanted = np.isin(instances.part, [PARTS.index(part) for part in parts])
     return DataSet(
         prepared=prepared,
         events=events,
         train_users=train_users,
+        long_enough={
+            part: (int((part_of_user == i).sum()), int((long & (part_of_user == i)).sum()))
+            for i, part in enumerate(PARTS)
+        },
+        min_history=settings.min_history,
         vocabulary=vocabulary,
         instances=instances if wanted.all() else instances.select(wanted),
         action_rules=prepared.description.action_rules,

@@ -27,6 +27,7 @@ from mimn.data.fields import FittedFields
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data_set import DataSet, description_of, load_data
+from mimn.enough_targets import check_any
 from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run_config import read_config
@@ -55,9 +56,9 @@ def evaluate(
     `floors` are the same for all models of a split; a caller that already has them leaves them out.
 
     Raises:
-        EvaluationFailed: the folder holds no finished run, the data is not what it was trained on, or a part of it has
-            no instances.
-        ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used.
+        EvaluationFailed: the folder holds no finished run, or the data is not what it was trained on.
+        ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used, or a part of it
+            has no instances.
     """
     torch.set_num_threads(1)
     if length < 1:
@@ -71,11 +72,7 @@ def evaluate(
     data = load_data(config.data)
     needed: list[Part] = [*parts, *(["train", "test"] if floors else [])]  # type: ignore[list-item]  # literals of Part
     for part in needed:
-        if not len(data.instances.of(part)):
-            raise EvaluationFailed(
-                f"no {part} user of {data.name} has a target with enough history, so no figure can be "
-                "computed: the data set has too few users"
-            )
+        check_any(data, part, "no figure can be computed")
     record_of = {"prepared_sha256": data.prepared.sha256} | record  # runs of earlier versions do not say it
     for name, value in (
         ("data_sha256", data.events.sha256),

@@ -12,7 +12,7 @@ import tomli_w
 from mimn import config_file
 from mimn.baselines import ModelConfig, model_config
 from mimn.config import ConfigError
-from mimn.data.instances import DEFAULT_RULE
+from mimn.data.instances import DEFAULT_RULE, MIN_HISTORY
 from mimn.data.negatives import Exclusion, NegativeRule, Sampling
 from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
@@ -34,10 +34,15 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     negatives_exclude: Exclusion = DEFAULT_RULE.exclude
     """What a negative must not be: an item of the target's `basket`, or also one of the user's `history`, which is
     right where no user has an item twice."""
+    min_history: int = MIN_HISTORY
+    """Events that must precede a target that a model is judged on, in validation and in the test part. What training
+    reads is `min_history` of `[windows]`."""
 
     def __post_init__(self) -> None:
         if self.fold is not None and not 0 <= self.fold < FOLDS:
             raise ValueError(f"fold must be 0 to {FOLDS - 1}, not {self.fold}")
+        if self.min_history < 1:
+            raise ValueError(f"min_history must be at least 1, not {self.min_history}")
         _ = self.negatives
 
     @property

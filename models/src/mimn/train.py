@@ -33,6 +33,7 @@ from mimn.data.ledger_reads import ledgers_of
 from mimn.data.split import PARTS, Part
 from mimn.data.windows import WindowSampler
 from mimn.data_set import DataSet, load_data
+from mimn.enough_targets import check_any, counts_said, too_few_to_choose
 from mimn.event_fields import EventFields, fit_event_fields, known_ids
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
@@ -68,8 +69,9 @@ class DrawnNegatives:
         *,
         origin: Origin | None = None,
         teachers: Teachers | None = None,
+        parts: Sequence[Part] = PARTS,
     ) -> None:
-        """`origin`: what a warm run begins with.
+        """`origin`: what a warm run begins with. `parts`: those that `data` was loaded with.
 
         Raises:
             ConfigError, DataError: the model cannot read the data's fields, or cannot begin with those weights.
@@ -85,6 +87,9 @@ class DrawnNegatives:
             known, fitted = origin.grown(known, fitted, rules)
             self._architecture = limits_of(origin.config, config.architecture)
         self.known, self.fitted = known, fitted
+        self.counts = f"targets after {data.min_history} events or more: {counts_said(data, parts)}"
+        doubt = too_few_to_choose(data, parts, "the epoch")
+        self.doubts: Sequence[str] = [] if doubt is None else [doubt]
         self.hashes = f"data {data.events.sha256[:16]}, instances {data.instances.sha256[:16]}"
         self._fields = EventFields.of(data.prepared, data.train_users, fitted) if fitted.specs else None
         ledgers = ledgers_of(config.architecture, data.events, data.train_users, data.prepared.side("item"))
@@ -206,13 +211,9 @@ def train(
 
     def load(origin: Origin | None) -> DrawnNegatives:
         data = load_data(config.data, parts)
-        if not len(data.instances.of("validation")):
-            raise DataError(
-                f"no validation user of {data.name} has a target with enough history: the data set has too few "
-                "users to choose an epoch by"
-            )
+        check_any(data, "validation", "nothing can choose an epoch")
         teachers = Teachers.load(taught_by, config, data.prepared, processes.device) if taught_by else None
-        return DrawnNegatives(config, data, processes, origin=origin, teachers=teachers)
+        return DrawnNegatives(config, data, processes, origin=origin, teachers=teachers, parts=parts)
 
     return train_run(config, output, load, running, resume=resume, start=start)
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from mimn.config import ConfigError
 from mimn.data.events import DataError
+from mimn.data_set import load_data
+from mimn.enough_targets import check_any, too_few_to_choose
 from mimn.run_config import RunConfig, read_config
 from mimn.train import DrawnNegatives, train
 from mimn.training.command import add_search_options, end_search, resumable
@@ -37,6 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     with resumable(ConfigError, DataError, TrainingFailed, OSError) as ended:
         space = read_space(options.space, options.trials)
         base = read_config(options.config)
+        data = load_data(base.data, SEEN)  # which is the same in all trials
+        check_any(data, "validation", "nothing can choose a configuration")
+        few = too_few_to_choose(data, SEEN, "a configuration")
+        if few is not None:  # the result would be chance alone, where a training still gives a model
+            raise DataError(f"{data.name}: {few}")
         search = Search(base, space, options.output, DrawnNegatives.measure, trained, sys.stderr.isatty())
         end_search(search)
     return ended.status

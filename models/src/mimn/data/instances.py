@@ -35,7 +35,7 @@ MAKE_AGAIN = "delete it, and it is made again"
 OCCASIONS = 10
 """Protocol B: targets come from a user's last ten occasions. Protocol A takes only the very last."""
 MIN_HISTORY = 20
-"""Events that must precede a target."""
+"""Events that must precede a target, unless a run says otherwise (`min_history` in `[data]`)."""
 NEGATIVES = 4
 """Negatives drawn for each positive. The first is the protocol's; all four choose the checkpoint on validation."""
 MAX_ATTEMPTS = 1000
@@ -191,11 +191,12 @@ def build_instances(
     vocabulary: Vocabulary | None = None,
     fold: int | None = None,
     rule: NegativeRule = DEFAULT_RULE,
+    min_history: int = MIN_HISTORY,
 ) -> Instances:
     """All instances of a data set, all parts of a split, protocol B (`last` marks those of protocol A).
 
     Two folds have the same positives, except those that one fold's train users do not know; the negatives of a fold are
-    drawn from what its own train users did.
+    drawn from what its own train users did. `min_history` events must precede a target.
 
     Raises:
         DataError: the data set has no train users, no target with enough history, or too few items.
@@ -218,7 +219,7 @@ def build_instances(
         excluded.clear()
 
     for u, (begin, end) in enumerate(zip(events.bounds[:-1], events.bounds[1:], strict=True)):
-        for row, basket in _targets(events, int(begin), int(end)):
+        for row, basket in _targets(events, int(begin), int(end), min_history):
             if vocabulary.item_places(events.item_id[row : row + 1])[0] < 0:
                 unknown[part[u]] += 1
                 continue
@@ -229,7 +230,11 @@ def build_instances(
             draw_negatives()
     draw_negatives()
     if not rows:
-        raise DataError(f"no target has {MIN_HISTORY} events before it: the data set is too small")
+        longest = int(last_histories(events).max(initial=0))
+        raise DataError(
+            f"no target has {min_history} events before it, and no user more than {longest} before the last occasion: "
+            f"lower `min_history` in `[data]` (to 1 or more), or add longer histories"
+        )
     target = np.array(rows)
     last_occasion = events.occasion[events.bounds[1:] - 1]
     return Instances(
@@ -249,6 +254,11 @@ def build_instances(
     )
 
 
+def last_histories(events: Events) -> NDArray[np.int64]:
+    """Events of each user before the last occasion: before no target are there more. [U]"""
+    return events.history_end[events.bounds[1:] - 1] - events.bounds[:-1]
+
+
 def target_rows(events: Events, instances: Instances) -> NDArray[np.int64]:
     """The event that each positive is; the first of several of one item at one time. [n]"""
     user = np.searchsorted(events.users, instances.user_id)
@@ -261,21 +271,33 @@ def target_rows(events: Events, instances: Instances) -> NDArray[np.int64]:
 
 
 def stored_instances(
-    folder: Path, events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE
+    folder: Path,
+    events: Events,
+    fold: int | None = None,
+    rule: NegativeRule = DEFAULT_RULE,
+    min_history: int = MIN_HISTORY,
 ) -> Instances:
     """The instances of `events` and a split: read from their file in `folder`, or made and written there first.
 
     Raises:
-        DataError: the file is damaged, or the data set is too small.
+        DataError: the file is damaged or cannot be written, or the data set is too small.
     """
-    origin = source(events, fold, rule)
+    origin = source(events, fold, rule, min_history)
     path = folder / f"instances-{hashlib.sha256(origin.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
-        build_instances(events, fold=fold, rule=rule).save(path, origin)
+        made = build_instances(events, fold=fold, rule=rule, min_history=min_history)
+        try:
+            made.save(path, origin)
+        except OSError as error:
+            raise DataError(
+                f"instances cannot be kept in {folder} ({error.strerror or error}): choose another folder by CTR_CACHE"
+            ) from error
     return Instances.load(path, origin, rule)
 
 
-def source(events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE) -> str:
+def source(
+    events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE, min_history: int = MIN_HISTORY
+) -> str:
     """What instances are made from: the rule, the data and the split. Defaults are left out, as in older files."""
     parts = [f"{RULE} of {events.sha256}"]
     if fold is not None:
@@ -284,10 +306,12 @@ def source(events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT
         parts.append(f"samplings {' '.join(rule.samplings)}")
     if rule.exclude != DEFAULT_RULE.exclude:
         parts.append(f"negatives exclude {rule.exclude}")
+    if min_history != MIN_HISTORY:
+        parts.append(f"{min_history} events before a target")
     return ", ".join(parts)
 
 
-def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]:
+def _targets(events: Events, begin: int, end: int, min_history: int) -> list[tuple[int, set[int]]]:
     """One row of each of the user's last occasions that have enough history, and all items of its basket."""
     occasion = events.occasion[begin:end]
     starts = begin + np.concatenate([[0], np.flatnonzero(np.diff(occasion)) + 1])
@@ -296,7 +320,7 @@ def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]
     for start, stop in zip(starts[-OCCASIONS:], ends[-OCCASIONS:], strict=True):
         user, timestamp = int(events.user_id[start]), int(events.timestamp[start])
         row = int(start) + draw("target", user, timestamp, 0, int(stop - start))
-        if events.history_end[row] - begin < MIN_HISTORY:
+        if events.history_end[row] - begin < min_history:
             continue
         same_basket = events.basket_id[begin:end] == events.basket_id[row]
         basket = {*events.item_id[start:stop].tolist(), *events.item_id[begin:end][same_basket].tolist()}

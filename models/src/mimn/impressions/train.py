@@ -44,6 +44,7 @@ class LabelledImpressions:
     measure = Measure("logloss", higher_is_better=False)
     first_epoch = 1
     curves = False
+    doubts: Sequence[str] = ()
 
     def __init__(
         self,
@@ -65,6 +66,10 @@ class LabelledImpressions:
         if origin is not None:
             known, fitted = origin.grown(known, fitted, data.prepared.description.action_rules)
         self.known, self.fitted = known, fitted
+        labels = {part: data.labelled.impressions.label[data.rows(part)] for part in PARTS}
+        self.counts = "impressions: " + ", ".join(
+            f"{part} {len(of)} ({int((of == 1).sum())} clicked)" for part, of in labels.items() if len(of)
+        )
         self.hashes = f"data {data.sha256[:16]}"
         self._reader = ImpressionReader(data, known.ids, fitted, config)
         plan = config.windows

@@ -145,7 +145,8 @@ def score(cell: Cell, folder: Path, part: Part, row: str) -> Scored:
     settings = cell.config.data
     data = load_data(settings)
     rule = NegativeRule(SAMPLINGS, settings.negatives_exclude)
-    data = replace(data, instances=stored_instances(data.prepared.folder, data.events, settings.fold, rule))
+    made = stored_instances(data.prepared.folder, data.events, settings.fold, rule, settings.min_history)
+    data = replace(data, instances=made)
     instances = data.instances.of(part)
     scores: dict[tuple[int, Sampling], NDArray[np.float64]] = {}
     for length in cell.lengths:
