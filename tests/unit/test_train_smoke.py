@@ -4,7 +4,9 @@ follows from the run folder. Under a minute.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -332,6 +334,48 @@ def test_the_recipe_trains_on_the_data_set_that_the_command_names(
     assert json.loads(capsys.readouterr().out)["validation_auc"] > 0.6
     assert read_config(output / run.CONFIG).data.description == str(description)
     assert load_bundle(export_run(output, tmp_path / "bundles", "x", "1", "float32")).manifest.ledger is not None
+
+
+@pytest.mark.parametrize("full", [run.LOG, run.CURVES])
+def test_a_training_on_a_full_disk_names_the_folder_and_says_how_to_go_on(
+    full: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / full).symlink_to("/dev/full")
+    (tmp_path / "config.toml").write_text(epochs(smoke_config(folder), 1).to_toml())
+    arguments = ["--config", str(tmp_path / "config.toml"), "--output", str(output)]
+    assert train.main(arguments) == 1
+    said = "cannot be written, because its disk is full: make room there, then continue with --resume"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {output} {said}"
+    (output / full).unlink()
+    assert train.main([*arguments, "--resume"]) == 0
+
+
+def test_a_training_that_cannot_begin_on_a_full_disk_says_to_start_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / f".{run.CONFIG}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    (tmp_path / "config.toml").write_text(epochs(smoke_config(folder), 1).to_toml())
+    arguments = ["--config", str(tmp_path / "config.toml"), "--output", str(output)]
+    assert train.main(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"error: {output} cannot be written, because its disk is full: make room there, then start again\n"
+    )
+    assert train.main(arguments) == 0
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    config = epochs(smoke_config(folder), 1)
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / run.LOG).open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TrainingFailed, match=r"another process is training in .*run: wait until it has ended"):
+            train.train(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [run.LOG]
+    assert train.train(config, tmp_path / "run")["epochs"] == 1
 
 
 def test_another_seed_is_another_run(folder: Path, trained: dict[str, Any]) -> None:

@@ -37,14 +37,20 @@ def alone(arguments: list[str], output: Path) -> dict[str, Any]:
     return recorded(output)
 
 
-def by_two(arguments: list[str], output: Path) -> dict[str, Any]:
-    """Train in two processes, by `torchrun`; returns what `metrics.json` says."""
+def by_two(arguments: list[str], output: Path, *, refused: bool = False) -> dict[str, Any]:
+    """Train in two processes, by `torchrun`; returns what `metrics.json` says. `refused`: a row of the data is."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, *arguments, "--output", str(output)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count('"validation_auc"') == 1, "only the first process says anything"
+    for said in ("rows are left out", "is the best on validation"):
+        lines = [line for line in done.stderr.splitlines() if said in line]
+        assert len(set(lines)) == len(lines), "only the first process warns"
+        assert all(line.startswith("warning: ") for line in lines)
+    if refused:
+        assert "1 rows are left out" in done.stderr
     return recorded(output)
 
 
@@ -63,7 +69,11 @@ def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, apart: f
         if task != "labelled"
         else labelled(tmp_path, epochs=2, learning_rate=1e-4, embeddings=embeddings)
     )
-    one, two = alone(arguments, tmp_path / "by 1"), by_two(arguments, tmp_path / "by 2")
+    if task == "labelled":
+        with (tmp_path / "shown.csv").open("a") as shown:
+            shown.write("1,1,1,1,0,0\n")  # in 1970
+    one = alone(arguments, tmp_path / "by 1")
+    two = by_two(arguments, tmp_path / "by 2", refused=task == "labelled")
     assert len(one["curve"]) == len(two["curve"]) == 2
     for epoch, same in zip(one["curve"], two["curve"], strict=True):
         assert abs(epoch["loss"] - same["loss"]) < 1e-3

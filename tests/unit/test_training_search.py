@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +27,7 @@ from mimn.impressions.data import ImpressionData
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.run_config import read_config
-from mimn.training.search import BEST, SEEN, STUDY, read_space
+from mimn.training.search import BEGUN, BEST, SEEN, STUDY, read_space
 from support.trainings import drawn, labelled
 
 pytestmark = pytest.mark.torch
@@ -126,6 +128,40 @@ def test_a_search_that_was_killed_ends_like_an_unbroken_one(searched: Path, tmp_
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     assert told(tmp_path) == told(searched)
     assert (tmp_path / "search" / BEST).read_text("utf-8") == (searched / "search" / BEST).read_text("utf-8")
+
+
+@pytest.mark.timeout(600)
+def test_a_second_search_in_one_folder_is_told_so_and_the_first_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = searching(tmp_path, SPACE.replace("trials = 4", "trials = 1"))
+    command = [sys.executable, "-m", "mimn.impressions", *arguments]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "search/trial/train.log"
+
+    def runs() -> None:
+        assert first.poll() is None, "it ended before the second began"
+
+    until(log.exists, "a trial", within_s=240, alive=runs)
+    os.kill(first.pid, signal.SIGSTOP)  # so that it is there for as long as the second runs
+    try:
+        assert main(arguments) == 1
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    said = f"error: another process is searching in {tmp_path / 'search'}: wait until it has ended"
+    assert capsys.readouterr().err == f"{said}, or choose another folder\n"
+    _, err = first.communicate(timeout=240)
+    assert first.returncode == 0, err
+    assert [one.state for one in trials(tmp_path)] == [optuna.trial.TrialState.COMPLETE]
+    assert main(arguments) == 0, "the lock went with the process"
+
+
+def test_a_search_that_was_killed_before_it_noted_what_it_searches_is_begun(tmp_path: Path) -> None:
+    arguments = searching(tmp_path, SPACE.replace("trials = 4", "trials = 1"))
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / BEGUN).touch()
+    assert main(arguments) == 0
+    assert "learning_rate" in (tmp_path / "search" / BEGUN).read_text()
 
 
 def test_drawn_negatives_are_searched_on_validation_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

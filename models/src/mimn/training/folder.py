@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from mimn import config_file, run
 from mimn.config_file import HasToml
+from mimn.file_lock import hold
 from mimn.nn.model import ClickModel
 from mimn.training.schedule import Schedule
 
@@ -44,15 +46,45 @@ def check_folder(folder: Path, config: HasToml, *, resume: bool) -> None:
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder meanwhile.
+
+    Raises:
+        TrainingFailed: another process trains there.
+    """
+    with (folder / run.LOG).open("a", encoding="utf-8") as file:
+        if not hold(file):
+            raise TrainingFailed(
+                f"another process is training in {folder}: wait until it has ended, or choose another folder"
+            )
+        yield
+
+
+class _Lines(logging.FileHandler):
+    """The log, whose errors end the training: logging prints a traceback for each line and goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Raise it."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            raise error
+
+
+@contextmanager
 def logged(folder: Path, *, file: bool = True) -> Iterator[None]:
     """Meanwhile, write what `log` says into the run folder's log, and warnings to standard error as well.
 
-    `file`: False in processes that do not write.
+    `file`: False in processes that do not write, which say nothing either.
     """
     if not file:
-        yield
+        silent = logging.NullHandler()  # without a handler, warnings go to standard error
+        log.addHandler(silent)
+        try:
+            yield
+        finally:
+            log.removeHandler(silent)
         return
-    lines, warnings = logging.FileHandler(folder / run.LOG, encoding="utf-8"), logging.StreamHandler()
+    lines, warnings = _Lines(folder / run.LOG, encoding="utf-8"), logging.StreamHandler()
     lines.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     warnings.setFormatter(logging.Formatter("warning: %(message)s"))
     warnings.setLevel(logging.WARNING)

@@ -13,7 +13,8 @@ Until `config.toml` is there nothing of the run is: what cannot be trained is re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,8 @@ from mimn.data.fields import FittedFields
 from mimn.data.prepared import Prepared
 from mimn.data.vocabulary import KnownIds
 from mimn.nn.model import ClickModel
-from mimn.training.folder import check_folder, draw_curves, log, logged
+from mimn.training.disk import named_if_full
+from mimn.training.folder import alone_in, check_folder, draw_curves, log, logged
 from mimn.training.loop import ONCE, Running, Task, fit
 from mimn.training.schedule import Schedule
 from mimn.training.settings import TrainingSettings
@@ -54,6 +56,10 @@ class RunTask(Task, Protocol):
     """The ids that the model knows."""
     fitted: FittedFields
     """What the values of fields mean."""
+    counts: str
+    """How much each part has to judge a model by, for the log."""
+    doubts: Sequence[str]
+    """What makes figures of this data doubtful: warnings."""
     hashes: str
     """Beginnings of the hashes of what is read, for the log."""
 
@@ -83,7 +89,23 @@ def train_run(
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used; nothing is written then.
         TrainingFailed: the folder is taken, there is nothing to resume, or the loss is not finite.
+        DiskFull: what is written has no room.
     """
+    with ExitStack() as held:
+        return _train_run(config, output, load, running, held, resume=resume, start=start)
+
+
+def _train_run(
+    config: TrainingConfig,
+    output: Path,
+    load: Callable[[Origin | None], RunTask],
+    running: Running,
+    held: ExitStack,
+    *,
+    resume: bool,
+    start: Start | None,
+) -> dict[str, Any]:
+    """As `train_run`; `held` gets what keeps other processes out of the folder."""
     torch.set_num_threads(1)
     processes, resolved, commit = running.processes, config.to_toml(), run.commit()
     with processes.first_alone():
@@ -96,23 +118,29 @@ def train_run(
         torch.manual_seed(config.training.seed)
         model = task.untrained()
         if processes.first:
-            output.mkdir(parents=True, exist_ok=True)
-            task.known.ids.save(output)
-            task.save(output)
-            if origin is not None:
-                origin.save(output)
-            run.write_text(output / run.CONFIG, resolved)
-    with logged(output, file=processes.first):
+            with named_if_full(output, "continue with --resume" if resume else "start again"):
+                output.mkdir(parents=True, exist_ok=True)
+                held.enter_context(alone_in(output))
+                check_folder(output, config, resume=resume)  # another run may have begun while the data was read
+                task.known.ids.save(output)
+                task.save(output)
+                if origin is not None:
+                    origin.save(output)
+                run.write_text(output / run.CONFIG, resolved)
+    with named_if_full(output, "continue with --resume"), logged(output, file=processes.first):
         task.prepared.say_refused(log)
+        for doubt in task.doubts:
+            log.warning("%s: %s", task.prepared.description.name, doubt)
         if origin is not None:
             origin.give(model, task.known.ids, task.fitted)
         log.info(
-            "%s on %s: %d items, %d categories, %d parameters, %s",
+            "%s on %s: %d items, %d categories, %d parameters, %s, %s",
             config.name,
             task.prepared.description.name,
             len(task.known.ids.items),
             len(task.known.ids.categories),
             sum(parameter.numel() for parameter in model.parameters()),
+            task.counts,
             task.hashes,
         )
         begun = None if origin is None else origin.source.run

@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -33,6 +34,8 @@ from mimn import config_file, run
 from mimn.config import ConfigError
 from mimn.config_file import HasToml
 from mimn.data.split import Part
+from mimn.file_lock import hold
+from mimn.training.disk import named_if_full
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 from mimn.training.schedule import Epoch, Measure
@@ -132,17 +135,24 @@ class Search(Generic[C]):
 
         Raises:
             ConfigError: a value of the space makes no configuration.
-            TrainingFailed: optuna is missing, the folder has another search, or no trial came to an end.
+            TrainingFailed: optuna is missing, the folder has another search, another process is searching there, or no
+                trial came to an end.
         """
         try:
-            import optuna
-            from optuna.storages.journal import JournalFileBackend
+            import optuna  # noqa: F401
         except ImportError as error:
             raise TrainingFailed(INSTALL.format(error)) from error
         for path, parameter in self.space.parameters.items():
             for value in parameter.examples:
                 self._configured({path: value})
-        self._begin()
+        with named_if_full(self.output, "search with the same command"), self._begun():
+            return self._run()
+
+    def _run(self) -> Path:
+        """As `run`, in a folder that no other process searches in."""
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.output / STUDY))),
@@ -178,21 +188,34 @@ class Search(Generic[C]):
             )
         return table
 
-    def _begin(self) -> None:
-        """Note what is searched, or check that the folder's search is this one."""
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Note what is searched, or check that the folder's search is this one; keep other processes out meanwhile.
+
+        Trials are made in one folder, and the study's journal tells every process of the same trial.
+        """
         parameters = msgspec.to_builtins(self.space.parameters)
         searched = {"parameters": parameters, "seed": self.space.seed, "base": msgspec.to_builtins(self.base)}
         text = tomli_w.dumps(_known(searched))
         stored = self.output / BEGUN
-        if not stored.exists():
-            if self.output.exists() and any(self.output.iterdir()):
-                raise TrainingFailed(f"{self.output} is not empty and holds no search: choose another folder")
-            self.output.mkdir(parents=True, exist_ok=True)
-            stored.write_text(text, "utf-8")
-        elif stored.read_text("utf-8") != text:
-            raise TrainingFailed(
-                f"{stored} is another search: go on with its configuration and space, or choose another folder"
-            )
+        if not stored.exists() and self.output.exists() and any(self.output.iterdir()):
+            raise TrainingFailed(f"{self.output} is not empty and holds no search: choose another folder")
+        self.output.mkdir(parents=True, exist_ok=True)
+        with stored.open("a+", encoding="utf-8") as file:
+            if not hold(file):
+                raise TrainingFailed(
+                    f"another process is searching in {self.output}: wait until it has ended, or choose another folder"
+                )
+            file.seek(0)
+            begun = file.read()
+            if begun not in ("", text):
+                raise TrainingFailed(
+                    f"{stored} is another search: go on with its configuration and space, or choose another folder"
+                )
+            if not begun:
+                file.write(text)
+                file.flush()
+            yield
 
     def _next(self) -> optuna.Trial | None:
         """The trial that an earlier process was in, or a new one; None when all are made."""

@@ -1,0 +1,21 @@
+"""A file that one process holds at a time: the lock goes with the process, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from typing import IO, Any
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def hold(file: IO[Any]) -> bool:
+    """Whether this process now holds the open file, until it is closed, or the file is on a disk without locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    return True
