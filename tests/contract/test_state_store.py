@@ -18,7 +18,7 @@ import redis
 from localstack.ports import free_port
 from localstack.valkey import Valkey
 from localstack.wait import until
-from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
+from mimn.state import HEADERS, REMOVAL, Block, Keys, Progress, Staged, StateLayout, encode_progress
 from support.fake_state_store import FakeStore
 from support.one_node_cluster import ClusterNode, OneNodeCluster, join, move_slot, three_masters
 from support.sentinel_node import LOGINS, SentinelNode, ask_for_login
@@ -268,6 +268,81 @@ def test_what_is_written_where_is_what_the_formats_say(valkey_store: tuple[Redis
     assert client.get("contract:{0011223344556677-0.3}:progress") == b"p1"
     assert client.get("contract:{0011223344556677-0.3}:s:ann") == b"s1"
     assert client.ttl("contract:{0011223344556677-0.3}:s:ann") == -1
+
+
+FINGERPRINT = bytes.fromhex("00112233445566778899aabbccddeeff")
+
+
+def record(lineage: int, next_offset: int = 9) -> bytes:
+    return encode_progress(
+        Progress(partitions=4, next_offset=next_offset, lineage=lineage, writer=1, base=0, as_of_ms=0)
+    )
+
+
+def state(lineage: int, fingerprint: bytes = FINGERPRINT) -> bytes:
+    headers = np.zeros(1, HEADERS)
+    headers["lineage"] = lineage
+    layout = StateLayout((Block("f", (3,)),))
+    return Staged(headers, np.ones((1, 3), np.float32), np.array([0]), fingerprint, layout).encoded()[0]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("subject", [*MODES, pytest.param("masters", marks=pytest.mark.servers)], indirect=True)
+def test_users_with_a_state_whom_the_list_lacks_are_found_and_listed_again(subject: Subject) -> None:
+    store = subject.store
+    assert isinstance(store, RedisStore)
+    users = [f"u{i}" for i in range(CHUNK_STATES + 3)] + [USER, "a:s:b"]
+    for p in range(3):
+        values = tuple((user, state(1)) for user in users)
+        assert store.commit([Commit(p, ABSENT, record(1), values, created=len(users))]) == [Written()]
+    assert store.unlisted(FINGERPRINT) == {}
+
+    client = store.client
+    client.delete(KEYS.users(1))
+    assert store.commit([Commit(1, record(1), record(1, 10), (("u0", state(1)),), listed=1)]) == [Written()]
+    client.srem(KEYS.users(2), USER)
+    found = store.unlisted(FINGERPRINT)
+    assert {p: sorted(names) for p, names in found.items()} == {1: sorted(users[1:]), 2: [USER]}
+    assert store.still_unlisted(1, users, FINGERPRINT) == users[1:]
+
+    # What counts as no state is nothing to list: of another lineage or bundle, damaged, gone, or of no such key.
+    client.mset({KEYS.state(1, "u1"): state(2), KEYS.state(1, "u2"): state(1, bytes(16)), KEYS.state(1, "u3"): b"x"})
+    client.delete(KEYS.state(1, "u4"))
+    client.set(KEYS.state(1, "")[:-2] + "x:", b"another key")
+    client.set(KEYS.state(1, "u9").replace("1}", "01}").encode(), state(1))
+    client.set(KEYS.state(1, "").encode() + b"\xff", state(1))
+    assert store.still_unlisted(1, users, FINGERPRINT) == users[5:]
+    assert sorted(store.unlisted(FINGERPRINT)[1]) == sorted(users[5:])
+    assert store.list_again(1, users, FINGERPRINT) == len(users) - 5
+    assert store.list_again(1, users, FINGERPRINT) == 0
+    assert client.smembers(KEYS.users(1)) == {user.encode() for user in [users[0], *users[5:]]}
+    assert store.unlisted(FINGERPRINT) == {2: [USER]}
+    client.set(KEYS.progress(2), REMOVAL + b"1")
+    assert store.unlisted(FINGERPRINT) == {}, "a namespace that is being removed has no states"
+    client.flushall()  # a later test moves a slot that would have all of these
+
+
+@pytest.mark.servers
+def test_a_user_who_is_erased_meanwhile_is_not_listed_again(
+    valkey_store: tuple[RedisStore, redis.Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, client = valkey_store
+    store.commit([Commit(0, ABSENT, record(1), (("ann", state(1)), ("bob", state(1))), created=2)])
+    client.delete(KEYS.users(0))
+    exchange, erased = store_module._exchange, False
+
+    def interrupted(connection: Any, sent: Sent) -> list[Any]:
+        nonlocal erased
+        replies = exchange(connection, sent)
+        if b"WATCH" in sent.pieces[0] and not erased:
+            erased = True
+            client.delete(KEYS.state(0, "ann"))
+            client.set(KEYS.progress(0), record(1, 10))
+        return replies
+
+    monkeypatch.setattr(store_module, "_exchange", interrupted)
+    assert store.list_again(0, ["ann", "bob"], FINGERPRINT) == 1
+    assert client.smembers(KEYS.users(0)) == {b"bob"}
 
 
 @pytest.fixture(params=MODES)

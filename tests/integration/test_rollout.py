@@ -173,6 +173,17 @@ def test_each_way_in_which_a_migration_is_wrong_is_stopped_by_its_gate_and_named
         key = keys.state(partition, user)
         store.delete(key)
         assert running.closed(*promote[:-1], "0", "--sample", "0") == {"coverage"}
+
+        # It is missing, and both lists of users lack the user, who is then looked for in neither namespace.
+        lists = [namespace.keys.users(partition) for namespace in (running.old, running.new)]
+        for name in lists:
+            store.srem(name, user)
+        _, view = running.rollout(*promote)
+        assert [(one["gate"], "missing from the list of users" in one["reason"]) for one in view["gates"]] == [
+            ("coverage", True)
+        ]
+        for name in lists:
+            store.sadd(name, user)
         store.set(key, value)
 
         # One digest is another.

@@ -20,7 +20,7 @@ from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
 from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import Keys, Progress, decode_progress, encode_progress, namespace
-from support.bulk_running import KILLED, done, killed, run
+from support.bulk_running import KILLED, done, killed, run, run_main
 from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form
 from support.small_disk import OnDisk, on_disk
 from support.uic_running import RunningUic
@@ -32,6 +32,7 @@ from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
 from uic.bulk.snapshots import Listed, Source, choose, create, doubts, expired, listed
 from uic.settings import RedisSettings
 from uic.store import RedisStore
+from uic.tools import verify
 
 pytestmark = pytest.mark.servers
 
@@ -63,6 +64,49 @@ def snapshot_while_folding(world: World, to: Path, *more: str) -> str:
         stop.set()
         events.join()
     return str(said["id"])
+
+
+def test_a_snapshot_holds_also_the_states_of_users_who_are_missing_from_the_list(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce(600, 60)
+    worker = world.worker()
+    world.wait_folded()
+    stored = world.stored().states
+    world.client.delete(world.keys.users(2))
+    create = ("snapshot", "create", "--to", str(tmp_path / "s"), "--verify", "--json")
+    assert json.loads(done(world.environment(), *create))["users"] == len(stored)
+    assert "are missing from the list of users of partition 2; they are saved all the same" in capsys.readouterr().err
+    worker.stop()
+    world.empty_store()
+    done(world.environment(), "snapshot", "restore", "--from", str(tmp_path / "s"))
+    assert world.stored().states == stored
+    world.worker()
+    world.wait_folded()
+    assert run_main(verify.main, world.environment())[0] == 0, "and the list is whole"
+
+
+def test_a_snapshot_is_refused_if_the_list_of_users_is_deleted_while_it_is_taken(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce(600, 60)
+    world.worker()
+    world.wait_folded()
+
+    def delete(step: str) -> None:
+        if step == "partition":
+            world.client.delete(world.keys.users(2))
+
+    create = ("create", "--to", str(tmp_path / "s"), "--verify", "--expire")
+    code, said = run(world.environment(), "snapshot", *create, after=delete)
+    assert (code, said) == (1, "")
+    told = capsys.readouterr().err
+    assert "are missing from the list of users of partition 2; `ctr verify --repair` lists them again" in told
+    assert [one.manifest for one in listed(Folder(str(tmp_path / "s")), world.keys.namespace)] == [None]
+    assert run_main(verify.main, world.environment(), "--repair")[0] == 0
+    capsys.readouterr()
+    assert run(world.environment(), "snapshot", *create)[0] == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_path: Path, world: World) -> None:
@@ -274,7 +318,7 @@ def test_a_snapshot_that_would_name_another_log_is_not_begun(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.produce(100, 10)
-    world.worker()
+    worker = world.worker()
     world.wait_folded()
 
     def refused(**wrong: str) -> str:
@@ -286,8 +330,9 @@ def test_a_snapshot_that_would_name_another_log_is_not_begun(
     for n in ("2", "8"):
         assert "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS" in refused(UIC_KAFKA__PARTITIONS=n)
     assert "there is no namespace" in refused(UIC_BUNDLE__GENERATION="1")
+    worker.stop()
     world.client.delete(world.keys.meta)
-    assert "restart one" in refused()
+    assert "if its meta was deleted, start its workers" in refused()
 
 
 def test_a_snapshot_is_verified_where_nothing_can_be_written_and_with_its_own_bundle_only(

@@ -233,6 +233,7 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.bundle_loads("/b", "tiny/1", None), OK, "golden"),
     (findings.bundle_loads("/b", None, "sha256 differs"), FAIL, "UIC_BUNDLE__PATH"),
     (findings.namespace_meta(None, META, "ns"), OK, "first start"),
+    (findings.namespace_meta(None, META, "ns", folded=8), FAIL, "8 partitions have progress find out who deleted"),
     (findings.namespace_meta(META, META, "ns"), OK, "partitions 64"),
     (findings.namespace_meta(META | {"partitions": "32"}, META, "ns"), FAIL, "generation"),
     (findings.namespace_meta(meta_of(b'{"partitions": 64, "topic": "behavior-events"}'), META, "ns"), OK, "64"),

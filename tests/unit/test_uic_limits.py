@@ -106,6 +106,8 @@ class Stalled:
     def __init__(self, channel: grpc.Channel, method: str) -> None:
         self._over = threading.Event()
         self.ended: grpc.StatusCode | None = None
+        self.told: dict[str, str] = {}
+        """The trailing metadata, by then."""
         call: Any = channel.stream_stream(method, None, None)(self._nothing(), timeout=120)
         threading.Thread(target=self._read, args=(call,), daemon=True).start()
 
@@ -116,6 +118,7 @@ class Stalled:
     def _read(self, call: Any) -> None:
         with contextlib.suppress(grpc.RpcError):
             next(iter(call), None)
+        self.told = dict(call.trailing_metadata())
         self.ended = call.code()
         self._over.set()
 
@@ -156,6 +159,9 @@ def test_calls_whose_message_does_not_come_are_ended_and_health_is_answered_besi
     stalled = [Stalled(rig.channel, f"/{SERVICE}/GetUserState") for _ in range(3 * CALLS)]
     until(lambda: sum(call.ended is grpc.StatusCode.RESOURCE_EXHAUSTED for call in stalled) == 2 * CALLS,
           "those above the number that may wait are refused", within_s=60)  # fmt: skip
+    refused = [call.told for call in stalled if call.ended is grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert [told["retriable"] for told in refused] == ["true"] * 2 * CALLS, "nothing of them was written"
+    assert all(told["x-request-id"] for told in refused)
     assert rig.healthy()
     until(lambda: all(call.ended for call in stalled), "the others are ended", within_s=60)
     assert sorted(str(call.ended) for call in stalled) == sorted(
@@ -194,6 +200,15 @@ def test_a_watch_outlives_the_time_that_a_request_has(rig: Rig) -> None:
     until(lambda: stalled.ended, "a stalled call's time is over", within_s=60)
     assert watch.is_active()
     watch.cancel()
+
+
+def test_bytes_that_are_no_message_are_refused_as_the_callers_mistake_for_programs_too(rig: Rig) -> None:
+    call: Any = rig.channel.unary_unary(f"/{SERVICE}/PublishBehaviors", None, None)
+    with pytest.raises(grpc.RpcError) as raised:
+        call(b"\xff", timeout=10, metadata=(("x-request-id", "mine"),))
+    failed: Any = raised.value
+    assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert dict(failed.trailing_metadata()) == {"retriable": "false", "x-request-id": "mine"}
 
 
 def test_a_message_over_the_limit_is_refused_and_smaller_ones_go_on(rig: Rig) -> None:

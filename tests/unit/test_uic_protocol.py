@@ -1207,6 +1207,38 @@ def test_a_state_that_is_gone_alone_is_noticed_counted_and_its_user_marked(topic
     assert heir.counted("uic_lost_states_total") == 1
 
 
+@pytest.mark.parametrize("failure", ["a lost state beside it", "a lost request", "a lost answer"])
+def test_an_unreadable_state_counts_once_though_its_batch_is_loaded_again(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    folded(topic, store)
+    store.states[0, USERS[0]] = b"x" * 7
+    if failure == "a lost state beside it":
+        del store.states[0, USERS[1]]
+    heir = Worker(topic, store, seed=1, chunk=100)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    if failure == "a lost request":
+        store.fail_commits = ["lost request"]
+    if failure == "a lost answer":
+        store.fail_commits = ["lost answer"]
+    heir.catch_up()
+    heir.settle()
+    assert heir.counted("uic_unreadable_states_total", error="corrupt") == 1
+    assert caplog.messages.count("unreadable state") == 1
+    assert store.bad == {0: [b"x" * 7]}, "and is set aside once"
+
+
+def test_what_the_store_says_of_a_namespace_that_is_folded_is_written_again(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    said, store.meta = store.meta, None
+    worker.until(lambda: store.meta == said)
+    assert worker.counted("uic_rewinds_total") == 0
+    another = store.meta = (99, "another program's")
+    worker.settle(40)
+    assert (store.meta, worker.updater.status.serving) == (another, True), "it is left to the next take-up"
+
+
 def test_another_users_state_is_not_taken_for_ours(topic: FakeTopic, store: FakeStore) -> None:
     folded(topic, store)
     store.states[0, USERS[0]] = store.states[0, USERS[1]]

@@ -57,6 +57,15 @@ class Keys:
         """A glob pattern that matches exactly the keys of `state`."""
         return f"{self.prefix}:{{{self.namespace}.*}}:s:*"
 
+    def owner(self, key: bytes) -> tuple[int, str] | None:
+        """The partition and the user of a key that `states` matches; None if `state` makes no such key."""
+        digits, _, user = key[len(f"{self.prefix}:{{{self.namespace}.".encode()) :].partition(b"}:s:")
+        try:
+            partition, name = int(digits), user.decode()
+        except ValueError:
+            return None
+        return (partition, name) if self.state(partition, name).encode() == key else None
+
     def same_user_in(self, other: Keys, key: bytes) -> bytes:
         """The key in another namespace for the user of `key`, one of our state keys. Both have the same partition
         count."""

@@ -10,6 +10,7 @@ import json
 import re
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
@@ -20,7 +21,9 @@ from typing import Any, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError, ReadOnlyError, ResponseError
 
-from mimn.state import REMOVAL, Keys
+from mimn.release import read_headers
+from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress
+from mimn.state.codec import HEADER_BYTES
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
 from uic.core.deployment import Severity, store_policy
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
@@ -35,6 +38,10 @@ T = TypeVar("T")
 CHUNK_STATES = 256
 SCANNED = 1000
 """Keys that the server looks at in one call."""
+NAMED = 16 * SCANNED
+"""Of these, how many are looked up together, by partition."""
+LOOKS = 100
+"""At users of a partition that is written meanwhile; a worker commits some twenty times a second."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 REPLACE = files("uic").joinpath("replace.lua").read_text()
 NOTHING = commands()
@@ -91,10 +98,12 @@ class RedisStore:
         ours = {"partitions": partitions, "topic": topic}
         claim = ours | {"store": self._identity}
         with _named("claim the namespace"):
-            stored = self.client.get(self._keys.meta) or self._replace_meta(ABSENT, claim)
-            if read_meta(stored) == ours:  # claimed by a version that gave stores no identity
-                stored = self._replace_meta(stored, claim)
-            self.client.sadd(self._keys.namespaces, self._keys.namespace)
+            with self._reaching(self._keys.meta):
+                stored = self.client.get(self._keys.meta) or self._replace_meta(ABSENT, claim)
+                if read_meta(stored) == ours:  # claimed by a version that gave stores no identity
+                    stored = self._replace_meta(stored, claim)
+            with self._reaching(self._keys.namespaces):
+                self.client.sadd(self._keys.namespaces, self._keys.namespace)
         said = read_meta(stored)
         identity = said.get("store") if isinstance(said, dict) else None
         if said != ours | {"store": identity} or not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
@@ -121,8 +130,8 @@ class RedisStore:
         raise NamespaceConflict(
             f"there is no namespace {self._keys.namespace} under prefix {self._keys.prefix} in this store: correct "
             "UIC_REDIS__URL, UIC_REDIS__PREFIX, UIC_BUNDLE__PATH or UIC_BUNDLE__GENERATION (ctr namespaces lists "
-            "those that there are); if the store was emptied, see docs/runbooks/store-outage.md; if its workers run, "
-            "restart one: UIC writes its meta when it starts"
+            "those that there are); if the store was emptied, see docs/runbooks/store-outage.md; if its meta was "
+            "deleted, start its workers, or wait some seconds while they run: they write it again"
         )
 
     def refuse_another_topic(self, partitions: int, topic: str) -> bool:
@@ -241,17 +250,72 @@ class RedisStore:
         with _named("read who has a state"):
             return int(self.client.scard(self._keys.users(partition)))
 
-    def users_by_key(self, partition: int) -> Iterator[str]:
-        """The users of the partition under whose key something is stored, each at least once. Reads the names of all
-        keys of the store, or as many as the caller asks for, so `users` is the way to those who are listed.
+    def unlisted(self, fingerprint: bytes) -> dict[int, list[str]]:
+        """By partition, the users with a state whom the list of users with a state lacks, as after that list was
+        deleted; no partition that has none. For jobs in bulk: the server names all of its keys, `SCANNED` in a call.
+
+        Args:
+            fingerprint: that of the states, at least 16 bytes.
 
         Raises:
             StoreUnavailable: no answer.
         """
-        front = self._keys.state(partition, "")
+        found: dict[int, list[str]] = defaultdict(list)
         with _named("look for states"):
-            for key in self.client.scan_iter(match=f"{front}*", count=SCANNED):
-                yield key.decode().removeprefix(front)
+            keys = self.client.scan_iter(match=self._keys.states, count=SCANNED)
+            while some := list(islice(keys, NAMED)):
+                users: dict[int, dict[str, None]] = defaultdict(dict)  # SCAN may name a key twice
+                for key in some:
+                    if (of := self._keys.owner(key)) is not None:
+                        users[of[0]][of[1]] = None
+                for partition, names in users.items():
+                    known = self.lists(partition, list(names))
+                    doubtful = [user for user, listed in zip(names, known, strict=True) if not listed]
+                    if doubtful := self.still_unlisted(partition, doubtful, fingerprint):
+                        found[partition] += doubtful
+        return {partition: list(dict.fromkeys(names)) for partition, names in found.items()}
+
+    def still_unlisted(self, partition: int, users: Sequence[str], fingerprint: bytes) -> list[str]:
+        """Those of some users of a partition who have a state, of its lineage, and are not listed, all at one moment.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        return self._unlisted_of(partition, users, fingerprint, lists=False)
+
+    def list_again(self, partition: int, users: Sequence[str], fingerprint: bytes) -> int:
+        """Add those users to the list of users with a state of whom `still_unlisted` holds; how many.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        return len(self._unlisted_of(partition, users, fingerprint, lists=True))
+
+    def _unlisted_of(self, partition: int, users: Sequence[str], fingerprint: bytes, *, lists: bool) -> list[str]:
+        """States and list change together with progress, which is watched: if another has written meanwhile, it is
+        asked again, and nothing is listed whose state was just erased."""
+        names, found = self._transactions.names(partition), list[str]()
+        with _named("read who has a state"):
+            for begin in range(0, len(users), CHUNK_STATES):
+                some = users[begin : begin + CHUNK_STATES]
+                headers = [("GETRANGE", names.state + user, 0, HEADER_BYTES - 1) for user in some]
+                asked = [("GET", names.progress), ("SMISMEMBER", names.users, *some), *headers]
+                current: list[str] = []
+
+                def then(replies: list[Any], some: Sequence[str] = some, into: list[str] = current) -> Sent:
+                    into[:] = _without_entry(replies, some, fingerprint)
+                    return commands(("SADD", names.users, *into)) if lists and into else NOTHING
+
+                for _ in range(LOOKS):
+                    *_, executed = self.transact(partition, commands(("WATCH", names.progress), *asked), then)
+                    if isinstance(executed, list):
+                        break
+                    if isinstance(executed, ResponseError):
+                        raise executed
+                else:
+                    raise StoreUnavailable(f"partition {partition} is written too often to look at its users")
+                found += current
+        return found
 
     def lists(self, partition: int, users: Sequence[str]) -> list[bool]:
         """Which of some users have a state or lost it.
@@ -400,6 +464,22 @@ class RedisStore:
             return NoAnswer(f"{name}{describe(error)}"), error
 
     @contextmanager
+    def _reaching(self, key: str) -> Iterator[None]:
+        """Around calls that are about one key. The server of a cluster that is left alone is not asked.
+
+        Raises:
+            RedisConnectionError: it is that one.
+        """
+        if not self._clustered:
+            yield
+            return
+        node = self.client.get_node_from_key(key)
+        if why := self._silent.why(node.name):
+            raise RedisConnectionError(why)
+        with self._waiting_for(node):
+            yield
+
+    @contextmanager
     def _waiting_for(self, node: Any) -> Iterator[None]:
         """Notes whether a server of a cluster answers. An error reply is an answer."""
         began = time.monotonic()
@@ -497,6 +577,26 @@ class RedisStore:
 
     def _connected(self) -> None:
         self._connections += 1
+
+
+def _without_entry(replies: Sequence[Any], users: Sequence[str], fingerprint: bytes) -> list[str]:
+    """Users with a state of the partition's lineage who are not listed, given the replies to WATCH, and to what is
+    asked of progress, list and states.
+
+    Raises:
+        ResponseError: one of them.
+    """
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+    _, record, known, *values = replies
+    try:
+        lineage = decode_progress(record or ABSENT).lineage
+    except CorruptProgress:  # none, or the namespace is being removed: no state counts
+        return []
+    headers = read_headers(values, fingerprint[:16])
+    counts = headers["readable"] & (headers["lineage"] == lineage)
+    return [user for user, listed, has in zip(users, known, counts, strict=True) if has and not listed]
 
 
 def read_meta(stored: bytes | None) -> object:

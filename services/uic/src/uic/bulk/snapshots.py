@@ -6,6 +6,10 @@ restored, UIC reads the log again from that progress and skips what a state says
 although nothing stood still. A partition is read again if it began a new lineage or era in the meantime, or if a
 connection was lost: the store may have restarted without writes that the progress counts.
 
+Whose states are read is what the store lists. A key of that list may be deleted, and what a snapshot then lacked would
+be lost for good, because the progress counts its events. So the states of the store are looked for by their own keys as
+well: users who are missing from the list before are saved too, and if more are missing after, there is no snapshot.
+
     <root>/<namespace>/<id>/       saved states (`saved_states`); the id is when it was begun, UTC,
                                    by the store's clock
     <root>/<namespace>/<id>/verified.json     when all of it was last read and found right
@@ -14,11 +18,11 @@ connection was lost: the store may have restarted without writes that the progre
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 from uuid import UUID
 
@@ -49,6 +53,7 @@ from uic.core.commit import ABSENT
 from uic.store import RedisStore
 
 VERIFIED: Final = "verified.json"
+LIST_AGAIN: Final = "`ctr verify --repair` lists them again (docs/runbooks/lost-states.md)"
 STATES_A_READ: Final = 256
 TRIES: Final = 5
 ID_FORMAT: Final = "%Y%m%dT%H%M%SZ"
@@ -105,6 +110,7 @@ def create(
     now: datetime,
     after: Callable[[str], None] = lambda step: None,
     done: Callable[[int], None] = lambda users: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Take a snapshot and return its id. What was written of one that fails is removed, unless the process is killed.
 
@@ -115,9 +121,11 @@ def create(
         now: the store's time, UTC.
         after: called after each step: "partition", "seal".
         done: called with how many more users were saved, now and then.
+        warn: called with what an operator should know although the snapshot is whole.
 
     Raises:
-        BulkRefused: a partition has no progress yet, or it or the store keeps starting over.
+        BulkRefused: a partition has no progress yet, it or the store keeps starting over, or its list of users lost
+            some in the meantime.
         FolderFull, FolderUnavailable: the snapshot cannot be written.
         StoreUnavailable: no answer.
     """
@@ -126,11 +134,7 @@ def create(
         begun += timedelta(seconds=1)  # another run began in the same second
     identity = begun.strftime(ID_FORMAT)
     try:
-        saved = []
-        for partition in range(source.n):
-            saved.append(_save(store, folder, partition))
-            done(saved[-1].users)
-            after("partition")
+        saved = _saved(store, source, folder, after=after, done=done, warn=warn)
         topic_ids = {one.decoded.topic_id for one in saved}
         if len(topic_ids) != 1:
             raise BulkRefused(
@@ -166,13 +170,47 @@ def refuse_without_progress(store: RedisStore, partitions: int) -> None:
         _decoded(stored, partition)
 
 
-def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
+def _saved(
+    store: RedisStore,
+    source: Source,
+    folder: Folder,
+    *,
+    after: Callable[[str], None],
+    done: Callable[[int], None],
+    warn: Callable[[str], None],
+) -> list[SavedPartition]:
+    """All partitions, with every user whose state the store has."""
+    fingerprint = bytes.fromhex(source.fingerprint)
+    unlisted = store.unlisted(fingerprint)
+    if unlisted:
+        warn(f"{_missing(unlisted)}; they are saved all the same, and {LIST_AGAIN}")
+    saved = []
+    for partition in range(source.n):
+        saved.append(_save(store, folder, partition, unlisted.get(partition, ()), fingerprint))
+        done(saved[-1].users)
+        after("partition")
+    since = {p: new for p, users in store.unlisted(fingerprint).items() if (new := {*users} - {*unlisted.get(p, ())})}
+    if since:
+        raise BulkRefused(f"while the snapshot was taken, {_missing(since)}; {LIST_AGAIN}. Then run this again")
+    return saved
+
+
+def _missing(unlisted: Mapping[int, Collection[str]]) -> str:
+    """How many users of which partitions, never who."""
+    places = ", ".join(map(str, sorted(unlisted)[:5])) + (" and others" if len(unlisted) > 5 else "")
+    users = sum(map(len, unlisted.values()))
+    return f"{users} users with a state are missing from the list of users of partition {places}"
+
+
+def _save(
+    store: RedisStore, folder: Folder, partition: int, unlisted: Sequence[str], fingerprint: bytes
+) -> SavedPartition:
     for _ in range(TRIES):
         store.lists(partition, [""])  # connects, and so does the next line
         _progress(store, partition)
         connections = store.connections
         progress = _progress(store, partition)
-        everyone = store.users(partition)
+        everyone = chain(store.users(partition), store.still_unlisted(partition, unlisted, fingerprint))
         seen: set[str] = set()
         with writing_partition(folder, partition) as writer:
             while some := list(islice(everyone, STATES_A_READ)):

@@ -53,6 +53,8 @@ class Part:
     """By index of the user: values read from the store, checked, of the partition's lineage."""
     suspect: set[int] = field(default_factory=set)
     """Users whose state could not be read, or was lost: they start again from the initial state, `partial`."""
+    unreadable: list[str] = field(default_factory=list)
+    """What is wrong with each value that could not be read."""
     row_of: list[int] = field(default_factory=list)
     """By user of the batch: row of the round with the result; `NO_ROW`: unchanged, `ERASED_ROW`: delete the state."""
     already_folded: int = 0

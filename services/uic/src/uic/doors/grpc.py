@@ -17,8 +17,9 @@ from access import Door, ListenerTls, check_rules
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import add_UserInterestCenterServicer_to_server
 from uic.doors.guard import GRPC_RULES, Guard
-from uic.doors.servicer import SERVICE, UserInterestCenter, hints, status_of
+from uic.doors.servicer import SERVICE, UserInterestCenter, status_of
 from uic.doors.slow_requests import SlowRequestLimit
+from uic.doors.trailers import refuse
 from uic.errors import StartRefused, UicError
 from uic.settings import GrpcSettings
 
@@ -75,11 +76,10 @@ class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 def _refusing(error: UicError) -> Any:
     """A handler that refuses a call of any kind; as a streaming handler it does not wait for the request."""
 
-    def refuse(_: Any, context: grpc.ServicerContext) -> Any:
-        context.set_trailing_metadata(hints(error))
-        context.abort(status_of(error), error.detail)
+    def handler(_: Any, context: grpc.ServicerContext) -> Any:
+        refuse(context, status_of(error), error)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(handler)
 
 
 class GrpcServer:

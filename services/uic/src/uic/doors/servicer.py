@@ -7,8 +7,6 @@ store each time, never from the fold's memory. Contract: proto/ctr/uic/v1/uic_se
 from __future__ import annotations
 
 import logging
-import re
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +26,7 @@ from mimn.state import Actions, Block, CorruptState, StateError, WrongUser, deco
 from uic.core.event import ERASE_ITEM, MAX_VALUE_BYTES, RULES, Reason, check_event, check_key
 from uic.doors.publisher import Publisher
 from uic.doors.slow_requests import TOO_MANY_CALLS
+from uic.doors.trailers import REQUEST_ID, Trailers, hints, request_id
 from uic.errors import (
     DeadLetterUnavailable,
     DeadlineTooShort,
@@ -63,9 +62,6 @@ LEAST_S: Final = 0.01
 what came of it would not be known."""
 SHORTEST_DEADLINE_S: Final = 0.1
 """What callers are told to allow: both of the above, and as much for the way here."""
-REQUEST_ID: Final = "x-request-id"
-"""Metadata entry that names a call in the log; a caller may choose it, and every answer has it."""
-_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     StartRefused: grpc.StatusCode.FAILED_PRECONDITION,
@@ -250,10 +246,10 @@ class UserInterestCenter(UserInterestCenterServicer):
     def _answer(self, method: str, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
         """Run `work`, count it, and turn its error into a status; at most `max_calls` run at once."""
         code, detail = grpc.StatusCode.OK, ""
-        request_id = _request_id(context)
-        told: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
+        called = request_id(context)
+        told: Trailers = ((REQUEST_ID, called),)
         admitted = self._calls.acquire(blocking=False)
-        with bound_contextvars(request_id=request_id), self._metrics.rpc_seconds.labels(method).time():
+        with bound_contextvars(request_id=called), self._metrics.rpc_seconds.labels(method).time():
             try:
                 if not admitted:
                     raise Overloaded(TOO_MANY_CALLS)
@@ -316,20 +312,6 @@ def _record(event: BehaviorEvent, index: int, now_ms: int, actions: Actions | No
 
 def _position(position: Position) -> pb.LogPosition:
     return pb.LogPosition(partition=position.partition, offset=position.offset)
-
-
-def hints(error: UicError) -> tuple[tuple[str, str], ...]:
-    """Trailing metadata for programs: whether to retry, and which events a retry should contain."""
-    hints = [("retriable", "true" if error.retriable else "false")]
-    if isinstance(error, NotAcknowledged):
-        hints.append(("unacknowledged", ",".join(map(str, error.positions))))
-    return tuple(hints)
-
-
-def _request_id(context: grpc.ServicerContext) -> str:
-    """The caller's request id, or a new one if it sent none that is safe to log."""
-    sent = next((str(value) for name, value in context.invocation_metadata() if name == REQUEST_ID), "")
-    return sent if _SANE_REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
 
 
 def _values(block: Block, tensor: NDArray[np.float32]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
+from uic.doors.trailers import refuse
+from uic.errors import InvalidField, Overloaded
+
 ARRIVAL_S: Final = 5.0
 """Time limit for the arrival of a call's request; a streaming call has this long in total."""
 LAST_ARRIVAL_S: Final = 0.5
@@ -36,7 +39,8 @@ def parse_request(
         return parse(data)
     except DecodeError:
         malformed()
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is not the message that the method takes")
+        error = InvalidField("the request is not the message that the method takes")
+        refuse(context, grpc.StatusCode.INVALID_ARGUMENT, error)
 
 
 class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -122,7 +126,7 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
         with self._bounded(context, method):
             request = next(requests, None)
         if request is None:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the call has no request")
+            refuse(context, grpc.StatusCode.UNIMPLEMENTED, InvalidField("the call has no request"))
         return request
 
     def _streams(self, handler: Any, method: str) -> Any:
@@ -137,7 +141,7 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
         permits = self._at_once(method)
         if not permits.acquire(blocking=False):
             self._refused(method)
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_CALLS)
+            refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded(TOO_MANY_CALLS))
         with self._lock:
             self._waiting[id(context)] = context, time.monotonic() + ARRIVAL_S
         try:

@@ -102,7 +102,7 @@ class Rounds:
         self, batches: Sequence[tuple[Reading, Batch]]
     ) -> tuple[list[tuple[Reading, Part]], list[tuple[Reading, NoAnswer]]]:
         """Step 3: the states that the batches' users have, from the cache or else from the store. A value that cannot
-        be read is set aside, and its user starts again from the initial state.
+        be read is set aside, once a batch, and its user starts again from the initial state.
 
         Returns:
             The parts of a round, and of a cluster the partitions whose server does not answer.
@@ -133,13 +133,14 @@ class Rounds:
                 if isinstance(values, NoAnswer):
                     silent.append((reading, values))
                 else:
-                    self._read_states(reading.partition, part, lacking, values)
+                    self._read_states(reading, part, lacking, values)
             if silent:
                 parts = [one for one, values in zip(parts, answers, strict=True) if not isinstance(values, NoAnswer)]
         return parts, silent
 
-    def _read_states(self, partition: int, part: Part, lacking: list[int], values: list[bytes | None]) -> None:
-        unreadable = []
+    def _read_states(self, reading: Reading, part: Part, lacking: list[int], values: list[bytes | None]) -> None:
+        aside = set() if reading.in_hand is None else reading.in_hand.aside
+        unreadable: dict[str, bytes] = {}
         fingerprint, layout = self._model.fingerprint, self._model.layout
         for i, value in zip(lacking, values, strict=True):
             if value is None:
@@ -147,16 +148,16 @@ class Rounds:
             try:
                 header = read_header(value, fingerprint, layout, user_hash(part.batch.users[i]))
             except StateError as error:
-                name = UNREADABLE[type(error)]
-                self._metrics.unreadable_states.labels(name).inc()
-                say(log, logging.ERROR, "unreadable state", partition=partition, error=name)
                 part.suspect.add(i)
-                unreadable.append(value)
+                part.unreadable.append(UNREADABLE[type(error)])
+                if part.batch.users[i] not in aside:
+                    unreadable[part.batch.users[i]] = value
             else:
                 if header.lineage == part.progress.lineage:
                     part.loaded[i] = value
         if unreadable:
-            self._store.set_aside(partition, unreadable)
+            self._store.set_aside(reading.partition, list(unreadable.values()))
+            aside.update(unreadable)
 
     def fold(self, parts: Sequence[Part]) -> Round:
         """Step 4: all events of at least one part, in waves."""
@@ -172,8 +173,12 @@ class Rounds:
         return [(reading, _attempt(reading, work, part, states)) for reading, part in parts if not part.not_finite]
 
     def keep(self, written: Sequence[tuple[Reading, FoldedBatch]]) -> None:
-        """The store has these batches: put their states into the cache."""
+        """The store has these batches: put their states into the cache. Their unreadable states are gone from the store
+        only now, so they are counted here: until a batch is written, it may be loaded several times."""
         for reading, batch in written:
+            for error in batch.part.unreadable:
+                self._metrics.unreadable_states.labels(error).inc()
+                say(log, logging.ERROR, "unreadable state", partition=reading.partition, error=error)
             shelf, keys, rows = reading.hold.shelf, batch.part.batch.keys, batch.part.row_of
             if ERASED_ROW in rows:
                 for key, row in zip(keys, rows, strict=True):

@@ -95,6 +95,8 @@ class InHand:
     """Whether it waits to hear how many partitions the topic has."""
     lost: set[str] = field(default_factory=set)
     """Users whose states the store has lost: folded again from the initial state, `partial`."""
+    aside: set[str] = field(default_factory=set)
+    """Users whose unreadable values are set aside already: a batch may be loaded several times."""
 
     @property
     def waits(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +81,7 @@ class TakeUp:
         self._settings = settings
         self._metrics = metrics
         self._random_id = random_id
+        self._look_for_namespace_at = 0.0
 
     def obey(self, resolutions: deque[Resolution], now: float) -> None:
         """Begin what operators decided; tell them at once what cannot be done."""
@@ -111,6 +113,7 @@ class TakeUp:
         """What is due by the clock."""
         self._look_up(now)
         self._claim(now)
+        self._keep_namespace(now)
 
     def not_described(self, tags: Sequence[int], detail: str, now: float) -> None:
         """The log did not answer: ask again later."""
@@ -243,6 +246,21 @@ class TakeUp:
             self._health.store_failed("read_progress", error, sessions, now)
             return False
         return True
+
+    def _keep_namespace(self, now: float) -> None:
+        """While a partition is folded, write again what the store says of the namespace, if that is gone: without it
+        the commands find no namespace. The progress that is asked first is ours only while no removal has begun, for a
+        removal puts its mark in place of every progress record before it takes the rest. What another program wrote in
+        its place is left to the next take-up, and a store that does not answer to other questions."""
+        if now < self._look_for_namespace_at:
+            return
+        folded = next((s for s in self._sessions.of(Reading) if s.unsure is None and s.due <= now), None)
+        if folded is None:
+            return
+        self._look_for_namespace_at = now + self._settings.read_back_interval_s
+        with suppress(StoreUnavailable, NamespaceConflict):
+            if self._store.read_progress([folded.partition])[folded.partition] == folded.known:
+                self._log.identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
 
     def _decide(self, session: TakingUp, stored: bytes, bounds: LogBounds) -> Begin | Stop:
         mint = Mint(self._topic.partitions, self._topic.start, self._random_id(), session.hold.writer)

@@ -27,6 +27,7 @@ from uic.rollout.comparison import Extent, Seen, compare_users, look_for_users
 from uic.rollout.namespaces import Namespace, Reading
 from uic.rollout.origins import other_topic
 from uic.settings import ClientSettings
+from uic.store import RedisStore
 from uic.tools.partitions import NoAnswer, Refused
 from uic.tools.scorers import Scorers, asked
 
@@ -112,6 +113,8 @@ class Gates:
                     seen, more = self._compare(old, new, before, rollout.id)
                 else:
                     seen, more = self._look(old, new, before, after)
+                if Gate.COVERAGE not in self._demands.waived:
+                    more += self._unlisted(rollout.replaces)
                 found = (one for one in seen.findings() if one.gate not in self._demands.waived)
                 findings = (*more, *found, *self._memory(), *unloaded)
             else:
@@ -165,6 +168,20 @@ class Gates:
         noted, findings = self._erased(after)
         erased = {user for users in noted.values() for user in users}
         return look_for_users(old, new, (before.partitions, after.partitions), erased), findings
+
+    def _unlisted(self, serving: Release) -> Iterator[Finding]:
+        """Users in service whom the store does not list: those whom it lists are looked for in the new namespace."""
+        store = RedisStore(self._settings.redis, self.namespace(serving).keys)
+        try:
+            unlisted = store.unlisted(bytes.fromhex(serving.fingerprint))
+        finally:
+            store.close()
+        if unlisted:
+            yield Finding(
+                Gate.COVERAGE,
+                f"{sum(map(len, unlisted.values()))} users with a state in service are missing from the list of users, "
+                "and were not looked for: `ctr verify --repair` in that namespace lists them again",
+            )
 
     def _erased(self, log: Reading) -> tuple[dict[int, dict[str, int]], list[Finding]]:
         """By partition, the users that the topic of erasures names, and up to which offset each is erased; and whether

@@ -157,6 +157,7 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
             expected,
             namespace(facts.model.fingerprint, settings.bundle.generation),
             removed=store.removed,
+            folded=len(store.progress),
         )
     yield from _of_rollout(facts, settings)
 

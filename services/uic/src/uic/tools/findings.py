@@ -355,14 +355,32 @@ def bundle_loads(path: str, name: str | None, error: str | None) -> Finding:
 
 
 def namespace_meta(
-    stored: Mapping[str, str] | None, expected: Mapping[str, str], namespace: str, *, removed: bool = False
+    stored: Mapping[str, str] | None,
+    expected: Mapping[str, str],
+    namespace: str,
+    *,
+    removed: bool = False,
+    folded: int = 0,
 ) -> Finding:
-    """The namespace in the store matches the settings, and no removal of it has begun. `stored` is None before UIC's
-    first start."""
+    """The namespace in the store matches the settings, and no removal of it has begun.
+
+    Args:
+        stored: its meta; None before UIC's first start.
+        expected: what the settings say.
+        namespace: its name.
+        removed: whether a removal of it has begun.
+        folded: of how many partitions the store has progress.
+    """
     check = f"namespace {namespace}"
     if removed:
         fix = f"wait until it is gone; if that was interrupted, ctr namespaces drop {namespace} finishes it"
         return fail(check, "is being removed, and no worker folds it meanwhile", fix)
+    if not stored and folded:
+        fix = (
+            "find out who deleted its key, which ends in :meta, and start UIC; while it runs, it writes the key again "
+            "within seconds (docs/runbooks/lost-states.md)"
+        )
+        return fail(check, f"its meta is gone from the store, and {folded} partitions have progress", fix)
     if not stored:
         return ok(check, "not in the store yet: UIC writes it at its first start")
     wrong = {k: (stored.get(k), v) for k, v in expected.items() if stored.get(k) != v}

@@ -1,5 +1,8 @@
 """`ctr verify`: whether every user who should have a state has one, and with `--repair` those states folded again.
 
+Who should have one is what the store lists. That list may be deleted, too, so it is compared with the states that there
+are; with `--repair` their users are listed again.
+
 Works while UIC runs. Of a user whose state is gone, unreadable or marked as incomplete, the tool folds the records that
 the log still has, up to the partition's progress. Then it writes the partition's progress as a writer of its own: the
 worker that has the partition finds that out at its next commit and waits some seconds, in which progress stands still.
@@ -16,7 +19,8 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from typing import Final, NamedTuple, TextIO
 
 from mimn.bundle import Bundle, BundleError, load_bundle
@@ -70,7 +74,7 @@ class Found:
 
     partition: int
     users: int
-    """Who should have a state, as far as the store lists them."""
+    """Who should have a state: those whom the store lists, and those who have one."""
     lost: int = 0
     """Whose state is gone or unreadable."""
     incomplete: int = 0
@@ -83,6 +87,10 @@ class Found:
     """Whose state still lacks events: without a repair, or because the log no longer has these."""
     why: str = ""
     """Why a repair could not complete them; empty if it was not tried, or if none lacks any."""
+    unlisted: int = 0
+    """Who have a state and are missing from the store's list. If it were lost, that would not be noticed."""
+    listed: int = 0
+    """Of these, how many a repair listed again."""
     error: str = ""
     """What else is wrong with the partition; then nothing is repaired."""
 
@@ -126,9 +134,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     for row in found:
         if options.json:
             print(json.dumps(asdict(row)), file=out)
-        elif row.lost or row.incomplete or row.error:
+        elif row.lost or row.incomplete or row.unlisted or row.error:
             lacking = f"states that still lack events: {row.lacking}, because {row.why}" if row.why else ""
-            said = "; ".join(filter(None, (_counted([row]), lacking, row.error)))
+            said = "; ".join(filter(None, (_counted([row]), lacking, _unlisted(row), row.error)))
             print(f"partition {row.partition}: {said}", file=out)
     if not options.json:
         print(_counted(found), file=out)
@@ -140,7 +148,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
             f"{variables(serving.release)}, too",
             file=sys.stderr,
         )
-    return 1 if log is None or any(row.error or row.left for row in found) else 0
+    return 1 if log is None or any(row.error or row.left or row.unlisted > row.listed for row in found) else 0
 
 
 def _counted(rows: Sequence[Found]) -> str:
@@ -148,6 +156,16 @@ def _counted(rows: Sequence[Found]) -> str:
         sum(getattr(row, name) for row in rows) for name in ("users", "lost", "incomplete", "repaired")
     )
     return f"{users} users, {lost} states lost, {incomplete} incomplete, {repaired} repaired"
+
+
+def _unlisted(row: Found) -> str:
+    """What is said of users who are missing from the list."""
+    if not row.unlisted:
+        return ""
+    said = f"{row.unlisted} users with a state are missing from the list of users, whose key ends in :users"
+    if row.listed:
+        return f"{said}: {row.listed} are listed again"
+    return f"{said}: find out who deleted it, and say --repair to list them again (docs/runbooks/lost-states.md)"
 
 
 def _not_repaired(rows: Sequence[Found]) -> Iterator[str]:
@@ -173,6 +191,11 @@ class Verifier:
         self._bundle = bundle
         self._model = Model.of(bundle, open_step(bundle))
 
+    @cached_property
+    def _unlisted(self) -> dict[int, list[str]]:
+        """By partition, who has a state and is not listed, when it was first asked: one look at the whole store."""
+        return self._store.unlisted(self._model.fingerprint)
+
     def look(self, partition: int) -> Found:
         """What is wrong with a partition; with `repair`, after as much as possible was repaired.
 
@@ -185,11 +208,19 @@ class Verifier:
         except LeftAsItIs as error:
             return Found(partition, self._store.listed(partition), error=str(error))
         found, wanted = Found(partition, 0), list[str]()
+        fingerprint = self._model.fingerprint
+        unlisted = self._store.still_unlisted(partition, self._unlisted.get(partition, ()), fingerprint)
         try:
-            found, wanted = self._count(partition, progress)
+            found, wanted = self._count(partition, progress, unlisted)
             if self._log is not None:
                 self._log.check(partition, stored)
-            if found.error or self._log is None or not self._repairs or not wanted:
+            if found.error or self._log is None or not self._repairs:
+                return found
+            if unlisted:
+                self._store.list_again(partition, unlisted, fingerprint)
+                left = self._store.still_unlisted(partition, unlisted, fingerprint)
+                found = replace(found, listed=len(unlisted) - len(left))
+            if not wanted:
                 return found
             done = [
                 self._repair(self._log, partition, stored, wanted[at : at + MAX_STATES])
@@ -211,10 +242,10 @@ class Verifier:
         stored = self._store.progress_of([partition])[partition]
         return stored, _content(stored)
 
-    def _count(self, partition: int, progress: Progress) -> tuple[Found, list[str]]:
+    def _count(self, partition: int, progress: Progress, unlisted: Sequence[str]) -> tuple[Found, list[str]]:
         """What is wrong with the states, and whose are lost or incomplete."""
         users, ahead, lost, incomplete = 0, 0, list[str](), list[str]()
-        everyone = self._store.users(partition)
+        everyone = chain(self._store.users(partition), unlisted)
         while some := list(islice(everyone, CHUNK)):
             users += len(some)
             states = list(self._states(partition, progress, some))
@@ -235,11 +266,6 @@ class Verifier:
                 f"{ahead} states are ahead of progress, as after a restore or if a record of progress was put back: "
                 "run this again when UIC has folded up to them (it folds no event twice)"
             )
-        elif not users and progress.next_offset > progress.base and self._has_states(partition, progress):
-            error = (
-                "there are states, but the list of users who should have one is gone, so a lost state cannot be told "
-                "from a new user: UIC lists each user again at the next event (docs/runbooks/lost-states.md)"
-            )
         found = Found(
             partition,
             users,
@@ -247,17 +273,10 @@ class Verifier:
             len(incomplete),
             left=len(lost),
             lacking=len(incomplete),
+            unlisted=len(unlisted),
             error=error,
         )
         return found, [*lost, *incomplete]
-
-    def _has_states(self, partition: int, progress: Progress) -> bool:
-        """Whether the partition has any state, listed or not."""
-        everyone = self._store.users_by_key(partition)
-        while some := list(islice(everyone, CHUNK)):
-            if any(state is not None for _, state in self._states(partition, progress, some)):
-                return True
-        return False
 
     def _states(
         self, partition: int, progress: Progress, users: Sequence[str]

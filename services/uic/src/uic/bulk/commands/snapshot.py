@@ -99,7 +99,9 @@ class Snapshot:
             snapshots.refuse_without_progress(self._store, kafka.partitions)
             self._expire(now)
         line = ProgressLine("saved", self._users(), "users")
-        identity = snapshots.create(self._store, source, self._root, now=now, after=self._after, done=line.add)
+        identity = snapshots.create(
+            self._store, source, self._root, now=now, after=self._after, done=line.add, warn=_warn
+        )
         folder, manifest = snapshots.choose(self._root, self._namespace, identity)
         if self._options.verify:
             snapshots.note_verified(folder, snapshots.verify(folder, manifest, self._bundle.layout), now)
@@ -163,7 +165,7 @@ class Snapshot:
         print(f"snapshot {identity}, {age_s / 3600:.1f} hours old", file=sys.stderr)
         if options.id is None:
             for line in snapshots.doubts(snapshots.listed(self._root, self._of), identity):
-                print(f"warning: {line}", file=sys.stderr)
+                _warn(line)
         self._refuse_another_bundle(manifest)
         self._refuse_another_log(manifest)
         notes = erasures_of(self._settings.kafka)
@@ -255,6 +257,10 @@ class Snapshot:
 
     def _say(self, report: object, words: str) -> None:
         print(json.dumps(report) if self._options.json else words, file=self._out)
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,44 @@
+"""Trailing metadata of the gRPC port's answers: a call's name in the log, and what a program does about an error.
+
+Every refusal of ours has it, also one before the request has arrived. Without it a caller cannot know whether anything
+was written.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final, NoReturn
+
+import grpc
+
+from uic.errors import NotAcknowledged, UicError
+
+REQUEST_ID: Final = "x-request-id"
+"""Metadata entry that names a call in the log; a caller may choose it, and every answer has it."""
+_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+Trailers = tuple[tuple[str, str], ...]
+
+
+def request_id(context: grpc.ServicerContext) -> str:
+    """The caller's request id, or a new one if it sent none that is safe to log."""
+    sent = next((str(value) for name, value in context.invocation_metadata() if name == REQUEST_ID), "")
+    return sent if _SANE_REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+
+
+def hints(error: UicError) -> Trailers:
+    """For programs: whether to retry, and which events a retry should contain."""
+    hints = [("retriable", "true" if error.retriable else "false")]
+    if isinstance(error, NotAcknowledged):
+        hints.append(("unacknowledged", ",".join(map(str, error.positions))))
+    return tuple(hints)
+
+
+def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, error: UicError) -> NoReturn:
+    """End a call before its handler runs, with the same trailing metadata as an answer of the handler.
+
+    Raises:
+        Exception: always; the gRPC library expects it.
+    """
+    context.set_trailing_metadata(((REQUEST_ID, request_id(context)), *hints(error)))
+    context.abort(code, error.detail)
