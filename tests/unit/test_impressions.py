@@ -108,7 +108,13 @@ def test_a_field_that_is_noise_is_not(tmp_path: Path) -> None:
 def test_the_log_begins_with_what_is_trained(signal_run: TrainedRun) -> None:
     record, first = signal_run.record, (signal_run.folder / run.LOG).read_text().splitlines()[0]
     sizes = f"{record['items']} items, {record['categories']} categories, {record['parameters']} parameters"
-    assert first.endswith(f"x on {record['dataset']}: {sizes}, data {record['data_sha256'][:16]}")
+    rows = ", ".join(
+        f"{part} {len(labels)} ({labels.sum()} clicked)"
+        for part in ("train", "validation", "test")
+        if len(labels := signal_run.predict(part, 16).labels)
+    )
+    said = f"x on {record['dataset']}: {sizes}, impressions: {rows}, data {record['data_sha256'][:16]}"
+    assert first.endswith(said)
 
 
 def test_a_saved_run_scores_as_before(signal_run: TrainedRun) -> None:
