@@ -282,6 +282,7 @@ def test_a_partition_that_loses_its_leader_meanwhile_is_named(monkeypatch: pytes
     with pytest.raises(Leaderless) as told:
         asked.end_offsets(ALL[:2])
     assert told.value.partitions == (ALL[1],)
+    assert asked.offsets_by_times({ALL[0]: 5, ALL[1]: 5})[ALL[1]] is None, "a log may have nothing later than a time"
 
 
 class Manager(kafka_repairs._Manager):

@@ -519,7 +519,8 @@ class _OfLeaders(Fetcher):  # type: ignore[misc]  # kafka-python has no types
             if found := _leaderless(cluster, timestamps):
                 raise Leaderless(found)
         offsets = await super()._fetch_offsets_by_times_async(timestamps, timeout_ms)
-        if lost := timestamps.keys() - offsets.keys():  # meanwhile
+        ends = {tp for tp, at in timestamps.items() if at < 0}  # where a log begins or ends; it may lack a later time
+        if lost := ends - offsets.keys():  # meanwhile
             raise Leaderless(lost)
         return offsets
 
