@@ -592,9 +592,9 @@ def test_continue_after_a_truncation_folds_the_offsets_that_are_used_again(topic
     assert again.phase() is Phase.FOLDING, "what an operator has accepted is not broken any more"
 
 
-def test_after_a_truncation_new_events_count_of_users_whose_erasure_was_in_the_lost_tail(
-    topic: FakeTopic, store: FakeStore
-) -> None:
+def erased_in_a_lost_tail(topic: FakeTopic, store: FakeStore) -> Worker:
+    """The heir of a worker that folded three events of each user and the erasure of the first one. The log has lost
+    that, and the last events."""
     erasures = FakeErasures()
     worker = Worker(topic, store, erasures=erasures)
     worker.log.assign(0)
@@ -606,6 +606,13 @@ def test_after_a_truncation_new_events_count_of_users_whose_erasure_was_in_the_l
     heir.log.assign(0)
     heir.settle(60)
     assert heir.partition().reason == "broken_log: truncated"
+    return heir
+
+
+def test_after_a_truncation_new_events_count_of_users_whose_erasure_was_in_the_lost_tail(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    heir = erased_in_a_lost_tail(topic, store)
     resolve(heir, "continue")
     fill(topic, 5)  # at offsets up to the one of the erasure, and one more
     heir.catch_up()
@@ -616,16 +623,7 @@ def test_after_a_truncation_new_events_count_of_users_whose_erasure_was_in_the_l
 def test_a_rebuild_leaves_out_all_that_a_truncated_log_still_has_of_a_user_whose_erasure_it_lost(
     topic: FakeTopic, store: FakeStore
 ) -> None:
-    erasures = FakeErasures()
-    worker = Worker(topic, store, erasures=erasures)
-    worker.log.assign(0)
-    fill(topic, 15)
-    erasures.notes[0] = {USERS[0].encode(): topic.erase(USERS[0])}
-    worker.catch_up()
-    topic.truncate(0, 12)
-    heir = Worker(topic, store, erasures=erasures, seed=1)
-    heir.log.assign(0)
-    heir.settle(60)
+    heir = erased_in_a_lost_tail(topic, store)
     resolve(heir, "rebuild")
     fill(topic, 5)
     heir.catch_up()
