@@ -332,7 +332,8 @@ def test_what_was_replayed_behind_an_open_transaction_is_left_out(
 
 
 _HELD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a test run that nohup started hands on that it is ignored
 from threading import Event
 from ctr_cli.__main__ import main
 from uic.log.event_log import KafkaLog
