@@ -71,5 +71,5 @@ def too_few_to_choose(data: DataSet, parts: Sequence[Part], chosen: str) -> str 
 
 
 def _counted(data: DataSet, part: Part) -> str:
-    instances, (users, _) = data.instances.of(part), data.long_enough[part]
-    return f"{len(instances)} ({len(np.unique(instances.user_id))} of {users} users)"
+    mine, (users, _) = data.instances.part == PARTS.index(part), data.long_enough[part]  # counted, and not opened
+    return f"{mine.sum()} ({len(np.unique(data.instances.user_id[mine]))} of {users} users)"
