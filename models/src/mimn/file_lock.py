@@ -9,10 +9,11 @@ from typing import IO, Any
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def hold(file: IO[Any]) -> bool:
-    """Whether this process now holds the open file, until it is closed, or the file is on a disk without locks."""
+def hold(file: IO[Any] | int, *, wait: bool = False) -> bool:
+    """Whether this process now holds the open file, until it is closed, or the file is on a disk without locks. With
+    `wait`, waits for the process that holds it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

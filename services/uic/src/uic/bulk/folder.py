@@ -6,8 +6,6 @@ its upload is committed. In both, a reader never sees half a file, and a job tha
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Collection, Iterator
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
+from mimn.file_lock import hold
 from mimn.whole_file import sync_folder
 from uic.bulk.errors import DamagedFile, FolderFull, FolderUnavailable, is_full
 
@@ -113,7 +112,7 @@ class Folder:
             self._fs.makedirs(self._root, exist_ok=True)
             opened = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            yield _lock(opened, wait=wait)
+            yield hold(opened, wait=wait)
         finally:
             os.close(opened)
 
@@ -253,18 +252,6 @@ class _Hashing:
 
     def seekable(self) -> bool:
         return False
-
-
-def _lock(opened: int, *, wait: bool) -> bool:
-    """Whether an open file is now locked by this process, or is on a disk without locks."""
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    return True
 
 
 def _damaged(folder: Folder, name: str) -> DamagedFile:
