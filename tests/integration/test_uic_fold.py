@@ -191,7 +191,7 @@ def test_a_store_that_was_emptied_while_no_worker_ran_has_an_alert_and_a_restart
     before = world.worker()
     world.wait_folded()
     wait_well([before], PARTITIONS)
-    names = ("uic_take_ups_total", "uic_next_offset", "uic_bundle_info")
+    names = ("uic_take_ups_total", "uic_next_offset", "uic_as_of_timestamp_seconds", "uic_bundle_info")
     earlier = samples(before, *names)
     before.stop()
     if emptied:
@@ -203,8 +203,10 @@ def test_a_store_that_was_emptied_while_no_worker_ran_has_an_alert_and_a_restart
     series |= {f'{name[:-1]},instance="uic-1"}}': f"_x41 {value}x60" for name, value in samples(after, *names).items()}
     starts = {"uic-0": "0x39", "uic-1": "_x41 1230x60"}
     series |= {f'process_start_time_seconds{{instance="{one}"}}': values for one, values in starts.items()}
+    series |= {f'uic_topic_partitions{{instance="{one}"}}': f"{PARTITIONS}x100" for one in starts}
     fires = [("5m", False), ("16m", False), ("21m", emptied), ("30m", emptied), ("32m", False)]
-    labels = {"severity": "page", "namespace": world.keys.namespace}
+    names_of = {"state_namespace": world.keys.namespace, "prefix": world.keys.prefix, "topic": world.topics.events}
+    labels = {"severity": "page", **names_of}
     assert faults(scenario_of(series, fires, "StoreEmptied", labels), tmp_path) == ""
 
 

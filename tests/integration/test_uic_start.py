@@ -70,6 +70,23 @@ def test_a_worker_that_waits_for_the_store_says_why_whenever_that_changes(
         assert any("the store is there" in line for line in lines)
 
 
+def test_a_worker_that_waits_for_the_store_because_no_sentinel_answers_shows_that(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, valkey: RedisForTest
+) -> None:
+    nowhere = f"{LOOPBACK}:{free_port()}"
+    with running_uic(
+        tmp_path,
+        valkey,
+        make_topics(kafka, 2),
+        serving=False,
+        UIC_REDIS__MODE="sentinel",
+        UIC_REDIS__SENTINELS=nowhere,
+    ) as uic:
+        until(lambda: says(uic, "no Sentinel of UIC_REDIS__SENTINELS answers"), "it says so", within_s=30)
+        assert metric(uic.worker, "uic_sentinels_up") == 0
+    assert uic.worker.log.read_text().count('event="waiting for the store"') == 1
+
+
 @contextmanager
 def store_whose_tls_fails_in_two_ways() -> Iterator[int]:
     """The port of one that ends every other connection without a word, and speaks no TLS on the others."""

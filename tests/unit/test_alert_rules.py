@@ -12,8 +12,29 @@ from support.alert_rules import ANNOTATIONS, RULES, faults, quiet, scenario, sce
 
 RTP = 'instance="rtp-0"'
 UIC = 'instance="uic-0"'
-INFO = {f'uic_bundle_info{{namespace="shop",instance="uic-{i}"}}': "1x60" for i in range(2)}
+
+
+def worker(i: int, **labels: str) -> str:
+    """The series that says what worker i folds, and under which names: of `SHOP`, unless told otherwise."""
+    told = ",".join(f'{label}="{value}"' for label, value in (SHOP | labels).items())
+    return f'uic_bundle_info{{{told},instance="uic-{i}"}}'
+
+
+def scorer(i: int, **labels: str) -> str:
+    """The series that says what RTP process i serves, as `worker`."""
+    told = ",".join(f'{label}="{value}"' for label, value in (SHOP | labels).items() if label != "topic")
+    return f'rtp_bundle{{name="model",version="1",{told},instance="rtp-{i}"}}'
+
+
+PAGE = {"severity": "page"}
+TICKET = {"severity": "ticket"}
+SHOP = {"prefix": "uic", "topic": "events", "state_namespace": "ab-0"}
+"""The labels of an installation."""
+OF_SHOP = {"prefix": "uic", "topic": "events"}
+IN_SHOP = {"prefix": "uic"}
+INFO = {worker(i): "1x60" for i in range(2)}
 """Two workers of one namespace."""
+SCORER = {scorer(0): "1x400"}
 
 
 def counted(*rates: tuple[int, int]) -> str:
@@ -27,7 +48,7 @@ def counted(*rates: tuple[int, int]) -> str:
 
 def scores(good: str, bad: str) -> dict[str, str]:
     """Series of scored requests, a sample each five seconds."""
-    return {
+    return SCORER | {
         f'rtp_states_total{{status="warm",{RTP}}}': good,
         f'rtp_states_total{{status="unavailable",{RTP}}}': bad,
     }
@@ -35,7 +56,7 @@ def scores(good: str, bad: str) -> dict[str, str]:
 
 def answers(good: str, bad: str) -> dict[str, str]:
     """Series of answered requests, a sample each five seconds."""
-    return {
+    return SCORER | {
         f'rtp_answers_total{{status="200",code="",{RTP}}}': good,
         f'rtp_answers_total{{status="503",code="state_unavailable",{RTP}}}': bad,
     }
@@ -50,6 +71,30 @@ BAD_AGAIN_AND_AGAIN = (
 """From the tenth minute on it is away for the first 30 s of each of five times two minutes."""
 LASTING = counted((50, 120), (0, 120), (50, 120)), counted((0, 120), (50, 120), (0, 120))
 """From the tenth minute on it is away for ten minutes."""
+
+
+MANY = "0+50000x400"
+"""A counter of a large installation that is well, a sample each five seconds."""
+
+
+def other_scorer(series: str) -> dict[str, str]:
+    """`series` of an RTP process of another installation, which is well."""
+    return {scorer(1, prefix="b"): "1x400", f'{series[:-1]},instance="rtp-1"}}': MANY}
+
+
+def calls(good: str, bad: str) -> dict[str, str]:
+    """Series of gRPC calls, a sample each five seconds."""
+    return {
+        worker(0): "1x400",
+        f'uic_rpcs_total{{method="PublishBehaviors",code="OK",{UIC}}}': good,
+        f'uic_rpcs_total{{method="PublishBehaviors",code="RESOURCE_EXHAUSTED",{UIC}}}': bad,
+    }
+
+
+def loop(times: int) -> str:
+    """When a process began that ends every 15 s from the tenth minute on and is seen twice each time, a sample each
+    five seconds."""
+    return "0x119 " + " ".join(f"{600 + 15 * i}x1 _" for i in range(times))
 
 
 SCENARIOS = {
@@ -91,8 +136,8 @@ SCENARIOS = {
     ),
     "a worker loses its partitions, and has them again": scenario_of(
         {
-            f'uic_bundle_info{{namespace="old",{UIC}}}': "1x20",
-            'uic_bundle_info{namespace="new",instance="uic-1"}': "1x20",
+            worker(0, state_namespace="old"): "1x20",
+            worker(1, state_namespace="new"): "1x20",
             f"uic_topic_partitions{{{UIC}}}": "4x20",
             'uic_topic_partitions{instance="uic-1"}': "4x20",
             f'uic_partitions{{status="folding",{UIC}}}': "3 3 0x8 3x10",
@@ -101,12 +146,12 @@ SCENARIOS = {
         },
         [("30s", False), ("2m30s", False), ("3m", True), ("5m", True), ("5m30s", False)],
         "PartitionsUnowned",
-        {"severity": "page", "namespace": "old"},
+        PAGE | SHOP | {"state_namespace": "old"},
     ),
     "the partitions of two workers are all owned": scenario_of(
         {
-            f'uic_bundle_info{{namespace="old",{UIC}}}': "1x20",
-            'uic_bundle_info{namespace="old",instance="uic-1"}': "1x20",
+            worker(0, state_namespace="old"): "1x20",
+            worker(1, state_namespace="old"): "1x20",
             f"uic_topic_partitions{{{UIC}}}": "4x20",
             'uic_topic_partitions{instance="uic-1"}': "4x20",
             f'uic_partitions{{status="folding",{UIC}}}': "3x20",
@@ -127,7 +172,7 @@ SCENARIOS = {
         },
         [("30s", False), ("2m30s", False), ("3m", True), ("5m", True), ("5m30s", False)],
         "PartitionsUnowned",
-        {"severity": "page", "namespace": "shop"},
+        PAGE | SHOP,
     ),
     "a worker never becomes ready, and then does": scenario_of(
         {f"uic_ready{{{UIC}}}": "_ 0x13 1x10", 'uic_ready{instance="uic-1"}': "1x24"},
@@ -214,7 +259,7 @@ SCENARIOS = {
         },
         [("3m30s", False), ("4m", True), ("13m", True), ("14m30s", False)],
         "DeadLetters",
-        {"severity": "ticket", "reason": "bad_key"},
+        {"severity": "ticket", "instance": "uic-0", "reason": "bad_key"},
     ),
     "a key file cannot be used for an hour, and can again": scenario(
         f"rtp_keys_refused{{{RTP}}}",
@@ -257,18 +302,18 @@ SCENARIOS = {
         INFO | {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},
         [("2m", False), ("3m", False), ("3m30s", True), ("6m", True), ("6m30s", False)],
         "PartitionsBehind",
-        {"severity": "page", "namespace": "shop"},
+        PAGE | SHOP,
     ),
     "a partition is behind that is fresh in another namespace": scenario_of(
         {
-            f'uic_bundle_info{{namespace="shop",{UIC}}}': "1x20",
-            'uic_bundle_info{namespace="shop-2",instance="uic-1"}': "1x20",
+            worker(0): "1x20",
+            worker(1, state_namespace="shop-2"): "1x20",
             f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0x20",
             'uic_as_of_timestamp_seconds{partition="0",instance="uic-1"}': "0+30x20",
         },
         [("3m", False), ("3m30s", True), ("9m", True)],
         "PartitionsBehind",
-        {"severity": "page", "namespace": "shop"},
+        PAGE | SHOP,
     ),
     "a worker is cut off from the log and keeps partitions that another one folds, until that one stops": scenario_of(
         INFO
@@ -282,7 +327,7 @@ SCENARIOS = {
         },
         [("3m", False), ("5m", False), ("10m", False), ("13m", False), ("13m30s", True), ("20m", True)],
         "PartitionsBehind",
-        {"severity": "page", "namespace": "shop"},
+        PAGE | SHOP,
     ),
     "a worker gives a partition of a quiet topic to one that joins": scenario_of(
         INFO
@@ -306,7 +351,7 @@ SCENARIOS = {
         },
         [("10m", False), ("12m", False), ("15m", False), ("17m30s", False), ("18m", True), ("20m", True)],
         "PartitionsBehind",
-        {"severity": "page", "namespace": "shop"},
+        PAGE | SHOP,
     ),
     "a first build goes on with another worker than the one that is cut off in it": scenario_of(
         INFO
@@ -327,7 +372,7 @@ SCENARIOS = {
         },
         [("2m", False), ("4m", False), ("5m", True), ("7m30s", True), ("8m", False), ("12m", False)],
         "PartitionsBehind",
-        {"severity": "page", "namespace": "shop"},
+        PAGE | SHOP,
     ),
     "a reload is refused": scenario(
         f'rtp_bundle_reloads_total{{result="refused",{RTP}}}',
@@ -347,12 +392,12 @@ SCENARIOS = {
         {
             f"uic_topic_compacted{{{UIC}}}": "0 0 1x5 0x10",
             'uic_topic_compacted{instance="uic-1"}': "0 0 1x5 0x10",
-            f'uic_bundle_info{{namespace="old",{UIC}}}': "1x20",
-            'uic_bundle_info{namespace="old",instance="uic-1"}': "1x20",
+            worker(0, state_namespace="old"): "1x20",
+            worker(1, state_namespace="old"): "1x20",
         },
         [("30s", False), ("1m", True), ("3m30s", True), ("4m", False)],
         "TopicCompacted",
-        {"severity": "page", "namespace": "old"},
+        PAGE | OF_SHOP,
     ),
     "UIC may not write to the topic, and may again": scenario(
         f"uic_publishing_failing{{{UIC}}}",
@@ -380,16 +425,16 @@ SCENARIOS = {
     ),
     "a backlog grows, and is folded": scenario_of(
         {
+            **{worker(i): "1x120" for i in range(2)},
             f'uic_lag_records{{partition="0",{UIC}}}': "0+10000x60 600000-20000x30 0x20",
             'uic_lag_records{partition="1",instance="uic-1"}': "0x120",
         },
         [("10m", False), ("20m", True), ("30m", True), ("38m", False), ("50m", False)],
         "LagGrows",
-        {"severity": "ticket"},
+        TICKET | SHOP,
     ),
-    "a large backlog is folded, which takes long": scenario(
-        f'uic_lag_records{{partition="0",{UIC}}}',
-        "9000000-10000x120",
+    "a large backlog is folded, which takes long": scenario_of(
+        {worker(0): "1x120", f'uic_lag_records{{partition="0",{UIC}}}': "9000000-10000x120"},
         [("15m", False), ("30m", False), ("59m", False)],
         "LagGrows",
         {},
@@ -408,26 +453,78 @@ SCENARIOS = {
         "StoreLostWrites",
         {"severity": "ticket", "instance": "uic-0"},
     ),
-    "the store is emptied under a worker that runs": scenario_of(
+    "the store is emptied under a worker that runs, and is soon as before": scenario_of(
         {
             f'uic_take_ups_total{{decision="new",{UIC}}}': "0x39 0 8x60",
             f'uic_next_offset{{partition="0",{UIC}}}': "900x39 900 0 5+9x60",
-            f'uic_bundle_info{{namespace="shop",{UIC}}}': "1x100",
+            f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+30x39 1200 stale _x5 1410+30x50",
+            f"uic_topic_partitions{{{UIC}}}": "1x100",
+            worker(0): "1x100",
             f"process_start_time_seconds{{{UIC}}}": "-86400x100",
         },
         [("20m", False), ("20m30s", True), ("29m", True), ("31m", False), ("45m", False)],
         "StoreEmptied",
-        {"severity": "page", "namespace": "shop"},
+        PAGE | SHOP,
+    ),
+    "the store is emptied, and the workers are restarted twice before all is folded again, and once after": scenario_of(
+        {
+            f'uic_take_ups_total{{decision="new",{UIC}}}': "0x39 0 2x9 stale",
+            'uic_take_ups_total{decision="new",instance="uic-1"}': "_x52 0x27 stale",
+            'uic_take_ups_total{decision="new",instance="uic-2"}': "_x90 0x40 stale",
+            'uic_take_ups_total{decision="new",instance="uic-3"}': "_x140 0x20",
+            **{f'uic_next_offset{{partition="{p}",{UIC}}}': "900x39 900 0 5+9x8 stale" for p in range(2)},
+            **{f'uic_next_offset{{partition="{p}",instance="uic-1"}}': "_x52 90+9x27 stale" for p in range(2)},
+            **{f'uic_next_offset{{partition="{p}",instance="uic-2"}}': "_x90 400+9x40 stale" for p in range(2)},
+            **{f'uic_next_offset{{partition="{p}",instance="uic-3"}}': "_x140 0 900x19" for p in range(2)},
+            **{f'uic_as_of_timestamp_seconds{{partition="{p}",{UIC}}}': "0+30x39 1200 stale" for p in range(2)},
+            'uic_as_of_timestamp_seconds{partition="0",instance="uic-2"}': "_x100 3000+30x30 stale",
+            'uic_as_of_timestamp_seconds{partition="1",instance="uic-2"}': "_x120 3600+30x10 stale",
+            **{
+                f'uic_as_of_timestamp_seconds{{partition="{p}",instance="uic-3"}}': "_x140 _ 4230+30x19"
+                for p in range(2)
+            },
+            f"uic_topic_partitions{{{UIC}}}": "2x49 stale",
+            'uic_topic_partitions{instance="uic-1"}': "_x52 2x27 stale",
+            'uic_topic_partitions{instance="uic-2"}': "_x90 2x40 stale",
+            'uic_topic_partitions{instance="uic-3"}': "_x140 2x20",
+            worker(0): "1x49 stale",
+            worker(1): "_x52 1x27 stale",
+            worker(2): "_x90 1x40 stale",
+            worker(3): "_x140 1x20",
+            f"process_start_time_seconds{{{UIC}}}": "-86400x49 stale",
+            'process_start_time_seconds{instance="uic-1"}': "_x52 1550x27 stale",
+            'process_start_time_seconds{instance="uic-2"}': "_x90 2690x40 stale",
+            'process_start_time_seconds{instance="uic-3"}': "_x140 4190x20",
+        },
+        [
+            *[("20m", False), *[(f"{m}m{s}s", True) for m in range(21, 60) for s in (0, 30)]],
+            *[(f"1h{m}m{s}s", False) for m in range(1, 14) for s in (0, 30)],
+        ],
+        "StoreEmptied",
+        PAGE | SHOP,
+    ),
+    "the store is emptied, and the installation is given up": scenario_of(
+        {
+            f'uic_take_ups_total{{decision="new",{UIC}}}': "0x39 0 8x9 stale",
+            f'uic_next_offset{{partition="0",{UIC}}}': "900x39 900 0 5+9x8 stale",
+            f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+30x39 1200 stale",
+            f"uic_topic_partitions{{{UIC}}}": "1x49 stale",
+            worker(0): "1x49 stale",
+            f"process_start_time_seconds{{{UIC}}}": "-86400x49 stale",
+        },
+        [("20m", False), ("30m", True), ("2h", True), ("6h20m", True), ("6h30m", False)],
+        "StoreEmptied",
+        PAGE | SHOP,
     ),
     "a migration folds another namespace, and the first deployment folds its first": scenario_of(
         {
             f'uic_take_ups_total{{decision="new",{UIC}}}': "8x100",
             f'uic_next_offset{{partition="0",{UIC}}}': "0+9x100",
-            f'uic_bundle_info{{namespace="shop",{UIC}}}': "1x100",
+            worker(0): "1x100",
             f"process_start_time_seconds{{{UIC}}}": "0x100",
             'uic_take_ups_total{decision="new",instance="uic-1"}': "_x60 8x40",
             'uic_next_offset{partition="0",instance="uic-1"}': "_x60 0+9x40",
-            'uic_bundle_info{namespace="shop-2",instance="uic-1"}': "_x60 1x40",
+            worker(1, state_namespace="shop-2"): "_x60 1x40",
             'process_start_time_seconds{instance="uic-1"}': "_x60 1800x40",
         },
         [("5m", False), ("16m", False), ("31m", False), ("40m", False), ("46m", False)],
@@ -438,8 +535,8 @@ SCENARIOS = {
         {
             f'uic_take_ups_total{{decision="new",{UIC}}}': "8x39 0 8x9 0x50",
             f'uic_next_offset{{partition="0",{UIC}}}': "0+9x39 0+9x10 360+9x50",
-            f'uic_bundle_info{{namespace="shop",{UIC}}}': "1x39 stale _x9 1x50",
-            f'uic_bundle_info{{namespace="shop-2",{UIC}}}': "_x40 1x9 stale",
+            worker(0): "1x39 stale _x10 1x50",
+            worker(0, state_namespace="shop-2"): "_x40 1x9 stale",
             f"process_start_time_seconds{{{UIC}}}": "0x39 1200x10 1530x50",
         },
         [("21m", False), ("25m30s", False), ("27m", False), ("33m", False), ("37m", False)],
@@ -464,6 +561,7 @@ SCENARIOS = {
     ),
     "a tenth of the scores rest on stale states, for a while": scenario_of(
         {
+            **SCORER,
             f'rtp_states_total{{status="warm",{RTP}}}': "0+900x80",
             f'rtp_states_total{{status="cold",{RTP}}}': "0+900x80",
             f'rtp_states_total{{status="stale",{RTP}}}': "0x10 0+200x20 4000x50",
@@ -471,13 +569,13 @@ SCENARIOS = {
         },
         [("5m", False), ("8m", False), ("15m", True), ("21m", False)],
         "ScoresWithoutState",
-        {"severity": "page"},
+        PAGE | IN_SHOP,
     ),
     "the store is away for ten minutes": scenario_of(
         scores(*LASTING),
         [("15m10s", False), ("15m15s", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
         "ScoresWithoutState",
-        {"severity": "page"},
+        PAGE | IN_SHOP,
         every="5s",
     ),
     "the store is away for 40 s": scenario_of(
@@ -491,7 +589,7 @@ SCENARIOS = {
         scores(*BAD_AGAIN_AND_AGAIN),
         [("15m10s", False), ("15m15s", True), ("16m", True), ("17m", True), ("19m30s", True), ("25m", False)],
         "ScoresWithoutState",
-        {"severity": "page"},
+        PAGE | IN_SHOP,
         every="5s",
     ),
     "the one request of an hour meets a store that is away": scenario_of(
@@ -502,25 +600,30 @@ SCENARIOS = {
         every="5s",
     ),
     "nobody asks for scores": scenario_of(
-        {f'rtp_states_total{{status="{status}",{RTP}}}': "7x80" for status in ("warm", "cold", "stale", "unavailable")},
+        SCORER
+        | {
+            f'rtp_states_total{{status="{status}",{RTP}}}': "7x80"
+            for status in ("warm", "cold", "stale", "unavailable")
+        },
         [("5m", False), ("30m", False)],
         "ScoresWithoutState",
         {},
     ),
     "one answer in ten is a refusal, for a while": scenario_of(
         {
+            **SCORER,
             f'rtp_answers_total{{status="200",code="",{RTP}}}': "0+900x80",
             f'rtp_answers_total{{status="503",code="overloaded",{RTP}}}': "0x10 0+100x20 2000x50",
         },
         [("5m", False), ("8m", False), ("12m", True), ("15m", True), ("21m", False)],
         "PredictFails",
-        {"severity": "page"},
+        PAGE | IN_SHOP,
     ),
     "requests fail for ten minutes": scenario_of(
         answers(*LASTING),
         [("14m55s", False), ("15m", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
         "PredictFails",
-        {"severity": "page"},
+        PAGE | IN_SHOP,
         every="5s",
     ),
     "requests fail for 40 s": scenario_of(
@@ -534,11 +637,12 @@ SCENARIOS = {
         answers(*BAD_AGAIN_AND_AGAIN),
         [("14m30s", False), ("15m", True), ("16m", True), ("17m", True), ("19m30s", True), ("25m", False)],
         "PredictFails",
-        {"severity": "page"},
+        PAGE | IN_SHOP,
         every="5s",
     ),
     "callers send what is no request": scenario_of(
         {
+            **SCORER,
             f'rtp_answers_total{{status="200",code="",{RTP}}}': "0+900x80",
             f'rtp_answers_total{{status="422",code="invalid_request",{RTP}}}': "0+900x80",
         },
@@ -546,8 +650,29 @@ SCENARIOS = {
         "PredictFails",
         {},
     ),
+    "callers send what is no request, for a while": scenario_of(
+        SCORER
+        | {
+            f'rtp_answers_total{{status="200",code="",{RTP}}}': "0+900x20 18000+0x40 18000+900x60",
+            f'rtp_answers_total{{status="422",code="invalid_request",{RTP}}}': "0x20 0+900x40 36000x60",
+        },
+        [("10m", False), ("20m", False), ("21m30s", True), ("30m", True), ("36m30s", False)],
+        "PredictRejected",
+        TICKET | IN_SHOP,
+    ),
+    "one caller of many sends what is no request": scenario_of(
+        SCORER
+        | {
+            f'rtp_answers_total{{status="200",code="",{RTP}}}': "0+900x80",
+            f'rtp_answers_total{{status="422",code="invalid_request",{RTP}}}': "0+50x80",
+        },
+        [("20m", False), ("39m", False)],
+        "PredictRejected",
+        {},
+    ),
     "scored requests are slow, and refusals and faults do not count": scenario_of(
         {
+            **SCORER,
             f'rtp_request_seconds_bucket{{status="2xx",le="0.01",{RTP}}}': "0+900x20 18000+800x40 50000+900x60",
             f'rtp_request_seconds_bucket{{status="2xx",le="0.02",{RTP}}}': "0+900x20 18000+800x40 50000+900x60",
             f'rtp_request_seconds_bucket{{status="2xx",le="0.05",{RTP}}}': "0+900x20 18000+900x40 54000+900x60",
@@ -557,7 +682,7 @@ SCENARIOS = {
         },
         [("9m", False), ("15m", False), ("25m", True), ("30m", True), ("36m30s", False)],
         "PredictSlow",
-        {"severity": "ticket"},
+        TICKET | IN_SHOP,
     ),
     "a load hangs, and the process is started again": scenario(
         f"rtp_hanging_loads{{{RTP}}}",
@@ -580,7 +705,7 @@ SCENARIOS = {
         },
         [("30s", False), ("1m", True), ("10m", True), ("12m", False)],
         "UnreadableStates",
-        {"severity": "ticket", "error": "CorruptState"},
+        {"severity": "ticket", "instance": "rtp-0", "error": "CorruptState"},
     ),
     "a worker meets a state that cannot be read before any request does": scenario_of(
         {
@@ -589,7 +714,7 @@ SCENARIOS = {
         },
         [("30s", False), ("1m", True), ("10m", True), ("12m", False)],
         "UnreadableStates",
-        {"severity": "ticket", "error": "corrupt"},
+        {"severity": "ticket", "instance": "uic-0", "error": "corrupt"},
     ),
     "a worker's first events are of users whose states cannot be read": scenario_of(
         {
@@ -598,7 +723,226 @@ SCENARIOS = {
         },
         [("3m30s", False), ("4m", True), ("13m", True), ("14m30s", False)],
         "UnreadableStates",
-        {"severity": "ticket", "error": "foreign_layout"},
+        {"severity": "ticket", "instance": "uic-0", "error": "foreign_layout"},
+    ),
+    "a process ends a moment after each start, and is then well": scenario_of(
+        {f'process_start_time_seconds{{job="rtp",{RTP}}}': f"{loop(12)} 780x240"},
+        [("10m", False), ("10m35s", False), ("11m", True), ("13m", True), ("22m", True), ("23m30s", False)],
+        "RestartLoop",
+        {"severity": "page", "job": "rtp", "instance": "rtp-0"},
+        every="5s",
+    ),
+    "a process is restarted three times in ten minutes, by hand": scenario_of(
+        {f'process_start_time_seconds{{job="uic",{UIC}}}': "0x20 600x4 720x4 _x2 900x40"},
+        [("11m", False), ("15m", False), ("18m", False)],
+        "RestartLoop",
+        {},
+    ),
+    "another program that Prometheus scrapes ends again and again": scenario_of(
+        {f'process_start_time_seconds{{job="exporter",{RTP}}}': f"{loop(12)} 780x240"},
+        [("11m", False), ("15m", False)],
+        "RestartLoop",
+        {},
+        every="5s",
+    ),
+    "calls to a worker are refused for ten minutes": scenario_of(
+        calls(*LASTING),
+        [("14m55s", False), ("15m", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
+        "PublishingOverloaded",
+        PAGE | OF_SHOP,
+        every="5s",
+    ),
+    "calls to a worker are refused for 40 s": scenario_of(
+        calls(*OUTAGE),
+        [(f"{m}m{s}s", False) for m in range(10, 18) for s in (0, 15, 30, 45)],
+        "PublishingOverloaded",
+        {},
+        every="5s",
+    ),
+    # Two installations in one Prometheus.
+    "a partition is behind that is fresh in another installation of the same bundle": scenario_of(
+        {
+            worker(0): "1x20",
+            worker(1, prefix="uic-staging"): "1x20",
+            f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0x20",
+            'uic_as_of_timestamp_seconds{partition="0",instance="uic-1"}': "0+30x20",
+        },
+        [("3m", False), ("3m30s", True), ("9m", True)],
+        "PartitionsBehind",
+        PAGE | SHOP,
+    ),
+    "a first build hangs that goes on in another installation of the same bundle": scenario_of(
+        {
+            worker(0): "1x20",
+            worker(1, topic="events-2"): "1x20",
+            f'uic_next_offset{{partition="0",{UIC}}}': "5x20",
+            'uic_next_offset{partition="0",instance="uic-1"}': "0+50x20",
+        },
+        [("2m30s", False), ("3m", True), ("9m", True)],
+        "PartitionsBehind",
+        PAGE | SHOP,
+    ),
+    "the one partition of an installation has no worker, and another one has all of its own": scenario_of(
+        {
+            worker(0): "1x20",
+            worker(1, prefix="b", topic="b"): "1x20",
+            f"uic_topic_partitions{{{UIC}}}": "4x20",
+            'uic_topic_partitions{instance="uic-1"}': "1x20",
+            f'uic_partitions{{status="folding",{UIC}}}': "4x20",
+            'uic_partitions{status="folding",instance="uic-1"}': "1 1 0x8 1x10",
+        },
+        [("30s", False), ("2m30s", False), ("3m", True), ("5m", True), ("5m30s", False)],
+        "PartitionsUnowned",
+        PAGE | SHOP | {"prefix": "b", "topic": "b"},
+    ),
+    # Names and addresses may be the same in two networks; what targets are given tells them apart.
+    "installations that differ in the label of their targets alone": scenario_of(
+        {
+            **{
+                f'{name[:-1]},job="uic",namespace="{one}",installation="{one}"}}': value
+                for one, owned in (("production", "0x20"), ("staging", "4x20"))
+                for name, value in (
+                    (worker(0), "1x20"),
+                    (f"uic_topic_partitions{{{UIC}}}", "4x20"),
+                    (f'uic_partitions{{status="folding",{UIC}}}', owned),
+                )
+            },
+        },
+        [("1m30s", False), ("2m", True), ("9m", True)],
+        "PartitionsUnowned",
+        PAGE | SHOP | {"installation": "production"},
+    ),
+    "an installation folds for the first time, and another one of the same bundle has long been folded": scenario_of(
+        {
+            worker(0): "1x100",
+            worker(1, prefix="b"): "_x60 1x40",
+            f'uic_take_ups_total{{decision="new",{UIC}}}': "0x100",
+            'uic_take_ups_total{decision="new",instance="uic-1"}': "_x60 8x40",
+            f'uic_next_offset{{partition="0",{UIC}}}': "900x100",
+            'uic_next_offset{partition="0",instance="uic-1"}': "_x60 0+9x40",
+            f"process_start_time_seconds{{{UIC}}}": "-86400x100",
+            'process_start_time_seconds{instance="uic-1"}': "_x60 1800x40",
+        },
+        [("30m", False), ("31m", False), ("40m", False), ("46m", False)],
+        "StoreEmptied",
+        {},
+    ),
+    "the topic of one installation is compacted": scenario_of(
+        {
+            worker(0): "1x20",
+            worker(1, topic="b"): "1x20",
+            f"uic_topic_compacted{{{UIC}}}": "0x20",
+            'uic_topic_compacted{instance="uic-1"}': "0 0 1x5 0x10",
+        },
+        [("30s", False), ("1m", True), ("3m30s", True), ("4m", False)],
+        "TopicCompacted",
+        PAGE | OF_SHOP | {"topic": "b"},
+    ),
+    "the workers of an installation are no targets any more, and another one has its own": scenario_of(
+        {worker(0): "1x19 stale _x40 1x20", worker(1, prefix="b"): "1x80"},
+        [("10m", False), ("11m30s", True), ("30m", True), ("30m30s", False)],
+        "UicDown",
+        PAGE | OF_SHOP,
+    ),
+    "the RTP processes of an installation are no targets any more, and another one has its own": scenario_of(
+        {scorer(0): "1x19 stale _x40 1x20", scorer(1, prefix="b"): "1x80"},
+        [("10m", False), ("11m30s", True), ("30m", True), ("30m30s", False)],
+        "RtpDown",
+        PAGE | IN_SHOP,
+    ),
+    "a namespace is given up for another one of the installation": scenario_of(
+        {worker(0): "1x19 stale", worker(1, state_namespace="ab-1"): "1x80"},
+        [("11m30s", False), ("30m", False)],
+        "UicDown",
+        {},
+    ),
+    "a backlog grows, while another installation folds a larger one": scenario_of(
+        {
+            worker(0): "1x120",
+            worker(1, prefix="b"): "1x120",
+            f'uic_lag_records{{partition="0",{UIC}}}': "0+10000x60 600000x60",
+            'uic_lag_records{partition="0",instance="uic-1"}': "9000000-70000x120",
+        },
+        [("10m", False), ("20m", True), ("29m", True), ("50m", False)],
+        "LagGrows",
+        TICKET | SHOP,
+    ),
+    "the store is away from an installation, and not from a larger one": scenario_of(
+        scores(*LASTING) | other_scorer('rtp_states_total{status="warm"}'),
+        [("15m10s", False), ("15m15s", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
+        "ScoresWithoutState",
+        PAGE | IN_SHOP,
+        every="5s",
+    ),
+    "requests to an installation fail, and to a larger one not": scenario_of(
+        answers(*LASTING) | other_scorer('rtp_answers_total{status="200"}'),
+        [("14m55s", False), ("15m", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
+        "PredictFails",
+        PAGE | IN_SHOP,
+        every="5s",
+    ),
+    "requests to an installation are rejected, and to a larger one not": scenario_of(
+        {
+            f'rtp_answers_total{{status="422",code="invalid_request",{RTP}}}': "0+50x360",
+            **SCORER,
+            **other_scorer('rtp_answers_total{status="200"}'),
+        },
+        [("10m", False), ("10m30s", True), ("20m", True)],
+        "PredictRejected",
+        TICKET | IN_SHOP,
+        every="5s",
+    ),
+    "an installation scores slowly, and a larger one does not": scenario_of(
+        {
+            f'rtp_request_seconds_bucket{{status="2xx",le="0.02",{RTP}}}': "0x400",
+            f'rtp_request_seconds_bucket{{status="2xx",le="0.05",{RTP}}}': "0+50x400",
+            f'rtp_request_seconds_bucket{{status="2xx",le="+Inf",{RTP}}}': "0+50x400",
+            **SCORER,
+            **other_scorer('rtp_request_seconds_bucket{status="2xx",le="0.02"}'),
+            **other_scorer('rtp_request_seconds_bucket{status="2xx",le="0.05"}'),
+            **other_scorer('rtp_request_seconds_bucket{status="2xx",le="+Inf"}'),
+        },
+        [("10m", False), ("10m30s", True), ("20m", True)],
+        "PredictSlow",
+        TICKET | IN_SHOP,
+        every="5s",
+    ),
+    "calls to an installation are refused, and to a larger one not": scenario_of(
+        calls(*LASTING)
+        | {worker(1, topic="b"): "1x400", 'uic_rpcs_total{method="PublishBehaviors",code="OK",instance="uic-1"}': MANY},
+        [("14m55s", False), ("15m", True), ("20m", True), ("24m55s", True), ("25m5s", False)],
+        "PublishingOverloaded",
+        PAGE | OF_SHOP,
+        every="5s",
+    ),
+    "dead letters of a second worker are an alert of their own": scenario_of(
+        {
+            f'uic_dead_letters_total{{reason="bad_key",{UIC}}}': "0 0 0 0 3x60",
+            'uic_dead_letters_total{reason="bad_key",instance="uic-1"}': "3x60",
+        },
+        [("1m30s", False), ("2m", True), ("10m", True), ("13m", False)],
+        "DeadLetters",
+        {"severity": "ticket", "instance": "uic-0", "reason": "bad_key"},
+    ),
+    "a key file cannot be used by two processes of one name in two jobs, of which one can again": scenario_of(
+        {
+            'uic_keys_refused{job="uic",instance="host"}': "0 1x60",
+            'rtp_keys_refused{job="rtp",instance="host"}': "0 0x60",
+        },
+        [("0s", False), ("30s", True), ("10m", True)],
+        "KeysNotReread",
+        {"severity": "page", "job": "uic", "instance": "host"},
+    ),
+    # The start of another process of the same name tells nothing about a worker.
+    "a process of the name of a worker is young": scenario_of(
+        {
+            'uic_data_gaps_total{job="uic",instance="host"}': "1x60",
+            'process_start_time_seconds{job="uic",instance="host"}': "-86400x60",
+            'process_start_time_seconds{job="rtp",instance="host"}': "0x60",
+        },
+        [("1m", False), ("8m", False)],
+        "DataGap",
+        {},
     ),
 }
 
@@ -615,7 +959,9 @@ def replaced(series: str, until_then: str, then: str) -> dict[str, str]:
 
 def test_processes_that_are_well_and_are_replaced_one_after_the_other_fire_no_alert(tmp_path: Path) -> None:
     series: dict[str, str] = {}
-    for name in ('up{job="uic"}', 'up{job="rtp"}', 'uic_bundle_info{namespace="shop"}', 'rtp_bundle{name="shop"}'):
+    of_uic = ",".join(f'{label}="{value}"' for label, value in SHOP.items())
+    infos = (f"uic_bundle_info{{{of_uic}}}", 'rtp_bundle{name="model",state_namespace="ab-0",prefix="uic"}')
+    for name in ('up{job="uic"}', 'up{job="rtp"}', *infos):
         series |= replaced(name, "1x19", "1x60")
     for name in ('uic_ready{job="uic"}', 'rtp_store_up{job="rtp"}', 'rtp_rollout_up{job="rtp"}'):
         series |= replaced(name, "1x19", "1x60")
@@ -640,6 +986,8 @@ def test_processes_that_are_well_and_are_replaced_one_after_the_other_fire_no_al
         series |= replaced(f'rtp_states_total{{status="{status}"}}', f"{rises}x19", f"{rises}x60")
     for status, rises in (("200", "0+900"), ("503", "7+0")):
         series |= replaced(f'rtp_answers_total{{status="{status}"}}', f"{rises}x19", f"{rises}x60")
+    for code, rises in (("OK", "0+900"), ("RESOURCE_EXHAUSTED", "7+0")):
+        series |= replaced(f'uic_rpcs_total{{code="{code}"}}', f"{rises}x19", f"{rises}x60")
     for bound in ("0.005", "0.02", "+Inf"):
         series |= replaced(f'rtp_request_seconds_bucket{{status="2xx",le="{bound}"}}', "0+900x19", "0+900x60")
     times = [f"{m}m{s}s" for m in range(8, 25) for s in (0, 30)]

@@ -21,6 +21,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
+TARGET = "installation, job, instance"
+"""What tells a target from all others."""
 
 
 def series() -> set[str]:
@@ -37,7 +39,7 @@ def series() -> set[str]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_an_alert_uses_existing_series(rule: dict[str, Any]) -> None:
-    used = set(re.findall(r"\b(?:uic|rtp)_\w+", rule["expr"]))
+    used = set(re.findall(r"\b(?:uic|rtp|process)_\w+", rule["expr"]))
     assert used
     assert used <= series()
     assert rule["annotations"]["summary"]
@@ -50,6 +52,23 @@ def test_label_values_are_values_that_the_services_write() -> None:
     statuses = re.findall(r'rtp_states_total\{status=~"([\w|]+)"\}', text)
     assert statuses
     assert {value for group in statuses for value in group.split("|")} <= {status.value for status in Status}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_keeps_installations_apart(rule: dict[str, Any]) -> None:
+    """What a rule adds up or joins is of one installation. `namespace` is a label that Kubernetes gives to targets."""
+    assert "namespace" not in re.findall(r"\w+", rule["expr"])
+    assert re.findall(r"\b(?:sum|max|min|avg|count)\s*\(", rule["expr"]) == [], "over all that Prometheus has"
+    labels = re.findall(r"\b(?:by|on) \(([^)]*)\)", rule["expr"])
+    assert all({"installation", "prefix"} <= set(one.split(", ")) or one == TARGET for one in labels)
+
+
+def test_no_metric_has_a_label_that_discovery_gives_to_targets() -> None:
+    names = {name for sample in samples() for name in sample.labels}
+    for registry in (UicMetrics().registry, RtpMetrics().registry):
+        names |= {name for one in registry._collector_to_names for name in getattr(one, "_labelnames", ())}
+    assert {"partition", "state_namespace", "prefix"} <= names
+    assert names.isdisjoint({"namespace", "pod", "container", "service", "node", "endpoint", "job", "instance"})
 
 
 def samples() -> list[Any]:

@@ -735,7 +735,7 @@ def test_a_release_that_the_record_no_longer_names_is_dropped() -> None:
     assert world.metrics.registry.get_sample_value("rtp_compiled_head", {"bundle": "tiny-sketch/1"}) is None
     assert (
         world.metrics.registry.get_sample_value(
-            "rtp_release", {"bundle": "tiny-sketch/1", "namespace": named(SKETCH).namespace, "role": "canary"}
+            "rtp_release", {"bundle": "tiny-sketch/1", "state_namespace": named(SKETCH).namespace, "role": "canary"}
         )
         is None
     )

@@ -112,7 +112,7 @@ def test_a_bundle_of_another_fingerprint_is_taken_up_when_users_have_their_state
     release = world.reload()
     assert release.keys != world.before.keys
     assert release.progress is not None
-    labels = {"name": "tiny-context", "version": "1", "namespace": release.keys.namespace}
+    labels = {"name": "tiny-context", "version": "1", "state_namespace": release.keys.namespace, "prefix": "uic"}
     assert world.metrics.registry.get_sample_value("rtp_bundle", labels) == 1
 
 

@@ -390,7 +390,9 @@ def test_a_body_is_not_read_and_a_connection_has_one_request(rig: Rig) -> None:
 
 
 def test_metrics_tell_of_the_process_and_the_bundle(rig: Rig) -> None:
-    rig.metrics.bundle.info({"name": "tiny", "version": "1", "fingerprint": "ab", "namespace": "ab-0"})
+    told = {"name": "tiny", "version": "1", "fingerprint": "ab", "state_namespace": "ab-0", "prefix": "p", "topic": "t"}
+    rig.metrics.bundle.info(told)
     body = rig.ask("/metrics")[2]
     assert "process_resident_memory_bytes" in body
-    assert 'uic_bundle_info{fingerprint="ab",name="tiny",namespace="ab-0",version="1"} 1.0' in body
+    labels = 'fingerprint="ab",name="tiny",prefix="p",state_namespace="ab-0",topic="t",version="1"'
+    assert f"uic_bundle_info{{{labels}}} 1.0" in body

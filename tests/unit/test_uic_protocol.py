@@ -369,6 +369,34 @@ def test_an_emptied_store_is_rebuilt_from_the_log_in_a_new_lineage(topic: FakeTo
     assert state.header.lineage == after.lineage
 
 
+def test_partitions_of_an_emptied_store_have_no_as_of_time_until_all_is_folded_again_also_with_the_next_worker(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    """The alert `StoreEmptied` lasts until then."""
+
+    def shown(worker: Worker, name: str) -> float | None:
+        return worker.metrics.registry.get_sample_value(name, {"partition": "0"})
+
+    def goes_on(worker: Worker) -> bool:
+        if 0 < (offset := shown(worker, "uic_next_offset") or 0) < 300:
+            assert shown(worker, "uic_as_of_timestamp_seconds") is None, offset
+            return True
+        return False
+
+    first = folded(topic, store, 300)
+    first.until(lambda: shown(first, "uic_as_of_timestamp_seconds"))
+    store.flush()
+    first.until(lambda: first.counted("uic_rewinds_total") == 1, turns=30)
+    first.until(lambda: goes_on(first))
+    second = Worker(topic, store, seed=1)
+    second.log.assign(0)
+    second.until(lambda: goes_on(second))
+    assert second.counted("uic_take_ups_total", decision="new") == 0, "it does not count what the first one began"
+    second.catch_up()
+    second.until(lambda: shown(second, "uic_as_of_timestamp_seconds"))
+    assert shown(second, "uic_next_offset") == 300
+
+
 def test_a_rebuild_from_a_log_that_does_not_begin_at_0_marks_states_partial(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
     store.flush()

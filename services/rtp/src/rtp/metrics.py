@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 
 from access import AccessDecision
 from mimn.bundle.request_fields import RequestVector
-from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, WrongUser
+from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, Keys, WrongUser
 from process.log_lines import dropped
 from process.tally import Count, CountedElsewhere, Counts, Tallies, Tally
 from rtp.core.fold_progress import Status
@@ -177,7 +177,10 @@ class Metrics:
 
         # Bundles and releases
         self.bundle = Gauge(
-            "rtp_bundle", "1 for the bundle that is served.", ["name", "version", "namespace"], registry=registry
+            "rtp_bundle",
+            "1 for the bundle that is served, with its namespace in the store and prefix there (RTP_REDIS__PREFIX).",
+            ["name", "version", "state_namespace", "prefix"],
+            registry=registry,
         )
         self.compiled_head = Gauge(
             "rtp_compiled_head",
@@ -189,7 +192,7 @@ class Metrics:
             "rtp_release",
             "1 for each release that is loaded, by role: the name of its arm, `shadow:` and the name, or `standby` "
             "(loaded, and not asked).",
-            ["bundle", "namespace", "role"],
+            ["bundle", "state_namespace", "role"],
             registry=registry,
         )  # fmt: skip
         self.releases_refused = Gauge(
@@ -310,6 +313,11 @@ class Metrics:
             families = (self.shadow_seconds, self.shadow_difference, self.shadow_correlation)
             known = self._of_shadow[arm, bundle] = ShadowMetrics(*(one.labels(arm, bundle) for one in families))
         return known
+
+    def serves(self, name: str, version: str, keys: Keys) -> None:
+        """Show that a bundle is served, with `keys` to its states, and no other one."""
+        self.bundle.clear()
+        self.bundle.labels(name, version, keys.namespace, keys.prefix).set(1)
 
     def count_fields(self, vector: RequestVector) -> None:
         """Count each field of a scored request whose value is unknown to the model, missing, clipped or ignored."""

@@ -179,8 +179,7 @@ class Reloader:
 def announce(release: Release, metrics: Metrics) -> None:
     """Say in log and metrics what is served."""
     model, namespace = release.model, release.keys.namespace
-    metrics.bundle.clear()
-    metrics.bundle.labels(model.name, model.version, namespace).set(1)
+    metrics.serves(model.name, model.version, release.keys)
     metrics.compiled_head.clear()
     metrics.compiled_head.labels(release.bundle).set(model.compiled)
     log.info("serving", bundle=release.bundle, namespace=namespace, compiled_head=model.compiled)

@@ -354,8 +354,7 @@ class RolloutFollower:
         metrics = self._metrics
         serving = traffic.arms[0].release
         metrics.revision.set(record.revision)
-        metrics.bundle.clear()
-        metrics.bundle.labels(serving.model.name, serving.model.version, serving.keys.namespace).set(1)
+        metrics.serves(serving.model.name, serving.model.version, serving.keys)
         metrics.releases.clear()
         metrics.compiled_head.clear()
         roles = [(arm.release, arm.name) for arm in traffic.arms]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -125,8 +126,16 @@ class App:
         name, _, version = bundle.name.rpartition("/")
         fingerprint = bundle.manifest.fingerprint[:16]
         self._metrics.bundle.info(
-            {"name": name, "version": version, "fingerprint": fingerprint, "namespace": self.namespace}
+            {
+                "name": name,
+                "version": version,
+                "fingerprint": fingerprint,
+                "state_namespace": self.namespace,
+                "prefix": settings.redis.prefix,
+                "topic": kafka.topic,
+            }
         )
+        self._metrics.sentinels_up.set_function(lambda: _up(self._store.sentinels))
         say(log, logging.INFO, "bundle", name=bundle.name, namespace=self.namespace)
 
     def run(self) -> None:
@@ -208,6 +217,11 @@ class App:
     def _alive(self) -> bool:
         """Whether the poll thread and the dead-letter thread run, or have not begun yet."""
         return all(t.ident is None or t.is_alive() for t in (self._consumer, self._dead_letters))
+
+
+def _up(sentinels: str | None) -> float:
+    """What `StateStore.sentinels` says, as a metric."""
+    return math.nan if sentinels is None else float(not sentinels)
 
 
 def serve(settings: UicSettings) -> int:

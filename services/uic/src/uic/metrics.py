@@ -36,7 +36,8 @@ class Metrics:
         )
         self.bundle = Info(
             "uic_bundle",
-            "The bundle that this process runs: name, version, fingerprint (first 16 hex digits), namespace.",
+            "The bundle that this process runs: name, version, fingerprint (first 16 hex digits); its namespace in the "
+            "store (state_namespace) and prefix there (UIC_REDIS__PREFIX); the topic of events (UIC_KAFKA__TOPIC).",
             registry=r,
         )
         self.ready = Gauge(
@@ -178,8 +179,8 @@ class Metrics:
         )
         self.sentinels_up = Gauge(
             "uic_sentinels_up",
-            "1 if a Sentinel named the store's master when they were last asked, else 0: no failover is followed then; "
-            "NaN without Sentinels, and before they were asked.",
+            "1 if a Sentinel named the store's master when they were last asked, else 0: no failover is followed then, "
+            "and a process that starts waits. NaN without Sentinels, and before they were asked.",
             registry=r,
         )
         self.sentinels_up.set(math.nan)

@@ -359,7 +359,7 @@ class RedisStore:
     @property
     def sentinels(self) -> str | None:
         """See `StateStore`."""
-        if self._settings.mode != "sentinel":
+        if self._settings.mode != "sentinel" or "client" not in self.__dict__:
             return None
         asked: Sentinels = self.client.connection_pool.sentinel_manager
         return asked.trouble

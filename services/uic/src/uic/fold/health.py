@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -109,7 +108,6 @@ class Health:
 
     def sentinels_say(self, trouble: str | None) -> None:
         """`trouble` as `StateStore.sentinels`: without a Sentinel no failover is followed."""
-        self._metrics.sentinels_up.set(math.nan if trouble is None else 0 if trouble else 1)
         if trouble:
             if "sentinels" not in self._degraded:
                 say(log, logging.WARNING, "the Sentinels name no master", detail=trouble)
