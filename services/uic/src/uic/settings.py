@@ -256,6 +256,9 @@ class GrpcSettings(TlsListener):
     """How long a published record may take to reach the log; a caller's shorter deadline takes precedence."""
     max_calls: Annotated[int, Field(ge=1, le=1024)] = 16
     """Concurrent calls; more are refused with RESOURCE_EXHAUSTED."""
+    max_watches: Annotated[int, Field(ge=1, le=4096)] = 1024
+    """Streams that follow the health at once (`Watch`), one for each connection of a client that does; more are refused
+    with RESOURCE_EXHAUSTED. Each takes about 42 KiB, its connection included."""
     max_message_bytes: Annotated[int, Field(ge=1 << 10, le=1 << 26)] = 1 << 18
     """Largest request: fits 1,000 events with the longest ids. Parsed, it may take forty times its size in memory."""
     announce_s: Annotated[float, Field(ge=0)] = 0.0

@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from access import Door, ListenerTls, check_rules
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import add_UserInterestCenterServicer_to_server
 from uic.doors.guard import GRPC_RULES, Guard
+from uic.doors.health import SERVICE_NAME as HEALTH
+from uic.doors.health import HealthService
 from uic.doors.servicer import SERVICE, UserInterestCenter, status_of
 from uic.doors.slow_requests import SlowRequestLimit
 from uic.doors.trailers import refuse
@@ -33,7 +35,8 @@ HEALTH_INTERVAL_S: Final = 0.2
 LAST_WORDS_S: Final = 0.2
 """For answers and health changes that are still being sent when the last call has ended."""
 HEALTH_WORKERS: Final = 4
-"""Threads beyond those of our own calls, so that health checks are answered while all of ours wait for a broker."""
+"""Threads beyond those of our own calls, so that health checks are answered while all of ours wait for a broker. A
+`Watch` needs one until its client has taken the first answer."""
 REST_WORKERS: Final = 2
 """Threads for reflection."""
 
@@ -106,12 +109,12 @@ class GrpcServer:
         self._serving = serving
         self._stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="grpc-health", daemon=True)
-        self._health = health.HealthServicer()
+        self._health = HealthService([SERVICE], settings.max_watches)
         ours, health_calls, rest = (threading.Semaphore(n) for n in (settings.max_calls, HEALTH_WORKERS, REST_WORKERS))
 
         def at_once(method: str) -> threading.Semaphore:
             service = method.split("/")[1]
-            return {SERVICE: ours, health.SERVICE_NAME: health_calls}.get(service, rest)
+            return {SERVICE: ours, HEALTH: health_calls}.get(service, rest)
 
         self._slow = SlowRequestLimit(at_once, service.count_refused, service.count_malformed)
         # In addition to the calls that run, as many may wait for their request.
@@ -136,7 +139,7 @@ class GrpcServer:
         )
         add_UserInterestCenterServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def start(self) -> int:
@@ -145,7 +148,7 @@ class GrpcServer:
         Raises:
             StartRefused: the address is taken or not this machine's.
         """
-        self._show(self._serving())
+        self._health.show(self._serving())
         try:
             port = self._listen()
         except RuntimeError as error:
@@ -153,6 +156,7 @@ class GrpcServer:
                 f"cannot listen on {self._address}: free the port, or set UIC_GRPC__HOST and UIC_GRPC__PORT"
             ) from error
         self._server.start()
+        self._health.start()
         self._follower.start()
         return port
 
@@ -170,27 +174,20 @@ class GrpcServer:
         those that have begun within `grace_s` seconds, and close.
 
         The gRPC library cancels calls that arrive as the port closes, before their handler runs. Clients that follow
-        the health leave in the time before. Streams that watch the health never end by themselves, so `drain` does not
-        wait for them.
+        the health leave in the time before; streams that watch it are ended with the last call.
         """
-        self._health.enter_graceful_shutdown()
+        self._health.end()
         self._stopping.wait(self._announce_s)
         self._stopping.set()
         stopped = self._server.stop(grace_s)
         self._slow.finish(grace_s)
+        self._health.close(min(grace_s, LAST_WORDS_S))
         self._server.stop(min(grace_s, LAST_WORDS_S))
         stopped.wait()
 
     def _follow(self) -> None:
-        shown = self._serving()
-        self._show(shown)
         while not self._stopping.wait(HEALTH_INTERVAL_S):
-            self._slow.cut_late(time.monotonic())
-            if (now := self._serving()) is not shown:
-                self._show(now)
-                shown = now
-
-    def _show(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in (health.OVERALL_HEALTH, SERVICE):
-            self._health.set(name, status)
+            now = time.monotonic()
+            self._slow.cut_late(now)
+            self._health.cut_late(now)
+            self._health.show(self._serving())

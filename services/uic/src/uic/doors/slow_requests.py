@@ -21,7 +21,8 @@ from uic.doors.trailers import refuse
 from uic.errors import InvalidField, Overloaded
 
 ARRIVAL_S: Final = 5.0
-"""Time limit for the arrival of a call's request; a streaming call has this long in total."""
+"""Time limit for the arrival of a call's request; with a stream of answers, until the first one is taken; with a stream
+of requests, in total."""
 LAST_ARRIVAL_S: Final = 0.5
 """The same once the server ends."""
 TOO_MANY_CALLS: Final = "too many concurrent calls: retry with exponential backoff"
@@ -76,16 +77,18 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
         if handler.request_streaming:
             return self._streams(handler, method)
 
-        def parsed(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-            data = self._first(requests, context, method)
+        def parsed(data: bytes, context: grpc.ServicerContext) -> Any:
             return parse_request(handler.request_deserializer, data, context, self._malformed)
 
         def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             with self._counted():
-                return handler.unary_unary(parsed(requests, context), context)
+                with self._bounded(context, method):
+                    data = _first(requests, context)
+                return handler.unary_unary(parsed(data, context), context)
 
         def stream(requests: Iterator[bytes], context: grpc.ServicerContext, *callback: Any) -> Any:
-            return handler.unary_stream(parsed(requests, context), context, *callback)
+            with self._bounded(context, method):  # its first answer, too, waits for the client
+                return handler.unary_stream(parsed(_first(requests, context), context), context, *callback)
 
         coding = None, handler.response_serializer
         if not handler.response_streaming:
@@ -122,13 +125,6 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
                 self._under_way -= 1
                 self._changed.notify_all()
 
-    def _first(self, requests: Iterator[bytes], context: grpc.ServicerContext, method: str) -> bytes:
-        with self._bounded(context, method):
-            request = next(requests, None)
-        if request is None:
-            refuse(context, grpc.StatusCode.UNIMPLEMENTED, InvalidField("the call has no request"))
-        return request
-
     def _streams(self, handler: Any, method: str) -> Any:
         def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             with self._bounded(context, method):
@@ -150,3 +146,9 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
             with self._lock:
                 del self._waiting[id(context)]
             permits.release()
+
+
+def _first(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    if (request := next(requests, None)) is None:
+        refuse(context, grpc.StatusCode.UNIMPLEMENTED, InvalidField("the call has no request"))
+    return request
