@@ -197,12 +197,38 @@ def test_refusals_are_problems_with_a_code(rig: Rig, failure: Exception, status:
         ("/partitions/5/continue?offset=-1", "POST", 400),
         ("/partitions/5/continue?offset=", "POST", 400),
         ("/partitions/5/continue?ofset=3", "POST", 400),
+        ("/partitions/5/continue?offset=1&offset=2", "POST", 400),
+        ("/partitions/5/rebuild?force=true", "POST", 400),
+        ("/partitions?partition=5", "GET", 400),
     ],
 )
 def test_what_is_not_offered_decides_nothing(rig: Rig, target: str, method: str, status: int) -> None:
     got, content_type, body = rig.ask(target, method)
     assert (got, content_type, body["status"]) == (status, PROBLEM_JSON, status)
     assert rig.updater.asked == []
+
+
+def test_a_parameter_that_is_wrong_is_named_with_what_to_do(rig: Rig) -> None:
+    def detail(target: str, method: str = "POST") -> str:
+        return str(rig.ask(target, method)[2]["detail"])
+
+    assert detail("/partitions/5/continue?offset=1&offset=2") == "query parameter `offset` is given 2 times: keep one"
+    assert detail("/partitions/5/continue?ofset=3") == "query parameter 'ofset' is unknown; there is `offset`"
+    assert detail("/partitions?a=1", "GET") == "query parameter 'a' is unknown; there is none here: remove it"
+    assert len(detail(f"/partitions/5/continue?{'x' * 9000}=1")) < 200, "no echo"
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "allowed"),
+    [("/readyz", "POST", "GET, HEAD"), ("/metrics", "DELETE", "GET, HEAD"), ("/partitions/5/rebuild", "GET", "POST")],
+)
+def test_another_method_is_told_which_one_to_send(rig: Rig, target: str, method: str, allowed: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", rig.door.port, timeout=10)
+    connection.request(method, target)
+    response = connection.getresponse()
+    assert (response.status, response.getheader("Allow")) == (405, allowed)
+    assert json.loads(response.read())["detail"] == f"{method} {target} is not allowed: send {allowed}"
+    connection.close()
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"sec_fetch_site": "cross-site"}])
@@ -360,26 +386,55 @@ def raw(rig: Rig, sent: bytes) -> bytes:
         return line.makefile("rb").read()
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"hello\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nhost: a\r\nno colon\r\n\r\n",
-    ],
-    ids=["no HTTP", "no host", "two hosts", "no header"],
-)
-def test_what_is_not_http_is_a_problem_that_is_counted_and_not_logged(
-    rig: Rig, caplog: pytest.LogCaptureFixture, sent: bytes
+LIVE = b"GET /livez HTTP/1.1\r\nhost: a\r\n"
+WRONG = {
+    "no HTTP": (b"hello\r\n\r\n", 400, "no request line: send one such as `GET /readyz HTTP/1.1`"),
+    "TLS": (bytes.fromhex("16030100a5010000a10303") + bytes(160), 400, "speaks plain HTTP: call it by http://"),
+    "no host": (b"GET /livez HTTP/1.1\r\n\r\n", 400, "send exactly one Host header"),
+    "two hosts": (LIVE + b"host: b\r\n\r\n", 400, "send exactly one Host header"),
+    "no header": (LIVE + b"no colon\r\n\r\n", 400, "send `name: value`"),
+    "NUL": (LIVE + b"x: a\0\r\n\r\n", 400, "without NUL"),
+    "no length": (LIVE + b"content-length: many\r\n\r\n", 400, "send one Content-Length, a whole number"),
+    "two lengths": (LIVE + b"content-length: 1\r\ncontent-length: 2\r\n\r\n", 400, "send one Content-Length"),
+    "a coding": (LIVE + b"transfer-encoding: gzip\r\n\r\n", 501, "send no Transfer-Encoding"),
+    "no chunk": (LIVE + b"transfer-encoding: chunked\r\n\r\nx\r\n", 400, "and no body"),
+    "much": (LIVE + b"x: " + b"y" * 17_000, 431, "send fewer or shorter headers"),
+    "much, and its end": (LIVE + b"x: " + b"y" * 17_000 + b"\r\n\r\n", 431, "send fewer or shorter headers"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_not_http_is_told_what_to_do_and_is_counted_and_not_logged(
+    rig: Rig, caplog: pytest.LogCaptureFixture, wrong: str
 ) -> None:
+    sent, status, says = WRONG[wrong]
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # as `uic.logs.configure` does
-    head, _, body = raw(rig, sent).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert json.loads(body)["code"] == "malformed"
+    answer = raw(rig, sent)
+    assert int(answer.split()[1]) == status
+    said = json.loads(answer[answer.index(b"{") :].splitlines()[0])
+    assert (said["status"], said["code"]) == (status, "head_too_large" if status == 431 else "malformed")
+    assert says in said["detail"]
     assert rig.metrics.registry.get_sample_value("uic_malformed_requests_total", {"port": "admin"}) == 1
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert rig.ask("/livez")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://x/readyz", 200),
+        ("HTTPS://x:1/readyz?a", 200),
+        ("http://x", 404),
+        ("http://x/partitions/5/rebuild", 405),
+    ],
+)
+def test_a_target_with_its_host_in_front_is_read_as_without(rig: Rig, target: str, status: int) -> None:
+    assert int(raw(rig, f"GET {target} HTTP/1.1\r\nhost: x\r\n\r\n".encode()).split()[1]) == status
+
+
+def test_the_host_in_front_counts_for_the_size_of_the_head(rig: Rig) -> None:
+    target = f"http://{'x' * 17_000}/livez"
+    assert int(raw(rig, f"GET {target} HTTP/1.1\r\nhost: x\r\n\r\n".encode()).split()[1]) == 431
 
 
 def test_a_body_is_not_read_and_a_connection_has_one_request(rig: Rig) -> None:

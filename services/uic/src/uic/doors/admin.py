@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -29,12 +30,15 @@ from mimn.state import Progress
 from uic import errors
 from uic.core.status import Action, PartitionStatus, Status
 from uic.doors.guard import ADMIN_RULES, Guard
+from uic.doors.http_faults import MAX_HEAD_BYTES, TOO_LARGE
 from uic.errors import UicError
 from uic.metrics import Metrics
 
 PROBLEM_JSON: Final = "application/problem+json"
-MAX_HEAD_BYTES: Final = 16 << 10
-"""Request target and headers. No request of this port has a body, and none is read."""
+SHOWN_CHARACTERS: Final = 100
+"""An answer repeats so much of a caller's own words."""
+_AUTHORITY: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+"""What is in front of the path in a request to a proxy (RFC 9112, 3.2.2: every server takes it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ def admin_app(
     check_rules([route.path.replace("{p:partition}", "<p>") for route in routes], ADMIN_RULES, "uic.doors.guard")
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(_Gate, guard=guard)],
+        middleware=[Middleware(_Gate, guard=guard, malformed=metrics.malformed.labels("admin").inc)],
         exception_handlers={
             HTTPException: _not_offered,
             UicError: _refused,
@@ -144,21 +148,28 @@ def admin_app(
 class _Gate:
     """Before any route: no browsers, no large heads, and a key with the path's scope."""
 
-    def __init__(self, app: ASGIApp, guard: Guard | None) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard | None, malformed: Callable[[], None]) -> None:
         self._app = app
         self._guard = guard
+        self._malformed = malformed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
-        answer = self._refusal(request) if scope["type"] == "http" else None
+        answer: Response | None = None
+        if scope["type"] == "http":
+            answer = self._too_large(scope)
+            scope = _of_path(scope)
+            answer = answer or self._refusal(Request(scope))
         await (self._app if answer is None else answer)(scope, receive, send)
+
+    def _too_large(self, scope: Scope) -> Response | None:
+        headers = sum(len(name) + len(value) for name, value in scope["headers"])
+        if len(scope["raw_path"]) + len(scope["query_string"]) + headers <= MAX_HEAD_BYTES:
+            return None
+        self._malformed()
+        return problem(TOO_LARGE.status, TOO_LARGE.code, TOO_LARGE.detail)
 
     def _refusal(self, request: Request) -> Response | None:
         headers, scope = request.headers, request.scope
-        size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in headers.raw)
-        if size > MAX_HEAD_BYTES:
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            return problem(status, "head_too_large", f"request line and headers are limited to {MAX_HEAD_BYTES} bytes")
         if headers.get("Origin", "") or headers.get("Sec-Fetch-Site", "none") != "none":
             return problem(HTTPStatus.FORBIDDEN, "browser", "web pages may not call this port; use curl or `ctr`")
         if self._guard is None:
@@ -169,6 +180,14 @@ class _Gate:
         except UicError as error:
             return _refused(request, error)
         return None
+
+
+def _of_path(scope: Scope) -> Scope:
+    """The scope of the same request without the authority in front of its path, if it has one."""
+    if (authority := _AUTHORITY.match(scope["raw_path"])) is None:
+        return scope
+    raw_path = scope["raw_path"][authority.end() :] or b"/"
+    return {**scope, "raw_path": raw_path, "path": unquote(raw_path.decode("ascii"))}
 
 
 class _Views:
@@ -197,7 +216,8 @@ class _Views:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_serving", "; ".join(status.reasons))
         return _json({"status": "ready", "degraded": list(status.reasons)})
 
-    async def partitions(self, _: Request) -> Response:
+    async def partitions(self, request: Request) -> Response:
+        _parameters(request)
         status = self._updater.status
         stores_ms = self._now_ms() - status.ahead_ms  # the clock that RTP's answers agree with
         return _json(
@@ -217,11 +237,11 @@ class _Views:
     def _resolve(self, action: Action, request: Request) -> Response:
         """Waits for the updater, so it runs on a thread of Starlette's pool."""
         partition: int = request.path_params["p"]
-        if unknown := sorted(set(request.query_params) - {"offset"}):
-            raise errors.InvalidField(f"query parameter {unknown[0]!r} is unknown; there is `offset`")
-        offset = request.query_params.get("offset")
+        offset = _parameters(request, "offset").get("offset")
         if offset is not None and not re.fullmatch(r"[0-9]{1,18}", offset):
-            raise errors.InvalidField(f"offset: {offset!r} is not an offset of the log: give a number of at least 0")
+            raise errors.InvalidField(
+                f"offset: {_begin(offset)!r} is not an offset of the log: give a number of at least 0"
+            )
         progress = self._updater.resolve(partition, action, None if offset is None else int(offset))
         return _json(
             {
@@ -232,6 +252,26 @@ class _Views:
                 "lineage": f"{progress.lineage:016x}",
             }
         )
+
+
+def _parameters(request: Request, *known: str) -> dict[str, str]:
+    """The query's parameters by name.
+
+    Raises:
+        InvalidField: one is unknown, or given more than once.
+    """
+    given = request.query_params
+    for name in given:
+        if name not in known:
+            there = f"there is `{known[0]}`" if known else "there is none here: remove it"
+            raise errors.InvalidField(f"query parameter {_begin(name)!r} is unknown; {there}")
+        if (times := len(given.getlist(name))) > 1:
+            raise errors.InvalidField(f"query parameter `{name}` is given {times} times: keep one")
+    return dict(given)
+
+
+def _begin(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def _answer(body: bytes, content_type: str = "application/json", status: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -263,10 +303,13 @@ def _view(partition: PartitionStatus, stores_ms: int) -> dict[str, Any]:
 
 def _not_offered(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # what it is registered for
-    path = request.scope["path"]
+    path = _begin(request.scope["path"])
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = "POST" if path.startswith("/partitions/") else "GET"
-        return problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"{allowed} {path}")
+        allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        detail = f"{_begin(request.method)} {path} is not allowed: send {allowed}"
+        answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+        answer.headers["Allow"] = allowed
+        return answer
     paths = ", ".join(path for path in ADMIN_RULES if "<p>" not in path)
     detail = f"{path}: there are {paths} and POST /partitions/<p>/continue or /rebuild"
     return problem(HTTPStatus.NOT_FOUND, "not_found", detail)

@@ -7,7 +7,6 @@ client to take the answer. At most `MAX_CONNECTIONS` are open, including those s
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import sys
@@ -23,7 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
 from access import ListenerTls
-from uic.doors.admin import MAX_HEAD_BYTES, PROBLEM_JSON
+from uic.doors.admin import PROBLEM_JSON, problem
+from uic.doors.http_faults import MAX_HEAD_BYTES, http_fault
 from uic.errors import StartRefused
 from uic.settings import AdminSettings
 
@@ -197,11 +197,12 @@ class _Connection(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP, or a head that is too large, with the status that h11 suggests."""
+        """Answer bytes that are not HTTP, or a head that is too large. `msg` is uvicorn's and the same for all."""
         self.malformed()
-        status = HTTPStatus(getattr(sys.exception(), "error_status_hint", HTTPStatus.BAD_REQUEST))
-        body = {"type": "about:blank", "title": status.phrase, "status": status, "code": "malformed", "detail": msg}
-        content = json.dumps(body).encode() + b"\n"
+        error = sys.exception()  # the parser's, which uvicorn handles here
+        hint = getattr(error, "error_status_hint", HTTPStatus.BAD_REQUEST)
+        fault = http_fault(str(error), hint, self.conn.trailing_data[0])
+        status, content = fault.status, bytes(problem(fault.status, fault.code, fault.detail).body)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {PROBLEM_JSON}\r\n"
             f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
