@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
+from itertools import pairwise
 
 import pytest
 
@@ -200,6 +202,76 @@ def test_a_body_in_very_many_chunks_is_no_head(extension: bytes) -> None:
             pieces += [size[:-1], size[-1:], b"a", b"\r\n"]
         got = asyncio.create_task(server.ask(*pieces, b"0\r\n\r\n" + request(b"", CLOSE)))
         assert bodies(await got) == [ASGI + b"a" * 100, ASGI]
+
+    run(test)
+
+
+def cuts(size: int) -> list[list[int]]:
+    """Ways to cut so many bytes in pieces: places, in their order."""
+    dice = random.Random(7)
+    some = [sorted(dice.sample(range(1, size), dice.choice((1, 2, 3, 40)))) for _ in range(60)]
+    return [[], list(range(1000, size, 1000)), list(range(100, size, 100)), *some]
+
+
+async def fed(server: Server, sent: bytes, at: list[int]) -> bytes:
+    """The answer to bytes that are read in these pieces."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await until(lambda: server.state.connections, "it is accepted")
+    connection = server.connection
+    for begin, end in pairwise([0, *at, len(sent)]):
+        connection.data_received(sent[begin:end])
+    got = await asyncio.wait_for(reader.read(), WITHIN_S)
+    writer.close()
+    await until(lambda: not server.state.connections, "it has ended")
+    return got
+
+
+CHUNKED_HEAD = b"POST %b HTTP/1.1\r\nhost: here\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@PATHS
+@pytest.mark.parametrize("over", [0, 1], ids=["at the limit", "over it"])
+@pytest.mark.parametrize(
+    ("before", "line", "behind"),
+    [
+        (b"", b"2;%b", b"ab\r\n0\r\n\r\n"),
+        (b"1\r\na\r\n", b"1;%b", b"b\r\n0\r\n\r\n"),
+        (b"1;x\r\n\r\r\n" * 300 + b"2\r\nab\r\n", b"0;%b", b"\r\n"),
+    ],
+    ids=["the first", "another", "the last"],
+)
+def test_a_chunks_extension_has_one_answer_however_it_is_cut(
+    path: bytes, before: bytes, line: bytes, behind: bytes, over: int
+) -> None:
+    long = line % (b"x" * (MAX_HEAD - 4 + over))  # with the ends of the line before it and of its own
+    sent = CHUNKED_HEAD % path + before + long + b"\r\n" + behind
+
+    async def test(server: Server) -> None:
+        for at in cuts(len(sent)):
+            got = await fed(server, sent, at)
+            assert got.startswith(b"HTTP/1.1 431 " if over else b"HTTP/1.1 200 "), at
+
+    run(test)
+
+
+@PATHS
+@pytest.mark.parametrize(
+    ("trailers", "status"),
+    [
+        ([b"a: b", b"x: " + b"y" * 60_000], 200),
+        ([b"a: b", b"x: " + b"y" * 60_000, b"z: " + b"y" * 6000, b"a: b"], 431),
+        ([b"a: b", b"x: " + b"y" * 70_000], 431),
+        ([b"abcde: " + b"y" * 300] * 210, 200),
+        ([b"abcde: " + b"y" * 300] * 220, 431),
+    ],
+    ids=["a long one", "two long ones", "one too long", "many", "too many"],
+)
+def test_trailers_have_one_answer_however_they_are_cut(path: bytes, trailers: list[bytes], status: int) -> None:
+    sent = CHUNKED_HEAD % path + b"2\r\nab\r\n0\r\n" + b"\r\n".join([*trailers, b"", b""])
+
+    async def test(server: Server) -> None:
+        for at in cuts(len(sent)):
+            assert (await fed(server, sent, at)).startswith(b"HTTP/1.1 %d " % status), at
 
     run(test)
 

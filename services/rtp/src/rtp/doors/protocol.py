@@ -43,7 +43,8 @@ _VERSIONS = ("1.1", "1.0")
 """The older one is for health checks and proxies that speak no other. Its connections end with the answer."""
 _PIECE = 512
 """Bytes that are parsed at once, and then as far as the next line's end: few requests, because the shortest has 25, and
-nearly always all of a body."""
+nearly always all of a body. So a longer line is always the last one that is parsed at once, however it was cut, and its
+length is known."""
 
 
 class _Stage(Enum):
@@ -96,7 +97,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
     max_head_bytes: int
-    """Request line, headers and trailers, as they come over the wire without separators."""
+    """Request line, headers and trailers, as they come over the wire without separators, and the line of a chunk's size
+    with them."""
     arrival_s: float
     """From a connection's beginning, or a request's first byte, to the request's last."""
     refused: Callable[[RtpError], None]
@@ -122,9 +124,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._arrived = 0.0
         """When the newest request's first byte came, in seconds of `monotonic`; 0 before the first request."""
         self._brought = False
-        """Whether the data in hand brought more than a part of a head, or of what is around a body's chunks."""
+        """Whether the data in hand brought the end of a request."""
         self._head_bytes = 0
-        """Of data that brought no more, and of trailers."""
+        """Of data that brought no more than a part of a head, and of trailers."""
+        self._around = False
+        """Behind a head: whether what was parsed last is not the body, but around it: a chunk's size, or a trailer."""
+        self._line = 0
+        """Bytes of the line around the body that is being parsed."""
+        self._unended = 0
+        """Bytes read of a line whose end was not read."""
         self._over = False
         """Nothing more is read."""
         self._due: Callable[[], None] | None = None
@@ -147,12 +155,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """See asyncio."""
         if self._over:
             return
-        begin = 0
-        while end := data.find(b"\r", begin + _PIECE) + 1:
+        begin, least = 0, max(0, _PIECE - self._unended)
+        while end := data.find(b"\r", begin + least) + 1:
             self._held.append(data[begin:end])
-            begin = end
+            begin, least = end, _PIECE
         self._held.append(data[begin:])
         self._parse_held()
+        if self._incoming is None and not self._held:
+            self._unended = 0
+        else:
+            ended = data.rfind(b"\r") + 1
+            self._unended = len(data) - ended + (0 if ended else self._unended)
 
     def _parse_held(self) -> None:
         """Parse what was read, until a request waits for the answer to the one before it."""
@@ -162,6 +175,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 piece = self._held.popleft()
                 size += len(piece)
                 self._parse(piece)
+                self._measure(piece)
         except httptools.HttpParserError:
             if not self._over:
                 self.logger.warning("Invalid HTTP request received.")  # `rtp.logs` keeps that to a line a second
@@ -175,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._incoming is not None:  # there is more to come
             if isinstance(self._incoming, list):
                 self._pass_on(self._incoming)
-            if not self._brought:
+            elif self._incoming is _HEAD and not self._brought:
                 self._count(size)
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -195,8 +209,19 @@ class BoundedProtocol(HttpToolsProtocol):
             else:
                 return
 
+    def _measure(self, piece: bytes) -> None:
+        """Refuse a line around the body's chunks that is too long: the parser reads over it without a call."""
+        if not self._around or self._incoming is None or self._incoming is _HEAD:
+            self._line = 0
+            return
+        ended = piece.rfind(b"\r", 0, -1) + 1
+        line = len(piece) - ended + (0 if ended else self._line)
+        self._line = 0 if piece.endswith(b"\r") else line
+        if line > _PIECE and self._head_bytes + line > self.max_head_bytes:
+            self._refuse(self._too_large())
+
     def _count(self, size: int) -> None:
-        """Data that the parser keeps, or reads over, before the request goes on."""
+        """A part of a head that the parser keeps, or a trailer."""
         self._head_bytes += size
         if self._head_bytes > self.max_head_bytes and not self._over:
             self._refuse(self._too_large())
@@ -231,7 +256,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its head, or a trailer: those are ignored, because what is said behind a body comes too late."""
         if self._incoming is not _HEAD:
-            self._brought = True
             self._count(len(name) + len(value))
             return
         name = name.lower()  # as uvicorn does
@@ -242,9 +266,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head has arrived whole."""
-        self._brought = True
         if self._over:
             return
+        self._head_bytes, self._around = 0, True
         size, hosts, coded = len(self.url), [], False
         for name, value in self.headers:
             size += len(name) + len(value)
@@ -311,12 +335,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         """The size of a chunk of its body, 0 in front of the trailers."""
-        self._brought = True
         self._head_bytes = 0
+
+    def on_chunk_complete(self) -> None:
+        """A chunk of its body has arrived whole."""
+        self._around = True
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
-        self._brought = True
+        self._around = False
         if isinstance(self._incoming, list):
             self._incoming.append(body)
         elif self._incoming is _HANDED:
@@ -434,7 +461,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle()
 
     def _too_large(self) -> RtpError:
-        return HeadTooLarge(f"request line and headers, or trailers, are larger than {self.max_head_bytes} bytes")
+        return HeadTooLarge(
+            f"request line and headers, or a chunk's extension or trailers, are larger than {self.max_head_bytes} bytes"
+        )
 
     def _refuse(self, error: RtpError, *, asked: Headers | None = None) -> None:
         """Refuse the request that is arriving, after the answers to those before it, and read no more."""
