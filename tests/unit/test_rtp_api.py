@@ -25,6 +25,8 @@ from rtp.app import create_service
 from rtp.doors.problems import HTTP_CODES, STATUS_TABLE, headers_of
 from rtp.doors.schemas import PredictResponse, Problem
 from rtp.errors import RtpError
+from rtp.reload import Reloader
+from rtp.rollout_follower import RolloutFollower
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.fake_state_reader import FakeStateReader
@@ -597,6 +599,36 @@ def test_the_admin_door_does_not_predict_and_the_public_one_has_no_metrics() -> 
     service = create_service(settings(), store=FakeStateReader(), runtime=model())
     assert serve(ask, service.app) == 404
     assert serve(predict, service.admin) == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "errors"),
+    [
+        ("POST", "/bundle/reload?forse=true", {"query.forse": "unknown parameter: there is `force`"}),
+        ("POST", "/bundle/reload?force=false&force=true", {"query.force": "given more than once: keep one"}),
+        ("POST", "/bundle/reload?force=true&x", {"query.x": "unknown parameter: there is `force`"}),
+        ("POST", "/releases/look?force=true", {"query.force": "unknown parameter: remove it"}),
+        ("GET", "/releases?arm=a", {"query.arm": "unknown parameter: remove it"}),
+        ("GET", "/bundle?name=a&name=b", {"query.name": "unknown parameter: remove it"}),
+    ],
+)
+def test_the_admin_door_refuses_parameters_that_would_be_ignored(
+    method: str, target: str, errors: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(Reloader, "reload", lambda *_, **__: done.append("reload"))
+    monkeypatch.setattr(RolloutFollower, "retry", lambda *_: done.append("look"))
+    service = create_service(settings(), store=FakeStateReader(), runtime=model())
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.request(method, target)
+
+    response = serve(ask, service.admin)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert {fault["field"]: fault["message"] for fault in response.json()["errors"]} == errors
+    assert done == []
+    documented = service.admin.openapi()["paths"][target.partition("?")[0]][method.lower()]["responses"]["422"]
+    assert "application/problem+json" in documented["content"]
 
 
 # OpenAPI

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,47 @@ def test_an_answer_names_at_most_so_many_faults() -> None:
 def test_what_is_not_json(data: bytes) -> None:
     with pytest.raises(MalformedBody):
         decode_request(data)
+
+
+@pytest.mark.parametrize("pad", [b"", b" " * NAMED_WITHIN_BYTES], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"user_id": "\\ud800"}',
+        b'{"user_id": "u", "request_id": "\\ud83d\\n"}',
+        b'{"candidates": [], "user": {"a": "\\udbff"}}',
+        b'"\\uD800"',
+    ],
+)
+def test_half_of_a_surrogate_pair_is_told_as_that_wherever_it_is(text: bytes, pad: bytes) -> None:
+    with pytest.raises(MalformedBody, match=r"surrogate pair|hex escape") as refused:
+        decode_request(text + pad)
+    assert "truncated" not in str(refused.value)
+    at = int(re.search(r"\(byte (\d+)\)", str(refused.value))[1])  # type: ignore[index]
+    assert text.index(b"\\u") < at < len(text)
+
+
+@pytest.mark.parametrize("end", [b"u", b"\\", b"\\u", b"\\ud8", b"\\ud800", b"\\ud83d\\ude0"])
+def test_a_body_that_ends_too_early_is_told_as_that(end: bytes) -> None:
+    with pytest.raises(MalformedBody, match="truncated"):
+        decode_request(b'{"candidates": [{"item_id": 1, "category_id": 2}], "user_id": "' + end)
+
+
+@pytest.mark.parametrize("pad", [b"", b" " * NAMED_WITHIN_BYTES], ids=["short", "long"])
+@pytest.mark.parametrize(
+    ("members", "fault"),
+    [
+        (b'"": 1', FieldFault('""', "unknown field: remove it")),
+        (b'"user": {"": 1, "": 2}', FieldFault('user.""', "given more than once: keep one")),
+    ],
+)
+def test_a_member_without_a_name_is_not_the_body(members: bytes, fault: FieldFault, pad: bytes) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_request(b'{"user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}], ' + members + b"}" + pad)
+    assert refused.value.faults == [fault]
+    with pytest.raises(InvalidRequest) as refused:
+        decode_request(b'{"user_id": "u", "candidates": [{"item_id": 1, "category_id": 2, "": 3}]}' + pad)
+    assert refused.value.faults == [FieldFault('candidates[0].""', "unknown field: remove it")]
 
 
 @pytest.mark.parametrize("data", [b"null", b"[]", b"5", b'"x"'])

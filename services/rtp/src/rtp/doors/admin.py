@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 
 from mimn.release import size
 from rtp.core.ports import Model
@@ -16,7 +16,7 @@ from rtp.doors.guard import GuardedApp
 from rtp.doors.health import Readiness, add_health
 from rtp.doors.problems import PROBLEM_JSON, Answer, Headers, Row, add_problems, problem, problem_response
 from rtp.doors.schemas import Problem
-from rtp.errors import ReloadRefused
+from rtp.errors import FieldFault, InvalidRequest, ReloadRefused
 from rtp.metrics import CONTENT_TYPE, Metrics
 from rtp.release import Arm, InService, Release
 from rtp.reload import Reloader
@@ -27,6 +27,26 @@ _BROWSER = Row(403, "browser")
 _DESCRIPTION = "/openapi.json"
 """Read by the page /docs, and the same for everyone."""
 _PROBLEM = {"model": Problem, "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+_UNKNOWN: dict[int | str, dict[str, Any]] = {422: {"description": "A parameter of the query is unknown.", **_PROBLEM}}
+
+
+def parameters(*known: str) -> Any:
+    """What a route depends on that takes these parameters in its query, each at most once, and no other: a parameter
+    that is misspelled would be ignored, and of two equal ones the first."""
+
+    def check(request: Request) -> None:
+        faults = []
+        for name in (given := request.query_params):
+            if name not in known:
+                there = f"there is `{known[0]}`" if known else "remove it"
+                faults.append(FieldFault(f"query.{name}", f"unknown parameter: {there}"))
+            elif len(given.getlist(name)) > 1:
+                faults.append(FieldFault(f"query.{name}", "given more than once: keep one"))
+        if faults:
+            raise InvalidRequest(faults)
+
+    return Depends(check)
 
 
 class AdminApp(GuardedApp):
@@ -62,27 +82,31 @@ def create_admin_app(
     async def render() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
-    @app.get("/bundle")
+    @app.get("/bundle", dependencies=[parameters()], responses=_UNKNOWN)
     async def bundle() -> dict[str, Any]:
         return _served(in_service.current)
 
     @app.post(
         "/bundle/reload",
+        dependencies=[parameters("force")],
         responses={
             409: {"description": "Refused; the bundle before goes on serving. `detail` says why.", **_PROBLEM},
-            422: {"description": "`force` is neither true nor false.", **_PROBLEM},
+            422: {
+                "description": "`force` is neither true nor false, or given twice; or there is another parameter.",
+                **_PROBLEM,
+            },
         },
     )
     async def reload(force: bool = False) -> dict[str, Any]:
         """Serve the bundle that lies under RTP_BUNDLE__PATH now; with `force` even if users lose their states."""
         return _served(await reloader.reload(force=force))
 
-    @app.get("/releases")
+    @app.get("/releases", dependencies=[parameters()], responses=_UNKNOWN)
     async def releases() -> dict[str, Any]:
         """Every release that is loaded or was refused, by arm, and the revision of the rollout record."""
         return _releases(in_service, follower)
 
-    @app.post("/releases/look")
+    @app.post("/releases/look", dependencies=[parameters()], responses=_UNKNOWN)
     async def look() -> dict[str, Any]:
         """Read the rollout record now, and look again for bundles and manifests that were not here."""
         follower.retry()

@@ -197,7 +197,7 @@ def _repeated(text: bytes | bytearray) -> list[str]:
 
 
 def _twice(members: Iterable[tuple[str, Any]]) -> list[str]:
-    return [name for name, count in Counter(name for name, _ in members).items() if count > 1]
+    return [_shown_name(name) for name, count in Counter(name for name, _ in members).items() if count > 1]
 
 
 _Fields = dict[str, FieldValue]
@@ -316,12 +316,32 @@ def _refusal(body: bytes | bytearray, error: msgspec.ValidationError) -> Invalid
 
 def _malformed(error: Exception, body: bytes | bytearray) -> MalformedBody:
     reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    if reason == _TRUNCATED:
+        reason = _at_the_end(body)
     if isinstance(error, UnicodeDecodeError):  # it counts from the beginning of a string
         try:
             body.decode()
         except UnicodeDecodeError as whole:
             reason = f"a text is not UTF-8 (byte {whole.start})"
     return MalformedBody(f"the body is not JSON in UTF-8: {reason}")
+
+
+_TRUNCATED = "Input data was truncated"
+_ESCAPE = b" " * 12
+"""As long as an escape of two halves, and no part of one."""
+_HALF = re.compile(r".*unexpected end of hex escape (\(byte \d+\))")
+
+
+def _at_the_end(body: bytes | bytearray) -> str:
+    """Why a body is malformed that the decoder says is truncated. It also says so of one that has its end, if an escape
+    near the end lacks digits or its other half: then it finds the fault within the body once more follows."""
+    try:
+        _skip(bytes(body) + _ESCAPE)
+    except _NOT_JSON as error:
+        reason = str(error)
+        if (place := re.search(r"\(byte (\d+)\)$", reason)) is not None and int(place[1]) < len(body):
+            return _HALF.sub(r"half of a surrogate pair \1: escape both halves, or write the character itself", reason)
+    return _TRUNCATED
 
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
@@ -337,7 +357,7 @@ def _first_fault(error: msgspec.ValidationError) -> FieldFault:
         message, place = message[: found.start()], found[1]
     for pattern, kind in ((_UNKNOWN, "extra_forbidden"), (_MISSING, "missing")):
         if named := pattern.fullmatch(message):
-            return FieldFault(f"{place}.{named[1]}" if place else named[1], _MESSAGES[kind])
+            return FieldFault(f"{place}.{_shown_name(named[1])}" if place else _shown_name(named[1]), _MESSAGES[kind])
     if message == "Integer value out of range":
         message = f"must be an integer up to {MAX_ID}"
     message = _TYPE.sub(lambda found: f"must be {_kinds(found[1])}, not {_kinds(found[2])}", message)
@@ -381,8 +401,14 @@ def _path(location: Sequence[str | int]) -> str:
     """`candidates[3].item_id` for ("candidates", 3, "item_id")."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        name = f"[{part}]" if isinstance(part, int) else _shown_name(part)
+        path += f".{name}" if path and not isinstance(part, int) else name
     return path or "(body)"
+
+
+def _shown_name(name: str) -> str:
+    """A member's name; the empty one in quotes, because nothing would stand for the whole body."""
+    return name or '""'
 
 
 _KINDS = {
