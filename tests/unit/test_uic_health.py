@@ -97,11 +97,11 @@ def test_a_stream_is_owed_what_has_changed_since_it_was_told() -> None:
     watches = Watches[str](["", "service"], 9)
     assert watches.join("a", "service") is Health.NOT_SERVING
     watches.show(True)
-    assert watches.behind() == [], "its first answer is under way"
+    assert (watches.behind(), watches.waiting()) == ([], {"a"}), "its first answer is under way"
     watches.told("a", Health.NOT_SERVING)
-    assert (watches.behind(), watches.owed("a"), watches.up_to_date("a")) == (["a"], Health.SERVING, False)
+    assert (watches.behind(), watches.owed("a"), watches.waiting()) == (["a"], Health.SERVING, {"a"})
     watches.told("a", Health.SERVING)
-    assert (watches.behind(), watches.owed("a"), watches.up_to_date("a")) == ([], None, True)
+    assert (watches.behind(), watches.owed("a"), watches.waiting()) == ([], None, set())
     watches.show(False)
     watches.leave("a")
     watches.told("a", Health.NOT_SERVING)
@@ -113,8 +113,7 @@ def test_a_name_that_is_not_served_never_changes() -> None:
     assert watches.join("a", "other") is Health.UNKNOWN
     watches.told("a", Health.UNKNOWN)
     watches.show(True)
-    assert watches.behind() == []
-    assert watches.up_to_date("a")
+    assert watches.waiting() == set()
     assert watches.all() == {"": Health.SERVING, "service": Health.SERVING}
 
 
@@ -201,7 +200,7 @@ def test_a_drain_tells_not_serving_and_ends_the_streams(rig: Rig) -> None:
     assert not drained.is_alive(), "it does not wait for streams that follow"
     assert [[one.status for one in rest(watch)] for watch in watches] == [[NOT_SERVING], [NOT_SERVING], []]
     assert {watch.code() for watch in watches} == {grpc.StatusCode.UNAVAILABLE}
-    assert not rig.door._health._teller.is_alive()
+    until(lambda: not rig.door._health._teller.is_alive(), "its thread has ended", within_s=60)
 
 
 def rest(watch: Any) -> Iterator[Any]:
@@ -251,6 +250,17 @@ def test_streams_whose_first_answer_is_not_taken_are_ended_and_take_no_more_than
         assert code is grpc.StatusCode.NOT_FOUND, "there is no such user"
         until(lambda: len(rig.door._health._watches) == 0, "they are ended", within_s=60)
         assert rig.health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING
+
+
+def test_sixteen_may_begin_to_follow_at_once(rig: Rig) -> None:
+    """As clients do after a restart: a refusal keeps one that follows the health from the worker for a second."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(15):
+            stack.enter_context(follow(rig, 0))
+        until(lambda: len(rig.door._health._watches) == 15, "they begin", within_s=60)
+        watch = rig.watch()
+        assert next(watch).status == SERVING
+        watch.cancel()
 
 
 def test_a_stream_that_takes_no_change_keeps_it_from_the_others_for_a_moment_only(rig: Rig) -> None:

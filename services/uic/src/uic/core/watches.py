@@ -74,9 +74,9 @@ class Watches(Generic[Stream]):
         """The streams that were told something else last, in the order in which they came."""
         return [stream for stream in self._told if self.owed(stream) is not None]
 
-    def up_to_date(self, stream: Stream) -> bool:
-        """Whether the stream has been told all that there is."""
-        return self._told.get(stream) is not None and self.owed(stream) is None
+    def waiting(self) -> set[Stream]:
+        """The streams that are behind, or are told something for the first time."""
+        return {stream for stream, last in self._told.items() if last is None or self.owed(stream) is not None}
 
     def leave(self, stream: Stream) -> None:
         """The stream follows no more. Without effect if it has left already."""

@@ -34,9 +34,9 @@ the admin port, the brokers and the store."""
 HEALTH_INTERVAL_S: Final = 0.2
 LAST_WORDS_S: Final = 0.2
 """For answers and health changes that are still being sent when the last call has ended."""
-HEALTH_WORKERS: Final = 4
+HEALTH_WORKERS: Final = 16
 """Threads beyond those of our own calls, so that health checks are answered while all of ours wait for a broker. A
-`Watch` needs one until its client has taken the first answer."""
+`Watch` needs one until its client has taken the first answer: after a restart, those of many clients come at once."""
 REST_WORKERS: Final = 2
 """Threads for reflection."""
 

@@ -62,6 +62,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
         """Guards `_watches` and what follows; never held while a stream is told."""
         self._late_at = math.inf
         """When those who have not been told of the last change are late (monotonic)."""
+        self._closing = False
         self._over = False
         self._teller = threading.Thread(target=self._tell_all, name="grpc-watches", daemon=True)
 
@@ -95,17 +96,18 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
     def close(self, within_s: float) -> None:
         """End all streams, once they were told what there is to tell, or `within_s` seconds are over."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._watches.behind(), within_s)
+            self._closing = True
+            self._changed.wait_for(lambda: not self._watches.waiting(), within_s)
             self._over = True
-            streams = [(stream, self._watches.up_to_date(stream)) for stream in self._watches.streams()]
-            for stream, _ in streams:
+            late = self._watches.waiting()
+            rest = [stream for stream in self._watches.streams() if stream not in late]
+            for stream in (*late, *rest):
                 self._watches.leave(stream)
             self._changed.notify_all()
-        for stream, idle in streams:
-            if idle:
-                stream.end()
-            else:
-                stream.cut()
+        for stream in late:
+            stream.cut()
+        for stream in rest:
+            stream.end()
 
     def Check(  # noqa: N802  # the protocol's names
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
@@ -146,7 +148,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
         stream.tell(first)
         with self._changed:
             self._watches.told(stream, first)
-            if self._watches.owed(stream) is not None:  # there was a change meanwhile
+            if self._closing or self._watches.owed(stream) is not None:  # there was a change meanwhile
                 self._changed.notify_all()
 
     # How the gRPC library knows that a stream is answered by calls of `send`, and not by an iterator with a thread.
@@ -155,6 +157,8 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
     def _leave(self, stream: _Stream) -> None:
         with self._changed:
             self._watches.leave(stream)
+            if self._closing:
+                self._changed.notify_all()
 
     def _tell_all(self) -> None:
         while True:

@@ -66,7 +66,7 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
         self._waiting: dict[int, tuple[grpc.ServicerContext, float]] = {}
         self._changed = threading.Condition()
         self._under_way = 0
-        """Calls with one answer, from before their request has arrived until they are answered."""
+        """Calls with one request, from before it has arrived until they are answered, or get the first answer."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """The handler, changed so that it is called before the request has arrived."""
@@ -87,7 +87,7 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
                 return handler.unary_unary(parsed(data, context), context)
 
         def stream(requests: Iterator[bytes], context: grpc.ServicerContext, *callback: Any) -> Any:
-            with self._bounded(context, method):  # its first answer, too, waits for the client
+            with self._counted(), self._bounded(context, method):  # its first answer, too, waits for the client
                 return handler.unary_stream(parsed(_first(requests, context), context), context, *callback)
 
         coding = None, handler.response_serializer
@@ -105,8 +105,9 @@ class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
             context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it bare
 
     def finish(self, within_s: float) -> None:
-        """Return once no call with one answer is under way, or `within_s` seconds are over. A call whose request has
-        not arrived yet is ended after `LAST_ARRIVAL_S`."""
+        """Return once no call is under way but streams that have had an answer, or `within_s` seconds are over. A call
+        whose request has not arrived yet is ended after `LAST_ARRIVAL_S`, and so is a stream whose first answer is not
+        taken."""
         began = time.monotonic()
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, min(LAST_ARRIVAL_S, within_s))
