@@ -87,7 +87,7 @@ class _Inputs:
     vectors: NDArray[np.float32]
     further: dict[str, NDArray[Any]]
     """With a sketch the candidates' cells and the time of the request, with a ledger what is read of it."""
-    look_up: Callable[[int], None]
+    look_up: Callable[[int], int]
     """Writes vectors and cells of the ids."""
     read: Callable[[int, int], None] | None
     """Writes what is read of the user's ledger; None without one."""

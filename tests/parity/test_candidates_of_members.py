@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mimn.bundle import BundleError, MembersSpec, load_bundle
+from mimn.bundle import Bundle, BundleError, MembersSpec, load_bundle
 from mimn.bundle.graph import open_head, open_step
 from mimn.bundle.manifest import decode_manifest, encode_manifest
 from mimn.config import ConfigError
@@ -23,6 +23,7 @@ from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.train import train
 from mimn.impressions.trained import TrainedRun
 from mimn.run_config import DataSettings, RunConfig
+from rtp.runtime import OnnxModel
 from support.impression_log import context, graded, made
 
 DESCRIBED = """
@@ -162,6 +163,14 @@ def test_new_candidates_are_a_release_of_the_head_alone(tmp_path: Path) -> None:
     assert after.reads is not None
     assert not before.reads.read(*asked).any()
     assert after.reads.read(*asked)[0, :2].tolist() == pytest.approx([np.log1p(1)] * 2)
+    assert [unknown_of(bundle, newest, newest + 1) for bundle in (before, after)] == [2, 1]
+
+
+def unknown_of(bundle: Bundle, *items: int) -> int:
+    """How many of these candidates RTP counts as unknown to the bundle."""
+    model, ids = OnnxModel(bundle), np.array(items, np.uint64)
+    model.score(ids, np.zeros_like(ids), bundle.initial_state, np.zeros(bundle.request.width, np.float32), 0)
+    return model.unknown_items
 
 
 def test_an_index_that_does_not_fit_its_bundle_is_refused(tmp_path: Path) -> None:

@@ -36,13 +36,14 @@ def test_both_forms_write_the_same_bytes_and_nothing_behind_them(
     known = [*zip(items, categories, strict=False), *asked]
     of_items, of_categories = (np.array([pair[i] for pair in known], np.uint64) for i in range(2))
 
-    def written(into: object) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    def written(into: object) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, int]:
         vectors = np.full((len(known) + 2, tables.width), 7, np.float32)
         cells = None if sketch is None else np.full((len(known) + 2, sketch.addresses), 7)
-        into(of_items, of_categories, vectors, cells)(len(known))  # type: ignore[operator]
-        return vectors, cells
+        unknown = into(of_items, of_categories, vectors, cells)(len(known))  # type: ignore[operator]
+        return vectors, cells, unknown
 
-    plain, fast = written(tables.by_numpy), written(tables.compiled.into)
+    (*plain, unknown), (*fast, counted) = written(tables.by_numpy), written(tables.compiled.into)
+    assert unknown == counted == sum(pair[0] not in items for pair in known)
     for one, other in zip(plain, fast, strict=True):
         if one is not None and other is not None:
             assert one.tobytes() == other.tobytes()

@@ -89,6 +89,17 @@ def test_a_stored_state_is_what_is_scored_with() -> None:
     assert world.count("rtp_candidates_total") == 3
 
 
+def test_candidates_whose_item_the_bundle_does_not_know_are_counted_by_bundle() -> None:
+    world = World()
+    for _ in range(2):
+        world.score("u")
+    known = int(np.isin(ITEMS, load_bundle(TINY).items.ids).sum())
+    assert 0 < known < len(ITEMS)
+    labels = {"arm": world.in_service.traffic.route("u")[0].name, "bundle": "tiny/1"}
+    assert world.count("rtp_arm_candidates_total", **labels, item="known") == 2 * known
+    assert world.count("rtp_arm_candidates_total", **labels, item="unknown") == 2 * (len(ITEMS) - known)
+
+
 def test_one_request_reads_one_key_once() -> None:
     world = World()
     world.stored.state("u")

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.bundle.vocabulary import UNKNOWN_ROW, EmbeddingTable
 from mimn.rows.candidates import LookUp
 from mimn.rows.library import library
 from mimn.state.sketch import Sketch
 
 log = logging.getLogger("mimn.bundle")
 Ids = NDArray[np.uint64]
-Write = Callable[[int], None]
-"""Of the first C candidates."""
+Write = Callable[[int], int]
+"""Of the first C candidates; returns how many of their items the table does not have."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,14 @@ class CandidateTables:
     ) -> Write:
         """As `into`."""
 
-        def write(count: int) -> None:
+        def write(count: int) -> int:
             asked, category_rows = items[:count], self.categories.rows(categories[:count])
-            vectors[:count, : self.items.width] = self.items.vectors[self.items.rows(asked)]
+            item_rows = self.items.rows(asked)
+            vectors[:count, : self.items.width] = self.items.vectors[item_rows]
             vectors[:count, self.items.width :] = self.categories.vectors[category_rows]
             if self.sketch is not None and cells is not None:
                 cells[:count] = self.sketch.addresses_of(asked, category_rows)
+            return int((item_rows == UNKNOWN_ROW).sum())
 
         return write
 
@@ -87,8 +89,8 @@ class CandidateTables:
         for into in (self.by_numpy, look_up.into):
             vectors = np.zeros((_DRAWN, self.width), np.float32)
             cells = None if sketch is None else np.zeros((_DRAWN, sketch.addresses), np.int64)
-            into(*drawn, vectors, cells)(_DRAWN)
-            written.append((vectors.tobytes(), None if cells is None else cells.tobytes()))
+            unknown = into(*drawn, vectors, cells)(_DRAWN)
+            written.append((unknown, vectors.tobytes(), None if cells is None else cells.tobytes()))
         if written[0] != written[1]:
             log.warning("on this machine compiled look-ups of candidates differ from numpy's: numpy looks up")
             return None

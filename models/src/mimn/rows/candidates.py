@@ -65,17 +65,19 @@ class LookUp:
 
     def into(
         self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None
-    ) -> Callable[[int], None]:
+    ) -> Callable[[int], int]:
         """What writes the first C rows of `vectors` and, with a sketch, of `cells`, from the first C items and
-        categories, as these arrays are then. [≥ C], [≥ C], [≥ C, W], [≥ C, A]"""
+        categories, as these arrays are then, and returns how many of the items are unknown. [≥ C], [≥ C], [≥ C, W],
+        [≥ C, A]"""
         fixed, look_up = ctypes.addressof(self._struct), self._look_up
         asked = place(items, _ID), place(categories, _ID)
         places = place(vectors, _FLOAT), None if cells is None else place(cells, _CELL)
         kept = self, items, categories, vectors, cells  # compiled code knows only where they lie
 
-        def write(count: int) -> None:
+        def write(count: int) -> int:
             assert kept  # noqa: S101 (so that they live as long as this function)
-            look_up(fixed, *asked, count, *places)
+            unknown: int = look_up(fixed, *asked, count, *places)
+            return unknown
 
         return write
 

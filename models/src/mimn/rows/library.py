@@ -58,7 +58,7 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "records_fill": ("p", None),
     "records_group": ("pippp", ctypes.c_int64),
     "records_order": ("pippipp", None),
-    "candidates_look_up": ("pppipp", None),
+    "candidates_look_up": ("pppipp", ctypes.c_int64),
     "candidates_read": ("pppiipi", None),
     "candidates_parse": ("siipp", ctypes.c_int64),
     "head_score": ("ppip", ctypes.c_int),

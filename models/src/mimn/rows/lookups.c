@@ -47,13 +47,16 @@ typedef struct {
     i64 sketched, category_cells, item_cells;
 } tables;
 
-/* Vectors [n, item_width + category_width] of candidates, and, with a sketch, their cells [n, A]. */
-void candidates_look_up(const tables *t, const u64 *items, const u64 *categories, i64 n, float *vectors, i64 *cells) {
+/* Vectors [n, item_width + category_width] of candidates, and, with a sketch, their cells [n, A]. Returns how many items
+ * are not in the table. */
+i64 candidates_look_up(const tables *t, const u64 *items, const u64 *categories, i64 n, float *vectors, i64 *cells) {
+    i64 unknown = 0;
     for (i64 first = 0; first < n; first += TOGETHER, items += TOGETHER, categories += TOGETHER) {
         i64 rows[TOGETHER], rows_of_categories[TOGETHER], count = least(n - first, TOGETHER);
         rows_of(t->item_ids, t->items, items, count, rows);
         rows_of(t->category_ids, t->categories, categories, count, rows_of_categories);
         for (i64 i = 0; i < count; i++) __builtin_prefetch(t->item_vectors + rows[i] * t->item_width);
+        for (i64 i = 0; i < count; i++) unknown += !rows[i];
         for (i64 i = 0; i < count; i++) {
             i64 category = rows_of_categories[i];
             memcpy(vectors, t->item_vectors + rows[i] * t->item_width, (size_t)t->item_width * 4);
@@ -69,6 +72,7 @@ void candidates_look_up(const tables *t, const u64 *items, const u64 *categories
             }
         }
     }
+    return unknown;
 }
 
 /* -- logarithms of doubles, several at a time and without branches, so that the compiler makes vectors of them -- */

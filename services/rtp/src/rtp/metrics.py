@@ -30,6 +30,8 @@ class ArmMetrics:
 
     state_of: Mapping[Status, Count]
     head_seconds: Tally
+    known_items: Count
+    unknown_items: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,9 @@ class Metrics:
         )
         self.sentinels_up = Gauge(
             "rtp_sentinels_up",
-            "1 if a Sentinel named the store's master when they were last asked, else 0: no failover is followed then; "
-            "NaN without Sentinels, and before they were asked.",
+            "1 if a Sentinel named the store's master when they were last asked, and did not say that they are too few "
+            "to replace it; else 0: no failover is followed, or none is made. NaN without Sentinels, and before they "
+            "were asked.",
             registry=registry,
         )
         self.partition_age = Gauge(
@@ -218,6 +221,13 @@ class Metrics:
             "rtp_arm_scored", "Scored requests by arm, bundle, and what the score rests on.",
             ["arm", "bundle", "state"], registry=registry,
         )  # fmt: skip
+        self.arm_candidates = Counts(
+            "rtp_arm_candidates",
+            "Candidates scored by arm, bundle, and whether the bundle knows their item: known, unknown (all of these "
+            "get the same vector in its place).",
+            ["arm", "bundle", "item"],
+            registry=registry,
+        )
         self.arm_head_seconds = Tallies(
             "rtp_arm_head_seconds", "As rtp_head_seconds, by arm and bundle.", ["arm", "bundle"], buckets=_LATENCY_S,
             registry=registry,
@@ -304,7 +314,8 @@ class Metrics:
         """The metrics of an arm with a bundle, `<name>/<version>`."""
         if (known := self._of_arm.get((arm, bundle))) is None:
             states = {status: self.arm_scored.labels(arm, bundle, status.value) for status in Status}
-            known = self._of_arm[arm, bundle] = ArmMetrics(states, self.arm_head_seconds.labels(arm, bundle))
+            items = (self.arm_candidates.labels(arm, bundle, item) for item in ("known", "unknown"))
+            known = self._of_arm[arm, bundle] = ArmMetrics(states, self.arm_head_seconds.labels(arm, bundle), *items)
         return known
 
     def of_shadow(self, arm: str, bundle: str) -> ShadowMetrics:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.candidates import CandidateTables
 from mimn.bundle.graph import open_head
+from mimn.bundle.members import MemberIndex
+from mimn.bundle.vocabulary import UNKNOWN_ROW
 from mimn.calibration import Uncalibrated
 from mimn.state import StateLayout
 from rtp.core.request import MAX_CANDIDATES
@@ -38,8 +40,8 @@ class _Bucket:
 
     inputs: NDArray[np.float32]
     """[count, W]"""
-    look_up: Callable[[int], None]
-    """Writes the first rows of `inputs` and of the cells."""
+    look_up: Callable[[int], int]
+    """Writes the first rows of `inputs` and of the cells, and returns how many items are unknown."""
     read: Callable[[int, int], None] | None
     """Writes what is read of a ledger; None without one."""
     further: dict[str, Any]
@@ -75,6 +77,7 @@ class OnnxModel:
         self.request = bundle.request
         self.calibrated = not isinstance(bundle.manifest.calibration, Uncalibrated)
         self._sketch = None if bundle.sketch is None else bundle.sketch.sketch
+        self.unknown_items = 0
         # Where a state is a list, the cost depends on its length, which is unknown before the state is read: the first
         # estimate is for the longest list, and requests bring it down.
         self._listed = bundle.event_list is not None
@@ -84,6 +87,7 @@ class OnnxModel:
         self._items, self._categories = np.zeros((2, MAX_CANDIDATES), np.uint64)
         self._now = None if self._sketch is None else self._sketch.moment(0)
         tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
+        self._members = None if bundle.reads is None or bundle.reads.members is None else bundle.reads.members.index
         self._buckets = [self._bucket(tables, count) for count in BUCKETS]
         for bucket in self._buckets:
             bucket.cost_s = self._warm(bucket)
@@ -121,7 +125,10 @@ class OnnxModel:
         bucket = self._buckets[bisect_left(BUCKETS, count)]
         self._items[:count], self._categories[:count] = item_ids, category_ids
         # Rows from `count` on keep an earlier request's candidates: finite, and no score depends on another row.
-        bucket.look_up(count)
+        unknown = bucket.look_up(count)
+        if unknown and self._members is not None:
+            unknown = self._unknown_by_members(self._members, self._items[:count])
+        self.unknown_items = unknown
         try:
             if self._listed:
                 self._state = state
@@ -141,6 +148,11 @@ class OnnxModel:
             scores = self._bundle.manifest.calibration.apply(scores.astype(np.float64)).astype(np.float32)
         bucket.cost_s += _SMOOTHING * (perf_counter() - began - bucket.cost_s)
         return scores
+
+    def _unknown_by_members(self, members: MemberIndex, items: NDArray[np.uint64]) -> int:
+        """How many items are unknown where one that training did not know is read by its members, if it has any."""
+        rows = self._bundle.asked_items.rows(items)
+        return int(((rows == UNKNOWN_ROW) & (members.places(items) < 0)).sum())
 
     def _warm(self, bucket: _Bucket) -> float:
         """Run one bucket a few times; the fastest run's seconds."""

@@ -141,6 +141,10 @@ class Scorer:
         metrics.state_of[report.status].inc()
         of_arm.state_of[report.status].inc()
         metrics.candidates.inc(candidates)
+        unknown = arm.release.model.unknown_items
+        of_arm.known_items.inc(candidates - unknown)
+        if unknown:
+            of_arm.unknown_items.inc(unknown)
         if report.partial:
             metrics.partial.inc()
         metrics.count_fields(fields)

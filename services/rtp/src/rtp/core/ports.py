@@ -26,8 +26,9 @@ class StateReader(Protocol):
 
     @property
     def sentinels(self) -> str | None:
-        """Why no Sentinel named the master when they were last asked; empty: one did; None: there are none, or they
-        were not asked yet. Reads may go well all the same."""
+        """Why no failover is followed, or none is made, as of when the Sentinels were last asked: none named the
+        master, or they are too few. Empty: all is well; None: there are none, or they were not asked yet. Reads may go
+        well all the same."""
         ...
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
@@ -135,6 +136,12 @@ class Model(Protocol):
     @property
     def compiled(self) -> bool:
         """Whether the head is compiled; if not, it runs on onnxruntime."""
+        ...
+
+    @property
+    def unknown_items(self) -> int:
+        """How many of the candidates that were scored last have an item that the bundle does not know: all of these
+        get the same vector."""
         ...
 
     def cost_s(self, candidates: int) -> float:
