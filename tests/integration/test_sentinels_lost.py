@@ -1,12 +1,14 @@
-"""All Sentinels are gone while both services run: nothing fails, and both say that no failover would be followed."""
+"""All Sentinels are gone while both services run, or most: nothing fails, and both say that no failover would be made
+or followed."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
+import redis
 
 from conftest import MakeTopics
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
@@ -15,9 +17,12 @@ from localstack.wait import until
 from localstack.web import web
 from support.sentinel_node import SentinelNode
 from support.uic_running import BUNDLE, RunningUic, click
+from uic.core.deployment import Severity
+from uic.settings import read_settings
+from uic.tools.doctor import diagnose, gather
 
 pytestmark = pytest.mark.servers
-GONE, BACK = "the Sentinels name no master", "the Sentinels name a master again"
+GONE, BACK = "the Sentinels ensure no failover", "the Sentinels ensure failovers again"
 
 
 def text(url: str) -> str:
@@ -61,6 +66,73 @@ def test_lost_sentinels_are_told_by_both_services_and_their_return_is(
         for service in services.values():
             log = service.log.read_text()
             assert [log.count(f'event="{line}"') for line in (GONE, BACK)] == [1, 1]
+
+
+def test_a_lost_quorum_is_told_by_both_services_and_the_doctor_and_its_return_is(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(kafka, 2)
+    with ExitStack() as running:
+        master = running.enter_context(Valkey(tmp_path / "master"))
+        watchers = [
+            running.enter_context(SentinelNode(tmp_path / f"sentinel-{i}", master, quorum=2, down_after_ms=1000))
+            for i in range(3)
+        ]
+        until(lambda: all(map(reaches_quorum, watchers)), "the Sentinels have found each other", within_s=60)
+        sentinels = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+        told = {"MODE": "sentinel", "SENTINELS": sentinels, "SENTINEL_SERVICE": "states"}
+        around = Surroundings(
+            kafka, master.address, BUNDLE, topics.events, 2,
+            uic={f"UIC_REDIS__{name}": value for name, value in told.items()} | {"UIC_FOLD__AS_OF_INTERVAL_S": "0.1"},
+            rtp={f"RTP_REDIS__{name}": value for name, value in told.items()},
+        )  # fmt: skip
+        uic = running.enter_context(UicWorker("uic", tmp_path / "uic", around))
+        rtp = running.enter_context(RtpProcess("rtp", tmp_path / "rtp", around))
+        for name, value in uic.environment().items():
+            if name.startswith("UIC_"):
+                monkeypatch.setenv(name, value)
+
+        def up(value: float) -> bool:
+            shown = {"uic": text(f"{uic.admin_url}/metrics"), "rtp": text(f"{rtp.admin_url}/metrics")}
+            return all(f"\n{name}_sentinels_up {value}" in metrics for name, metrics in shown.items())
+
+        until(lambda: up(1.0), "both know that there is a quorum", within_s=60)
+        assert quorum_for_the_doctor() == (Severity.OK, "")
+        for watcher in watchers[:2]:
+            watcher.kill()
+        until(lambda: up(0.0), "both miss the quorum", within_s=60)
+        said = (
+            f"the Sentinels are too few to replace the master 'states' if it fails: 127.0.0.1:{watchers[2].port} says"
+        )
+        for service in (uic, rtp):
+            until(partial(ready_and_says, service, f"{said} NOQUORUM 1 usable Sentinels."), "it is told", within_s=60)
+        verdict, fix = quorum_for_the_doctor()
+        assert verdict is Severity.FAIL
+        assert "start the Sentinels that are missing" in fix
+        calls = RunningUic(uic)
+        calls.wait_folded(calls.publish(click("u1")))
+        calls.channel.close()
+        for watcher in watchers[:2]:
+            watcher.start()
+        until(lambda: up(1.0), "both know that there is a quorum again", within_s=60)
+        assert quorum_for_the_doctor() == (Severity.OK, "")
+        for service in (uic, rtp):
+            log = service.log.read_text()
+            assert [log.count(f'event="{line}"') for line in (GONE, BACK)] == [1, 1]
+
+
+def reaches_quorum(watcher: SentinelNode) -> bool:
+    with redis.Redis.from_url(watcher.address) as client, suppress(redis.ResponseError):
+        client.execute_command("SENTINEL", "CKQUORUM", "states")
+        return True
+    return False
+
+
+def quorum_for_the_doctor() -> tuple[Severity, str]:
+    """What it finds, and what it says to do."""
+    settings = read_settings()
+    [found] = [one for one in diagnose(gather(settings, 5.0), settings) if one.check == "sentinel quorum"]
+    return found.verdict, found.fix
 
 
 def ready_and_says(service: UicWorker | RtpProcess, what: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which master the Sentinels name.
+"""Which master the Sentinels name, and whether they are enough to replace it.
 
 redis-py asks one Sentinel after another in the thread that wants to know, each for as long as it may take, and says in
 the end how it represents its clients. Here a thread asks, so that Sentinels which hang hold up no fold.
@@ -14,6 +14,7 @@ from redis.exceptions import AuthenticationError
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from process.sentinel_login import login_refused
+from process.sentinel_quorum import QUESTION, too_few
 from process.tls_causes import by_cause
 from uic.store_failures import describe_connection
 
@@ -33,7 +34,12 @@ class Sentinels(Sentinel):
         self._silent = False
         """Whether none answered when they were asked last."""
         self.trouble: str | None = None
-        """Why none of them named a master when they were asked last; empty if one did, None before they were asked."""
+        """Why no failover is followed, as of when they were asked last: none of them named a master, or they are too
+        few to replace it. Empty if all is well, None before they were asked."""
+        self._unnamed = ""
+        """Why none named a master then; empty if one did."""
+        self.quorum_untold = ""
+        """Why the one that named the master did not say whether they are enough; empty if it did."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         """Host and port of the master. Waits no longer than for one Sentinel if a master was named before, and not at
@@ -51,8 +57,8 @@ class Sentinels(Sentinel):
             asking.join()
         elif not self._silent:
             asking.join(self._timeout_s)
-        if self.named is None or (self.trouble and not self._silent):
-            raise MasterNotFoundError(self.trouble)
+        if self.named is None or (self._unnamed and not self._silent):
+            raise MasterNotFoundError(self._unnamed)
         return self.named
 
     def _ask(self, service_name: str) -> None:
@@ -78,7 +84,8 @@ class Sentinels(Sentinel):
                 failed.append((f"{at['host']}:{at['port']}", why))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-            self.named, self._silent, self.trouble = named, False, ""
+            self.named, self._silent, self._unnamed = named, False, ""
+            self.trouble = self._too_few(sentinel, service_name)
             return
         silent = len(failed) == len(self.sentinels)
         if silent:
@@ -87,4 +94,17 @@ class Sentinels(Sentinel):
             trouble = f"the Sentinels take the master {service_name!r} (UIC_REDIS__SENTINEL_SERVICE) to be down"
         else:
             trouble = f"the Sentinels watch no master {service_name!r}, the name in UIC_REDIS__SENTINEL_SERVICE"
-        self._silent, self.trouble = silent, trouble
+        self._silent, self._unnamed, self.trouble = silent, trouble, trouble
+
+    def _too_few(self, sentinel: Any, service_name: str) -> str:
+        """Ask one whether they are enough to replace the master; never raises."""
+        at = sentinel.connection_pool.connection_kwargs
+        self.quorum_untold = ""
+        try:
+            answer: object = sentinel.execute_command(*QUESTION, service_name)
+        except Exception as error:
+            answer = error
+        found = too_few(answer, f"{at['host']}:{at['port']}", service_name)
+        if isinstance(answer, Exception) and not found:
+            self.quorum_untold = describe_connection(answer)
+        return found

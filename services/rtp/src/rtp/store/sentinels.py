@@ -1,4 +1,4 @@
-"""Which master the Sentinels name.
+"""Which master the Sentinels name, and whether they are enough to replace it.
 
 redis-py asks one Sentinel after another and starts from the first each time it is interrupted, so one that hangs in
 front hides the others from all who have less time than it takes.
@@ -15,6 +15,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.exceptions import AuthenticationError
 
 from process.sentinel_login import login_refused
+from process.sentinel_quorum import QUESTION, too_few
 from process.tls_causes import by_cause
 from rtp.errors import StoreAway
 from rtp.store.commands import failure_of
@@ -34,6 +35,8 @@ class Sentinels(Sentinel):
         self._named: tuple[str, int] | None = None
         self._silent = False
         """Whether none answered when they were asked last."""
+        self._unnamed = ""
+        """Why none named a master when they were asked last; empty if one did."""
         self._trouble = Trouble()
         self._asked = False
         """Whether they were asked before."""
@@ -41,7 +44,8 @@ class Sentinels(Sentinel):
 
     @property
     def trouble(self) -> str | None:
-        """Why none of them named a master when they were asked last; empty if one did, None before they were asked."""
+        """Why no failover is followed, as of when they were asked last: none of them named a master, or they are too
+        few to replace it. Empty if all is well, None before they were asked."""
         return (self._trouble.reason or "") if self._asked else None
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
@@ -56,8 +60,8 @@ class Sentinels(Sentinel):
             await asyncio.wait([self._asking])
         elif not self._silent:
             await asyncio.wait([self._asking], timeout=self._timeout_s)
-        if self._named is None or (self._trouble.reason is not None and not self._silent):
-            raise MasterNotFoundError(self._trouble.reason)
+        if self._named is None or (self._unnamed and not self._silent):
+            raise MasterNotFoundError(self._unnamed)
         return self._named
 
     async def _ask(self, service_name: str) -> None:
@@ -83,16 +87,34 @@ class Sentinels(Sentinel):
                 failed.append((f"{at['host']}:{at['port']}", why))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-            self._named, self._silent, self._asked = named, False, True
-            if self._trouble.ends():
-                log.info("the Sentinels name a master again", master=f"{named[0]}:{named[1]}")
+            self._named, self._silent, self._unnamed = named, False, ""
+            if why := await _too_few(sentinel, service_name):
+                self._fails(why)
+            elif self._trouble.ends():
+                log.info("the Sentinels ensure failovers again", master=f"{named[0]}:{named[1]}")
+            self._asked = True
             return
-        self._silent, self._asked = len(failed) == len(self.sentinels), True
+        self._silent = len(failed) == len(self.sentinels)
         if self._silent:
             reason = f"no Sentinel of RTP_REDIS__SENTINELS answers: {'; '.join(by_cause(failed))}"
         elif watched:
             reason = f"the Sentinels take the master {service_name!r} (RTP_REDIS__SENTINEL_SERVICE) to be down"
         else:
             reason = f"the Sentinels watch no master {service_name!r}, the name in RTP_REDIS__SENTINEL_SERVICE"
+        self._unnamed = reason
+        self._fails(reason, failed=by_cause(failed))
+        self._asked = True
+
+    def _fails(self, reason: str, **more: Any) -> None:
         if self._trouble.begins(StoreAway(reason), reason):
-            log.warning("the Sentinels name no master", reason=reason, failed=by_cause(failed))
+            log.warning("the Sentinels ensure no failover", reason=reason, **more)
+
+
+async def _too_few(sentinel: Any, service_name: str) -> str:
+    """Ask one Sentinel whether they are enough to replace the master; empty if so, or if it does not say."""
+    at = sentinel.connection_pool.connection_kwargs
+    try:
+        answer: object = await sentinel.execute_command(*QUESTION, service_name)
+    except Exception as error:
+        answer = error
+    return too_few(answer, f"{at['host']}:{at['port']}", service_name)

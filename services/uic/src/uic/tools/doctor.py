@@ -67,6 +67,10 @@ class Store:
     """What to do about that, if the error says it."""
     name: str = ""
     """The master and its address as Sentinels name them; empty without Sentinels."""
+    too_few_sentinels: str = ""
+    """That they are too few to replace it; empty if they are not."""
+    quorum_untold: str = ""
+    """Why they did not say whether they are; empty if they did."""
     nodes: tuple[StoreFacts, ...] = ()
     """Its masters: one, except in a cluster."""
     refused_writes: Mapping[str, str] = field(default_factory=dict)
@@ -148,6 +152,8 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     yield findings.store_writes(store.refused_writes)
     if store.nodes:
         yield findings.store_mode(store.nodes[0], settings.redis.mode)
+        if settings.redis.mode == "sentinel":
+            yield findings.sentinels_quorum(store.too_few_sentinels, store.quorum_untold)
         newest_as_of_ms = max((one.as_of_ms for one in store.progress.values()), default=None)
         yield traffic.worker_clocks(newest_as_of_ms, facts.now_ms + store.nodes[0].clock_ahead_s * 1000)
     if facts.model.fingerprint is not None:
@@ -286,6 +292,7 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
             stored = None if keys is None else client.get(keys.meta)
             records = [] if keys is None else [client.get(keys.progress(p)) or b"" for p in range(partitions)]
             in_service = read_in_service(client, settings.prefix)
+            asked: Sentinels | None = client.connection_pool.sentinel_manager if settings.mode == "sentinel" else None
         finally:
             name = _named_by_sentinels(settings, client)
             client.close()
@@ -297,6 +304,8 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
     meta = None if stored is None else meta_of(stored)
     return Store(
         name=name,
+        too_few_sentinels="" if asked is None else asked.trouble or "",
+        quorum_untold="" if asked is None else asked.quorum_untold,
         nodes=tuple(nodes),
         refused_writes=refused,
         meta=meta,

@@ -143,6 +143,17 @@ def store_mode(facts: StoreFacts, mode: str) -> Finding:
     return ok(check, mode)
 
 
+def sentinels_quorum(trouble: str, untold: str) -> Finding:
+    """The Sentinels are enough to replace the master. `trouble`: that they are not; `untold`: why they did not say."""
+    check = "sentinel quorum"
+    if trouble:
+        fix = f"start the Sentinels that are missing, or see why the others do not reach them: {SEE_OUTAGE}"
+        return fail(check, trouble, fix)
+    if untold:
+        return warn(check, f"not told: {untold}", "give the user at the Sentinels +sentinel|ckquorum, to be told")
+    return ok(check, "enough Sentinels to replace the master")
+
+
 def clock(what: str, ahead_s: float | None) -> Finding:
     """Our clock and another machine's agree: as-of times and the limits of event times compare them."""
     check = f"clock of {what}"
