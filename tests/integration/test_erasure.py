@@ -21,8 +21,8 @@ from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
-from support.uic_running import click, delete_and_wait, running_uic
-from torture.watching import readiness
+from support.uic_running import RunningUic, click, delete_and_wait, running_uic
+from torture.watching import metric, readiness
 from uic.core.kafka_tools import KafkaTools
 from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable
@@ -42,6 +42,10 @@ def notes(topics: TopicsForTest, topic_id: bytes, *partitions: int) -> dict[int,
         {"bootstrap_servers": topics.bootstrap}, topics.events, topics.partitions, timeout_s=TIMEOUT_S
     )
     return reader.read(partitions or range(topics.partitions), topic_id)
+
+
+def erasures_unavailable(uic: RunningUic) -> float:
+    return metric(uic.worker, "uic_erasures_unavailable")
 
 
 def note(topics: TopicsForTest, key: bytes, value: bytes | None, partition: int | None = None) -> None:
@@ -119,8 +123,10 @@ def test_a_topic_of_notes_that_is_gone_is_named_until_it_is_there_again(
         assert f"topic {topics.erased} does not exist: create it: kafka-topics.sh --bootstrap" in error.details()
         gone = f"erasures_unavailable: topic {topics.erased} does not exist"
         until(lambda: degraded() == gone, "named", within_s=60)
+        assert erasures_unavailable(uic) == 1
         create_topics(kafka, [Topic(topics.erased, N, {"cleanup.policy": "compact"})])
         until(lambda: degraded() == "", "there again", within_s=60)
+        assert erasures_unavailable(uic) == 0
         uic.wait_folded([uic.erase("ann")])
     lines = uic.worker.log.read_text().splitlines()
     assert sum("erasures cannot be read" in line for line in lines) == 1
@@ -141,6 +147,7 @@ def test_a_topic_of_notes_with_too_few_partitions_is_as_good_as_none_until_it_ha
         make(1)
         said = f"erasures_unavailable: topic {topics.erased} has 1 partitions, not 2"
         until(lambda: readiness(uic.worker)[1] == said, "named", within_s=60)
+        assert erasures_unavailable(uic) == 1
         with pytest.raises(grpc.RpcError) as refused:
             uic.erase("ann")
         error: Any = refused.value

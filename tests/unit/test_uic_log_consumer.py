@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -83,6 +84,9 @@ class BusyLog:
         """The last stable offsets."""
         self.end += 1
         return dict.fromkeys(places, self.end if self.open_from is None else self.open_from)
+
+    def explained(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def topic_trouble(self, topic: str, partitions: int | None = None) -> str:
         return "does not exist" if topic == self.lacks else ""

@@ -13,6 +13,7 @@ from support.hand_model import users_of
 from support.replayed import assert_exactly_once
 from uic.core.ports import (
     Assigned,
+    BrokersSilent,
     DeadLettersAway,
     Described,
     ErasuresAway,
@@ -24,6 +25,7 @@ from uic.core.ports import (
 )
 from uic.core.start_position import LogBounds
 from uic.core.status import Phase
+from uic.fold.health import UNHEARD
 
 USERS = users_of(0, 1, 5)
 
@@ -83,6 +85,22 @@ def test_a_worker_that_lost_its_group_is_not_ready_until_it_is_a_member_again(wo
     assert worker.updater.status.serving
     assert not worker.updater.status.reasons
     assert_exactly_once(worker.store, worker.log.topic)
+
+
+def test_a_worker_that_no_broker_answers_says_so_and_is_not_ready_once_it_may_be_out_of_the_group(
+    worker: Worker,
+) -> None:
+    def heard(message: BrokersSilent) -> tuple[bool, tuple[str, ...]]:
+        worker.log.queued.append(message)
+        worker.settle()
+        return worker.updater.status.serving, worker.updater.status.reasons
+
+    silent = "log_unavailable: no broker answers"
+    assert heard(BrokersSilent("no broker answers")) == (True, (silent,))
+    assert heard(BrokersSilent("no broker answers", out_of_group=True)) == (False, (UNHEARD, silent))
+    assert heard(BrokersSilent("", out_of_group=True)) == (False, (UNHEARD,))
+    assert heard(BrokersSilent("")) == (True, ())
+    assert worker.phase() is Phase.FOLDING
 
 
 def test_a_member_without_partitions_is_ready() -> None:

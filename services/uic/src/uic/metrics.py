@@ -179,8 +179,9 @@ class Metrics:
         )
         self.sentinels_up = Gauge(
             "uic_sentinels_up",
-            "1 if a Sentinel named the store's master when they were last asked, else 0: no failover is followed then, "
-            "and a process that starts waits. NaN without Sentinels, and before they were asked.",
+            "1 if a Sentinel named the store's master when they were last asked, and did not say that they are too few "
+            "to replace it; else 0: no failover is followed, or none is made, and if none named one, a process that "
+            "starts waits. NaN without Sentinels, and before they were asked.",
             registry=r,
         )
         self.sentinels_up.set(math.nan)
@@ -271,7 +272,14 @@ class Metrics:
         self.publishing_failing = Gauge(
             "uic_publishing_failing",
             "1 while what is published or erased through gRPC does not reach the log, or not all of it, else 0. Calls "
-            "tell that it begins; calls, or the brokers, that it is over.",
+            "tell that it begins; calls, or the brokers, that it is over. A missing topic is told elsewhere: that of "
+            "erasures by uic_erasures_unavailable, that of events by partitions that are not folded.",
+            registry=r,
+        )
+        self.erasures_unavailable = Gauge(
+            "uic_erasures_unavailable",
+            "1 while the topic of erasures is missing, hidden, or of another partition count, so that each call that "
+            "erases a user is refused, or while a partition waits to read it; else 0. Told with or without calls.",
             registry=r,
         )
         self.published = Counter("uic_published_events", "Events written to the log through gRPC.", registry=r)

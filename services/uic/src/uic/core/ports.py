@@ -164,8 +164,9 @@ class StateStore(Protocol):
 
     @property
     def sentinels(self) -> str | None:
-        """Why no Sentinel named the master when they were last asked, which is whenever progress or clock are read;
-        empty: one did; None: there are none, or they were not asked yet. Reads may go well all the same."""
+        """Why no failover is followed, or none is made, as of when the Sentinels were last asked, which is whenever
+        progress or clock are read: none named the master, or they are too few. Empty: all is well; None: there are
+        none, or they were not asked yet. Reads may go well all the same."""
 
     @property
     def connections(self) -> int:
@@ -366,6 +367,17 @@ class ReadRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokersSilent:
+    """No broker answers this worker, whatever it asks. Its client goes on, and partitions stay assigned."""
+
+    detail: str
+    """Why; empty: one answers again."""
+    out_of_group: bool = False
+    """Whether that lasted so long that the group may not have this worker any more. It stays so until the coordinator
+    says that it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
@@ -398,6 +410,7 @@ LogMessage = (
     | TopicCompacted
     | PublishingAway
     | ReadRefused
+    | BrokersSilent
     | LogAway
     | LostGroup
 )

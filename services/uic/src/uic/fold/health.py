@@ -24,7 +24,9 @@ NO_LEADER = "has no leader: bring its replicas back"
 """Why a partition waits that no broker leads."""
 REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
 """Why partitions wait that have a removal's mark."""
-LOG = {"topic", "bounds", "fetches", "log"}
+UNHEARD = "out_of_group: no broker answered for so long that the group may not have this worker any more"
+"""Why a worker is not ready that was cut off."""
+LOG = {"topic", "bounds", "fetches", "log", "brokers"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
 """What can be degraded of the notes of erasures: their topic is looked at now and then, and read when one is needed."""
@@ -47,6 +49,8 @@ class Health:
         """Why nothing is folded any more; empty while all is well. Only a restart of the process ends it."""
         self.not_joined = "starting: not yet a member of the group"
         """Why this process is no working member of the group; empty while it is one."""
+        self._unheard = ""
+        """Why it may not be one, whatever its client believes: no broker answered for long."""
         self.ahead_ms = 0
         """Our clock less the store's, as last measured."""
         self.status = STARTING
@@ -107,18 +111,19 @@ class Health:
         self.store_answered()
 
     def sentinels_say(self, trouble: str | None) -> None:
-        """`trouble` as `StateStore.sentinels`: without a Sentinel no failover is followed."""
+        """`trouble` as `StateStore.sentinels`."""
         if trouble:
             if "sentinels" not in self._degraded:
-                say(log, logging.WARNING, "the Sentinels name no master", detail=trouble)
+                say(log, logging.WARNING, "the Sentinels ensure no failover", detail=trouble)
             self.degrade("sentinels", f"sentinels_unavailable: {trouble}")
         elif self.recover("sentinels"):
-            say(log, logging.INFO, "the Sentinels name a master again")
+            say(log, logging.INFO, "the Sentinels ensure failovers again")
 
     def log_failed(self, what: str, detail: str) -> None:
         """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, `fetches` of records,
-        or the whole `log`."""
-        if what not in self._degraded:
+        all `brokers`, or the whole `log`."""
+        parts = LOG if what == "brokers" else {what}  # the silence of all says no more than that of a part did
+        if not self._degraded.keys() & parts:
             say(log, logging.WARNING, "log unavailable", what=what, detail=detail)
         self.degrade(what, f"log_unavailable: {detail}")
 
@@ -127,6 +132,16 @@ class Health:
         recovered = {one for one in what if self.recover(one)}
         if recovered and not self._degraded.keys() & LOG:
             say(log, logging.INFO, "log available again")
+
+    def brokers_silent(self, detail: str, *, out_of_group: bool) -> None:
+        """No broker answers; empty: one does. `out_of_group`: as `BrokersSilent`; such a worker takes over nothing from
+        one that ends, so it must not pass for one that would."""
+        self._unheard = UNHEARD if out_of_group else ""
+        if detail:
+            self.log_failed("brokers", detail)
+        else:
+            self.log_answered("brokers")
+        self.changed()
 
     def leaders_away(self, sessions: Iterable[Session]) -> None:
         """No broker leads these partitions. The brokers answer, so this is told of each and not of the log."""
@@ -223,7 +238,7 @@ class Health:
         sessions = sorted(self._sessions, key=lambda session: session.partition)
         broken = [f"{s.reason} (partition {s.partition})" for s in sessions if isinstance(s, Broken)]
         reasons = [*([self.stopped] if self.stopped else []), *broken]
-        not_joined = [self.not_joined] if self.not_joined else []
+        not_joined = [why for why in (self.not_joined, self._unheard) if why]
         held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
         away = [s.partition for s in sessions if s.leaderless]
         behind = [f"log_unavailable: {bring_back(away)}"] if away else []
@@ -249,6 +264,7 @@ class Health:
         self._next_offset = _show(self._metrics.next_offset, offsets, self._next_offset)
         as_of = {v.partition: v.as_of_ms / 1000 for v in views if v.as_of_ms}
         self._as_of = _show(self._metrics.as_of, as_of, self._as_of)
+        self._metrics.erasures_unavailable.set(bool(self._degraded.keys() & ERASURES))
         self._metrics.cache_states.set(len(self._sessions.cache))
         self._metrics.queued_records.set(sum(len(s.pending) for s in sessions if isinstance(s, Reading)))
 

@@ -31,6 +31,7 @@ from uic.core.ordering import Batch
 from uic.core.ports import (
     Advised,
     Assigned,
+    BrokersSilent,
     DeadLettersAway,
     Described,
     ErasuresAway,
@@ -329,6 +330,8 @@ class StateUpdater:
                 self._health.log_answered("fetches")
             case ReadRefused(detail):
                 self._health.log_failed("fetches", detail)
+            case BrokersSilent(detail, out_of_group):
+                self._health.brokers_silent(detail, out_of_group=out_of_group)
             case LogAway(detail):
                 self._health.log_failed("log", detail)
                 for session in self._sessions:

@@ -7,6 +7,7 @@ membership is exactly what is to be checked here.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
 from uic.core.topics import miscounted
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs import explained, open_kafka_client
 from uic.log.topic_answers import trouble_of
 from uic.log.topic_facts import topic_id_of
 
@@ -43,6 +44,10 @@ class BrokerView:
         self._topic = topic
         self._group = group
         self._admin = open_kafka_client(KafkaAdminClient, **options)
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Within, an error of a question has why there is no connection as its cause, if there is none."""
+        return explained(self._admin)
 
     def topic_id(self) -> bytes:
         """The topic's id as of a moment between call and return; zeros if there is no such topic, or it has no id.

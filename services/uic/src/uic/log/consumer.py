@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -25,6 +26,7 @@ from mimn.state import NO_TOPIC_ID
 from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import (
     Assigned,
+    BrokersSilent,
     DeadLettersAway,
     Described,
     ErasuresAway,
@@ -67,8 +69,9 @@ from uic.log.kafka_repairs import (
 )
 from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
+from uic.log.silence import Silence
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, refusal
-from uic.log.unreachable import described, to_correct
+from uic.log.unreachable import described, to_correct, unanswered, unreachable
 from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
 from uic.logs import say
 from uic.settings import KafkaSettings
@@ -156,6 +159,7 @@ class LogConsumer(threading.Thread):
         self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
+        self._silence = Silence(settings.session_timeout_ms / 1000)
         self._broker: BrokerView | None = None
 
     # For the fold thread
@@ -226,6 +230,7 @@ class LogConsumer(threading.Thread):
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 with explained(consumer):
                     learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
+                    self._note_answer()
                     self._consume(consumer)
                     self._obey(consumer)
                     self._commits.finish(consumer)
@@ -243,6 +248,7 @@ class LogConsumer(threading.Thread):
                     say(log, logging.WARNING, "consumer failed", detail=why)
                 self._failure = why
                 self._messages.put(LogAway(why))
+                self._note_answer(error)
                 if consumer is not None:
                     pause_s = min(REOPEN_S * 2**self._failures, LONGEST_REOPEN_S)
                     self._failures += 1
@@ -345,6 +351,37 @@ class LogConsumer(threading.Thread):
             self._broker = BrokerView(options, self._topic, self._joined_as)
         return self._broker
 
+    @contextmanager
+    def _questions(self) -> Iterator[BrokerView]:
+        """The broker, to ask it something, and to note whether it answered.
+
+        Raises:
+            KafkaError: no broker answers, or it refuses.
+        """
+        try:
+            broker = self._asked()
+            with broker.explained():
+                yield broker
+        except KafkaError as error:
+            self._note_answer(error)
+            raise
+        self._note_answer()
+
+    def _note_answer(self, error: Exception | None = None) -> None:
+        """A question was answered, or why not. Tell when all brokers are silent, and when one answers again."""
+        now = time.monotonic()
+        if isinstance(error, KafkaError) and unanswered(error):
+            found = self._silence.unanswered(unreachable(self._client, error).detail, now)
+        elif error is None or isinstance(error, KafkaError):
+            found = self._silence.answered(now)
+        else:  # a fault of ours says nothing of the brokers
+            return
+        self._tell_silence(found)
+
+    def _tell_silence(self, found: BrokersSilent | None) -> None:
+        if found is not None:
+            self._messages.put(found)
+
     def _give_back(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, list[Any]]) -> None:
         """Fetch again later what was fetched now."""
         for tp, batches in fetched.items():
@@ -423,9 +460,11 @@ class LogConsumer(threading.Thread):
                 ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
         except KafkaError as error:
             self._look_at_connections(error)
+            self._note_answer(error)
             self._messages.put(NotDescribed(tuple(wanted.values()), described(error, self._client, self._topic)))
             return
         self._to_correct = ""
+        self._note_answer()
         if away:
             self._messages.put(LeaderAway(tuple(wanted[tp.partition] for tp in away)))
             if topic_id != self._topic_id:  # what is read of them may be of the other topic
@@ -471,10 +510,13 @@ class LogConsumer(threading.Thread):
         count = partition_count(consumer, self._topic)
         if count and count != self._settings.partitions:
             self._messages.put(PartitionCount(count))
-        try:  # the client knows no partitions of a topic that is gone, and neither does it while a leader is elected
-            away = "" if count else self._asked().topic_trouble(self._topic)
-        except KafkaError:
-            return
+        away = ""
+        if not count:  # of a topic that is gone, or while a leader is elected
+            try:
+                with self._questions() as broker:
+                    away = broker.topic_trouble(self._topic)
+            except KafkaError:
+                return
         if away != self._topic_away:
             self._topic_away = away
             self._messages.put(TopicAway(away))
@@ -485,10 +527,11 @@ class LogConsumer(threading.Thread):
             return
         self._topics_due = time.monotonic() + TOPICS_LOOK_S
         try:
-            for found in self._seen_of_topics(self._asked()):
-                if found != self._told.get(type(found), type(found)("")):
-                    self._told[type(found)] = found
-                    self._messages.put(found)
+            with self._questions() as broker:
+                for found in self._seen_of_topics(broker):
+                    if found != self._told.get(type(found), type(found)("")):
+                        self._told[type(found)] = found
+                        self._messages.put(found)
         except KafkaError:  # the next question would wait as long for its answer
             return
 
@@ -529,11 +572,15 @@ class LogConsumer(threading.Thread):
         if time.monotonic() < self._look_due:
             return
         try:
-            view, pause_s = self._asked().group(), LOOK_S
+            with self._questions() as broker:
+                view = broker.group()
         except KafkaError:  # asking took a while, and other partitions' leaders may answer well
-            view, pause_s = None, LOOK_AGAIN_S
-        self._look_due = time.monotonic() + pause_s
+            self._look_due = time.monotonic() + LOOK_AGAIN_S
+            return
+        self._look_due = time.monotonic() + LOOK_S
         member = consumer.group_metadata().member_id
+        if view is None or member in view.members:
+            self._tell_silence(self._silence.is_member())
         holds = frozenset(tp.partition for tp in consumer.assignment())
         if problem := self._watchdog.look(view, member, holds, time.monotonic()):
             raise _Lost(problem)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kafka.errors import (
+    BrokerResponseError,
     GroupAuthorizationFailedError,
     KafkaConnectionError,
     KafkaTimeoutError,
@@ -107,6 +108,11 @@ def _words(error: BaseException) -> str:
                 "starting or stopping; if this stays, bring it back"
             )
     return ""
+
+
+def unanswered(error: BaseException) -> bool:
+    """Whether the error says that there was no answer, and not what a broker answered."""
+    return isinstance(error, _NO_ANSWER) or not isinstance(error, BrokerResponseError)
 
 
 def to_correct(error: BaseException) -> str:

@@ -1,0 +1,57 @@
+"""For how long no broker has answered a worker, whatever it asked; pure, with no clock of its own.
+
+A worker without partitions, or with quiet ones, waits for nothing, so that silence looks like peace to it. But it takes
+nothing over from a worker that ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from uic.core.ports import BrokersSilent
+
+PATIENCE_S: Final = 5.0
+"""How long nothing must be answered before it is told: one broker of several may restart."""
+SESSIONS: Final = 3
+"""After how many of the group's session timeouts a worker counts as out of the group. The group gives its partitions
+away after one. But a single broker that restarts takes longer, and its workers are in the group again when it is
+back."""
+
+_ALL_IS_WELL: Final = BrokersSilent("")
+
+
+@dataclass(slots=True)
+class Silence:
+    """Of all clients of one worker, one after another. Times are monotonic, in seconds."""
+
+    session_s: float
+    """The group's session timeout."""
+    _since: float | None = None
+    """When a broker answered last; None before the first question."""
+    _told: BrokersSilent = _ALL_IS_WELL
+
+    def answered(self, now: float) -> BrokersSilent | None:
+        """A broker answered, if only that it refuses. Returns what is to be told. A worker that was out of the group
+        stays so until `is_member`."""
+        self._since = now
+        return self._changed(BrokersSilent("", out_of_group=self._told.out_of_group))
+
+    def is_member(self) -> BrokersSilent | None:
+        """The group's coordinator has this worker, or does not say. Returns what is to be told."""
+        return self._changed(BrokersSilent(self._told.detail))
+
+    def unanswered(self, why: str, now: float) -> BrokersSilent | None:
+        """A question was not answered. Returns what is to be told; `why` may change while it lasts."""
+        if self._since is None:
+            self._since = now
+        silent_s = now - self._since
+        if silent_s < PATIENCE_S:
+            return None
+        return self._changed(BrokersSilent(why, out_of_group=silent_s >= SESSIONS * self.session_s))
+
+    def _changed(self, found: BrokersSilent) -> BrokersSilent | None:
+        if found == self._told:
+            return None
+        self._told = found
+        return found
