@@ -54,6 +54,11 @@ def scores(good: str, bad: str) -> dict[str, str]:
     }
 
 
+def candidates(bundle: str, item: str) -> str:
+    """The series of candidates that a bundle knows, or does not."""
+    return f'rtp_arm_candidates_total{{arm="serving",bundle="{bundle}",item="{item}",{RTP}}}'
+
+
 def answers(good: str, bad: str) -> dict[str, str]:
     """Series of answered requests, a sample each five seconds."""
     return SCORER | {
@@ -405,6 +410,37 @@ SCENARIOS = {
         [("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
         "PublishingFails",
         {"severity": "page", "instance": "uic-0"},
+    ),
+    "the topic of erasures is deleted, and made again": scenario(
+        f"uic_erasures_unavailable{{{UIC}}}",
+        "0 0 1x5 0x10",
+        [("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
+        "ErasuresUnavailable",
+        {"severity": "page", "instance": "uic-0"},
+    ),
+    "the catalog is another one than a bundle's, and another bundle knows most of it": scenario_of(
+        {
+            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/1",item="known",{RTP}}}': counted(
+                (100, 60), (0, 60)
+            ),
+            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/1",item="unknown",{RTP}}}': counted(
+                (0, 60), (100, 60)
+            ),
+            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/2",item="known",{RTP}}}': "0x60 0+100x58",
+            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/2",item="unknown",{RTP}}}': "0x60 0+30x58",
+        },
+        [("29m", False), ("36m", False), ("40m", True), ("55m", True)],
+        "UnknownCandidates",
+        {"severity": "ticket", "bundle": "shop/1"},
+    ),
+    "a few unknown candidates are asked for by hand": scenario_of(
+        {
+            candidates("shop/1", "known"): "0x60",
+            candidates("shop/1", "unknown"): "0x20 0+100x6 600x30",
+        },
+        [("12m", False), ("15m", False), ("25m", False)],
+        "UnknownCandidates",
+        {},
     ),
     "a worker's clock is slow, and is set": scenario(
         f"uic_clock_skew_seconds{{{UIC}}}",
