@@ -418,23 +418,22 @@ SCENARIOS = {
         "ErasuresUnavailable",
         {"severity": "page", "instance": "uic-0"},
     ),
-    "the catalog is another one than a bundle's, and another bundle knows most of it": scenario_of(
-        {
-            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/1",item="known",{RTP}}}': counted(
-                (100, 60), (0, 60)
-            ),
-            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/1",item="unknown",{RTP}}}': counted(
-                (0, 60), (100, 60)
-            ),
-            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/2",item="known",{RTP}}}': "0x60 0+100x58",
-            f'rtp_arm_candidates_total{{arm="serving",bundle="shop/2",item="unknown",{RTP}}}': "0x60 0+30x58",
-        },
+    "the catalog is another one than a bundle's, and another bundle, or installation, knows most of it": scenario_of(
+        SCORER
+        | {
+            candidates("shop/1", "known"): counted((100, 60), (0, 60)),
+            candidates("shop/1", "unknown"): counted((0, 60), (100, 60)),
+            candidates("shop/2", "known"): "0x60 0+100x58",
+            candidates("shop/2", "unknown"): "0x60 0+30x58",
+        }
+        | other_scorer('rtp_arm_candidates_total{arm="serving",bundle="shop/1",item="known"}'),
         [("29m", False), ("36m", False), ("40m", True), ("55m", True)],
         "UnknownCandidates",
-        {"severity": "ticket", "bundle": "shop/1"},
+        TICKET | IN_SHOP | {"bundle": "shop/1"},
     ),
     "a few unknown candidates are asked for by hand": scenario_of(
-        {
+        SCORER
+        | {
             candidates("shop/1", "known"): "0x60",
             candidates("shop/1", "unknown"): "0x20 0+100x6 600x30",
         },
