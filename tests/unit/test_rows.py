@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx.external_data_helper
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -242,13 +242,20 @@ def test_what_is_not_a_number_is_left_to_the_graph_by_every_instruction(variant:
 
 @pytest.mark.parametrize("name", BUNDLES)
 @given(bad=not_numbers() | st.sampled_from(list(SUBNORMAL)), seed=st.integers(0, 1 << 32))
+@example(bad=np.float32(np.nan), seed=1042256)
 def test_a_step_keeps_what_is_not_a_number_as_the_graph_does(name: str, bad: np.float32, seed: int) -> None:
     bundle, random = load_bundle(BUNDLES[name]), np.random.default_rng(seed)
     step, graph = compiled(bundle), StepGraph(bundle)
     events, states = drawn(bundle, ROWS, seed), initial(bundle, ROWS)
     for numbers in (events, states):
         numbers[random.integers(ROWS), random.integers(numbers.shape[1])] = bad
-    assert step(events, states).tobytes() == graph(events, states).tobytes()
+    # The graph alone decides on rows with what is no number, and whether a NaN of its result has a sign depends on which
+    # rows it is given together. All else is equal bit for bit.
+    assert with_plain_nans(step(events, states)) == with_plain_nans(graph(events, states))
+
+
+def with_plain_nans(numbers: NDArray[np.float32]) -> bytes:
+    return np.where(np.isnan(numbers), np.float32(np.nan), numbers).tobytes()
 
 
 def model_of(*initializers: onnx.TensorProto) -> bytes:
