@@ -62,12 +62,12 @@ class World:
     def record(self, value: bytes) -> None:
         self.valkey.client.set(record_key(self.valkey.prefix), value)
 
-    def fold_new(self, ago_s: float) -> None:
+    def fold_new(self, ago_s: float, next_offset: int = 0) -> None:
         """The namespace of NEW, caught up so long ago."""
         stored = Stored(load_bundle(SKETCH), partitions=N, prefix=self.valkey.prefix, generation=NEW.generation)
         stored.values[stored.keys.meta] = json.dumps({"partitions": N, "topic": self.topic}).encode()
         for partition in range(N):
-            stored.progress(partition, as_of_ms=now_ms() - round(ago_s * 1000), next_offset=0)
+            stored.progress(partition, as_of_ms=now_ms() - round(ago_s * 1000), next_offset=next_offset)
         self.valkey.client.mset(stored.values)
 
     def doctor(self, **more: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -150,6 +150,32 @@ def test_state_erase_and_verify_say_that_users_are_answered_from_another_namespa
     assert "start UIC workers" not in said(erase.main, "bob", "--yes")
     away = {"UIC_REDIS__URL": "redis://127.0.0.1:1/0"}
     assert run_main(state.main, world.environment | away, "ann")[0] == 0
+
+
+def test_erase_names_a_namespace_that_is_kept_for_a_way_back_and_is_not_folded_up_to_it(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said() -> str:
+        assert run_main(erase.main, world.environment, "bob", "--yes")[0] == 0
+        return capsys.readouterr().err
+
+    back = begin(None, OLD, serving=NEW, origin="log", salt=SALT, now_ms=NOW_MS)
+    back = observe(back, "r1", Checked(back.revision, ()), now_ms=NOW_MS)[0]
+    back = promote(back, "r1", Checked(back.revision, ()), keep_ms=3_600_000, now_ms=NOW_MS)
+    world.record(encode_record(back))
+    assert said() == "", "the store does not have what is kept"
+    kept = f"namespace {NEW.namespace} (tiny-sketch/1), which is kept for a way back, still has what it had"
+    for ago_s, why in ((1, "did not come to that offset within 5 s"), (65, "4 of 4 partitions lag")):
+        world.fold_new(ago_s=ago_s)
+        text = said()
+        assert kept in text
+        assert why in text
+        assert "start UIC workers with UIC_BUNDLE__PATH=FOLDER/tiny-sketch/1 UIC_BUNDLE__GENERATION=3" in text
+    world.fold_new(ago_s=1, next_offset=1000)
+    assert said() == ""
+    world.topic = "another"
+    world.fold_new(ago_s=1, next_offset=1000)
+    assert "It is made of topic another: erase the same by its own UIC" in said()
 
 
 def test_up_and_status_say_that_the_stack_does_not_fold_what_the_record_serves(

@@ -161,7 +161,7 @@ def test_a_namespace_whose_removal_was_interrupted_is_listed_as_one_that_goes(va
     keys = small(valkey)
     found = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
     logs = {"events": dict.fromkeys((0, 1), LogBounds(0, 9, NO_TOPIC_ID))}
-    before = found.look(keys.namespace, logs)
+    [before] = found.survey(lambda: logs)
     assert (before.removed, before.lag) == (False, 4)
 
     def end() -> None:
@@ -169,8 +169,22 @@ def test_a_namespace_whose_removal_was_interrupted_is_listed_as_one_that_goes(va
 
     with pytest.raises(KeyboardInterrupt):
         found.drop(keys.namespace, force=False, after=at("progress", end))
-    after = found.look(keys.namespace, logs)
+    [after] = found.survey(lambda: logs)
     assert (after.removed, after.lag) == (True, None)
+
+
+def test_what_a_worker_folds_while_the_log_is_asked_is_no_truncated_log(valkey: RedisForTest) -> None:
+    keys, end = small(valkey), 9
+
+    def asked() -> dict[str, dict[int, LogBounds]]:
+        for p in (0, 1):  # events arrive, and a worker commits them
+            valkey.client.set(keys.progress(p), record_at(end + 2))
+        return {"events": dict.fromkeys((0, 1), LogBounds(0, end, NO_TOPIC_ID))}
+
+    [seen] = Namespaces(valkey.client, valkey.prefix).survey(asked)
+    assert (seen.broken_log, seen.lag) == (None, 4)
+    [seen] = Namespaces(valkey.client, valkey.prefix).survey(asked)
+    assert seen.broken_log == "truncated", "it is one if the progress was read before"
 
 
 def test_a_removal_that_another_one_has_taken_over_removes_nothing_more(valkey: RedisForTest) -> None:

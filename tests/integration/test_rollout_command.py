@@ -8,9 +8,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -129,7 +131,7 @@ def test_whether_a_namespace_is_folded_is_told_by_the_stores_clock_and_not_by_th
     behind = time.time_ns() - 3600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: behind)
     namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
-    assert not namespaces.look(keys.namespace, {}).folded
+    assert not namespaces.look(keys.namespace).folded
     assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
 
 
@@ -145,7 +147,7 @@ def test_a_namespace_whose_times_are_far_ahead_of_the_stores_clock_is_not_taken_
     valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
     valkey.client.set(keys.progress(0), encode_progress(left))
     namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
-    assert namespaces.look(keys.namespace, {}).folded is folded
+    assert namespaces.look(keys.namespace).folded is folded
     if not folded:
         assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
 
@@ -167,15 +169,15 @@ def test_a_namespace_that_a_running_rtp_reads_is_shown_as_such_and_goes_by_force
         valkey.client.sadd(instances_key(valkey.prefix), instance)
         valkey.client.set(announcement_key(valkey.prefix, instance), encode_announcement(told))
     namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
-    assert namespaces.look(keys.namespace, {}).served_by == ("read by 2 RTP processes",)
-    assert namespaces.look(other.namespace, {}).served_by == ()
+    assert namespaces.look(keys.namespace).served_by == ("read by 2 RTP processes",)
+    assert namespaces.look(other.namespace).served_by == ()
     with pytest.raises(BulkRefused, match="read by 2 RTP processes"):
         namespaces.drop(keys.namespace, force=False, after=lambda step: None)
     assert valkey.client.exists(keys.meta)
 
     namespaces.drop(other.namespace, force=False, after=lambda step: None)
     valkey.client.delete(announcement_key(valkey.prefix, "web:1"))  # as when it has ended
-    assert namespaces.look(keys.namespace, {}).served_by == ("read by 1 RTP process",)
+    assert namespaces.look(keys.namespace).served_by == ("read by 1 RTP process",)
     namespaces.drop(keys.namespace, force=True, after=lambda step: None)
     assert namespaces.names() == []
 
@@ -326,6 +328,26 @@ def test_an_error_reply_of_the_store_is_told_as_a_refusal(
     assert (status, said["error"].partition(" (")[0]) == (1, "the store does not answer")
 
 
+@contextmanager
+def folding(client: Any, stored: Stored) -> Iterator[None]:
+    """A worker with nothing to fold: within the body it says of every partition that it is caught up."""
+    ended = Event()
+
+    def tell() -> None:
+        while not ended.wait(0.2):
+            for partition in range(stored.partitions):
+                stored.progress(partition)
+            put(client, stored)
+
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(tell)
+        try:
+            yield
+        finally:
+            ended.set()
+            told.result()
+
+
 def test_a_rollback_to_a_release_whose_workers_were_stopped_says_that_its_states_grow_old(
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
 ) -> None:
@@ -341,7 +363,10 @@ def test_a_rollback_to_a_release_whose_workers_were_stopped_says_that_its_states
     assert (status, "partition 1 was last caught up 36" in note, old.namespace in note) == (0, True, True), note
     stored.progress(1)
     put(valkey.client, stored)
-    assert rollout("rollback")[1]["notes"] == []
+    [note] = rollout("rollback")[1]["notes"]
+    assert "2 of 2 partitions were not written within 10 s" in note, "they were stopped a moment ago"
+    with folding(valkey.client, stored):
+        assert rollout("rollback")[1]["notes"] == []
     valkey.client.delete(stored.keys.meta)
     assert "does not have its namespace" in rollout("rollback")[1]["notes"][0]
 

@@ -49,6 +49,37 @@ sys.exit(main(sys.argv[1:]))
 """
 """`ctr` with tasks that do not end."""
 
+_HELD_AT = """
+import sys
+from functools import partial
+from importlib import import_module
+from threading import Event
+from ctr_cli.__main__ import main
+module, step, *arguments = sys.argv[1:]
+command = import_module(f"uic.bulk.commands.{module}")
+def after(done):
+    if done == step:
+        print("held", flush=True)
+        Event().wait()
+command.main = partial(command.main, after=after)
+sys.exit(main(arguments))
+"""
+"""`ctr` with a command that stops after a step."""
+
+
+@contextmanager
+def held_at(environment: Mapping[str, str], module: str, step: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`ctr` with a command of `uic.bulk.commands` in a process that has done a step and goes no further."""
+    command = ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-c", _HELD_AT, module, step, *arguments]
+    own, pipe = _process_environment(environment), subprocess.PIPE
+    with subprocess.Popen(command, env=own, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
 
 def run(
     environment: Mapping[str, str], verb: str, *arguments: str, after: Callable[[str], None] | None = None

@@ -251,6 +251,47 @@ def test_a_signal_ends_it_in_order_without_a_traceback(tmp_path: Path, sign: sig
     assert (tmp_path / "trace").read_text() == "ended in order"
 
 
+SLOW = """
+import os, sys
+print("importing", flush=True)
+while True:
+    try:
+        sys.stdin.read()
+    except BaseException as dropped:
+        print("dropped", dropped)
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("slow", ["typer", "uic", "uic.tools.doctor"])
+def test_a_signal_that_comes_while_it_imports_ends_it_at_once_without_a_traceback(
+    tmp_path: Path, sign: signal.Signals, slow: str
+) -> None:
+    """Imports drop exceptions in places, and one that is left half done may hold Python's import lock."""
+    package = tmp_path / slow.partition(".")[0] / "__init__.py"
+    package.parent.mkdir()
+    package.write_text(SLOW)
+    if slow == "uic.tools.doctor":
+        package.write_text(f"__path__.append({str(ROOT / 'services/uic/src/uic')!r})")
+        (package.parent / "tools").mkdir()
+        (package.parent / "tools/__init__.py").write_text("")
+        (package.parent / "tools/doctor.py").write_text(SLOW)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = ["env", "--default-signal=INT,TERM,HUP", *CTR, "doctor"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as running:
+        assert running.stdout
+        assert running.stderr
+        try:
+            assert running.stdout.readline() == "importing\n"
+            running.send_signal(sign)
+            assert running.wait(60) == 128 + sign
+            assert (running.stdout.read(), running.stderr.read()) == ("", "")
+        finally:
+            running.kill()
+
+
 def test_the_folder_is_passed_on_to_the_commands_of_the_stack(tmp_path: Path) -> None:
     done = ctr("--folder", str(tmp_path), "down")
     assert (done.returncode, done.stdout) == (0, f"Nothing runs in {tmp_path}.\n")

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module, util
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ctr_cli.commands import COMMANDS, LOCAL_MODULE, Command
+from ctr_cli.signals import ending_at_once, raising
 
 if TYPE_CHECKING:
     import typer
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ctr` and return its exit status; see `EXIT_CODES`."""
     try:
         try:
-            with _signals_raise():
+            with ending_at_once():
                 _app()(args=None if arguments is None else list(arguments), prog_name="ctr")
         except SystemExit as left:
             status = left.code if isinstance(left.code, int) else int(left.code is not None)
@@ -98,8 +97,10 @@ def _run(command: Command, arguments: list[str], *, folder: Path) -> int:
         elif command.of_stack and not {"-h", "--help"} & set(arguments):
             _work_on_stack(command, folder)
         named = {"prog": command.prog} if command.prog else {}
-        status = int(_entry(command.module)([*leading, *arguments], **named) or 0)
-        sys.stdout.flush()
+        entry = _entry(command.module)
+        with raising():
+            status = int(entry([*leading, *arguments], **named) or 0)
+            sys.stdout.flush()
         if status == 2 and command.of_stack and not any(name.upper().startswith("UIC_") for name in os.environ):
             hint = f"no stack runs in {folder}: `ctr up` starts one, and UIC_... variables name a deployment"
             print(hint, file=sys.stderr)
@@ -145,23 +146,6 @@ def _entry(module: str) -> Callable[..., Any]:
         found = import_module(f"{module}.__main__")
     entry: Callable[..., Any] = found.main
     return entry
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP leave the body by SystemExit, so that whatever it started is stopped on the way out."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    # A signal that our parent has switched off (`nohup`) stays off.
-    heard = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {sign: signal.signal(sign, leave) for sign in heard}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _pipe_closed() -> int:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mimn.arrow import pa, pc
 from mimn.bundle.fields import Value, text_of, values_of
 from mimn.data.description import TimeUnit
 from mimn.data.events import DataError

@@ -20,10 +20,8 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from mimn.arrow import pa, pc, pq
 from mimn.data.convert import Converted, new_folder, write_tables
 from mimn.data.events import DataError
 

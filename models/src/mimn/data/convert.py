@@ -26,11 +26,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mimn.arrow import pa, pcsv, pq
 from mimn.data.column_values import MAX_TEXT_BYTES
 from mimn.data.events import DataError
 from mimn.data.ids import string_ids

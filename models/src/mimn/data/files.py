@@ -16,11 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
-
+from mimn.arrow import pa, pc, pcsv, pq
 from mimn.data.description import Table
 from mimn.data.events import DataError
 

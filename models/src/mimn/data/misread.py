@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from mimn.arrow import pa, pc
 from mimn.data.column_values import bytes_of
 from mimn.data.ids import xxh64
 from mimn.data.tallies import Tally

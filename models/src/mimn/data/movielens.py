@@ -29,10 +29,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
+from mimn.arrow import pa, pc, pcsv
 from mimn.data.convert import Converted, new_folder, write_tables
 from mimn.data.events import DataError
 
@@ -86,12 +84,10 @@ def events_of(ratings: bytes, films: bytes) -> pa.Table:
 def _tab_separated(data: bytes) -> pa.Table:
     """A table of strings."""
     header = data.split(b"\n", 1)[0].decode("ascii").strip().split("\t")
-    return pacsv.read_csv(
+    return pcsv.read_csv(
         io.BytesIO(data),
-        parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
-        convert_options=pacsv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
-        ),
+        parse_options=pcsv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=pcsv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False),
     )
 
 

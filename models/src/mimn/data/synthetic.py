@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
+from mimn.arrow import pa
 from mimn.data.convert import Converted, new_folder, write_tables
 from mimn.data.events import COLUMNS, Events
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from mimn.arrow import pa
 from mimn.data.column_values import (
     HASHES,
     TIMES,

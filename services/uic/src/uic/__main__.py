@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
+from process.interruption import ends_at_once, ends_in_order
 from process.setting_names import UnknownSetting
 from process.tls_causes import BadTlsFiles
 
@@ -95,21 +96,26 @@ def _without_retries() -> None:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
+def _run_module(module: str, *arguments: object) -> int:
+    with ends_at_once():
+        main = import_module(module).main
+    with ends_in_order():
+        return int(main(*arguments))
+
+
 def _tool(verb: str, arguments: Sequence[str]) -> int:
     _without_retries()
-    return int(import_module(TOOLS[verb]).main(arguments))
+    return _run_module(TOOLS[verb], arguments)
 
 
 def _of_partitions(verb: str, arguments: Sequence[str]) -> int:
-    from uic.tools import partitions
-
-    return partitions.main(verb, arguments)
+    return _run_module("uic.tools.partitions", verb, arguments)
 
 
 def _bulk(verb: str, arguments: Sequence[str]) -> int:
     _without_retries()
     try:
-        return int(import_module(BULK[verb]).main(arguments))
+        return _run_module(BULK[verb], arguments)
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("uic", "mimn"):
             raise

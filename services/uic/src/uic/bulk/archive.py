@@ -19,9 +19,8 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from mimn.arrow import pa, pq
 from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.partition_log import RECORDS

@@ -15,10 +15,9 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mimn.arrow import pa, pc
 from mimn.rows.library import library
 from mimn.rows.records import Grouping, Groups, KeyTable, Texts, read_events
 from mimn.rows.states import add_counts, add_entries, extend_headers, hashes

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.arrow import pc
 from mimn.data.column_values import Wanted
 from mimn.data.columns import event_columns
 from mimn.data.description import Description, read_description

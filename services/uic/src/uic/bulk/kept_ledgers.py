@@ -23,9 +23,9 @@ from zlib import crc32
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from mimn.arrow import pa
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.manifest import shared_blocks
 from mimn.state import (

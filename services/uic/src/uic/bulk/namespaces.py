@@ -35,6 +35,9 @@ WATCHED_S: Final = 6.0
 caught up; a load writes states."""
 SERVING: Final = "serving"
 
+Logs = Mapping[str, Mapping[int, LogBounds]]
+"""Topic → partition → the log as its broker describes it, as far as known."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sized:
@@ -64,6 +67,17 @@ class Sized:
     """Whether a removal has begun."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """How far a namespace is folded."""
+
+    keys: Keys
+    partitions: int | None
+    topic: str | None
+    records: Mapping[int, bytes | None]
+    """By partition, its progress record or what is in its place."""
+
+
 class Namespaces:
     """All namespaces under one prefix."""
 
@@ -77,26 +91,47 @@ class Namespaces:
         with _asking():
             return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
 
-    def look(self, name: str, logs: Mapping[str, Mapping[int, LogBounds]]) -> Sized:
-        """How a namespace stands.
+    def survey(self, logs: Callable[[], Logs]) -> list[Sized]:
+        """How all namespaces stand.
 
         Args:
-            name: the namespace.
-            logs: by topic, partition → the log as its broker describes it, as far as known.
+            logs: asks the brokers. It is called once the progress of every namespace is read: beside an end that was
+                asked before, what a worker has folded since would lie beyond the log, as if that had been truncated.
 
         Raises:
             StoreUnavailable: no answer.
         """
+        folded = [self._folded(name) for name in self.names()]
+        asked = logs()
+        return [self._sized(one, asked) for one in folded]
+
+    def look(self, name: str) -> Sized:
+        """How one namespace stands, without a lag.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        return self._sized(self._folded(name), {})
+
+    def _folded(self, name: str) -> _Folded:
         keys = Keys(name, self._prefix)
         with _asking():
             meta = read_meta(self._client.get(keys.meta))
             said: dict[str, Any] = meta if isinstance(meta, dict) else {}
-            partitions, topic = said.get("partitions"), said.get("topic")
-            records = self._records(keys, range(partitions or 0))
-            progress = {p: _progress(record) for p, record in records.items()}
-            removed = any(map(_is_mark, records.values()))
-            users = sampled = size = partial = 0
-            idle: list[float] = []
+            return _Folded(
+                keys,
+                said.get("partitions"),
+                said.get("topic"),
+                self._records(keys, range(said.get("partitions") or 0)),
+            )
+
+    def _sized(self, folded: _Folded, logs: Logs) -> Sized:
+        keys, name, topic = folded.keys, folded.keys.namespace, folded.topic
+        progress = {p: _progress(record) for p, record in folded.records.items()}
+        removed = any(map(_is_mark, folded.records.values()))
+        users = sampled = size = partial = 0
+        idle: list[float] = []
+        with _asking():
             for p in progress:
                 users += int(self._client.scard(keys.users(p)))
                 for user in self._client.srandmember(keys.users(p), SAMPLE) or ():
@@ -117,7 +152,7 @@ class Namespaces:
         return Sized(
             namespace=name,
             topic=topic,
-            partitions=partitions,
+            partitions=folded.partitions,
             users=users,
             bytes=size * users // sampled if sampled else 0,
             lag=None
@@ -169,7 +204,7 @@ class Namespaces:
         if not begun:
             self._refuse_needed(name, force=force, serving=serving)
         if not force:
-            self._refuse_busy(self.look(name, {}), keys, partitions)
+            self._refuse_busy(self.look(name), keys, partitions)
         with _asking():
             seen = self._records(keys, partitions)
             try:
@@ -210,7 +245,7 @@ class Namespaces:
         if read_by and not force:
             raise BulkRefused(
                 f"namespace {name} is {', '.join(read_by)}, whose users would be answered without states: stop "
-                f"RTP or have it serve another release, wait {LASTS_S:g} s, or say --force (ctr namespaces drop)"
+                f"RTP or have it serve another release, and wait {LASTS_S:g} s; or: ctr namespaces drop {name} --force"
             )
 
     def _refuse_busy(self, found: Sized, keys: Keys, partitions: Sequence[int]) -> None:
@@ -220,7 +255,8 @@ class Namespaces:
             BulkRefused: as said.
             StoreUnavailable: no answer.
         """
-        way_out = "stop the workers that have it, wait, or say --force if they are gone (ctr namespaces drop)"
+        by_force = f"ctr namespaces drop {found.namespace} --force"
+        way_out = f"stop the workers that have it, and wait half a minute; or if they are gone: {by_force}"
         if found.folded:
             raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
         before = self._written(keys, partitions)

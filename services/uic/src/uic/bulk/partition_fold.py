@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from mimn.arrow import pa
 from mimn.state import Progress
 from uic.bulk.compiled_fold import compiled_fold
 from uic.bulk.partition_log import Course, PartitionLog, Tally

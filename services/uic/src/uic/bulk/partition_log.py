@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import pyarrow as pa
-
+from mimn.arrow import pa
 from mimn.state import Progress
 from uic.core.advance import CaughtUp, advance
 from uic.core.event import Reason

@@ -22,9 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from mimn.arrow import pa, pc
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_step
 from uic.bulk.archive import Archive, PartitionManifest

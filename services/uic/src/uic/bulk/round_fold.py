@@ -12,9 +12,9 @@ from typing import Final
 from zlib import crc32
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from mimn.arrow import pa
 from mimn.state import HEADERS, StateLayout, read_headers, read_tensors
 from uic.bulk.partition_log import Course, Tally, headers_of
 from uic.core.event import Reason

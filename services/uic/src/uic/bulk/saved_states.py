@@ -17,10 +17,8 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from mimn.arrow import pa, pc, pq
 from mimn.state import CorruptProgress, Progress, decode_progress, encode_progress
 from mimn.state.codec import FLAGS_AT
 from uic.bulk.errors import BulkRefused, DamagedFile

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import msgspec
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from mimn.arrow import pa
 from uic.bulk.backfill_job import BackfillJob
 from uic.bulk.pool import Task, fold_task
 from uic.bulk.saved_states import SavedPartition

@@ -35,6 +35,8 @@ LOG_TIMEOUT_S: Final = 10.0
 FOLLOWED_WITHIN_S: Final = 8.0
 """A process has followed the record by then, one that ended has been forgotten, and a bundle is loaded, most often."""
 PAUSE_S: Final = 0.25
+FOLDED_WITHIN_S: Final = 10.0
+"""A worker that is caught up says so every five seconds, by its defaults (UIC_FOLD__AS_OF_INTERVAL_S)."""
 OF_EVENTS: Final = frozenset({Gate.COVERAGE, Gate.DIGEST})
 """What states of different events cannot agree on."""
 NOT_COMPARED: Final = Finding(Gate.DIGEST, "users were not compared yet", passes=True)
@@ -121,12 +123,45 @@ class Gates:
                 findings = (NOT_COMPARED,)
         return Look(Checked(record.revision, findings, lineages, self._demands.steady_ms), seen)
 
-    def behind(self, release: Release) -> Finding | None:
-        """Whether a release's namespace is not there, or is not folded up to the log's end now."""
-        reading = self.namespace(release).read()
+    def unfolded(self, release: Release, *, watched: bool) -> str | None:
+        """Why no worker seems to fold a release's namespace now, and how many users were erased in the part of the log
+        that it lacks; None if workers do.
+
+        `watched`: take up to `FOLDED_WITHIN_S` to see them write. That it was caught up a moment ago proves little:
+        workers that have just been stopped look so, too.
+        """
+        namespace = self.namespace(release)
+        reading = namespace.read()
         if reading is None:
-            return Finding(Gate.BUILT, "the store does not have its namespace")
-        return not_built(reading.progress) or behind(reading.progress, self.now_ms(), self._demands.allowed_lag_ms)
+            return "the store does not have its namespace"
+        found = not_built(reading.progress) or behind(reading.progress, self.now_ms(), self._demands.allowed_lag_ms)
+        why, resting = "" if found is None else found.reason, list(range(reading.partitions))
+        if not why and not watched:
+            return None
+        if not why:
+            resting = self._resting(namespace, reading)
+            why = f"{len(resting)} of {reading.partitions} partitions were not written within {FOLDED_WITHIN_S:g} s"
+        return f"{why}{self._erased_since(reading, resting)}" if resting else None
+
+    def _resting(self, namespace: Namespace, reading: Reading) -> list[int]:
+        """The partitions whose progress stays as it was read: a worker writes it with every batch, and where there is
+        nothing to fold, every few seconds."""
+        resting, left_s = list(range(reading.partitions)), FOLDED_WITHIN_S
+        while resting and left_s > 0:
+            self._sleep(PAUSE_S)
+            left_s -= PAUSE_S
+            now = zip(resting, namespace.progress(resting), strict=True)
+            resting = [p for p, progress in now if progress == reading.progress[p]]
+        return resting
+
+    def _erased_since(self, reading: Reading, partitions: Sequence[int]) -> str:
+        """That users were erased in a part of the log that these partitions have not folded."""
+        noted, unknown = self._erased(reading)
+        if unknown:
+            return f"; {unknown[0].reason}, so it is unknown whether users were erased since"
+        reached = {p: one.next_offset for p in partitions if (one := reading.progress[p]) is not None}
+        users = sum(at >= end for p, end in reached.items() for at in noted.get(p, {}).values())
+        return f"; users who were erased since, and whom it may still have: {users}" if users else ""
 
     def now_ms(self) -> int:
         """The store's clock: all commands and all workers have the same."""

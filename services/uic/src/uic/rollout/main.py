@@ -28,6 +28,7 @@ from uic.rollout.verbs import Answer, TimedOut, Verbs
 from uic.rollout.views import finding_view
 from uic.settings import read_client_settings
 from uic.store_failures import describe
+from uic.tools.interrupted import says_if_interrupted
 from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5
@@ -103,7 +104,8 @@ def _run(verbs: Verbs, options: argparse.Namespace) -> Answer:
         case "log":
             return verbs.log(options.id)
         case _:
-            return verbs.gc()
+            with says_if_interrupted("ctr rollout gc", "run it again, and it goes on"):
+                return verbs.gc()
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -39,6 +39,7 @@ from uic.rollout.planning import Plan
 from uic.rollout.views import counted, finding_view, iso_time, process_view, rollout_view, summary
 from uic.settings import ClientSettings
 from uic.store_failures import describe
+from uic.tools.interrupted import says_if_interrupted
 from uic.tools.scorers import Scorers
 
 POLL_S: Final = 1.0
@@ -256,18 +257,22 @@ class Verbs:
         rollout = _of(after, identity or _serving(before))
         lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
         notes = [f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking]
-        return Answer(rollout_view(after, rollout), (*notes, *self._unfolded(after.serving)))
+        written = f"the rollback is in the record; whether UIC folds {after.serving.namespace} was not seen to the end"
+        with says_if_interrupted("ctr rollout rollback", written):
+            notes += self._unfolded(after.serving, watched=not rollout.head_only)
+        return Answer(rollout_view(after, rollout), tuple(notes))
 
-    def _unfolded(self, release: Release) -> Iterator[str]:
-        """That a release's states grow old. The rollback is written by then, so an error of the store is a note."""
+    def _unfolded(self, release: Release, *, watched: bool) -> Iterator[str]:
+        """That a release's states grow old; see `Gates.unfolded`. The rollback is written by then, so an error of the
+        store is a note."""
         try:
-            behind = self._gates.behind(release)
+            why = self._gates.unfolded(release, watched=watched)
         except FAILURES as error:
             yield f"whether UIC folds namespace {release.namespace} could not be read ({describe(error)})"
             return
-        if behind is not None:
+        if why is not None:
             workers = f"start UIC workers of namespace {release.namespace}"
-            yield f"states of {release.bundle} grow old, because nothing folds them ({behind.reason}): {workers}"
+            yield f"states of {release.bundle} grow old, because nothing folds them ({why}): {workers}"
 
     def gc(self) -> Answer:
         """Give up what was kept for long enough, and remove the namespaces that nothing needs. One that is

@@ -12,7 +12,7 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from uic.settings import read_client_settings
 from uic.tools.confirm import confirmed
 from uic.tools.grpc_client import Refused, UicClient, add_options, connected, user_id
-from uic.tools.in_service import Answering, elsewhere, variables
+from uic.tools.in_service import REACHED_WITHIN_S, Answering, elsewhere, kept_behind, variables
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         )
     if (serving := elsewhere(settings.redis, settings.bundle)) is not None:
         print(f"ctr erase: {_also(serving, position)}", file=sys.stderr)
+    for kept in kept_behind(settings.redis, settings.kafka.topic, position.partition, position.offset):
+        print(f"ctr erase: {_before_a_rollback(kept, settings.kafka.topic)}", file=sys.stderr)
     return 0
 
 
@@ -61,6 +63,18 @@ def _also(serving: Answering, position: pb.LogPosition) -> str:
     if serving.unfolded is not None:
         text += f". Nothing folds it now ({serving.unfolded}): start UIC workers with {variables(serving.release)}"
     return text
+
+
+def _before_a_rollback(kept: Answering, topic: str) -> str:
+    """That a namespace which is kept for a way back has what was erased."""
+    text = (
+        f"namespace {kept.release.namespace} ({kept.release.bundle}), which is kept for a way back, still has what it "
+        "had: a rollback would answer by it"
+    )
+    if kept.topic != topic:
+        return f"{text}. It is made of topic {kept.topic}: erase the same by its own UIC"
+    why = kept.unfolded or f"it did not come to that offset within {REACHED_WITHIN_S:g} s"
+    return f"{text}. Nothing seems to fold it ({why}): start UIC workers with {variables(kept.release)}"
 
 
 def _erase(uic: UicClient, user: str, item: int | None) -> pb.LogPosition:

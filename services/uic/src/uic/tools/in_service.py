@@ -4,12 +4,13 @@ settings name, and after a rollout users may be answered from another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mimn.bundle import BundleError, read_manifest
-from mimn.release import CorruptRecord, Record, Release, behind, decode_record, not_built, record_key
+from mimn.release import CorruptRecord, Record, Release, State, behind, decode_record, not_built, record_key
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress, namespace
 from uic.errors import UicError
 from uic.redis_client import FAILURES, clock_ms, open_client
@@ -19,10 +20,14 @@ from uic.store import read_meta
 STALE_AFTER_MS: Final = 60_000
 """From then on RTP calls the states of a partition stale, by its defaults (RTP_STATE__STALE_AFTER_S)."""
 
+REACHED_WITHIN_S: Final = 5.0
+"""At normal load a worker has folded a record of just now within a second."""
+PAUSE_S: Final = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """A release that answers users."""
+    """A release that answers users, or would after a rollback."""
 
     release: Release
     unfolded: str | None
@@ -31,6 +36,11 @@ class Answering:
     """Of which its namespace is made; None if the store does not say."""
     progress: Mapping[int, Progress] = field(default_factory=dict)
     """By partition, how far it is folded, where the store says so."""
+
+    def beyond(self, partition: int, offset: int) -> bool:
+        """Whether it has folded this record of its topic."""
+        at = self.progress.get(partition)
+        return at is not None and at.next_offset > offset
 
     @property
     def said(self) -> str:
@@ -48,6 +58,8 @@ class InService:
     """Why it cannot be read."""
     answering: tuple[Answering, ...] = ()
     """Each namespace once, that of what serves first."""
+    kept: tuple[Answering, ...] = ()
+    """The other namespaces that are kept for a way back, as far as the store has them."""
 
 
 def read_in_service(client: Any, prefix: str) -> InService:
@@ -64,11 +76,15 @@ def read_in_service(client: Any, prefix: str) -> InService:
     except CorruptRecord as error:
         return InService(error=str(error))
     now_ms = clock_ms(client)
-    each: dict[str, Release] = {}
-    for release in record.answering:
-        each.setdefault(release.namespace, release)
-    answering = (_answering(client, one, Keys(one.namespace, prefix), now_ms) for one in each.values())
-    return InService(record, answering=tuple(answering))
+    answering: dict[str, Answering] = {}
+    kept: dict[str, Answering] = {}
+    back = [one.replaces for one in record.rollouts if one.state is State.SERVING]
+    for releases, found in ((record.answering, answering), (back, kept)):
+        for release in releases:
+            if (name := release.namespace) not in answering:
+                found.setdefault(name, _answering(client, release, Keys(name, prefix), now_ms))
+    there = (one for one in kept.values() if one.topic is not None)
+    return InService(record, answering=tuple(answering.values()), kept=tuple(there))
 
 
 def _answering(client: Any, release: Release, keys: Keys, now_ms: int) -> Answering:
@@ -112,6 +128,34 @@ def elsewhere(settings: RedisSettings, bundle: BundleSettings | None) -> Answeri
     if not found.answering or found.answering[0].release.namespace == _configured(bundle):
         return None
     return found.answering[0]
+
+
+def kept_behind(
+    settings: RedisSettings,
+    topic: str,
+    partition: int,
+    offset: int,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Answering, ...]:
+    """The namespaces that are kept for a way back and have not folded this record, after up to `REACHED_WITHIN_S`; none
+    also if the store does not answer."""
+    client = None
+    deadline = clock() + REACHED_WITHIN_S
+    try:
+        client = open_client(settings)
+        while True:
+            kept = read_in_service(client, settings.prefix).kept
+            late = tuple(one for one in kept if one.topic != topic or not one.beyond(partition, offset))
+            if all(one.topic != topic or one.unfolded for one in late) or clock() > deadline:
+                return late
+            sleep(PAUSE_S)
+    except (*FAILURES, UicError):
+        return ()
+    finally:
+        if client is not None:
+            client.close()
 
 
 def _configured(bundle: BundleSettings | None) -> str | None:

@@ -16,6 +16,7 @@ from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.partition_reader import log_reader
 from uic.preflight import check_log_is_whole
 from uic.settings import read_client_settings
+from uic.tools.interrupted import says_if_interrupted
 
 
 def main(
@@ -51,26 +52,27 @@ def main(
     kafka = read_client_settings().kafka
     kafka.check_files()
     try:
-        check_log_is_whole(kafka, lambda said: print(f"ctr archive: warning: {said}", file=sys.stderr))
-        with log_reader(kafka) as reader:
-            bounds = reader.bounds()
-            count = len(bounds.partitions)
-            if wrong := [p for p in options.partition or () if not 0 <= p < count]:
-                parser.error(f"--partition {wrong[0]}: the topic has partitions 0 to {count - 1}")
-            told = kafka.partitions if "partitions" in kafka.model_fields_set else None  # a default says nothing
-            archive = begin_archive(Folder(options.to), kafka.topic, bounds.topic_id, count, told)
-            archive.after = after
-            archiver = Archiver(
-                archive,
-                reader,
-                records_a_file=options.records_a_file,
-                accept_gap=options.accept_gap,
-                replace_damaged=options.replace_damaged,
-            )
-            archiver.refuse(bounds.partitions)
-            done = [archiver.run(p, bounds.partitions[p].end) for p in options.partition or range(count)]
-        manifests = filter(None, map(archive.manifest, range(count)))
-        complete_from = {m.partition: m.complete_from for m in manifests}
+        with says_if_interrupted("ctr archive", "whole files stay; run the same command again, and it goes on"):
+            check_log_is_whole(kafka, lambda said: print(f"ctr archive: warning: {said}", file=sys.stderr))
+            with log_reader(kafka) as reader:
+                bounds = reader.bounds()
+                count = len(bounds.partitions)
+                if wrong := [p for p in options.partition or () if not 0 <= p < count]:
+                    parser.error(f"--partition {wrong[0]}: the topic has partitions 0 to {count - 1}")
+                told = kafka.partitions if "partitions" in kafka.model_fields_set else None  # a default says nothing
+                archive = begin_archive(Folder(options.to), kafka.topic, bounds.topic_id, count, told)
+                archive.after = after
+                archiver = Archiver(
+                    archive,
+                    reader,
+                    records_a_file=options.records_a_file,
+                    accept_gap=options.accept_gap,
+                    replace_damaged=options.replace_damaged,
+                )
+                archiver.refuse(bounds.partitions)
+                done = [archiver.run(p, bounds.partitions[p].end) for p in options.partition or range(count)]
+            manifests = filter(None, map(archive.manifest, range(count)))
+            complete_from = {m.partition: m.complete_from for m in manifests}
     except (BulkRefused, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr archive: {error}", file=sys.stderr)
         return 1

@@ -17,8 +17,8 @@ from typing import TextIO
 from uuid import UUID
 
 import msgspec
-import pyarrow.compute as pc
 
+from mimn.arrow import pc
 from mimn.bundle import BundleError, load_bundle
 from mimn.options import positive, whole_number
 from mimn.state import Keys, Progress, namespace
@@ -53,6 +53,7 @@ from uic.log.partition_reader import TopicBounds, log_reader
 from uic.preflight import check_log_is_whole
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
+from uic.tools.interrupted import says_if_interrupted
 
 MIB = 1 << 20
 SAMPLE_RECORDS = 100_000
@@ -82,11 +83,8 @@ def main(
             return command.verify(options.sample)
         if options.dry_run:
             return command.estimate()
-        try:
+        with says_if_interrupted("ctr backfill", "run it again with the same --work; it goes on"):
             return command.run()
-        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a signal that `ctr` hears
-            print("ctr backfill: interrupted: run it again with the same --work; it goes on", file=sys.stderr)
-            raise
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
         print(f"ctr backfill: {error}", file=sys.stderr)
         return 1
@@ -126,7 +124,7 @@ class Backfill:
             self._refuse_folded_namespace()
         job = read_job(self._work, self._target) or self._begin(bounds)
         self._refuse_other_ledgers(job)
-        self._refuse_another_log(job, bounds)
+        self._refuse_another_log(job, self._bounds())  # again: the archive may have gone beyond the ends of before
         if not folded:
             self._fold(job)
         folder = self._work.below(STATES)

@@ -29,8 +29,10 @@ from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable
 from uic.settings import KafkaSettings, read_client_settings
+from uic.tools.interrupted import says_if_interrupted
 
 TIMEOUT_S = 60.0
+LEFT = "what it has appended stays in the topic; run the same command again, and it appends the rest"
 SHORTER = "their users get shorter histories, and no state will say that it is partial"
 
 
@@ -78,7 +80,8 @@ def main(
     kafka = read_client_settings().kafka
     kafka.check_files()
     try:
-        return _run(options, kafka, out, after)
+        with says_if_interrupted("ctr import", LEFT):
+            return _run(options, kafka, out, after)
     except (BulkRefused, DataError, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr import: {error}", file=sys.stderr)
         return 1

@@ -18,8 +18,13 @@ from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, read_client_settings
 from uic.store_failures import describe
 from uic.tools.confirm import confirmed
+from uic.tools.interrupted import says_if_interrupted
 from uic.tools.table import table
 
+REMOVING = (
+    "once its removal has begun (`removed` of ctr namespaces list), no worker folds it; run the same command again, "
+    "and it goes on"
+)
 COLUMNS = (
     "namespace",
     "topic",
@@ -72,12 +77,12 @@ def main(
             question = f"All states of {options.namespace} go. Drop it?"
             if not options.yes and not confirmed(parser.prog, question):
                 return 2
-            keys = found.drop(options.namespace, force=options.force, serving=options.serving, after=after)
+            with says_if_interrupted("ctr namespaces", REMOVING):
+                keys = found.drop(options.namespace, force=options.force, serving=options.serving, after=after)
             report = {"dropped": options.namespace, "keys": keys}
             print(json.dumps(report) if as_json else f"{options.namespace} is gone, {keys} keys", file=out)
             return 0
-        logs = _logs(settings.kafka)
-        rows = [asdict(found.look(name, logs)) for name in found.names()]
+        rows = [asdict(one) for one in found.survey(lambda: _logs(settings.kafka))]
     except (BulkRefused, StoreUnavailable, StartRefused) as error:
         print(f"ctr namespaces: {error}", file=sys.stderr)
         return 1

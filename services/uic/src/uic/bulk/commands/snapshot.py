@@ -26,10 +26,12 @@ from uic.redis_client import FAILURES
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
 from uic.store_failures import describe
+from uic.tools.interrupted import says_if_interrupted
 from uic.tools.table import table
 
 DAYS = 7
 """As in the paper."""
+NONE_TAKEN: Final = "a snapshot that is not whole is removed; run it again, and it takes a new one"
 FIXES: Final = {
     "fingerprint": "choose the bundle that the snapshot was made with (UIC_BUNDLE__PATH)",
     "topic": "correct UIC_KAFKA__TOPIC",
@@ -99,9 +101,10 @@ class Snapshot:
             snapshots.refuse_without_progress(self._store, kafka.partitions)
             self._expire(now)
         line = ProgressLine("saved", self._users(), "users")
-        identity = snapshots.create(
-            self._store, source, self._root, now=now, after=self._after, done=line.add, warn=_warn
-        )
+        with says_if_interrupted("ctr snapshot create", NONE_TAKEN):
+            identity = snapshots.create(
+                self._store, source, self._root, now=now, after=self._after, done=line.add, warn=_warn
+            )
         folder, manifest = snapshots.choose(self._root, self._namespace, identity)
         if self._options.verify:
             snapshots.note_verified(folder, snapshots.verify(folder, manifest, self._bundle.layout), now)
@@ -171,9 +174,11 @@ class Snapshot:
         notes = erasures_of(self._settings.kafka)
         erased = notes.read(range(manifest.n), UUID(manifest.topic_id).bytes)
         check_files(folder, manifest)
-        done = load(
-            folder, manifest, options, self._store, self._keys, erased=erased, said="restored", after=self._after
-        )
+        again = f"whole partitions stay; run it again with --id {identity}, and it loads the rest"
+        with says_if_interrupted("ctr snapshot restore", again):
+            done = load(
+                folder, manifest, options, self._store, self._keys, erased=erased, said="restored", after=self._after
+            )
         report = {
             "id": identity,
             "age_s": round(age_s),

@@ -1,0 +1,106 @@
+"""What the commands of bulk work say when a signal ends them, and that it is so."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeTopics, RedisForTest
+from localstack.wait import until
+from support.archived_log import archived, records_of
+from support.bulk_running import done, held_at
+from support.world import World
+from uic.bulk.archive import open_archive
+from uic.bulk.folder import Folder
+
+pytestmark = pytest.mark.servers
+
+SIGNALS = pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+N = 2
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> World:
+    made = World(tmp_path / "world", make_topics(kafka, N), valkey.url, valkey.prefix, {})
+    made.produce(60, 20)
+    return made
+
+
+def interrupted(
+    environment: Mapping[str, str], module: str, step: str, *arguments: str, sign: signal.Signals = signal.SIGINT
+) -> str:
+    """The line that a command ends with if a signal comes after a step."""
+    with held_at(environment, module, step, *arguments) as process:
+        process.send_signal(sign)
+        said = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 128 + sign, said
+    assert not [line for line in said if "Traceback" in line]
+    return said[-1]
+
+
+@SIGNALS
+def test_an_archive_that_is_interrupted_says_that_it_goes_on(
+    tmp_path: Path, world: World, sign: signal.Signals
+) -> None:
+    command = ("--to", str(tmp_path / "archive"), "--records-a-file", "10")
+    said = interrupted(world.environment(), "archive", "file", "archive", *command, sign=sign)
+    assert said == "ctr archive: interrupted: whole files stay; run the same command again, and it goes on"
+    done(world.environment(), "archive", *command)
+    assert archived(open_archive(Folder(str(tmp_path / "archive"))), world.topics.events) == records_of(world.topics)
+
+
+@SIGNALS
+@pytest.mark.parametrize("step", ["scan", "send"])
+def test_an_import_that_is_interrupted_says_that_it_appends_the_rest(
+    tmp_path: Path, world: World, kafka: str, make_topics: MakeTopics, step: str, sign: signal.Signals
+) -> None:
+    topics = make_topics(kafka, N)
+    environment = world.environment(UIC_KAFKA__TOPIC=topics.events)
+    rows = [(f"u{i % 13}", 10 + i % 9, 1_700_000_000 + i) for i in range(60)]
+    with (tmp_path / "h.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("uid", "sku", "ts"), *rows])
+    description = tmp_path / "d.toml"
+    description.write_text('name = "shop"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n')
+    command = ("--description", str(description))
+    said = interrupted(environment, "import_history", step, "import", *command, sign=sign)
+    assert said.startswith("ctr import: interrupted: what it has appended stays in the topic; run the same command")
+    done(environment, "import_history", *command)
+    assert sum(map(len, records_of(topics).values())) == len(rows)
+
+
+def test_a_removal_and_a_restore_that_are_interrupted_say_how_they_go_on(tmp_path: Path, world: World) -> None:
+    worker = world.worker()
+    world.wait_folded()
+    before, folder = world.stored().states, str(tmp_path / "snapshots")
+    done(world.environment(), "snapshot", "create", "--to", folder)
+    worker.stop()
+    drop = ("drop", world.keys.namespace, "--yes", "--force")
+    said = interrupted(world.environment(), "namespaces", "slice", "namespaces", *drop)
+    assert said.startswith("ctr namespaces: interrupted: once its removal has begun")
+    assert "run the same command again, and it goes on" in said
+    done(world.environment(), "namespaces", *drop)
+    assert world.stored().states == {}
+
+    said = interrupted(
+        world.environment(), "snapshot", "states", "snapshot", "restore", "--from", folder, sign=signal.SIGTERM
+    )
+    assert said.startswith("ctr snapshot restore: interrupted: whole partitions stay; run it again with --id ")
+    identity = said.split("--id ")[1].split(",")[0]
+    done(world.environment(), "snapshot", "restore", "--from", folder, "--id", identity)
+    assert world.stored().states == before
+
+
+def test_a_second_interrupt_ends_an_import_whose_way_out_waits(tmp_path: Path, world: World) -> None:
+    """As it did for Kafka's thread, which waited for an import."""
+    command = ("--to", str(tmp_path / "archive"))
+    with held_at(world.environment(), "archive", "file", "archive", *command) as process:
+        threads = Path(f"/proc/{process.pid}/task")
+        assert len(list(threads.iterdir())) > 1
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        until(lambda: process.poll() is not None, "it has ended", within_s=30)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT), "the second may come when all is done"
