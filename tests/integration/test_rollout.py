@@ -25,11 +25,12 @@ from localstack.wait import until
 from localstack.web import web
 from mimn.release import BUCKETS, Record, State, announcement_key, bucket_of, instances_key
 from mimn.state import partition_of
-from support.bulk_running import done
+from support.bulk_running import done, run_main
 from support.bundles import SKETCH, TINY
 from support.one_node_cluster import replicated
 from support.rollouts import QUICK, deployed
 from uic.rollout.desk import Desk
+from uic.tools import erase
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS, SHIPPED = ROOT / "docs/runbooks", ROOT / "models/bundles"
@@ -324,6 +325,27 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
         running.done("promote", identity, "--rtp", admin)
         until(lambda: traffic.answers[-1].model == "tiny/1-scaled", "the new head answers", within_s=30)
     assert traffic.failed() == []
+
+
+def test_a_rollback_to_workers_that_were_stopped_a_moment_ago_names_the_erasures_that_they_lack(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS) as running:
+        identity = running.ready()
+        running.wait_loaded("tiny-sketch/1")
+        running.done("promote", identity, *QUICK, "--rtp", running.rtp.admin_url)
+        for worker in running.old.workers:
+            worker.stop()
+        asked = ("--yes", "--grpc", running.new.workers[0].address)
+        assert run_main(erase.main, running.new.workers[0].environment(), USERS[0], *asked)[0] == 0
+        [note] = running.done("rollback", identity)["notes"]
+        assert "4 of 4 partitions were not written within 10 s" in note
+        assert "users who were erased since, and whom it may still have: 1" in note
+        assert f"start UIC workers of namespace {running.old.keys.namespace}" in note
+        running.old.worker()
+        running.old.wait_folded()
+        assert running.done("rollback", identity)["notes"] == []
 
 
 def test_a_migration_in_a_cluster(

@@ -331,17 +331,21 @@ def test_an_error_reply_of_the_store_is_told_as_a_refusal(
 @contextmanager
 def folding(client: Any, stored: Stored) -> Iterator[None]:
     """A worker with nothing to fold: within the body it says of every partition that it is caught up."""
-    ended = Event()
+    ended, told_once = Event(), Event()
 
     def tell() -> None:
-        while not ended.wait(0.2):
+        while True:
             for partition in range(stored.partitions):
                 stored.progress(partition)
             put(client, stored)
+            told_once.set()
+            if ended.wait(0.2):
+                return
 
     with ThreadPoolExecutor(1) as pool:
         told = pool.submit(tell)
         try:
+            assert told_once.wait(30)
             yield
         finally:
             ended.set()
