@@ -249,8 +249,8 @@ def test_a_step_keeps_what_is_not_a_number_as_the_graph_does(name: str, bad: np.
     events, states = drawn(bundle, ROWS, seed), initial(bundle, ROWS)
     for numbers in (events, states):
         numbers[random.integers(ROWS), random.integers(numbers.shape[1])] = bad
-    # The graph alone decides on rows with what is no number, and whether a NaN of its result has a sign depends on which
-    # rows it is given together. All else is equal bit for bit.
+    # The graph alone decides on rows with what is no number, and whether a NaN of its result has a sign depends on
+    # which rows it is given together. All else is equal bit for bit.
     assert with_plain_nans(step(events, states)) == with_plain_nans(graph(events, states))
 
 
