@@ -140,6 +140,20 @@ def test_an_interval_that_is_read_otherwise_is_found_at_its_edge_and_named(monke
         check_fields_parity(model, data, edges_and_bounds)
 
 
+def test_drawn_past_rates_are_shares() -> None:
+    """Also those of a model whose mean rate is near 1: a program that reads the bundle refuses others."""
+    rate = FieldSpec(
+        name="r", source="user", kind="numeric", transform="log", past_rate=True, mean=-0.2, bounds=(-0.5, 0.0)
+    )
+    fields = RequestFields([rate], {}, np.zeros((0, 1), np.float32))
+    drawn = [*draw_requests(np.random.default_rng(0), fields, 200), *limit_requests(fields)]
+    values = [one["user"]["r"] for one in drawn if "r" in one["user"]]
+    assert max(values) == 1.0
+    assert min(values) > 0.0
+    for one in drawn:
+        fields.vector(**one)
+
+
 @pytest.mark.parametrize("transform", ["none", "log1p"])
 def test_golden_numbers_lie_inside_their_intervals_and_limits_on_both_sides(transform: Transform) -> None:
     """Another machine's logarithm, with another last bit, must not refuse a bundle."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from mimn.bundle.fields import (
     FIRST,
@@ -198,9 +199,8 @@ def test_training_and_serving_read_the_same_number_within_the_bounds(
     encoder = FieldEncoder(spec("n", kind="numeric", transform=transform, mean=0.5, deviation=2.0, bounds=bounds))
     served = [encoder.number(value) for value in values]
     assert served == encoder.numbers(np.array(values)).tolist()
-    for value, number in zip(values, served, strict=True):
-        if bounds is not None and (transform != "log" or value > 0):
-            assert (bounds[0] - 0.5) / 2.0 <= number <= (bounds[1] - 0.5) / 2.0
+    if bounds is not None:
+        assert all((bounds[0] - 0.5) / 2.0 <= number <= (bounds[1] - 0.5) / 2.0 for number in served)
 
 
 @pytest.mark.parametrize("transform", ["none", "log1p"])
@@ -229,6 +229,41 @@ def test_a_huge_number_is_read_as_the_bound_and_counted_and_without_bounds_it_is
     unbounded, beyond = read(NUMBER, 1e300)
     assert unbounded == pytest.approx((np.log1p(1e300) - 1.0) / 2.0)
     assert beyond == []
+
+
+RATE = spec("rate", kind="numeric", transform="log", mean=-4.0, deviation=0.5, bounds=(-5.0, -3.0), past_rate=True)
+
+
+@pytest.mark.parametrize("none", [0, 0.0, -0.0, 1e-300], ids=str)
+def test_a_past_rate_of_0_is_read_as_the_lowest_of_training_and_counted(none: float) -> None:
+    """As a caller sends it whose counter adds no prior: it has no logarithm, and is not the mean."""
+    made = RequestFields([RATE], {}, np.empty((0, 1), np.float32)).vector({}, {"rate": none})
+    assert made.values.tolist() == [-2.0]
+    assert (made.missing, made.beyond) == ([], ["rate"])
+    assert FieldEncoder(RATE).numbers(np.array([none, np.nan])).tolist() == [-2.0, 0.0]
+
+
+def test_a_past_rate_of_0_without_bounds_keeps_its_reading_and_is_counted() -> None:
+    older = RequestFields([structs.replace(RATE, bounds=None)], {}, np.empty((0, 1), np.float32))
+    made = older.vector({}, {"rate": 0.0})
+    assert (made.values.tolist(), made.beyond) == ([0.0], ["rate"])
+
+
+@pytest.mark.parametrize("wrong", [-0.3, -1e-9, 1.0000001, 3.0, 100])
+def test_a_number_that_is_no_share_is_refused_as_a_past_rate_and_read_in_golden_cases(wrong: float) -> None:
+    read = RequestFields([RATE], {}, np.empty((0, 1), np.float32))
+    with pytest.raises(FieldFaults, match=r"^context.rate: must lie between 0 and 1: a past rate is a share"):
+        read.vector({}, {"rate": wrong})
+    assert read.golden_vector({}, {"rate": wrong}).beyond == ["rate"]
+    for right in (0.5, 1, 1.0, None):
+        read.vector({}, {"rate": right})
+
+
+def test_a_number_without_a_logarithm_falls_into_the_first_interval() -> None:
+    encoder = FieldEncoder(spec("n", kind="numeric", transform="log", rows=3 + FIRST, edges=(0.0, 1.0)))
+    numbers = [0.0, -2.0, 1e-9, 2.0, np.nan]
+    rows = [FIRST, FIRST, FIRST, FIRST + 1, MISSING]
+    assert [encoder.interval(number) for number in numbers] == encoder.intervals(np.array(numbers)).tolist() == rows
 
 
 def test_infinite_numbers_are_missing_within_bounds_too() -> None:

@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from mimn.bundle import load_bundle
+from mimn.bundle.fields import FieldSpec
+from mimn.bundle.request_fields import RequestFields
 from rtp.app import create_service
 from rtp.core.admission import Admission
 from rtp.core.request import ScoreRequest
+from rtp.doors.fields_schema import example
 from rtp.doors.schemas import PredictResponse
 from rtp.metrics import Metrics
 from rtp.release import InService, Release
@@ -161,13 +164,13 @@ def test_unknown_and_missing_values_are_counted_by_field() -> None:
     }  # fmt: skip
 
 
-def bounded(folder: Path, bounds: list[float]) -> Path:
-    """The bundle with fields, its numbers of income clipped; all that is stored of it is as it was."""
+def changed(folder: Path, **income: Any) -> Path:
+    """The bundle with fields, with another reading of the income; all that is stored of it is as it was."""
     path = folder / "tiny-fields/1"
     shutil.copytree(FIELDS, path)
     manifest = json.loads((path / "manifest.json").read_text("utf-8"))
-    [income] = [spec for spec in manifest["fields"] if spec["name"] == "income"]
-    income["bounds"] = bounds
+    [spec] = [spec for spec in manifest["fields"] if spec["name"] == "income"]
+    spec |= income
     (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     return path
 
@@ -176,7 +179,7 @@ def test_a_huge_number_scores_as_the_bound_and_is_counted_and_without_bounds_it_
     tmp_path: Path,
 ) -> None:
     low, high = np.log1p(1_000.0), np.log1p(1e6)
-    path = bounded(tmp_path, [low, high])
+    path = changed(tmp_path, bounds=[low, high])
     bodies = [{"user": {**USER, "income": income}, "context": CONTEXT} for income in (1e300, 1e6, 32_000.5, -5.0, 1e3)]
     huge, at_high, usual, negative, at_low = [answer.json()["scores"] for answer in ask(*bodies, path=path)]
     assert huge == at_high != usual
@@ -189,6 +192,39 @@ def test_a_huge_number_scores_as_the_bound_and_is_counted_and_without_bounds_it_
     asyncio.run(scoring.score({**USER, "income": 1e300}, CONTEXT))
     asyncio.run(scoring.score(USER, CONTEXT))
     assert counted(scoring) == {("income", "beyond"): 1}
+
+
+def test_a_rate_of_0_scores_as_the_lowest_one_and_a_number_that_is_no_share_is_refused(tmp_path: Path) -> None:
+    """Although golden cases of the bundle, as of older programs, have rates above 1."""
+    path = changed(tmp_path, bounds=[np.log1p(0.01), 60.0], past_rate=True)
+    rates = (0, 0.0, 0.001, 0.01, 0.1)
+    bodies = [{"user": {**USER, "income": rate}, "context": CONTEXT} for rate in rates]
+    zero, also_zero, below, lowest, usual = [answer.json()["scores"] for answer in ask(*bodies, path=path)]
+    assert zero == also_zero == below == lowest != usual
+    scoring = Scoring(path)
+    for rate in rates:
+        asyncio.run(scoring.score({**USER, "income": rate}, CONTEXT))
+    assert counted(scoring) == {("income", "beyond"): 3}
+    for wrong in (-0.3, 3.0):
+        (response,) = ask({"user": {**USER, "income": wrong}, "context": CONTEXT}, path=path)
+        assert response.status_code == 422
+        (fault,) = response.json()["errors"]
+        assert fault["field"] == "user.income"
+        assert fault["message"].startswith("must lie between 0 and 1: a past rate is a share of impressions")
+
+    document = create_service(SETTINGS, store=FakeStateReader(), runtime=model(path)).app.openapi()
+    told = document["components"]["schemas"]["PredictRequest"]["properties"]["user"]["properties"]["income"]
+    assert told["anyOf"][0] == {"type": "number", "minimum": 0.0, "maximum": 1.0}
+    assert told["description"].startswith("A past rate, as a share.")
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    (response,) = ask({"user": body["user"], "context": body["context"]}, path=path)
+    assert response.status_code == 200
+
+
+def test_the_example_of_a_past_rate_is_one_of_training() -> None:
+    spec = FieldSpec(name="rate", source="user", kind="numeric", transform="log", mean=-3.9, past_rate=True)
+    read = RequestFields([spec], {}, np.empty((0, 1), np.float32))
+    assert example(read, "user") == {"rate": 0.02}
 
 
 def test_a_reload_while_the_state_is_read_mixes_no_two_models() -> None:

@@ -14,7 +14,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from math import copysign, isclose, isfinite, nan
+from math import copysign, inf, isclose, isfinite, isnan
 from typing import Annotated, Literal
 
 import msgspec
@@ -204,50 +204,53 @@ class FieldEncoder:
         """Transformed, clipped and standardized numbers; a missing or infinite one is 0, the mean. [n] → [n]"""
         x = self.transformed(values)
         if (bounds := self.spec.bounds) is not None:
-            x = np.where(np.isfinite(x), np.clip(x, *bounds), np.nan)
+            x = np.where(np.isfinite(values), np.clip(x, *bounds), np.nan)
         x = (x - self.spec.mean) / self.spec.deviation
         return np.where(np.isfinite(x), x, 0.0)
 
     def intervals(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rows of a number's interval, `MISSING` where there is none. [n] → [n]"""
         x = self.transformed(values)
-        return np.where(np.isfinite(x), FIRST + np.searchsorted(self.spec.edges, x, "right"), MISSING)
+        return np.where(np.isfinite(values), FIRST + np.searchsorted(self.spec.edges, x, "right"), MISSING)
 
     def number(self, value: float) -> float:
         """`numbers` of one value."""
         return self.number_within(value)[0]
 
     def number_within(self, value: float) -> tuple[float, bool]:
-        """`numbers` of one value, and whether it was within the field's bounds, or missing."""
+        """`numbers` of one value, and whether it is missing, or was read as itself: within the field's bounds, and not
+        as the mean because the field has no bounds and the number has no finite reading."""
+        if not isfinite(value):
+            return 0.0, True
         x = self._transformed_one(value)
         within = True
-        if (bounds := self.spec.bounds) is not None and isfinite(x):
+        if (bounds := self.spec.bounds) is not None:
             clipped = min(max(x, bounds[0]), bounds[1])
             x, within = clipped, isclose(clipped, x, rel_tol=SAME_FLOAT32)
         x = (x - self.spec.mean) / self.spec.deviation
-        return (x if isfinite(x) else 0.0), within
+        return (x, within) if isfinite(x) else (0.0, False)
 
     def interval(self, value: float) -> int:
         """`intervals` of one value."""
-        x = self._transformed_one(value)
-        return FIRST + bisect_right(self.spec.edges, x) if isfinite(x) else MISSING
+        return FIRST + bisect_right(self.spec.edges, self._transformed_one(value)) if isfinite(value) else MISSING
 
     def _transformed_one(self, value: float) -> float:
         if self.spec.transform == "none":
             return value
         if self.spec.transform == "log":
-            return float(np.log(value)) if value > 0 else nan
+            return float(np.log(value)) if value > 0 or isnan(value) else -inf
         return copysign(float(np.log1p(abs(value))), value)
 
     def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Numbers after the field's transform: log1p keeps the sign, log has none at or below 0. [n] → [n]
+        """Numbers after the field's transform: log1p keeps the sign, and log is -inf, below every bound, where there is
+        none: at 0 and below. [n] → [n]
 
         NumPy's functions here and for one value: those of `math` differ from them in the last bit.
         """
         if self.spec.transform == "none":
             return values
         if self.spec.transform == "log":
-            return np.log(values, out=np.full(len(values), np.nan), where=values > 0)
+            return np.log(values, out=np.full(len(values), -np.inf), where=(values > 0) | np.isnan(values))
         return np.sign(values) * np.log1p(np.abs(values))
 
 

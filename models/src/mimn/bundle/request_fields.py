@@ -4,7 +4,8 @@
 
 A value that training did not see has the unknown row, one that is left out (or null) the missing row, the field's
 default; a number beyond the field's bounds is read as the nearer one. All three are told to the caller, who counts
-them. Training-only fields always have their default.
+them. A past rate is a share, and a number that is none is refused: it was made by another formula, and would be read as
+the lowest or the highest rate of training. Training-only fields always have their default.
 """
 
 from __future__ import annotations
@@ -92,8 +93,20 @@ class RequestFields:
         """The request's vector. Values are strings, numbers, booleans, None, and lists of them for multi-valued fields.
 
         Raises:
+            FieldFaults: names that the bundle does not know, values of the wrong type, and past rates below 0 or above
+                1.
+        """
+        return self._vector(user, context, rates_checked=True)
+
+    def golden_vector(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> RequestVector:
+        """`vector` of a golden case, whose past rates may be above 1: older programs drew such ones.
+
+        Raises:
             FieldFaults: names that the bundle does not know, and values of the wrong type.
         """
+        return self._vector(user, context, rates_checked=False)
+
+    def _vector(self, user: Mapping[str, Any], context: Mapping[str, Any], *, rates_checked: bool) -> RequestVector:
         if not (self._writers or user or context):
             return self._nothing
         given = {"user": user, "context": context}
@@ -107,6 +120,8 @@ class RequestFields:
         for spec, write in self._writers:
             value = given[spec.source].get(spec.name) if asked_for(spec) else None
             try:
+                if rates_checked and spec.past_rate:
+                    _check_rate(value)
                 write(made, value)
             except ValueError as error:
                 faults.append((f"{spec.source}.{spec.name}", str(error)))
@@ -201,6 +216,12 @@ def _writer(spec: FieldSpec, encoder: FieldEncoder, place: _Place) -> _Writer:
     if spec.kind == "numeric":
         return interval if spec.tabled else scalar
     return {"cross": cross, "multi": several}.get(spec.kind, single)
+
+
+def _check_rate(value: Any) -> None:
+    """Raises ValueError for a number that no past rate is: `mimn.data.past_rates` makes numbers from 0 to 1."""
+    if not 0.0 <= _number(0.0 if value is None else value) <= 1.0:
+        raise ValueError("must lie between 0 and 1: a past rate is a share of impressions, and not per cent")
 
 
 def _number(value: Any) -> float:

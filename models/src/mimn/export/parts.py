@@ -247,12 +247,14 @@ def _limits(spec: FieldSpec) -> Iterator[float]:
     for x in chosen.tolist():
         value = _before_transform(spec, x)
         for near in (nextafter(value, -inf), value, nextafter(value, inf)):
-            if abs(near) <= FLOAT32_MAX:
+            if abs(near) <= (1.0 if spec.past_rate else FLOAT32_MAX):
                 yield near
 
 
 def _before_transform(spec: FieldSpec, x: float) -> float:
-    """The number that the field's transform makes x of, up to rounding."""
+    """The number that the field's transform makes x of, up to rounding; of a past rate at most 1, as of all rates."""
+    if spec.past_rate:
+        return exp(min(x, 0.0))
     if spec.transform == "log":
         return exp(min(x, FURTHEST))
     return x if spec.transform == "none" else copysign(expm1(min(abs(x), FURTHEST)), x)

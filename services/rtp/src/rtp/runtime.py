@@ -66,7 +66,7 @@ class OnnxModel:
         self._bundle = bundle
         self._head = open_head(bundle)
         self.compiled = self._head.compiled
-        bundle.golden.verify_request(bundle.request.vector)
+        bundle.golden.verify_request(bundle.request.golden_vector)
         bundle.golden.verify_head(self._head, bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
         self.initial_state = bundle.initial_state
         self.name = bundle.manifest.name

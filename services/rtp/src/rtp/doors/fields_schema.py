@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import exp
 from typing import Any
 
 from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, SEPARATOR, FieldSpec
@@ -27,12 +28,14 @@ def example(fields: RequestFields, source: str) -> dict[str, Any]:
 
 def _schema(spec: FieldSpec) -> dict[str, Any]:
     if spec.kind == "numeric":
-        number = {"type": "number", "minimum": -FLOAT32_MAX, "maximum": FLOAT32_MAX}
+        lowest, highest = (0.0, 1.0) if spec.past_rate else (-FLOAT32_MAX, FLOAT32_MAX)
+        number = {"type": "number", "minimum": lowest, "maximum": highest}
         default = "0" if not spec.tabled and spec.mean == 0.0 and spec.transform == "none" else "the mean of training"
         if spec.tabled:
             default = "a value of its own"
         clipped = " Beyond what training showed: the nearest number that it did." if spec.bounds is not None else ""
-        return {"description": f"A number. Missing: {default}.{clipped}", "anyOf": [number, _NULL]}
+        what = "A past rate, as a share" if spec.past_rate else "A number"
+        return {"description": f"{what}. Missing: {default}.{clipped}", "anyOf": [number, _NULL]}
     if spec.whole:
         known = f"A whole number from 0 to {spec.rows - FIRST - 1}"
     elif spec.hashed:
@@ -50,6 +53,8 @@ def _schema(spec: FieldSpec) -> dict[str, Any]:
 
 
 def _example(spec: FieldSpec) -> Any:
+    if spec.past_rate:
+        return float(f"{exp(min(spec.mean, 0.0)):.2g}")  # the mean of their logarithms in training
     if spec.kind == "numeric":
         return 1.5
     value: Any = 1 if spec.whole or not spec.examples else spec.examples[0]
