@@ -13,8 +13,13 @@ import pytest
 
 from mimn.bundle.fields import MAX_LIST
 from mimn.data.__main__ import main
+from mimn.data.check import check
 from mimn.data.events import DataError
+from mimn.data.past_rates import PastRates
+from mimn.data.preparation import prepare
+from mimn.data.sample import sample
 from mimn.data_set import load_data
+from mimn.impressions.data import ImpressionData
 from mimn.run_config import DataSettings
 
 T = 1_600_000_000
@@ -510,6 +515,130 @@ def test_check_finds_ids_that_events_and_impressions_write_in_two_ways(
         assert re.search(rf"values of events.{kind} such as '\d\.0': texts, which .+ +{n}\n", said), said
     pq.write_table(pq.read_table(tmp_path / "shown.parquet").slice(0, 49), tmp_path / "shown.parquet")
     assert "has an event" not in ran(capsys, tmp_path / "d.toml", "check")[1], "so few may all be new"
+
+
+N = 120
+SHOWN = "uid,sku,ts,clicked,at\n" + "".join(
+    f"{1 + n % 7},{5 + n % 2},{T + 3600 * n + 9},{n % 2},{T + 3600 * n + 20 if n % 2 else ''}\n" for n in range(N)
+)
+MANY: dict[str, Any] = {
+    "toml": TOML.partition("[split]")[0].replace('category = "cat"\n', "")
+    + '[fields.item]\nbrand = { kind = "categorical", min_count = 1 }\n'
+    + '[fields.user]\nplan = { kind = "categorical", min_count = 1 }\n',
+    "impressions": SHOWN,
+    "events": {"uid": [1 + n % 7 for n in range(N)], "sku": [5 + n % 2 for n in range(N)]}
+    | {"ts": [T + 3600 * n for n in range(N)]},
+    "users": {"uid": list(range(1, 8)), "plan": list("abababa")},
+    "items": {"sku": [5, 6], "brand": ["x", "y"]},
+}
+"""A log of which each user has a history, and rows with fields of users and items."""
+A_YEAR = 365 * DAY
+
+
+def checked(made: Path) -> tuple[str, dict[str, Any]]:
+    """What `check` finds, in one text, and its values."""
+    report = check(made)
+    return "\n".join(report.findings), report.values
+
+
+def test_check_finds_events_that_all_lie_behind_the_impressions(shop: Callable[..., Path]) -> None:
+    """An error of the year, of a zone or of a unit: every history is empty, and a model trains without a word."""
+    found, values = checked(shop(**MANY))
+    assert found == ""
+    share = "share of impressions without an event before them"
+    assert values[share] == pytest.approx(0.0)
+    later = MANY["events"] | {"ts": [at + A_YEAR for at in MANY["events"]["ts"]]}
+    found, values = checked(shop(**MANY | {"events": later}))
+    assert "column ts of impressions.csv: no impression has an event before it, so histories are empty" in found
+    assert "events are from 2021-09-13 to 2021-09-18, impressions from 2020-09-13 to 2020-09-18. Compare year" in found
+    assert values[share] == 1.0
+    one_before = MANY["events"] | {"ts": [T, *later["ts"][1:]]}
+    found, values = checked(shop(**MANY | {"events": one_before, "impressions": SHOWN + SHOWN.partition("\n")[2] * 20}))
+    assert "no impression" not in found
+    assert values[share] == pytest.approx(1 - 18 / N), "user 1 alone"
+    few = {"impressions": "uid,sku,ts,clicked,at\n" + SHOWN.partition("\n")[2] + f"9,5,{T + 2},0,\n"}
+    early = {name: [*values, more] for (name, values), more in zip(later.items(), (9, 5, T), strict=True)}
+    assert "only 1 of 121 impressions have an event before it" in checked(shop(**MANY | few | {"events": early}))[0]
+
+
+@pytest.mark.parametrize(("table", "column", "field"), [("items", "sku", "brand"), ("users", "uid", "plan")])
+def test_check_finds_a_table_of_fields_that_shares_no_key_with_the_impressions_and_training_names_the_cause(
+    shop: Callable[..., Path], tmp_path: Path, table: str, column: str, field: str
+) -> None:
+    kind = table[:-1]
+    others = {name: [1000 + v for v in values] if name == column else values for name, values in MANY[table].items()}
+    path = shop(**MANY | {table: others})
+    found, values = checked(path)
+    assert f"column {column} of impressions.csv: no {kind} has a row in `[{table}]`, such as '" in found
+    assert f"column {column} of {table}.parquet holds keys such as '10" in found
+    assert values[f"share of impressions whose {kind} has no row in [{table}]"] == 1.0
+    data = ImpressionData.load(path, tmp_path / "cache")
+    cause = rf"`fields.{kind}.{field}`: no train impression is of a {kind} with a row in `\[{table}\]`"
+    with pytest.raises(DataError, match=cause):
+        data.fit_fields()
+    one = {name: [*values, MANY[table][name][0]] for name, values in others.items()}
+    assert checked(shop(**MANY | {table: one}))[0] == ""
+
+
+def test_a_field_whose_values_no_train_impression_shows_is_not_told_to_lower_its_count(
+    shop: Callable[..., Path], tmp_path: Path
+) -> None:
+    items = {"sku": [5, 6, 77], "brand": [None, None, "x"]}
+    data = ImpressionData.load(shop(**MANY | {"items": items}), tmp_path / "cache")
+    with pytest.raises(DataError, match=r"`fields\.item\.brand`: no train impression has a value: fill the column"):
+        data.fit_fields()
+
+
+def test_check_counts_times_of_clicks_within_the_window_with_label_0(shop: Callable[..., Path]) -> None:
+    wrong = SHOWN.replace(",0,\n", f",0,{T - DAY}\n", 1)  # before its impression: no click of its window
+    found, _ = checked(shop(**MANY | {"impressions": wrong}))
+    assert found == ""
+    lines = SHOWN.splitlines()
+    lines[2] = lines[2].replace(",1,", ",0,")
+    lines[4] = lines[4].replace(",1,", ",0,")
+    found, _ = checked(shop(**MANY | {"impressions": "\n".join([*lines, ""])}))
+    assert found == (
+        "`impressions.label_time`, column at of impressions.csv: 2 impressions have a time within their window and "
+        "label 0, and count as not clicked: correct the label, or leave the time empty"
+    )
+
+
+def test_a_file_without_a_byte_is_named_whatever_its_suffix(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shop()
+    (path.parent / "events.parquet").write_bytes(b"")
+    status, said = ran(capsys, path, "check")
+    assert status == 1
+    assert f"error: {path.parent / 'events.parquet'} is empty: leave it out of `files`" in said
+
+
+def test_a_sample_shows_past_rates_and_crosses_and_says_that_scores_see_no_position(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = SHOWN.splitlines()
+    shown = "\n".join([f"{rows[0]},page,place", *(f"{row},p{n % 3},{n % 4}" for n, row in enumerate(rows[1:]))])
+    toml = MANY["toml"].replace('label = "clicked"', 'label = "clicked"\nposition = "place"') + (
+        'clicks = { kind = "past_rate" }\n[fields.context]\npage = { kind = "categorical" }\n'
+        'plan_page = { kind = "cross", of = ["plan", "page"], buckets = 8 }\n'
+        'of_page = { kind = "past_rate", of = ["page"] }\n'
+    )
+    path = shop(**MANY | {"impressions": shown + "\n", "toml": toml})
+    data = prepare(path, path.parent / "cache")
+    assert data.impressions is not None
+    rates = PastRates(data, data.impressions).of_impressions()
+    samples = sample(data, N, 2, 0)
+    assert len(samples) == N
+    for row, one in enumerate(samples):
+        user, context = one.fields["user"], one.fields["context"]
+        assert user["clicks"] == pytest.approx(rates["clicks"][row], rel=1e-5)
+        assert context["of_page"] == pytest.approx(rates["of_page"][row], rel=1e-5)
+        assert context["plan_page"] == [user["plan"], context["page"]]
+        assert "position" not in context
+        assert one.position in (0.0, 1.0, 2.0, 3.0)
+    status, said = ran(capsys, path, "sample")
+    assert status == 0
+    assert re.search(r"\n +position \d: read in training alone, scores never see it\n", said)
 
 
 def test_ids_that_mean_that_there_is_none_are_counted(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle.fields import FieldEncoder, FieldSpec
 from mimn.data.column_values import Wanted
-from mimn.data.columns import TableName, columns_of
+from mimn.data.columns import COMPUTED, TableName, columns_of
 from mimn.data.description import (
     Description,
     EventsTable,
@@ -40,11 +40,15 @@ from mimn.data.number_bounds import usual_bounds
 from mimn.data.rounding import WholeTimes
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
 from mimn.data.tables import Columns, TableReader
-from mimn.data.tallies import NumberTally, RepeatedRows, Tally
+from mimn.data.tallies import FirstTimes, NumberTally, RepeatedRows, Tally
 
 DAY_MS = 86_400_000
 MANY_IMPRESSIONS = 50
-"""Of so many, some have a user and an item with events, if ids are the same."""
+"""Of so many, some have a user and an item with events, an event before them, and rows in the tables of fields, if ids
+and times are the same."""
+FEW_WITH_HISTORY = 0.01
+"""A smaller share of the impressions of users with events has an event before it: times are not what they seem."""
+NO_USER_ROW = "share of impressions whose user has no row in [users]"
 STRETCHED = 2.0
 """Numbers that are clipped are a finding where they make the deviation so many times as large."""
 
@@ -74,6 +78,10 @@ class _Check:
         self._report = Report({"name": description.name})
         self._strings = Strings()
         self._users, self._items = Tally(), Tally()
+        self._first_events = FirstTimes()
+        self._event_days = ("", "")
+        """The first and the last day of the events."""
+        self._user_keys: NDArray[np.uint64] | None = None
         self._item_keys: NDArray[np.uint64] | None = None
         self._categories_of: list[Columns] = []
         """Keys and categories of `[items]`, if it has categories."""
@@ -83,7 +91,7 @@ class _Check:
     def run(self) -> Report:
         described, report = self._description, self._report
         if described.users is not None:
-            self._side(described.users, "users")
+            self._user_keys = self._side(described.users, "users")
         if described.items is not None:
             self._item_keys = self._side(described.items, "items")
         self._events(described.events)
@@ -235,6 +243,8 @@ class _Check:
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
                 whole.add(batch["time"])
                 dates.add(batch["time"])
+                if self._description.impressions is not None:
+                    self._first_events.add(batch["user"], batch["time"])
             if "action" in batch:
                 actions.update(batch["action"].tolist())
         if table.category is None:
@@ -251,6 +261,7 @@ class _Check:
             )
         texts = reader.texts.get("action", {})
         lengths = self._users.counts
+        self._event_days = _day(first), _day(last)
         self._report.values |= {
             "users": len(lengths),
             "items": len(self._items.ids),
@@ -277,7 +288,8 @@ class _Check:
             self._report.findings.append(nothing_folded())
 
     def _impressions(self, table: ImpressionsTable) -> None:
-        shown = clicked = late = without_user = new_item = no_row = undated = early = zero = untrained = 0
+        shown = clicked = late = without_user = new_item = undated = early = unlabelled = zero = untrained = 0
+        with_history = no_row = no_user_row = 0
         weights = None
         parts: Counter[tuple[int, int]] = Counter()
         sample = {"user": 0, "item": 0}
@@ -295,6 +307,8 @@ class _Check:
                 at = batch["label_time"][label == 1]
                 undated += int(np.count_nonzero(at < 0))
                 early += int(np.count_nonzero((at >= 0) & (at < batch["time"][label == 1])))
+                within = (batch["label_time"] >= batch["time"]) & (batch["label_time"] <= known_ms)
+                unlabelled += int(np.count_nonzero(within & (batch["label"] == 0)))
             shown, clicked = shown + len(label), clicked + int(label.sum())
             days, place = np.unique(batch["time"] // DAY_MS, return_inverse=True)
             of_day = zip(np.bincount(place).tolist(), np.bincount(place, label).tolist(), strict=True)
@@ -304,8 +318,11 @@ class _Check:
             sample = {name: int(batch[name][0]) if len(batch[name]) else one for name, one in sample.items()}
             without_user += _outside(batch["user"], self._users.ids)
             new_item += _outside(batch["item"], self._items.ids)
+            with_history += int(np.count_nonzero(self._first_events.before(batch["user"], batch["time"])))
             if self._item_keys is not None:
                 no_row += _outside(batch["item"], self._item_keys)
+            if self._user_keys is not None:
+                no_user_row += _outside(batch["user"], self._user_keys)
             self._note_without_category("impressions", batch["item"])
             if isinstance(split, TimeSplit):
                 part = time_parts(split, known_ms, batch["time"])
@@ -320,6 +337,12 @@ class _Check:
             others = self._description.members is not None or self._description.events.item_offset
             if new_item == shown and not others:
                 self._report.findings.append(self._strangers("item", reader, sample["item"]))
+            if no_row == shown and self._has_columns("item"):
+                self._report.findings.append(self._without_row("item", reader, sample["item"]))
+            if no_user_row == shown and self._has_columns("user"):
+                self._report.findings.append(self._without_row("user", reader, sample["user"]))
+        if shown - without_user >= MANY_IMPRESSIONS and with_history < FEW_WITH_HISTORY * (shown - without_user):
+            self._report.findings.append(self._without_history(table.time, reader, with_history, shown, sorted(by_day)))
         if weights:
             self._report.findings.append(weights)
         self._report.values |= {
@@ -327,8 +350,10 @@ class _Check:
             "click rate": clicked / shown,
             "clicked after the window, counted as not clicked": late,
             "share of impressions whose user has no event": without_user / shown,
+            "share of impressions without an event before them": 1.0 - with_history / shown,
             "share of impressions whose item has no event": new_item / shown,
             "share of impressions whose item has no row in [items]": no_row / shown,
+            **({} if self._user_keys is None else {NO_USER_ROW: no_user_row / shown}),
             "click rate by day": {_day(day * DAY_MS): (n, k / n) for day, (n, k) in sorted(by_day.items())},
         }
         column = f"`impressions.label_time`, column {table.label_time} of {reader.files}"
@@ -339,6 +364,11 @@ class _Check:
         if early:
             self._report.findings.append(
                 f"{column}: {early} clicks are before their impression, and count as seen at its time: correct them"
+            )
+        if unlabelled:
+            self._report.findings.append(
+                f"{column}: {unlabelled} impressions have a time within their window and label 0, and count as not "
+                "clicked: correct the label, or leave the time empty"
             )
         if clicked in (0, shown):
             self._report.findings.append(nothing_to_learn(table, clicked, shown, late))
@@ -355,6 +385,34 @@ class _Check:
             f"`impressions`, column {table[0]} of {reader.files}: no {what} has an event, such as "
             f"{reader.text_of(what, shown)!r}; column {table[1]} of {events.files} holds ids such as "
             f"{events.text_of(what, int(of_events))!r}: write the same ids in both{others}"
+        )
+
+    def _has_columns(self, source: Literal["user", "item"]) -> bool:
+        """Whether a table of fields holds some."""
+        fields: Mapping[str, Field] = getattr(self._description.fields, source)
+        return any(field.kind not in COMPUTED for field in fields.values())
+
+    def _without_row(self, what: Literal["user", "item"], reader: TableReader, shown: int) -> str:
+        """What is wrong where no impression's user, or item, has a row in its table; `shown` is one of them."""
+        name: Literal["users", "items"] = "users" if what == "user" else "items"
+        table, keys = self._reader(name), self._user_keys if what == "user" else self._item_keys
+        key = getattr(self._description, name).key
+        held = "" if keys is None or not len(keys) else f" such as {table.text_of('key', int(keys[0]))!r}"
+        return (
+            f"`impressions`, column {getattr(self._description.impressions, what)} of {reader.files}: no {what} has a "
+            f"row in `[{name}]`, such as {reader.text_of(what, shown)!r}, so all fields of the {what} are missing; "
+            f"column {key} of {table.files} holds keys{held}: write the same ids in both"
+        )
+
+    def _without_history(self, column: str, reader: TableReader, rows: int, shown: int, days: list[int]) -> str:
+        """What is wrong where no impression, or next to none, has an event before it; `days`: of the impressions, in
+        order."""
+        said = "no impression has" if not rows else f"only {rows} of {shown} impressions have"
+        first, last = self._event_days
+        return (
+            f"`impressions`, column {column} of {reader.files}: {said} an event before it, so histories are empty: "
+            f"events are from {first} to {last}, impressions from {_day(days[0] * DAY_MS)} to "
+            f"{_day(days[-1] * DAY_MS)}. Compare year, zone and `time_unit` of the two"
         )
 
     def _parts(self, parts: Counter[tuple[int, int]], untrained: int) -> None:

@@ -125,6 +125,11 @@ def fit_fields(data: Prepared, labelled: Labelled, rates: Mapping[str, NDArray[n
                 continue
             column, weight = _column_of(data, labelled, source, name, train)
             said = f"fields.{source}.{name}"
+            if source != "context" and not bool(weight.any()):
+                raise DataError(
+                    f"`{said}`: no train impression is of a {source} with a row in `[{source}s]`, so the field has no "
+                    f"value: write the same ids in both (`python -m mimn.data check` shows some), or remove the field"
+                )
             blank = FieldSpec(name=name, source=source, kind=field.kind, transform=field.transform)
             if field.kind == "numeric":
                 specs.append(_fit_numeric(blank, said, field, column.astype(np.float64), weight))
@@ -216,7 +221,7 @@ def _counts(field: Field, column: Column, weight: Ints, texts: Mapping[int, str]
     counts: dict[int, int] = {}
     found, place = np.unique(column, return_inverse=True)
     for code, n in zip(found.tolist(), np.bincount(place, weight, len(found)).tolist(), strict=True):
-        for value in _values_of(int(code), field, texts):
+        for value in _values_of(int(code), field, texts) if n else ():
             counts[value] = counts.get(value, 0) + int(n)
     return counts
 

@@ -170,8 +170,9 @@ def _first_bytes(path: Path) -> bytes:
 
 def is_parquet(path: Path) -> bool:
     """Whether a file is Parquet, by its first bytes; one that only its name says to be is broken, which its reader
-    says."""
-    return _first_bytes(path) == b"PAR1" or path.suffix == ".parquet"
+    says. A file without a byte is none."""
+    first = _first_bytes(path)
+    return first == b"PAR1" or (first != b"" and path.suffix == ".parquet")
 
 
 def _bytes_of(path: Path) -> pa.NativeFile:

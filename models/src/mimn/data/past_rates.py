@@ -76,12 +76,13 @@ class PastRates:
             if field.kind == "past_rate"
         }
 
-    def of_impressions(self) -> dict[str, Floats]:
-        """By field: each impression's rate as of its time. [m] each"""
+    def of_impressions(self, rows: Ints | None = None) -> dict[str, Floats]:
+        """By field: the rates of some impressions, or of all, as of their times. [k] or [m] each"""
         rates = {}
+        chosen = slice(None) if rows is None else rows
         for name, (source, field) in self._fields.items():
             key = self._keys(source, field, self._shown.user_id, self._shown.item_id, self._shown.context)
-            rates[name] = self._counters.rates(key, field.prior, key, self._shown.time_ms)
+            rates[name] = self._counters.rates(key, field.prior, key[chosen], self._shown.time_ms[chosen])
         return rates
 
     def of_items(self, items: Ints) -> dict[str, Floats]:

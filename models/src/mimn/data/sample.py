@@ -7,6 +7,7 @@ The history is what happened strictly before it. Ids are shown as the files writ
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -20,11 +21,13 @@ from mimn.data.column_values import list_of_text
 from mimn.data.description import SOURCES, Field
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
+from mimn.data.past_rates import PastRates
 from mimn.data.prepared import Impressions, Prepared, Side
 from mimn.data.presets import paper_instances
 from mimn.state.actions import NAMES
 
-Value = str | float | list[str] | None
+Value = str | float | list[str] | list[str | None] | None
+"""A text, a number, the values of a list, those that a cross crosses, or none."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Sample:
     fields: dict[str, dict[str, Value]]
     """By source and name; a hashed value as its code. None: missing."""
     label: int
+    position: float | None = None
+    """The place on the page, which training alone reads: every score is computed as if it were missing."""
 
 
 def sample(data: Prepared, rows: int, events: int, seed: int) -> list[Sample]:
@@ -77,6 +82,8 @@ def rendered(samples: list[Sample], console: Console) -> None:
             said = ", ".join(f"{name} {'missing' if v is None else json.dumps(v)}" for name, v in values.items())
             if said:
                 console.print(f"   {source} fields: {said}", markup=False)
+        if one.position is not None:
+            console.print(f"   position {one.position:g}: read in training alone, scores never see it", markup=False)
         table = Table("item", "category", "action", "weight", "age", box=None, padding=(0, 2))
         for past in one.history:
             table.add_row(
@@ -108,8 +115,14 @@ class _Asked(NamedTuple):
     label: int
 
 
-_Drawn = tuple[_Asked, dict[str, Value]]
-"""A row, and its context fields."""
+class _Drawn(NamedTuple):
+    """A row, and what is known of it beside its user and item."""
+
+    asked: _Asked
+    context: dict[str, Value]
+    rates: Mapping[str, float]
+    """Past rates by field, of all sources."""
+    position: float | None = None
 
 
 class _Sampling:
@@ -130,8 +143,8 @@ class _Sampling:
             drawn = self._of_preset(rows, rng)
         else:
             drawn = self._of_events(rows, rng) if self._data.impressions is None else self._of_impressions(rows, rng)
-        self._learn_names([asked for asked, _ in drawn])
-        return [self._sample(asked, context) for asked, context in drawn]
+        self._learn_names([one.asked for one in drawn])
+        return [self._sample(one) for one in drawn]
 
     def _learn_names(self, drawn: list[_Asked]) -> None:
         events = self._data.events
@@ -153,6 +166,7 @@ class _Sampling:
         if shown is None:
             raise DataError("the data set has no `[impressions]`")
         picked = np.array(_chosen(len(shown), rows, rng), np.int64)
+        rates = PastRates(self._data, shown).of_impressions(picked)
         context = {name: values[picked] for name, values in shown.context.items()}
         arrays = {f.name: getattr(shown, f.name)[picked] for f in fields(shown) if f.name not in ("context", "slices")}
         # The rule of training, on these rows alone.
@@ -163,8 +177,7 @@ class _Sampling:
         samples: list[_Drawn] = []
         for i in range(len(shown)):
             values = {name: self._value(name, of[i]) for name, of in context.items()}
-            if not np.isnan(shown.position[i]):
-                values["position"] = float(shown.position[i])
+            position = None if np.isnan(shown.position[i]) else float(shown.position[i])
             user, time_ms, begin, end, item, category, label = (
                 int(of[i])
                 for of in (
@@ -177,7 +190,8 @@ class _Sampling:
                     shown.label,
                 )
             )
-            samples.append((_Asked(user, time_ms, begin, end, item, category, label), values))
+            asked = _Asked(user, time_ms, begin, end, item, category, label)
+            samples.append(_Drawn(asked, values, {name: float(of[i]) for name, of in rates.items()}, position))
         return samples
 
     def _of_events(self, rows: int, rng: np.random.Generator) -> list[_Drawn]:
@@ -188,7 +202,7 @@ class _Sampling:
             begin, end = self._user(user)[0], int(events.history_end[row])
             item, category = int(events.item_id[row]), int(events.category_id[row])
             context = {name: self._value(name, of[row]) for name, of in self._data.event_context.items()}
-            samples.append((_Asked(user, time_ms, begin, end, item, category, 1), context))
+            samples.append(_Drawn(_Asked(user, time_ms, begin, end, item, category, 1), context, {}))
         return samples
 
     def _of_preset(self, rows: int, rng: np.random.Generator) -> list[_Drawn]:
@@ -203,11 +217,11 @@ class _Sampling:
                 int(of[row]) for of in (made.user_id, made.begin, made.end, made.item, made.category, made.label)
             )
             time_ms = int(made.timestamp[row]) * events.unit_ms
-            samples.append((_Asked(user, time_ms, begin, end, item, category, label), {}))
+            samples.append(_Drawn(_Asked(user, time_ms, begin, end, item, category, label), {}, {}))
         return samples
 
-    def _sample(self, asked: _Asked, context: dict[str, Value]) -> Sample:
-        events, rules = self._data.events, self._described.action_rules
+    def _sample(self, drawn: _Drawn) -> Sample:
+        asked, events, rules = drawn.asked, self._data.events, self._described.action_rules
         history = []
         for row in range(*self._shown(asked)):
             action = None if events.action is None else NAMES[events.action[row]]
@@ -223,11 +237,10 @@ class _Sampling:
         item, category = self._names["item"][asked.item], self._names["category"][asked.category]
         if self._candidate_last and self._latest:
             history = [*history, Past(item, category, None, 1.0, None)][-self._latest :]
-        sources = {
-            "user": self._side("user", asked.user),
-            "item": self._side("item", asked.item),
-            "context": context,
-        }
+        sources = self._with_computed(
+            {"user": self._side("user", asked.user), "item": self._side("item", asked.item), "context": drawn.context},
+            drawn.rates,
+        )
         time = datetime.fromtimestamp(asked.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
         return Sample(
             user=self._names["user"][asked.user],
@@ -238,7 +251,23 @@ class _Sampling:
             category=category,
             fields={source: values for source, values in sources.items() if values},
             label=asked.label,
+            position=drawn.position,
         )
+
+    def _with_computed(
+        self, sources: dict[str, dict[str, Value]], rates: Mapping[str, float]
+    ) -> dict[str, dict[str, Value]]:
+        """The fields with those that no column holds: past rates, and of crosses the values that they cross."""
+        known = {name: value for values in sources.values() for name, value in values.items()}
+        made = {source: dict(values) for source, values in sources.items()}
+        for source in SOURCES:
+            described: Mapping[str, Field] = getattr(self._described.fields, source)
+            for name, field in described.items():
+                if field.kind == "past_rate" and name in rates:
+                    made[source][name] = float(f"{rates[name]:.6g}")
+                elif field.kind == "cross" and known.keys() >= set(field.of):
+                    made[source][name] = [None if known[part] is None else str(known[part]) for part in field.of]
+        return made
 
     def _side(self, source: str, key: int) -> dict[str, Value]:
         side = self._sides[source]

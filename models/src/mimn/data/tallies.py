@@ -47,6 +47,43 @@ class Tally:
         return self._counts
 
 
+class FirstTimes:
+    """When each id was first seen."""
+
+    def __init__(self) -> None:
+        self._ids: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._first_ms: NDArray[np.int64] = np.empty(0, np.int64)
+        self._pending: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
+        self._rows = 0
+
+    def add(self, ids: NDArray[np.uint64], at_ms: NDArray[np.int64]) -> None:
+        """Note ids with times. [n], [n]"""
+        self._pending.append((ids, at_ms))
+        self._rows += len(ids)
+        if self._rows >= PENDING_ROWS:
+            self._merge()
+
+    def _merge(self) -> None:
+        ids = np.concatenate([self._ids, *(some for some, _ in self._pending)])
+        at_ms = np.concatenate([self._first_ms, *(some for _, some in self._pending)])
+        order = np.argsort(ids)
+        ids = ids[order]
+        new = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: len(ids)])
+        self._ids = ids[new]
+        self._first_ms = np.minimum.reduceat(at_ms[order], new) if len(new) else at_ms
+        self._pending, self._rows = [], 0
+
+    def before(self, ids: NDArray[np.uint64], at_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each id was seen strictly before a time. [n], [n] → [n]"""
+        if self._pending:
+            self._merge()
+        if not len(self._ids):
+            return np.zeros(len(ids), np.bool_)
+        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        seen: NDArray[np.bool_] = (self._ids[at] == ids) & (self._first_ms[at] < at_ms)
+        return seen
+
+
 class NumberTally:
     """How often each finite number was seen, rounded to 12 bits behind the binary point, so that a column has few."""
 
