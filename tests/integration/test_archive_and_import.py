@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -21,6 +22,7 @@ from support import bulk_running
 from support.archived_log import archived, by_user, noted_erasures, records_of
 from support.bulk_running import KILLED, done, killed, run, run_main
 from support.uic_running import delete_and_wait
+from uic.bulk import history as uic_history
 from uic.bulk import importing
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of, begin_archive, open_archive
 from uic.bulk.commands import import_history
@@ -42,6 +44,10 @@ pytestmark = pytest.mark.servers
 N = 4
 USERS = [f"u{i}" for i in range(30)]
 NOW = 1_700_000_000_000
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+ACTIONS = FIXTURES / "bundle_tiny_actions/tiny-actions/1"
+PLAIN = FIXTURES / "bundle_tiny/tiny/1"
+"""A bundle that names some actions, and one that folds all alike."""
 
 
 def environment(topics: TopicsForTest) -> dict[str, str]:
@@ -300,6 +306,75 @@ def test_what_a_description_says_beside_its_events_does_not_make_another_history
     path = described(tmp_path / "moved", [row for row in rows if row != REFUSED], edited)
     assert "0 of 60" in done(environment(topics), "import_history", "--description", str(path))
     assert count(topics) == 60
+
+
+HOUR_S = 3600
+
+
+def test_events_of_the_far_future_are_left_out_with_their_row_and_appended_when_their_time_has_come(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(kafka, N)
+    now_s = time.time_ns() // 10**9
+    future = [("u1", 7, now_s + 25 * HOUR_S), ("u2", 7, now_s + 400 * 24 * HOUR_S)]
+    tomorrow = ("u3", 7, now_s + 23 * HOUR_S)
+    path = described(tmp_path, [*ROWS[:30], *future, tomorrow, *ROWS[30:]])
+    command = ("import_history", "--description", str(path))
+    said = done(environment(topics), *command)
+    assert "61 of 61 records appended" in said
+    assert f"2 rows refused: ts: more than a day from now (first: {tmp_path / 'h.csv'}, row 31)" in said
+    assert "0 of 61 records appended" in done(environment(topics), *command)
+    clock = SimpleNamespace(time_ns=lambda: (now_s + 2 * HOUR_S) * 10**9)
+    monkeypatch.setattr(uic_history, "time", clock)
+    said = done(environment(topics), *command)
+    assert "1 of 62 records appended" in said
+    assert "1 rows refused" in said
+    assert count(topics) == 62
+
+
+def test_a_history_of_which_all_is_in_the_future_is_refused(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(kafka, 1)
+    later = time.time_ns() // 10**9 + 48 * HOUR_S
+    path = described(tmp_path, [*((user, item, later) for user, item, _ in ROWS), REFUSED])
+    assert run(environment(topics), "import_history", "--description", str(path))[0] == 1
+    said = capsys.readouterr().err
+    assert "none of 61 rows can be imported: sku: item 0: 1; ts: more than a day from now: 60" in said
+    assert count(topics) == 0
+
+
+def test_actions_that_the_bundle_does_not_name_are_refused_before_anything_is_appended(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(kafka, N)
+    path = described(tmp_path, ROWS)  # without [actions]
+    command = ("import_history", "--description", str(path))
+    told = environment(topics) | {"UIC_BUNDLE__PATH": str(ACTIONS)}
+    assert run(told, *command)[0] == 1
+    said = capsys.readouterr().err
+    assert "60 of 60 events have an action that bundle tiny-actions/1 of UIC_BUNDLE__PATH does not name" in said
+    assert "unspecified (60). It names view, click, cart, favorite, purchase. Give the description the `action`" in said
+    assert count(topics) == 0
+    done(environment(topics) | {"UIC_BUNDLE__PATH": str(PLAIN)}, *command)
+    assert count(topics) == 60
+
+    rows = [(*row, act) for row, act in zip(ROWS, ("buy", "pv", "noise") * 20, strict=True)]
+    with (tmp_path / "h.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("uid", "sku", "ts", "act"), *rows])
+    known = '[actions]\nbuy = { is = "purchase" }\npv = { is = "view" }\nnoise = { weight = 0.0 }\n'
+    path.write_text(f'{DESCRIPTION}action = "act"\n{known}')
+    said = done(told, *command, "--another-source")
+    assert "40 of 40 records appended" in said
+    assert "20 rows refused: act: an action that is none of the wire" in said
+
+
+def test_a_bundle_that_is_not_there_is_named(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = environment(make_topics(kafka, 1)) | {"UIC_BUNDLE__PATH": str(tmp_path / "none")}
+    assert run(told, "import_history", "--description", str(described(tmp_path, ROWS)))[0] == 1
+    assert f"ctr import: no bundle at {tmp_path / 'none'}" in capsys.readouterr().err
 
 
 def test_a_history_that_was_corrected_is_not_appended_again_unless_it_is_said_to_be_another(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from mimn.state.actions import NAMES
 from uic.bulk.archive import Archive, PartitionManifest
 from uic.bulk.errors import BulkRefused
 from uic.bulk.work_folder import WorkFolder
-from uic.core.event import MAX_KEY_BYTES, MAX_VALUE_BYTES, Reason, check_key
+from uic.core.event import DAY_MS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Reason, check_key
 from uic.tools.letter_replay import REPLAY_OF, decode_origin
 
 PLACE: Final = "ctr-import"
@@ -111,19 +112,26 @@ def _digits(text: str) -> str:
 
 
 class DescribedHistory:
-    """The `[events]` of a description, sorted by time; rows of one time in the order of the files. One lane."""
+    """The `[events]` of a description, sorted by time; rows of one time in the order of the files. One lane.
+
+    Records are appended with the current time, and an event may be a day after its record's: rows beyond that are left
+    out. They keep their places, the last ones, so that a later import of the same files appends them when their time
+    has come.
+    """
 
     oldest_ms = None
     first_lanes = range(0)
 
-    def __init__(self, path: Path, work: Path | None = None) -> None:
+    def __init__(self, path: Path, work: Path | None = None, *, now_ms: int | None = None) -> None:
         """Reads and sorts the files into a temporary folder below `work` (default: the system's); `close` removes it.
+        `now_ms`: the time before which records are appended (default: that of the clock).
 
         Raises:
             DataError: a file or column cannot be used; the message names it and the fix. No folder is left.
             FolderUnavailable: the temporary folder is full, or cannot be written. No folder is left.
         """
         self._description = read_description(path)
+        self._latest_ms = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) + DAY_MS
         self.left_out = LeftOut({}, {})
         table = self._description.events
         wanted = event_columns(table)
@@ -143,15 +151,23 @@ class DescribedHistory:
 
     @property
     def records(self) -> int:
-        """See `History`."""
-        return len(self._columns["time"])
+        """See `History`; rows that `left_out` counts are none."""
+        return int(np.searchsorted(self._columns["time"], self._latest_ms, "right"))
+
+    def actions(self) -> dict[str, int]:
+        """How many records have each action of the wire, by its name in `[actions]`."""
+        counts: Counter[int] = Counter()
+        for at in range(0, self.records, ROWS):
+            found, n = np.unique(self._columns["action"][at : min(at + ROWS, self.records)], return_counts=True)
+            counts.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
+        return {NAMES[number]: n for number, n in sorted(counts.items())}
 
     def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
         """See `History`."""
-        begin = after.get(0, -1) + 1
-        for at in range(begin, self.records, ROWS):
-            rows = {name: values[at : at + ROWS].tolist() for name, values in self._columns.items()}
-            for i, (code, item, category, action, time) in enumerate(
+        begin, records = after.get(0, -1) + 1, self.records
+        for at in range(begin, records, ROWS):
+            rows = {name: values[at : min(at + ROWS, records)].tolist() for name, values in self._columns.items()}
+            for i, (code, item, category, action, time_ms) in enumerate(
                 zip(rows["user"], rows["item"], rows["category"], rows["action"], rows["time"], strict=True)
             ):
                 key = self._users[code & _ALL_BITS]
@@ -161,7 +177,7 @@ class DescribedHistory:
                     item_id=item & _ALL_BITS,
                     category_id=category & _ALL_BITS,
                     action=action,
-                    event_time=time,
+                    event_time=time_ms,
                 )
                 yield HistoryRecord(Place(0, at + i), key, event.SerializeToString(), (), None)
 
@@ -213,7 +229,7 @@ class DescribedHistory:
                 writer.add({name: values[good] for name, values in columns.items()})
             writer.finish()
         self.left_out = LeftOut(dict(reader.refused.rows), dict(reader.refused.first))
-        if not writer.rows:
+        if writer.rows == self.left_out.rows.get(self._too_late, 0):
             reasons = "; ".join(f"{reason}: {n}" for reason, n in self.left_out.rows.items()) or "there are none"
             raise DataError(f"`events`: none of {reader.rows} rows can be imported: {reasons}")
         return {
@@ -241,7 +257,12 @@ class DescribedHistory:
         for reason, mask in bad.items():
             reader.refuse(reason, mask)
             good &= ~mask
+        reader.refuse(self._too_late, good & (columns["time"] > self._latest_ms))  # which keep their places
         return good
+
+    @property
+    def _too_late(self) -> str:
+        return f"{self._description.events.time}: more than a day from now"
 
     def _actions(self, codes: NDArray[np.uint64], texts: Mapping[int, str]) -> NDArray[np.int64]:
         found, place = np.unique(codes, return_inverse=True)

@@ -45,7 +45,7 @@ from uic.bulk.saved_states import (
     states_of,
 )
 from uic.bulk.verification import Verified, compare, expect
-from uic.core.event import Record
+from uic.core.event import RULES, Reason, Record
 from uic.core.records import BatchRecord
 from uic.core.start_position import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
@@ -130,15 +130,21 @@ class Backfill:
         folder = self._work.below(STATES)
         manifest = read_manifest(folder)
         check_files(folder, manifest)
+        records = sum(p.records for p in manifest.partitions)
+        rejected = _total(p.rejected for p in manifest.partitions)
+        if records and sum(rejected.values()) == records and not manifest.users:
+            raise BulkRefused(
+                f"all {records} records were rejected ({_counted(rejected)}), so no user has a state, and nothing was "
+                f"loaded: {'; '.join(_rule(name) for name in rejected)}"
+            )
         loaded = load(
             folder, manifest, self._options, self._store, self._keys, erased={}, said="loaded", after=self._after
         )
-        records = sum(p.records for p in manifest.partitions)
         outcomes = _total(p.outcomes for p in manifest.partitions)
-        rejected = _total(p.rejected for p in manifest.partitions)
-        became = outcomes | {"rejected": sum(rejected.values())}
-        counted = ", ".join(f"{n} {name}" for name, n in became.items() if n)
-        of_records = f": {counted}" if counted else ""
+        became = [_counted(outcomes)] if any(outcomes.values()) else []
+        if rejected:
+            became.append(f"{sum(rejected.values())} rejected ({_counted(rejected)})")
+        of_records = f": {', '.join(became)}" if became else ""
         kept = _total(p.kept for p in manifest.partitions)
         of_ledgers = ""
         if kept:
@@ -437,6 +443,16 @@ def _total(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for name, n in counts.items():
             total[name] = total.get(name, 0) + n
     return total
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+
+
+def _rule(name: str) -> str:
+    """The rule that records which were rejected for this reason broke."""
+    field, rule = RULES[Reason(name)]
+    return f"{field or 'the record'} {rule}"
 
 
 def _parser() -> argparse.ArgumentParser:

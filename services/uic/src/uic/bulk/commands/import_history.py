@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +15,7 @@ from uuid import UUID
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from mimn.bundle import BundleError, Manifest, read_manifest
 from mimn.data.events import DataError
 from uic.bulk.archive import incomplete, open_archive
 from uic.bulk.commands.servers import erasures_of, erasures_of_topic
@@ -28,7 +29,7 @@ from uic.log.partition_reader import log_reader
 from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable
-from uic.settings import KafkaSettings, read_client_settings
+from uic.settings import ClientSettings, KafkaSettings, read_client_settings
 from uic.tools.interrupted import says_if_interrupted
 
 TIMEOUT_S = 60.0
@@ -43,7 +44,8 @@ def main(
     parser = argparse.ArgumentParser(
         prog="ctr import",
         description="Append history to the topic of UIC_KAFKA__TOPIC, each record once: an import that was killed goes "
-        "on when it is run again. One import at a time, and before other producers begin if their events are newer.",
+        "on when it is run again. One import at a time, and before other producers begin if their events are newer. "
+        "With UIC_BUNDLE__PATH, a description whose events have actions that the bundle does not name is refused.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--description", type=Path, metavar="TOML", help="the [events] of a data set's description")
@@ -77,19 +79,25 @@ def main(
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
-    kafka = read_client_settings().kafka
-    kafka.check_files()
+    settings = read_client_settings()
+    settings.kafka.check_files()
     try:
         with says_if_interrupted("ctr import", LEFT):
-            return _run(options, kafka, out, after)
-    except (BulkRefused, DataError, UnsuitableTopic, LogUnavailable) as error:
+            return _run(options, settings, out, after)
+    except (BulkRefused, BundleError, DataError, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr import: {error}", file=sys.stderr)
         return 1
 
 
-def _run(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None, after: Callable[[str], None]) -> int:
+def _run(
+    options: argparse.Namespace, settings: ClientSettings, out: TextIO | None, after: Callable[[str], None]
+) -> int:
+    kafka = settings.kafka
     if options.description:
+        manifest = None if settings.bundle is None else read_manifest(settings.bundle.path)[0]
         with closing(DescribedHistory(options.description)) as history:
+            if manifest is not None:
+                _refuse_unnamed(history.actions(), manifest)
             return _append(history, options, kafka, out, after)
     archived = _archived(
         options.archive,
@@ -174,6 +182,26 @@ def _append(
             for reason, n in history.left_out.rows.items():
                 print(f"{n} rows refused: {reason} (first: {history.left_out.first.get(reason, '?')})", file=out)
     return 0
+
+
+def _refuse_unnamed(counts: Mapping[str, int], manifest: Manifest) -> None:
+    """A bundle folds no event whose action it does not name, and what was appended stays.
+
+    Raises:
+        BulkRefused: there are such events.
+    """
+    named = manifest.actions
+    unnamed = {} if named is None else {name: n for name, n in counts.items() if name not in named}
+    if not unnamed or named is None:
+        return
+    actions = ", ".join(f"{name} ({n})" for name, n in unnamed.items())
+    raise BulkRefused(
+        f"{sum(unnamed.values())} of {sum(counts.values())} events have an action that bundle {manifest.name}/"
+        f"{manifest.version} of UIC_BUNDLE__PATH does not name, so they would never be folded: {actions}. It names "
+        f"{', '.join(named)}. Give the description the `action` and the `[actions]` that the bundle was trained with, "
+        "with weight 0 and without `is` for what shall be left out. To append them for another bundle, name that one "
+        "or none. Nothing was appended"
+    )
 
 
 def _archived(
