@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,10 +16,23 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import MakeTopics, RedisForTest
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.wait import until
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
 from support import skips
-from support.bulk_running import KILLED, done, held_backfill, killed, killed_task, run, run_main
+from support.bulk_running import (
+    KILLED,
+    REFUSES,
+    done,
+    held_backfill,
+    in_process,
+    killed,
+    killed_task,
+    killed_with_its_parent,
+    refusing_task,
+    run,
+    run_main,
+)
 from support.world import World
 from uic.bulk.backfill_job import STATES
 from uic.bulk.commands import backfill
@@ -265,6 +278,44 @@ def test_a_process_that_is_killed_for_memory_is_told_and_the_next_run_goes_on(
     done(world.environment(), "backfill", *command)
 
 
+@pytest.mark.parametrize("ended", [killed_task, killed_with_its_parent], ids=["worker", "daemon"])
+def test_a_process_of_spark_that_is_killed_is_told_and_the_next_run_goes_on(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], ended: Callable[..., None]
+) -> None:
+    skips.spark()
+    fill(world, 100)
+    command = ("--work", str(tmp_path / "work"), "--engine", "spark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uic.bulk.spark.fold_task", ended)
+        said = refused(capsys, world.environment(), *command)
+    assert "a process of Spark that folded was killed" in said
+    assert "Traceback" not in said.partition("ctr backfill: a process")[2]
+    done(world.environment(), "backfill", *command)
+    assert not world.compare()
+
+
+def test_what_a_task_of_spark_refuses_is_said_in_its_own_words(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skips.spark()
+    fill(world, 100)
+    command = ("--work", str(tmp_path / "work"), "--engine", "spark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uic.bulk.spark.fold_task", refusing_task)
+        said = refused(capsys, world.environment(), *command)
+    assert said.rstrip().endswith(f"ctr backfill: {REFUSES}")
+
+
+def test_spark_without_java_is_told_in_a_line(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    skips.spark()
+    fill(world, 100)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
+    code, said = in_process(world.environment(), "backfill", "--work", str(tmp_path / "work"), "--engine", "spark")
+    assert code == 1
+    assert said.splitlines()[-1].startswith("ctr backfill: Spark did not start, because Java did not: set JAVA_HOME")
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
 def test_a_signal_to_the_command_alone_ends_its_processes_and_the_next_run_goes_on(
     tmp_path: Path, world: World, sign: signal.Signals
@@ -310,6 +361,27 @@ def test_a_worker_that_begins_during_a_load_wins_and_nothing_is_mixed(
     assert "has progress already" in refused(capsys, world.environment(), *work)
     world.produce(50)
     world.wait_folded()
+
+
+def test_a_log_of_which_every_record_is_rejected_is_refused_with_the_reasons_before_anything_is_loaded(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of events with an action that the bundle does not name: there is nothing to hand over."""
+    for user in ("u1", "u2", "u3"):
+        world.producer.send(world.topics.events, key=user.encode(), value=b"\xff")
+    world.producer.send(world.topics.events, key=b"u4", value=BehaviorEvent(user_id="u4").SerializeToString())
+    world.producer.flush(timeout=30)
+    command = ("--work", str(tmp_path / "work"), "--workers", "1")
+    said = refused(capsys, world.environment(), *command)
+    assert "all 4 records were rejected (" in said
+    assert "3 malformed_protobuf" in said
+    assert "1 item_zero" in said
+    assert "item_id is 0: name the item, ids begin at 1" in said
+    assert not list(world.client.scan_iter(match=f"{world.keys.prefix}:*"))
+    world.produce(20, 5)
+    said = done(world.environment(), "backfill", "--work", str(tmp_path / "again"), "--workers", "1")
+    assert "24 records: 20 folded, 4 rejected (" in said
+    assert "3 malformed_protobuf" in said
 
 
 def test_an_empty_log_is_handed_over_and_told_in_a_whole_sentence(tmp_path: Path, world: World) -> None:

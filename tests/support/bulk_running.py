@@ -19,6 +19,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from uic.bulk.backfill_job import STATES
+from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.saved_states import states_file
 
@@ -137,6 +138,19 @@ def killed(environment: Mapping[str, str], verb: str, step: str, count: int, *ar
     return ended.returncode
 
 
+def in_process(environment: Mapping[str, str], verb: str, *arguments: str) -> tuple[int, str]:
+    """Exit status and stderr of `verb` in a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _DRIVER, verb, "", "0", *arguments],
+        env=_process_environment(environment),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return ended.returncode, ended.stderr
+
+
 def kill(environment: Mapping[str, str], verb: str, step: str, count: int, *arguments: str) -> None:
     """As `killed`, for a kill that must happen."""
     status = killed(environment, verb, step, count, *arguments)
@@ -147,6 +161,20 @@ def kill(environment: Mapping[str, str], verb: str, step: str, count: int, *argu
 def killed_task(*_: object) -> None:
     """In place of `uic.bulk.pool.fold_task`: the kernel kills the process for memory."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_with_its_parent(*_: object) -> None:
+    """In place of it, in a worker of Spark: the kernel kills also the process that starts such workers."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+REFUSES = "the archive is not what it should be"
+
+
+def refusing_task(*_: object) -> None:
+    """In place of it: a task that refuses what it is given."""
+    raise BulkRefused(REFUSES)
 
 
 def held_task(job: Any, work: str, task: Any) -> None:

@@ -12,12 +12,16 @@ import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import msgspec
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from mimn.arrow import pa
 from uic.bulk.backfill_job import BackfillJob
+from uic.bulk.errors import BulkRefused
 from uic.bulk.pool import Task, fold_task
 from uic.bulk.saved_states import SavedPartition
+from uic.bulk.spark_failures import fold_failed
 
 
 def fold_on_spark(
@@ -30,11 +34,22 @@ def fold_on_spark(
         work: the job's folder.
         tasks: partitions that are folded together.
         master: Spark's master URL; the session that is active already goes before it.
+
+    Raises:
+        BulkRefused: a task's archive is not what it should be, a process was killed, or Spark does not work.
     """
+    try:
+        saved = _folded(job, work, list(tasks), master)
+    except (PySparkException, Py4JError, OSError) as error:  # OSError: Java is not there, or has ended
+        raise BulkRefused(fold_failed(error)) from error
+    yield saved
+
+
+def _folded(job: BackfillJob, work: str, given: Sequence[Task], master: str) -> list[SavedPartition]:
+    """What all tasks wrote."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     session = SparkSession.builder.master(master).appName("ctr backfill").config("spark.ui.enabled", "false")
     spark = session.getOrCreate()
-    given = list(tasks)
 
     def fold(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -46,4 +61,4 @@ def fold_on_spark(
         rows = spark.range(0, len(given), numPartitions=max(len(given), 1)).mapInArrow(fold, "saved string").collect()
     finally:
         spark.stop()
-    yield [msgspec.json.decode(row.saved, type=SavedPartition) for row in rows]
+    return [msgspec.json.decode(row.saved, type=SavedPartition) for row in rows]

@@ -1,0 +1,53 @@
+"""What a fold on Spark that failed says: one line with the way out, of the many that Spark gives.
+
+Spark's errors are texts: of a task, its Python traceback inside the trace of Java. Nothing here needs Spark.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+LONGEST: Final = 300
+"""Characters of an unknown error that are shown."""
+GOES_ON: Final = "run this again; it goes on behind the partitions that are folded"
+_OURS: Final = re.compile(r"^(?:\w+\.)*uic\.bulk\.errors\.\w+: (.+)$", re.MULTILINE)
+"""What a task refused, as the last line of a Python traceback."""
+_RAISED: Final = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)")
+"""The last line of a Python traceback: what a task raised."""
+_NO_JAVA: Final = ("JAVA_GATEWAY_EXITED", "Java gateway process exited", "UnsupportedClassVersionError")
+_KILLED: Final = (
+    "Python worker exited unexpectedly",
+    "Python worker failed to connect back",
+    "ExecutorLostFailure",
+    "OutOfMemoryError",
+    "Container killed",
+)
+_NO_DRIVER: Final = ("Answer from Java side is empty", "An error occurred while trying to connect to the Java server")
+
+
+def fold_failed(error: BaseException) -> str:
+    """Why the fold failed, and what to do."""
+    text = _text(error)
+    if refused := _OURS.search(text):
+        return refused[1].strip()
+    if any(mark in text for mark in _NO_JAVA):
+        return "Spark did not start, because Java did not: set JAVA_HOME to Java 17 or newer, or put it in the PATH"
+    if any(mark in text for mark in _KILLED):
+        return (
+            "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib, or give the "
+            f"executors more, and {GOES_ON}"
+        )
+    if isinstance(error, OSError) or any(mark in text for mark in _NO_DRIVER):
+        return f"Spark's own process ended: see what it wrote above, and {GOES_ON}"
+    raised = _RAISED.search(text)
+    said = raised[1] if raised else next((line for line in text.splitlines() if line.strip()), "")
+    return f"Spark's job failed ({type(error).__name__}: {said.strip()[:LONGEST]}): correct that, and {GOES_ON}"
+
+
+def _text(error: BaseException) -> str:
+    """Of an error of Java, what only Java can say: perhaps it is gone."""
+    try:
+        return str(error)
+    except Exception:
+        return "Answer from Java side is empty"
