@@ -15,7 +15,9 @@ import pytest
 
 from access import KeyRing, Scope, make_key
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
-from mimn.bundle import Bundle, load_bundle
+from mimn.bundle import Bundle, MemberIndex, Reads, load_bundle
+from mimn.bundle.members import MemberReads
+from mimn.state.ledger import Ledger
 from support.fake_event_log import FakeEventLog
 from support.stored import Stored
 from uic.core.event import ERASE_ITEM
@@ -30,6 +32,8 @@ from uic.tools import erase, state
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 N = 4
+T = 1_700_000_000_000
+"""2023-11-14."""
 
 
 class States:
@@ -110,6 +114,21 @@ def test_counters_are_named_by_the_items_and_categories_that_the_bundle_knows() 
         rig.door.drain(0)
     assert [one["id"] for one in top["items"]] == [int(item[0])]
     assert [one["id"] for one in top["categories"]] == [int(category[0])]
+
+
+def test_the_items_of_a_ledger_that_is_read_by_members_are_named() -> None:
+    """Such a bundle has no table of items: what it knows of ids are its embeddings."""
+    ledger = Ledger(buckets=8)
+    index = MemberIndex.of(ledger, np.array([70, 70, 71], np.uint64), np.array([5, 6, 99], np.uint64))
+    reads = Reads(ledger, members=MemberReads(ledger, index, (30,)))
+    words = np.zeros((1, ledger.words), np.float32)
+    bought = [5, 6, 6, 99, 99, 99]  # 99 has no embedding, so its id is nowhere
+    for day, item in enumerate(bought):
+        ledger.add(words, ledger.keys(np.array([item], np.uint64)), np.array([T + day * 86_400_000]))
+    found = state._top_entries(ledger.of(words)[0], reads, np.array([3, 5, 6, 70, 71], np.uint64), 5)
+    assert (found["entries"], found["baskets"]) == (3, 6)
+    assert [(one["id"], one["baskets"]) for one in found["items"]] == [(6, 2), (5, 1)]
+    assert found["items"][0]["last"] == "2023-11-16"
 
 
 def test_a_user_without_a_state_and_an_address_without_uic_are_said(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ctr.uic.v1 import uic_service_pb2 as pb
 from mimn.bundle import Bundle, BundleError, Reads, load_bundle
+from mimn.bundle.item_table import KeyIndex
 from mimn.options import whole_number
 from mimn.state.ledger import SCALARS
 from uic.settings import ClientSettings, read_client_settings
@@ -102,16 +103,20 @@ def summary(stored: pb.GetUserStateResponse, bundle: Bundle | None, top: int) ->
     named = bundle if bundle is not None and bundle.manifest.fingerprint.startswith(stored.fingerprint[:16]) else None
     words = next((block.words for block in stored.blocks if block.dtype == "uint32"), None)
     if words is not None and named is not None and named.reads is not None:
-        view["ledger"] = _top_entries(np.array(words, np.uint32), named.reads, top)
+        view["ledger"] = _top_entries(np.array(words, np.uint32), named.reads, named.items.ids, top)
     if "counters" in blocks:
         view["counters"] = [_top_counters(row, named, top) for row in blocks["counters"]]
     return view
 
 
-def _top_entries(words: NDArray[np.uint32], reads: Reads, top: int) -> dict[str, Any]:
-    """What a ledger says of the user, and its entries with most baskets; those of items that the table names."""
+def _top_entries(words: NDArray[np.uint32], reads: Reads, items: NDArray[np.uint64], top: int) -> dict[str, Any]:
+    """What a ledger says of the user, and its entries with most baskets: those of items whose ids the bundle holds, in
+    the table of items that heads read, or as `items` with an embedding. An index of members holds no ids of theirs.
+    """
     keys, entries = reads.ledger.known(words)
-    rows = reads.rows(keys)
+    ids = np.union1d(reads.table.ids, items)
+    index = KeyIndex(reads.ledger, ids)
+    rows = index.rows[index.of(keys)]
     order = [i for i in np.argsort(-entries.n, kind="stable").tolist() if rows[i]][:top]
     scalars = dict(zip(SCALARS, reads.ledger.scalars(words).tolist(), strict=True))
     return {
@@ -120,7 +125,7 @@ def _top_entries(words: NDArray[np.uint32], reads: Reads, top: int) -> dict[str,
         "evicted": scalars["evicted"],
         "items": [
             {
-                "id": int(reads.table.ids[rows[i] - 1]),
+                "id": int(ids[rows[i] - 1]),
                 "baskets": int(entries.n[i]),
                 "last": (date(1970, 1, 1) + timedelta(days=int(entries.day[i]))).isoformat(),
                 "gap_days": float(entries.gap[i]) / 16,
@@ -166,7 +171,7 @@ def report(view: dict[str, Any]) -> Iterator[str]:
             ("ledger", f"{ledger['entries']} items in {ledger['baskets']} baskets, {ledger['evicted']} evicted")
         )
         text = ", ".join(f"{one['id']} ({one['baskets']}, last {one['last']})" for one in ledger["items"])
-        rows.append(("most baskets", text or "no item that the bundle knows"))
+        rows.append(("most baskets", text or "no item whose id the bundle holds"))
     for number, counters in enumerate(view.get("counters", []), 1):
         for kind, largest in counters.items():
             text = ", ".join(f"{one['id']} ({one['count']:g})" for one in largest) or "all zero"
