@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,11 +15,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mimn.bundle.fields import MAX_FIELDS
+from mimn.data.description import ImpressionsTable
 from rtp.core.fold_progress import StateReport, Status
 from rtp.core.request import MAX_CANDIDATES, MAX_FIELDS_BYTES, MAX_ID, ScoreRequest
 from rtp.doors.answer_body import encode_answer, encode_problem
 from rtp.doors.request_body import NAMED_WITHIN_BYTES, decode_request
-from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem
+from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem, StateAnswer
 from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
 
 ONE = {"item_id": 1, "category_id": 2}
@@ -461,6 +464,16 @@ def test_an_answer_is_what_its_schema_says() -> None:
     assert np.array_equal(np.array(answer.scores, np.float32), scores)
     assert json.loads(encoded)["state"] == {"status": "stale", "events": 4, "age_ms": None, "partial": True}
     assert (answer.model.name, answer.model.version) == ("tiny", "1")
+
+
+def test_the_page_on_the_impression_log_names_all_that_an_answer_has_and_keys_of_a_description() -> None:
+    page = (Path(__file__).parents[2] / "docs/impressions.md").read_text()
+    section = page.partition("## Log what you show\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", section))
+    assert PredictResponse.model_fields.keys() | StateAnswer.model_fields.keys() <= named
+    keys = {key for row in re.findall(r"^\|.*\| ([^|]+) \|$", section, re.M) for key in re.findall(r"`([a-z_]+)`", row)}
+    assert keys <= {field.encode_name for field in msgspec.structs.fields(ImpressionsTable)}
+    assert {"request", "user", "item", "time", "position"} <= keys
 
 
 def test_a_problem_is_what_its_schema_says() -> None:
