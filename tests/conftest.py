@@ -190,6 +190,18 @@ def own_real_kafka(tmp_path: Path) -> Iterator[ScriptedBroker]:
         broker.stop()
 
 
+@pytest.fixture
+def three_real_brokers(tmp_path: Path) -> Iterator[ScriptedBroker]:
+    """An Apache Kafka of three nodes (about 15 s), each of which this test may kill and freeze."""
+    broker = ScriptedBroker(_broker_script(), tmp_path / "three-brokers")
+    try:
+        broker.start("--nodes", "3")
+        yield broker
+    finally:
+        broker.thaw()
+        broker.stop()
+
+
 def _broker_script() -> Path:
     script = os.environ.get("CTR_KAFKA_BROKER")
     if not script:

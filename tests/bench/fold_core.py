@@ -98,7 +98,7 @@ class MemoryLog:
     def identify(self, store: str) -> None:
         """See `Log`."""
 
-    def describe(self, tags: Mapping[int, int]) -> None:
+    def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
         """See `Log`."""
         self._queued += [
             Described(p, tag, LogBounds(0, 1 << 40, bytes(16)), 1, None, 1 << 40) for p, tag in tags.items()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mimn.state import partition_of
 from support.hand_model import WALL_MS, event_value
+from uic.core.epochs import EpochEnd
 from uic.core.letters import Letter
 from uic.core.ports import (
     Advised,
@@ -49,6 +50,16 @@ class Partition:
     markers: set[int] = field(default_factory=set)
     start: int = 0
     end: int = 0
+    epochs: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
+    """Leader epoch, and where it began."""
+
+    def epoch_of(self, offset: int) -> int:
+        return max(epoch for epoch, first in self.epochs if first <= offset)
+
+    def epoch_end(self, asked: int) -> EpochEnd | None:
+        """As a leader answers who was elected after `asked`."""
+        after = [first for epoch, first in self.epochs if epoch > asked]
+        return EpochEnd(max(epoch for epoch, _ in self.epochs if epoch <= asked), min(after)) if after else None
 
 
 class FakeTopic:
@@ -103,8 +114,14 @@ class FakeTopic:
         log.records = [r for r in log.records if r.offset >= offset]
 
     def truncate(self, partition: int, offset: int) -> None:
+        """An unclean election: a replica leads that has not got the last records."""
         log = self.partitions[partition]
         log.end = offset
+        elected = log.epochs[-1][0] + 1
+        log.epochs = [
+            *((epoch, first) for epoch, first in log.epochs if first < offset or not epoch),
+            (elected, offset),
+        ]
         log.records = [r for r in log.records if r.offset < offset]
         log.markers = {at for at in log.markers if at < offset}
 
@@ -130,6 +147,8 @@ class FakeLog:
         self.leaderless: set[int] = set()
         """Partitions that no broker leads."""
         self.coordinator_refuses = False
+        self.knows_epochs = True
+        """Whether its brokers tell where leader epochs end."""
         self.counts = 0
         """How often the topic's partitions were counted."""
         self.no_count = False
@@ -166,7 +185,7 @@ class FakeLog:
     def identify(self, store: str) -> None:
         self.identity = store
 
-    def describe(self, tags: Mapping[int, int]) -> None:
+    def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
         if self.away:
             self.queued.append(NotDescribed(tuple(tags.values()), "away"))
             return
@@ -177,7 +196,8 @@ class FakeLog:
                 log = self.topic.partitions[p]
                 reading = self.reading.get(p)
                 position = reading[1] if reading is not None and reading[0] == tag else None
-                bounds = LogBounds(log.start, log.end, self.topic.topic_id)
+                epoch_end = log.epoch_end(epochs[p]) if self.knows_epochs and epochs and p in epochs else None
+                bounds = LogBounds(log.start, log.end, self.topic.topic_id, epoch_end)
                 self.queued.append(Described(p, tag, bounds, self.wall_ms, position, log.end))
 
     def count_partitions(self) -> None:
@@ -214,7 +234,8 @@ class FakeLog:
         self.reading[p] = (tag, after)
         if records:
             self.outstanding[tag] = self.outstanding.get(tag, 0) + len(records)
-            self.queued.append(Fetched(p, tag, Records.of(records) if self.columns else records, after))
+            epochs = [(r.offset, log.epoch_of(r.offset)) for r in records]
+            self.queued.append(Fetched(p, tag, Records.of(records) if self.columns else records, after, epochs))
 
 
 @dataclass

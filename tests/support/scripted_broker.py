@@ -37,13 +37,13 @@ class ScriptedBroker:
         """SIGKILL, data kept as the crash left it; of one node with `--node N`."""
         self._run("kill", *options)
 
-    def freeze(self) -> None:
-        """SIGSTOP."""
-        self._run("freeze")
+    def freeze(self, *options: str) -> None:
+        """SIGSTOP; of one node with `--node N`."""
+        self._run("freeze", *options)
 
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self._run("thaw")
+    def thaw(self, *options: str) -> None:
+        """SIGCONT; of one node with `--node N`."""
+        self._run("thaw", *options)
 
     def _run(self, verb: str, *options: str) -> str:
         command = [str(self._script), verb, "--data", str(self._folder), *options]

@@ -64,6 +64,7 @@ I64 = st.integers(-1, 2**63 - 1)
         gaps=U32,
         as_of_ms=I64,
         misrouted_to=I64,
+        last_epoch=st.integers(-1, 2**16 - 2),
     )
 )
 def test_decode_inverts_encode(progress: Progress) -> None:
@@ -82,6 +83,17 @@ def test_any_flipped_byte_is_noticed(at: int, flip: int) -> None:
 def test_arbitrary_bytes_raise_only_the_named_error(record: bytes) -> None:
     with pytest.raises(CorruptProgress):
         decode_progress(record)
+
+
+@pytest.mark.parametrize("epoch", [-(2**31), -2, 2**16 - 1, 2**31 - 1])
+def test_a_leader_epoch_that_has_no_room_is_one_that_is_not_known(epoch: int) -> None:
+    assert decode_progress(encode_progress(PROGRESS._replace(last_epoch=epoch))) == PROGRESS
+
+
+def test_a_leader_epoch_is_stored_where_earlier_versions_wrote_and_read_nothing() -> None:
+    without, with_one = encode_progress(PROGRESS), encode_progress(PROGRESS._replace(last_epoch=7))
+    assert (without[6:8], with_one[6:8]) == (bytes(2), b"\x08\x00")
+    assert (without[:6], without[8:-4]) == (with_one[:6], with_one[8:-4])
 
 
 def test_a_removals_mark_is_told_from_a_damaged_record() -> None:

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.state import NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
+from mimn.state import NO_EPOCH, NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
 from support.fake_topics import FakeRecord
 from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import ABSENT, Verdict, judge
+from uic.core.epochs import KEPT, EpochEnd, Epochs
 from uic.core.start_position import (
+    WRITTEN_AGAIN,
     Begin,
     Broken,
     BrokenReason,
@@ -25,8 +27,10 @@ from uic.core.start_position import (
     log_bounds,
     new_lineage,
     start_position,
+    where_it_parts,
 )
 
+TRUNCATED, WITNESS = BrokenReason.TRUNCATED, BrokenReason.WITNESS
 ID, OTHER_ID = bytes([1]) * 16, bytes([2]) * 16
 KNOWN = Progress(
     partitions=4,
@@ -39,6 +43,7 @@ KNOWN = Progress(
     writer=9,
     base=0,
     as_of_ms=1000,
+    last_epoch=3,
 )
 MINT = Mint(4, "earliest", lineage=6, writer=10)
 known = encode_progress(KNOWN)
@@ -100,8 +105,8 @@ def test_every_record_has_a_verdict(stored: bytes, held: bytes, attempt: bytes |
     assert judge(stored, held, attempt) in Verdict
 
 
-def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID) -> LogBounds:
-    return LogBounds(start, end, topic_id)
+def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID, epoch_end: tuple[int, int] | None = None) -> LogBounds:
+    return LogBounds(start, end, topic_id, None if epoch_end is None else EpochEnd(*epoch_end))
 
 
 def test_a_log_whose_beginning_was_cut_above_the_last_stable_offset_is_not_truncated() -> None:
@@ -174,23 +179,82 @@ def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
 
 
 @pytest.mark.parametrize(
-    ("log", "at", "gap"),
+    ("about", "log", "at", "gap"),
     [
-        (bounds(end=90), 90, False),  # truncated
-        (bounds(end=200), 100, False),  # another record at the witness
-        (bounds(start=150), 150, True),
-        (bounds(end=40, topic_id=OTHER_ID), 0, False),  # created again
-        (bounds(start=20, end=40, topic_id=OTHER_ID), 20, True),
+        (TRUNCATED, bounds(end=90, epoch_end=(3, 90)), 90, False),
+        (TRUNCATED, bounds(end=95, epoch_end=(3, 80)), 80, False),  # its producers have written on
+        (TRUNCATED, bounds(end=300, epoch_end=(3, 80)), 80, False),  # and beyond progress since
+        (TRUNCATED, bounds(end=99, epoch_end=(3, 99)), 99, False),  # no more than a transaction's marker is lost
+        (TRUNCATED, bounds(start=90, end=95, epoch_end=(3, 80)), 90, True),  # retention has removed some of it
+        (WITNESS, bounds(epoch_end=(3, 80)), 80, False),
+        (WITNESS, bounds(start=85, epoch_end=(3, 80)), 85, True),
+        (BrokenReason.UNREADABLE_BATCH, bounds(end=95, epoch_end=(3, 80)), 80, False),  # lost after it was stopped
+        (BrokenReason.REMOVED, bounds(end=200), 100, False),
+        (BrokenReason.UNVERIFIABLE, bounds(start=150), 150, True),
+        (BrokenReason.TOPIC_ID, bounds(end=40, topic_id=OTHER_ID), 0, False),  # created again
+        (BrokenReason.TOPIC_ID, bounds(start=20, end=40, topic_id=OTHER_ID), 20, True),
     ],
 )
-def test_where_continue_goes_on(log: LogBounds, at: int, gap: bool) -> None:
-    begun = continue_broken(known, log, MINT)
+def test_where_continue_goes_on(about: BrokenReason, log: LogBounds, at: int, gap: bool) -> None:
+    begun = continue_broken(known, log, MINT, about=about)
     assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("continued", at, None, True)
     p = begun.progress
     assert (p.lineage, p.era, p.next_offset, p.last_offset, p.writer) == (5, 3, at, -1, 10)
     assert p.topic_id == log.topic_id
     assert (p.gaps, p.gap_end) == ((1, at) if gap else (0, 0))
     assert isinstance(start_position(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
+    assert begun.others_from == (at if log.epoch_end else None)
+
+
+@pytest.mark.parametrize(
+    ("about", "log"),
+    [
+        (TRUNCATED, bounds(end=90)),  # the brokers are too old to tell, or the leader is still of the same epoch
+        (
+            TRUNCATED,
+            bounds(end=90, epoch_end=(2, 85)),
+        ),  # it has no record of that epoch, which began nobody knows where
+        (WITNESS, bounds(epoch_end=(3, 99))),  # that record is of this epoch, too, and another one
+        (WITNESS, bounds()),
+    ],
+)
+def test_without_knowing_where_a_log_parts_an_operator_has_to_say_where_to_go_on(
+    about: BrokenReason, log: LogBounds
+) -> None:
+    with pytest.raises(CannotContinue, match="rebuild, or give the offset"):
+        continue_broken(known, log, MINT, about=about)
+    begun = continue_broken(known, log, MINT, 85, about=about)
+    assert (begun.read_from, begun.others_from, begun.progress.gaps) == (85, 85, 0)
+    assert begun.progress.last_epoch == NO_EPOCH
+
+
+def test_where_a_log_is_known_to_part_nothing_is_folded_twice_and_what_is_left_out_is_a_gap() -> None:
+    log = bounds(end=95, epoch_end=(3, 80))
+    with pytest.raises(CannotContinue, match="below offset 80"):
+        continue_broken(known, log, MINT, 79, about=TRUNCATED)
+    begun = continue_broken(known, log, MINT, 90, about=TRUNCATED)
+    assert (begun.read_from, begun.progress.gaps, begun.progress.gap_end) == (90, 1, 90)
+
+
+def test_a_log_that_cannot_be_read_yet_from_where_it_parts_is_not_gone_on_with() -> None:
+    """A transaction is open that began before, whose marker was lost."""
+    with pytest.raises(CannotContinue, match="up to 70 until an open transaction ends"):
+        continue_broken(known, bounds(end=70, epoch_end=(3, 80)), MINT, about=TRUNCATED)
+
+
+def test_a_log_that_loses_its_tail_again_before_anything_is_folded_parts_where_it_did_or_earlier() -> None:
+    once = continue_broken(known, bounds(end=95, epoch_end=(3, 80)), MINT, about=TRUNCATED).progress
+    again = continue_broken(encode_progress(once), bounds(end=75, epoch_end=(3, 75)), MINT, about=TRUNCATED)
+    assert (once.last_epoch, again.read_from) == (3, 75)
+
+
+def test_the_epoch_of_a_fetched_record_is_that_of_its_batch() -> None:
+    epochs = Epochs()
+    epochs.note([(10, 1), (20, 1), (30, 4)])
+    epochs.note([(40, 4), (50, NO_EPOCH)])
+    assert [epochs.of(at) for at in (9, 10, 29, 30, 49, 50, 99)] == [NO_EPOCH, 1, 1, 4, 4, NO_EPOCH, NO_EPOCH]
+    epochs.note([(100 + i, 10 + i) for i in range(KEPT)])
+    assert [epochs.of(at) for at in (99, 100, 100 + KEPT)] == [NO_EPOCH, 10, 9 + KEPT]
 
 
 def test_accepted_misrouted_records_are_those_in_the_log_now_and_the_witness_is_verified_as_ever() -> None:
@@ -236,10 +300,16 @@ LAST = FakeRecord(119, b"ann", b"value", 5)
 
 
 def test_a_batch_moves_progress_behind_its_last_record() -> None:
-    after = advance(KNOWN, writer=10, last=LAST, position=None, caught_up=CaughtUp(121, 2000))
-    said = {"next_offset": 120, "last_offset": 119, "witness": witness(b"ann", b"value", 5), "writer": 10}
+    after = advance(KNOWN, writer=10, last=LAST, position=None, caught_up=CaughtUp(121, 2000), epoch=4)
+    said = {
+        "next_offset": 120,
+        "last_offset": 119,
+        "witness": witness(b"ann", b"value", 5),
+        "writer": 10,
+        "last_epoch": 4,
+    }
     assert after == KNOWN._replace(**said)  # type: ignore[arg-type]  # each by its own type
-    past_markers = advance(KNOWN, writer=10, last=LAST, position=121, caught_up=CaughtUp(121, 2000))
+    past_markers = advance(KNOWN, writer=10, last=LAST, position=121, caught_up=CaughtUp(121, 2000), epoch=4)
     assert past_markers == after._replace(next_offset=121, as_of_ms=2000)
 
 
@@ -254,3 +324,28 @@ def test_an_idle_partition_changes_nothing_but_its_time_and_its_place_behind_mar
 @pytest.mark.parametrize(("ahead_ms", "expected"), [(3_600_000, 6_400_000), (0, 10_000_000), (-3_600_000, 10_000_000)])
 def test_a_question_was_asked_at_the_time_of_the_slower_clock(ahead_ms: int, expected: int) -> None:
     assert as_of(10_000_000, ahead_ms) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((3, 80), "from offset 80 on"),
+        ((2, 80), "from an offset on that is not known (perhaps from 80 on): rebuild, or continue with an offset"),
+        (None, "from an offset on that is not known: rebuild, or continue with an offset"),
+    ],
+)
+def test_an_operator_is_told_where_a_log_parts_as_far_as_that_is_known(
+    answer: tuple[int, int] | None, told: str
+) -> None:
+    epoch_end = None if answer is None else EpochEnd(*answer)
+    for reason in WRITTEN_AGAIN:
+        assert (
+            where_it_parts(KNOWN, epoch_end, reason)
+            == f"the states end at offset 100, and the log has other records {told}"
+        )
+
+
+def test_a_log_of_which_nothing_was_ever_folded_is_folded_from_its_beginning() -> None:
+    untouched = KNOWN._replace(last_offset=-1, witness=0, last_epoch=NO_EPOCH, era=0)
+    begun = continue_broken(encode_progress(untouched), bounds(end=90), MINT, about=TRUNCATED)
+    assert (begun.read_from, begun.progress.gaps) == (0, 0)

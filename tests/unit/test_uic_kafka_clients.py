@@ -184,6 +184,30 @@ def test_a_client_that_is_refused_its_credentials_leaves_no_thread_and_no_open_f
     leaves_nothing(lambda: open_kafka_client(kind, **options), KafkaTimeoutError)
 
 
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address that accepts connections and says nothing, as a broker that hangs."""
+    with socket.create_server((LOOPBACK, 0), backlog=128) as server:
+        yield f"{LOOPBACK}:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_one_server_refuses_and_the_others_say_nothing_the_refusal_is_told(
+    kind: type[Any], silent: str, hangs_up: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(self: KafkaConnection, timeout_at: float | None = None) -> None:
+        if self.node_id == "bootstrap-1":
+            raise SaslAuthenticationFailedError("no such user")
+        await unchanged(self, timeout_at)
+
+    unchanged = KafkaConnection._get_api_versions
+    monkeypatch.setattr(KafkaConnection, "_get_api_versions", refused)
+    options = {"bootstrap_servers": [silent, hangs_up], "bootstrap_timeout_ms": 2000}
+    with pytest.raises(KafkaError) as raised:
+        open_kafka_client(kind, **options)
+    assert "no such user" in str(raised.value.__cause__)
+
+
 @pytest.mark.usefixtures("without_collector")
 @pytest.mark.parametrize(
     ("kind", "options", "raises"),

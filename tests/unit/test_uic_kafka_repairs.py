@@ -114,6 +114,9 @@ CHANGES: dict[str, Broken] = {
     "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda patch: (
         patch.setattr(KafkaConnectionManager, "get_connection", other)
     ),
+    "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
+        lambda patch: patch.setattr(KafkaConnectionManager, "bootstrap_async", other)
+    ),
     "a transport reads with _sock_recv(), which gives bytes and an error": lambda patch: patch.setattr(
         KafkaSSLTransport, "_read_from_sock", other
     ),
@@ -175,6 +178,9 @@ CHANGES: dict[str, Broken] = {
     "a subscription keeps positions in assignment": lambda patch: patch.setattr(SubscriptionState, "__init__", other),
     "a cluster has request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda patch: patch.delattr(
         ClusterMetadata, "topic_id"
+    ),
+    "a cluster knows leader_epoch_for_partition(partition), and OffsetForLeaderEpochRequest asks where epochs end": (
+        lambda patch: patch.delattr(ClusterMetadata, "leader_epoch_for_partition")
     ),
     "a producer has a thread _sender with force_close()": lambda patch: patch.delattr(Sender, "force_close"),
     "an idempotent producer asks for its id with init_producer_id() while it has none": lambda patch: patch.setattr(

@@ -211,8 +211,8 @@ def test_what_lies_in_place_of_an_event_is_told_before_the_events_that_follow() 
     log._tags[0] = 7
     log._backpressure.begin(7)
     event = BatchRecord(41, 5, b"ann", b"value", ())
-    log._deliver(client, PLACE, [FetchedBatch(40, ()), FetchedBatch(41, [event])])
-    assert log.messages(0) == [Skipped(0, 7, 40), Fetched(0, 7, [event], 42)]
+    log._deliver(client, PLACE, [FetchedBatch(40, (), 3), FetchedBatch(41, [event], 3)])
+    assert log.messages(0) == [Skipped(0, 7, 40), Fetched(0, 7, [event], 42, [(41, 3)])]
 
 
 def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:

@@ -121,7 +121,7 @@ def test_events_behind_an_open_transaction_are_lag_and_hold_as_of_back(worker: W
     def described(log_end: int, asked_ms: int) -> Described:
         return Described(0, tag, LogBounds(0, 20, topic.topic_id), asked_ms, position, log_end)
 
-    worker.log.describe = lambda tags: None  # type: ignore[method-assign]  # answered by hand here
+    worker.log.describe = lambda tags, epochs=None: None  # type: ignore[method-assign]  # answered by hand here
     worker.log.queued.append(described(23, worker.log.wall_ms + 60_000))
     worker.settle()
     view = worker.partition()

@@ -28,12 +28,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mimn.state import StateError, decode_progress, decode_state, partition_of, user_hash
+from mimn.state import NO_EPOCH, StateError, decode_progress, decode_state, partition_of, user_hash
 from support.fake_state_store import FakeStore
 from support.fake_topics import FakeDeadLetters, FakeErasures, FakeRecord, FakeTopic
 from support.fold_worker import Crashed, Worker
 from support.hand_model import COMPILED_MODEL, FINGERPRINT, LAYOUT, MODEL, POISON_ITEM, event_value, users_of
 from support.replayed import Replayed, absorb
+from uic.core.start_position import BrokenReason, parts_at
 from uic.core.status import Phase
 from uic.fold.session import Resolution
 
@@ -234,6 +235,7 @@ class Life(RuleBasedStateMachine):
         """The topic is created again, or loses its last records; events come before or after the operator speaks."""
         self.settle()
         self.kept = None  # a store that falls back to another log's states is another fault
+        lost_from: dict[int, int] = {}
         if anew:
             self.topic.make_anew()
             self.erasures.notes.clear()
@@ -241,7 +243,7 @@ class Life(RuleBasedStateMachine):
         else:
             broken = [p for p, log in self.topic.partitions.items() if log.end - cut >= log.start]
             for p in broken:
-                end = self.topic.partitions[p].end - cut
+                end = lost_from[p] = self.topic.partitions[p].end - cut
                 self.topic.truncate(p, end)
                 notes = self.erasures.notes.get(p, {})
                 for key in [key for key, offset in notes.items() if offset >= end]:
@@ -257,10 +259,19 @@ class Life(RuleBasedStateMachine):
         for p in broken:
             outcome: Future[Any] = Future()
             worker = self.workers[self.owner[p]]
-            worker.updater._resolutions.append(Resolution(p, actions[p], None, outcome))
+            offset = None if anew or actions[p] == "rebuild" else self.given(p, lost_from[p])
+            worker.updater._resolutions.append(Resolution(p, actions[p], offset, outcome))
             for _ in range(20):
                 self.one_turn(self.owner[p])
             assert outcome.result(0).era == (self.views[p].era if actions[p] == "continue" else 0)
+
+    def given(self, p: int, lost_from: int) -> int | None:
+        """The offset that an operator has to give; None if the log tells it."""
+        progress = decode_progress(self.store.progress[p])
+        answer = self.topic.partitions[p].epoch_end(progress.last_epoch) if progress.last_epoch != NO_EPOCH else None
+        parted = parts_at(progress, answer, BrokenReason.TRUNCATED)
+        assert parted is None or parted <= lost_from
+        return lost_from if parted is None else None
 
     # What must be
 

@@ -479,6 +479,10 @@ def broken(topic: FakeTopic, store: FakeStore, reason: str, records: int = 5) ->
     return heir
 
 
+def parts(ends: int, at: int) -> str:
+    return f"the states end at offset {ends}, and the log has other records from offset {at} on"
+
+
 def resolve(worker: Worker, action: str, from_offset: int | None = None) -> Resolution:
     """What an operator's call does, without its thread."""
     from concurrent.futures import Future
@@ -494,7 +498,7 @@ def test_another_record_at_the_last_offset_breaks_the_log(topic: FakeTopic, stor
     folded(topic, store)
     topic.truncate(0, 19)
     fill(topic, 3, first=40)
-    broken(topic, store, "witness")
+    broken(topic, store, f"witness: {parts(20, 19)}")
 
 
 def test_a_marker_at_the_last_offset_is_another_log_and_no_compaction(topic: FakeTopic, store: FakeStore) -> None:
@@ -502,7 +506,7 @@ def test_a_marker_at_the_last_offset_is_another_log_and_no_compaction(topic: Fak
     topic.truncate(0, 19)
     topic.marker(0)
     fill(topic, 3, first=40)
-    broken(topic, store, "witness")
+    broken(topic, store, f"witness: {parts(20, 19)}")
 
 
 @pytest.mark.parametrize(
@@ -590,7 +594,7 @@ def test_a_topic_made_anew_while_it_is_read_breaks_the_log(topic: FakeTopic, sto
 def test_a_log_that_ends_below_progress_is_broken_and_a_rebuild_begins_anew(topic: FakeTopic, store: FakeStore) -> None:
     before = folded(topic, store).progress()
     topic.truncate(0, 12)
-    heir = broken(topic, store, "truncated")
+    heir = broken(topic, store, f"truncated: {parts(20, 12)}")
     assert before is not None
     shown = heir.partition()
     assert (shown.next_offset, shown.end_offset, shown.lineage) == (before.next_offset, 12, before.lineage)
@@ -607,7 +611,7 @@ def test_a_log_that_ends_below_progress_is_broken_and_a_rebuild_begins_anew(topi
 def test_continue_after_a_truncation_folds_the_offsets_that_are_used_again(topic: FakeTopic, store: FakeStore) -> None:
     folded(topic, store)
     topic.truncate(0, 12)
-    heir = broken(topic, store, "truncated")
+    heir = broken(topic, store, f"truncated: {parts(20, 12)}")
     resolve(heir, "continue")
     fill(topic, 10, first=0)
     heir.catch_up()
@@ -618,6 +622,70 @@ def test_continue_after_a_truncation_folds_the_offsets_that_are_used_again(topic
     again.catch_up()
     again.settle()
     assert again.phase() is Phase.FOLDING, "what an operator has accepted is not broken any more"
+
+
+@pytest.mark.parametrize(
+    ("since", "reason", "kept"),
+    [(5, "truncated", True), (20, "witness", True), (5, "truncated", False), (20, "witness", False)],
+)
+def test_what_producers_wrote_before_an_operator_accepts_a_log_without_its_tail_is_folded_once(
+    since: int, reason: str, kept: bool, topic: FakeTopic, store: FakeStore
+) -> None:
+    """Below where the states end and beyond; `kept`: by the worker that saw the loss, not by another one later."""
+    worker = folded(topic, store)
+    topic.truncate(0, 12)
+    if kept:
+        worker.until(lambda: worker.phase() is Phase.BROKEN)
+        reason = "truncated"
+    fill(topic, since, first=0)
+    heir = worker if kept else broken(topic, store, f"{reason}: {parts(20, 12)}")
+    heir.until(lambda: heir.partition().lag == since)
+    assert heir.partition().reason == f"broken_log: {reason}: {parts(20, 12)}"
+    assert heir.counted("uic_lag_records", partition="0") == since
+    assert resolve(heir, "continue").outcome.result().next_offset == 12
+    fill(topic, 5, first=0)
+    heir.catch_up()
+    assert counts(store) == [4 + (since + 5) // 5] * 5
+    assert (heir.counted("uic_data_gaps_total"), heir.partition().lag) == (0, 0)
+    states = [stored_state(store, user) for user in USERS]
+    assert not any(state.header.partial for state in states if state is not None)
+
+
+def test_where_a_log_without_its_tail_parts_may_not_be_known_and_then_nothing_is_left_out_without_a_word(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    worker = folded(topic, store)
+    worker.log.knows_epochs = False  # brokers that are too old to tell
+    topic.truncate(0, 12)
+    fill(topic, 5, first=0)
+    worker.until(lambda: worker.phase() is Phase.BROKEN)
+    worker.settle()
+    unknown = "from an offset on that is not known"
+    assert unknown in worker.partition().reason
+    assert worker.partition().lag is None
+    with pytest.raises(InvalidField, match="rebuild, or give the offset"):
+        resolve(worker, "continue").outcome.result()
+    worker.until(lambda: worker.phase() is Phase.BROKEN)
+    assert counts(store) == [4] * 5
+    worker.log.knows_epochs = True
+    worker.until(lambda: unknown not in worker.partition().reason)
+    worker.log.knows_epochs = False
+    assert resolve(worker, "continue", 12).outcome.result().next_offset == 12
+    worker.catch_up()
+    assert counts(store) == [5] * 5
+
+
+def test_erasures_in_a_lost_tail_hide_none_of_the_events_that_took_their_place_before_an_operator_spoke(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    heir = erased_in_a_lost_tail(topic, store)
+    fill(topic, 10)  # the first of the user whose erasure is lost, and up to beyond the place of that
+    heir.erasures.notes[0][USERS[1].encode()] = topic.erase(USERS[1])
+    fill(topic, 5)
+    resolve(heir, "continue")
+    heir.catch_up()
+    assert counts(store) == [3, 1, 6, 6, 6]
+    assert heir.counted("uic_records_total", outcome="erased_later") == 0
 
 
 def erased_in_a_lost_tail(topic: FakeTopic, store: FakeStore) -> Worker:
@@ -633,7 +701,7 @@ def erased_in_a_lost_tail(topic: FakeTopic, store: FakeStore) -> Worker:
     heir = Worker(topic, store, erasures=erasures, seed=1)
     heir.log.assign(0)
     heir.settle(60)
-    assert heir.partition().reason == "broken_log: truncated"
+    assert heir.partition().reason == f"broken_log: truncated: {parts(16, 12)}"
     return heir
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
-from mimn.state import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, witness
+from mimn.state import NO_EPOCH, NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, witness
 from uic.core.commit import ABSENT
+from uic.core.epochs import EpochEnd
 from uic.core.event import Record
 
 
@@ -25,9 +26,12 @@ class LogBounds:
     """Offset that the next visible record will get."""
     topic_id: bytes
     """16 bytes; zeros if the broker has no topic ids."""
+    epoch_end: EpochEnd | None = None
+    """Where the records end of the epoch in which the last folded record was appended; None if that was not asked, or
+    is not known."""
 
 
-def log_bounds(start: int, stable: int, topic_id: bytes) -> LogBounds:
+def log_bounds(start: int, stable: int, topic_id: bytes, epoch_end: EpochEnd | None = None) -> LogBounds:
     """Bounds from what a broker tells.
 
     Args:
@@ -35,8 +39,9 @@ def log_bounds(start: int, stable: int, topic_id: bytes) -> LogBounds:
         stable: the last stable offset. It may lie below `start`: while a transaction is open, the broker names the
             beginning of the batch in which `kafka-delete-records` has cut the log. Nothing below `start` is visible.
         topic_id: 16 bytes; zeros if the broker has no topic ids.
+        epoch_end: see `LogBounds`.
     """
-    return LogBounds(start, max(start, stable), topic_id)
+    return LogBounds(start, max(start, stable), topic_id, epoch_end)
 
 
 class BrokenReason(StrEnum):
@@ -63,6 +68,8 @@ class BrokenReason(StrEnum):
     """Too many records are not in their key's partition."""
 
 
+WRITTEN_AGAIN: Final = (BrokenReason.TRUNCATED, BrokenReason.WITNESS)
+"""What is found of a log that lost its tail: before its producers wrote on beyond progress, and afterwards."""
 Kind = Literal["new", "go_on", "gap", "continued"]
 
 
@@ -81,6 +88,8 @@ class Begin:
     it."""
     lost_from: int | None = None
     """Where a gap begins that is found now: events from here up to `progress.complete_from` are lost. None: none is."""
+    others_from: int | None = None
+    """The log lost its tail: from here on it may have other records than those that were folded. None: it did not."""
 
     def contradicted_by(self, first: Record) -> BrokenReason | None:
         """Why `first`, the first record read, is not the one that was folded last; None if it is. What is no event is
@@ -152,6 +161,29 @@ def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
     return None
 
 
+def parts_at(progress: Progress, epoch_end: EpochEnd | None, reason: BrokenReason) -> int | None:
+    """From which offset on a log that lost its tail has other records than those that were folded; None if that is not
+    known. All that lies below was folded, and nothing from there on.
+
+    Two logs have the same records up to where the shorter one's records of an epoch end, if both have any of it: one
+    leader wrote them. A log that has none of the last folded record's epoch parted from it earlier, and where, its
+    broker cannot tell.
+
+    Args:
+        progress: what is stored.
+        epoch_end: the leader's answer about `progress.last_epoch`.
+        reason: one of `WRITTEN_AGAIN`.
+    """
+    if progress.last_offset == NOTHING_FOLDED and progress.base == progress.era == 0:
+        return 0
+    if epoch_end is None or epoch_end.epoch != progress.last_epoch:
+        return None
+    folded_to = progress.next_offset if progress.last_offset == NOTHING_FOLDED else progress.last_offset + 1
+    if reason is BrokenReason.WITNESS and epoch_end.end >= folded_to:
+        return None  # the same epoch, and another record: epochs were counted again, as after a cluster was restored
+    return min(epoch_end.end, folded_to)
+
+
 def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
     """Start a new lineage: states of other lineages count as absent, and states of this one are `partial` if the log,
     or the part of it that the settings select, does not begin at 0."""
@@ -180,15 +212,26 @@ class CannotContinue(Exception):
     """The operator's request is not possible; the message says why, and what is possible."""
 
 
-def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: int | None = None) -> Begin:
+def continue_broken(
+    stored: bytes, bounds: LogBounds, mint: Mint, from_offset: int | None = None, *, about: BrokenReason | None = None
+) -> Begin:
     """Accept the log as it is now, keep the states, and begin a new era.
 
-    Continues at `from_offset` if given; else at the log's start if it is another topic; else at progress, or at the end
-    of the log if that is lower. The range between progress and that offset counts as a gap.
+    Continues at `from_offset` if given; else at the log's start if it is another topic; else, if the log lost its tail,
+    where it parts from the one that was folded, because its producers have written on; else at progress. What is left
+    out before that offset counts as a gap.
+
+    Args:
+        stored: the progress record.
+        bounds: the log now, with the answer about the epoch of the last folded record.
+        mint: for the new progress record.
+        from_offset: where the operator wants to go on.
+        about: why the partition had stopped.
 
     Raises:
-        CannotContinue: the progress record is absent, unreadable or for another partition count, or `from_offset` is
-            outside the log.
+        CannotContinue: the progress record is absent, unreadable or for another partition count; or `from_offset` is
+            outside the log, or of a record that was folded; or there is none, and it is not known where the log parts
+            from the one that was folded.
     """
     try:
         progress = decode_progress(stored)
@@ -204,9 +247,10 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
     if from_offset is not None and not bounds.start <= from_offset <= bounds.end:
         raise CannotContinue(f"from_offset must lie within the log, {bounds.start} to {bounds.end}")
     another = _same_topic(progress.topic_id, bounds.topic_id) is False
-    unread_from = 0 if another else progress.next_offset
-    goes_on = bounds.start if another else max(bounds.start, min(progress.next_offset, bounds.end))
-    at = goes_on if from_offset is None else from_offset
+    lost_tail = not another and (about in WRITTEN_AGAIN or bounds.end < progress.next_offset)
+    parted = _parted(progress, bounds, about, from_offset) if lost_tail else None
+    unread_from = 0 if another else progress.next_offset if parted is None else parted
+    at = max(bounds.start, unread_from) if from_offset is None else from_offset
     gap = at > unread_from
     accepted = progress._replace(
         era=progress.era + 1,
@@ -218,8 +262,45 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
         misrouted_to=0,
         gap_end=max(at, 0 if another else progress.gap_end) if gap else progress.gap_end,
         gaps=progress.gaps + gap,
+        last_epoch=progress.last_epoch if at == parted else NO_EPOCH,
     )
-    return Begin("continued", accepted, True, at, None)
+    return Begin("continued", accepted, True, at, None, others_from=at if lost_tail else None)
+
+
+def _parted(progress: Progress, bounds: LogBounds, about: BrokenReason | None, from_offset: int | None) -> int | None:
+    """`parts_at`, for an operator who goes on at `from_offset`, or there.
+
+    Raises:
+        CannotContinue: events would be left out or folded twice, or the log cannot be read from there yet.
+    """
+    reason = BrokenReason.WITNESS if about is BrokenReason.WITNESS else BrokenReason.TRUNCATED
+    parted = parts_at(progress, bounds.epoch_end, reason)
+    if parted is None and from_offset is None:
+        raise CannotContinue(
+            "from which offset on the log has other records than those that were folded is not known, and all that was "
+            "written from there on would be left out or folded twice: rebuild, or give the offset"
+        )
+    if parted is not None and from_offset is not None and from_offset < parted:
+        raise CannotContinue(f"what lies below offset {parted} was folded, and would be folded twice")
+    if parted is not None and from_offset is None and parted > bounds.end:
+        raise CannotContinue(
+            f"the log goes on at offset {parted}, and can be read up to {bounds.end} until an open transaction ends"
+        )
+    return parted
+
+
+def where_it_parts(progress: Progress, epoch_end: EpochEnd | None, reason: BrokenReason) -> str:
+    """What an operator is told of a log that lost its tail."""
+    parted = parts_at(progress, epoch_end, reason)
+    states = f"the states end at offset {progress.next_offset}, and the log has other records from"
+    if parted is not None:
+        return f"{states} offset {parted} on"
+    # Its leader had none of the last folded epoch. It parts where its own last epoch ended, unless it had records that
+    # were lost to the log once before: that cannot be told from here.
+    perhaps = (
+        "" if epoch_end is None or epoch_end.epoch >= progress.last_epoch else f" (perhaps from {epoch_end.end} on)"
+    )
+    return f"{states} an offset on that is not known{perhaps}: rebuild, or continue with an offset"
 
 
 def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:

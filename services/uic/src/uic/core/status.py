@@ -45,16 +45,16 @@ class PartitionStatus:
     era: int | None
     base: int | None
     gaps: int | None
-    another_from: int | None = None
-    """Where the log begins if it is another one than was folded: then `next_offset` is no place in it."""
+    unfolded_from: int | None
+    """Where the log's records begin that are not folded: `next_offset`, except in a log that is not the one that was
+    folded. None while that is not known."""
 
     @property
     def lag(self) -> int | None:
-        """Records between progress and the end of the log, all that it has if it is another one; None while unknown."""
-        folded_to = self.next_offset if self.another_from is None else self.another_from
-        if folded_to is None or self.end_offset is None:
+        """Records of the log that are not folded; None while unknown."""
+        if self.unfolded_from is None or self.end_offset is None:
             return None
-        return max(0, self.end_offset - folded_to)
+        return max(0, self.end_offset - self.unfolded_from)
 
 
 @dataclass(frozen=True, slots=True)

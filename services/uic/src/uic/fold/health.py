@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from prometheus_client import Gauge
 
-from uic.core.start_position import BrokenReason
+from uic.core.start_position import WRITTEN_AGAIN, BrokenReason, parts_at
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
 from uic.core.topics import bring_back, ranges
 from uic.errors import StoreUnavailable
@@ -293,7 +293,6 @@ def _view(session: Session) -> PartitionStatus:
         waits = NO_LEADER
     else:
         waits = "the newest records wait for an open transaction to end" if held else ""
-    another = isinstance(session, Broken) and session.cause is BrokenReason.TOPIC_ID
     return PartitionStatus(
         partition=session.partition,
         phase=phase_of(session),
@@ -305,8 +304,17 @@ def _view(session: Session) -> PartitionStatus:
         era=None if p is None else p.era,
         base=None if p is None else p.base,
         gaps=None if p is None else p.gaps,
-        another_from=session.start if another else None,
+        unfolded_from=_unfolded_from(session),
     )
+
+
+def _unfolded_from(session: Session) -> int | None:
+    p = session.progress
+    if isinstance(session, Broken) and session.cause is BrokenReason.TOPIC_ID:
+        return session.start
+    if isinstance(session, Broken) and session.cause in WRITTEN_AGAIN and p is not None:
+        return parts_at(p, session.epoch_end, session.cause)
+    return None if p is None else p.next_offset
 
 
 def _show(gauge: Gauge, values: Mapping[int, float], shown: set[int]) -> set[int]:

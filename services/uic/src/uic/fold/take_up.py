@@ -12,10 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from mimn.state import REMOVAL, encode_progress
+from mimn.state import NO_EPOCH, REMOVAL, CorruptProgress, decode_progress, encode_progress
 from uic.core.commit import Commit, NoAnswer
+from uic.core.epochs import EpochEnd
 from uic.core.ports import Erasures, Log, StateStore
 from uic.core.start_position import (
+    WRITTEN_AGAIN,
     Begin,
     BrokenReason,
     CannotContinue,
@@ -26,6 +28,7 @@ from uic.core.start_position import (
     continue_broken,
     new_lineage,
     start_position,
+    where_it_parts,
 )
 from uic.core.start_position import Broken as Stop
 from uic.core.unfolded_erasures import below, logs_of, users_to_forget
@@ -150,9 +153,10 @@ class TakeUp:
                 hold=session.hold,
                 due=now,
                 end=bounds.end,
+                epoch_end=bounds.epoch_end,
                 progress=progress,
                 begin=begin,
-                decided_end=bounds.end,
+                decided_end=bounds.end if begin.others_from is None else begin.others_from,
                 known=session.stored,
                 claimed=not begin.store_first,
                 resolution=session.resolution,
@@ -190,13 +194,15 @@ class TakeUp:
     def stop(self, session: TakingUp | Reading, cause: BrokenReason, detail: str = "") -> None:
         """Read no more of a partition until an operator has decided."""
         self._log.park(session.partition)
-        named = cause.value if cause is BrokenReason.MISROUTED else f"broken_log: {cause}"
+        if cause in WRITTEN_AGAIN and session.progress is not None:
+            detail = where_it_parts(session.progress, session.epoch_end, cause)
         self._sessions.put(
             Broken(
                 hold=session.hold,
-                reason=": ".join(part for part in (named, detail) if part),
+                reason=_named(cause, detail),
                 start=session.start,
                 end=session.end,
+                epoch_end=session.epoch_end,
                 progress=session.progress,
                 cause=cause,
             )
@@ -204,6 +210,15 @@ class TakeUp:
         self._metrics.take_ups.labels("broken").inc()
         say(log, logging.ERROR, "broken log", partition=session.partition, reason=cause.value, detail=detail)
         self._health.changed()
+
+    def told_where_it_parts(self, session: Broken, epoch_end: EpochEnd) -> None:
+        """The log answered again for a partition that was stopped: it may not have known before."""
+        if session.cause not in WRITTEN_AGAIN or session.progress is None or session.epoch_end == epoch_end:
+            return
+        session.epoch_end = epoch_end
+        detail = where_it_parts(session.progress, epoch_end, session.cause)
+        session.reason = _named(session.cause, detail)
+        say(log, logging.ERROR, "broken log", partition=session.partition, reason=session.cause.value, detail=detail)
 
     def _look_up(self, now: float) -> None:
         """Read what is stored of new sessions, and ask the log for their bounds."""
@@ -232,7 +247,10 @@ class TakeUp:
                 session.stored = record
                 known.append(session)
         self._health.store_answered(s for s in new if s.removed or s.stored is not None)
-        self._log.describe({s.partition: s.tag for s in known})
+        epochs = {s.partition: _last_epoch(s.stored) for s in known if s.stored is not None}
+        self._log.describe(
+            {s.partition: s.tag for s in known}, {p: epoch for p, epoch in epochs.items() if epoch != NO_EPOCH}
+        )
 
     def _claim_namespace(self, sessions: Sequence[Session], now: float) -> bool:
         """Say in the store that there is this namespace, before progress is read for `sessions`, or after they have
@@ -275,7 +293,7 @@ class TakeUp:
             begin = (
                 new_lineage(bounds, mint)
                 if resolution.action == "rebuild"
-                else continue_broken(stored, bounds, mint, resolution.from_offset)
+                else continue_broken(stored, bounds, mint, resolution.from_offset, about=resolution.about)
             )
         except CannotContinue as error:
             resolution.refuse(InvalidField(str(error)))
@@ -341,6 +359,7 @@ class TakeUp:
                 hold=session.hold,
                 due=session.due,
                 end=session.end,
+                epoch_end=session.epoch_end,
                 progress=session.progress,
                 known=session.known,
                 erased=session.erased,
@@ -352,6 +371,20 @@ class TakeUp:
         if session.resolution is not None:
             session.resolution.fulfil(session.progress)
         self._log.read(session.partition, session.tag, begin.read_from)
+
+
+def _named(cause: BrokenReason, detail: str) -> str:
+    """Why a partition is stopped."""
+    named = cause.value if cause is BrokenReason.MISROUTED else f"broken_log: {cause}"
+    return ": ".join(part for part in (named, detail) if part)
+
+
+def _last_epoch(stored: bytes) -> int:
+    """Of a progress record; `NO_EPOCH` if it has none, or cannot be read."""
+    try:
+        return decode_progress(stored).last_epoch
+    except CorruptProgress:
+        return NO_EPOCH
 
 
 def _claim_of(session: Claiming) -> Attempt:

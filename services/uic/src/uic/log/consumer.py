@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -54,6 +55,7 @@ from uic.log.broker_view import BrokerView
 from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs import (
     check_client,
+    ends_of_epochs,
     explained,
     fetch_refused,
     fresh_topic_id,
@@ -174,10 +176,10 @@ class LogConsumer(threading.Thread):
         except queue.Empty:
             return found
 
-    def describe(self, tags: Mapping[int, int]) -> None:
+    def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
         """See `Log`."""
-        wanted = dict(tags)
-        self._commands.put(lambda consumer: self._describe(consumer, wanted))
+        wanted, folded = dict(tags), dict(epochs or {})
+        self._commands.put(lambda consumer: self._describe(consumer, wanted, folded))
 
     def count_partitions(self) -> None:
         """See `Log`."""
@@ -399,7 +401,9 @@ class LogConsumer(threading.Thread):
             records = joined([batch.records for batch in batches])
             self._backpressure.gave(tag, len(records))
             after = position(consumer, tp) or records[-1].offset + 1
-            self._messages.put(Fetched(tp.partition, tag, records, after))
+            epochs = [(batch.offset, batch.epoch) for batch in batches]
+            changes = [now for before, now in pairwise([(-1, None), *epochs]) if now[1] != before[1]]
+            self._messages.put(Fetched(tp.partition, tag, records, after, changes))
         if bad is not None:
             self._unreadable(consumer, tp, tag, bad)
             return
@@ -439,7 +443,9 @@ class LogConsumer(threading.Thread):
             self._backpressure.forget(tag)
             self._bad_reads.pop(tag, None)
 
-    def _describe(self, consumer: KafkaConsumer, tags: dict[int, int]) -> None:
+    def _describe(
+        self, consumer: KafkaConsumer, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None
+    ) -> None:
         assigned = consumer.assignment()
         wanted = {p: tag for p, tag in tags.items() if self._tp(p) in assigned}
         if not wanted:
@@ -458,6 +464,8 @@ class LogConsumer(threading.Thread):
                 # Before the last stable offsets: what is produced between the two would look like an open transaction.
                 log_ends = self._asked().log_ends([tp.partition for tp in partitions])
                 ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
+                folded = {tp: epochs[tp.partition] for tp in partitions if epochs and tp.partition in epochs}
+                epoch_ends = ends_of_epochs(consumer, folded, DESCRIBE_MS) if folded else {}
         except KafkaError as error:
             self._look_at_connections(error)
             self._note_answer(error)
@@ -473,7 +481,7 @@ class LogConsumer(threading.Thread):
         for tp in partitions:
             p, tag = tp.partition, wanted[tp.partition]
             at = position(consumer, tp) if self._tags.get(p) == tag else None
-            bounds = log_bounds(starts[tp], ends[tp], topic_id)
+            bounds = log_bounds(starts[tp], ends[tp], topic_id, epoch_ends.get(tp))
             self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], bounds.end)))
             if at is not None and at < bounds.end and not (self._read_refused or self._backpressure.is_full(tag)):
                 behind[tag] = at

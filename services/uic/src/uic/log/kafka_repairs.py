@@ -14,6 +14,7 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `open_kafka_client`: a client that finds no broker leaves no thread and no open file.
 * `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; a broker that the
   client has not heard of is looked up before a request to it fails.
+* `_FromOneServer`: a server that is silent does not keep a client from asking the next one.
 * `_ReadsAll`: what a broker says before it ends a connection is read.
 * `_TransactionManager`: a producer that gave its id up asks for another one.
 * `_Sender`: a record that fails says whether the brokers can have it.
@@ -25,10 +26,12 @@ Decisions 32, 187 and 204 say what each repair is for.
 from __future__ import annotations
 
 import inspect
+import random
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -45,36 +48,45 @@ from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     CorruptRecordError,
+    IncompatibleBrokerVersion,
     InvalidReceiveError,
     InvalidRecordError,
     InvalidTimestampError,
     InvalidTopicError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
+    NoError,
     PolicyViolationError,
     RecordListTooLargeError,
+    RetriableError,
     TopicAuthorizationFailedError,
     UnknownBrokerIdError,
     UnknownTopicOrPartitionError,
     UnsupportedCodecError,
     UnsupportedCompressionTypeError,
     UnsupportedForMessageFormatError,
+    for_code,
 )
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
+from kafka.protocol.consumer import OffsetForLeaderEpochRequest
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
 from kafka.util import Timer
 
-from mimn.state import NO_TOPIC_ID
+from mimn.state import NO_EPOCH, NO_TOPIC_ID
 from process.assumptions import broken, takes, uses
+from uic.core.epochs import EpochEnd
 from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.core.topics import bring_back
@@ -114,6 +126,15 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnectionManager.get_connection, "broker_metadata", "UnknownBrokerIdError")
         and takes(KafkaConnectionManager.wait_for, "self", "future", "timeout_ms")
         and takes(KafkaConnectionManager.call_soon, "self", "coro")
+    ),
+    "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
+        lambda: (
+            takes(KafkaConnectionManager._do_bootstrap, "self", "deadline")
+            and uses(KafkaConnectionManager._do_bootstrap, "bootstrap_brokers", "closed", "_bootstrap_wakeup")
+            and uses(KafkaConnectionManager._do_bootstrap, "get_connection", "_conns", "update_backoff", "cluster")
+            and uses(KafkaConnectionManager.bootstrap_async, "_do_bootstrap", "call_soon")
+            and takes(WakeupNotifier.__init__, "self", "net")
+        )
     ),
     "a transport reads with _sock_recv(), which gives bytes and an error": lambda: all(
         takes(kind._sock_recv, "self") and uses(kind._read_from_sock, "_sock_recv", "abort", "data_received")
@@ -202,6 +223,13 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and takes(ClusterMetadata.topic_id, "self")
         and takes(ClusterMetadata.partitions_for_topic, "self", "topic")
     ),
+    "a cluster knows leader_epoch_for_partition(partition), and OffsetForLeaderEpochRequest asks where epochs end": (
+        lambda: (
+            takes(ClusterMetadata.leader_epoch_for_partition, "self", "partition")
+            and uses(Fetcher._send_offset_for_leader_epoch_request, "OffsetForLeaderEpochRequest", "leader_epoch")
+            and uses(Fetcher._handle_offset_for_leader_epoch_response, "topics", "partitions", "end_offset")
+        )
+    ),
     "a producer has a thread _sender with force_close()": lambda: (
         uses(KafkaProducer.__init__, "_sender") and takes(Sender.force_close, "self") and hasattr(Sender, "join")
     ),
@@ -257,6 +285,8 @@ Client = TypeVar("Client")
 
 NO_BROKER: Final = -1
 """What the brokers name as the leader of a partition that has none."""
+SILENT_S: Final = 0.5
+"""How long a server may be silent before the next one is asked, too."""
 RECENT_S: Final = 30.0
 """How long a connection that failed may be the reason why there is no answer."""
 
@@ -303,6 +333,42 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
         transport.__class__ = _TlsTransport if isinstance(transport, KafkaSSLTransport) else _PlainTransport
         return transport
 
+    async def _do_bootstrap(self, deadline: float | None) -> Any:
+        """Learn of the cluster from the first server that answers. The next one is asked, too, whenever those that were
+        asked have failed or been silent for a moment; the library asks one by chance, and leaves it all of the time.
+
+        Raises:
+            KafkaError: none answers in time, or each refuses; then the error of one that refuses.
+        """
+        servers = self.cluster.bootstrap_brokers()
+        random.shuffle(servers)
+        ended = Future()
+        failed: list[BaseException] = []
+        asked: list[_FromOneServer] = []
+
+        def failure(error: BaseException) -> None:
+            failed.append(error)
+            if len(failed) == len(servers) and not ended.is_done:
+                ended.failure(next((one for one in failed if not isinstance(one, KafkaTimeoutError)), error))
+
+        def success(answered: object) -> None:
+            if not ended.is_done:
+                ended.success(answered)
+
+        try:
+            for server in servers:
+                one = _FromOneServer(self, server)
+                asked.append(one)
+                told = self.call_soon(KafkaConnectionManager._do_bootstrap, one, deadline)
+                told.add_callback(success).add_errback(failure).add_both(one.moves)
+                await one.moves_within(SILENT_S)
+                if ended.is_done:
+                    break
+            return await ended
+        finally:
+            for one in asked:
+                one.stop()
+
     def send(self, request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
         """A `Future` of the answer. Fresh metadata is asked for if it is not known where the broker is: the library
         does not ask, though it was just told that this broker is a leader or coordinator, and its metadata may date
@@ -324,6 +390,8 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
 
     def _note(self, address: str, error: BaseException) -> None:
         """A connection has failed. That time was over says less than what was seen before."""
+        if isinstance(error, _NotNeeded):
+            return
         why = why_no_connection(error, self.config["security_protocol"])
         if why.telling or address not in self.failures():
             self._failed[address] = time.monotonic(), why
@@ -335,6 +403,63 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
         since = time.monotonic() - RECENT_S
         failed = sorted(self._failed.items())
         return {at: why for at, (when, why) in failed if when >= since and at not in connected}
+
+
+class _NotNeeded(KafkaError):  # type: ignore[misc]  # kafka-python has no types
+    """Another server has answered first."""
+
+
+class _OneServer:
+    """What a client knows of the cluster, with one bootstrap server."""
+
+    def __init__(self, cluster: ClusterMetadata, server: Any) -> None:
+        self._cluster = cluster
+        self._server = server
+
+    def bootstrap_brokers(self) -> list[Any]:
+        return [self._server]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+
+class _FromOneServer:
+    """A manager, to the library's `_do_bootstrap`, that has one server, until it is not needed any more."""
+
+    def __init__(self, manager: _Manager, server: Any) -> None:
+        self._manager = manager
+        self._server = server
+        self._stopped = False
+        self._moved = Future()
+        self._bootstrap_wakeup = WakeupNotifier(manager._net)
+        self.cluster = _OneServer(manager.cluster, server)
+
+    @property
+    def closed(self) -> bool:
+        return self._stopped or bool(self._manager.closed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+    def update_backoff(self, node_id: Any) -> Any:
+        """The server has failed, and is asked again after a while."""
+        self.moves()
+        return self._manager.update_backoff(node_id)
+
+    def moves(self, *_: object) -> None:
+        """There is no reason to wait before another server is asked."""
+        if not self._moved.is_done:
+            self._moved.success(None)
+
+    async def moves_within(self, seconds: float) -> None:
+        with suppress(KafkaTimeoutError):
+            await self._manager.wait_for(self._moved, seconds * 1000)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._bootstrap_wakeup.notify()
+        if (open_one := self._manager._conns.pop(self._server.node_id, None)) is not None:
+            open_one.close(_NotNeeded())
 
 
 def _address(node: Any) -> str:
@@ -676,6 +801,8 @@ class FetchedBatch(NamedTuple):
     offset: int
     """Of the first."""
     records: Sequence[Record]
+    epoch: int = NO_EPOCH
+    """The leader epoch in which the batch was appended."""
 
 
 class PartitionBatches(PartitionRecords):
@@ -686,7 +813,7 @@ class PartitionBatches(PartitionRecords):
         wanted = (offsets >= self.fetch_offset).nonzero()[0]  # reading may begin in the middle of a batch
         if len(wanted):
             self.next_fetch_offset = int(offsets[-1]) + 1
-            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :])
+            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :], self.leader_epoch)
 
     def _left_out(self, batch: Any) -> Iterator[FetchedBatch]:
         if batch.base_offset <= self.fetch_offset <= batch.last_offset:  # that record's place is what UIC must know of
@@ -773,6 +900,52 @@ def unblock_paused(consumer: KafkaConsumer) -> None:
 
 
 # Metadata
+
+
+def ends_of_epochs(
+    consumer: KafkaConsumer, epochs: Mapping[TopicPartition, int], timeout_ms: int
+) -> dict[TopicPartition, EpochEnd]:
+    """Where the records of leader epochs end, as the leaders say, of those partitions that have been led in a later
+    epoch since, by the client's latest metadata. Left out is what a leader does not know, or is too old to say.
+
+    The library asks this only of positions that it reads at, and says nothing of an answer that it agrees with.
+
+    Raises:
+        KafkaError: no answer, or not from the leader.
+    """
+    found: dict[TopicPartition, EpochEnd] = consumer._net.run(_ends_of_epochs, consumer._manager, epochs, timeout_ms)
+    return found
+
+
+async def _ends_of_epochs(
+    manager: KafkaConnectionManager, epochs: Mapping[TopicPartition, int], timeout_ms: int
+) -> dict[TopicPartition, EpochEnd]:
+    by_leader: dict[int, list[tuple[TopicPartition, int, int]]] = defaultdict(list)
+    for tp, epoch in epochs.items():
+        now = manager.cluster.leader_epoch_for_partition(tp)
+        if now is not None and now > epoch:
+            by_leader[manager.cluster.leader_for_partition(tp)].append((tp, now, epoch))
+    found: dict[TopicPartition, EpochEnd] = {}
+    for leader, asked in by_leader.items():
+        topics: dict[str, list[Any]] = defaultdict(list)
+        for tp, now, epoch in asked:
+            one = OffsetForLeaderEpochRequest.OffsetForLeaderTopic.OffsetForLeaderPartition(
+                partition=tp.partition, current_leader_epoch=now, leader_epoch=epoch
+            )
+            topics[tp.topic].append(one)
+        request = OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items()))
+        try:
+            answer = await manager.wait_for(manager.send(request, node_id=leader), timeout_ms)
+        except IncompatibleBrokerVersion:  # it does not answer this question
+            continue
+        for topic in answer.topics:
+            for one in topic.partitions:
+                error = for_code(one.error_code)
+                if issubclass(error, RetriableError):
+                    raise error
+                if error is NoError and one.leader_epoch >= 0 and one.end_offset >= 0:
+                    found[TopicPartition(topic.topic, one.partition)] = EpochEnd(one.leader_epoch, one.end_offset)
+    return found
 
 
 def partition_count(consumer: KafkaConsumer, topic: str) -> int:

@@ -1,0 +1,165 @@
+"""A log that loses its tail and is written again, on a real Kafka: an unclean election among three brokers."""
+
+from __future__ import annotations
+
+import io
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError
+
+from conftest import RedisForTest, TopicsForTest
+from localstack.wait import until
+from support.scripted_broker import ScriptedBroker
+from support.uic_running import RunningUic, click, running_uic
+from torture.watching import metric
+from uic.tools import partitions
+
+pytestmark = pytest.mark.servers
+
+USER = "user"
+LEADER, FOLLOWER, OTHER = 1, 2, 3
+"""Nodes. The other one has a part in elections and holds all that is not lost."""
+QUICK = {"UIC_KAFKA__REQUEST_TIMEOUT_MS": "5000"}
+
+
+class Cluster:
+    """Three brokers, and a topic of which two have a replica."""
+
+    def __init__(self, broker: ScriptedBroker, name: str) -> None:
+        self.broker = broker
+        self.topics = TopicsForTest(broker.address, name, 1)
+        self.there = broker.address.split(",")[OTHER - 1]
+        lossy = {"min.insync.replicas": "1", "unclean.leader.election.enable": "true"}
+        safe = {"min.insync.replicas": "1"}
+        with closing(self.admin()) as admin:
+            admin.create_topics(
+                [
+                    NewTopic(name, -1, -1, replica_assignments={0: [LEADER, FOLLOWER]}, topic_configs=lossy),
+                    NewTopic(self.topics.dlq, -1, -1, replica_assignments={0: [OTHER, LEADER, FOLLOWER]}),
+                    NewTopic(
+                        self.topics.erased,
+                        -1,
+                        -1,
+                        replica_assignments={0: [OTHER, LEADER, FOLLOWER]},
+                        topic_configs=safe | {"cleanup.policy": "compact"},
+                    ),
+                ]
+            )
+        self.wait_led_by(LEADER, [LEADER, FOLLOWER])
+
+    def admin(self) -> KafkaAdminClient:
+        return KafkaAdminClient(bootstrap_servers=self.there, request_timeout_ms=3000)
+
+    def wait_led_by(self, node: int, in_sync: list[int]) -> None:
+        with closing(self.admin()) as admin:
+
+            def led() -> bool:
+                try:
+                    [found] = admin.describe_topics([self.topics.events])
+                except KafkaError:  # it has asked one that is away
+                    return False
+                [one] = found["partitions"]
+                return (one["leader_id"], sorted(one["isr_nodes"])) == (node, in_sync)
+
+            until(led, f"node {node} leads, and {in_sync} are in sync", within_s=60)
+
+    def append(self, events: int) -> int:
+        """Acknowledged by all that are in sync; the offset behind the last."""
+        last = -1
+        with closing(KafkaProducer(bootstrap_servers=self.there, acks="all")) as producer:
+            for _ in range(events):
+                value = click(USER).SerializeToString()
+                last = producer.send(self.topics.events, key=USER.encode(), value=value).get(timeout=60).offset
+        return last + 1
+
+    def lose_what_is_appended_from_now_on(self) -> None:
+        """The follower is away, and no longer in sync."""
+        self.broker.freeze("--node", str(FOLLOWER))
+        self.wait_led_by(LEADER, [LEADER])
+
+    def lose_it(self) -> None:
+        """The leader goes, and the follower is elected without what it has not got."""
+        self.broker.kill("--node", str(LEADER))
+        self.broker.thaw("--node", str(FOLLOWER))
+        self.wait_led_by(FOLLOWER, [FOLLOWER])
+
+
+@pytest.fixture
+def cluster(three_real_brokers: ScriptedBroker) -> Cluster:
+    return Cluster(three_real_brokers, "events")
+
+
+def stands(uic: RunningUic) -> dict[str, Any]:
+    """The partition; before it is assigned, nothing of it."""
+    found = uic.admin("/partitions")["partitions"]
+    return dict(found[0]) if found else {"phase": "", "reason": "", "lag": None}
+
+
+def count(uic: RunningUic) -> int:
+    state = uic.state(USER)
+    return state.event_count if state else 0
+
+
+def continued(uic: RunningUic, *arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    given = ["--partition", "0", *arguments, "--admin", uic.worker.admin_url]
+    return partitions.main("continue", given, out), out.getvalue()
+
+
+PARTS_AT_20 = "the states end at offset 50, and the log has other records from offset 20 on"
+
+
+@pytest.mark.parametrize("since", [7, 60])
+def test_what_producers_write_after_an_unclean_election_is_folded_once_however_late_an_operator_speaks(
+    since: int, cluster: Cluster, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    """They write on at once, with offsets below the old progress and, if they write much, beyond."""
+    with running_uic(tmp_path / "before", valkey, cluster.topics, **QUICK) as uic:
+        cluster.append(20)
+        cluster.lose_what_is_appended_from_now_on()
+        assert cluster.append(30) == 50
+        until(lambda: count(uic) == 50, "all is folded", within_s=60)
+        cluster.lose_it()
+        until(lambda: stands(uic)["phase"] == "broken", "the worker sees it", within_s=60)
+        assert cluster.append(since) == 20 + since
+        until(lambda: stands(uic)["lag"] == since, "what waits is told", within_s=60)
+        until(lambda: stands(uic)["reason"] == f"broken_log: truncated: {PARTS_AT_20}", "from where on", within_s=60)
+        assert PARTS_AT_20 in uic.worker.log.read_text()
+    with running_uic(tmp_path / "after", valkey, cluster.topics, serving=False, **QUICK) as uic:  # what is kept tells
+        until(lambda: stands(uic)["phase"] == "broken", "it is found again", within_s=60)
+        reason = "truncated" if since < 30 else "witness"
+        until(lambda: stands(uic)["reason"] == f"broken_log: {reason}: {PARTS_AT_20}", "from where on", within_s=60)
+        assert metric(uic.worker, "uic_lag_records") == since
+        code, said = continued(uic)
+        assert (code, "goes on at offset 20," in said) == (0, True)
+        cluster.append(5)
+        until(lambda: count(uic) == 50 + since + 5, "each event is folded once", within_s=60)
+        until(lambda: stands(uic)["lag"] == 0, "none waits", within_s=30)
+        assert metric(uic.worker, "uic_data_gaps_total") == 0
+
+
+def test_where_a_log_parts_that_has_none_of_the_last_leaders_records_an_operator_has_to_say(
+    cluster: Cluster, valkey: RedisForTest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_uic(tmp_path, valkey, cluster.topics, **QUICK) as uic:
+        cluster.append(20)
+        cluster.lose_what_is_appended_from_now_on()
+        cluster.broker.kill("--node", str(LEADER))
+        cluster.broker.start("--node", str(LEADER))
+        cluster.wait_led_by(LEADER, [LEADER])  # in a later epoch, of which the follower has nothing
+        assert cluster.append(30) == 50
+        until(lambda: count(uic) == 50, "all is folded", within_s=60)
+        cluster.lose_it()
+        assert cluster.append(7) == 27
+        until(lambda: "perhaps from 20 on" in stands(uic)["reason"], "it is told", within_s=60)
+        assert stands(uic)["lag"] is None
+        assert continued(uic)[0] == 1
+        assert "rebuild, or give the offset" in capsys.readouterr().err
+        code, said = continued(uic, "--offset", "20")
+        assert (code, "goes on at offset 20," in said) == (0, True)
+        until(lambda: count(uic) == 57, "each event is folded once", within_s=60)
