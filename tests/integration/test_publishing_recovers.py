@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
 
 from conftest import RedisForTest, TopicsForTest
 from localstack.dev_broker import DevBroker
@@ -17,6 +20,7 @@ from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from localstack.web import web
 from support.certificates import Certificates
+from support.scripted_broker import ScriptedBroker
 from support.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
 from support.uic_running import RunningUic, click, running_uic
 from uic.errors import LogUnavailable, NotAcknowledged
@@ -71,6 +75,29 @@ def test_a_record_on_its_way_when_the_broker_goes_away_ends_no_producer(
     log.close()
     values = [record.value for record in read_to_end(client, "events")]
     assert values.count(b"lost") <= 1
+
+
+def test_replicas_that_are_not_in_sync_are_what_keeps_records_from_being_written(
+    three_real_brokers: ScriptedBroker,
+) -> None:
+    third = three_real_brokers.address.split(",")[2]
+    log = KafkaLog({"bootstrap_servers": [third]}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+    with closing(KafkaAdminClient(bootstrap_servers=third)) as admin:
+        at = {0: [3, 2], 1: [3, 1]}
+        topic = NewTopic("events", -1, -1, replica_assignments=at, topic_configs={"min.insync.replicas": "2"})
+        admin.create_topics([topic])
+    until(lambda: log.obstacle("events") == "", "the topic is there, and nothing speaks against it", within_s=30)
+    log.append("events", 2, [NewRecord(0, b"user", b"value")], TIMEOUT_S)
+    three_real_brokers.kill("--node", "2")
+    short = "partition 0 has fewer replicas in sync than min.insync.replicas, which is 2: bring their brokers back"
+    until(lambda: log.obstacle("events") == short, "the brokers say so", within_s=30)
+    with pytest.raises(NotAcknowledged):
+        log.append("events", 2, [NewRecord(0, b"user", b"value")], TIMEOUT_S)
+    log.check("events", 2, TIMEOUT_S)  # which knows nothing of that
+    three_real_brokers.start("--node", "2")
+    until(lambda: log.obstacle("events") == "", "and that it is over", within_s=60)
+    log.append("events", 2, [NewRecord(0, b"user", b"value")], TIMEOUT_S)
+    log.close()
 
 
 @pytest.fixture(scope="module")

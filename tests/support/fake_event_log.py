@@ -29,6 +29,8 @@ class FakeEventLog:
         """Topics that may not be written to."""
         self.tells = True
         """Whether it says so when it is asked."""
+        self.hindered: str | None = ""
+        """What the brokers say of replicas that are not in sync; None: nothing."""
         self.closed = False
 
     def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
@@ -71,6 +73,11 @@ class FakeEventLog:
             raise LogUnavailable("no broker answers")
         if self.tells and topic in self.read_only:
             raise LogRefused(f"no right to write to topic {topic}")
+
+    def obstacle(self, topic: str) -> str | None:
+        if self.away:
+            raise LogUnavailable("no broker answers")
+        return self.hindered
 
     def close(self) -> None:
         self.closed = True

@@ -260,7 +260,12 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (traffic.unknown_items(Newest(events=100, unknown_items=10)), OK, "(10%)"),
     (traffic.unknown_items(Newest(events=100, unknown_items=11)), WARN, "recent data"),
     (traffic.unknown_items(Newest(events=100, unknown_items=51)), FAIL, "another catalog"),
-    (traffic.dead_letters(None, None), WARN, "cannot be read"),
+    (traffic.dead_letters(None, None), WARN, "allow this user to read"),
+    (
+        traffic.dead_letters(None, None, "kafka-2:9092 (no answer for 9 s)"),
+        WARN,
+        "run this again once all brokers answer",
+    ),
     (traffic.dead_letters(written(0), written(0)), OK, "0 in the last 24 hours"),
     (traffic.dead_letters(written(1000), written(1)), OK, "(0.1%)"),
     (traffic.dead_letters(written(1000), written(2)), WARN, "(0.2%)"),

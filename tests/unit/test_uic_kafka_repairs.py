@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
+from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +49,7 @@ from uic.log import kafka_repairs
 from uic.log.kafka_repairs import (
     ASSUMPTIONS,
     REFUSALS,
+    UNANSWERED_S,
     ClaimingAssignor,
     Leaderless,
     check_client,
@@ -110,6 +113,9 @@ CHANGES: dict[str, Broken] = {
     ),
     "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": (
         lambda patch: patch.setattr(KafkaConnection, "__init__", other)
+    ),
+    "a connection keeps requests in in_flight_requests: number, future, when it was sent, …": lambda patch: (
+        patch.setattr(KafkaConnection, "_send_request", other)
     ),
     "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda patch: (
         patch.setattr(KafkaConnectionManager, "get_connection", other)
@@ -648,5 +654,20 @@ def test_a_time_that_is_over_hides_no_reason_and_an_open_connection_ends_it() ->
     manager._note("h:1", SaslAuthenticationFailedError("SaslAuthenticationFailedError: wrong"))
     manager._note("h:1", RequestTimedOutError("Request timed out after 4 ms"))
     assert manager.failures()["h:1"].said == "wrong"
-    conns["node"] = SimpleNamespace(node_id="node", connected=True)
+    conns["node"] = SimpleNamespace(node_id="node", connected=True, in_flight_requests=deque())
+    assert manager.failures() == {}
+
+
+def test_a_broker_that_does_not_answer_is_named_unless_it_may_wait_for_others() -> None:
+    manager: Any = object.__new__(kafka_repairs._Manager)
+    asked = time.monotonic() - UNANSWERED_S
+    open_one = SimpleNamespace(
+        node_id="node", connected=True, in_flight_requests=deque([(1, None, asked, asked + 9, None)])
+    )
+    vars(manager).update(
+        _failed={}, _conns={"node": open_one}, answers_at_once=True,
+        cluster=SimpleNamespace(broker_metadata=lambda node_id: SimpleNamespace(host="h", port=1)),
+    )  # fmt: skip
+    assert str(manager.failures()["h:1"]).startswith("no answer for 2 s; start Kafka there")
+    manager.answers_at_once = False  # a join is answered when all members have joined
     assert manager.failures() == {}

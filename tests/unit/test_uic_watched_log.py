@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from uic.core.ports import PublishingAway
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log import watched_log
 from uic.log.event_log import NewRecord
-from uic.log.watched_log import PATIENCE_S, QUIET_S, Appends, Failure, WatchedLog
+from uic.log.watched_log import PATIENCE_S, QUIET_S, UNPROVEN_S, Appends, Failure, WatchedLog
 
 T = "events"
 SLOW = Failure("not acknowledged", refused=False)
@@ -115,6 +116,66 @@ def test_while_no_one_publishes_the_brokers_are_asked_whether_it_works_again(clo
     fake.read_only = set()
     clock.now += QUIET_S
     until(lambda: log.messages() == [PublishingAway("")], "they say that it works", within_s=30)
+    log.close()
+
+
+def unanswered(log: WatchedLog, fake: FakeEventLog, clock: Clock) -> None:
+    """A call whose record is not acknowledged for as long as it has patience."""
+    fake.withheld = {0}
+    appending = fake.append
+
+    def slow(*given: Any) -> Any:
+        clock.now += 2 * PATIENCE_S
+        return appending(*given)
+
+    fake.append = slow  # type: ignore[method-assign]
+    with pytest.raises(NotAcknowledged):
+        publish(log, 0)
+    fake.append = appending  # type: ignore[method-assign]
+
+
+def looks(fake: FakeEventLog) -> list[str | None]:
+    """What the brokers said of the replicas, each time that they were asked."""
+    said: list[str | None] = []
+    asking = fake.obstacle
+
+    def obstacle(topic: str) -> str | None:
+        said.append(asking(topic))
+        return said[-1]
+
+    fake.obstacle = obstacle  # type: ignore[method-assign]
+    return said
+
+
+def test_what_is_not_acknowledged_stays_told_until_enough_replicas_are_in_sync(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log, said = WatchedLog(fake, 4, 1.0), looks(fake)
+    unanswered(log, fake, clock)
+    assert "not acknowledged" in log.messages()[0].detail
+    fake.hindered = "too few replicas"
+    for times in range(1, 8):  # for much longer than an alert waits
+        clock.now += QUIET_S
+        until(lambda times=times: len(said) == times, "the brokers are asked", within_s=30)  # type: ignore[misc]  # bound
+        assert all(one.detail for one in log.messages())
+    fake.hindered = ""
+    clock.now += QUIET_S
+    until(lambda: log.messages() == [PublishingAway("")], "it works again, though nobody publishes", within_s=30)
+    log.close()
+
+
+def test_where_the_brokers_tell_nothing_of_replicas_it_stays_told_for_longer_than_an_alert_waits(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log, said = WatchedLog(fake, 4, 1.0), looks(fake)
+    fake.hindered = None
+    unanswered(log, fake, clock)
+    assert log.messages()
+    began = clock.now
+    while clock.now + QUIET_S < began + UNPROVEN_S:
+        clock.now, times = clock.now + QUIET_S, len(said)
+        until(lambda times=times: len(said) > times, "the brokers are asked", within_s=30)  # type: ignore[misc]  # bound
+        assert log.messages() == []
+    clock.now += QUIET_S
+    until(lambda: log.messages() == [PublishingAway("")], "it is over", within_s=30)
     log.close()
 
 

@@ -94,6 +94,11 @@ def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
     return NoConnection(bounded(said), "", answered=True)
 
 
+def does_not_answer(seconds: float) -> NoConnection:
+    """A broker took a request, and has been silent since."""
+    return NoConnection(f"no answer for {seconds:.0f} s", _NO_BROKER, answered=False, telling=False)
+
+
 def words_of(error: BaseException) -> str:
     """The client's words, without the names of classes in front of them, which the library repeats."""
     return _CLASS_NAME.sub("", str(error)) or type(error).__name__

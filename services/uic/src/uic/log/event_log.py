@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     KafkaError,
@@ -24,6 +25,7 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from uic.core.topics import bring_back, ranges
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs import REFUSALS, has_failed, open_kafka_client
@@ -31,6 +33,7 @@ from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of
 from uic.log.topic_facts import topic_id_of
 
+LEAST_IN_SYNC = "min.insync.replicas"
 VERDICT_MARGIN_S = 0.5
 """How much longer than its delivery timeout a producer may take to report before it is given up."""
 
@@ -79,6 +82,16 @@ class EventLog(Protocol):
         Raises:
             LogUnavailable: no broker answers.
             LogRefused: we have not. Brokers that do not tell are taken for ones that let us.
+            UnsuitableTopic: there is no such topic.
+        """
+
+    def obstacle(self, topic: str) -> str | None:
+        """Why no record can be written to some partitions now, by the state of their replicas; empty: nothing speaks
+        against it. None: the brokers do not tell how many replicas must be in sync.
+
+        Raises:
+            LogUnavailable: no broker answers.
+            TopicRefused: this user may not see the topic.
             UnsuitableTopic: there is no such topic.
         """
 
@@ -183,6 +196,25 @@ class KafkaLog:
         if rights is not None and TO_WRITE not in rights:
             raise LogRefused(_no_write(topic))
 
+    def obstacle(self, topic: str) -> str | None:
+        """See `EventLog`."""
+        partitions = self._described(topic)["partitions"]
+        if leaderless := [p["partition_index"] for p in partitions if p["leader_id"] < 0]:
+            return bring_back(leaderless)
+        wanted = ConfigResource(ConfigResourceType.TOPIC, topic, configs=[LEAST_IN_SYNC])
+        try:
+            told = self._answer(lambda admin: admin.describe_configs([wanted], config_filter="all"))
+        except LogUnavailable:  # forbidden, or a broker that does not know the call: it has just answered
+            return None
+        least = told.get("topic", {}).get(topic, {}).get(LEAST_IN_SYNC, {}).get("value")
+        if least is None:
+            return None
+        needed = {p["partition_index"]: min(int(least), len(p["replica_nodes"])) for p in partitions}  # as Kafka has it
+        if short := [p["partition_index"] for p in partitions if len(p["isr_nodes"]) < needed[p["partition_index"]]]:
+            have = f"partition {short[0]} has" if len(short) == 1 else f"partitions {ranges(short)} have"
+            return f"{have} fewer replicas in sync than {LEAST_IN_SYNC}, which is {least}: bring their brokers back"
+        return ""
+
     def topic_id(self, topic: str) -> bytes:
         """See `EventLog`."""
         return topic_id_of(self._described(topic))
@@ -192,6 +224,17 @@ class KafkaLog:
         return len(self._described(topic)["partitions"])
 
     def _described(self, topic: str) -> Mapping[str, Any]:
+        [found] = self._answer(lambda admin: admin.describe_topics([topic]))
+        check_there(self._client, found)
+        described: Mapping[str, Any] = found
+        return described
+
+    def _answer(self, question: Callable[[KafkaAdminClient], Any]) -> Any:
+        """What the brokers say.
+
+        Raises:
+            LogUnavailable: nothing.
+        """
         timeout_ms = int(self._timeout_s * 1000)
         with _held(self._asking, self._timeout_s):
             try:
@@ -200,12 +243,9 @@ class KafkaLog:
                         KafkaAdminClient,
                         **self._client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms},
                     )
-                [found] = self._admin.describe_topics([topic])
+                return question(self._admin)
             except KafkaError as error:
                 raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
-        check_there(self._client, found)
-        described: Mapping[str, Any] = found
-        return described
 
     def close(self) -> None:
         """See `EventLog`."""

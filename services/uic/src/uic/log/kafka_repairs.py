@@ -91,7 +91,7 @@ from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.core.topics import bring_back
 from uic.errors import UnsuitableClient
-from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection
+from uic.log.connection_causes import ConnectionsFailed, NoConnection, does_not_answer, why_no_connection
 from uic.log.outcomes import Outcomes
 from uic.log.record_batches import Malformed, UnreadableBatch, read_records
 from uic.settings import MAX_BATCH_BYTES
@@ -119,6 +119,10 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnectionManager.get_connection, "_conns", "close_future")
         and uses(KafkaConnection.__init__, "connected", "_close_future")
         and isinstance(KafkaConnection.close_future, property)
+    ),
+    "a connection keeps requests in in_flight_requests: number, future, when it was sent, …": lambda: (
+        uses(KafkaConnection.__init__, "in_flight_requests")
+        and uses(KafkaConnection._send_request, "in_flight_requests", "monotonic", "append")
     ),
     "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda: (
         takes(KafkaConnectionManager.send, "self", "request", "node_id", "request_timeout_ms")
@@ -287,6 +291,8 @@ NO_BROKER: Final = -1
 """What the brokers name as the leader of a partition that has none."""
 SILENT_S: Final = 0.5
 """How long a server may be silent before the next one is asked, too."""
+UNANSWERED_S: Final = 2.0
+"""From when on a request without an answer says that a broker is silent."""
 RECENT_S: Final = 30.0
 """How long a connection that failed may be the reason why there is no answer."""
 
@@ -321,6 +327,9 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
 
     def __init__(self, net: Any, **configs: Any) -> None:
         super().__init__(net, **configs)
+        self.answers_at_once = True
+        """Whether brokers answer all that this client asks without delay: not so a member of a group, whose joins wait
+        for the others'."""
         self._failed: dict[str, tuple[float, NoConnection]] = {}
         """By address: when and why a connection to it failed. Written by the client's I/O thread."""
 
@@ -397,12 +406,21 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
             self._failed[address] = time.monotonic(), why
 
     def failures(self) -> dict[str, NoConnection]:
-        """Address → why the last connection to it failed, a short while ago; of those without an open one."""
-        nodes = [self.cluster.broker_metadata(conn.node_id) for conn in list(self._conns.values()) if conn.connected]
-        connected = {_address(node) for node in nodes if node is not None}
-        since = time.monotonic() - RECENT_S
-        failed = sorted(self._failed.items())
-        return {at: why for at, (when, why) in failed if when >= since and at not in connected}
+        """Address → why the last connection to it failed, a short while ago, of those without an open one; and of those
+        with one, that it does not answer."""
+        now = time.monotonic()
+        connected: set[str] = set()
+        silent: dict[str, NoConnection] = {}
+        for conn in list(self._conns.values()):
+            node = self.cluster.broker_metadata(conn.node_id)
+            if conn.connected and node is not None:
+                connected.add(_address(node))
+                with suppress(IndexError):  # it has answered all
+                    _, _, sent, *_ = conn.in_flight_requests[0]
+                    if self.answers_at_once and now - sent >= UNANSWERED_S:
+                        silent[_address(node)] = does_not_answer(now - sent)
+        failed = {at: why for at, (when, why) in self._failed.items() if now - when <= RECENT_S and at not in connected}
+        return dict(sorted((failed | silent).items()))
 
 
 class _NotNeeded(KafkaError):  # type: ignore[misc]  # kafka-python has no types
@@ -508,6 +526,7 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
             net = NetworkSelector(**configs)
             started.callback(net.close)
             manager = _Manager(net, **configs)
+            manager.answers_at_once = options.get("group_id") is None
             started.callback(manager.close)
             managers.append(manager)
             return KafkaNetClient(net, manager)

@@ -23,10 +23,11 @@ from uic.log.lone_consumer import open_lone_consumer, read_settled
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
 from uic.log.topic_facts import topic_id_of
-from uic.log.unreachable import no_broker, stopped
+from uic.log.unreachable import stopped
 from uic.settings import MAX_BATCH_BYTES, KafkaSettings
 
 POLL_MS = 200
+NO_ANSWER: Final = "a broker that is needed does not answer"
 FETCH_BYTES: Final = 8 << 20
 FETCHING: Final[Mapping[str, Any]] = {
     "max_poll_records": 10_000,
@@ -86,12 +87,13 @@ class PartitionReader:
             TopicRefused: this user may not see the topic.
             UnsuitableTopic: there is no such topic.
         """
-        with self._named(no_broker(self._client), TO_SEE):
+        with self._named(NO_ANSWER, TO_SEE):
             admin = open_kafka_client(
                 KafkaAdminClient, **self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)}
             )
             try:
-                [found] = admin.describe_topics([self._topic])
+                with explained(admin):
+                    [found] = admin.describe_topics([self._topic])
             finally:
                 admin.close()
             check_there(self._client, found)
@@ -114,7 +116,7 @@ class PartitionReader:
             LogUnavailable: no answer; a `NoLeader` if the partition has no leader.
         """
         tp = TopicPartition(self._topic, partition)
-        with self._named(no_broker(self._client), TO_SEE):
+        with self._named(NO_ANSWER, TO_SEE):
             return int(self._consumer.beginning_offsets([tp], timeout_ms=int(self._idle_s * 1000))[tp])
 
     def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:

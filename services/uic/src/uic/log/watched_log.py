@@ -23,6 +23,9 @@ PATIENCE_S: Final = 1.0
 QUIET_S: Final = 15.0
 """How long nothing must fail before the brokers' word is taken for the success of a call: longer than calls take to
 fail, so that one trouble is told once."""
+UNPROVEN_S: Final = 120.0
+"""The same after records that were not acknowledged, if the brokers do not tell whether enough replicas are in sync:
+longer than an alert waits, for they take connections and answer questions all the while."""
 LOOK_S: Final = 1.0
 """Between looks of the thread."""
 ALL: Final = -1
@@ -35,6 +38,8 @@ class Failure(NamedTuple):
     detail: str
     refused: bool
     """Whether the brokers said no, and will again."""
+    unanswered: bool = False
+    """Whether they took the records, and did not acknowledge them."""
 
 
 @dataclass(slots=True)
@@ -79,6 +84,10 @@ class Appends:
             if failing.failure.refused or failing.last - failing.since >= PATIENCE_S:
                 told.setdefault(topic, failing.failure.detail)
         return "; ".join(told.values())
+
+    def unanswered(self, topic: str) -> bool:
+        """Whether records of the topic were not acknowledged, so that only what is written, or can be, ends it."""
+        return any(of == topic and one.failure.unanswered for (of, _), one in self._failing.items())
 
     def doubtful(self) -> dict[str, float]:
         """Topic → when a call failed last, of those that were not appended to since."""
@@ -133,6 +142,11 @@ class WatchedLog:
             self._log.must_be_writable(topic)
         self._worked(topic, {ALL})
 
+    def obstacle(self, topic: str) -> str | None:
+        """See `EventLog`."""
+        with self._failures(topic, {ALL}):
+            return self._log.obstacle(topic)
+
     def topic_id(self, topic: str) -> bytes:
         """See `EventLog`."""
         with self._failures(topic, {ALL}):
@@ -177,6 +191,7 @@ class WatchedLog:
 
     def _look(self) -> None:
         """Ask the brokers about each topic of which nothing has failed for a while, until all work."""
+        asked: dict[str, float] = {}
         while not self._closed.wait(LOOK_S):
             with self._lock:
                 doubtful = self._appends.doubtful()
@@ -184,13 +199,16 @@ class WatchedLog:
             if not doubtful:
                 return
             for topic, last in doubtful.items():
-                if time.monotonic() - last >= QUIET_S:
+                if time.monotonic() - max(last, asked.get(topic, last)) >= QUIET_S:
+                    asked[topic] = time.monotonic()
                     self._ask(topic, last)
 
     def _ask(self, topic: str, last: float) -> None:
         began = time.monotonic()
         try:
             self._log.check(topic, self._partitions, self._timeout_s)
+            if not self._can_be_written(topic, last, began):
+                return
         except LogUnavailable as error:
             self._failed(topic, {ALL}, _failure(topic, error), began)
             return
@@ -200,8 +218,20 @@ class WatchedLog:
             if self._appends.doubtful().get(topic) == last:  # no call has failed meanwhile
                 self._appends.answered(topic)
 
+    def _can_be_written(self, topic: str, last: float, began: float) -> bool:
+        """Whether what was not acknowledged would be now, as far as the brokers tell."""
+        with self._lock:
+            unanswered = self._appends.unanswered(topic)
+        if not unanswered:
+            return True
+        obstacle = self._log.obstacle(topic)
+        if obstacle:
+            why = Failure(f"topic {topic}: records are not acknowledged: {obstacle}", refused=False, unanswered=True)
+            self._failed(topic, {ALL}, why, began)
+        return not obstacle and (obstacle is not None or time.monotonic() - last >= UNPROVEN_S)
+
 
 def _failure(topic: str, error: LogUnavailable) -> Failure:
     if isinstance(error, NotAcknowledged):
-        return Failure(f"topic {topic}: records are not acknowledged in time", refused=False)
+        return Failure(f"topic {topic}: records are not acknowledged in time", refused=False, unanswered=True)
     return Failure(error.detail, refused=not error.retriable)

@@ -20,7 +20,7 @@ from typing import Any, Final, TextIO
 import numpy as np
 import redis
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, TopicAuthorizationFailedError
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.sentinel import MasterNotFoundError
 
@@ -39,7 +39,7 @@ from uic.log.kafka_repairs import explained, open_kafka_client
 from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
-from uic.log.unreachable import seen_and_fix
+from uic.log.unreachable import described, seen_and_fix
 from uic.redis_client import FAILURES, open_client
 from uic.sentinels import Sentinels
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
@@ -100,6 +100,8 @@ class Log:
     newest: Newest = field(default_factory=Newest)
     written: Mapping[str, Written] = field(default_factory=dict)
     """By topic."""
+    offsets_error: str = ""
+    """Why the brokers did not answer when they were asked for that."""
     ends: Mapping[int, int] = field(default_factory=dict)
     """Where the partitions of the event topic end, records of open transactions included, as far as known."""
 
@@ -221,7 +223,8 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     yield deployment.topic_exists(kafka.dead_letter_topic, dead, create, why.get(kafka.dead_letter_topic, ""))
     if dead is not None and events is not None:
         yield findings.dead_letter_policy(dead, events, tools)
-        yield traffic.dead_letters(log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic))
+        of_log, dead_ones = log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic)
+        yield traffic.dead_letters(of_log, dead_ones, log.offsets_error)
     notes = erased_topic(kafka.topic)
     create = tools.create(notes, kafka.partitions, "compact")
     yield deployment.topic_exists(notes, erased, create, why.get(notes, ""))
@@ -393,10 +396,10 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
     try:
         with explained(admin):
             answers = admin.describe_topics(names)
-            described = [t for t in answers if t["error_code"] == 0]
+            shown = [t for t in answers if t["error_code"] == 0]
             troubles = {t["name"]: told for t in answers if (told := trouble_of(client, t)) not in ("", ABSENT)}
-            topics = topic_facts(admin, described)
-            leaders = [p["leader_id"] for t in described for p in t["partitions"] if p["leader_id"] >= 0]
+            topics = topic_facts(admin, shown)
+            leaders = [p["leader_id"] for t in shown for p in t["partitions"] if p["leader_id"] >= 0]
             version = tuple(admin.get_broker_version_data(leaders[0]).broker_version) if leaders else None
     except KafkaError as error:
         return _unreached(error, client)
@@ -417,7 +420,7 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
             )
         except UicError as error:
             sample_error = error.detail
-    written, ends = _written(client, [name for name in names[:2] if name in topics], timeout_s)
+    written, ends, offsets_error = _written(client, [name for name in names[:2] if name in topics], timeout_s)
     return Log(
         version=version,
         topics=topics,
@@ -426,6 +429,7 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
         sample_error=sample_error,
         newest=newest_of(records, bundle),
         written=written,
+        offsets_error=offsets_error,
         ends=ends if settings.topic in topics else {},
     )
 
@@ -471,9 +475,9 @@ def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
 
 def _written(
     client: Mapping[str, Any], topics: Sequence[str], timeout_s: float
-) -> tuple[dict[str, Written], dict[int, int]]:
+) -> tuple[dict[str, Written], dict[int, int], str]:
     """How many records each topic has, and where the partitions of the first one end; nothing of those that the broker
-    does not tell."""
+    does not tell. And why it did not, unless it refused."""
     timeout_ms = int(timeout_s * 1000)
     since_ms = time.time_ns() // 1_000_000 - traffic.RECENT_MS
     written: dict[str, Written] = {}
@@ -482,22 +486,25 @@ def _written(
         consumer = open_kafka_client(
             KafkaConsumer, **dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms}
         )
-    except KafkaError:
-        return {}, {}
+    except KafkaError as error:
+        return {}, {}, described(error, client)
     try:
-        for topic in topics:
-            places = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-            begins = consumer.beginning_offsets(places, timeout_ms=timeout_ms)
-            ends = consumer.end_offsets(places, timeout_ms=timeout_ms)
-            first_ends = first_ends or {at.partition: int(end) for at, end in ends.items()}
-            since = consumer.offsets_for_times(dict.fromkeys(places, since_ms), timeout_ms=timeout_ms)
-            recent = sum(ends[at] - first.offset for at, first in since.items() if first is not None)
-            written[topic] = Written(recent=recent, retained=sum(ends[at] - begins[at] for at in places))
-    except KafkaError:
-        return written, first_ends
+        with explained(consumer):
+            for topic in topics:
+                places = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+                begins = consumer.beginning_offsets(places, timeout_ms=timeout_ms)
+                ends = consumer.end_offsets(places, timeout_ms=timeout_ms)
+                first_ends = first_ends or {at.partition: int(end) for at, end in ends.items()}
+                since = consumer.offsets_for_times(dict.fromkeys(places, since_ms), timeout_ms=timeout_ms)
+                recent = sum(ends[at] - first.offset for at, first in since.items() if first is not None)
+                written[topic] = Written(recent=recent, retained=sum(ends[at] - begins[at] for at in places))
+    except TopicAuthorizationFailedError:
+        return written, first_ends, ""
+    except KafkaError as error:
+        return written, first_ends, described(error, client)
     finally:
         consumer.close()
-    return written, first_ends
+    return written, first_ends, ""
 
 
 def gather_libraries(distribution: str) -> tuple[Library, ...]:

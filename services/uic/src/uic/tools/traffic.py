@@ -60,16 +60,18 @@ def unknown_items(newest: Newest) -> Finding:
     return _by_share(Finding("items of the events", Severity.OK, seen, fix), share, UNKNOWN)
 
 
-def dead_letters(log: Written | None, dead: Written | None) -> Finding:
-    """Few records become dead letters. None: the topics could not be read.
+def dead_letters(log: Written | None, dead: Written | None, silent: str = "") -> Finding:
+    """Few records become dead letters. None: the topics could not be read; `silent` is why, if the brokers did not
+    answer.
 
     While a backlog is folded there may be more letters than new records; then all retained records count.
     """
     check = "dead letters"
     if log is None or dead is None:
-        return Finding(
-            check, Severity.WARN, "the topics' offsets cannot be read", "allow this user to read both topics"
-        )
+        seen = "the topics' offsets cannot be read"
+        if silent:
+            return Finding(check, Severity.WARN, f"{seen}: {silent}", "run this again once all brokers answer")
+        return Finding(check, Severity.WARN, seen, "allow this user to read both topics")
     records = log.recent if log.recent >= dead.recent else max(log.retained, dead.recent)
     share = dead.recent / max(records, 1)
     seen = f"{dead.recent} in the last 24 hours, for {records} records ({share:.1%})"
