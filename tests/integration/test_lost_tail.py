@@ -24,7 +24,6 @@ pytestmark = pytest.mark.servers
 USER = "user"
 LEADER, FOLLOWER, OTHER = 1, 2, 3
 """Nodes. The other one has a part in elections and holds all that is not lost."""
-QUICK = {"UIC_KAFKA__REQUEST_TIMEOUT_MS": "5000"}
 
 
 class Cluster:
@@ -119,7 +118,7 @@ def test_what_producers_write_after_an_unclean_election_is_folded_once_however_l
     since: int, cluster: Cluster, valkey: RedisForTest, tmp_path: Path
 ) -> None:
     """They write on at once, with offsets below the old progress and, if they write much, beyond."""
-    with running_uic(tmp_path / "before", valkey, cluster.topics, **QUICK) as uic:
+    with running_uic(tmp_path / "before", valkey, cluster.topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="5000") as uic:
         cluster.append(20)
         cluster.lose_what_is_appended_from_now_on()
         assert cluster.append(30) == 50
@@ -130,7 +129,9 @@ def test_what_producers_write_after_an_unclean_election_is_folded_once_however_l
         until(lambda: stands(uic)["lag"] == since, "what waits is told", within_s=60)
         until(lambda: stands(uic)["reason"] == f"broken_log: truncated: {PARTS_AT_20}", "from where on", within_s=60)
         assert PARTS_AT_20 in uic.worker.log.read_text()
-    with running_uic(tmp_path / "after", valkey, cluster.topics, serving=False, **QUICK) as uic:  # what is kept tells
+    with running_uic(
+        tmp_path / "after", valkey, cluster.topics, serving=False, UIC_KAFKA__REQUEST_TIMEOUT_MS="5000"
+    ) as uic:  # what is kept tells
         until(lambda: stands(uic)["phase"] == "broken", "it is found again", within_s=60)
         reason = "truncated" if since < 30 else "witness"
         until(lambda: stands(uic)["reason"] == f"broken_log: {reason}: {PARTS_AT_20}", "from where on", within_s=60)
@@ -146,7 +147,7 @@ def test_what_producers_write_after_an_unclean_election_is_folded_once_however_l
 def test_where_a_log_parts_that_has_none_of_the_last_leaders_records_an_operator_has_to_say(
     cluster: Cluster, valkey: RedisForTest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running_uic(tmp_path, valkey, cluster.topics, **QUICK) as uic:
+    with running_uic(tmp_path, valkey, cluster.topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="5000") as uic:
         cluster.append(20)
         cluster.lose_what_is_appended_from_now_on()
         cluster.broker.kill("--node", str(LEADER))

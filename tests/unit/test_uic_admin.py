@@ -34,6 +34,7 @@ FOLDING = PartitionStatus(
     era=1,
     base=0,
     gaps=0,
+    unfolded_from=40,
 )
 BROKEN = PartitionStatus(
     partition=5,
@@ -46,6 +47,7 @@ BROKEN = PartitionStatus(
     era=None,
     base=None,
     gaps=None,
+    unfolded_from=None,
 )
 
 

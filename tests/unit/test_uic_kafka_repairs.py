@@ -555,6 +555,7 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "elif node_id == -1:" in inspect.getsource(Fetcher._group_list_offset_requests)
     assert "except Errors.NodeNotReadyError" in inspect.getsource(KafkaConnectionManager.send)
     assert "raise Errors.UnknownBrokerIdError" in inspect.getsource(KafkaConnectionManager.get_connection)
+    assert "random.choice(self.cluster.bootstrap_brokers())" in inspect.getsource(KafkaConnectionManager._do_bootstrap)
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._join_task is None or self._join_task.is_done" in source
     assert "while self.need_rejoin()" in source

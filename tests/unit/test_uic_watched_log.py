@@ -128,7 +128,7 @@ def unanswered(log: WatchedLog, fake: FakeEventLog, clock: Clock) -> None:
         clock.now += 2 * PATIENCE_S
         return appending(*given)
 
-    fake.append = slow  # type: ignore[method-assign]
+    fake.append = slow  # type: ignore[method-assign, assignment]
     with pytest.raises(NotAcknowledged):
         publish(log, 0)
     fake.append = appending  # type: ignore[method-assign]

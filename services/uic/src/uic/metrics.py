@@ -189,7 +189,8 @@ class Metrics:
         # Partitions
         self.lag = Gauge(
             "uic_lag_records",
-            "Records between progress and the end of the log; all that a log has that is another one than was folded.",
+            "Records of the log that are not folded: those behind progress, all that a log has that is another one than "
+            "was folded, or those behind the place where a log lost its tail. Absent while that place is not known.",
             ["partition"],
             registry=r,
         )

@@ -14,7 +14,7 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `open_kafka_client`: a client that finds no broker leaves no thread and no open file.
 * `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; a broker that the
   client has not heard of is looked up before a request to it fails.
-* `_FromOneServer`: a server that is silent does not keep a client from asking the next one.
+* `_FromOneServer`: a server that is silent does not keep a client from the next one, and is named.
 * `_ReadsAll`: what a broker says before it ends a connection is read.
 * `_TransactionManager`: a producer that gave its id up asks for another one.
 * `_Sender`: a record that fails says whether the brokers can have it.

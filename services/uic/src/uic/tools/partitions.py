@@ -187,6 +187,6 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument("--partition", type=int, required=True)
     if verb == "continue":
         parser.add_argument(
-            "--offset", type=int, help="where to go on (default: where the states end, or the log does)"
+            "--offset", type=int, help="where to go on (default: where the states end, or where the log lost its tail)"
         )
     return parser
