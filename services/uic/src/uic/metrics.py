@@ -189,7 +189,7 @@ class Metrics:
         # Partitions
         self.lag = Gauge(
             "uic_lag_records",
-            "Records of the log that are not folded: those behind progress, all that a log has that is another one than "
+            "Records of the log that are not folded: those behind progress, all that another log has than the one that "
             "was folded, or those behind the place where a log lost its tail. Absent while that place is not known.",
             ["partition"],
             registry=r,
