@@ -186,6 +186,7 @@ def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
         (TRUNCATED, bounds(end=300, epoch_end=(3, 80)), 80, False),  # and beyond progress since
         (TRUNCATED, bounds(end=99, epoch_end=(3, 99)), 99, False),  # no more than a transaction's marker is lost
         (TRUNCATED, bounds(start=90, end=95, epoch_end=(3, 80)), 90, True),  # retention has removed some of it
+        (TRUNCATED, bounds(end=0), 0, False),  # all is lost, and nothing was written since
         (WITNESS, bounds(epoch_end=(3, 80)), 80, False),
         (WITNESS, bounds(start=85, epoch_end=(3, 80)), 85, True),
         (BrokenReason.UNREADABLE_BATCH, bounds(end=95, epoch_end=(3, 80)), 80, False),  # lost after it was stopped
@@ -203,7 +204,7 @@ def test_where_continue_goes_on(about: BrokenReason, log: LogBounds, at: int, ga
     assert p.topic_id == log.topic_id
     assert (p.gaps, p.gap_end) == ((1, at) if gap else (0, 0))
     assert isinstance(start_position(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
-    assert begun.others_from == (at if log.epoch_end else None)
+    assert begun.others_from == (at if log.epoch_end or not log.end else None)
 
 
 @pytest.mark.parametrize(

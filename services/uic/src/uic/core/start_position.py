@@ -275,6 +275,8 @@ def _parted(progress: Progress, bounds: LogBounds, about: BrokenReason | None, f
     """
     reason = BrokenReason.WITNESS if about is BrokenReason.WITNESS else BrokenReason.TRUNCATED
     parted = parts_at(progress, bounds.epoch_end, reason)
+    if parted is None and bounds.end == 0:
+        parted = 0  # nothing can be left out, or folded twice
     if parted is None and from_offset is None:
         raise CannotContinue(
             "from which offset on the log has other records than those that were folded is not known, and all that was "
