@@ -11,8 +11,10 @@ OUT_S = SESSIONS * SESSION_S
 
 
 def silent_for(seconds: float) -> Silence:
+    """As its last question, the first one since an answer was not answered at 100.1."""
     silence = Silence(SESSION_S)
     assert silence.answered(100.0) is None
+    assert silence.unanswered(WHY, 100.1) is None
     silence.unanswered(WHY, 100.0 + seconds)
     return silence
 
@@ -21,13 +23,13 @@ def test_one_question_without_an_answer_is_not_told() -> None:
     silence = Silence(SESSION_S)
     assert silence.unanswered(WHY, 1.0) is None, "there was no answer yet, and the wait begins here"
     assert silence.answered(2.0) is None
-    assert silence.unanswered(WHY, 2.0 + PATIENCE_S - 1) is None
-    assert silence.answered(2.0 + PATIENCE_S) is None
+    assert silence.unanswered(WHY, 2.0 + 3 * PATIENCE_S) is None, "nothing was asked before"
+    assert silence.answered(2.0 + 4 * PATIENCE_S) is None
 
 
 def test_silence_is_told_once_and_again_when_its_reason_changes() -> None:
     silence = silent_for(PATIENCE_S - 1)
-    assert silence.unanswered(WHY, 100.0 + PATIENCE_S) == BrokersSilent(WHY)
+    assert silence.unanswered(WHY, 100.1 + PATIENCE_S) == BrokersSilent(WHY)
     assert silence.unanswered(WHY, 101.0 + PATIENCE_S) is None
     assert silence.unanswered("refused", 102.0 + PATIENCE_S) == BrokersSilent("refused")
     assert silence.answered(103.0 + PATIENCE_S) == BrokersSilent("")
@@ -40,3 +42,10 @@ def test_after_several_sessions_a_worker_is_out_of_the_group_until_the_coordinat
     assert silence.answered(101.0 + OUT_S) == BrokersSilent("", out_of_group=True), "a broker alone is no coordinator"
     assert silence.is_member() == BrokersSilent("")
     assert silence.is_member() is None
+
+
+def test_a_worker_that_is_out_of_the_group_stays_so_if_brokers_fall_silent_again() -> None:
+    silence = silent_for(OUT_S)
+    assert silence.answered(101.0 + OUT_S) == BrokersSilent("", out_of_group=True)
+    assert silence.unanswered(WHY, 102.0 + OUT_S) is None
+    assert silence.unanswered(WHY, 102.0 + OUT_S + PATIENCE_S) == BrokersSilent(WHY, out_of_group=True)

@@ -19,7 +19,8 @@ Handler = Callable[[int, FrameType | None], Any]
 def ends_at_once() -> Iterator[None]:
     """Within it, Ctrl-C, SIGTERM and SIGHUP end the process, with 128 + their number. For imports, before there is
     anything to put in order: an exception in the middle of one may be dropped there, or leave Python's import lock
-    held, for which other threads wait. A signal that is switched off (`nohup`) stays off."""
+    held, for which other threads wait. A signal that is switched off (`nohup`) stays off; all other handlers,
+    the calling program's too, are replaced."""
     with _handled({s: _end for s in ENDING if signal.getsignal(s) not in (signal.SIG_IGN, None)}):
         yield
 

@@ -3,7 +3,7 @@
 Where pandas is installed, pyarrow imports it at the first use of an array or a scalar, to recognize pandas' own types,
 which this project never hands it. That costs half a second and 40 MB. Worse, pyarrow's C++ part drops whatever that
 import raises: a Ctrl-C that comes meanwhile was not heard, and could leave Python's import lock held for good, so that
-every other thread that imported something waited for ever. Here pyarrow looks once, while pandas is hidden from it, and
+every other thread that imported something waited forever. Here pyarrow looks once, while pandas is hidden from it, and
 remembers that there is none: it behaves as on a machine without pandas.
 """
 

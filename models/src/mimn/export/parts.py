@@ -255,8 +255,6 @@ def _before_transform(spec: FieldSpec, x: float) -> float:
     """The number that the field's transform makes x of, up to rounding; of a past rate at most 1, as of all rates."""
     if spec.past_rate:
         return exp(min(x, 0.0))
-    if spec.transform == "log":
-        return exp(min(x, FURTHEST))
     return x if spec.transform == "none" else copysign(expm1(min(abs(x), FURTHEST)), x)
 
 

@@ -308,7 +308,7 @@ class FoldSettings(Group):
     read_back_interval_s: Annotated[float, Field(gt=0)] = 5.0
     """How often each partition's stored progress is compared with ours."""
     as_of_interval_s: Annotated[float, Field(gt=0)] = 5.0
-    """How often a partition that is caught up records that in the store."""
+    """How often a partition that is caught up records that in the store. `ctr rollout rollback` waits 10 s for it."""
     retry_interval_s: Annotated[float, Field(gt=0)] = 0.5
     """Pause before a retry when the store, the log or the dead-letter topic is unavailable."""
     drain_timeout_s: Annotated[float, Field(gt=0)] = 8.0

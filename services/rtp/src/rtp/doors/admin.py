@@ -33,7 +33,7 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {422: {"description": "A parameter o
 
 def parameters(*known: str) -> Any:
     """What a route depends on that takes these parameters in its query, each at most once, and no other: a parameter
-    that is misspelled would be ignored, and of two equal ones the first."""
+    that is misspelled would be ignored, and of two equal ones the last would count."""
 
     def check(request: Request) -> None:
         faults = []

@@ -38,7 +38,7 @@ def fold_failed(error: BaseException) -> str:
             "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib, or give the "
             f"executors more, and {GOES_ON}"
         )
-    if isinstance(error, OSError) or any(mark in text for mark in _NO_DRIVER):
+    if isinstance(error, ConnectionError) or any(mark in text for mark in _NO_DRIVER):
         return f"Spark's own process ended: see what it wrote above, and {GOES_ON}"
     raised = _RAISED.search(text)
     said = raised[1] if raised else next((line for line in text.splitlines() if line.strip()), "")

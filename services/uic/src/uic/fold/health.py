@@ -25,7 +25,7 @@ NO_LEADER = "has no leader: bring its replicas back"
 REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
 """Why partitions wait that have a removal's mark."""
 UNHEARD = "out_of_group: no broker answered for so long that the group may not have this worker any more"
-"""Why a worker is not ready that was cut off."""
+"""Why a worker that was cut off is not ready."""
 LOG = {"topic", "bounds", "fetches", "log", "brokers"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
@@ -134,8 +134,8 @@ class Health:
             say(log, logging.INFO, "log available again")
 
     def brokers_silent(self, detail: str, *, out_of_group: bool) -> None:
-        """No broker answers; empty: one does. `out_of_group`: as `BrokersSilent`; such a worker takes over nothing from
-        one that ends, so it must not pass for one that would."""
+        """No broker answers; empty: one does. `out_of_group`: as `BrokersSilent`; it cannot take over from a
+        worker that ends, so it must not be ready."""
         self._unheard = UNHEARD if out_of_group else ""
         if detail:
             self.log_failed("brokers", detail)

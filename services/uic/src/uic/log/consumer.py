@@ -73,7 +73,7 @@ from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
 from uic.log.silence import Silence
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, refusal
-from uic.log.unreachable import described, to_correct, unanswered, unreachable
+from uic.log.unreachable import described, to_correct, unreachable, was_answered
 from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
 from uic.logs import say
 from uic.settings import KafkaSettings
@@ -371,14 +371,10 @@ class LogConsumer(threading.Thread):
 
     def _note_answer(self, error: Exception | None = None) -> None:
         """A question was answered, or why not. Tell when all brokers are silent, and when one answers again."""
-        now = time.monotonic()
-        if isinstance(error, KafkaError) and unanswered(error):
-            found = self._silence.unanswered(unreachable(self._client, error).detail, now)
-        elif error is None or isinstance(error, KafkaError):
-            found = self._silence.answered(now)
-        else:  # a fault of ours says nothing of the brokers
-            return
-        self._tell_silence(found)
+        if error is None or was_answered(error):
+            self._tell_silence(self._silence.answered(time.monotonic()))
+        elif was_answered(error) is False:
+            self._tell_silence(self._silence.unanswered(unreachable(self._client, error).detail, time.monotonic()))
 
     def _tell_silence(self, found: BrokersSilent | None) -> None:
         if found is not None:

@@ -110,9 +110,11 @@ def _words(error: BaseException) -> str:
     return ""
 
 
-def unanswered(error: BaseException) -> bool:
-    """Whether the error says that there was no answer, and not what a broker answered."""
-    return isinstance(error, _NO_ANSWER) or not isinstance(error, BrokerResponseError)
+def was_answered(error: BaseException) -> bool | None:
+    """Whether a broker answered, if only that it refuses; None of an error that does not tell."""
+    if isinstance(error, _NO_ANSWER):
+        return False
+    return True if isinstance(error, BrokerResponseError | UnknownBrokerIdError) else None
 
 
 def to_correct(error: BaseException) -> str:

@@ -271,8 +271,8 @@ class Verbs:
             yield f"whether UIC folds namespace {release.namespace} could not be read ({describe(error)})"
             return
         if why is not None:
-            workers = f"start UIC workers of namespace {release.namespace}"
-            yield f"states of {release.bundle} grow old, because nothing folds them ({why}): {workers}"
+            workers = f"see that UIC workers of namespace {release.namespace} run"
+            yield f"states of {release.bundle} grow old where nothing folds them ({why}): {workers}"
 
     def gc(self) -> Answer:
         """Give up what was kept for long enough, and remove the namespaces that nothing needs. One that is

@@ -73,8 +73,11 @@ def _before_a_rollback(kept: Answering, topic: str) -> str:
     )
     if kept.topic != topic:
         return f"{text}. It is made of topic {kept.topic}: erase the same by its own UIC"
-    why = kept.unfolded or f"it did not come to that offset within {REACHED_WITHIN_S:g} s"
-    return f"{text}. Nothing seems to fold it ({why}): start UIC workers with {variables(kept.release)}"
+    if kept.unfolded is None:
+        return (
+            f"{text}, until its own UIC workers have come beyond that offset; they had not after {REACHED_WITHIN_S:g} s"
+        )
+    return f"{text}. Nothing folds it now ({kept.unfolded}): start UIC workers with {variables(kept.release)}"
 
 
 def _erase(uic: UicClient, user: str, item: int | None) -> pb.LogPosition:

@@ -199,7 +199,7 @@ def _refuse_unnamed(counts: Mapping[str, int], manifest: Manifest) -> None:
         f"{sum(unnamed.values())} of {sum(counts.values())} events have an action that bundle {manifest.name}/"
         f"{manifest.version} of UIC_BUNDLE__PATH does not name, so they would never be folded: {actions}. It names "
         f"{', '.join(named)}. Give the description the `action` and the `[actions]` that the bundle was trained with, "
-        "with weight 0 and without `is` for what shall be left out. To append them for another bundle, name that one "
+        "with weight 0 and without `is` for actions to leave out. To append them for another bundle, name that one "
         "or none. Nothing was appended"
     )
 
