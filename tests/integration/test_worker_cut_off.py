@@ -19,7 +19,7 @@ from uic.log.silence import SESSIONS
 
 pytestmark = pytest.mark.servers
 
-SESSION_S = 4.0
+SESSION_S = 7.0
 TOLD_S = 40
 """Within this, on a busy machine, a worker says that it is cut off or not any more: it looks every 10 s while it is."""
 SILENT = "log_unavailable: no broker answers at "

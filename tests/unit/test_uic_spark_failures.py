@@ -51,7 +51,10 @@ KILLED = (
             "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib",
         ),
         (SparkError("[JAVA_GATEWAY_EXITED] Java gateway process exited"), "Spark did not start, because Java did not"),
-        (FileNotFoundError(2, "No such file", "/usr/lib/none/bin/java"), "Spark's own process ended"),
+        (
+            PermissionError(13, "No permission", "/opt/bin/spark-submit"),
+            "No permission: '/opt/bin/spark-submit'): correct",
+        ),
         (ConnectionRefusedError(111, "Connection refused"), "Spark's own process ended"),
         (Unreachable(), "Spark's own process ended"),
         (
