@@ -97,15 +97,28 @@ def test_a_stream_is_owed_what_has_changed_since_it_was_told() -> None:
     watches = Watches[str](["", "service"], 9)
     assert watches.join("a", "service") is Health.NOT_SERVING
     watches.show(True)
-    assert (watches.behind(), watches.waiting()) == ([], {"a"}), "its first answer is under way"
+    assert (watches.owed("a"), watches.waiting()) == (None, ["a"]), "its first answer is under way"
     watches.told("a", Health.NOT_SERVING)
-    assert (watches.behind(), watches.owed("a"), watches.waiting()) == (["a"], Health.SERVING, {"a"})
+    assert (watches.owed("a"), watches.waiting()) == (Health.SERVING, ["a"])
+    assert watches.tell("a") is Health.SERVING
     watches.told("a", Health.SERVING)
-    assert (watches.behind(), watches.owed("a"), watches.waiting()) == ([], None, set())
+    assert (watches.tell("a"), watches.waiting()) == (None, [])
     watches.show(False)
     watches.leave("a")
     watches.told("a", Health.NOT_SERVING)
-    assert (watches.behind(), len(watches)) == ([], 0)
+    assert (watches.waiting(), len(watches)) == ([], 0)
+
+
+def test_a_stream_waits_while_it_is_told_though_the_health_changes_back() -> None:
+    watches = Watches[str]([""], 9)
+    assert watches.join("a", "") is Health.NOT_SERVING
+    watches.told("a", Health.NOT_SERVING)
+    watches.show(True)
+    assert watches.tell("a") is Health.SERVING
+    watches.show(False)
+    assert (watches.tell("a"), watches.waiting()) == (None, ["a"]), "one thing at a time"
+    watches.told("a", Health.SERVING)
+    assert watches.tell("a") is Health.NOT_SERVING
 
 
 def test_a_name_that_is_not_served_never_changes() -> None:
@@ -113,7 +126,7 @@ def test_a_name_that_is_not_served_never_changes() -> None:
     assert watches.join("a", "other") is Health.UNKNOWN
     watches.told("a", Health.UNKNOWN)
     watches.show(True)
-    assert watches.waiting() == set()
+    assert watches.waiting() == []
     assert watches.all() == {"": Health.SERVING, "service": Health.SERVING}
 
 
@@ -283,6 +296,37 @@ def test_a_stream_that_takes_no_change_keeps_it_from_the_others_for_a_moment_onl
         assert [next(watch).status for watch in (first, again)] == [SERVING] * 2
         first.cancel()
         again.cancel()
+
+
+def test_only_the_stream_that_takes_no_change_is_ended_where_the_health_changes_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others were ended instead, and it stayed, so that they were not told of later changes either."""
+    monkeypatch.setattr(health_door, "TELL_S", 3.0)  # the health is back long before
+    begun = []
+    tell = health_door._Stream.tell
+
+    def noted(stream: Any, health: Health) -> None:
+        begun.append(health)
+        tell(stream, health)
+
+    monkeypatch.setattr(health_door._Stream, "tell", noted)
+    first = rig.watch()
+    assert next(first).status == SERVING
+    with contextlib.closing(follow(rig, 7)):
+        until(lambda: len(rig.door._health._watches) == 2, "it follows", within_s=60)
+        behind = rig.watch()
+        assert next(behind).status == SERVING
+        rig.serving = False
+        assert next(first).status == NOT_SERVING
+        until(lambda: begun.count(Health.NOT_SERVING) == 2, "it is told, and does not take it", within_s=60)
+        rig.serving = True
+        assert next(first).status == SERVING
+        assert len(rig.door._health._watches) == 2, "it is ended"
+        rig.serving = False
+        assert [next(watch).status for watch in (first, behind)] == [NOT_SERVING] * 2
+        first.cancel()
+        behind.cancel()
 
 
 def test_a_stream_that_takes_nothing_holds_up_no_end(rig: Rig) -> None:

@@ -1,6 +1,6 @@
 """What health the gRPC port shows, and which open streams have not been told it yet.
 
-A stream is one entry, whatever name it asks about: of a name that UIC does not serve, nothing is kept.
+A stream is one entry, whatever name it asks about. Nothing is kept of a name that UIC does not serve.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Watches(Generic[Stream]):
         self._health = Health.NOT_SERVING
         self._ended = False
         self._told: dict[Stream, Health | None] = {}
-        """What each stream was told last; None while it is told for the first time."""
+        """What each stream was told last; None while it is told something."""
 
     def show(self, serving: bool) -> None:
         """The health from now on; without effect after `end`."""
@@ -53,12 +53,19 @@ class Watches(Generic[Stream]):
         return dict.fromkeys(self._names, self._health)
 
     def join(self, stream: Stream, name: str) -> Health | None:
-        """What a new stream is to be told first; `told` says that it was. None, and it does not follow, if there are
-        as many as there may be."""
+        """What a new stream is to be told first; `told` says that it was. None if `most` streams follow already; then
+        it is not added."""
         if len(self._told) >= self._most:
             return None
         self._told[stream] = None
         return self.of(name)
+
+    def tell(self, stream: Stream) -> Health | None:
+        """What the stream is told from now on, until `told` says that it was; None if nothing."""
+        health = self.owed(stream)
+        if health is not None:
+            self._told[stream] = None
+        return health
 
     def told(self, stream: Stream, health: Health) -> None:
         """The stream was told this. Without effect if it has left meanwhile."""
@@ -66,17 +73,13 @@ class Watches(Generic[Stream]):
             self._told[stream] = health
 
     def owed(self, stream: Stream) -> Health | None:
-        """What the stream is to be told now; None if nothing."""
+        """What the stream is to be told next; None if nothing, or if it is told something."""
         last = self._told.get(stream)
         return None if last in (None, Health.UNKNOWN, self._health) else self._health
 
-    def behind(self) -> list[Stream]:
-        """The streams that were told something else last, in the order in which they came."""
-        return [stream for stream in self._told if self.owed(stream) is not None]
-
-    def waiting(self) -> set[Stream]:
-        """The streams that are behind, or are told something for the first time."""
-        return {stream for stream, last in self._told.items() if last is None or self.owed(stream) is not None}
+    def waiting(self) -> list[Stream]:
+        """The streams that are told something, or are to be, in the order in which they came."""
+        return [stream for stream, last in self._told.items() if last is None or self.owed(stream)]
 
     def leave(self, stream: Stream) -> None:
         """The stream follows no more. Without effect if it has left already."""

@@ -1,13 +1,12 @@
 """gRPC's standard health protocol, in bounded memory: `Check`, `List`, and `Watch` for a limited number of streams.
 
 An open `Watch` has no thread: one thread tells all streams of a change, one after the other. A client that takes what
-it is sent too slowly would hold up the others, so a change has `TELL_S` for all of them, and streams that were not told
-by then are ended. Their clients watch again, and are told the health as it is then.
+it is sent too slowly would hold up the others, so this round may take `TELL_S`, and streams that were not told by then
+are ended. Their clients watch again, and are told the health as it is then.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -24,7 +23,7 @@ SERVICE_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 WHOLE_SERVER: Final = ""
 """The name that stands for all services."""
 TELL_S: Final = 1.0
-"""From a change of the health until all streams know it."""
+"""The most that a round takes: from a change of the health until all streams know it."""
 TOO_MANY_WATCHES: Final = "too many streams follow the health: retry with exponential backoff, or call Check"
 ENDS: Final = "the server ends: connect to another one"
 
@@ -60,8 +59,10 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
         self._watches: Watches[_Stream] = Watches(self._names, most)
         self._changed = threading.Condition()
         """Guards `_watches` and what follows; never held while a stream is told."""
-        self._late_at = math.inf
-        """When those who have not been told of the last change are late (monotonic)."""
+        self._round: set[_Stream] = set()
+        """The streams that the teller has not passed yet."""
+        self._late_at = 0.0
+        """From then on, those that are left of the round are late (monotonic)."""
         self._closing = False
         self._over = False
         self._teller = threading.Thread(target=self._tell_all, name="grpc-watches", daemon=True)
@@ -85,9 +86,10 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
             self._changed.notify_all()
 
     def cut_late(self, now: float) -> None:
-        """End the streams that should have been told of a change before `now` (monotonic)."""
+        """End the streams that should have been told before `now` (monotonic)."""
         with self._changed:
-            late = self._watches.behind() if now > self._late_at else []
+            # Not those that have nothing to be told any more, because the health has changed back.
+            late = self._round.intersection(self._watches.waiting()) if now > self._late_at else ()
             for stream in late:
                 self._watches.leave(stream)
         for stream in late:
@@ -99,7 +101,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
             self._closing = True
             self._changed.wait_for(lambda: not self._watches.waiting(), within_s)
             self._over = True
-            late = self._watches.waiting()
+            late = set(self._watches.waiting())
             rest = [stream for stream in self._watches.streams() if stream not in late]
             for stream in (*late, *rest):
                 self._watches.leave(stream)
@@ -163,19 +165,21 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
     def _tell_all(self) -> None:
         while True:
             with self._changed:
-                self._late_at = math.inf
                 self._changed.notify_all()  # for `close`
-                self._changed.wait_for(lambda: self._over or self._watches.behind())
+                self._changed.wait_for(lambda: self._over or any(map(self._watches.owed, self._watches.waiting())))
                 if self._over:
                     return
                 self._late_at = time.monotonic() + TELL_S
-                behind = self._watches.behind()
-            for stream in behind:
+                waiting = self._watches.waiting()
+                self._round = set(waiting)
+            for stream in waiting:
                 with self._changed:
-                    health = self._watches.owed(stream)
+                    health = self._watches.tell(stream)
                 if health is not None:
                     stream.tell(health)
-                    with self._changed:
+                with self._changed:
+                    self._round.remove(stream)
+                    if health is not None:
                         self._watches.told(stream, health)
 
 
