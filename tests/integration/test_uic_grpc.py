@@ -153,6 +153,7 @@ def test_drain_says_not_serving_before_it_goes(
         watching = threading.Thread(target=watch)
         watching.start()
         until(lambda: seen, "the watch has begun", within_s=60)
+        assert metric(uic.worker, "uic_watches") == 1
         assert uic.worker.stop() == 0
         watching.join(60)
         assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]

@@ -322,7 +322,7 @@ def test_only_the_stream_that_takes_no_change_is_ended_where_the_health_changes_
         until(lambda: begun.count(Health.NOT_SERVING) == 2, "it is told, and does not take it", within_s=60)
         rig.serving = True
         assert next(first).status == SERVING
-        assert len(rig.door._health._watches) == 2, "it is ended"
+        assert rig.door.watches() == 2, "it is ended"
         rig.serving = False
         assert [next(watch).status for watch in (first, behind)] == [NOT_SERVING] * 2
         first.cancel()

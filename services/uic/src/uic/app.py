@@ -136,6 +136,7 @@ class App:
             }
         )
         self._metrics.sentinels_up.set_function(lambda: _up(self._store.sentinels))
+        self._metrics.watches.set_function(self._grpc.watches)
         say(log, logging.INFO, "bundle", name=bundle.name, namespace=self.namespace)
 
     def run(self) -> None:

@@ -250,6 +250,11 @@ class Metrics:
             ["port"],
             registry=r,
         )
+        self.watches = Gauge(
+            "uic_watches",
+            "Open streams that follow the health on the gRPC port; at UIC_GRPC__MAX_WATCHES more are refused.",
+            registry=r,
+        )
         self.certificate_expires = Gauge(
             "uic_tls_certificate_expires_seconds",
             "Unix time at which the certificate of a listener ceases to be valid: grpc, admin. None without TLS.",

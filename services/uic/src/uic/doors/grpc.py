@@ -169,6 +169,10 @@ class GrpcServer:
         )
         return self._server.add_secure_port(self._address, credentials)
 
+    def watches(self) -> int:
+        """How many streams follow the health."""
+        return len(self._health)
+
     def drain(self, grace_s: float) -> None:
         """Report NOT_SERVING, and answer all calls for the time that is set for this. Then accept no new ones, answer
         those that have begun within `grace_s` seconds, and close.

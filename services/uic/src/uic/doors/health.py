@@ -67,6 +67,11 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
         self._over = False
         self._teller = threading.Thread(target=self._tell_all, name="grpc-watches", daemon=True)
 
+    def __len__(self) -> int:
+        """How many streams are open."""
+        with self._changed:
+            return len(self._watches)
+
     def start(self) -> None:
         """Tell streams of changes from now on."""
         self._teller.start()
