@@ -214,7 +214,7 @@ def test_where_continue_goes_on(about: BrokenReason, log: LogBounds, at: int, ga
         (
             TRUNCATED,
             bounds(end=90, epoch_end=(2, 85)),
-        ),  # it has no record of that epoch, which began nobody knows where
+        ),  # it has no record of that epoch, so where that began is unknown
         (WITNESS, bounds(epoch_end=(3, 99))),  # that record is of this epoch, too, and another one
         (WITNESS, bounds()),
     ],

@@ -159,7 +159,7 @@ def test_what_is_not_acknowledged_stays_told_until_enough_replicas_are_in_sync(c
         assert all(one.detail for one in log.messages())
     fake.hindered = ""
     clock.now += QUIET_S
-    until(lambda: log.messages() == [PublishingAway("")], "it works again, though nobody publishes", within_s=30)
+    until(lambda: log.messages() == [PublishingAway("")], "it works again without a call", within_s=30)
     log.close()
 
 

@@ -1,7 +1,7 @@
 """Leader epochs: Kafka gives a partition's leader a number that rises with each election, and writes it on each batch.
 
-A log that lost its tail was written again by a leader of a higher epoch. So whoever knows the epoch of a record can ask
-the brokers where the records of that epoch end now, and what lies behind that is not what was there.
+A log that lost its tail was written again by a leader of a higher epoch. With the epoch of a record, UIC
+asks the brokers where the records of that epoch end now. What lies behind that end is not what was there.
 """
 
 from __future__ import annotations

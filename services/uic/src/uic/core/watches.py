@@ -82,7 +82,7 @@ class Watches(Generic[Stream]):
         return [stream for stream, last in self._told.items() if last is None or self.owed(stream)]
 
     def leave(self, stream: Stream) -> None:
-        """The stream follows no more. Without effect if it has left already."""
+        """The stream no longer follows. Without effect if it has left already."""
         self._told.pop(stream, None)
 
     def __len__(self) -> int:
