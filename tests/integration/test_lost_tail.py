@@ -62,6 +62,8 @@ class Cluster:
                     [found] = admin.describe_topics([self.topics.events])
                 except KafkaError:  # it has asked one that is away
                     return False
+                if not found["partitions"]:  # it has asked one that has not heard of the topic
+                    return False
                 [one] = found["partitions"]
                 return (one["leader_id"], sorted(one["isr_nodes"])) == (node, in_sync)
 

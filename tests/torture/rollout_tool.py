@@ -101,7 +101,7 @@ class _Tool:
         wait_follows(running)
         if left := list(running.redis.client.scan_iter(match=f"{running.redis.prefix}:*{running.new.keys.namespace}*")):
             raise AssertionError(f"{len(left)} keys of the collected namespace are left")
-        if held := metric(running.rtp, "rtp_release", f'namespace="{running.new.keys.namespace}"'):
+        if held := metric(running.rtp, "rtp_release", f'state_namespace="{running.new.keys.namespace}"'):
             raise AssertionError(f"RTP says that it holds {held:.0f} releases of the collected namespace")
 
     def _finished(self, *arguments: str) -> dict[str, Any]:

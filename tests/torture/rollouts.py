@@ -86,7 +86,7 @@ def wait_follows(running: Deployment) -> None:
     def follows() -> bool:
         record, rtp = running.record(), running.rtp
         now = record.serving
-        serving = f'bundle="{now.bundle}",namespace="{now.namespace}",role="serving"'
+        serving = f'bundle="{now.bundle}",role="serving",state_namespace="{now.namespace}"'
         shown = metric(rtp, "rtp_rollout_revision"), metric(rtp, "rtp_release", serving)
         return (*shown, metric(rtp, "rtp_release_refused"), readiness(rtp)) == (record.revision, 1, 0, (200, ""))
 
