@@ -57,9 +57,13 @@ class Partition:
         return max(epoch for epoch, first in self.epochs if first <= offset)
 
     def epoch_end(self, asked: int) -> EpochEnd | None:
-        """As a leader answers who was elected after `asked`."""
-        after = [first for epoch, first in self.epochs if epoch > asked]
-        return EpochEnd(max(epoch for epoch, _ in self.epochs if epoch <= asked), min(after)) if after else None
+        """As a leader answers who was elected after `asked`. Of the epochs of records that retention removed it keeps
+        none; of one below all that it knows, it says that it ends where the first of these begins."""
+        oldest = max(i for i, (_, first) in enumerate(self.epochs) if first <= self.start)
+        known = [(epoch, max(first, self.start)) for epoch, first in self.epochs[oldest:]]
+        after = [first for epoch, first in known if epoch > asked]
+        told = max((epoch for epoch, _ in known if epoch <= asked), default=asked)
+        return EpochEnd(told, min(after)) if after else None
 
 
 class FakeTopic:

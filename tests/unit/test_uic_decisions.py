@@ -27,6 +27,7 @@ from uic.core.start_position import (
     log_bounds,
     new_lineage,
     start_position,
+    still_broken,
     where_it_parts,
 )
 
@@ -137,7 +138,43 @@ def test_the_last_folded_record_is_read_as_witness() -> None:
 
 def test_nothing_folded_yet_leaves_nothing_to_verify() -> None:
     untouched = KNOWN._replace(last_offset=-1, witness=0, next_offset=0)
-    assert start_position(encode_progress(untouched), bounds(), MINT) == Begin("go_on", untouched, False, 0, None)
+    begun = start_position(encode_progress(untouched), bounds(), MINT)
+    assert begun == Begin("go_on", untouched, False, 0, None, others_from=0)
+
+
+def test_until_anything_is_folded_an_era_goes_on_where_the_log_may_have_lost_its_tail() -> None:
+    """The session that began it knew, and may have ended at once."""
+    begun = continue_broken(known, bounds(end=95, epoch_end=(3, 80)), MINT, about=TRUNCATED)
+    for log in (bounds(), bounds(start=90)):
+        again = start_position(encode_progress(begun.progress), log, MINT)
+        assert isinstance(again, Begin)
+        assert (again.read_from, again.others_from) == (max(80, log.start), max(80, log.start))
+    folded = begun.progress._replace(next_offset=90, last_offset=89)
+    later = start_position(encode_progress(folded), bounds(start=90), MINT)
+    assert isinstance(later, Begin)
+    assert later.others_from is None
+    first = KNOWN._replace(era=0, last_offset=-1, witness=0, next_offset=0)
+    assert start_position(encode_progress(first), bounds(), MINT) == Begin("go_on", first, False, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "start"), [(record(last_offset=-1, witness=0), 0), (known, 99), (known, 100), (known, 150)]
+)
+def test_what_may_have_lost_its_tail_stays_stopped_without_a_witness(stored: bytes, start: int) -> None:
+    """It has grown beyond progress since it was seen to end below."""
+    log = bounds(start=start)
+    assert isinstance(start_position(stored, log, MINT), Begin)
+    for about in WRITTEN_AGAIN:
+        assert still_broken(stored, log, MINT, about) == Broken(about, decode_progress(stored))
+    assert still_broken(stored, log, MINT, BrokenReason.UNREADABLE_BATCH) == start_position(stored, log, MINT)
+
+
+def test_a_witness_tells_whether_a_log_that_was_stopped_is_the_one_that_was_folded_after_all() -> None:
+    assert still_broken(known, bounds(), MINT, TRUNCATED) == start_position(known, bounds(), MINT)
+    assert still_broken(known, bounds(topic_id=OTHER_ID), MINT, TRUNCATED) == Broken(BrokenReason.TOPIC_ID, KNOWN)
+    anew = still_broken(ABSENT, bounds(), MINT, TRUNCATED)
+    assert isinstance(anew, Begin)
+    assert anew.kind == "new"
 
 
 @pytest.mark.parametrize("start", [99, 100])
@@ -185,10 +222,12 @@ def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
         (TRUNCATED, bounds(end=95, epoch_end=(3, 80)), 80, False),  # its producers have written on
         (TRUNCATED, bounds(end=300, epoch_end=(3, 80)), 80, False),  # and beyond progress since
         (TRUNCATED, bounds(end=99, epoch_end=(3, 99)), 99, False),  # no more than a transaction's marker is lost
-        (TRUNCATED, bounds(start=90, end=95, epoch_end=(3, 80)), 90, True),  # retention has removed some of it
+        (TRUNCATED, bounds(start=90, end=95, epoch_end=(3, 90)), 90, True),  # retention has removed some of it
+        (TRUNCATED, bounds(start=80, end=95, epoch_end=(3, 80)), 80, True),  # or may have
+        (TRUNCATED, bounds(start=120, end=300, epoch_end=(3, 120)), 120, True),  # and some beyond progress
         (TRUNCATED, bounds(end=0), 0, False),  # all is lost, and nothing was written since
         (WITNESS, bounds(epoch_end=(3, 80)), 80, False),
-        (WITNESS, bounds(start=85, epoch_end=(3, 80)), 85, True),
+        (WITNESS, bounds(start=85, epoch_end=(3, 85)), 85, True),
         (BrokenReason.UNREADABLE_BATCH, bounds(end=95, epoch_end=(3, 80)), 80, False),  # lost after it was stopped
         (BrokenReason.REMOVED, bounds(end=200), 100, False),
         (BrokenReason.UNVERIFIABLE, bounds(start=150), 150, True),
@@ -202,7 +241,7 @@ def test_where_continue_goes_on(about: BrokenReason, log: LogBounds, at: int, ga
     p = begun.progress
     assert (p.lineage, p.era, p.next_offset, p.last_offset, p.writer) == (5, 3, at, -1, 10)
     assert p.topic_id == log.topic_id
-    assert (p.gaps, p.gap_end) == ((1, at) if gap else (0, 0))
+    assert (p.gaps, p.gap_end, begun.lost_from is None) == ((1, at, False) if gap else (0, 0, True))
     assert isinstance(start_position(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
     assert begun.others_from == (at if log.epoch_end or not log.end else None)
 
@@ -216,6 +255,7 @@ def test_where_continue_goes_on(about: BrokenReason, log: LogBounds, at: int, ga
             bounds(end=90, epoch_end=(2, 85)),
         ),  # it has no record of that epoch, so where that began is unknown
         (WITNESS, bounds(epoch_end=(3, 99))),  # that record is of this epoch, too, and another one
+        (TRUNCATED, bounds(epoch_end=(3, 150))),  # it ended below progress once, and has this epoch beyond it
         (WITNESS, bounds()),
     ],
 )
@@ -234,13 +274,21 @@ def test_where_a_log_is_known_to_part_nothing_is_folded_twice_and_what_is_left_o
     with pytest.raises(CannotContinue, match="below offset 80"):
         continue_broken(known, log, MINT, 79, about=TRUNCATED)
     begun = continue_broken(known, log, MINT, 90, about=TRUNCATED)
-    assert (begun.read_from, begun.progress.gaps, begun.progress.gap_end) == (90, 1, 90)
+    assert (begun.read_from, begun.progress.gaps, begun.progress.gap_end, begun.lost_from) == (90, 1, 90, None)
 
 
 def test_a_log_that_cannot_be_read_yet_from_where_it_parts_is_not_gone_on_with() -> None:
-    """A transaction is open that began before, whose marker was lost."""
-    with pytest.raises(CannotContinue, match="up to 70 until an open transaction ends"):
-        continue_broken(known, bounds(end=70, epoch_end=(3, 80)), MINT, about=TRUNCATED)
+    log = bounds(end=70, epoch_end=(3, 80))
+    with pytest.raises(CannotContinue, match="up to 70: a transaction is open there, which hangs if its end was lost"):
+        continue_broken(known, log, MINT, about=TRUNCATED, log_end=95)
+    with pytest.raises(CannotContinue, match="up to 70: the brokers do not give out more yet: try again"):
+        continue_broken(known, log, MINT, about=TRUNCATED, log_end=70)
+
+
+def test_a_log_that_an_open_transaction_keeps_unread_from_its_beginning_is_not_empty() -> None:
+    with pytest.raises(CannotContinue, match="rebuild, or give the offset"):
+        continue_broken(known, bounds(end=0), MINT, about=TRUNCATED, log_end=60)
+    assert continue_broken(known, bounds(end=0), MINT, about=TRUNCATED, log_end=0).read_from == 0
 
 
 def test_a_log_that_loses_its_tail_again_before_anything_is_folded_parts_where_it_did_or_earlier() -> None:
@@ -328,20 +376,21 @@ def test_a_question_was_asked_at_the_time_of_the_slower_clock(ahead_ms: int, exp
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("start", "answer", "told"),
     [
-        ((3, 80), "from offset 80 on"),
-        ((2, 80), "from an offset on that is not known (perhaps from 80 on): rebuild, or continue with an offset"),
-        (None, "from an offset on that is not known: rebuild, or continue with an offset"),
+        (0, (3, 80), "from offset 80 on"),
+        (90, (3, 90), "from an offset on that is at or below 90: those below 90 are gone"),
+        (0, (2, 80), "from an offset on that is not known (perhaps from 80 on): rebuild, or continue with an offset"),
+        (0, None, "from an offset on that is not known: rebuild, or continue with an offset"),
     ],
 )
 def test_an_operator_is_told_where_a_log_parts_as_far_as_that_is_known(
-    answer: tuple[int, int] | None, told: str
+    start: int, answer: tuple[int, int] | None, told: str
 ) -> None:
     epoch_end = None if answer is None else EpochEnd(*answer)
     for reason in WRITTEN_AGAIN:
         assert (
-            where_it_parts(KNOWN, epoch_end, reason)
+            where_it_parts(KNOWN, start, epoch_end, reason)
             == f"the states end at offset 100, and the log has other records {told}"
         )
 

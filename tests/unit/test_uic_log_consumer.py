@@ -12,6 +12,7 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaConnectionError
 
+from uic.core.epochs import EpochEnd
 from uic.core.ports import (
     DeadLettersAway,
     Described,
@@ -124,6 +125,29 @@ def described(busy: BusyLog) -> Described:
 def test_what_is_produced_while_a_log_is_described_is_no_open_transaction() -> None:
     said = described(BusyLog())
     assert said.log_end == said.bounds.end
+
+
+def test_where_epochs_end_is_asked_before_where_the_log_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What retention removes between the two would seem to have been folded."""
+    busy, asked = BusyLog(), list[str]()
+    begins = busy.beginning_offsets
+
+    def ends(_consumer: Any, epochs: dict[Any, int], _timeout_ms: int) -> dict[Any, EpochEnd]:
+        asked.append("epochs")
+        return {tp: EpochEnd(epoch, 3) for tp, epoch in epochs.items()}
+
+    def starts(*given: Any, **named: Any) -> Any:
+        asked.append("beginnings")
+        return begins(*given, **named)
+
+    monkeypatch.setattr(consumer, "ends_of_epochs", ends)
+    monkeypatch.setattr(busy, "beginning_offsets", starts)
+    log, client = consumer_of(busy)
+    log.describe({0: 7}, {0: 5})
+    log._obey(client)
+    (said,) = log.messages(0)
+    assert isinstance(said, Described)
+    assert (said.bounds.epoch_end, asked) == (EpochEnd(5, 3), ["epochs", "beginnings"])
 
 
 def told_of(log: LogConsumer, client: Any, **tags: int) -> list[LogMessage]:

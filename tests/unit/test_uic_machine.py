@@ -268,9 +268,10 @@ class Life(RuleBasedStateMachine):
     def given(self, p: int, lost_from: int) -> int | None:
         """The offset that an operator has to give; None if the log tells it."""
         progress = decode_progress(self.store.progress[p])
-        answer = self.topic.partitions[p].epoch_end(progress.last_epoch) if progress.last_epoch != NO_EPOCH else None
-        parted = parts_at(progress, answer, BrokenReason.TRUNCATED)
-        assert parted is None or parted <= lost_from
+        log = self.topic.partitions[p]
+        answer = log.epoch_end(progress.last_epoch) if progress.last_epoch != NO_EPOCH else None
+        parted = parts_at(progress, log.start, answer, BrokenReason.TRUNCATED)
+        assert parted is None or parted.at <= lost_from
         return lost_from if parted is None else None
 
     # What must be
@@ -307,14 +308,17 @@ class Life(RuleBasedStateMachine):
             touched |= self.forget(p, 0)
             view = self.views[p] = View(progress.lineage, progress.era, progress.base, incomplete=progress.base > 0)
             view.suspects = {user for q, user in self.damaged if q == p}
-        if progress.era != view.era:
+        era_begins = progress.era != view.era
+        if era_begins:
             assert progress.era == view.era + 1
             touched |= self.forget(p, 0)
             view.era, view.next_offset = progress.era, progress.next_offset
         assert progress.next_offset >= view.next_offset, "progress went back"
         if progress.gaps != view.gaps:
             assert progress.gaps == view.gaps + 1
-            assert view.next_offset < progress.gap_end <= log.start, "a gap where nothing is missing"
+            # A log that begins where it parted may have parted lower, for all that its broker knows.
+            least = view.next_offset if era_begins and view.next_offset == log.start else view.next_offset + 1
+            assert least <= progress.gap_end <= log.start, "a gap where nothing is missing"
             touched |= self.forget(p, view.next_offset)
             view.gaps, view.next_offset, view.incomplete = progress.gaps, progress.gap_end, True
         for record in self.seen(p):

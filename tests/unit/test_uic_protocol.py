@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future
 
 import pytest
 
@@ -18,6 +19,7 @@ from uic.core.commit import Answer, Commit
 from uic.core.ports import NotDescribed
 from uic.core.status import Phase
 from uic.errors import InvalidField, NotBroken, NotOurs
+from uic.fold import take_up
 from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 5)
@@ -485,8 +487,6 @@ def parts(ends: int, at: int) -> str:
 
 def resolve(worker: Worker, action: str, from_offset: int | None = None) -> Resolution:
     """What an operator's call does, without its thread."""
-    from concurrent.futures import Future
-
     assert action in ("continue", "rebuild")
     resolution = Resolution(0, "continue" if action == "continue" else "rebuild", from_offset, Future())
     worker.updater._resolutions.append(resolution)
@@ -673,6 +673,89 @@ def test_where_a_log_without_its_tail_parts_may_not_be_known_and_then_nothing_is
     assert resolve(worker, "continue", 12).outcome.result().next_offset == 12
     worker.catch_up()
     assert counts(store) == [5] * 5
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_what_comes_to_nothing_leaves_a_log_without_its_tail_stopped_though_it_has_grown_beyond_progress(
+    given_up: bool, topic: FakeTopic, store: FakeStore
+) -> None:
+    """Nothing was folded, so no witness tells that the log is another one."""
+    fill(topic, 80)
+    worker = Worker(topic, store, start="latest")
+    worker.log.assign(0)
+    worker.settle()
+    topic.truncate(0, 70)
+    worker.until(lambda: worker.phase() is Phase.BROKEN)
+    fill(topic, 130)
+    if given_up:
+        worker.log.away = True
+        resolution = Resolution(0, "continue", 70, Future())
+        worker.updater._resolutions.append(resolution)
+        worker.until(lambda: worker.phase() is not Phase.BROKEN)
+        resolution.outcome.cancel()
+        worker.log.away = False
+    else:
+        with pytest.raises(InvalidField, match="give the offset"):
+            resolve(worker, "continue").outcome.result()
+    worker.settle()
+    assert worker.phase() is Phase.BROKEN
+    assert worker.partition().reason.startswith("broken_log: truncated")
+    assert resolve(worker, "continue", 70).outcome.result().next_offset == 70
+    worker.catch_up()
+    assert counts(store) == [26] * 5
+
+
+def test_what_retention_removes_while_a_log_without_its_tail_waits_is_a_gap(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    folded(topic, store)
+    topic.truncate(0, 12)
+    heir = broken(topic, store, f"truncated: {parts(20, 12)}")
+    fill(topic, 30)
+    topic.delete_before(0, 15)
+    heir.until(lambda: "at or below 15: those below 15 are gone" in heir.partition().reason)
+    assert heir.partition().lag == 42 - 15, "from where the log begins"
+    assert resolve(heir, "continue").outcome.result().next_offset == 15
+    heir.catch_up()
+    assert heir.counted("uic_data_gaps_total") == 1
+    assert gaps_said(caplog) == [(0, 15)]
+    progress = heir.progress()
+    assert progress is not None
+    assert (progress.gaps, progress.gap_end) == (1, 15)
+    states = [stored_state(store, user) for user in USERS]
+    assert all(state is not None and state.header.partial for state in states)
+
+
+def test_a_log_whose_epochs_were_counted_again_is_not_gone_on_with_at_progress(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    """All of the cluster was restored from a backup, and elections came up to the last folded epoch again."""
+    worker = folded(topic, store)
+    topic.truncate(0, 12)
+    worker.until(lambda: worker.phase() is Phase.BROKEN)
+    fill(topic, 30)
+    topic.partitions[0].epochs = [(0, 0), (1, topic.partitions[0].end)]
+    with pytest.raises(InvalidField, match="rebuild, or give the offset"):
+        resolve(worker, "continue").outcome.result()
+    worker.until(lambda: worker.phase() is Phase.BROKEN)
+    assert "not known" in worker.partition().reason
+    assert resolve(worker, "continue", 12).outcome.result().next_offset == 12
+    worker.catch_up()
+    assert counts(store) == [10] * 5
+
+
+def test_erasures_in_a_lost_tail_hide_no_new_events_from_who_takes_over_before_any_is_folded(
+    topic: FakeTopic, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(take_up, "REPLAY_RECORDS", 0)
+    heir = erased_in_a_lost_tail(topic, store)
+    resolve(heir, "continue")
+    fill(topic, 5)  # and it ends before it reads any of them
+    again = Worker(topic, store, erasures=heir.erasures, seed=2)
+    again.log.assign(0)
+    again.catch_up()
+    assert counts(store) == [1, 4, 4, 4, 4]
+    assert again.counted("uic_records_total", outcome="erased_later") == 0
 
 
 def test_erasures_in_a_lost_tail_hide_none_of_the_events_that_took_their_place_before_an_operator_spoke(

@@ -179,6 +179,39 @@ def test_where_the_brokers_tell_nothing_of_replicas_it_stays_told_for_longer_tha
     log.close()
 
 
+def test_what_was_not_acknowledged_stays_to_be_proven_through_failures_of_another_kind(appends: Appends) -> None:
+    appends.failed(T, [0], Failure("not acknowledged", refused=False, unanswered=True), 10.0, 12.0)
+    appends.failed(T, [0], Failure("no record is accepted now", refused=False), 12.0, 13.0)
+    assert appends.unanswered(T)
+    assert appends.trouble == "no record is accepted now"
+    appends.worked(T, [1], 14.0)
+    assert appends.unanswered(T)
+    appends.worked(T, [0], 14.0)
+    assert not appends.unanswered(T)
+    appends.failed(T, [0], SLOW, 20.0, 21.0)
+    assert not appends.unanswered(T), "that is over"
+
+
+def test_neither_a_later_failure_nor_a_right_that_was_looked_at_ends_what_was_not_acknowledged(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log, said = WatchedLog(fake, 4, 1.0), looks(fake)
+    unanswered(log, fake, clock)
+    fake.away = True
+    with pytest.raises(LogUnavailable):
+        publish(log, 0)
+    fake.away, fake.hindered = False, "too few replicas"
+    assert log.messages()
+    for times in range(1, 4):
+        clock.now += QUIET_S
+        until(lambda times=times: len(said) >= times, "the brokers are asked", within_s=30)  # type: ignore[misc]  # bound
+        log.must_be_writable(T)  # as each erasure looks
+        assert all(one.detail for one in log.messages())
+    fake.hindered = ""
+    clock.now += QUIET_S
+    until(lambda: log.messages()[-1:] == [PublishingAway("")], "it is over", within_s=30)
+    log.close()
+
+
 def test_a_record_that_is_too_large_is_no_trouble_of_publishing(clock: Clock) -> None:
     class Small(FakeEventLog):
         def append(self, *_: object) -> list[object]:  # type: ignore[override]

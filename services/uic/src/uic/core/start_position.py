@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from mimn.state import NO_EPOCH, NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, witness
 from uic.core.commit import ABSENT
@@ -87,9 +87,11 @@ class Begin:
     """The witness that the record at `read_from` must have; it was folded before and is not folded again. None: fold
     it."""
     lost_from: int | None = None
-    """Where a gap begins that is found now: events from here up to `progress.complete_from` are lost. None: none is."""
+    """Where a gap begins that is found now: events from here up to `progress.complete_from` are lost. Where that is not
+    known, the lowest offset that it may be. None: none is."""
     others_from: int | None = None
-    """The log lost its tail: from here on it may have other records than those that were folded. None: it did not."""
+    """The log lost its tail, or may have, before the era began: from here on it may have other records than those that
+    the notes of erasures are about. None: it did not."""
 
     def contradicted_by(self, first: Record) -> BrokenReason | None:
         """Why `first`, the first record read, is not the one that was folded last; None if it is. What is no event is
@@ -107,6 +109,16 @@ class Broken:
     reason: BrokenReason
     progress: Progress | None = None
     """What is stored; None: it cannot be read."""
+
+
+class Parting(NamedTuple):
+    """Where a log that lost its tail parts from the one that was folded."""
+
+    at: int
+    """All that lies below was folded, and nothing from there on."""
+    exact: bool = True
+    """Whether that is known to the record. Otherwise it may lie lower, where retention has removed the records since:
+    what lay between the two was not folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +148,9 @@ def start_position(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Brok
     if reason is not None:
         return Broken(reason, progress)
     nothing_folded = progress.last_offset == NOTHING_FOLDED
+    read_from = max(bounds.start, progress.next_offset)
+    # The era began here, perhaps in a log that had lost its tail: the session that began it may have ended at once.
+    others_from = read_from if nothing_folded and progress.era > 0 else None
     if not nothing_folded and progress.last_offset >= bounds.start:
         return Begin("go_on", progress, False, progress.last_offset, progress.witness)
     if not nothing_folded and _same_topic(progress.topic_id, bounds.topic_id) is None:
@@ -148,8 +163,19 @@ def start_position(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Brok
             writer=mint.writer,
             topic_id=bounds.topic_id,
         )
-        return Begin("gap", after_gap, True, bounds.start, None, lost_from=progress.next_offset)
-    return Begin("go_on", progress, False, progress.next_offset, None)
+        return Begin("gap", after_gap, True, read_from, None, progress.next_offset, others_from)
+    return Begin("go_on", progress, False, read_from, None, others_from=others_from)
+
+
+def still_broken(stored: bytes, bounds: LogBounds, mint: Mint, about: BrokenReason | None) -> Begin | Broken:
+    """`start_position` for a partition that had stopped because of `about`, if nothing came of what an operator wanted.
+
+    A log that lost its tail may have grown beyond progress meanwhile. Then only the witness tells it from the one that
+    was folded; without one the partition stays stopped.
+    """
+    decision = start_position(stored, bounds, mint)
+    unproven = isinstance(decision, Begin) and decision.kind != "new" and decision.witness is None
+    return Broken(about, decode_progress(stored)) if about in WRITTEN_AGAIN and unproven else decision
 
 
 def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
@@ -161,27 +187,33 @@ def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
     return None
 
 
-def parts_at(progress: Progress, epoch_end: EpochEnd | None, reason: BrokenReason) -> int | None:
+def parts_at(progress: Progress, start: int, epoch_end: EpochEnd | None, reason: BrokenReason) -> Parting | None:
     """From which offset on a log that lost its tail has other records than those that were folded; None if that is not
-    known. All that lies below was folded, and nothing from there on.
+    known.
 
     Two logs have the same records up to where the shorter one's records of an epoch end, if both have any of it: one
     leader wrote them. A log that has none of the last folded record's epoch parted from it earlier, and where, its
-    broker cannot tell.
+    broker cannot tell. A broker forgets the epochs of records that retention removes. Of one below all that it knows,
+    it says that the records end where the log begins: they end there or lower.
 
     Args:
         progress: what is stored.
+        start: offset of the log's first record, asked for after `epoch_end`.
         epoch_end: the leader's answer about `progress.last_epoch`.
         reason: one of `WRITTEN_AGAIN`.
     """
-    if progress.last_offset == NOTHING_FOLDED and progress.base == progress.era == 0:
-        return 0
+    nothing_folded = progress.last_offset == NOTHING_FOLDED
+    if nothing_folded and progress.base == progress.era == 0:
+        return Parting(0)
     if epoch_end is None or epoch_end.epoch != progress.last_epoch:
         return None
-    folded_to = progress.next_offset if progress.last_offset == NOTHING_FOLDED else progress.last_offset + 1
-    if reason is BrokenReason.WITNESS and epoch_end.end >= folded_to:
-        return None  # the same epoch, and another record: epochs were counted again, as after a cluster was restored
-    return min(epoch_end.end, folded_to)
+    folded_to = progress.next_offset if nothing_folded else progress.last_offset + 1
+    # Another record of the same epoch, or a log that ended below progress and has records of that epoch beyond it now:
+    # epochs were counted again, as after a cluster was restored.
+    counted_again = folded_to if reason is BrokenReason.WITNESS else progress.next_offset
+    if epoch_end.end >= counted_again and not 0 < epoch_end.end <= start:
+        return None
+    return Parting(min(epoch_end.end, folded_to), exact=not 0 < epoch_end.end <= start)
 
 
 def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
@@ -213,7 +245,13 @@ class CannotContinue(Exception):
 
 
 def continue_broken(
-    stored: bytes, bounds: LogBounds, mint: Mint, from_offset: int | None = None, *, about: BrokenReason | None = None
+    stored: bytes,
+    bounds: LogBounds,
+    mint: Mint,
+    from_offset: int | None = None,
+    *,
+    about: BrokenReason | None = None,
+    log_end: int | None = None,
 ) -> Begin:
     """Accept the log as it is now, keep the states, and begin a new era.
 
@@ -227,6 +265,8 @@ def continue_broken(
         mint: for the new progress record.
         from_offset: where the operator wants to go on.
         about: why the partition had stopped.
+        log_end: where the log ends, records that cannot be read yet included (the high watermark); None: at
+            `bounds.end`.
 
     Raises:
         CannotContinue: the progress record is absent, unreadable or for another partition count; or `from_offset` is
@@ -248,10 +288,13 @@ def continue_broken(
         raise CannotContinue(f"from_offset must lie within the log, {bounds.start} to {bounds.end}")
     another = _same_topic(progress.topic_id, bounds.topic_id) is False
     lost_tail = not another and (about in WRITTEN_AGAIN or bounds.end < progress.next_offset)
-    parted = _parted(progress, bounds, about, from_offset) if lost_tail else None
-    unread_from = 0 if another else progress.next_offset if parted is None else parted
+    parted = _parted(progress, bounds, about, from_offset, log_end) if lost_tail else None
+    unread_from = 0 if another else progress.next_offset if parted is None else parted.at
     at = max(bounds.start, unread_from) if from_offset is None else from_offset
-    gap = at > unread_from
+    inexact = parted is not None and not parted.exact
+    gap = at > unread_from or inexact
+    removed = bounds.start > unread_from or inexact  # by retention, and not only left out by the operator
+    lost_from = None if not removed else 0 if inexact else unread_from
     accepted = progress._replace(
         era=progress.era + 1,
         next_offset=at,
@@ -262,41 +305,53 @@ def continue_broken(
         misrouted_to=0,
         gap_end=max(at, 0 if another else progress.gap_end) if gap else progress.gap_end,
         gaps=progress.gaps + gap,
-        last_epoch=progress.last_epoch if at == parted else NO_EPOCH,
+        last_epoch=progress.last_epoch if parted is not None and at == parted.at else NO_EPOCH,
     )
-    return Begin("continued", accepted, True, at, None, others_from=at if lost_tail else None)
+    return Begin("continued", accepted, True, at, None, lost_from, at if lost_tail else None)
 
 
-def _parted(progress: Progress, bounds: LogBounds, about: BrokenReason | None, from_offset: int | None) -> int | None:
+def _parted(
+    progress: Progress, bounds: LogBounds, about: BrokenReason | None, from_offset: int | None, log_end: int | None
+) -> Parting | None:
     """`parts_at`, for an operator who goes on at `from_offset`, or there.
 
     Raises:
         CannotContinue: events would be left out or folded twice, or the log cannot be read from there yet.
     """
     reason = BrokenReason.WITNESS if about is BrokenReason.WITNESS else BrokenReason.TRUNCATED
-    parted = parts_at(progress, bounds.epoch_end, reason)
-    if parted is None and bounds.end == 0:
-        parted = 0  # nothing can be left out, or folded twice
+    parted = parts_at(progress, bounds.start, bounds.epoch_end, reason)
+    log_end = bounds.end if log_end is None else log_end
+    if parted is None and log_end == 0:
+        parted = Parting(0)  # nothing can be left out, or folded twice
     if parted is None and from_offset is None:
         raise CannotContinue(
             "from which offset on the log has other records than those that were folded is not known, and all that was "
             "written from there on would be left out or folded twice: rebuild, or give the offset"
         )
-    if parted is not None and from_offset is not None and from_offset < parted:
-        raise CannotContinue(f"what lies below offset {parted} was folded, and would be folded twice")
-    if parted is not None and from_offset is None and parted > bounds.end:
+    if parted is not None and from_offset is not None and from_offset < parted.at:
         raise CannotContinue(
-            f"the log goes on at offset {parted}, and can be read up to {bounds.end} until an open transaction ends"
+            f"by the leader epochs of Kafka, what lies below offset {parted.at} was folded, and would be folded twice. "
+            "That may be wrong where all of the cluster was restored from a backup, which counts epochs again: then "
+            "rebuild"
         )
+    if parted is not None and from_offset is None and parted.at > bounds.end:
+        until = (
+            "a transaction is open there, which hangs if its end was lost"
+            if bounds.end < log_end
+            else "the brokers do not give out more yet: try again"
+        )
+        raise CannotContinue(f"the log goes on at offset {parted.at}, and can be read up to {bounds.end}: {until}")
     return parted
 
 
-def where_it_parts(progress: Progress, epoch_end: EpochEnd | None, reason: BrokenReason) -> str:
-    """What an operator is told of a log that lost its tail."""
-    parted = parts_at(progress, epoch_end, reason)
+def where_it_parts(progress: Progress, start: int, epoch_end: EpochEnd | None, reason: BrokenReason) -> str:
+    """What an operator is told of a log that lost its tail, and begins at `start`."""
+    parted = parts_at(progress, start, epoch_end, reason)
     states = f"the states end at offset {progress.next_offset}, and the log has other records from"
+    if parted is not None and parted.exact:
+        return f"{states} offset {parted.at} on"
     if parted is not None:
-        return f"{states} offset {parted} on"
+        return f"{states} an offset on that is at or below {parted.at}: those below {start} are gone"
     # Its leader had none of the last folded epoch. It parts where its own last epoch ended, unless it had records that
     # were lost to the log once before: that cannot be told from here.
     perhaps = (

@@ -313,7 +313,8 @@ def _unfolded_from(session: Session) -> int | None:
     if isinstance(session, Broken) and session.cause is BrokenReason.TOPIC_ID:
         return session.start
     if isinstance(session, Broken) and session.cause in WRITTEN_AGAIN and p is not None:
-        return parts_at(p, session.epoch_end, session.cause)
+        parted = parts_at(p, session.start or 0, session.epoch_end, session.cause)
+        return None if parted is None else max(parted.at, session.start or 0)
     return None if p is None else p.next_offset
 
 

@@ -28,6 +28,7 @@ from uic.core.start_position import (
     continue_broken,
     new_lineage,
     start_position,
+    still_broken,
     where_it_parts,
 )
 from uic.core.start_position import Broken as Stop
@@ -152,6 +153,7 @@ class TakeUp:
             Claiming(
                 hold=session.hold,
                 due=now,
+                start=bounds.start,
                 end=bounds.end,
                 epoch_end=bounds.epoch_end,
                 progress=progress,
@@ -195,7 +197,7 @@ class TakeUp:
         """Read no more of a partition until an operator has decided."""
         self._log.park(session.partition)
         if cause in WRITTEN_AGAIN and session.progress is not None:
-            detail = where_it_parts(session.progress, session.epoch_end, cause)
+            detail = where_it_parts(session.progress, session.start or 0, session.epoch_end, cause)
         self._sessions.put(
             Broken(
                 hold=session.hold,
@@ -213,10 +215,12 @@ class TakeUp:
 
     def told_where_it_parts(self, session: Broken, epoch_end: EpochEnd) -> None:
         """The log answered again for a partition that was stopped: it may not have known before."""
-        if session.cause not in WRITTEN_AGAIN or session.progress is None or session.epoch_end == epoch_end:
+        if session.cause not in WRITTEN_AGAIN or session.progress is None:
             return
         session.epoch_end = epoch_end
-        detail = where_it_parts(session.progress, epoch_end, session.cause)
+        detail = where_it_parts(session.progress, session.start or 0, epoch_end, session.cause)
+        if session.reason == _named(session.cause, detail):
+            return
         session.reason = _named(session.cause, detail)
         say(log, logging.ERROR, "broken log", partition=session.partition, reason=session.cause.value, detail=detail)
 
@@ -282,23 +286,26 @@ class TakeUp:
 
     def _decide(self, session: TakingUp, stored: bytes, bounds: LogBounds) -> Begin | Stop:
         mint = Mint(self._topic.partitions, self._topic.start, self._random_id(), session.hold.writer)
-        if session.resolution is not None and session.resolution.outcome.cancelled():
-            session.resolution = None
         resolution = session.resolution
         if resolution is None:
             return start_position(stored, bounds, mint)
+        if resolution.outcome.cancelled():
+            session.resolution = None
+            return still_broken(stored, bounds, mint, resolution.about)
         if resolution.about is BrokenReason.MISROUTED:
             return accept_misrouted(stored, bounds, mint)
         try:
             begin = (
                 new_lineage(bounds, mint)
                 if resolution.action == "rebuild"
-                else continue_broken(stored, bounds, mint, resolution.from_offset, about=resolution.about)
+                else continue_broken(
+                    stored, bounds, mint, resolution.from_offset, about=resolution.about, log_end=session.end
+                )
             )
         except CannotContinue as error:
             resolution.refuse(InvalidField(str(error)))
             session.resolution = None
-            return start_position(stored, bounds, mint)
+            return still_broken(stored, bounds, mint, resolution.about)
         return among_removed(begin, bounds) if resolution.about is BrokenReason.REMOVED else begin
 
     def _claim(self, now: float) -> None:
@@ -358,6 +365,7 @@ class TakeUp:
             Reading(
                 hold=session.hold,
                 due=session.due,
+                start=session.start,
                 end=session.end,
                 epoch_end=session.epoch_end,
                 progress=session.progress,

@@ -456,12 +456,13 @@ class LogConsumer(threading.Thread):
                     partitions = [self._tp(p) for p in wanted]
                 away = leaderless(consumer, partitions)
                 partitions = [tp for tp in partitions if tp not in away]
+                # Before the beginnings: what retention removes between the two would not be told from what was folded.
+                folded = {tp: epochs[tp.partition] for tp in partitions if epochs and tp.partition in epochs}
+                epoch_ends = ends_of_epochs(consumer, folded, DESCRIBE_MS) if folded else {}
                 starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
                 # Before the last stable offsets: what is produced between the two would look like an open transaction.
                 log_ends = self._asked().log_ends([tp.partition for tp in partitions])
                 ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
-                folded = {tp: epochs[tp.partition] for tp in partitions if epochs and tp.partition in epochs}
-                epoch_ends = ends_of_epochs(consumer, folded, DESCRIBE_MS) if folded else {}
         except KafkaError as error:
             self._look_at_connections(error)
             self._note_answer(error)

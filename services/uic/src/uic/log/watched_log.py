@@ -39,7 +39,8 @@ class Failure(NamedTuple):
     refused: bool
     """Whether the brokers said no, and will again."""
     unanswered: bool = False
-    """Whether they took the records, and did not acknowledge them."""
+    """Whether they took the records, and did not acknowledge them. Later failures do not end that, for they prove
+    nothing."""
 
 
 @dataclass(slots=True)
@@ -69,7 +70,8 @@ class Appends:
         for key in [(topic, p) for p in partitions]:
             before = self._failing.get(key)
             since = before.since if before else max(began, self._worked.get(key, began))
-            self._failing[key] = _Failing(since, now, failure)
+            unanswered = failure.unanswered or (before is not None and before.failure.unanswered)
+            self._failing[key] = _Failing(since, now, failure._replace(unanswered=unanswered))
 
     def answered(self, topic: str) -> None:
         """The brokers say that they take records of the topic."""
