@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
@@ -144,6 +144,31 @@ def test_what_producers_write_after_an_unclean_election_is_folded_once_however_l
         until(lambda: count(uic) == 50 + since + 5, "each event is folded once", within_s=60)
         until(lambda: stands(uic)["lag"] == 0, "none waits", within_s=30)
         assert metric(uic.worker, "uic_data_gaps_total") == 0
+
+
+def test_what_retention_removes_while_an_operator_is_waited_for_is_a_gap(
+    cluster: Cluster, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    """The leader forgets where the last folded epoch ended: it names the log's beginning for that."""
+    with running_uic(tmp_path, valkey, cluster.topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="5000") as uic:
+        cluster.append(20)
+        cluster.lose_what_is_appended_from_now_on()
+        assert cluster.append(30) == 50
+        until(lambda: count(uic) == 50, "all is folded", within_s=60)
+        cluster.lose_it()
+        assert cluster.append(20) == 40
+        until(lambda: PARTS_AT_20 in stands(uic)["reason"], "from where on", within_s=60)
+        with closing(cluster.admin()) as admin:
+            admin.delete_records({TopicPartition(cluster.topics.events, 0): 30})
+        until(lambda: "at or below 30" in stands(uic)["reason"], "it is no longer known", within_s=60)
+        assert stands(uic)["lag"] == 10
+        code, said = continued(uic)
+        assert (code, "goes on at offset 30," in said) == (0, True)
+        until(lambda: count(uic) == 60, "what is left is folded", within_s=60)
+        assert metric(uic.worker, "uic_data_gaps_total") == 1
+        state = uic.state(USER)
+        assert state is not None
+        assert state.partial
 
 
 def test_where_a_log_parts_that_has_none_of_the_last_leaders_records_an_operator_has_to_say(
