@@ -111,6 +111,9 @@ CHANGES: dict[str, Broken] = {
     "a manager connects in _build_transport(node, timeout_at)": lambda patch: patch.setattr(
         KafkaConnectionManager, "_connect", other
     ),
+    "connecting is a task that can be ended, and one whose connection was closed meanwhile makes none": lambda patch: (
+        patch.setattr(NetworkSelector, "cancel", other)
+    ),
     "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": (
         lambda patch: patch.setattr(KafkaConnection, "__init__", other)
     ),
@@ -122,6 +125,12 @@ CHANGES: dict[str, Broken] = {
     ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda patch: patch.setattr(KafkaConnectionManager, "bootstrap_async", other)
+    ),
+    "a cluster has metadata_request() and update_metadata(answer), and a connection send_request(request)": (
+        lambda patch: patch.setattr(KafkaConnection, "send_request", lambda self: None)
+    ),
+    "a connection that is not needed any more ends without an error in connection_lost(None), or its transport": (
+        lambda patch: patch.setattr(KafkaConnection, "connection_lost", other)
     ),
     "a transport reads with _sock_recv(), which gives bytes and an error": lambda patch: patch.setattr(
         KafkaSSLTransport, "_read_from_sock", other
@@ -556,6 +565,9 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "except Errors.NodeNotReadyError" in inspect.getsource(KafkaConnectionManager.send)
     assert "raise Errors.UnknownBrokerIdError" in inspect.getsource(KafkaConnectionManager.get_connection)
     assert "random.choice(self.cluster.bootstrap_brokers())" in inspect.getsource(KafkaConnectionManager._do_bootstrap)
+    assert "await self._refresh_future" in inspect.getsource(ClusterMetadata.refresh_metadata)
+    assert "await transport.handshake()" in inspect.getsource(KafkaConnectionManager._build_transport)
+    assert "timeout" not in inspect.getsource(KafkaSSLTransport.handshake)
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._join_task is None or self._join_task.is_done" in source
     assert "while self.need_rejoin()" in source

@@ -12,9 +12,9 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
   end the poll.
 * `poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
 * `open_kafka_client`: a client that finds no broker leaves no thread and no open file.
-* `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; a broker that the
-  client has not heard of is looked up before a request to it fails.
-* `_FromOneServer`: a server that is silent does not keep a client from the next one, and is named.
+* `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; TLS has no longer
+  than the connection; a broker that the client has not heard of is looked up before a request to it fails.
+* `_Asked`: a server that is silent does not keep a client from the next one, and is named.
 * `_ReadsAll`: what a broker says before it ends a connection is read.
 * `_TransactionManager`: a producer that gave its id up asks for another one.
 * `_Sender`: a record that fails says whether the brokers can have it.
@@ -26,6 +26,7 @@ Decisions 32, 187 and 204 say what each repair is for.
 from __future__ import annotations
 
 import inspect
+import logging
 import random
 import time
 import traceback
@@ -53,6 +54,7 @@ from kafka.errors import (
     InvalidRecordError,
     InvalidTimestampError,
     InvalidTopicError,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -74,7 +76,6 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
-from kafka.net.wakeup_notifier import WakeupNotifier
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -114,6 +115,12 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         takes(KafkaConnectionManager._build_transport, "self", "node", "timeout_at")
         and uses(KafkaConnectionManager._connect, "_build_transport", "connection_lost")
     ),
+    "connecting is a task that can be ended, and one whose connection was closed meanwhile makes none": lambda: (
+        takes(NetworkSelector.call_soon, "self", "task")
+        and takes(NetworkSelector.cancel, "self", "task")
+        and uses(NetworkSelector.cancel, "_pending_tasks", "close")
+        and uses(KafkaConnectionManager._connect, "closed", "connection_made")
+    ),
     "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": lambda: (
         takes(KafkaConnectionManager._connect, "self", "node", "conn")
         and uses(KafkaConnectionManager.get_connection, "_conns", "close_future")
@@ -134,10 +141,32 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda: (
             takes(KafkaConnectionManager._do_bootstrap, "self", "deadline")
-            and uses(KafkaConnectionManager._do_bootstrap, "bootstrap_brokers", "closed", "_bootstrap_wakeup")
-            and uses(KafkaConnectionManager._do_bootstrap, "get_connection", "_conns", "update_backoff", "cluster")
+            and uses(KafkaConnectionManager._do_bootstrap, "bootstrap_brokers", "closed", "cluster", "brokers")
+            and uses(KafkaConnectionManager._do_bootstrap, "connection_delay", "update_backoff", "reset_backoff")
+            and uses(KafkaConnectionManager._do_bootstrap, "get_connection", "_conns", "start_refresh_loop")
             and uses(KafkaConnectionManager.bootstrap_async, "_do_bootstrap", "call_soon")
-            and takes(WakeupNotifier.__init__, "self", "net")
+            and takes(
+                KafkaConnectionManager.get_connection,
+                "self",
+                "node_id",
+                "timeout_ms",
+                "pop_on_close",
+                "refresh_metadata_on_err",
+                "reset_backoff_on_connect",
+            )
+        )
+    ),
+    "a cluster has metadata_request() and update_metadata(answer), and a connection send_request(request)": lambda: (
+        takes(ClusterMetadata.metadata_request, "self")
+        and takes(ClusterMetadata.update_metadata, "self", "metadata")
+        and uses(ClusterMetadata._do_refresh_metadata, "metadata_request", "update_metadata")
+        and takes(KafkaConnection.send_request, "self", "request")
+    ),
+    "a connection that is not needed any more ends without an error in connection_lost(None), or its transport": (
+        lambda: (
+            takes(KafkaConnection.connection_lost, "self", "exc")
+            and uses(KafkaConnection.connection_lost, "_close_future", "success")
+            and uses(KafkaConnection.close, "transport", "connection_lost", "abort", "close")
         )
     ),
     "a transport reads with _sock_recv(), which gives bytes and an error": lambda: all(
@@ -284,6 +313,8 @@ def check_client() -> None:
 # Connecting
 
 
+log = logging.getLogger("kafka.uic")
+"""Among the library's, with its level: what it logs itself where it is not repaired."""
 Client = TypeVar("Client")
 
 
@@ -316,6 +347,16 @@ class _TlsTransport(_ReadsAll, KafkaSSLTransport):  # type: ignore[misc]  # kafk
     pass
 
 
+class _Wanted(NamedTuple):
+    """A server that is connected to, as long as that is wanted."""
+
+    node_id: Any
+    host: str
+    port: int
+    closed: Future
+    """Done when the connection is closed."""
+
+
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
     """Connections of which one that cannot be made leaves no socket open, and is known with its reason; and requests
     that find brokers which are new to the client.
@@ -333,16 +374,43 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
         self._failed: dict[str, tuple[float, NoConnection]] = {}
         """By address: when and why a connection to it failed. Written by the client's I/O thread."""
 
-    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
-        try:
-            transport = await super()._build_transport(node, timeout_at)
-        except Exception as error:
-            _forget_locals(error)
-            raise
-        transport.__class__ = _TlsTransport if isinstance(transport, KafkaSSLTransport) else _PlainTransport
-        return transport
+    async def _build_transport(self, node: _Wanted, timeout_at: float | None = None) -> Any:
+        """A transport, made by a task of its own: the library waits for the end of a TLS handshake without a limit.
 
-    async def _do_bootstrap(self, deadline: float | None) -> Any:
+        Returns:
+            None if the connection was closed meanwhile; then the library makes none.
+
+        Raises:
+            KafkaError: it cannot be made, or not until `timeout_at`.
+        """
+        made, ended = Future(), Future()
+
+        async def make() -> None:
+            try:
+                made.success(await super(_Manager, self)._build_transport(node, timeout_at))
+            except Exception as error:
+                _forget_locals(error)
+                made.failure(error)
+
+        def end(_: object) -> None:
+            if not ended.is_done:
+                ended.success(None)
+
+        made.add_both(end)
+        node.closed.add_both(end)
+        making = self._net.call_soon(make)
+        with suppress(KafkaTimeoutError):
+            await self.wait_for(ended, _ms_until(timeout_at))
+        self._net.cancel(making)  # which closes its socket
+        if made.is_done:
+            transport = await made
+            transport.__class__ = _TlsTransport if isinstance(transport, KafkaSSLTransport) else _PlainTransport
+            return transport
+        if node.closed.is_done:
+            return None
+        raise KafkaConnectionError("the connection timed out")
+
+    async def _do_bootstrap(self, deadline: float | None) -> bool:
         """Learn of the cluster from the first server that answers. The next one is asked, too, whenever those that were
         asked have failed or been silent for a moment; the library asks one by chance, and leaves it all of the time.
 
@@ -353,30 +421,37 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
         random.shuffle(servers)
         ended = Future()
         failed: list[BaseException] = []
-        asked: list[_FromOneServer] = []
+        asked: list[_Asked] = []
 
         def failure(error: BaseException) -> None:
             failed.append(error)
             if len(failed) == len(servers) and not ended.is_done:
-                ended.failure(next((one for one in failed if not isinstance(one, KafkaTimeoutError)), error))
+                ended.success(False)
 
-        def success(answered: object) -> None:
+        def success(_: object) -> None:
             if not ended.is_done:
-                ended.success(answered)
+                ended.success(True)
 
+        answered = False
         try:
             for server in servers:
-                one = _FromOneServer(self, server)
+                one = _Asked(self, server, deadline)
                 asked.append(one)
-                told = self.call_soon(KafkaConnectionManager._do_bootstrap, one, deadline)
-                told.add_callback(success).add_errback(failure).add_both(one.moves)
-                await one.moves_within(SILENT_S)
+                self.call_soon(one.answer).add_callback(success).add_errback(failure).add_both(one.moves)
+                await one.moves_within(_ms_until(deadline, SILENT_S * 1000))
                 if ended.is_done:
                     break
-            return await ended
+            with suppress(KafkaTimeoutError):
+                answered = await self.wait_for(ended, _ms_until(deadline))
         finally:
             for one in asked:
-                one.stop()
+                one.stop(needed=not answered)
+        if answered:
+            self.cluster.start_refresh_loop()
+            return True
+        names = ", ".join(sorted(map(_address, servers)))
+        refused = (error for error in failed if not isinstance(error, KafkaTimeoutError))
+        raise next(refused, KafkaTimeoutError(f"no broker answers at {names}"))
 
     def send(self, request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
         """A `Future` of the answer. Fresh metadata is asked for if it is not known where the broker is: the library
@@ -395,12 +470,11 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
 
     async def _connect(self, node: Any, conn: Any, *given: Any, **named: Any) -> None:
         conn.close_future.add_errback(self._note, _address(node))
-        await super()._connect(node, conn, *given, **named)
+        wanted = _Wanted(node.node_id, node.host, node.port, conn.close_future)
+        await super()._connect(wanted, conn, *given, **named)
 
     def _note(self, address: str, error: BaseException) -> None:
         """A connection has failed. That time was over says less than what was seen before."""
-        if isinstance(error, _NotNeeded):
-            return
         why = why_no_connection(error, self.config["security_protocol"])
         if why.telling or address not in self.failures():
             self._failed[address] = time.monotonic(), why
@@ -423,61 +497,92 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
         return dict(sorted((failed | silent).items()))
 
 
-class _NotNeeded(KafkaError):  # type: ignore[misc]  # kafka-python has no types
-    """Another server has answered first."""
+class _Asked:
+    """A server that is asked for the cluster's metadata until it answers, or its answer is not needed any more.
 
+    The library's own way shares one request among all who ask: a server that hangs at it would keep the others waiting.
+    """
 
-class _OneServer:
-    """What a client knows of the cluster, with one bootstrap server."""
-
-    def __init__(self, cluster: ClusterMetadata, server: Any) -> None:
-        self._cluster = cluster
-        self._server = server
-
-    def bootstrap_brokers(self) -> list[Any]:
-        return [self._server]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cluster, name)
-
-
-class _FromOneServer:
-    """A manager, to the library's `_do_bootstrap`, that has one server, until it is not needed any more."""
-
-    def __init__(self, manager: _Manager, server: Any) -> None:
+    def __init__(self, manager: _Manager, server: Any, deadline: float | None) -> None:
         self._manager = manager
         self._server = server
-        self._stopped = False
+        self._deadline = deadline
+        self._began = time.monotonic()
         self._moved = Future()
-        self._bootstrap_wakeup = WakeupNotifier(manager._net)
-        self.cluster = _OneServer(manager.cluster, server)
+        self._stopped = Future()
 
-    @property
-    def closed(self) -> bool:
-        return self._stopped or bool(self._manager.closed)
+    async def answer(self) -> None:
+        """Let the client's cluster be as this server says.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._manager, name)
-
-    def update_backoff(self, node_id: Any) -> Any:
-        """The server has failed, and is asked again after a while."""
-        self.moves()
-        return self._manager.update_backoff(node_id)
+        Raises:
+            KafkaError: it refuses, or its time is over.
+        """
+        manager, node_id = self._manager, self._server.node_id
+        while not (self._stopped.is_done or manager.closed or _ms_until(self._deadline) == 0):
+            if (delay_s := manager.connection_delay(node_id)) > 0:
+                with suppress(KafkaTimeoutError):
+                    await manager.wait_for(self._stopped, _ms_until(self._deadline, delay_s * 1000))
+                continue
+            conn = manager.get_connection(
+                node_id,
+                timeout_ms=_ms_until(self._deadline),
+                pop_on_close=False,
+                refresh_metadata_on_err=False,
+                reset_backoff_on_connect=False,
+            )
+            try:
+                await conn
+                manager.cluster.update_metadata(await conn.send_request(manager.cluster.metadata_request()))
+                if manager.cluster.brokers():
+                    manager.reset_backoff(node_id)
+                    return
+            except IncompatibleBrokerVersion:
+                raise
+            except Exception as error:
+                if not self._stopped.is_done:
+                    log.warning("no metadata from %s: %s", _address(self._server), error)
+            finally:
+                if manager._conns.get(node_id) is conn:
+                    del manager._conns[node_id]
+                _close(conn)
+            if not self._stopped.is_done:
+                manager.update_backoff(node_id)
+                self.moves()
+        raise KafkaTimeoutError(f"no answer from {_address(self._server)}")
 
     def moves(self, *_: object) -> None:
         """There is no reason to wait before another server is asked."""
         if not self._moved.is_done:
             self._moved.success(None)
 
-    async def moves_within(self, seconds: float) -> None:
+    async def moves_within(self, ms: float | None) -> None:
         with suppress(KafkaTimeoutError):
-            await self._manager.wait_for(self._moved, seconds * 1000)
+            await self._manager.wait_for(self._moved, ms)
 
-    def stop(self) -> None:
-        self._stopped = True
-        self._bootstrap_wakeup.notify()
-        if (open_one := self._manager._conns.pop(self._server.node_id, None)) is not None:
-            open_one.close(_NotNeeded())
+    def stop(self, *, needed: bool) -> None:
+        """Ask no more. That there was no answer says something of the server only if it was `needed`."""
+        if not self._stopped.is_done:
+            self._stopped.success(None)
+        if (conn := self._manager._conns.pop(self._server.node_id, None)) is None:
+            return
+        if needed:
+            conn.close(KafkaTimeoutError(f"no answer for {time.monotonic() - self._began:.1f} s"))
+        else:
+            _close(conn)
+
+
+def _close(conn: Any) -> None:
+    """End a connection that is not needed any more; the library's way is an error in its log where it is not made."""
+    if conn.transport is None:
+        conn.connection_lost(None)
+    else:
+        conn.transport.close()
+
+
+def _ms_until(at: float | None, most_ms: float | None = None) -> float | None:
+    """The time that is left, up to `most_ms`; None is without a limit."""
+    left_ms = None if at is None else max(0.0, (at - time.monotonic()) * 1000)
+    return min((ms for ms in (left_ms, most_ms) if ms is not None), default=None)
 
 
 def _address(node: Any) -> str:
