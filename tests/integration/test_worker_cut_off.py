@@ -101,3 +101,25 @@ def test_a_spare_worker_that_is_cut_off_says_so_and_takes_over_when_it_is_not(
             assert state is not None
             assert state.event_count == 2
             uic.channel.close()
+
+
+def test_a_worker_whose_connections_are_reset_for_less_than_a_session_goes_on_at_once(
+    tmp_path: Path, valkey: RedisForTest, brokers: CutOffKafka, make_topics: MakeTopics
+) -> None:
+    session_s = 3 * TOLD_S
+    topics = make_topics(brokers.address, 1)
+    variables = {"UIC_KAFKA__SESSION_TIMEOUT_MS": f"{session_s * 1000}"}
+    around = Surroundings(
+        brokers.cut_address, valkey.url, BUNDLE, topics.events, 1, prefix=valkey.prefix, uic=variables
+    )
+    with UicWorker("cut", tmp_path / "cut", around) as worker:
+        until(lambda: holds(worker), "it has the partition", within_s=60)
+        brokers.cut.refuse()
+        until(lambda: RESET in readiness(worker)[1], "it says that it is cut off", within_s=TOLD_S)
+        brokers.cut.restore()
+        # Its group would keep the partition for a member that was given up until the session ends.
+        until(lambda: serves(worker), "it is as before", within_s=TOLD_S)
+        assert holds(worker)
+        uic = RunningUic(worker)
+        uic.wait_folded(uic.publish(click("u1")))
+        uic.channel.close()

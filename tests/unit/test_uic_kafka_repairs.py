@@ -21,6 +21,7 @@ from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import (
     ClusterAuthorizationFailedError,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -146,6 +147,9 @@ CHANGES: dict[str, Broken] = {
     ),
     "_join_task is an attribute of the instance, not of the class": lambda patch: patch.setattr(
         BaseCoordinator, "_join_task", None, raising=False
+    ),
+    "a poll looks for the coordinator with ensure_coordinator_ready_async(timeout_ms), and ends if there is none": (
+        lambda patch: patch.setattr(BaseCoordinator, "ensure_coordinator_ready", other)
     ),
     "joining goes on while need_rejoin() says so": lambda patch: patch.delattr(ConsumerCoordinator, "poll"),
     "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda patch: (
@@ -402,6 +406,32 @@ def test_a_join_that_finished_between_two_polls_is_still_collected() -> None:
     assert not member.need_rejoin()
 
 
+def test_a_member_waits_for_its_coordinator_for_a_session_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, found = 100.0, [KafkaConnectionError("away"), KafkaConnectionError("away"), True, KafkaConnectionError("away")]
+
+    async def look(self: Any, timeout_ms: float | None = None) -> bool:
+        if isinstance(seen := found.pop(0), bool):
+            return seen
+        raise seen
+
+    monkeypatch.setattr(kafka_repairs, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(BaseCoordinator, "ensure_coordinator_ready_async", look)
+    member = coordinator(
+        config={"session_timeout_ms": 10_000, "retry_backoff_ms": 1},
+        _manager=SimpleNamespace(_net=SimpleNamespace(sleep=asyncio.sleep)),
+    )
+    assert not asyncio.run(member.ensure_coordinator_ready_async())
+    now += 9.9
+    assert not asyncio.run(member.ensure_coordinator_ready_async())
+    assert asyncio.run(member.ensure_coordinator_ready_async())
+    now += 9.9
+    assert not asyncio.run(member.ensure_coordinator_ready_async()), "this is another outage"
+    found.append(KafkaConnectionError("away"))
+    now += 10.0
+    with pytest.raises(KafkaConnectionError):
+        asyncio.run(member.ensure_coordinator_ready_async())
+
+
 @pytest.mark.parametrize("kept", [ALL[:5], ALL], ids=["some are given up", "none is"])
 def test_who_gives_partitions_up_joins_again_when_the_others_have_learned_what_they_got(
     kept: list[TopicPartition], monkeypatch: pytest.MonkeyPatch
@@ -571,6 +601,8 @@ def test_the_library_still_needs_each_repair() -> None:
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._join_task is None or self._join_task.is_done" in source
     assert "while self.need_rejoin()" in source
+    looks = inspect.getsource(BaseCoordinator.ensure_coordinator_ready_async)
+    assert looks.count("Errors.RetriableError") == 1, "an error of the metadata that it then asks for ends the poll"
     completed = inspect.getsource(ConsumerCoordinator._on_join_complete_async)
     assert "if revoked:" in completed
     assert "self.request_rejoin()" in completed

@@ -4,7 +4,8 @@ file is long because it is all: with another version of the library, this file m
 Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
 batches, the log behind an open transaction), and repairs of its faults, seen in 3.0.12:
 
-* `_Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have theirs.
+* `_Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have theirs; a
+  short outage does not end the member.
 * `ClaimingAssignor`: a member that joins claims the partitions that it holds.
 * `unblock_paused`: a resumed partition is not silent for ever.
 * `_OfLeaders`: offsets of partitions without a leader are an error that names these partitions.
@@ -185,6 +186,15 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "_join_task is an attribute of the instance, not of the class": lambda: (
         not hasattr(ConsumerCoordinator, "_join_task") and ConsumerCoordinator.__dictoffset__ != 0
+    ),
+    "a poll looks for the coordinator with ensure_coordinator_ready_async(timeout_ms), and ends if there is none": (
+        lambda: (
+            takes(BaseCoordinator.ensure_coordinator_ready_async, "self", "timeout_ms")
+            and uses(BaseCoordinator.ensure_coordinator_ready, "ensure_coordinator_ready_async")
+            and uses(BaseCoordinator.ensure_coordinator_ready_async, "config", "_manager", "_net", "sleep")
+            and uses(ConsumerCoordinator.poll, "ensure_coordinator_ready")
+            and {"session_timeout_ms", "retry_backoff_ms"} <= set(BaseCoordinator.DEFAULT_CONFIG)
+        )
     ),
     "joining goes on while need_rejoin() says so": lambda: (
         takes(ConsumerCoordinator.need_rejoin, "self")
@@ -674,12 +684,38 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python h
     rejoin any more, which is so after a rejoin that only a change of metadata caused: then heartbeats stay off, and the
     broker expels the member for good.
 
+    A member whose brokers are away for less than a session waits for them. The library's search for the coordinator
+    ends the poll if its metadata cannot be had. A member that is given up for that cannot leave its group, which keeps
+    its partitions for it until the session ends.
+
     A member that must give up partitions joins again, so that their next owner gets them. The library does so at once,
     which begins the next round. A slower member may not have fetched its assignment of this round yet. The broker then
     refuses to send it, so this member keeps its partitions until the next round, and the group needs a third one.
     """
 
     _second_round_at = 0.0
+    _away_since: float | None = None
+    """When the coordinator was first not found, since it was known last."""
+
+    async def ensure_coordinator_ready_async(self, timeout_ms: float | None = None) -> bool:
+        """Whether the coordinator is known.
+
+        Raises:
+            KafkaError: it is not, and has not been for a session.
+        """
+        try:
+            ready = bool(await super().ensure_coordinator_ready_async(timeout_ms))
+        except RetriableError:
+            now = time.monotonic()
+            if self._away_since is None:
+                self._away_since = now
+            if now - self._away_since >= self.config["session_timeout_ms"] / 1000:
+                raise
+            await self._manager._net.sleep(self.config["retry_backoff_ms"] / 1000)
+            return False
+        if ready:
+            self._away_since = None
+        return ready
 
     @property
     def _join_task(self) -> _Unfinished | None:
