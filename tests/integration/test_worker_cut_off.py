@@ -118,8 +118,8 @@ def test_a_worker_whose_connections_are_reset_for_less_than_a_session_goes_on_at
         until(lambda: RESET in readiness(worker)[1], "it says that it is cut off", within_s=TOLD_S)
         brokers.cut.restore()
         # Its group would keep the partition for a member that was given up until the session ends.
+        until(lambda: holds(worker), "it has the partition", within_s=5)
         until(lambda: serves(worker), "it is as before", within_s=TOLD_S)
-        assert holds(worker)
         uic = RunningUic(worker)
         uic.wait_folded(uic.publish(click("u1")))
         uic.channel.close()
