@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,9 +128,17 @@ def open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def about_servers(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the library complained of, but for a consumer's options."""
-    return [record.getMessage() for record in caplog.records if not record.name.startswith("kafka.coordinator")]
+@pytest.fixture
+def complaints(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What the library complains of from here on, but for a consumer's options, and but for clients of other tests,
+    each of which has a thread of its own."""
+    others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    with caplog.at_level(logging.WARNING, "kafka"):
+        yield lambda: [
+            record.getMessage()
+            for record in caplog.records
+            if record.thread not in others and not record.name.startswith("kafka.coordinator")
+        ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,25 +214,24 @@ def silent_first(monkeypatch: pytest.MonkeyPatch, silent: Silent, hangs_at_metad
 @pytest.mark.usefixtures("silent_first")
 @pytest.mark.parametrize("kind", KINDS)
 def test_servers_that_are_not_needed_any_more_are_hung_up_on_and_not_complained_of(
-    kind: type[Any], silent: Silent, hangs_at_metadata: Silent, kafka: str, caplog: pytest.LogCaptureFixture
+    kind: type[Any], silent: Silent, hangs_at_metadata: Silent, kafka: str, complaints: Callable[[], list[str]]
 ) -> None:
     servers = [silent.address, hangs_at_metadata.address, kafka]
-    with caplog.at_level(logging.WARNING, "kafka"):
-        client = open_kafka_client(kind, bootstrap_servers=servers, bootstrap_timeout_ms=10_000)
-        for server in (silent, hangs_at_metadata):
-            until(server.is_left, "it is hung up on", within_s=5)
-            assert not server.ended_itself
-        assert failures_of(client) == {}
-        client.close()
-    assert about_servers(caplog) == []
+    client = open_kafka_client(kind, bootstrap_servers=servers, bootstrap_timeout_ms=10_000)
+    for server in (silent, hangs_at_metadata):
+        until(server.is_left, "it is hung up on", within_s=5)
+        assert not server.ended_itself
+    assert failures_of(client) == {}
+    client.close()
+    assert complaints() == []
 
 
 @pytest.mark.usefixtures("silent_first")
 def test_a_server_that_hangs_in_its_handshake_is_hung_up_on_when_another_answers(
-    silent: Silent, kafka: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    silent: Silent, kafka: str, tmp_path: Path, complaints: Callable[[], list[str]]
 ) -> None:
     ours = Certificates.issue(tmp_path)
-    with TlsFront(ours, int(kafka.rpartition(":")[2])) as front, caplog.at_level(logging.WARNING, "kafka"):
+    with TlsFront(ours, int(kafka.rpartition(":")[2])) as front:
         servers = [silent.address, f"{LOOPBACK}:{front.port}"]
         options = {"security_protocol": "SSL", "ssl_cafile": str(ours.ca), "bootstrap_timeout_ms": 10_000}
         client = open_kafka_client(KafkaConsumer, bootstrap_servers=servers, **options)
@@ -232,4 +239,4 @@ def test_a_server_that_hangs_in_its_handshake_is_hung_up_on_when_another_answers
         assert not silent.ended_itself
         assert failures_of(client) == {}
         client.close()
-    assert about_servers(caplog) == []
+    assert complaints() == []
