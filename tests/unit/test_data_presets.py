@@ -222,7 +222,7 @@ def sampled(path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> Any:
 def test_sample_shows_history_candidate_fields_and_label(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = sampled(shop, capsys, "--events", "2")
     query = f"#{string_id('red shoes'):016x}"
-    context = {"hour": "9", "price": 1.5, "shop.page": "home", "query": query, "position": 2.0}
+    context = {"hour": "9", "price": 1.5, "shop.page": "home", "query": query}
     assert first == {
         "user": "1",
         "time": "2017-11-26T09:53:20.000Z",
@@ -234,6 +234,7 @@ def test_sample_shows_history_candidate_fields_and_label(shop: Path, capsys: pyt
         "item": "11",
         "category": "1",
         "fields": {"user": {"age": "30-39"}, "context": context},
+        "position": 2.0,
         "label": 1,
     }, "the event of the impression's own second is not history"
     assert (second["user"], second["history"], second["history_events"], second["label"]) == ("3", [], 0, 0)
