@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -85,6 +86,14 @@ class TopicsForTest:
 
 
 MakeTopics = Callable[..., TopicsForTest]
+
+
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """An address that refuses connections, and that nothing else can take."""
+    with socket.socket() as taken:
+        taken.bind((ports.LOOPBACK, 0))
+        yield f"{ports.LOOPBACK}:{taken.getsockname()[1]}"
 
 
 @pytest.fixture

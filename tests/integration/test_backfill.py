@@ -278,16 +278,23 @@ def test_a_process_that_is_killed_for_memory_is_told_and_the_next_run_goes_on(
     done(world.environment(), "backfill", *command)
 
 
+def on_spark(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], task: Callable[..., None]
+) -> tuple[tuple[str, ...], str]:
+    """A backfill whose tasks on Spark are `task`: the arguments, and why it was refused."""
+    command = ("--work", str(tmp_path / "work"), "--engine", "spark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uic.bulk.spark.fold_task", task)
+        return command, refused(capsys, world.environment(), *command)
+
+
 @pytest.mark.parametrize("ended", [killed_task, killed_with_its_parent], ids=["worker", "daemon"])
 def test_a_process_of_spark_that_is_killed_is_told_and_the_next_run_goes_on(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], ended: Callable[..., None]
 ) -> None:
     skips.spark()
     fill(world, 100)
-    command = ("--work", str(tmp_path / "work"), "--engine", "spark")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uic.bulk.spark.fold_task", ended)
-        said = refused(capsys, world.environment(), *command)
+    command, said = on_spark(tmp_path, world, capsys, ended)
     assert "a process of Spark that folded was killed" in said
     assert "Traceback" not in said.partition("ctr backfill: a process")[2]
     done(world.environment(), "backfill", *command)
@@ -299,10 +306,7 @@ def test_what_a_task_of_spark_refuses_is_said_in_its_own_words(
 ) -> None:
     skips.spark()
     fill(world, 100)
-    command = ("--work", str(tmp_path / "work"), "--engine", "spark")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uic.bulk.spark.fold_task", refusing_task)
-        said = refused(capsys, world.environment(), *command)
+    _, said = on_spark(tmp_path, world, capsys, refusing_task)
     assert said.rstrip().endswith(f"ctr backfill: {REFUSES}")
 
 

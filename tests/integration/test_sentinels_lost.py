@@ -29,6 +29,16 @@ def text(url: str) -> str:
     return web().get(url, timeout=10).text
 
 
+def behind_sentinels(kafka: str, topic: str, master: Valkey, watchers: list[SentinelNode]) -> Surroundings:
+    sentinels = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+    told = {"MODE": "sentinel", "SENTINELS": sentinels, "SENTINEL_SERVICE": "states"}
+    return Surroundings(
+        kafka, master.address, BUNDLE, topic, 2,
+        uic={f"UIC_REDIS__{name}": value for name, value in told.items()} | {"UIC_FOLD__AS_OF_INTERVAL_S": "0.1"},
+        rtp={f"RTP_REDIS__{name}": value for name, value in told.items()},
+    )  # fmt: skip
+
+
 def test_lost_sentinels_are_told_by_both_services_and_their_return_is(
     tmp_path: Path, kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -36,12 +46,7 @@ def test_lost_sentinels_are_told_by_both_services_and_their_return_is(
     with ExitStack() as running:
         master = running.enter_context(Valkey(tmp_path / "master"))
         watcher = running.enter_context(SentinelNode(tmp_path / "sentinel", master))
-        told = {"MODE": "sentinel", "SENTINELS": f"127.0.0.1:{watcher.port}", "SENTINEL_SERVICE": "states"}
-        around = Surroundings(
-            kafka, master.address, BUNDLE, topics.events, 2,
-            uic={f"UIC_REDIS__{name}": value for name, value in told.items()} | {"UIC_FOLD__AS_OF_INTERVAL_S": "0.1"},
-            rtp={f"RTP_REDIS__{name}": value for name, value in told.items()},
-        )  # fmt: skip
+        around = behind_sentinels(kafka, topics.events, master, [watcher])
         uic = running.enter_context(UicWorker("uic", tmp_path / "uic", around))
         rtp = running.enter_context(RtpProcess("rtp", tmp_path / "rtp", around))
         services: dict[str, UicWorker | RtpProcess] = {"uic": uic, "rtp": rtp}
@@ -79,13 +84,7 @@ def test_a_lost_quorum_is_told_by_both_services_and_the_doctor_and_its_return_is
             for i in range(3)
         ]
         until(lambda: all(map(reaches_quorum, watchers)), "the Sentinels have found each other", within_s=60)
-        sentinels = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
-        told = {"MODE": "sentinel", "SENTINELS": sentinels, "SENTINEL_SERVICE": "states"}
-        around = Surroundings(
-            kafka, master.address, BUNDLE, topics.events, 2,
-            uic={f"UIC_REDIS__{name}": value for name, value in told.items()} | {"UIC_FOLD__AS_OF_INTERVAL_S": "0.1"},
-            rtp={f"RTP_REDIS__{name}": value for name, value in told.items()},
-        )  # fmt: skip
+        around = behind_sentinels(kafka, topics.events, master, watchers)
         uic = running.enter_context(UicWorker("uic", tmp_path / "uic", around))
         rtp = running.enter_context(RtpProcess("rtp", tmp_path / "rtp", around))
         for name, value in uic.environment().items():

@@ -116,14 +116,6 @@ def hangs_at_metadata(kafka: str) -> Iterator[Silent]:
     made.close()
 
 
-@pytest.fixture
-def refuses() -> Iterator[str]:
-    """An address that refuses connections, and that nothing else can take."""
-    with socket.socket() as taken:
-        taken.bind((LOOPBACK, 0))
-        yield f"{LOOPBACK}:{taken.getsockname()[1]}"
-
-
 def open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
@@ -143,9 +135,9 @@ def complaints(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_says_nothing_keeps_no_client_from_the_one_that_answers(
-    kind: type[Any], silent: Silent, refuses: str, kafka: str
+    kind: type[Any], silent: Silent, closed_port: str, kafka: str
 ) -> None:
-    options = {"bootstrap_servers": [silent.address, refuses, kafka], "bootstrap_timeout_ms": 10_000}
+    options = {"bootstrap_servers": [silent.address, closed_port, kafka], "bootstrap_timeout_ms": 10_000}
     threads = set(threading.enumerate())
     for _ in range(TRIES):
         client = open_kafka_client(kind, **options)
@@ -169,9 +161,9 @@ def test_a_server_that_hangs_at_its_metadata_keeps_no_client_from_the_one_that_a
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_no_server_answers_a_silent_one_is_waited_for_no_longer_than_the_limit_and_named(
-    kind: type[Any], protocol: str, silent: Silent, refuses: str
+    kind: type[Any], protocol: str, silent: Silent, closed_port: str
 ) -> None:
-    options = {"bootstrap_servers": [silent.address, refuses], "bootstrap_timeout_ms": 1000}
+    options = {"bootstrap_servers": [silent.address, closed_port], "bootstrap_timeout_ms": 1000}
     threads, files = set(threading.enumerate()), open_files()
     gc.collect()
     gc.disable()  # UIC lets the collector of cycles run rarely
@@ -182,7 +174,7 @@ def test_where_no_server_answers_a_silent_one_is_waited_for_no_longer_than_the_l
         assert time.monotonic() - began < 5
         why = raised.value.__cause__
         assert isinstance(why, ConnectionsFailed)
-        assert set(why.failures) == {silent.address, refuses}
+        assert set(why.failures) == {silent.address, closed_port}
         assert not why.failures[silent.address].answered
         until(silent.is_left, "it is hung up on", within_s=5)
         assert not silent.ended_itself
@@ -193,9 +185,9 @@ def test_where_no_server_answers_a_silent_one_is_waited_for_no_longer_than_the_l
 
 
 def test_where_no_server_answers_one_that_hangs_at_its_metadata_is_named(
-    hangs_at_metadata: Silent, refuses: str
+    hangs_at_metadata: Silent, closed_port: str
 ) -> None:
-    servers = [hangs_at_metadata.address, refuses]
+    servers = [hangs_at_metadata.address, closed_port]
     with pytest.raises(KafkaTimeoutError) as raised:
         open_kafka_client(KafkaConsumer, bootstrap_servers=servers, bootstrap_timeout_ms=1000)
     why = raised.value.__cause__

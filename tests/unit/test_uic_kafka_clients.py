@@ -51,14 +51,6 @@ def without_collector() -> Iterator[None]:
 
 
 @pytest.fixture
-def closed_port() -> Iterator[str]:
-    """An address that refuses connections, and that nothing else can take."""
-    with socket.socket() as taken:
-        taken.bind((LOOPBACK, 0))
-        yield f"{LOOPBACK}:{taken.getsockname()[1]}"
-
-
-@pytest.fixture
 def hangs_up() -> Iterator[str]:
     """An address that accepts connections and closes each one."""
     with socket.create_server((LOOPBACK, 0)) as server:

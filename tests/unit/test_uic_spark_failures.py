@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import uic.bulk
 from uic.bulk.errors import BulkRefused
 from uic.bulk.spark_failures import fold_failed
 
@@ -56,7 +57,6 @@ KILLED = (
             "No permission: '/opt/bin/spark-submit'): correct",
         ),
         (ConnectionRefusedError(111, "Connection refused"), "Spark's own process ended"),
-        (Unreachable(), "Spark's own process ended"),
         (
             SparkError(TRACE.format("ModuleNotFoundError: No module named 'uic'")),
             "Spark's job failed (SparkError: ModuleNotFoundError: No module named 'uic'): correct that, and run this",
@@ -69,7 +69,7 @@ KILLED = (
     ],
 )
 def test_a_failed_job_is_one_line(error: Exception, said: str) -> None:
-    told = fold_failed(error)
+    told = fold_failed(error, str(error))
     assert said in told
     assert "\n" not in told
     assert len(told) < 500
@@ -99,6 +99,7 @@ class Session:
     [
         (JavaError(KILLED), None, "a process of Spark that folded was killed"),
         (SparkError("[JAVA_GATEWAY_EXITED] x"), None, "Spark did not start"),
+        (Unreachable(), None, "Spark's own process ended"),
         (JavaError("Answer from Java side is empty"), ConnectionRefusedError(111, "x"), "Spark's own process ended"),
     ],
 )
@@ -117,6 +118,7 @@ def test_an_error_of_spark_becomes_a_refusal(
         vars(module).update(holds)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "uic.bulk.spark", raising=False)
+    monkeypatch.setattr(uic.bulk, "spark", None, raising=False)  # the import below sets it, too
     fold_on_spark = import_module("uic.bulk.spark").fold_on_spark
     try:
         with pytest.raises(BulkRefused, match=said):

@@ -4,7 +4,7 @@
 
 A value that training did not see has the unknown row, one that is left out (or null) the missing row, the field's
 default; a number beyond the field's bounds is read as the nearer one. All three are told to the caller, who counts
-them. A past rate is a share, and a number that is none is refused: it was made by another formula, and would be read as
+them. A past rate is from 0 to 1. Another number is refused, because it comes from another formula and would be read as
 the lowest or the highest rate of training. Training-only fields always have their default.
 """
 

@@ -1,4 +1,5 @@
-"""What a described data set holds, before anything is trained: counts, spans, label rates, and what was refused.
+"""What a described data set holds, before anything is trained: counts, spans, label rates, and what was refused. The
+file is long because one pass over the tables finds all of it.
 
 One pass over each table, by the columns and the functions of preparation: what it would refuse is found here. Memory is
 for the distinct ids and values, and eight bytes a row to find rows that repeat another one. Nothing is written.

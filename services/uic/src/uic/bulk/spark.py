@@ -41,8 +41,16 @@ def fold_on_spark(
     try:
         saved = _folded(job, work, list(tasks), master)
     except (PySparkException, Py4JError, OSError) as error:  # OSError: Java is not there, or has ended
-        raise BulkRefused(fold_failed(error)) from error
+        raise BulkRefused(fold_failed(error, _text(error))) from error
     yield saved
+
+
+def _text(error: Exception) -> str | None:
+    """What an error says; None if that has to be asked of Java, which does not answer."""
+    try:
+        return str(error)
+    except (Py4JError, OSError):
+        return None
 
 
 def _folded(job: BackfillJob, work: str, given: Sequence[Task], master: str) -> list[SavedPartition]:

@@ -26,9 +26,15 @@ _KILLED: Final = (
 _NO_DRIVER: Final = ("Answer from Java side is empty", "An error occurred while trying to connect to the Java server")
 
 
-def fold_failed(error: BaseException) -> str:
-    """Why the fold failed, and what to do."""
-    text = _text(error)
+def fold_failed(error: BaseException, text: str | None) -> str:
+    """Why the fold failed, and what to do.
+
+    Args:
+        error: Spark's.
+        text: what it says; None if only Java knows that, and does not answer.
+    """
+    if text is None or isinstance(error, ConnectionError) or any(mark in text for mark in _NO_DRIVER):
+        return f"Spark's own process ended: see what it wrote above, and {GOES_ON}"
     if refused := _OURS.search(text):
         return refused[1].strip()
     if any(mark in text for mark in _NO_JAVA):
@@ -38,16 +44,6 @@ def fold_failed(error: BaseException) -> str:
             "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib, or give the "
             f"executors more, and {GOES_ON}"
         )
-    if isinstance(error, ConnectionError) or any(mark in text for mark in _NO_DRIVER):
-        return f"Spark's own process ended: see what it wrote above, and {GOES_ON}"
     raised = _RAISED.search(text)
     said = raised[1] if raised else next((line for line in text.splitlines() if line.strip()), "")
     return f"Spark's job failed ({type(error).__name__}: {said.strip()[:LONGEST]}): correct that, and {GOES_ON}"
-
-
-def _text(error: BaseException) -> str:
-    """Of an error of Java, what only Java can say: perhaps it is gone."""
-    try:
-        return str(error)
-    except Exception:
-        return "Answer from Java side is empty"
