@@ -207,8 +207,7 @@ def three_real_brokers(tmp_path: Path) -> Iterator[ScriptedBroker]:
         broker.start("--nodes", "3")
         yield broker
     finally:
-        broker.thaw()
-        broker.stop()
+        broker.kill()  # stopped together, the last one can wait minutes for the others to elect a controller
 
 
 def _broker_script() -> Path:

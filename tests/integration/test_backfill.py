@@ -19,7 +19,7 @@ from conftest import MakeTopics, RedisForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.wait import until
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
-from support import skips
+from support import bulk_running, skips
 from support.bulk_running import (
     KILLED,
     REFUSES,
@@ -282,6 +282,8 @@ def on_spark(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], task: Callable[..., None]
 ) -> tuple[tuple[str, ...], str]:
     """A backfill whose tasks on Spark are `task`: the arguments, and why it was refused."""
+    # Spark's processes cannot import modules of tests.
+    import_module("pyspark.cloudpickle").register_pickle_by_value(bulk_running)
     command = ("--work", str(tmp_path / "work"), "--engine", "spark")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("uic.bulk.spark.fold_task", task)

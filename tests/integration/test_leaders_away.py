@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from conftest import RedisForTest, TopicsForTest
 from localstack.uic_and_rtp import Surroundings, UicWorker
@@ -19,7 +21,9 @@ from support.hand_model import users_of
 from support.two_brokers import SESSION_MS, TwoBrokers, two_brokers
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from torture.watching import metric
+from uic.log import kafka_repairs
 from uic.log.broker_view import BrokerView
+from uic.log.kafka_repairs import open_kafka_client
 from uic.settings import KafkaSettings
 
 pytestmark = pytest.mark.servers
@@ -111,3 +115,39 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
         until(lambda: degraded(uic) == [], "it goes on by itself", within_s=SETTLES_S)
         append(brokers, named, 1, 3)
         until(lambda: counts(uic) == [3, 2, 3, 2], "all are folded, each event once", within_s=30)
+
+
+def test_a_broker_that_is_silent_or_gone_keeps_no_question_from_the_other(
+    brokers: TwoBrokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = brokers.create("questions", LED)
+    ports = brokers.second.ports["kafka"], brokers.first.ports["kafka"]
+    in_order = SimpleNamespace(shuffle=lambda nodes: nodes.sort(key=lambda node: ports.index(node.port)))
+    monkeypatch.setattr(kafka_repairs, "random", in_order)
+    wanted = ConfigResource(ConfigResourceType.TOPIC, named.events, configs=["cleanup.policy"])
+
+    def ask(admin: KafkaAdminClient) -> None:
+        [found] = admin.describe_topics([named.events])
+        assert len(found["partitions"]) == len(LED)
+        assert admin.describe_configs([wanted])
+        assert admin.describe_topic_partitions([named.events])["topics"]
+
+    def opened() -> KafkaAdminClient:
+        admin = open_kafka_client(KafkaAdminClient, bootstrap_servers=brokers.bootstrap, request_timeout_ms=5000)
+        ask(admin)
+        assert admin._manager._conns[2].connected, "the second one was asked"
+        return admin
+
+    with closing(opened()) as admin:
+        brokers.second.freeze()
+        try:
+            ask(admin)
+        finally:
+            brokers.second.thaw()
+    with closing(opened()) as admin:
+        brokers.second.kill()
+        try:
+            ask(admin)
+        finally:
+            brokers.second.start()
+        brokers.wait_leaders(named.events, LED)

@@ -25,6 +25,7 @@ from support.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
 from support.uic_running import RunningUic, click, running_uic
 from uic.errors import LogUnavailable, NotAcknowledged
 from uic.log.event_log import KafkaLog, NewRecord
+from uic.log.kafka_repairs import open_kafka_client
 from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
@@ -82,7 +83,7 @@ def test_replicas_that_are_not_in_sync_are_what_keeps_records_from_being_written
 ) -> None:
     third = three_real_brokers.address.split(",")[2]
     log = KafkaLog({"bootstrap_servers": [third]}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
-    with closing(KafkaAdminClient(bootstrap_servers=third)) as admin:
+    with closing(open_kafka_client(KafkaAdminClient, bootstrap_servers=third)) as admin:
         at = {0: [3, 2], 1: [3, 1]}
         topic = NewTopic("events", -1, -1, replica_assignments=at, topic_configs={"min.insync.replicas": "2"})
         admin.create_topics([topic])

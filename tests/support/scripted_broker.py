@@ -36,6 +36,8 @@ class ScriptedBroker:
     def kill(self, *options: str) -> None:
         """SIGKILL, data kept as the crash left it; of one node with `--node N`."""
         self._run("kill", *options)
+        if not options:
+            has_ended(self.stop)
 
     def freeze(self, *options: str) -> None:
         """SIGSTOP; of one node with `--node N`."""

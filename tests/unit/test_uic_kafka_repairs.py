@@ -124,6 +124,9 @@ CHANGES: dict[str, Broken] = {
     "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda patch: (
         patch.setattr(KafkaConnectionManager, "get_connection", other)
     ),
+    "any broker is asked with send(request), and a request takes its API_VERSION when it is sent": lambda patch: (
+        patch.setattr(KafkaConnection, "_send_request", other)
+    ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda patch: patch.setattr(KafkaConnectionManager, "bootstrap_async", other)
     ),

@@ -16,6 +16,7 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `_Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; TLS has no longer
   than the connection; a broker that the client has not heard of is looked up before a request to it fails.
 * `_Asked`: a server that is silent does not keep a client from the next one, and is named.
+* `_QUESTIONS`: what any broker can answer is asked of another one, too, if one is gone or silent.
 * `_ReadsAll`: what a broker says before it ends a connection is read.
 * `_TransactionManager`: a producer that gave its id up asks for another one.
 * `_Sender`: a record that fails says whether the brokers can have it.
@@ -34,6 +35,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from functools import cache
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -59,9 +61,11 @@ from kafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
+    NodeNotReadyError,
     NoError,
     PolicyViolationError,
     RecordListTooLargeError,
+    RequestTimedOutError,
     RetriableError,
     TopicAuthorizationFailedError,
     UnknownBrokerIdError,
@@ -81,7 +85,10 @@ from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
+from kafka.protocol.admin import DescribeConfigsRequest, DescribeTopicPartitionsRequest
+from kafka.protocol.api_message import ApiMessage
 from kafka.protocol.consumer import OffsetForLeaderEpochRequest
+from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
 from kafka.util import Timer
@@ -138,6 +145,11 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnectionManager.get_connection, "broker_metadata", "UnknownBrokerIdError")
         and takes(KafkaConnectionManager.wait_for, "self", "future", "timeout_ms")
         and takes(KafkaConnectionManager.call_soon, "self", "coro")
+    ),
+    "any broker is asked with send(request), and a request takes its API_VERSION when it is sent": lambda: (
+        uses(KafkaAdminClient._get_cluster_metadata, "MetadataRequest", "_manager", "send")
+        and uses(KafkaConnection._send_request, "API_VERSION", "broker_version_data")
+        and issubclass(MetadataRequest, ApiMessage)
     ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda: (
@@ -336,6 +348,9 @@ UNANSWERED_S: Final = 2.0
 """From when on a request without an answer says that a broker is silent."""
 RECENT_S: Final = 30.0
 """How long a connection that failed may be the reason why there is no answer."""
+_QUESTIONS: Final = (MetadataRequest, DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest)
+"""Of those, all that is asked of any broker. To ask twice changes nothing."""
+_NO_ANSWER: Final = (KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError, RequestTimedOutError)
 
 
 class _ReadsAll:
@@ -429,44 +444,31 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
         """
         servers = self.cluster.bootstrap_brokers()
         random.shuffle(servers)
-        ended = Future()
-        failed: list[BaseException] = []
+        race = _Race(self, len(servers), deadline)
         asked: list[_Asked] = []
-
-        def failure(error: BaseException) -> None:
-            failed.append(error)
-            if len(failed) == len(servers) and not ended.is_done:
-                ended.success(False)
-
-        def success(_: object) -> None:
-            if not ended.is_done:
-                ended.success(True)
-
         answered = False
         try:
             for server in servers:
-                one = _Asked(self, server, deadline)
+                one = _Asked(self, server, deadline, race.move_on)
                 asked.append(one)
-                self.call_soon(one.answer).add_callback(success).add_errback(failure).add_both(one.moves)
-                await one.moves_within(_ms_until(deadline, SILENT_S * 1000))
-                if ended.is_done:
+                if await race.joined_by(self.call_soon(one.answer)):
                     break
-            with suppress(KafkaTimeoutError):
-                answered = await self.wait_for(ended, _ms_until(deadline))
+            answered = await race.is_won()
         finally:
             for one in asked:
                 one.stop(needed=not answered)
         if answered:
             self.cluster.start_refresh_loop()
             return True
-        names = ", ".join(sorted(map(_address, servers)))
-        refused = (error for error in failed if not isinstance(error, KafkaTimeoutError))
-        raise next(refused, KafkaTimeoutError(f"no broker answers at {names}"))
+        raise race.refusal() or KafkaTimeoutError(f"no broker answers at {_addresses(servers)}")
 
     def send(self, request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
         """A `Future` of the answer. Fresh metadata is asked for if it is not known where the broker is: the library
         does not ask, though it was just told that this broker is a leader or coordinator, and its metadata may date
-        from before the broker came (back)."""
+        from before the broker came (back). A question that each broker can answer goes to another one, too, if one
+        does not answer: the library asks one."""
+        if node_id is None and isinstance(request, _QUESTIONS):
+            return self.call_soon(self._ask, request, request_timeout_ms)
         try:
             return super().send(request, node_id, request_timeout_ms)
         except UnknownBrokerIdError:
@@ -477,6 +479,30 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
     async def _send_when_known(self, request: Any, node_id: Any, request_timeout_ms: int | None) -> Any:
         await self.wait_for(self.cluster.request_update(), request_timeout_ms or self.config["request_timeout_ms"])
         return await super().send(request, node_id, request_timeout_ms)
+
+    async def _ask(self, question: Any, timeout_ms: int | None) -> Any:
+        """The answer of the first broker that gives one.
+
+        Raises:
+            KafkaError: none does in time, or each fails; then the error of one that refuses.
+        """
+        timeout_ms = timeout_ms or self.config["request_timeout_ms"]
+        brokers = list(self.cluster.brokers())
+        random.shuffle(brokers)
+        brokers.sort(key=lambda broker: not self._is_idle(broker.node_id))
+        race = _Race(self, len(brokers), time.monotonic() + timeout_ms / 1000)
+        for broker in brokers:
+            # A copy, because a request takes on the version of the broker that it is sent to.
+            if await race.joined_by(self.call_soon(super().send, copy(question), broker.node_id, timeout_ms)):
+                break
+        if await race.is_won():
+            return race.answer
+        raise race.refusal() or KafkaConnectionError(f"no broker answers at {_addresses(brokers)}")
+
+    def _is_idle(self, node_id: Any) -> bool:
+        """Whether there is a connection to a broker, and no answer is waited for on it."""
+        conn = self._conns.get(node_id)
+        return conn is not None and conn.connected and not conn.in_flight_requests
 
     async def _connect(self, node: Any, conn: Any, *given: Any, **named: Any) -> None:
         conn.close_future.add_errback(self._note, _address(node))
@@ -507,18 +533,69 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
         return dict(sorted((failed | silent).items()))
 
 
+class _Race:
+    """Attempts at one thing, of which the first success counts. The next one begins, too, when one has failed or has
+    given no sign for a moment."""
+
+    def __init__(self, manager: _Manager, size: int, deadline: float | None) -> None:
+        self._manager = manager
+        self._size = size
+        self._deadline = deadline
+        self._moved = Future()
+        self._won = Future() if size else Future().success(False)
+        self.answer: Any = None
+        """Of the attempt that has succeeded."""
+        self._failed: list[BaseException] = []
+
+    async def joined_by(self, attempt: Future) -> bool:
+        """Whether the race has ended, a moment after one more attempt has begun."""
+        self._moved = Future()
+        attempt.add_callback(self._succeed).add_errback(self._fail).add_both(self.move_on)
+        with suppress(KafkaTimeoutError):
+            await self._manager.wait_for(self._moved, _ms_until(self._deadline, SILENT_S * 1000))
+        return bool(self._won.is_done)
+
+    def move_on(self, *_: object) -> None:
+        """There is no reason to wait before the next attempt."""
+        if not self._moved.is_done:
+            self._moved.success(None)
+
+    async def is_won(self) -> bool:
+        """Whether an attempt succeeds before all have failed and before time is over."""
+        with suppress(KafkaTimeoutError):
+            return bool(await self._manager.wait_for(self._won, _ms_until(self._deadline)))
+        return False
+
+    def refusal(self) -> BaseException | None:
+        """The first error that is not only the lack of an answer. It is not kept: an error that a frame of its own
+        traceback refers to stays until the collector of cycles runs."""
+        failed, self._failed = self._failed, []
+        return next((error for error in failed if not isinstance(error, _NO_ANSWER)), None)
+
+    def _succeed(self, answer: Any) -> None:
+        if not self._won.is_done:
+            self.answer = answer
+            self._won.success(True)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failed.append(error)
+        if len(self._failed) == self._size and not self._won.is_done:
+            self._won.success(False)
+
+
 class _Asked:
     """A server that is asked for the cluster's metadata until it answers, or its answer is not needed any more.
 
     The library's own way shares one request among all who ask: a server that hangs at it would keep the others waiting.
     """
 
-    def __init__(self, manager: _Manager, server: Any, deadline: float | None) -> None:
+    def __init__(self, manager: _Manager, server: Any, deadline: float | None, failed: Callable[[], None]) -> None:
+        """`failed` is called when a try has failed; there may be more of them."""
         self._manager = manager
         self._server = server
         self._deadline = deadline
+        self._failed = failed
         self._began = time.monotonic()
-        self._moved = Future()
         self._stopped = Future()
 
     async def answer(self) -> None:
@@ -557,17 +634,8 @@ class _Asked:
                 _close(conn)
             if not self._stopped.is_done:
                 manager.update_backoff(node_id)
-                self.moves()
+                self._failed()
         raise KafkaTimeoutError(f"no answer from {_address(self._server)}")
-
-    def moves(self, *_: object) -> None:
-        """There is no reason to wait before another server is asked."""
-        if not self._moved.is_done:
-            self._moved.success(None)
-
-    async def moves_within(self, ms: float | None) -> None:
-        with suppress(KafkaTimeoutError):
-            await self._manager.wait_for(self._moved, ms)
 
     def stop(self, *, needed: bool) -> None:
         """Ask no more. That there was no answer says something of the server only if it was `needed`."""
@@ -597,6 +665,10 @@ def _ms_until(at: float | None, most_ms: float | None = None) -> float | None:
 
 def _address(node: Any) -> str:
     return f"{node.host}:{node.port}"
+
+
+def _addresses(nodes: Iterable[Any]) -> str:
+    return ", ".join(sorted(map(_address, nodes)))
 
 
 def failures_of(client: Any) -> dict[str, NoConnection]:
