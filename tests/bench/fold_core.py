@@ -42,7 +42,7 @@ from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, Lo
 from uic.core.start_position import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
-from uic.log.kafka_repairs import read_batch
+from uic.log.kafka_repairs.partition_records import read_batch
 from uic.metrics import Metrics
 from uic.settings import FoldSettings, RedisSettings
 from uic.store import RedisStore

@@ -21,9 +21,9 @@ from support.hand_model import users_of
 from support.two_brokers import SESSION_MS, TwoBrokers, two_brokers
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from torture.watching import metric
-from uic.log import kafka_repairs
 from uic.log.broker_view import BrokerView
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs import connections
+from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.settings import KafkaSettings
 
 pytestmark = pytest.mark.servers
@@ -123,7 +123,7 @@ def test_a_broker_that_is_silent_or_gone_keeps_no_question_from_the_other(
     named = brokers.create("questions", LED)
     ports = brokers.second.ports["kafka"], brokers.first.ports["kafka"]
     in_order = SimpleNamespace(shuffle=lambda nodes: nodes.sort(key=lambda node: ports.index(node.port)))
-    monkeypatch.setattr(kafka_repairs, "random", in_order)
+    monkeypatch.setattr(connections, "random", in_order)
     wanted = ConfigResource(ConfigResourceType.TOPIC, named.events, configs=["cleanup.policy"])
 
     def ask(admin: KafkaAdminClient) -> None:

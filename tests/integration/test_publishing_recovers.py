@@ -25,7 +25,7 @@ from support.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
 from support.uic_running import RunningUic, click, running_uic
 from uic.errors import LogUnavailable, NotAcknowledged
 from uic.log.event_log import KafkaLog, NewRecord
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers

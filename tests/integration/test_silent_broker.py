@@ -24,9 +24,10 @@ from kafka.protocol.metadata import MetadataRequest
 from localstack.ports import LOOPBACK
 from localstack.wait import NotReady, until
 from support.certificates import Certificates, TlsFront
-from uic.log import kafka_repairs
 from uic.log.connection_causes import ConnectionsFailed
-from uic.log.kafka_repairs import check_client, failures_of, open_kafka_client
+from uic.log.kafka_repairs import connections
+from uic.log.kafka_repairs.assumptions import check_client
+from uic.log.kafka_repairs.clients import failures_of, open_kafka_client
 
 pytestmark = pytest.mark.servers
 
@@ -217,7 +218,7 @@ def silent_first(monkeypatch: pytest.MonkeyPatch, silent: Silent, hangs_at_metad
     last = {silent.address: 0, hangs_at_metadata.address: 1}
     at = "{0.host}:{0.port}".format
     by_patience = SimpleNamespace(shuffle=lambda servers: servers.sort(key=lambda server: last.get(at(server), 2)))
-    monkeypatch.setattr(kafka_repairs, "random", by_patience)
+    monkeypatch.setattr(connections, "random", by_patience)
 
 
 @pytest.mark.usefixtures("silent_first")

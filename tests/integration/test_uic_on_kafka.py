@@ -30,7 +30,8 @@ from uic.core.ports import Assigned, Described, Fetched, LogAway, LostGroup
 from uic.core.topics import group_name
 from uic.log.broker_view import BrokerView
 from uic.log.consumer import LogConsumer
-from uic.log.kafka_repairs import fresh_topic_id, is_settled, open_consumer
+from uic.log.kafka_repairs.group import is_settled, open_consumer
+from uic.log.kafka_repairs.metadata import fresh_topic_id
 from uic.log.topic_reader import read_to_end
 from uic.settings import KafkaSettings
 from uic.tools import partitions as partitions_command

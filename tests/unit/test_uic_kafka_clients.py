@@ -25,7 +25,8 @@ from uic.errors import LogUnavailable
 from uic.log.bounded_producer import open_producer
 from uic.log.broker_view import BrokerView
 from uic.log.event_log import KafkaLog
-from uic.log.kafka_repairs import open_consumer, open_kafka_client
+from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.kafka_repairs.group import open_consumer
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings
@@ -235,4 +236,4 @@ def test_all_of_uic_opens_its_clients_by_the_one_function() -> None:
         if isinstance(call, ast.Call)
         and (getattr(call.func, "id", None) in names or getattr(call.func, "attr", None) in names)
     ]
-    assert direct == [], "call uic.log.kafka_repairs.open_kafka_client"
+    assert direct == [], "call uic.log.kafka_repairs.clients.open_kafka_client"

@@ -30,7 +30,7 @@ from uic.core.ports import (
 from uic.core.records import BatchRecord
 from uic.log import consumer
 from uic.log.consumer import LogConsumer
-from uic.log.kafka_repairs import FetchedBatch
+from uic.log.kafka_repairs.partition_records import FetchedBatch
 from uic.settings import KafkaSettings
 
 PLACE = TopicPartition("events", 0)

@@ -26,7 +26,7 @@ from support import skips
 from uic.core.record_headers import zigzag
 from uic.core.records import Records
 from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
-from uic.log.kafka_repairs import (
+from uic.log.kafka_repairs.partition_records import (
     FetchedBatch,
     Markers,
     PartitionBatches,

@@ -8,7 +8,8 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from uic.log.kafka_repairs import end_sender, open_kafka_client, repair_producer
+from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.kafka_repairs.producers import end_sender, repair_producer
 
 
 def open_producer(

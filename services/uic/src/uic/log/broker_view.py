@@ -16,7 +16,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
 from uic.core.topics import miscounted
-from uic.log.kafka_repairs import explained, open_kafka_client
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.topic_answers import trouble_of
 from uic.log.topic_facts import topic_id_of
 

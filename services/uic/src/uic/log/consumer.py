@@ -53,22 +53,12 @@ from uic.core.topics import erased_topic
 from uic.log.backpressure import Backpressure
 from uic.log.broker_view import BrokerView
 from uic.log.dead_letter_topic import why_away
-from uic.log.kafka_repairs import (
-    check_client,
-    ends_of_epochs,
-    explained,
-    fetch_refused,
-    fresh_topic_id,
-    is_settled,
-    leaderless,
-    learn_topic,
-    open_consumer,
-    partition_count,
-    poll_once,
-    position,
-    too_large,
-    unblock_paused,
-)
+from uic.log.kafka_repairs.assumptions import check_client
+from uic.log.kafka_repairs.clients import explained
+from uic.log.kafka_repairs.fetching import fetch_refused, poll_once, position, too_large, unblock_paused
+from uic.log.kafka_repairs.group import is_settled, open_consumer
+from uic.log.kafka_repairs.metadata import fresh_topic_id, leaderless, learn_topic, partition_count
+from uic.log.kafka_repairs.offsets import ends_of_epochs
 from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
 from uic.log.silence import Silence

@@ -15,7 +15,7 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, to_wire
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.broker_view import BrokerView
-from uic.log.kafka_repairs import explained
+from uic.log.kafka_repairs.clients import explained
 from uic.log.topic_answers import ABSENT, TO_WRITE
 from uic.log.unreachable import described
 from uic.logs import say

@@ -28,7 +28,8 @@ from kafka.errors import (
 from uic.core.topics import bring_back, ranges
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.kafka_repairs import REFUSALS, has_failed, open_kafka_client
+from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.kafka_repairs.producers import REFUSALS, has_failed
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of
 from uic.log.topic_facts import topic_id_of

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from uic.log.kafka_repairs import Markers, SettledRecords, explained, open_kafka_client, read_batches_with_uic
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.kafka_repairs.partition_records import Markers, SettledRecords, read_batches_with_uic
 from uic.log.outcomes import Outcomes
 from uic.log.unreachable import unreachable
 from uic.settings import MAX_BATCH_BYTES

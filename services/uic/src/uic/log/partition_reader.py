@@ -18,7 +18,8 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFa
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
-from uic.log.kafka_repairs import explained, open_kafka_client, up_to_the_high_watermark
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
 from uic.log.lone_consumer import open_lone_consumer, read_settled
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal

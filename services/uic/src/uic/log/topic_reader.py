@@ -16,7 +16,8 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
-from uic.log.kafka_repairs import explained, open_kafka_client, up_to_the_high_watermark
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
 from uic.log.lone_consumer import open_lone_consumer, read_settled
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, check_there, refusal

@@ -20,7 +20,8 @@ from kafka.errors import (
 from process.tls_causes import RESET, by_cause
 from uic.errors import LogUnavailable, NoLeader
 from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection, words_of
-from uic.log.kafka_repairs import NO_BROKER, Leaderless
+from uic.log.kafka_repairs.metadata import NO_BROKER
+from uic.log.kafka_repairs.offsets import Leaderless
 from uic.log.topic_answers import TO_READ, refusal
 
 MOST: Final = 120

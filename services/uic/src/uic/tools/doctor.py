@@ -35,7 +35,7 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.start_position import BrokenReason, LogBounds, contradiction
 from uic.core.topics import erased_topic
 from uic.errors import StartRefused, UicError, UnsuitableClient
-from uic.log.kafka_repairs import explained, open_kafka_client
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end

@@ -24,7 +24,7 @@ from uic.bulk.folder import Folder
 from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
 from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log.kafka_repairs import open_kafka_client
+from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.partition_reader import log_reader
 from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_facts

@@ -1,0 +1,26 @@
+"""All that reaches into kafka-python's private parts, each part behind an assumption that is checked before use. It is
+one package because it is all: with another version of the library, this package must be read again, and nothing else.
+
+Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
+batches, the log behind an open transaction), and repairs of its faults, seen in 3.0.12:
+
+* `group._Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have
+  theirs; a short outage does not end the member.
+* `group.ClaimingAssignor`: a member that joins claims the partitions that it holds.
+* `fetching.unblock_paused`: a resumed partition is not silent for ever.
+* `fetching.MemberFetcher`: an answer that is too large is not asked for again and again, and a topic that may not be
+  read does not end the poll.
+* `fetching.poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
+* `offsets.LeaderAwareFetcher`: offsets of partitions without a leader are an error that names these partitions.
+* `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file.
+* `connections.Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; TLS has no
+  longer than the connection; a broker that the client has not heard of is looked up before a request to it fails.
+* `connections._QUESTIONS`: what any broker can answer is asked of another one, too, if one is gone or silent.
+* `bootstrap.BootstrapServer`: a server that is silent does not keep a client from the next one, and is named.
+* `transports._ReadsAll`: what a broker says before it ends a connection is read.
+* `producers._TransactionManager`: a producer that gave its id up asks for another one.
+* `producers._Sender`: a record that fails says whether the brokers can have it.
+
+Another version of the library may move any of this, so `assumptions.check_client` names the assumptions that do not
+hold. Decisions 32, 187 and 204 say what each repair is for.
+"""

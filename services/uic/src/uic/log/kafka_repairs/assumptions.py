@@ -1,0 +1,255 @@
+"""What is assumed of kafka-python, by name, and the check of it before the first client is opened."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+import kafka
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
+from kafka.consumer.fetcher import Fetcher
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import BaseCoordinator
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.record_accumulator import RecordAccumulator
+from kafka.producer.sender import Sender
+from kafka.producer.transaction_manager import TransactionManager, TransactionState
+from kafka.protocol.api_message import ApiMessage
+from kafka.protocol.metadata import MetadataRequest
+from kafka.record.default_records import DefaultRecordBatch
+
+from process.assumptions import broken, takes, uses
+from uic.errors import UnsuitableClient
+
+ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
+    "consumers, producers and admin clients make their network with kafka_client(**options)": lambda: all(
+        "kafka_client" in kind.DEFAULT_CONFIG and uses(kind.__init__, "_manager")
+        for kind in (KafkaConsumer, KafkaProducer, KafkaAdminClient)
+    ),
+    "a network is made of a NetworkSelector and a KafkaConnectionManager, which are closed": lambda: (
+        takes(KafkaNetClient.__init__, "self", "net", "manager")
+        and takes(KafkaConnectionManager.__init__, "self", "net")
+        and uses(KafkaNetClient.close, "_manager", "_net", "close")
+        and uses(NetworkSelector.close, "_io_thread", "stop", "_selector")
+    ),
+    "a manager connects in _build_transport(node, timeout_at)": lambda: (
+        takes(KafkaConnectionManager._build_transport, "self", "node", "timeout_at")
+        and uses(KafkaConnectionManager._connect, "_build_transport", "connection_lost")
+    ),
+    "connecting is a task that can be ended, and one whose connection was closed meanwhile makes none": lambda: (
+        takes(NetworkSelector.call_soon, "self", "task")
+        and takes(NetworkSelector.cancel, "self", "task")
+        and uses(NetworkSelector.cancel, "_pending_tasks", "close")
+        and uses(KafkaConnectionManager._connect, "closed", "connection_made")
+    ),
+    "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": lambda: (
+        takes(KafkaConnectionManager._connect, "self", "node", "conn")
+        and uses(KafkaConnectionManager.get_connection, "_conns", "close_future")
+        and uses(KafkaConnection.__init__, "connected", "_close_future")
+        and isinstance(KafkaConnection.close_future, property)
+    ),
+    "a connection keeps requests in in_flight_requests: number, future, when it was sent, …": lambda: (
+        uses(KafkaConnection.__init__, "in_flight_requests")
+        and uses(KafkaConnection._send_request, "in_flight_requests", "monotonic", "append")
+    ),
+    "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda: (
+        takes(KafkaConnectionManager.send, "self", "request", "node_id", "request_timeout_ms")
+        and uses(KafkaConnectionManager.send, "get_connection")
+        and uses(KafkaConnectionManager.get_connection, "broker_metadata", "UnknownBrokerIdError")
+        and takes(KafkaConnectionManager.wait_for, "self", "future", "timeout_ms")
+        and takes(KafkaConnectionManager.call_soon, "self", "coro")
+    ),
+    "any broker is asked with send(request), and a request takes its API_VERSION when it is sent": lambda: (
+        uses(KafkaAdminClient._get_cluster_metadata, "MetadataRequest", "_manager", "send")
+        and uses(KafkaConnection._send_request, "API_VERSION", "broker_version_data")
+        and issubclass(MetadataRequest, ApiMessage)
+    ),
+    "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
+        lambda: (
+            takes(KafkaConnectionManager._do_bootstrap, "self", "deadline")
+            and uses(KafkaConnectionManager._do_bootstrap, "bootstrap_brokers", "closed", "cluster", "brokers")
+            and uses(KafkaConnectionManager._do_bootstrap, "connection_delay", "update_backoff", "reset_backoff")
+            and uses(KafkaConnectionManager._do_bootstrap, "get_connection", "_conns", "start_refresh_loop")
+            and uses(KafkaConnectionManager.bootstrap_async, "_do_bootstrap", "call_soon")
+            and takes(
+                KafkaConnectionManager.get_connection,
+                "self",
+                "node_id",
+                "timeout_ms",
+                "pop_on_close",
+                "refresh_metadata_on_err",
+                "reset_backoff_on_connect",
+            )
+        )
+    ),
+    "a cluster has metadata_request() and update_metadata(answer), and a connection send_request(request)": lambda: (
+        takes(ClusterMetadata.metadata_request, "self")
+        and takes(ClusterMetadata.update_metadata, "self", "metadata")
+        and uses(ClusterMetadata._do_refresh_metadata, "metadata_request", "update_metadata")
+        and takes(KafkaConnection.send_request, "self", "request")
+    ),
+    "a connection that is not needed any more ends without an error in connection_lost(None), or its transport": (
+        lambda: (
+            takes(KafkaConnection.connection_lost, "self", "exc")
+            and uses(KafkaConnection.connection_lost, "_close_future", "success")
+            and uses(KafkaConnection.close, "transport", "connection_lost", "abort", "close")
+        )
+    ),
+    "a transport reads with _sock_recv(), which gives bytes and an error": lambda: all(
+        takes(kind._sock_recv, "self") and uses(kind._read_from_sock, "_sock_recv", "abort", "data_received")
+        for kind in (KafkaTCPTransport, KafkaSSLTransport)
+    ),
+    "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: uses(
+        KafkaConsumer.__init__, "_coordinator", "_fetcher", "_subscription", "_cluster", "_net", "_manager"
+    ),
+    "a poll goes round in _poll_once(timer, max_records) until its time is over": lambda: (
+        takes(KafkaConsumer._poll_once, "self", "timer", "max_records")
+        and uses(KafkaConsumer.poll, "_poll_once", "Timer", "expired")
+    ),
+    "a join in progress is kept in _join_task and begun again if that is_done": lambda: (
+        uses(BaseCoordinator.__init__, "_join_task") and uses(BaseCoordinator.join_group_async, "_join_task", "is_done")
+    ),
+    "_join_task is an attribute of the instance, not of the class": lambda: (
+        not hasattr(ConsumerCoordinator, "_join_task") and ConsumerCoordinator.__dictoffset__ != 0
+    ),
+    "a poll looks for the coordinator with ensure_coordinator_ready_async(timeout_ms), and ends if there is none": (
+        lambda: (
+            takes(BaseCoordinator.ensure_coordinator_ready_async, "self", "timeout_ms")
+            and uses(BaseCoordinator.ensure_coordinator_ready, "ensure_coordinator_ready_async")
+            and uses(BaseCoordinator.ensure_coordinator_ready_async, "config", "_manager", "_net", "sleep")
+            and uses(ConsumerCoordinator.poll, "ensure_coordinator_ready")
+            and {"session_timeout_ms", "retry_backoff_ms"} <= set(BaseCoordinator.DEFAULT_CONFIG)
+        )
+    ),
+    "joining goes on while need_rejoin() says so": lambda: (
+        takes(ConsumerCoordinator.need_rejoin, "self")
+        and uses(BaseCoordinator.join_group_async, "need_rejoin")
+        and uses(ConsumerCoordinator.poll, "need_rejoin")
+    ),
+    "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda: uses(
+        ConsumerCoordinator._on_join_complete_async, "request_rejoin", "assign_from_subscribed"
+    ),
+    "an assignor claims member_assignment when it makes its metadata(topics)": lambda: (
+        takes(CooperativeStickyAssignor.metadata, "self", "topics")
+        and uses(CooperativeStickyAssignor.metadata, "member_assignment")
+    ),
+    "a fetch is read by the class that Fetcher.PartitionRecords names": lambda: (
+        inspect.isclass(Fetcher.PartitionRecords) and uses(Fetcher._parse_fetched_data, "PartitionRecords")
+    ),
+    "PartitionRecords reads with _unpack_records(tp, records, …) and ends with drain()": lambda: (
+        takes(Fetcher.PartitionRecords._unpack_records, "self", "tp", "records")
+        and takes(Fetcher.PartitionRecords.drain, "self")
+        and uses(
+            Fetcher.PartitionRecords.__init__, "_unpack_records", "next_fetch_offset", "leader_epoch", "check_crcs"
+        )
+    ),
+    "PartitionRecords hands out with take(n), which keeps an error for the next call": lambda: (
+        takes(Fetcher.PartitionRecords.take, "self", "n")
+        and uses(Fetcher.PartitionRecords.take, "_maybe_raise_next_inline_exception", "record_iterator")
+        and uses(Fetcher._append, "take", "next_fetch_offset")
+    ),
+    "PartitionRecords tells which transactions were aborted": lambda: (
+        takes(Fetcher.PartitionRecords._consume_aborted_transactions_up_to, "self", "offset")
+        and takes(Fetcher.PartitionRecords._is_batch_aborted, "self", "batch")
+        and takes(Fetcher.PartitionRecords._contains_abort_marker, "self", "batch")
+    ),
+    "a marker's batch has one record, which says whether it is an abort": lambda: uses(
+        Fetcher.PartitionRecords._contains_abort_marker, "is_control_batch", "abort"
+    ),
+    "offsets are asked for with the fetcher's _isolation_level": lambda: (
+        uses(Fetcher.__init__, "_isolation_level") and uses(Fetcher._send_list_offsets_request, "_isolation_level")
+    ),
+    "all offsets are asked for with _fetch_offsets_by_times_async(timestamps, timeout_ms), of leaders only": lambda: (
+        takes(Fetcher._fetch_offsets_by_times_async, "self", "timestamps", "timeout_ms")
+        and uses(Fetcher.beginning_or_end_offset, "_fetch_offsets_by_times_async")
+        and uses(Fetcher.offsets_by_times, "_fetch_offsets_by_times_async")
+        and uses(Fetcher._group_list_offset_requests, "leader_for_partition")
+        and uses(Fetcher.__init__, "_manager")
+        and takes(ClusterMetadata.leader_for_partition, "self", "partition")
+    ),
+    "a fetcher keeps the records in line in _next_partition_records": lambda: uses(
+        Fetcher.fetched_records, "_next_partition_records", "_paused_partition_records"
+    ),
+    "a fetch that failed is told to _handle_fetch_error(node, exception)": lambda: (
+        takes(Fetcher._handle_fetch_error, "self", "node_id", "exception")
+        and uses(Fetcher._send_fetches_async, "_handle_fetch_error")
+    ),
+    "a fetch's answer is handled by _handle_fetch_response(node, offsets, sent, response)": lambda: (
+        takes(Fetcher._handle_fetch_response, "self", "node_id", "fetch_offsets", "send_time", "response")
+        and uses(Fetcher._send_fetches_async, "_handle_fetch_response")
+    ),
+    "and its partitions one after the other by _parse_fetched_data(fetch)": lambda: (
+        takes(Fetcher._parse_fetched_data, "self", "completed_fetch")
+        and uses(Fetcher._parse_fetched_data, "topic_partition", "partition_data", "error_code")
+        and takes(SubscriptionState.move_partition_to_end, "self", "partition")
+        and uses(Fetcher.fetched_records, "_parse_fetched_data")
+    ),
+    "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
+    "a subscription keeps positions in assignment": lambda: uses(SubscriptionState.__init__, "assignment"),
+    "a cluster has request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda: (
+        takes(ClusterMetadata.request_update, "self")
+        and takes(ClusterMetadata.topic_id, "self")
+        and takes(ClusterMetadata.partitions_for_topic, "self", "topic")
+    ),
+    "a cluster knows leader_epoch_for_partition(partition), and OffsetForLeaderEpochRequest asks where epochs end": (
+        lambda: (
+            takes(ClusterMetadata.leader_epoch_for_partition, "self", "partition")
+            and uses(Fetcher._send_offset_for_leader_epoch_request, "OffsetForLeaderEpochRequest", "leader_epoch")
+            and uses(Fetcher._handle_offset_for_leader_epoch_response, "topics", "partitions", "end_offset")
+        )
+    ),
+    "a producer has a thread _sender with force_close()": lambda: (
+        uses(KafkaProducer.__init__, "_sender") and takes(Sender.force_close, "self") and hasattr(Sender, "join")
+    ),
+    "an idempotent producer asks for its id with init_producer_id() while it has none": lambda: (
+        uses(KafkaProducer.__init__, "_transaction_manager")
+        and takes(TransactionManager.init_producer_id, "self")
+        and uses(Sender.run_once, "_transaction_manager", "has_producer_id", "init_producer_id")
+        and uses(TransactionManager.init_producer_id, "_lock", "_current_state", "UNINITIALIZED")
+        and takes(TransactionManager.has_fatal_error, "self")
+        and {"READY", "UNINITIALIZED"} <= set(TransactionState.__members__)
+    ),
+    "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
+        lambda: (
+            takes(Sender._dispatch_error, "self", "batch", "exception", "partition_response")
+            and uses(Sender._complete_batch, "_dispatch_error")
+            and uses(Sender._complete_batch_with_exception, "_dispatch_error")
+            and takes(ProducerBatch.in_retry, "self")
+        )
+    ),
+    "what waits when a producer has failed ends with _maybe_abort_batches(exc), and drained says when a batch left": (
+        lambda: (
+            takes(Sender._maybe_abort_batches, "self", "exc")
+            and uses(Sender.run_once, "_maybe_abort_batches")
+            and uses(Sender.__init__, "_accumulator")
+            and uses(RecordAccumulator.__init__, "_incomplete")
+            and uses(RecordAccumulator.drain_batches_for_one_node, "drained")
+            and uses(RecordAccumulator.abort_batches, "_incomplete", "all")
+        )
+    ),
+}
+
+
+@cache
+def check_client() -> None:
+    """Once, before the first consumer.
+
+    Raises:
+        UnsuitableClient: the installed kafka-python is not one that these repairs are for.
+    """
+    if found := broken(ASSUMPTIONS):
+        raise UnsuitableClient(
+            f"kafka-python {kafka.__version__} does not work with this version of UIC, which assumes that "
+            f"{'; '.join(found)}. "
+            "Install kafka-python>=3.0.12,<3.1"
+        )

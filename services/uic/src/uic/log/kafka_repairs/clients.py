@@ -1,0 +1,72 @@
+"""How a client is opened, so that one that finds no broker leaves nothing behind, and why it has no connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
+from kafka.net.selector import NetworkSelector
+
+from uic.log.connection_causes import ConnectionsFailed, NoConnection
+from uic.log.kafka_repairs.assumptions import check_client
+from uic.log.kafka_repairs.connections import Manager
+from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
+
+Client = TypeVar("Client")
+
+
+def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
+    """A connected client: `kind` is the library's `KafkaConsumer`, `KafkaProducer` or `KafkaAdminClient`, and `options`
+    are its options. Close it.
+
+    The library starts a thread and opens files before it looks for a broker, and leaves them if it finds none. Here
+    they are closed, whatever the constructor raises.
+
+    Raises:
+        KafkaError: no broker answers in time; its cause is a `ConnectionsFailed` if it is known why.
+        UnsuitableClient: see `check_client`.
+    """
+    check_client()
+    managers: list[Manager] = []
+    with ExitStack() as started:
+
+        def network(**configs: Any) -> KafkaNetClient:
+            net = NetworkSelector(**configs)
+            started.callback(net.close)
+            manager = Manager(net, **configs)
+            manager.answers_at_once = options.get("group_id") is None
+            started.callback(manager.close)
+            managers.append(manager)
+            return KafkaNetClient(net, manager)
+
+        try:
+            client = kind(**options, kafka_client=network)
+        except KafkaError as error:
+            if failures := {at: why for manager in managers for at, why in manager.failures().items()}:
+                raise error from ConnectionsFailed(failures)
+            raise
+        started.pop_all()
+    if isinstance(client, KafkaConsumer):
+        client._fetcher.__class__ = LeaderAwareFetcher
+    return client
+
+
+def failures_of(client: Any) -> dict[str, NoConnection]:
+    """Address → why a client that `open_kafka_client` has opened has no connection to it."""
+    manager = getattr(client, "_manager", None)
+    return manager.failures() if isinstance(manager, Manager) else {}
+
+
+@contextmanager
+def explained(client: Any) -> Iterator[None]:
+    """Errors of a client get why it has no connection as their cause, a `ConnectionsFailed`, if it has none."""
+    try:
+        yield
+    except KafkaError as error:
+        if failures := failures_of(client):
+            raise error from ConnectionsFailed(failures)
+        raise

@@ -1,0 +1,197 @@
+"""Connections to brokers, why they fail, and which broker a request goes to."""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from contextlib import suppress
+from copy import copy
+from typing import Any, Final, NamedTuple
+
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError, UnknownBrokerIdError
+from kafka.future import Future
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.transport import KafkaSSLTransport
+from kafka.protocol.admin import DescribeConfigsRequest, DescribeTopicPartitionsRequest
+from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
+
+from uic.log.connection_causes import NoConnection, does_not_answer, why_no_connection
+from uic.log.kafka_repairs.bootstrap import BootstrapServer
+from uic.log.kafka_repairs.metadata import NO_BROKER, address_of, addresses_of
+from uic.log.kafka_repairs.race import Race, ms_until
+from uic.log.kafka_repairs.transports import PlainTransport, TlsTransport
+
+UNANSWERED_S: Final = 2.0
+"""From when on a request without an answer says that a broker is silent."""
+RECENT_S: Final = 30.0
+"""How long a connection that failed may be the reason why there is no answer."""
+_QUESTIONS: Final = (MetadataRequest, DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest)
+"""Of those, all that is asked of any broker. To ask twice changes nothing."""
+
+
+class _Wanted(NamedTuple):
+    """A server that is connected to, as long as that is wanted."""
+
+    node_id: Any
+    host: str
+    port: int
+    closed: Future
+    """Done when the connection is closed."""
+
+
+class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
+    """Connections of which one that cannot be made leaves no socket open, and is known with its reason; and requests
+    that find brokers which are new to the client.
+
+    The library does not close it. The error's traceback refers to it, from a cycle, so it stays open until the
+    collector of cycles runs, which UIC lets do so rarely. And it logs the reason and tries again, until the caller
+    is told that time is over. No error is kept here, only its words, for the same reason.
+    """
+
+    def __init__(self, net: Any, **configs: Any) -> None:
+        super().__init__(net, **configs)
+        self.answers_at_once = True
+        """Whether brokers answer all that this client asks without delay: not so a member of a group, whose joins wait
+        for the others'."""
+        self._failed: dict[str, tuple[float, NoConnection]] = {}
+        """By address: when and why a connection to it failed. Written by the client's I/O thread."""
+
+    async def _build_transport(self, node: _Wanted, timeout_at: float | None = None) -> Any:
+        """A transport, made by a task of its own: the library waits for the end of a TLS handshake without a limit.
+
+        Returns:
+            None if the connection was closed meanwhile; then the library makes none.
+
+        Raises:
+            KafkaError: it cannot be made, or not until `timeout_at`.
+        """
+        made, ended = Future(), Future()
+
+        async def make() -> None:
+            try:
+                made.success(await super(Manager, self)._build_transport(node, timeout_at))
+            except Exception as error:
+                _forget_locals(error)
+                made.failure(error)
+
+        def end(_: object) -> None:
+            if not ended.is_done:
+                ended.success(None)
+
+        made.add_both(end)
+        node.closed.add_both(end)
+        making = self._net.call_soon(make)
+        with suppress(KafkaTimeoutError):
+            await self.wait_for(ended, ms_until(timeout_at))
+        self._net.cancel(making)  # which closes its socket
+        if made.is_done:
+            transport = await made
+            transport.__class__ = TlsTransport if isinstance(transport, KafkaSSLTransport) else PlainTransport
+            return transport
+        if node.closed.is_done:
+            return None
+        raise KafkaConnectionError("the connection timed out")
+
+    async def _do_bootstrap(self, deadline: float | None) -> bool:
+        """Learn of the cluster from the first server that answers. The next one is asked, too, whenever those that were
+        asked have failed or been silent for a moment; the library asks one by chance, and leaves it all of the time.
+
+        Raises:
+            KafkaError: none answers in time, or each refuses; then the error of one that refuses.
+        """
+        servers = self.cluster.bootstrap_brokers()
+        random.shuffle(servers)
+        race = Race(self, len(servers), deadline)
+        asked: list[BootstrapServer] = []
+        answered = False
+        try:
+            for server in servers:
+                one = BootstrapServer(self, server, deadline, race.move_on)
+                asked.append(one)
+                if await race.joined_by(self.call_soon(one.answer)):
+                    break
+            answered = await race.is_won()
+        finally:
+            for one in asked:
+                one.stop(needed=not answered)
+        if answered:
+            self.cluster.start_refresh_loop()
+            return True
+        raise race.refusal() or KafkaTimeoutError(f"no broker answers at {addresses_of(servers)}")
+
+    def send(self, request: Any, node_id: Any = None, request_timeout_ms: int | None = None) -> Any:
+        """A `Future` of the answer. Fresh metadata is asked for if it is not known where the broker is: the library
+        does not ask, though it was just told that this broker is a leader or coordinator, and its metadata may date
+        from before the broker came (back). A question that each broker can answer goes to another one, too, if one
+        does not answer: the library asks one."""
+        if node_id is None and isinstance(request, _QUESTIONS):
+            return self.call_soon(self._ask, request, request_timeout_ms)
+        try:
+            return super().send(request, node_id, request_timeout_ms)
+        except UnknownBrokerIdError:
+            if node_id == NO_BROKER:
+                raise
+            return self.call_soon(self._send_when_known, request, node_id, request_timeout_ms)
+
+    async def _send_when_known(self, request: Any, node_id: Any, request_timeout_ms: int | None) -> Any:
+        await self.wait_for(self.cluster.request_update(), request_timeout_ms or self.config["request_timeout_ms"])
+        return await super().send(request, node_id, request_timeout_ms)
+
+    async def _ask(self, question: Any, timeout_ms: int | None) -> Any:
+        """The answer of the first broker that gives one.
+
+        Raises:
+            KafkaError: none does in time, or each fails; then the error of one that refuses.
+        """
+        timeout_ms = timeout_ms or self.config["request_timeout_ms"]
+        brokers = list(self.cluster.brokers())
+        random.shuffle(brokers)
+        brokers.sort(key=lambda broker: not self._is_idle(broker.node_id))
+        race = Race(self, len(brokers), time.monotonic() + timeout_ms / 1000)
+        for broker in brokers:
+            # A copy, because a request takes on the version of the broker that it is sent to.
+            if await race.joined_by(self.call_soon(super().send, copy(question), broker.node_id, timeout_ms)):
+                break
+        if await race.is_won():
+            return race.answer
+        raise race.refusal() or KafkaConnectionError(f"no broker answers at {addresses_of(brokers)}")
+
+    def _is_idle(self, node_id: Any) -> bool:
+        """Whether there is a connection to a broker, and no answer is waited for on it."""
+        conn = self._conns.get(node_id)
+        return conn is not None and conn.connected and not conn.in_flight_requests
+
+    async def _connect(self, node: Any, conn: Any, *given: Any, **named: Any) -> None:
+        conn.close_future.add_errback(self._note, address_of(node))
+        wanted = _Wanted(node.node_id, node.host, node.port, conn.close_future)
+        await super()._connect(wanted, conn, *given, **named)
+
+    def _note(self, address: str, error: BaseException) -> None:
+        """A connection has failed. That time was over says less than what was seen before."""
+        why = why_no_connection(error, self.config["security_protocol"])
+        if why.telling or address not in self.failures():
+            self._failed[address] = time.monotonic(), why
+
+    def failures(self) -> dict[str, NoConnection]:
+        """Address → why the last connection to it failed, a short while ago, of those without an open one; and of those
+        with one, that it does not answer."""
+        now = time.monotonic()
+        connected: set[str] = set()
+        silent: dict[str, NoConnection] = {}
+        for conn in list(self._conns.values()):
+            node = self.cluster.broker_metadata(conn.node_id)
+            if conn.connected and node is not None:
+                connected.add(address_of(node))
+                with suppress(IndexError):  # it has answered all
+                    _, _, sent, *_ = conn.in_flight_requests[0]
+                    if self.answers_at_once and now - sent >= UNANSWERED_S:
+                        silent[address_of(node)] = does_not_answer(now - sent)
+        failed = {at: why for at, (when, why) in self._failed.items() if now - when <= RECENT_S and at not in connected}
+        return dict(sorted((failed | silent).items()))
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

@@ -1,0 +1,106 @@
+"""Offsets that the leaders of partitions are asked for: where logs and leader epochs end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+from kafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, RetriableError, for_code
+from kafka.net.manager import KafkaConnectionManager
+from kafka.protocol.consumer import OffsetForLeaderEpochRequest
+
+from uic.core.epochs import EpochEnd
+from uic.core.topics import bring_back
+from uic.log.kafka_repairs.metadata import leaderless_in
+
+
+class Leaderless(KafkaError):  # type: ignore[misc]  # kafka-python has no types
+    """No broker leads some of the partitions that a consumer was asked about."""
+
+    def __init__(self, partitions: Iterable[TopicPartition]) -> None:
+        self.partitions = tuple(sorted(partitions))
+        topics = {tp.topic: [at.partition for at in self.partitions if at.topic == tp.topic] for tp in self.partitions}
+        self.words = "; ".join(f"topic {topic}: {bring_back(those)}" for topic, those in topics.items())
+        super().__init__(self.words)
+
+
+class LeaderAwareFetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no types
+    """A fetcher that tells which partitions have no leader when it is asked for their offsets, in a `Leaderless`.
+
+    The library leaves them out of the answer, and then fails with a `KeyError`.
+    """
+
+    async def _fetch_offsets_by_times_async(self, timestamps: Any, timeout_ms: int | None = None) -> Any:
+        cluster = self._manager.cluster
+        if leaderless_in(cluster, timestamps):  # as of metadata that may be old
+            await self._manager.wait_for(cluster.request_update(), timeout_ms)
+            if found := leaderless_in(cluster, timestamps):
+                raise Leaderless(found)
+        offsets = await super()._fetch_offsets_by_times_async(timestamps, timeout_ms)
+        ends = {tp for tp, at in timestamps.items() if at < 0}  # where a log begins or ends; it may lack a later time
+        if lost := ends - offsets.keys():  # meanwhile
+            raise Leaderless(lost)
+        return offsets
+
+
+@contextmanager
+def up_to_the_high_watermark(consumer: KafkaConsumer) -> Iterator[None]:
+    """Meanwhile, `end_offsets` and `offsets_for_times` see the whole log. The library asks for offsets as it reads, so
+    a consumer of committed records otherwise sees it up to the last stable offset. For a consumer outside any group,
+    which is not polled meanwhile."""
+    fetcher = consumer._fetcher
+    before, fetcher._isolation_level = fetcher._isolation_level, IsolationLevel.READ_UNCOMMITTED
+    try:
+        yield
+    finally:
+        fetcher._isolation_level = before
+
+
+def ends_of_epochs(
+    consumer: KafkaConsumer, epochs: Mapping[TopicPartition, int], timeout_ms: int
+) -> dict[TopicPartition, EpochEnd]:
+    """Where the records of leader epochs end, as the leaders say, of those partitions that have been led in a later
+    epoch since, by the client's latest metadata. Left out is what a leader does not know, or is too old to say.
+
+    The library asks this only of positions that it reads at, and says nothing of an answer that it agrees with.
+
+    Raises:
+        KafkaError: no answer, or not from the leader.
+    """
+    found: dict[TopicPartition, EpochEnd] = consumer._net.run(_ends_of_epochs, consumer._manager, epochs, timeout_ms)
+    return found
+
+
+async def _ends_of_epochs(
+    manager: KafkaConnectionManager, epochs: Mapping[TopicPartition, int], timeout_ms: int
+) -> dict[TopicPartition, EpochEnd]:
+    by_leader: dict[int, list[tuple[TopicPartition, int, int]]] = defaultdict(list)
+    for tp, epoch in epochs.items():
+        now = manager.cluster.leader_epoch_for_partition(tp)
+        if now is not None and now > epoch:
+            by_leader[manager.cluster.leader_for_partition(tp)].append((tp, now, epoch))
+    found: dict[TopicPartition, EpochEnd] = {}
+    for leader, asked in by_leader.items():
+        topics: dict[str, list[Any]] = defaultdict(list)
+        for tp, now, epoch in asked:
+            one = OffsetForLeaderEpochRequest.OffsetForLeaderTopic.OffsetForLeaderPartition(
+                partition=tp.partition, current_leader_epoch=now, leader_epoch=epoch
+            )
+            topics[tp.topic].append(one)
+        request = OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items()))
+        try:
+            answer = await manager.wait_for(manager.send(request, node_id=leader), timeout_ms)
+        except IncompatibleBrokerVersion:  # it does not answer this question
+            continue
+        for topic in answer.topics:
+            for one in topic.partitions:
+                error = for_code(one.error_code)
+                if issubclass(error, RetriableError):
+                    raise error
+                if error is NoError and one.leader_epoch >= 0 and one.end_offset >= 0:
+                    found[TopicPartition(topic.topic, one.partition)] = EpochEnd(one.leader_epoch, one.end_offset)
+    return found

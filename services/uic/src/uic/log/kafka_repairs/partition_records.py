@@ -1,0 +1,168 @@
+"""What a client hands out of the batches that it has fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from kafka import KafkaConsumer
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+from kafka.errors import CorruptRecordError, UnsupportedCodecError
+
+from mimn.state import NO_EPOCH
+from uic.core.event import Record
+from uic.core.records import BatchRecord, Records
+from uic.log.kafka_repairs.assumptions import check_client
+from uic.log.outcomes import Outcomes
+from uic.log.record_batches import Malformed, UnreadableBatch, read_records
+from uic.settings import MAX_BATCH_BYTES
+
+
+class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
+    """What the client fetched of one partition, record by record, or an `UnreadableBatch` where a batch is unreadable.
+
+    The library raises instead, from a poll that reads many partitions, and raises again at every later poll: one bad
+    batch would stop them all.
+    """
+
+    most_bytes: ClassVar[int] = MAX_BATCH_BYTES
+    """The most that a batch may be when decompressed."""
+
+    def _unpack_records(self, tp: Any, records: Any, *_: object) -> Iterator[Any]:
+        batch = last = None
+        try:
+            while (batch := records.next_batch()) is not None:
+                last = batch
+                if self.check_crcs and not batch.validate_crc():
+                    raise Malformed("the checksum does not match")
+                if not self._to_skip(batch):
+                    yield from self._handed_out(read_batch(batch, self.most_bytes))
+                elif batch.magic == 2:
+                    self.next_fetch_offset = batch.next_offset
+                    yield from self._left_out(batch)
+        except (Malformed, CorruptRecordError, UnsupportedCodecError) as error:
+            at = self.next_fetch_offset
+            behind = batch.next_offset if batch is not None and batch.magic == 2 else at
+            yield UnreadableBatch(at, max(at, behind), str(error))
+            self.drain()
+            return
+        if last is not None and last.magic == 2:
+            # Compaction may have removed the batch's last records: what comes next begins behind them.
+            self.next_fetch_offset = last.next_offset
+        self.drain()
+
+    def _handed_out(self, records: Sequence[Record]) -> Iterator[Any]:
+        """What the client gets of a batch."""
+        for record in records:
+            self.next_fetch_offset = record.offset + 1
+            yield record
+
+    def _left_out(self, batch: Any) -> Iterator[Any]:
+        """What the client gets in place of a batch without events."""
+        yield from ()
+
+    def _to_skip(self, batch: Any) -> bool:
+        """Whether the batch holds no events: a transaction's marker, or part of an aborted transaction."""
+        if batch.magic != 2:
+            return False
+        self.leader_epoch = batch.leader_epoch
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return True
+        return bool(batch.is_control_batch)
+
+
+class SettledRecords(PartitionRecords):
+    """Of what a client reads that asks for uncommitted records, too: those without a transaction, and those of which
+    `outcomes` says that they were committed."""
+
+    outcomes: ClassVar[Outcomes]
+
+    def _to_skip(self, batch: Any) -> bool:
+        return super()._to_skip(batch) or (
+            batch.magic == 2
+            and batch.is_transactional
+            and not self.outcomes.committed(self.topic_partition, batch.producer_id, batch.base_offset)
+        )
+
+
+class Markers(PartitionRecords):
+    """Hands out nothing that is wanted, and notes in `outcomes` how transactions ended."""
+
+    outcomes: ClassVar[Outcomes]
+
+    def _to_skip(self, batch: Any) -> bool:
+        if super()._to_skip(batch) and batch.has_producer_id():
+            commits = not self._contains_abort_marker(batch)
+            self.outcomes.note(self.topic_partition, batch.producer_id, batch.base_offset, commits=commits)
+        return bool(batch.magic == 2)  # older batches have no transactions, and are not skipped as a whole
+
+
+class FetchedBatch(NamedTuple):
+    """Records that a broker sent together; none if what lies at the offset that was fetched from is no event: a
+    transaction's marker, or part of an aborted transaction."""
+
+    offset: int
+    """Of the first."""
+    records: Sequence[Record]
+    epoch: int = NO_EPOCH
+    """The leader epoch in which the batch was appended."""
+
+
+class PartitionBatches(PartitionRecords):
+    """The same batch by batch, as `FetchedBatch`es: nothing is done for a single record."""
+
+    def _handed_out(self, records: Sequence[Record]) -> Iterator[FetchedBatch]:
+        offsets = records.offsets if isinstance(records, Records) else np.array([record.offset for record in records])
+        wanted = (offsets >= self.fetch_offset).nonzero()[0]  # reading may begin in the middle of a batch
+        if len(wanted):
+            self.next_fetch_offset = int(offsets[-1]) + 1
+            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :], self.leader_epoch)
+
+    def _left_out(self, batch: Any) -> Iterator[FetchedBatch]:
+        if batch.base_offset <= self.fetch_offset <= batch.last_offset:  # that record's place is what UIC must know of
+            yield FetchedBatch(self.fetch_offset, ())
+
+    def take(self, n: int) -> list[FetchedBatch | UnreadableBatch]:
+        """Whole batches with `n` records or more, or all that are left."""
+        self._maybe_raise_next_inline_exception()
+        found: list[FetchedBatch | UnreadableBatch] = []
+        try:
+            for batch in self.record_iterator:
+                found.append(batch)
+                n -= len(batch.records) if isinstance(batch, FetchedBatch) else 0
+                if n <= 0:
+                    break
+        except Exception as error:
+            if not found:
+                raise
+            self._next_inline_exception = error
+        return found
+
+
+def read_batch(batch: Any, most_bytes: int = MAX_BATCH_BYTES) -> Sequence[Record]:
+    """The records of a batch that the client library has framed, of at most `most_bytes` when decompressed.
+
+    Raises:
+        Malformed, CorruptRecordError, UnsupportedCodecError: the batch cannot be read.
+    """
+    if batch.magic != 2:
+        return [BatchRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in batch]
+    return read_records(batch, bytes(memoryview(batch._buffer)[batch._pos :]), most_bytes)
+
+
+def read_batches_with_uic(
+    consumer: KafkaConsumer,
+    reader: type[PartitionRecords] = PartitionRecords,
+    *,
+    most_bytes: int = MAX_BATCH_BYTES,
+    **more: Any,
+) -> None:
+    """Make `consumer` hand out what `reader` does, of batches of at most `most_bytes` when decompressed. `more` are
+    further attributes of the reader."""
+    check_client()
+    consumer._fetcher.PartitionRecords = type(reader.__name__, (reader,), {"most_bytes": most_bytes} | more)

@@ -1,0 +1,122 @@
+"""Brokers that are new to a client are looked up, and why a connection fails is known."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kafka.errors import KafkaTimeoutError, RequestTimedOutError, SaslAuthenticationFailedError, UnknownBrokerIdError
+from kafka.future import Future
+from kafka.net.manager import KafkaConnectionManager
+
+from support.fake_metadata import Metadata
+from uic.log.kafka_repairs import connections, transports
+from uic.log.kafka_repairs.connections import UNANSWERED_S
+from uic.log.unreachable import described, stopped
+
+
+class Manager(connections.Manager):
+    """A repaired manager that needs no loop, and whose brokers answer with their own number."""
+
+    def __init__(self, cluster: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cluster = cluster
+        self.config = {"request_timeout_ms": 1000}
+        self._auth_failures: dict[int, Exception] = {}
+        self._backoff: dict[int, Any] = {}
+        brokers = {n: SimpleNamespace(send_request=lambda *_, n=n, **__: Future().success(n)) for n in (1, 3)}
+
+        def get_connection(manager: Any, node_id: int) -> Any:
+            if manager.cluster.broker_metadata(node_id) is None:
+                raise UnknownBrokerIdError(node_id)
+            return brokers[node_id]
+
+        monkeypatch.setattr(KafkaConnectionManager, "get_connection", get_connection)
+
+    def call_soon(self, coro: Any, *given: Any) -> Future:
+        try:
+            return Future().success(asyncio.run(coro(*given)))
+        except Exception as error:
+            return Future().failure(error)
+
+    async def wait_for(self, future: Future, timeout_ms: float | None) -> Any:
+        return future.value
+
+
+def test_a_broker_that_the_client_has_not_heard_of_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Metadata({}, {}, {1}, {3})
+    manager = Manager(cluster, monkeypatch)
+    with pytest.raises(UnknownBrokerIdError):
+        KafkaConnectionManager.send(manager, "request", 3)
+    assert (manager.send("request", 1).value, cluster.asked) == (1, 0)
+    assert (manager.send("request", 3).value, cluster.asked) == (3, 1)
+    assert (manager.send("request", 3).value, cluster.asked) == (3, 1), "it is known now"
+
+
+def test_a_broker_that_no_broker_knows_stays_an_error_that_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Metadata({}, {}, {1}, set())
+    manager = Manager(cluster, monkeypatch)
+    failed = manager.send("request", 3).exception
+    assert isinstance(failed, UnknownBrokerIdError)
+    assert "the brokers name broker 3 as a leader or coordinator, and do not say where it is" in described(failed, {})
+    assert described(failed, {}) in stopped(failed).detail
+    asked = cluster.asked
+    with pytest.raises(UnknownBrokerIdError) as none:
+        manager.send("request", -1)
+    assert cluster.asked == asked, "there is none to be looked up"
+    assert described(none.value, {}) == "a partition has no leader: bring its replicas back"
+
+
+class Ending:
+    """A library's transport that gets bytes and the end of the connection at one look, and at the next the end."""
+
+    def __init__(self) -> None:
+        self._received = b"refused"
+
+    def _sock_recv(self) -> tuple[bytes, object]:
+        received, self._received = self._received, b""
+        return received, "the end"
+
+
+def test_what_a_broker_says_before_it_ends_a_connection_is_read() -> None:
+    class Repaired(transports._ReadsAll, Ending):
+        pass
+
+    transport = Repaired()
+    assert transport._sock_recv() == (b"refused", None)
+    assert transport._sock_recv() == (b"", "the end")
+
+
+def test_a_time_that_is_over_hides_no_reason_and_an_open_connection_ends_it() -> None:
+    manager: Any = object.__new__(connections.Manager)
+    conns: dict[str, Any] = {}
+    nodes = {"node": SimpleNamespace(host="h", port=1)}
+    vars(manager).update(
+        _failed={}, config={"security_protocol": "SASL_SSL"}, _conns=conns,
+        cluster=SimpleNamespace(broker_metadata=nodes.get),
+    )  # fmt: skip
+    manager._note("h:1", KafkaTimeoutError("SASL Authentication timed out"))
+    assert not manager.failures()["h:1"].answered
+    manager._note("h:1", SaslAuthenticationFailedError("SaslAuthenticationFailedError: wrong"))
+    manager._note("h:1", RequestTimedOutError("Request timed out after 4 ms"))
+    assert manager.failures()["h:1"].said == "wrong"
+    conns["node"] = SimpleNamespace(node_id="node", connected=True, in_flight_requests=deque())
+    assert manager.failures() == {}
+
+
+def test_a_broker_that_does_not_answer_is_named_unless_it_may_wait_for_others() -> None:
+    manager: Any = object.__new__(connections.Manager)
+    asked = time.monotonic() - UNANSWERED_S
+    open_one = SimpleNamespace(
+        node_id="node", connected=True, in_flight_requests=deque([(1, None, asked, asked + 9, None)])
+    )
+    vars(manager).update(
+        _failed={}, _conns={"node": open_one}, answers_at_once=True,
+        cluster=SimpleNamespace(broker_metadata=lambda node_id: SimpleNamespace(host="h", port=1)),
+    )  # fmt: skip
+    assert str(manager.failures()["h:1"]).startswith("no answer for 2 s; start Kafka there")
+    manager.answers_at_once = False  # a join is answered when all members have joined
+    assert manager.failures() == {}
