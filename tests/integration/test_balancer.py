@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from localstack.ports import accepts
 from localstack.server import Server
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
+from support.certificates import Certificates
 from support.skips import haproxy
 from support.uic_running import BUNDLE, click
 
@@ -34,13 +36,20 @@ UIC_ENDS = {"UIC_GRPC__ANNOUNCE_S": "3"}
 """As docs/runbooks/balancer.md says."""
 
 
-class Haproxy(Server):
-    """HAProxy with the documented configuration; `behind` are the documented ports and those that stand for them."""
+TO_TLS = "ssl alpn h2 verify required ca-file"
+CHECKS_TLS = "check-ssl"
+"""What a server of UIC needs on its line, as the configuration says."""
 
-    def __init__(self, folder: Path, behind: Mapping[int, int]) -> None:
+
+class Haproxy(Server):
+    """HAProxy with the documented configuration; `behind` are the documented ports and those that stand for them. With
+    `ca`, UIC's ports have TLS."""
+
+    def __init__(self, folder: Path, behind: Mapping[int, int], ca: Path | None = None) -> None:
         super().__init__("haproxy", folder, {"predict": 0, "publish": 0})
         self._program = haproxy()
         self._behind = behind
+        self._ca = ca
         self._asked = folder / "asked"
 
     @property
@@ -53,6 +62,10 @@ class Haproxy(Server):
         for documented, port in ports.items():
             text, count = re.subn(rf"(127\.0\.0\.1:|port ){documented}\b", rf"\g<1>{port}", text)
             assert count == 1, documented
+        if self._ca is not None:
+            assert f"`{TO_TLS} …`, with `{CHECKS_TLS}`" in text
+            text, count = re.subn(r"(server uic-.*)", rf"\1 {TO_TLS} {self._ca} {CHECKS_TLS}", text)
+            assert count == 2
         path = self.folder / "haproxy.cfg"
         path.write_text(f"global\n    stats socket {self._asked}\n\n{text}")
         return [self._program, "-db", "-f", str(path)]
@@ -72,6 +85,14 @@ class Haproxy(Server):
         """Restart a process behind it, and wait until it is seen."""
         member.restart()
         until(partial(self.is_up, member.name), "the balancer sees it", within_s=20)
+
+
+class TlsWorker(UicWorker):
+    """A worker of UIC whose ports have TLS."""
+
+    def ready(self) -> bool:
+        """It listens; the balancer asks for more."""
+        return all(accepts(port) for port in self.ports.values())
 
 
 @contextmanager
@@ -183,3 +204,19 @@ def test_uic_workers_restart_in_turn_and_each_call_publishes_its_event_once(
             wait(20)
     first = min(offset for _, offset in positions)
     assert sorted(positions) == [(positions[0][0], first + i) for i in range(len(positions))], "each event once"
+
+
+def test_calls_reach_a_worker_whose_ports_have_tls(tmp_path: Path, behind: Surroundings, closed_port: str) -> None:
+    issued = Certificates.issue(tmp_path / "tls")
+    files = {"CERT_FILE": str(issued.server), "KEY_FILE": str(issued.server_key)}
+    told = {f"UIC_{door}__TLS_{name}": file for door in ("GRPC", "ADMIN") for name, file in files.items()}
+    worker = TlsWorker("uic-1", tmp_path / "uic-1", replace(behind, uic=UIC_ENDS | told))
+    closed = int(closed_port.rpartition(":")[2])
+    with worker:
+        ports = {8001: worker.ports["grpc"], 8003: worker.ports["admin"]}
+        others = dict.fromkeys((8000, 8010, 8011, 8013), closed)
+        with Haproxy(tmp_path / "haproxy", ports | others, issued.ca) as balancer:
+            until(partial(balancer.is_up, worker.name), "the balancer sees it", within_s=40)
+            with grpc.insecure_channel(f"127.0.0.1:{balancer.ports['publish']}") as channel:
+                request = pb.PublishBehaviorsRequest(events=[click("user")])
+                assert UserInterestCenterStub(channel).PublishBehaviors(request, timeout=10).positions

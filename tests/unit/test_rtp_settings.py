@@ -156,6 +156,20 @@ def test_a_program_that_cannot_start_says_why_and_ends_with_2(
     assert "RTP_REDIS__POOL_SIZE" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("taken", "free"), [("RTP_HTTP__PORT", "RTP_ADMIN__PORT"), ("RTP_ADMIN__PORT", "RTP_HTTP__PORT")]
+)
+def test_only_the_port_that_is_taken_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed_port: str, taken: str, free: str
+) -> None:
+    monkeypatch.setenv(taken, closed_port.rpartition(":")[2])
+    monkeypatch.setenv(free, "0")
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"rtp: cannot listen on {closed_port}: ")
+    assert said.endswith(f"Set {taken} to a free port\n")
+
+
 @pytest.mark.parametrize("name", ["RTP_HTTP__HOST", "RTP_ADMIN__HOST"])
 def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str

@@ -138,7 +138,9 @@ def test_a_user_without_a_state_and_an_address_without_uic_are_said(
     assert "no state is stored" in capsys.readouterr().err
     rig.door.drain(0)
     assert show(rig, "bob")[0] == 1
-    assert "is UIC running at" in capsys.readouterr().err
+    assert f"is UIC running at {rig.address}, without TLS? Set --tls, --grpc or UIC_GRPC__…" in capsys.readouterr().err
+    assert show(rig, "bob", "--tls")[0] == 1
+    assert f"is UIC running at {rig.address}, with TLS? Set --grpc or UIC_GRPC__…" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [erase.main, state.main])

@@ -158,15 +158,16 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
     a drain, 2 if ports, keys or bundle must be corrected first."""
     configure(settings.log.level, settings.log.format)
     ask_for_slices(settings.load.slice_us)
+    where, setting = (
+        f"{settings.http.host}:{settings.http.port}" if fd is None else f"descriptor {fd}",
+        "RTP_HTTP__PORT",
+    )
     try:
         public = bind(settings.http.host, settings.http.port) if fd is None else inherited(fd)
+        where, setting = f"{settings.admin.host}:{settings.admin.port}", "RTP_ADMIN__PORT"
         admin = bind(settings.admin.host, settings.admin.port)
     except OSError as error:
-        where = f"{settings.http.host}:{settings.http.port}" if fd is None else f"descriptor {fd}"
-        return _refuse(
-            f"cannot listen on {where} and {settings.admin.host}:{settings.admin.port}: {error.strerror or error}. "
-            "Set RTP_HTTP__PORT and RTP_ADMIN__PORT to free ports"
-        )
+        return _refuse(f"cannot listen on {where}: {error.strerror or error}. Set {setting} to a free port")
     if settings.access.keys_file is None and (open_to := [where for where in map(_beyond, (public, admin)) if where]):
         return _refuse(
             f"{' and '.join(open_to)} needs authentication, and no keys are set. Make one with `ctr keys make "

@@ -27,9 +27,10 @@ class Refused(Exception):
 class UicClient:
     """Calls of the service, whose failures are `Refused`."""
 
-    def __init__(self, channel: grpc.Channel, address: str, secret: str) -> None:
+    def __init__(self, channel: grpc.Channel, address: str, secret: str, *, tls: bool) -> None:
         self.stub = UserInterestCenterStub(channel)
         self._address = address
+        self._tls = tls
         self._metadata = (("authorization", f"Bearer {secret}"),) if secret else ()
 
     def call(self, method: Callable[..., Answer], request: object) -> Answer:
@@ -46,7 +47,8 @@ class UicClient:
             answered = any(
                 name == "retriable" for name, _ in failed.trailing_metadata() or ()
             )  # by UIC, and not by the library
-            unreached = f": is UIC running at {self._address}? Set --grpc or UIC_GRPC__…"
+            asks = "with TLS? Set --grpc" if self._tls else "without TLS? Set --tls, --grpc"
+            unreached = f": is UIC running at {self._address}, {asks} or UIC_GRPC__…"
             fix = {
                 grpc.StatusCode.UNAVAILABLE: "; UIC is running: run the command again later" if answered else unreached,
                 grpc.StatusCode.UNAUTHENTICATED: "; set UIC_ACCESS__SECRET_FILE",
@@ -84,9 +86,10 @@ def connected(options: argparse.Namespace, settings: ClientSettings) -> Iterator
         authority = access.ca_file.read_bytes() if access.ca_file else None
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"UIC_ACCESS__SECRET_FILE or UIC_ACCESS__CA_FILE cannot be read ({error})") from error
-    if options.tls or settings.grpc.tls_cert_file is not None:
+    tls = options.tls or settings.grpc.tls_cert_file is not None
+    if tls:
         channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority))
     else:
         channel = grpc.insecure_channel(address)
     with channel:
-        yield UicClient(channel, address, secret)
+        yield UicClient(channel, address, secret, tls=tls)
