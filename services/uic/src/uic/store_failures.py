@@ -38,7 +38,17 @@ def words_of(error: object) -> str:
     if isinstance(error, MasterNotFoundError):  # the words are ours
         return str(error)
     most = MOST_OF_REPLY if _cause(error) is None else MOST_OF_FAILURE
-    return f"{type(error).__name__}: {str(error)[:most]}"
+    return f"{type(error).__name__}: {_begin(str(error), most)}"
+
+
+def _begin(text: str, most: int) -> str:
+    """The first characters of a text, `most` or fewer: up to the end of a sentence if that is not much less, or else of
+    a word."""
+    if len(text) <= most:
+        return text
+    begin = text[:most]
+    sentences = begin.rfind(". ") + 1
+    return begin[:sentences] if sentences > most // 2 else f"{begin[: most - 1].rpartition(' ')[0] or begin[:-1]}…"
 
 
 def fix_of(error: object) -> str:

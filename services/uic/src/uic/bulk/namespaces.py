@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import redis
-
 from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
 from mimn.release.announcement import LASTS_S, STANDBY
-from mimn.state import REMOVAL, CorruptProgress, Keys, Progress, decode_progress
+from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from mimn.state.codec import FLAGS_AT
 from uic.bulk.errors import BulkRefused
 from uic.bulk.removal import Removal
+from uic.bulk.watch import WATCHED_S, Watch, is_mark
 from uic.core.start_position import LogBounds, contradiction
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms
@@ -30,9 +29,6 @@ SAMPLE: Final = 64
 """States of a partition that are looked at."""
 FOLDED_WITHIN_MS: Final = 30_000
 """By the store's clock. A partition that is caught up says so every five seconds."""
-WATCHED_S: Final = 6.0
-"""How long a namespace is watched before it is dropped: a worker that folds it commits in that time, or says that it is
-caught up; a load writes states."""
 SERVING: Final = "serving"
 
 Logs = Mapping[str, Mapping[int, LogBounds]]
@@ -84,7 +80,8 @@ class Namespaces:
     def __init__(self, client: Any, prefix: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client = client
         self._prefix = prefix
-        self._sleep = sleep
+        self._scorers = Scorers(client, prefix)
+        self._watch = Watch(client, sleep)
 
     def names(self) -> list[str]:
         """The names of all namespaces, sorted."""
@@ -128,7 +125,7 @@ class Namespaces:
     def _sized(self, folded: _Folded, logs: Logs) -> Sized:
         keys, name, topic = folded.keys, folded.keys.namespace, folded.topic
         progress = {p: _progress(record) for p, record in folded.records.items()}
-        removed = any(map(_is_mark, folded.records.values()))
+        removed = any(map(is_mark, folded.records.values()))
         users = sampled = size = partial = 0
         idle: list[float] = []
         with _asking():
@@ -136,7 +133,7 @@ class Namespaces:
                 users += int(self._client.scard(keys.users(p)))
                 for user in self._client.srandmember(keys.users(p), SAMPLE) or ():
                     state = keys.state(p, user.decode())
-                    seconds = self._idle(state)
+                    seconds = self._watch.idle_s(state)
                     if seconds is not None:
                         idle.append(seconds)
                     size += int(self._client.memory_usage(state) or 0)
@@ -175,7 +172,7 @@ class Namespaces:
     def read_by(self, name: str) -> list[str]:
         """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. Those on
         standby do not count: they answer no request, and the record lists them."""
-        told = Scorers(self._client, self._prefix).announced()
+        told = self._scorers.announced()
         n = sum(any(one.namespace == name and one.role != STANDBY for one in process.loaded) for process in told)
         return [f"read by {n} RTP process{'es' if n > 1 else ''}"] if n else []
 
@@ -200,7 +197,7 @@ class Namespaces:
             partitions = removal.partitions()
             # What a removal left that was killed serves nothing and is read by nothing: it is finished whatever the
             # record says by now.
-            begun = any(map(_is_mark, self._records(keys, partitions).values()))
+            begun = any(map(is_mark, self._records(keys, partitions).values()))
         if not begun:
             self._refuse_needed(name, force=force, serving=serving)
         if not force:
@@ -249,7 +246,7 @@ class Namespaces:
             )
 
     def _refuse_busy(self, found: Sized, keys: Keys, partitions: Sequence[int]) -> None:
-        """Refuse while the namespace is written, caught up or not. Takes `WATCHED_S`.
+        """Refuse while the namespace is written, caught up or not, or read. Takes `WATCHED_S`.
 
         Raises:
             BulkRefused: as said.
@@ -259,36 +256,38 @@ class Namespaces:
         way_out = f"stop the workers that have it, and wait half a minute; or if they are gone: {by_force}"
         if found.folded:
             raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
-        before = self._written(keys, partitions)
-        if not any(record or loaded for record, loaded in before):
-            return
-        self._sleep(WATCHED_S)
-        changed = sum(a != b for a, b in zip(before, self._written(keys, partitions), strict=True))
-        if changed:
+        with _asking():
+            seen = self._watch.watch(keys, partitions)
+            refusal = None if seen.read is not None else self._scorers.refusal()
+        if seen.written:
             raise BulkRefused(
-                f"{changed} partitions of namespace {found.namespace} were written within {WATCHED_S:g} s: a worker "
-                f"folds it, or a load is on its way; {way_out}"
+                f"{seen.written} partitions of namespace {found.namespace} were written within {WATCHED_S:g} s: a "
+                f"worker folds it, or a load is on its way; {way_out}"
+            )
+        if seen.read:
+            raise BulkRefused(
+                f"the progress of namespace {found.namespace} was read within {WATCHED_S:g} s: an RTP that does not "
+                "announce itself answers by its states, or a worker waits for the store (another ctr command reads it, "
+                f"too: run this again). Stop them; or if they are to lose it: {by_force}"
+            )
+        if refusal is not None:
+            raise BulkRefused(
+                f"whether an RTP reads namespace {found.namespace} is unknown: {refusal}, and it does not say when "
+                f"the progress was last read. Look at /releases of every RTP; if none names it: {by_force}"
             )
 
-    def _written(self, keys: Keys, partitions: Sequence[int]) -> list[tuple[bytes | None, int]]:
-        """What changes with every commit and with every call of a load, by partition."""
+    def silenced(self) -> str | None:
+        """Why `read_by` may lack processes; None if each can announce itself.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
         with _asking():
-            records = self._records(keys, partitions)
-            return [
-                (None if _is_mark(record) else record, int(self._client.scard(keys.staged(p))))
-                for p, record in records.items()
-            ]
+            return self._scorers.refusal()
 
     def _records(self, keys: Keys, partitions: Sequence[int]) -> dict[int, bytes | None]:
         """What is stored as progress of partitions."""
         return {p: self._client.get(keys.progress(p)) for p in partitions}
-
-    def _idle(self, key: str) -> float | None:
-        try:
-            seconds = self._client.object("IDLETIME", key)
-        except redis.ResponseError:
-            return None  # the store evicts by frequency, and does not know
-        return None if seconds is None else float(seconds)
 
 
 def _progress(record: bytes | None) -> Progress | None:
@@ -296,10 +295,6 @@ def _progress(record: bytes | None) -> Progress | None:
         return decode_progress(record) if record else None
     except CorruptProgress:
         return None
-
-
-def _is_mark(record: bytes | None) -> bool:
-    return record is not None and record.startswith(REMOVAL)
 
 
 def roles(record: bytes) -> dict[str, list[str]]:

@@ -82,7 +82,7 @@ class Settlement:
                 self._metrics.commits.labels("unknown").inc()
                 session.unsure = attempt
                 self._doubtful.add(session.partition)
-                session.reason = "the store did not answer a commit"
+                session.reason = f"the store did not confirm a commit: {answer.detail}"
                 self._health.store_failed("commit", StoreUnavailable(answer.detail), [session], now)
                 continue
             elif isinstance(answer, StatesLost):

@@ -64,9 +64,13 @@ class Desk:
         """
         if after is before:
             return after
-        expected = b"" if before is None else encode_record(before)
         value = encode_record(after)
-        stored = replace(self._client, self._key, expected, value)
+        if before is None:
+            # Without the script, so a full store refuses it: RTPs could not say there what they serve, and the first
+            # record must not change that.
+            stored = value if self._client.set(self._key, value, nx=True) else self._stored()
+        else:
+            stored = replace(self._client, self._key, encode_record(before), value)
         if stored != value:
             found = self._decoded(stored)
             at = "gone" if found is None else f"at revision {found.revision}"

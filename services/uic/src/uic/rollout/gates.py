@@ -247,6 +247,13 @@ class Gates:
 
     def _lacking(self, record: Record, release: Release) -> Iterator[Finding]:
         told = [] if self._demands.rtp else self._scorers.announced()
+        if not self._demands.rtp and (refusal := self._scorers.refusal()) is not None:
+            yield Finding(
+                Gate.LOADED,
+                f"{refusal}, so no RTP can announce what it has loaded: make the store write again, or name every RTP "
+                "(--rtp URL)",
+                passes=True,
+            )
         for url in self._demands.rtp:
             try:
                 told.append(asked(url, self._settings.access))

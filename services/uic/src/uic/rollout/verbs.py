@@ -257,6 +257,7 @@ class Verbs:
         rollout = _of(after, identity or _serving(before))
         lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
         notes = [f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking]
+        notes += self._silenced()
         written = f"the rollback is in the record; whether UIC folds {after.serving.namespace} was not seen to the end"
         with says_if_interrupted("ctr rollout rollback", written):
             notes += self._unfolded(after.serving, watched=not rollout.head_only)
@@ -310,16 +311,29 @@ class Verbs:
         """All rollouts of the record, and the scoring processes that announce themselves."""
         record = self._desk.read()
         told = [process_view(one) for one in self._scorers.announced()]
+        notes = tuple(self._silenced())
         if record is None:
-            return Answer({"serving": None, "rollouts": [], "rtp": told})
+            return Answer({"serving": None, "rollouts": [], "rtp": told}, notes)
         return Answer(
             {
                 "serving": record.serving.bundle,
                 "revision": record.revision,
                 "rollouts": [summary(one) for one in record.rollouts],
                 "rtp": told,
-            }
+            },
+            notes,
         )
+
+    def _silenced(self) -> Iterator[str]:
+        """That RTPs are missing among those that announce themselves. For what is done all the same, so an error of the
+        store is a note."""
+        try:
+            refusal = self._scorers.refusal()
+        except FAILURES as error:
+            yield f"whether RTPs can announce themselves could not be read ({describe(error)})"
+            return
+        if refusal is not None:
+            yield f"{refusal}, so no RTP can announce itself: ask each what it has loaded (/releases)"
 
     def describe(self, identity: str) -> Answer:
         """One rollout, with every gate as it is now; changes nothing."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+from redis.exceptions import NoPermissionError, ResponseError
 
 from mimn.release import (
     Announcement,
@@ -13,7 +15,11 @@ from mimn.release import (
     instances_key,
 )
 from uic.settings import AccessSettings
+from uic.store_failures import words_of
 from uic.tools.partitions import call
+
+PROBE: Final = "probe"
+"""Ends the key of a write that shows whether announcements can be written. No process has this name."""
 
 
 class Scorers:
@@ -37,6 +43,17 @@ class Scorers:
             except ValueError:
                 found.append(Announcement(instance=name, revision=None))
         return found
+
+    def refusal(self) -> str | None:
+        """Why no process can announce itself now: what the store says to a write beside their announcements. None if it
+        takes one, or if it is our own user who may not write there."""
+        try:
+            self._client.set(announcement_key(self._prefix, PROBE), b"", px=1)
+        except NoPermissionError:
+            return None
+        except ResponseError as error:
+            return f"the store refuses writes ({words_of(error).rstrip('.')})"
+        return None
 
     def forget_ended(self) -> None:
         """Take the names of processes that have ended from the list; one that lives comes back within a second."""

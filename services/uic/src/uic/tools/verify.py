@@ -40,7 +40,7 @@ from mimn.state import (
     read_header,
     user_hash,
 )
-from uic.core.commit import ABSENT, Commit, Refused, Written
+from uic.core.commit import ABSENT, Commit, Refused, Written, answered
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, Part, Round
 from uic.core.ordering import Bounds, decode, take
@@ -325,11 +325,11 @@ class Verifier:
                 raise LeftAsItIs(BEGUN_AGAIN)
             ours = now._replace(writer=secrets.randbits(64) or 1)
             record = encode_progress(ours)
-            answer = self._store.commit([Commit(partition, stored, record)])[0]
+            answer = answered(self._store.commit([Commit(partition, stored, record)])[0])
             if isinstance(answer, Written):
                 return record, ours
             if not isinstance(answer, Refused):
-                raise StoreUnavailable("the store did not answer a commit")
+                raise StoreUnavailable("the store has lost states of the partition")
             stored = answer.stored
         raise LeftAsItIs("the partition's worker was faster each time: try again when fewer events arrive")
 

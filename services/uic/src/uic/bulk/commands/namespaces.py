@@ -25,6 +25,10 @@ REMOVING = (
     "once its removal has begun (`removed` of ctr namespaces list), no worker folds it; run the same command again, "
     "and it goes on"
 )
+UNSEEN = (
+    "So no RTP can announce itself, and no worker can say that it has caught up: what is in service may stand here as "
+    "not folded and not served. `drop` sees readers all the same"
+)
 COLUMNS = (
     "namespace",
     "topic",
@@ -54,7 +58,7 @@ def main(
     )
     verbs = parser.add_subparsers(dest="verb")
     show = verbs.add_parser("list", help="all of them (the default)")
-    drop = verbs.add_parser("drop", help="remove one, in slices; refused while it is served or written")
+    drop = verbs.add_parser("drop", help="remove one, in slices; refused while it is served, written or read")
     drop.add_argument("namespace")
     drop.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     drop.add_argument(
@@ -83,12 +87,15 @@ def main(
             print(json.dumps(report) if as_json else f"{options.namespace} is gone, {keys} keys", file=out)
             return 0
         rows = [asdict(one) for one in found.survey(lambda: _logs(settings.kafka))]
+        silenced = found.silenced()
     except (BulkRefused, StoreUnavailable, StartRefused) as error:
         print(f"ctr namespaces: {error}", file=sys.stderr)
         return 1
     except FAILURES as error:  # a cluster's client asks for the nodes when it is made
         print(f"ctr namespaces: the store does not answer: {describe(error)}", file=sys.stderr)
         return 1
+    if silenced is not None:
+        print(f"ctr namespaces: {silenced}. {UNSEEN}", file=sys.stderr)
     if as_json:
         print(json.dumps(rows), file=out)
     else:

@@ -1,0 +1,261 @@
+"""A store that is full, or refuses writes for another reason: what is in service stays, and no RTP is passed over
+because it cannot say in the store what it has loaded."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from conftest import MakeTopics
+from localstack.ports import LOOPBACK, free_port
+from localstack.uic_and_rtp import RtpProcess, Surroundings
+from localstack.valkey import Valkey
+from localstack.wait import until
+from localstack.web import web
+from mimn.bundle import load_bundle
+from mimn.release import decode_record, instances_key, record_key
+from mimn.state import Keys
+from support.bundles import TINY, with_scaled_head
+from support.one_node_cluster import OneNodeCluster
+from support.stored import Stored
+from support.world import World
+from uic.bulk import namespaces
+from uic.bulk.commands import namespaces as namespaces_command
+from uic.bulk.errors import BulkRefused
+from uic.bulk.namespaces import Namespaces
+from uic.errors import StoreUnavailable
+from uic.rollout import main as rollout_command
+from uic.tools.scorers import Scorers
+
+pytestmark = pytest.mark.servers
+PREFIX = "uic"
+
+
+@pytest.fixture
+def client(own_valkey: Valkey) -> Iterator[Any]:
+    with redis.Redis.from_url(own_valkey.address, protocol=2, socket_timeout=10) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def folded_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of half a minute in which the store has refused all commits."""
+    monkeypatch.setattr(namespaces, "FOLDED_WITHIN_MS", 0)
+
+
+def put(client: Any, bundle: Path = TINY) -> Keys:
+    """A namespace as UIC leaves it, with one user."""
+    stored = Stored(load_bundle(bundle))
+    stored.state("ada")
+    for key, value in stored.values.items():
+        client.set(key, value)
+    client.sadd(stored.keys.namespaces, stored.keys.namespace)
+    return stored.keys
+
+
+def fill(client: Any) -> None:
+    """The store takes no more; what is in it stays."""
+    client.config_set("maxmemory", 1)
+
+
+def silent(client: Any) -> bool:
+    """Whether no process announces itself any more."""
+    return bool(client.scard(instances_key(PREFIX))) and not Scorers(client, PREFIX).announced()
+
+
+def drop(client: Any, keys: Keys, *, force: bool = False) -> int:
+    return Namespaces(client, PREFIX).drop(keys.namespace, force=force, after=lambda step: None)
+
+
+@pytest.mark.parametrize("mode", ["single", "cluster"])
+def test_a_full_store_keeps_the_namespace_that_a_silenced_rtp_reads_and_gives_one_that_nothing_reads(
+    mode: str, tmp_path: Path
+) -> None:
+    kind: Any = OneNodeCluster if mode == "cluster" else Valkey
+    with kind(tmp_path / "store") as server:
+        opened: Any = redis.RedisCluster if mode == "cluster" else redis.Redis
+        client = opened.from_url(server.address, protocol=2, socket_timeout=10)
+        keys = put(client)
+        told = Surroundings("", server.address, TINY, rtp={"RTP_REDIS__MODE": mode})
+        with RtpProcess("rtp", tmp_path / "rtp", told) as rtp:
+            with pytest.raises(BulkRefused, match="is read by 1 RTP process"):
+                drop(client, keys)
+            fill(client)
+            until(lambda: silent(client), "the announcement has expired", within_s=30)
+            with pytest.raises(BulkRefused, match=r"was read within 6 s: an RTP that does not announce.*--force"):
+                drop(client, keys)
+            body = {"user_id": "ada", "candidates": [{"item_id": 3, "category_id": 1}]}
+            answer = web().post(f"{rtp.address}/predict", json=body, timeout=10).json()
+            assert answer["state"]["status"] != "cold"
+        assert drop(client, keys) > 0, "without --force, in a store that is still full"
+        client.close()
+
+
+def test_a_full_store_keeps_the_namespace_whose_worker_waits_with_its_commits(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, own_valkey: Valkey, client: Any
+) -> None:
+    world = World(tmp_path / "world", make_topics(kafka, 4), own_valkey.address, PREFIX, {})
+    try:
+        worker = world.worker()
+        world.produce(100)
+        world.wait_folded()
+        fill(client)
+        world.produce(100)
+
+        def waits() -> list[dict[str, Any]]:
+            told = web().get(f"{worker.admin_url}/partitions", timeout=10).json()["partitions"]
+            return [one for one in told if one["phase"] == "unsure"]
+
+        until(waits, "commits are refused", within_s=30)
+        assert {one["reason"] for one in waits()} == {
+            "the store did not confirm a commit: OutOfMemoryError: command not allowed when used memory > 'maxmemory'."
+        }
+        with pytest.raises(BulkRefused, match="a worker waits for the store"):
+            drop(client, world.keys)
+        assert worker.stop() == 0
+        assert drop(client, world.keys) > 0
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("why", ["it evicts by frequency", "it is being saved"])
+def test_a_full_store_that_does_not_tell_reads_gives_a_namespace_by_force_alone(why: str, client: Any) -> None:
+    keys = put(client)
+    if why == "it evicts by frequency":
+        client.config_set("maxmemory-policy", "volatile-lfu")
+    else:  # reads leave no trace while a child of the server saves
+        client.config_set("rdb-key-save-delay", 10_000_000)
+        client.bgsave()
+    fill(client)
+    with pytest.raises(BulkRefused, match=r"is unknown: the store refuses writes \(OutOfMemory.*--force"):
+        drop(client, keys)
+    client.config_set("maxmemory", 0)
+    assert drop(client, keys) > 0, "RTP can announce itself, and none does"
+    put(client)
+    fill(client)
+    assert drop(client, keys, force=True) > 0
+
+
+@contextmanager
+def refusing(client: Any, server: Valkey, answer: str) -> Iterator[None]:
+    """The store refuses every write while the body runs, and takes writes after it."""
+    match answer:
+        case "NOREPLICAS":
+            client.config_set("min-replicas-to-write", 1)
+        case "ReadOnlyError":
+            client.execute_command("REPLICAOF", LOOPBACK, free_port())
+        case _:
+            (server.folder / "dump.rdb").mkdir()  # what stands in the way of a snapshot
+            client.config_set("save", "3600 1")
+            client.bgsave()
+            until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "it fails", within_s=30)
+    yield
+    client.config_set("min-replicas-to-write", 0)
+    client.execute_command("REPLICAOF", "NO", "ONE")
+    client.config_set("save", "")
+
+
+@pytest.mark.parametrize("answer", ["NOREPLICAS", "ReadOnlyError", "MISCONF"])
+def test_a_store_that_refuses_all_writes_refuses_removals_and_what_changes_the_record(
+    answer: str, own_valkey: Valkey, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = put(client)
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    monkeypatch.setenv("UIC_BUNDLE__PATH", str(TINY))
+    shutil.copytree(TINY, tmp_path / "tiny/1")
+    assert rollout("start", str(with_scaled_head(tmp_path, tmp_path / "tiny/1", "2", 0.5)))[0] == 0
+
+    def stored() -> dict[bytes, object]:
+        return {key: client.dump(key) for key in client.keys("*")}
+
+    before = stored()
+    with refusing(client, own_valkey, answer):
+        for force in (False, True):
+            with pytest.raises(StoreUnavailable, match=answer):
+                Namespaces(client, PREFIX, sleep=lambda seconds: None).drop(
+                    keys.namespace, force=force, serving=True, after=lambda step: None
+                )
+        for verb in ("wait", "promote", "abort"):
+            status, said = rollout(verb, "r1")
+            assert (status, answer in said["error"]) == (1, True), said
+        assert stored() == before
+
+
+def standby(rtp: RtpProcess) -> list[str]:
+    """The bundles that it has loaded beside those that it asks."""
+    told = web().get(f"{rtp.admin_url}/releases", timeout=10).json()
+    return [one["bundle"] for one in told["standby"]]
+
+
+def rollout(*arguments: str) -> tuple[int, dict[str, Any]]:
+    """Runs `ctr rollout ... --json`; exit status and document."""
+    out = io.StringIO()
+    with redirect_stderr(io.StringIO()):
+        status = rollout_command.main([*arguments, "--json"], out)
+    return status, json.loads(out.getvalue())
+
+
+def test_a_release_that_no_rtp_has_is_not_promoted_in_a_full_store(
+    own_valkey: Valkey, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    old = tmp_path / "bundles/tiny/1"
+    shutil.copytree(TINY, old)
+    new = with_scaled_head(tmp_path / "elsewhere", old, "2", 0.5)
+    monkeypatch.setenv("UIC_BUNDLE__PATH", str(old))
+    put(client, old)
+
+    def closed(*arguments: str) -> str:
+        status, said = rollout(*arguments)
+        assert (status, [one["gate"] for one in said["gates"]]) == (3, ["loaded"]), said
+        return str(said["gates"][0]["reason"])
+
+    told = Surroundings("", own_valkey.address, old, rtp={"RTP_BUNDLES__RETRY_EVERY_S": "0.5"})
+    with RtpProcess("rtp", tmp_path / "rtp", told) as rtp:
+        fill(client)
+        until(lambda: silent(client), "the announcement has expired", within_s=30)
+        status, said = rollout("start", str(new))
+        assert (status, "OutOfMemoryError" in said["error"]) == (1, True), "RTP may serve another release"
+        client.config_set("maxmemory", 0)
+        until(lambda: not silent(client), "it announces itself again", within_s=30)
+        assert rollout("start", str(new))[0] == 0
+        assert "has not loaded tiny/2" in closed("promote", "r1")
+        fill(client)
+        until(lambda: silent(client), "the announcement has expired", within_s=30)
+        status, said = rollout("wait", "r1", "--timeout", "1s")
+        assert (status, "no RTP can announce what it has loaded" in said["error"]) == (5, True)
+        assert closed("promote", "r1").startswith("the store refuses writes (OutOfMemoryError: ")
+        assert decode_record(client.get(record_key(PREFIX))).serving.version == "1"
+        status, said = rollout("list")
+        assert (status, said["rtp"]) == (0, [])
+        assert ["no RTP can announce itself" in note for note in said["notes"]] == [True]
+        # A process that is named is asked, and needs no store for its answer.
+        assert "has not loaded tiny/2" in closed("promote", "r1", "--rtp", rtp.admin_url)
+        shutil.copytree(new, old.parent / "2")
+        until(lambda: "tiny/2" in standby(rtp), "it has loaded it", within_s=30)
+        status, said = rollout("promote", "r1", "--rtp", rtp.admin_url)
+        assert (status, said.get("serving")) == (0, "tiny/2"), said
+        status, said = rollout("rollback")
+        assert (status, said.get("serving")) == (0, "tiny/1"), "the way back stays open"
+        assert ["no RTP can announce itself" in note for note in said["notes"]].count(True) == 1
+
+
+def test_the_list_of_namespaces_says_that_a_full_store_hides_who_needs_them(
+    own_valkey: Valkey, client: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    monkeypatch.setattr(namespaces_command, "_logs", lambda kafka: {})
+    put(client)
+    assert namespaces_command.main(["list"]) == 0
+    assert capsys.readouterr().err == ""
+    fill(client)
+    assert namespaces_command.main(["list"]) == 0
+    assert "the store refuses writes (OutOfMemoryError" in capsys.readouterr().err
