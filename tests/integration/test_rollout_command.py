@@ -269,6 +269,30 @@ def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
     assert rollout("rollback")[1]["notes"] == []
 
 
+@pytest.mark.parametrize("tried", [False, True], ids=["it serves for good", "it is a canary"])
+def test_a_rollback_without_an_id_is_refused_where_an_older_rollout_was_rolled_back(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], tried: bool
+) -> None:
+    put(valkey.client, Stored(load_bundle(bundles[0]), prefix=valkey.prefix))
+    rollout("start", str(bundles[1]))
+    for verb in ("wait", "promote"):
+        assert rollout(verb, "r1")[0] == 0
+    assert rollout("rollback")[1]["state"] == "rolled_back"
+    assert rollout("rollback")[0] == 0, "the same command again"
+    rollout("start", str(bundles[1]))
+    assert rollout("wait", "r2")[0] == 0
+    if tried:
+        assert rollout("canary", "r2", "--percent", "50")[0] == 0
+    else:
+        assert rollout("promote", "r2", "--keep-for", "0s")[0] == 0
+        assert rollout("gc")[0] == 0
+    before = rollout("list")[1]
+    status, said = rollout("rollback", "--reason", "click rate down")
+    assert (status, "abort r2" in said["error"]) == (1, tried), said
+    assert said["error"].startswith("no rollout serves that could be rolled back: ")
+    assert rollout("list")[1] == before
+
+
 def test_a_bad_release_is_taken_back_and_collected_while_the_store_is_full(
     own_valkey: Valkey, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from mimn.release import (
     NotAllowed,
     Record,
     Refused,
+    Release,
     Rollout,
     State,
     Unstorable,
@@ -46,6 +47,7 @@ from mimn.release import (
     shadow,
     shrink,
     size,
+    to_roll_back,
 )
 from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
 from mimn.release.rollout import free_generation, left_behind, spoiled
@@ -288,6 +290,51 @@ def test_the_same_command_again_changes_nothing() -> None:
     assert rollback(back, "r1", reason="worse", now_ms=NOW_MS) is back
     given_up = abort(record, "r1", reason="no", now_ms=NOW_MS)
     assert abort(given_up, "r1", reason="no", now_ms=NOW_MS) is given_up
+
+
+def promoted(new: Release, record: Record | None = None) -> Record:
+    """A record whose latest rollout, of `new`, serves."""
+    record = ready(begun(new, OLD, record=record))
+    assert record.open is not None
+    return promote(record, record.open.id, open_gates(record), keep_ms=0, now_ms=NOW_MS)
+
+
+def taken_back(new: Release, record: Record | None = None) -> Record:
+    """A record whose latest rollout, of `new`, has served and was rolled back."""
+    record = promoted(new, record)
+    return rollback(record, to_roll_back(record), reason="worse", now_ms=NOW_MS)
+
+
+def test_a_rollback_without_an_id_is_about_what_serves_and_may_be_run_again() -> None:
+    record = promoted(release("third"), promoted(NEW))
+    assert to_roll_back(record) == "r2"
+    record = begun(release("fourth"), record=record)  # it fails of a conflict, whatever is seen of it later
+    record = rollback(record, "r2", reason="worse", now_ms=NOW_MS)
+    assert to_roll_back(record) == "r2"
+    record, _ = observe(record, "r3", open_gates(record, DIFFERS), now_ms=NOW_MS)
+    assert to_roll_back(record) == "r2"
+    record = collect(record, "r2", now_ms=NOW_MS)
+    with pytest.raises(NotAllowed, match="`rollout abort r3`"):
+        to_roll_back(record)
+
+
+def test_a_rollback_without_an_id_is_never_about_a_rollout_of_long_ago() -> None:
+    record = retire(promoted(NEW, taken_back(NEW)), now_ms=NOW_MS)
+    with pytest.raises(NotAllowed, match="no rollout serves that could be rolled back: bazaar/1 serves"):
+        to_roll_back(record)
+    record = ready(begun(release("third"), record=taken_back(NEW)))
+    record = canary(record, "r2", open_gates(record), percent=50, now_ms=NOW_MS)
+    with pytest.raises(NotAllowed, match="r2 of third/1 is canary; `rollout abort r2` gives it up"):
+        to_roll_back(record)
+    with pytest.raises(NotAllowed, match="shop/1 serves; `rollout start BUNDLE` replaces it"):
+        to_roll_back(abort(record, "r2", reason="worse", now_ms=NOW_MS))
+
+
+def test_what_is_said_of_a_rollout_that_another_took_the_place_of_stays_true_after_a_rollback() -> None:
+    record = taken_back(release("third"), promoted(NEW))
+    assert (record.serving, record.rollouts[0].reason) == (NEW, "r2 was promoted")
+    with pytest.raises(NotAllowed, match=r"r1 is retired \(r2 was promoted\): it serves all users"):
+        rollback(record, "r1", reason="worse", now_ms=NOW_MS)
 
 
 def test_a_rollout_that_is_no_longer_on_its_way_is_refused_with_what_can_be_done() -> None:

@@ -56,6 +56,7 @@ from mimn.release.rollout import (
     shadow,
     shrink,
     smaller,
+    to_roll_back,
 )
 
 __all__ = [
@@ -124,4 +125,5 @@ __all__ = [
     "size",
     "smaller",
     "table",
+    "to_roll_back",
 ]

@@ -258,7 +258,9 @@ def promote(record: Record, identity: str, checked: Checked, *, keep_ms: int, no
         return record
     rollout = checks.passed(record, identity, checked, now_ms)
     if (before := record.served_by) is not None:
-        record = _moved(record, before, State.RETIRED, f"{rollout.id} serves now", now_ms=now_ms, by=by, counted=False)
+        record = _moved(
+            record, before, State.RETIRED, f"{rollout.id} was promoted", now_ms=now_ms, by=by, counted=False
+        )
     moved = _moved(
         record, rollout, State.SERVING, "every gate is open", now_ms=now_ms, by=by, keep_until_ms=now_ms + keep_ms
     )
@@ -300,6 +302,28 @@ def rollback(record: Record, identity: str, *, reason: str, now_ms: int, by: str
         record = _moved(record, going, State.FAILING, lost, now_ms=now_ms, by=by, counted=False)
     moved = _moved(record, rollout, State.ROLLED_BACK, reason, now_ms=now_ms, by=by)
     return replace(moved, serving=rollout.replaces, arms=(), shadows=())
+
+
+def to_roll_back(record: Record) -> str:
+    """The rollout that `rollback` is about where none is named: the one that serves. So that the command can be run
+    again, also the one that was rolled back, as long as no other has begun since.
+
+    Raises:
+        NotAllowed: there is neither.
+    """
+    if (served := record.served_by) is not None:
+        return served.id
+    for entry in reversed(record.log):
+        if entry.state is State.PLANNED:
+            break
+        last = record.find(entry.rollout)
+        if entry.state is State.ROLLED_BACK and last is not None and last.state is State.ROLLED_BACK:
+            return last.id
+    if (going := record.open) is not None:
+        then = f"{going.id} of {going.release.bundle} is {going.state}; `rollout abort {going.id}` gives it up"
+    else:
+        then = f"{record.serving.bundle} serves; `rollout start BUNDLE` replaces it, also by a bundle of before"
+    raise NotAllowed(f"no rollout serves that could be rolled back: {then}")
 
 
 def retire(record: Record, *, now_ms: int, by: str = "") -> Record:

@@ -245,16 +245,21 @@ class Verbs:
         return Answer(rollout_view(after, rollout), notes)
 
     def rollback(self, identity: str | None, reason: str) -> Answer:
-        """Answer all users with the previous release again."""
+        """Answer all users with the previous release again.
 
-        def back(record: Record) -> Record:
-            return rollouts.rollback(
-                record, identity or _serving(record), reason=reason, now_ms=self._gates.now_ms(), by=self._by
-            )
+        Args:
+            identity: None for the rollout that serves, or was just rolled back.
+            reason: for the record.
 
-        before = self._desk.existing()
-        after = self._desk.change(back)
-        rollout = _of(after, identity or _serving(before))
+        Raises:
+            NotAllowed: the rollout does not serve, or none does, or the release before was given up.
+            Conflict: other commands kept changing the record.
+        """
+        named = identity or rollouts.to_roll_back(self._desk.existing())
+        after = self._desk.change(
+            lambda record: rollouts.rollback(record, named, reason=reason, now_ms=self._gates.now_ms(), by=self._by)
+        )
+        rollout = _of(after, named)
         lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
         notes = [f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking]
         notes += self._silenced()
@@ -409,12 +414,3 @@ def _of(record: Record, identity: str) -> Rollout:
         known = ", ".join(one.id for one in record.rollouts[-5:]) or "none"
         raise NotAllowed(f"there is no rollout {identity}; the latest are {known}")
     return rollout
-
-
-def _serving(record: Record) -> str:
-    if (served := record.served_by) is None:
-        latest = next((one for one in reversed(record.rollouts) if one.state is State.ROLLED_BACK), None)
-        if latest is None:
-            raise NotAllowed("no rollout serves that could be rolled back")
-        return latest.id
-    return served.id
