@@ -23,9 +23,9 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
 from localstack.web import web
-from mimn.release import BUCKETS, Record, State, announcement_key, bucket_of, instances_key
+from mimn.release import BUCKETS, Record, State, announcement_key, bucket_of, instances_key, record_key
 from mimn.state import partition_of
-from support.bulk_running import done, run_main
+from support.bulk_running import cut_log, done, run_main
 from support.bundles import SKETCH, TINY
 from support.one_node_cluster import replicated
 from support.rollouts import QUICK, deployed
@@ -368,6 +368,38 @@ def test_a_migration_in_a_cluster(
         assert not list(own_cluster.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+
+
+def test_a_bundle_that_was_rolled_back_begins_again_in_its_namespace_though_the_log_was_cut(
+    valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    """Its workers still run, so nothing that retention has removed is missing there."""
+    topics = make_topics(real_kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, rtp=False) as running:
+        identity, bundle = running.ready(), str(running.new_bundle)
+        running.done("promote", identity, *QUICK)
+        running.done("rollback", "--reason", "worse")
+        known = [running.new.progress(p) for p in range(4)]
+        cut_log(real_kafka, topics.events, {p: one.next_offset for p, one in enumerate(known) if one is not None})
+
+        plan = running.done("plan", bundle)
+        assert (plan["users"], plan["records"], plan["bytes"], plan["against"]) == (len(USERS), 0, 0, [])
+        again = running.done("start", bundle)
+        assert again["namespace"] == running.new.keys.namespace
+        running.done("wait", again["id"], "--timeout", "120s", *QUICK)
+        running.done("abort", again["id"])
+        assert running.closed("plan", bundle) == {"log"}, "another namespace would be built from the beginning"
+
+        for worker in running.new.workers:
+            worker.stop()
+        valkey.client.delete(record_key(valkey.prefix))  # no rollout was aborted
+        running.old.produce(100, USERS)
+        running.old.wait_folded()
+        plan = running.done("plan", bundle)
+        assert (plan["records"], plan["bytes"]) == (100, 0)
+        known = [running.old.progress(p) for p in range(4)]
+        cut_log(real_kafka, topics.events, {p: one.next_offset for p, one in enumerate(known) if one is not None})
+        assert running.closed("plan", bundle) == {"log"}, "it stopped before where the log begins now"
 
 
 def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(

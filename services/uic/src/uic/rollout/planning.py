@@ -11,6 +11,7 @@ from mimn.bundle import Bundle, BundleError, check_name, load_bundle, read_manif
 from mimn.bundle.graph import open_head
 from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, out_of_memory
+from mimn.state import Progress
 from mimn.state.codec import HEADER_BYTES
 from uic.core.start_position import LogBounds
 from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
@@ -42,7 +43,7 @@ class Plan:
     more_bytes: int = 0
     """That the store takes for the new namespace."""
     records: int = 0
-    """Of the log that are folded."""
+    """Of the log that are folded: where the store has the new namespace, those after what it has folded."""
     hours: float = 0.0
     findings: tuple[Finding, ...] = field(default=())
     changes: tuple[str, ...] = ()
@@ -128,8 +129,8 @@ def plan(
     """
     if release.namespace == replaces.namespace:
         return Plan(release=release, replaces=replaces, head_only=True)
-    old = gates.namespace(replaces)
-    before, after = old.read(), gates.namespace(release).read()
+    old, new = gates.namespace(replaces), gates.namespace(release)
+    before, after = old.read(), new.read()
     if before is None:
         lost = Finding(
             Gate.LOG,
@@ -142,11 +143,13 @@ def plan(
     findings: list[Finding] = []
     if after is not None and (other := made_of(before, after, topic)) is not None:
         findings.append(other)
+        after = None
     users, sample = sum(old.size(p) for p in range(before.partitions)), _sample(old, before.partitions)
+    there = 0 if after is None else sum(new.size(p) for p in range(after.partitions))
     value_bytes = _value_bytes(bundle, sample)
-    more = users * (value_bytes + _entry_bytes(sample))
+    more = max(0, users - there) * (value_bytes + _entry_bytes(sample))
     findings += _memory(gates, more)
-    records, of_log = _log(settings, before, origin) if topic is None else _other_log(settings, topic)
+    records, of_log = _log(settings, before, after, origin) if topic is None else _other_log(settings, topic)
     findings += of_log
     folds = origin.reads_log or topic is not None
     hours = records / rate / 3600 if folds else 0.0
@@ -218,14 +221,26 @@ def _other_log(settings: ClientSettings, topic: str) -> tuple[int, list[Finding]
     return sum(one.end - one.start for one in bounds), list(absent)
 
 
-def _log(settings: ClientSettings, before: Reading, origin: Origin) -> tuple[int, list[Finding]]:
-    """How many records the log has, and whether it reaches back as far as the states in service."""
+def _log(settings: ClientSettings, before: Reading, after: Reading | None, origin: Origin) -> tuple[int, list[Finding]]:
+    """How many records of the log are not folded yet, and whether it reaches back as far as the states in service.
+
+    Args:
+        settings: of the log.
+        before: the namespace in service.
+        after: what the store has of the new one, of the same log; None if nothing. A fold goes on from there.
+        origin: of the new states.
+    """
     bounds = _bounds(settings, before.topic)
     if isinstance(bounds, Finding):
         return 0, [bounds]
     if len(bounds) != before.partitions:
         return 0, [Finding(Gate.LOG, f"topic {before.topic} has {len(bounds)} partitions, not {before.partitions}")]
-    cut = [p for p, one in enumerate(before.progress) if one is not None and bounds[p].start > one.complete_from]
+    folded = (None,) * len(bounds) if after is None else after.progress
+    cut = [
+        p
+        for p, one in enumerate(before.progress)
+        if one is not None and bounds[p].start > one.complete_from and not _goes_on(folded[p], one, bounds[p].start)
+    ]
     findings = []
     if cut and origin.reads_log:
         findings.append(
@@ -236,4 +251,11 @@ def _log(settings: ClientSettings, before: Reading, origin: Origin) -> tuple[int
                 "kept ledgers (ctr backfill --keep-ledgers), or snapshot:ID",
             )
         )
-    return sum(one.end - one.start for one in bounds), findings
+    begins = (one.start if done is None else done.next_offset for one, done in zip(bounds, folded, strict=True))
+    return sum(max(0, one.end - begin) for one, begin in zip(bounds, begins, strict=True)), findings
+
+
+def _goes_on(folded: Progress | None, served: Progress, start: int) -> bool:
+    """Whether a partition of the new namespace needs nothing of the log before `start`, where that begins now: it has
+    folded all that the one in service has, up to there or further."""
+    return folded is not None and folded.complete_from <= served.complete_from and folded.next_offset >= start
