@@ -31,6 +31,7 @@ from mimn.release import (
     Checked,
     Gate,
     Loaded,
+    NotLoaded,
     Record,
     Release,
     abort,
@@ -251,6 +252,21 @@ def test_what_serves_and_another_bundle_of_its_name_are_refused_before_anything_
     status, said = rollout(verb, str(another))
     assert (status, "export this one under another version" in said["error"]) == (1, True)
     assert valkey.client.get(record_key(valkey.prefix)) is None
+
+
+def test_an_rtp_that_has_another_bundle_under_the_name_of_the_records_is_not_shown_as_if_it_had_that(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    """As after the bundle in service was written over, and RTP restarted on it."""
+    new, old = (read_release(path, 0)[0] for path in bundles)
+    announce(valkey, old)
+    assert [one["loaded"] for one in rollout("list")[1]["rtp"]] == ["tiny/2 (serving)"], "there is no record"
+    valkey.client.set(record_key(valkey.prefix), encode_record(ready(new, old)))
+    assert [one["loaded"] for one in rollout("list")[1]["rtp"]] == ["tiny/2 (serving)"]
+    announce(valkey, replace(old, manifest="0123456789abcdef" * 4), refused="/bundles/tiny/2 is another bundle")
+    [shown] = rollout("list")[1]["rtp"]
+    assert shown["loaded"] == "tiny/2 (serving, another bundle than the record's: 0123456789ab…)"
+    assert shown["refused"] == "tiny/2: /bundles/tiny/2 is another bundle"
 
 
 def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
@@ -494,9 +510,10 @@ def ready(new: Release, old: Release) -> Record:
     return observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
 
 
-def announce(valkey: RedisForTest, serving: Release) -> None:
-    """Say in the store what RTP says of itself."""
+def announce(valkey: RedisForTest, serving: Release, refused: str = "") -> None:
+    """Say in the store what RTP says of itself; `refused`: why it could not load the record's bundle of this name."""
     loaded = Loaded(serving.bundle, serving.manifest, serving.namespace, SERVING)
-    told = Announcement(instance="host:1", revision=None, loaded=(loaded,))
+    why = (NotLoaded(serving.bundle, refused),) if refused else ()
+    told = Announcement(instance="host:1", revision=None, loaded=(loaded,), refused=why)
     valkey.client.sadd(instances_key(valkey.prefix), told.instance)
     valkey.client.set(announcement_key(valkey.prefix, told.instance), encode_announcement(told))

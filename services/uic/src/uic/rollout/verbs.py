@@ -315,7 +315,7 @@ class Verbs:
     def listing(self) -> Answer:
         """All rollouts of the record, and the scoring processes that announce themselves."""
         record = self._desk.read()
-        told = [process_view(one) for one in self._scorers.announced()]
+        told = [process_view(one, record) for one in self._scorers.announced()]
         notes = tuple(self._silenced())
         if record is None:
             return Answer({"serving": None, "rollouts": [], "rtp": told}, notes)

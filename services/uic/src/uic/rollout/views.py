@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mimn import release as rollouts
-from mimn.release import Announcement, Finding, Record, Rollout
+from mimn.release import Announcement, Finding, Loaded, Record, Rollout
 from uic.rollout.gates import Look
 
 
@@ -22,12 +22,19 @@ def summary(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def process_view(told: Announcement) -> dict[str, Any]:
-    """An RTP process, by what it has announced."""
+def process_view(told: Announcement, record: Record | None) -> dict[str, Any]:
+    """An RTP process, by what it has announced. A bundle that it has loaded under the name of another one of the record
+    is told apart from that."""
+    held = {} if record is None else {release.bundle: release.manifest for release in record.held}
+
+    def role(one: Loaded) -> str:
+        same = held.get(one.bundle, one.manifest) == one.manifest
+        return one.role if same else f"{one.role}, another bundle than the record's: {one.manifest[:12]}…"
+
     return {
         "instance": told.instance,
         "revision": told.revision,
-        "loaded": ", ".join(f"{one.bundle} ({one.role})" for one in told.loaded),
+        "loaded": ", ".join(f"{one.bundle} ({role(one)})" for one in told.loaded),
         "refused": "; ".join(f"{one.bundle}: {one.reason}" for one in told.refused),
     }
 
