@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from mimn.bundle import Manifest, load_bundle, read_manifest
 from mimn.bundle.fields import FieldSpec
-from mimn.calibration import UNCALIBRATED
+from mimn.calibration import UNCALIBRATED, Calibration, Piecewise, Platt, Prior
 from support.bundles import FIXTURES, TINY
 from uic.rollout.changes import changes
 from uic.rollout.main import _show
@@ -39,6 +40,19 @@ def test_a_calibrator_that_goes_or_comes_is_told() -> None:
     [got] = changes(uncalibrated, WITH_FIELDS)
     assert lost.startswith("answers lose `calibrated: true`")
     assert got.startswith("answers get `calibrated: true`")
+
+
+def test_another_calibrator_is_told_with_the_score_at_which_it_differs_most() -> None:
+    def calibrated(calibration: Calibration) -> Manifest:
+        return msgspec.structs.replace(WITH_FIELDS, calibration=calibration)
+
+    low, high = calibrated(Platt(1.0, -1.5)), calibrated(Platt(1.0, 0.5))
+    [told] = changes(low, high)
+    assert told.startswith("answers are calibrated in another way:")
+    assert told.endswith("most where the model gives 0.62: 0.729 in the place of 0.2669")
+    # A curve through the same points, and the correction that a shift by its logarithm is.
+    assert list(changes(low, calibrated(Piecewise((0.0,), (-1.5,))))) == []
+    assert list(changes(calibrated(Prior(0.25)), calibrated(Platt(1.0, math.log(0.25))))) == []
 
 
 def test_fields_that_come_go_and_change_are_told() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from mimn.bundle import Manifest
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.request_fields import asked_for
-from mimn.calibration import Uncalibrated
+from mimn.calibration import Calibration, Uncalibrated
 
 _VALUES = {"categorical": "a category", "multi": "a list of categories", "numeric": "a number"}
+_SCORES = np.linspace(0.01, 0.99, 99)
+"""At which calibrators are compared."""
+_SAME = 1e-6
+"""Up to this, two click probabilities count as equal: answers are float32."""
 
 
 def changes(old: Manifest, new: Manifest) -> Iterator[str]:
@@ -19,6 +25,8 @@ def changes(old: Manifest, new: Manifest) -> Iterator[str]:
         yield "answers lose `calibrated: true`: a score orders candidates, and is no click probability any more"
     if after and not before:
         yield "answers get `calibrated: true`: a score is a click probability, and no longer of the size that it was"
+    if before and after:
+        yield from _recalibrated(old.calibration, new.calibration)
     reads, will_read = _asked(old), _asked(new)
     if added := sorted(will_read.keys() - reads.keys()):
         yield f"requests may send {', '.join(added)}: a request without them is scored as one that lacks these values"
@@ -32,6 +40,18 @@ def changes(old: Manifest, new: Manifest) -> Iterator[str]:
                 "they do, and after a rollback, a value of the other kind is ignored, except that a whole number is "
                 "also read as a category"
             )
+
+
+def _recalibrated(old: Calibration, new: Calibration) -> Iterator[str]:
+    """That another calibrator answers, by the score at which the two differ most."""
+    was, will_be = old.apply(_SCORES), new.apply(_SCORES)
+    apart = np.abs(will_be - was)
+    at = int(apart.argmax())
+    if apart[at] > _SAME:
+        yield (
+            "answers are calibrated in another way: click probabilities may be of another size, most where the model "
+            f"gives {_SCORES[at]:.2g}: {will_be[at]:.4g} in the place of {was[at]:.4g}"
+        )
 
 
 def _asked(manifest: Manifest) -> dict[str, FieldSpec]:
