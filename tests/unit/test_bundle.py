@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -67,7 +68,14 @@ HEAD = HeadData(
 )
 
 
-def write(root: Path, version: str = "1", *, head: HeadData = HEAD, items: EmbeddingTable = ITEMS) -> Path:
+def write(
+    root: Path,
+    version: str = "1",
+    *,
+    head: HeadData = HEAD,
+    items: EmbeddingTable = ITEMS,
+    golden: Golden = GOLDEN_CASES,
+) -> Path:
     return write_bundle(
         root,
         "toy",
@@ -75,7 +83,7 @@ def write(root: Path, version: str = "1", *, head: HeadData = HEAD, items: Embed
         state=STATE,
         head=head,
         tables=(items, CATEGORIES),
-        golden=GOLDEN_CASES,
+        golden=golden,
         about=About(opset=18, training={"run": "none"}),
     )
 
@@ -250,7 +258,9 @@ WITH_FIELDS = HeadData(
 
 
 def test_fields_calibration_and_sampling_rate_are_in_the_bundle_and_not_in_its_fingerprint(tmp_path: Path) -> None:
-    plain, bundle = load_bundle(write(tmp_path / "a")), load_bundle(write(tmp_path / "b", head=WITH_FIELDS))
+    plain = load_bundle(write(tmp_path / "a"))
+    encoded = replace(GOLDEN_CASES, context=np.zeros((1, 4), np.float32))
+    bundle = load_bundle(write(tmp_path / "b", head=WITH_FIELDS, golden=encoded))
     assert bundle.fingerprint == plain.fingerprint
     assert bundle.manifest.calibration == Platt(0.5, -1.0)
     assert bundle.manifest.negatives_kept == 0.25
@@ -332,6 +342,61 @@ def test_golden_cases_accept_the_same_numbers_and_refuse_others(tmp_path: Path) 
         golden.verify_head(lambda c, s, k: half(c, s + 1, k), bundle.vectors, bundle.initial_state)
     with pytest.raises(GoldenMismatch, match="score"):
         golden.verify_head(lambda c, s, k: half(c, s, k) + np.float32(np.nan), bundle.vectors, bundle.initial_state)
+
+
+NO_USERS = {name: getattr(GOLDEN_CASES, name)[:0] for name in ("items", "categories", "states", "context", "scores")}
+NO_CANDIDATES = {
+    "candidate_items": np.empty(0, np.uint64),
+    "candidate_categories": np.empty(0, np.uint64),
+    "scores": np.empty((1, 0), np.float32),
+    "cold_scores": np.empty(0, np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (NO_USERS, "it has no users"),
+        (NO_CANDIDATES, "it has no candidates"),
+        ({"scores": np.array([[1.5]], np.float32)}, "scores lie from 1.5 to 1.5: scores are from 0 to 1"),
+        ({"cold_scores": np.array([-0.25], np.float32)}, "cold_scores lie from -0.25 to -0.25: scores are from 0 to 1"),
+        ({"scores": np.array([[0.5, 0.5]], np.float32)}, r"scores is float32 \(1, 2\), and elsewhere there are 1 cand"),
+        ({"scores": np.array([0.5], np.float32)}, r"scores is float32 \(1,\)"),
+        ({"items": np.array([[3.0, 4.0]])}, r"items is float64 \(1, 2\)"),
+        ({"now": np.zeros(2, np.int64)}, r"now is int64 \(2,\), and elsewhere there are 1 users"),
+        ({"requests": np.array([b"{}"])}, r"requests is \|S2 \(1,\)"),
+        ({"states": np.zeros((1, 4), np.float32)}, "states have 4 values each, and the manifest says 3"),
+        ({"context": np.zeros((1, 1), np.float32)}, "context have 1 values each, and the manifest says 0"),
+    ],
+)
+def test_golden_cases_that_cannot_prove_the_bundle_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path, golden=replace(GOLDEN_CASES, **changes))
+    with pytest.raises(BundleError, match=rf"golden\.npz.*{message}"):
+        load_bundle(path)
+
+
+def test_scores_that_float32_rounds_to_0_and_1_are_probabilities(tmp_path: Path) -> None:
+    edges = replace(GOLDEN_CASES, scores=np.ones((1, 1), np.float32), cold_scores=np.zeros(1, np.float32))
+    assert load_bundle(write(tmp_path, golden=edges)).golden.scores.tolist() == [[1.0]]
+
+
+@given(st.binary(max_size=100), st.integers(0, 3000))
+def test_whatever_is_no_archive_of_golden_cases_is_refused_by_name(data: bytes, length: int) -> None:
+    whole, array = GOLDEN_CASES.to_bytes(), io.BytesIO()
+    np.save(array, np.zeros(3))
+    for value in (data, whole[: min(length, len(whole) - 1)], array.getvalue()):
+        with pytest.raises((ValueError, KeyError)):
+            Golden.from_bytes(value)
+
+
+@pytest.mark.parametrize("request_", ["{", "[]", "{}", '{"user": {}, "context": {}, "item": {}}', '{"user": {"x": 1}}'])
+def test_a_golden_request_that_is_none_of_the_bundle_is_a_mismatch(tmp_path: Path, request_: str) -> None:
+    bundle = load_bundle(write(tmp_path))
+    golden = replace(GOLDEN_CASES, requests=np.array([request_]))
+    with pytest.raises(GoldenMismatch, match="a golden request cannot be read"):
+        golden.verify_request(bundle.request.golden_vector)
 
 
 def unknown_sketch_rule(manifest: dict[str, Any]) -> None:

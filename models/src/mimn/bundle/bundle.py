@@ -280,7 +280,7 @@ def _fields(path: Path, manifest: Manifest, items: EmbeddingTable) -> tuple[Requ
 
 
 def _check_widths(bundle: Bundle) -> None:
-    """Whether the head takes what the tables give: a graph with other widths would fail in the first request."""
+    """Whether head and golden cases take what the tables give: with other widths, the first request would fail."""
     shapes = {tensor.name: tensor.shape for tensor in bundle.manifest.head.inputs}
     wanted = {"candidates": bundle.asked_width} | ({"context": bundle.request.width} if bundle.request.width else {})
     for name, width in wanted.items():
@@ -289,6 +289,9 @@ def _check_widths(bundle: Bundle) -> None:
                 f"{m.MANIFEST}: the head's input `{name}` is {shapes.get(name)}, and tables and fields give {width} "
                 "values"
             )
+    for name, width in (("states", bundle.layout.floats), ("context", bundle.request.width)):
+        if (found := getattr(bundle.golden, name).shape[1]) != width:
+            raise BundleError(f"{m.GOLDEN}: {name} have {found} values each, and the manifest says {width}")
 
 
 def _array(path: Path) -> NDArray[Any]:

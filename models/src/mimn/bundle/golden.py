@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,10 +111,45 @@ class Golden:
 
     @classmethod
     def from_bytes(cls, data: bytes, half_floats: int = 0) -> Golden:
-        """Read the archive that `to_bytes` wrote. Raises ValueError or KeyError for any other."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            optional = {name: archive[name] for name in OPTIONAL_ARRAYS if name in archive.files}
-            return cls(**{name: archive[name] for name in ARRAYS}, **optional, half_floats=half_floats)
+        """Read the archive that `to_bytes` wrote.
+
+        Raises:
+            ValueError: it is none, has no users or no candidates, arrays that do not fit together, or scores that are
+                no probabilities.
+            KeyError: an array is missing.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                optional = {name: archive[name] for name in OPTIONAL_ARRAYS if name in archive.files}
+                golden = cls(**{name: archive[name] for name in ARRAYS}, **optional, half_floats=half_floats)
+        except (BadZipFile, EOFError, AttributeError, TypeError) as error:  # cut, or one plain array
+            raise ValueError(f"it is not an archive of arrays ({error})") from error
+        golden.check()
+        return golden
+
+    def check(self) -> None:
+        """Raises ValueError as `from_bytes`. Only an array that fits can be folded and scored."""
+        sizes: dict[str, int] = {}
+        for name, (dtype, axes) in _FORMS.items():
+            array = getattr(self, name)
+            if array is None and name in OPTIONAL_ARRAYS:
+                continue
+            if dtype not in (array.dtype.name, array.dtype.kind) or array.ndim != len(axes):
+                raise ValueError(f"{name} is {array.dtype} {array.shape}")
+            for axis, size in zip(axes, array.shape, strict=True):
+                if (known := sizes.setdefault(axis, size)) != size:
+                    raise ValueError(f"{name} is {array.dtype} {array.shape}, and elsewhere there are {known} {axis}")
+        if not sizes["users"]:
+            raise ValueError("it has no users")
+        if not sizes["candidates"]:
+            raise ValueError("it has no candidates")
+        for name in ("scores", "cold_scores"):
+            scores = getattr(self, name)
+            if bool(((scores < 0.0) | (scores > 1.0)).any()):
+                raise ValueError(
+                    f"{name} lie from {scores.min():.4g} to {scores.max():.4g}: scores are from 0 to 1, so the head "
+                    "must end with a sigmoid"
+                )
 
     def verify_step(
         self,
@@ -155,13 +191,16 @@ class Golden:
         numbers lie at edges, and the logarithm of another machine may be on the other side.
 
         Raises:
-            GoldenMismatch: a value differs by more than 1e-5 + 1e-5 * |x|.
+            GoldenMismatch: a value differs by more than 1e-5 + 1e-5 * |x|, or a request is none of this bundle.
         """
         if self.requests is None:
             return
         for request, context in zip(self.requests.tolist(), self.context, strict=True):
-            given = json.loads(request)
-            readings = np.stack([vector(**_moved(given, by)).values for by in (0.0, -LAST_BITS, LAST_BITS)])
+            try:
+                given = json.loads(request)
+                readings = np.stack([vector(**_moved(given, by)).values for by in (0.0, -LAST_BITS, LAST_BITS)])
+            except (ValueError, TypeError, AttributeError) as error:
+                raise GoldenMismatch(f"a golden request cannot be read ({error}): export the bundle again") from error
             nearest = np.abs(readings - context).argmin(axis=0)
             _compare("request", np.take_along_axis(readings, nearest[np.newaxis], 0)[0], context)
 
@@ -196,6 +235,21 @@ class Golden:
         _compare("cold score", cold, self.cold_scores)
 
 
+_FORMS = {
+    "items": ("uint64", ("users", "events")),
+    "categories": ("uint64", ("users", "events")),
+    "states": ("float32", ("users", "values of a state")),
+    "candidate_items": ("uint64", ("candidates",)),
+    "candidate_categories": ("uint64", ("candidates",)),
+    "context": ("float32", ("users", "values of a request")),
+    "scores": ("float32", ("users", "candidates")),
+    "cold_scores": ("float32", ("candidates",)),
+    "times": ("int64", ("users", "events")),
+    "now": ("int64", ("users",)),
+    "actions": ("uint8", ("users", "events")),
+    "requests": ("U", ("users",)),
+}
+"""Type and axes of each array; axes of one name are of one size."""
 OPTIONAL_ARRAYS = ("times", "now", "actions", "requests")
 ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*OPTIONAL_ARRAYS, "half_floats"))
 

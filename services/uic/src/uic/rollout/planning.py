@@ -71,7 +71,7 @@ class Plan:
 
 
 def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
-    """The release of a bundle, after its files and its head's golden cases were checked.
+    """The release of a bundle, after its files and what RTP checks of its golden cases were checked.
 
     Raises:
         BundleError: it cannot be served, or has a name or version that the record cannot hold.
@@ -88,6 +88,7 @@ def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
             "fingerprint does not depend on them"
         ) from error
     bundle = load_bundle(path.resolve())
+    bundle.golden.verify_request(bundle.request.golden_vector)
     bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
     of = bundle.manifest
     return Release(of.name, of.version, bundle.sha256, of.files[HEAD], of.fingerprint, generation), bundle
