@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
+from mimn.release import BUCKETS as BUCKET_COUNT
 from mimn.release import (
     Arm,
     Checked,
@@ -47,6 +48,7 @@ from mimn.release import (
     shadow,
     shrink,
     size,
+    table,
     to_roll_back,
 )
 from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
@@ -71,7 +73,8 @@ def ready(record: Record | None = None) -> Record:
 
 def golden() -> Record:
     record = canary(ready(), "r1", open_gates(ready()), percent=5, now_ms=NOW_MS + 1, by="ann@host")
-    return shadow(record, "r1", percent=0.5, now_ms=NOW_MS + 2)
+    shadowed = shadow(record, "r1", percent=0.5, now_ms=NOW_MS + 2)
+    return replace(shadowed, shadows=(Arm("shadow", NEW, ((0, 50),)),))
 
 
 # The bytes
@@ -637,6 +640,9 @@ class Life(RuleBasedStateMachine):
         canaries = {arm.release for arm in record.arms}
         assert canaries <= {one.release for one in on_the_way if one.state is State.CANARY}
         assert bool(canaries) == any(one.state is State.CANARY for one in on_the_way)
+        answered, scored = (sum(size(arm.buckets) for arm in arms) for arms in (record.arms, record.shadows))
+        shared = shared_buckets(record)
+        assert shared == max(0, answered + scored - BUCKET_COUNT), "a shadow scores what its own release has answered"
 
     def of_rollout(self, record: Record, one: Rollout) -> None:
         assert one.reason
@@ -647,6 +653,27 @@ class Life(RuleBasedStateMachine):
             assert (one.hold, one.keep_until_ms) == (None, 0)
         name = left_behind(record, one)
         assert name is None or name not in {held.namespace for held in record.held}
+
+
+def shared_buckets(record: Record) -> int:
+    """How many buckets have both an arm and a shadow."""
+    arms, shadows = (table(arm.buckets for arm in arms) for arms in (record.arms, record.shadows))
+    return sum(bool(arm and shadow) for arm, shadow in zip(arms, shadows, strict=True))
+
+
+@pytest.mark.parametrize("shadow_first", [True, False])
+def test_a_shadow_and_the_canary_of_a_release_have_no_user_in_common(shadow_first: bool) -> None:
+    record = ready()
+    steps: list[Callable[[Record], Record]] = [
+        lambda of: canary(of, "r1", open_gates(of), percent=40, now_ms=NOW_MS),
+        lambda of: shadow(of, "r1", percent=40, now_ms=NOW_MS),
+    ]
+    for step in reversed(steps) if shadow_first else steps:
+        record = step(record)
+    assert (record.arms[0].buckets, record.shadows[0].buckets) == (((0, 4000),), ((6000, 10_000),))
+    record = shadow(record, "r1", percent=10, now_ms=NOW_MS)
+    assert record.shadows[0].buckets == ((9000, 10_000),)
+    assert shared_buckets(shadow(record, "r1", percent=75, now_ms=NOW_MS)) == 1500
 
 
 TestLife = Life.TestCase

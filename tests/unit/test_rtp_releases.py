@@ -54,6 +54,7 @@ from rtp.release import InService, Release, Traffic
 from rtp.rollout_follower import Bundles, RolloutFollower
 from rtp.runtime import OnnxModel
 from rtp.scorer import Scored, Scorer
+from support.bundles import again
 from support.fake_state_reader import FakeStateReader, progress_reader
 from support.releases import NOW_MS, SALT
 from support.stored import Stored, now_ms
@@ -109,6 +110,8 @@ class World:
         self.opened.append(path.parent.name)
         if path.parent.name in self.broken:
             raise self.broken[path.parent.name]
+        if path.is_dir():
+            return model(path)
         return model({"tiny": TINY, "tiny-sketch": SKETCH, "tiny-context": CONTEXT}[path.parent.name])
 
     async def follow(self, record: Record | None = None) -> None:
@@ -786,9 +789,9 @@ def test_a_shadow_is_measured_and_never_answers() -> None:
     assert world.count("rtp_arm_scored_total", arm="shadow", bundle="tiny-sketch/1", state="warm") == 0
 
 
-def test_a_shadow_of_the_same_states_reads_nothing() -> None:
-    world = World()
-    same = replace(named(TINY), version="1")
+def test_a_shadow_of_the_same_states_reads_nothing(tmp_path: Path) -> None:
+    world = World(folder=tmp_path)
+    same = named(again(tmp_path, TINY, version="2"))
     record = replace(begun(), shadows=(Arm("shadow", same, ((0, 10_000),)),))
 
     async def ask() -> None:
@@ -806,8 +809,32 @@ def test_a_shadow_of_the_same_states_reads_nothing() -> None:
         assert len(reads) == 1  # the request's own
 
     asyncio.run(ask())
-    assert world.count("rtp_shadow_abs_difference_count", arm="shadow", bundle="tiny/1") == 1
-    assert world.count("rtp_shadow_abs_difference_sum", arm="shadow", bundle="tiny/1") == 0
+    assert world.count("rtp_shadow_abs_difference_count", arm="shadow", bundle="tiny/2") == 1
+    assert world.count("rtp_shadow_abs_difference_sum", arm="shadow", bundle="tiny/2") == 0
+
+
+@pytest.mark.parametrize("percents", [(40, 40), (60, 80)])
+def test_a_shadow_beside_a_canary_is_compared_with_what_another_release_answered(percents: tuple[int, int]) -> None:
+    world = World()
+    of_canary, of_shadow = percents
+    record = shadow(tried(of_canary), "r1", percent=of_shadow, now_ms=NOW_MS)
+
+    async def ask() -> list[Scored]:
+        await world.follow(record)
+        seen = []
+        for user in USERS:
+            seen.append(await world.ask(user))
+            await world.scorer.shadows.settled()
+        return seen
+
+    answered = Counter(scored.arm for scored in asyncio.run(ask()))
+    labels = {"arm": "shadow", "bundle": "tiny-sketch/1"}
+    buckets = [rollouts.bucket_of(SALT.encode(), user) for user in USERS]
+    wanted = sum(bucket >= max(100 * of_canary, 10_000 - 100 * of_shadow) for bucket in buckets)
+    assert world.count("rtp_shadow_abs_difference_count", **labels) == wanted > 0
+    assert world.count("rtp_shadow_abs_difference_bucket", **labels, le="0.0001") < wanted / 10
+    assert answered["canary"] == sum(bucket < 100 * of_canary for bucket in buckets)
+    assert world.count("rtp_shadow_shed_total", **labels, reason="full") == 0
 
 
 def test_shadows_are_shed_first_and_requests_are_not() -> None:

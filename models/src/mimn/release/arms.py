@@ -3,7 +3,8 @@
     bucket = XXH64(salt ‖ user id in UTF-8, seed 0) mod 10,000
 
 The release in service has every bucket that no arm has. An arm that grows takes buckets from it alone, and one that
-shrinks gives its highest ones back to it. Test vectors: docs/formats/rollout.md.
+shrinks gives its highest ones back to it. Shadows take theirs from the other end, so that a shadow and an arm share
+users only if they have more than all of them. Test vectors: docs/formats/rollout.md.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ def size(buckets: Buckets) -> int:
     return sum(end - begin for begin, end in buckets)
 
 
-def resized(buckets: Buckets, others: Iterable[Buckets], count: int) -> Buckets:
+def resized(buckets: Buckets, others: Iterable[Buckets], count: int, *, from_top: bool = False) -> Buckets:
     """`buckets` with `count` buckets: the lowest free ones are added, or the highest ones are given back.
+
+    `from_top` adds the highest free ones and gives back the lowest.
 
     `others` are the buckets of the other arms, which are not free.
 
     Raises:
         ValueError: fewer than `count` are not another arm's.
     """
-    own = [bucket for begin, end in buckets for bucket in range(begin, end)]
+    own = sorted((bucket for begin, end in buckets for bucket in range(begin, end)), reverse=from_top)
     if count <= len(own):
-        return _ranges(own[:count])
+        return _ranges(sorted(own[:count]))
     taken = {bucket for ranges in (buckets, *others) for begin, end in ranges for bucket in range(begin, end)}
-    free = [bucket for bucket in range(BUCKETS) if bucket not in taken]
+    free = sorted((bucket for bucket in range(BUCKETS) if bucket not in taken), reverse=from_top)
     missing = count - len(own)
     if missing > len(free):
         raise ValueError(

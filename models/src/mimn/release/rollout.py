@@ -230,6 +230,9 @@ def _tried(record: Record, rollout: Rollout, percent: float, now_ms: int, by: st
 def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: str = "") -> Record:
     """Score the requests of `percent` of the users by this rollout too, without answering with it; 0 ends that.
 
+    They are users whom its canary does not answer, as far as there are so many: scores are compared with those of the
+    release that answered.
+
     Raises:
         NotAllowed: it is neither ready nor a canary (to end one, not on its way), or the share is not from 0 to 100.
     """
@@ -239,7 +242,7 @@ def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: st
     if percent and rollout.state not in (State.READY, State.CANARY):
         raise NotAllowed(f"rollout {identity} is {rollout.state}: only one that is ready or a canary can be a shadow")
     others = tuple(arm for arm in record.shadows if arm.name != SHADOW)
-    shadows = others if percent == 0 else _with_arm(record.shadows, SHADOW, rollout.release, percent)
+    shadows = others if percent == 0 else _with_arm(record.shadows, SHADOW, rollout.release, percent, from_top=True)
     if shadows == record.shadows:
         return record
     moved = _moved(record, rollout, rollout.state, f"shadow of {percent:g} %", now_ms=now_ms, by=by, hold=rollout.hold)
@@ -374,14 +377,16 @@ def leaves_nothing(rollout: Rollout) -> bool:
     return rollout.head_only and rollout.state in _ENDED - {State.COLLECTED}
 
 
-def _with_arm(arms: tuple[Arm, ...], name: str, release: Release, percent: float) -> tuple[Arm, ...]:
+def _with_arm(
+    arms: tuple[Arm, ...], name: str, release: Release, percent: float, *, from_top: bool = False
+) -> tuple[Arm, ...]:
     count = round(percent / 100 * BUCKETS)
     if not 1 <= count <= BUCKETS:
         raise NotAllowed(f"a share of {percent:g} % is not from 0.01 to 100")
     own = next((arm.buckets for arm in arms if arm.name == name), ())
     others = [arm for arm in arms if arm.name != name]
     try:
-        buckets = resized(own, [arm.buckets for arm in others], count)
+        buckets = resized(own, [arm.buckets for arm in others], count, from_top=from_top)
     except ValueError as error:
         raise NotAllowed(str(error)) from error
     return (*others, Arm(name, release, buckets))

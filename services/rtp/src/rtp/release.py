@@ -78,10 +78,20 @@ class Traffic:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_arm_of", table(arm.buckets for arm in self.arms[1:]))
-        object.__setattr__(self, "_shadow_of", table(arm.buckets for arm in self.shadows))
+        object.__setattr__(self, "_shadow_of", self._compared(table(arm.buckets for arm in self.shadows)))
+
+    def _compared(self, shadow_of: bytes) -> bytes:
+        """`shadow_of` without the users whom the shadow's own release answers: to score their requests again would
+        cost as much, and say of any release that it changes nothing."""
+        if not self.shadows:
+            return shadow_of
+        return bytes(
+            shadow if shadow and self.shadows[shadow - 1].release is not self.arms[arm].release else 0
+            for arm, shadow in zip(self._arm_of, shadow_of, strict=True)
+        )
 
     def route(self, user_id: str) -> tuple[Arm, Arm | None]:
-        """The arm that answers a user, and the shadow that scores the request too."""
+        """The arm that answers a user, and the shadow that scores the request too, which is of another release."""
         if len(self.arms) == 1 and not self.shadows:
             return self.arms[0], None
         bucket = bucket_of(self.salt, user_id)
