@@ -31,6 +31,14 @@ def load_arrays(folder: Path, files: Mapping[str, str]) -> dict[str, NDArray[Any
     return arrays
 
 
+def finite(array: NDArray[np.floating]) -> bool:
+    """Whether all numbers are finite; needs no memory, however large the table."""
+    if not array.size:
+        return True
+    with np.errstate(invalid="ignore"):  # a minimum of numbers with a NaN is NaN
+        return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
 def read_array(path: Path) -> NDArray[Any]:
     """One array, read-only and in memory: a mapped file that is written over would change what is served, and one that
     is cut would end the process.

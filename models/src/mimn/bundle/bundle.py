@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import specs as m
-from mimn.bundle.arrays import read_array
+from mimn.bundle.arrays import finite, read_array
 from mimn.bundle.candidates import CandidateTables
 from mimn.bundle.fields import FIRST
 from mimn.bundle.files import check_files, opened
@@ -190,6 +190,8 @@ def load_bundle(path: str | Path) -> Bundle:
     initial = _array(path / m.INITIAL_STATE)
     if initial.shape != (layout.floats,) or initial.dtype != np.float32:
         raise BundleError(f"{m.INITIAL_STATE} is {initial.dtype} {initial.shape}, the layout says ({layout.floats},)")
+    if not finite(initial):
+        raise BundleError(f"{m.INITIAL_STATE} has a number that is not finite: export the bundle again")
     items = EmbeddingTable(_array(path / m.ITEM_IDS), _array(path / m.ITEM_VECTORS))
     categories = EmbeddingTable(_array(path / m.CATEGORY_IDS), _array(path / m.CATEGORY_VECTORS))
     items.check("items")
@@ -200,6 +202,9 @@ def load_bundle(path: str | Path) -> Bundle:
         golden = Golden.from_bytes((path / m.GOLDEN).read_bytes(), layout.half_floats)
     except (ValueError, KeyError, OSError) as error:
         raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
+    numbers = golden.states, golden.context, golden.scores, golden.cold_scores
+    if not all(map(finite, numbers)):
+        raise BundleError(f"{m.GOLDEN} has a number that is not finite: export the bundle again")
     actions = manifest.named_actions
     if actions is not None and golden.actions is None:
         raise BundleError(f"{m.GOLDEN} has no actions, and the manifest names some: export the bundle again")
@@ -269,6 +274,8 @@ def _fields(path: Path, manifest: Manifest, items: EmbeddingTable) -> tuple[Requ
     rows = sum(spec.rows for spec in specs)
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
         raise BundleError(f"{m.FIELD_VECTORS} is {vectors.dtype} {vectors.shape}, `fields` have {rows} rows")
+    if not finite(vectors):
+        raise BundleError(f"{m.FIELD_VECTORS} has a number that is not finite: export an earlier checkpoint")
     of = {spec.name: codes[end - spec.rows + FIRST : end] for spec, end in zip(listed, ends, strict=True)}
     for name, own in of.items():
         if not bool(np.all(own[1:] > own[:-1])):

@@ -1,7 +1,7 @@
 """A bundle's head compiled (`mimn.rows.head_program`), with `head.onnx` on onnxruntime as its twin.
 
 The graph is the contract. The compiled form is used if it gives the golden scores and, for drawn users and candidates,
-the graph's. Where a score is not finite the graph decides.
+the graph's. Where a score is not finite the graph decides, so there the two are the same.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def difference(bundle: Bundle, graph: HeadFunction, head: HeadFunction) -> str:
     random = np.random.default_rng(0)
     for count in COUNTS:
         given = drawn(bundle, random, count)
-        if not np.allclose(head(**given), graph(**given), rtol=PARITY, atol=PARITY):
+        if not np.allclose(head(**given), graph(**given), rtol=PARITY, atol=PARITY, equal_nan=True):
             return f"scores of {count} drawn candidates differ by more than {PARITY}"
     return ""
 

@@ -20,6 +20,7 @@ from mimn.bundle import specs as m
 from mimn.bundle.bundle import Bundle
 from mimn.bundle.compiled_head import compiled_head
 from mimn.bundle.golden import StepFunction
+from mimn.bundle.non_finite import check_scores, check_weights
 from mimn.bundle.specs import BundleError, GraphSpec
 from mimn.rows.kernel import Kernel, kernel
 from mimn.rows.onnx_file import NotReadable, read_graph
@@ -259,19 +260,18 @@ def open_head(bundle: Bundle) -> Head:
     """The function that scores candidates for a user's state: compiled where it can be.
 
     Raises:
-        BundleError: as `open_graph`.
+        BundleError: as `open_graph`, or a score is not finite.
     """
-    if bundle.event_list is not None:
-        return SequenceHead(bundle, bundle.event_list)
-    graph = HeadGraph(bundle)
-    return compiled_head(bundle, graph) or graph
+    graph = HeadGraph(bundle) if bundle.event_list is None else SequenceHead(bundle, bundle.event_list)
+    check_scores(bundle, graph)
+    return (compiled_head(bundle, graph) if isinstance(graph, HeadGraph) else None) or graph
 
 
 def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:
     """A session on one of the bundle's graphs, its inputs and outputs checked against the manifest.
 
     Raises:
-        BundleError: onnxruntime cannot load the file, or its interface is not the manifest's.
+        BundleError: onnxruntime cannot load the file, its interface is not the manifest's, or a weight is not finite.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -293,4 +293,5 @@ def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:
     ):
         if [t.name for t in want] != [t.name for t in got]:
             raise BundleError(f"{path}: {what} are {[t.name for t in got]}, the manifest says {[t.name for t in want]}")
+    check_weights(path)
     return session

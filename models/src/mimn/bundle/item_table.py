@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.arrays import load_arrays, save_arrays
+from mimn.bundle.arrays import finite, load_arrays, save_arrays
 from mimn.state.ledger import Keys, Ledger
 
 STATISTICS = ("log_events", "log_users", "repeat_rate", "log_baskets", "gap", "idf")
@@ -85,7 +85,7 @@ class ItemTable:
             array = getattr(self, name)
             if array.dtype != dtype or array.ndim != 2 or len(array) != rows or width not in (None, array.shape[1]):
                 raise ValueError(f"item table: {name} is {array.dtype} {array.shape}, which does not fit {rows} rows")
-            if not bool(np.isfinite(array).all()) or (name == "types" and bool((array < 0).any())):
+            if not finite(array) or (name == "types" and bool((array < 0).any())):
                 raise ValueError(f"item table: {name} has a value that cannot be used")
         if self.neighbors is not None:
             of, weights = self.neighbors
@@ -93,7 +93,7 @@ class ItemTable:
                 raise ValueError(
                     "item table: neighbors need rows of int32 and weights of float32, of one shape [I + 1, K]"
                 )
-            if len(of) != rows or bool(((of < 0) | (of >= rows)).any()) or not bool(np.isfinite(weights).all()):
+            if len(of) != rows or bool(((of < 0) | (of >= rows)).any()) or not finite(weights):
                 raise ValueError(f"item table: neighbors do not fit {rows} rows, or have a weight that cannot be used")
 
     def rows(self, item_ids: NDArray[np.uint64]) -> NDArray[np.intp]:

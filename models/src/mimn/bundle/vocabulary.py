@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.arrays import finite
 from mimn.bundle.specs import BundleError
 
 UNKNOWN_ROW = 0
@@ -32,7 +33,8 @@ class EmbeddingTable:
         return int(self.vectors.shape[1])
 
     def check(self, what: str) -> None:
-        """Raises BundleError when the two arrays do not match; `what` names them in the message."""
+        """Raises BundleError when the two arrays do not match, or a number is not finite; `what` names them in the
+        message."""
         if self.ids.ndim != 1 or self.ids.dtype != np.uint64:
             raise BundleError(f"{what}: ids must be one axis of uint64, not {self.ids.dtype} {self.ids.shape}")
         if self.vectors.dtype != np.float32 or self.vectors.ndim != 2 or len(self.vectors) != len(self.ids) + 1:
@@ -42,6 +44,13 @@ class EmbeddingTable:
             )
         if len(self.ids) > 1 and not bool(np.all(self.ids[1:] > self.ids[:-1])):
             raise BundleError(f"{what}: ids must rise strictly")
+        if not finite(self.vectors):
+            bad = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
+            of = f"id {self.ids[bad[0] - 1]}" if bad[0] != UNKNOWN_ROW else "an unknown id"
+            raise BundleError(
+                f"{what}: {len(bad)} of {len(self.vectors)} vectors have a number that is not finite, such as that of "
+                f"{of}: look for where the training diverged, and export an earlier checkpoint"
+            )
 
     def rows(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
         """The row of each id, `UNKNOWN_ROW` for those outside the vocabulary. [k] uint64 → [k]."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from struct import unpack_from
 from typing import Any
@@ -49,21 +50,45 @@ def read_graph(data: bytes) -> Graph:
     """
     try:
         graph = Graph()
-        for number, value in _fields(_only(data, 7)):
+        for number, value in _fields(_only(memoryview(data), 7)):
             if number == 1:
                 graph.nodes.append(_node(value))
             elif number == 5:
                 name, array = _constant(value)
                 graph.constants[name] = array
             elif number in (11, 12):
-                (graph.inputs if number == 11 else graph.outputs).append(_only(value, 1).decode())
+                (graph.inputs if number == 11 else graph.outputs).append(_text(_only(value, 1)))
         return graph
-    except (IndexError, OverflowError, ValueError, TypeError, AttributeError, StopIteration) as error:
+    except _MALFORMED as error:
         raise NotReadable(f"not an ONNX model: {error}") from error
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field: an int, four bytes of a float, or the bytes of anything else."""
+def weights(data: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Name and numbers of the constants of a serialized model that are float32; the others are left out.
+
+    Raises:
+        NotReadable: the bytes are no ONNX model.
+    """
+    try:
+        for number, value in _fields(_only(memoryview(data), 7)):
+            if number == 5:
+                with suppress(NotReadable):
+                    name, array = _constant(value)
+                    if array.dtype == np.float32:
+                        yield name, array
+    except _MALFORMED as error:
+        raise NotReadable(f"not an ONNX model: {error}") from error
+
+
+_MALFORMED = (IndexError, OverflowError, ValueError, TypeError, AttributeError, StopIteration)
+"""What reading bytes of another form raises."""
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """Number and value of each field: an int, four bytes of a float, or the bytes of anything else.
+
+    They are views, because a large constant lies several levels deep and would be copied at each.
+    """
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -84,7 +109,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
         at += size
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
@@ -94,9 +119,13 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _only(data: bytes, number: int) -> bytes:
-    value: bytes = next(value for found, value in _fields(data) if found == number)
+def _only(data: memoryview, number: int) -> memoryview:
+    value: memoryview = next(value for found, value in _fields(data) if found == number)
     return value
+
+
+def _text(value: memoryview) -> str:
+    return str(value, "utf-8")
 
 
 def _signed(value: int) -> int:
@@ -114,26 +143,26 @@ def _numbers(value: Any) -> list[int]:
     return numbers
 
 
-def _node(data: bytes) -> Node:
+def _node(data: memoryview) -> Node:
     node = Node()
     for number, value in _fields(data):
         if number in (1, 2):
-            (node.inputs if number == 1 else node.outputs).append(value.decode())
+            (node.inputs if number == 1 else node.outputs).append(_text(value))
         elif number == 4:
-            node.kind = value.decode()
+            node.kind = _text(value)
         elif number == 5:
             name, content = _attribute(value)
             node.attributes[name] = content
         elif number == 7 and value:
-            raise NotReadable(f"an operation of {value.decode()}")
+            raise NotReadable(f"an operation of {_text(value)}")
     return node
 
 
-def _attribute(data: bytes) -> tuple[str, Any]:
+def _attribute(data: memoryview) -> tuple[str, Any]:
     name, content, several = "", None, []
     for number, value in _fields(data):
         if number == 1:
-            name = value.decode()
+            name = _text(value)
         elif number == 2:
             [content] = unpack_from("<f", value)
         elif number == 3:
@@ -143,27 +172,30 @@ def _attribute(data: bytes) -> tuple[str, Any]:
     return name, several or content
 
 
-def _constant(data: bytes) -> tuple[str, NDArray[Any]]:
+def _constant(data: memoryview) -> tuple[str, NDArray[Any]]:
     sizes: list[int] = []
-    kind, name, content = 0, "", b""
+    kind, name = 0, ""
+    parts: list[NDArray[np.uint8]] = []
     for number, value in _fields(data):
         if number == 1:
             sizes += _numbers(value)
         elif number == 2:
             kind = value
         elif number == 4:  # float_data: a number, or several packed
-            content += value
+            parts.append(np.frombuffer(value, np.uint8))
         elif number == 7:  # int64_data
-            content += np.array(_numbers(value), np.int64).tobytes()
+            parts.append(np.array(_numbers(value), np.int64).view(np.uint8))
         elif number == 8:
-            name = value.decode()
+            name = _text(value)
         elif number == 9:  # raw_data
-            content = value
+            parts = [np.frombuffer(value, np.uint8)]
         elif number == 13:  # external_data
             raise NotReadable(f"constant {name!r} is in another file")
     if kind not in (_FLOAT, _INT64):
         raise NotReadable(f"constant {name!r} of type {kind}")
-    numbers = np.frombuffer(content, np.float32 if kind == _FLOAT else np.int64)
+    # The one copy: numbers lie at any place in the file, and compiled code wants whole words.
+    content = np.concatenate([np.empty(0, np.uint8), *parts])
+    numbers = content.view(np.float32 if kind == _FLOAT else np.int64)
     if numbers.size != math.prod(sizes):
         raise NotReadable(f"constant {name!r} has {numbers.size} numbers for the shape {sizes}")
     return name, numbers.reshape(sizes)

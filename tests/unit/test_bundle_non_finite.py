@@ -1,0 +1,131 @@
+"""A bundle with numbers that are not finite, which would fail requests, is refused and says where they are."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mimn.bundle import BundleError, load_bundle
+from mimn.bundle.compiled_head import CompiledHead, difference
+from mimn.bundle.graph import HeadGraph, open_head, open_step
+from mimn.rows.library import library
+from rtp.runtime import load_model
+from support import skips
+from support.bundles import FIXTURES, LEDGER, SKETCH, TINY, again, with_overflowing_head, with_table
+from uic.rollout.planning import read_release
+
+FIELDS = FIXTURES / "bundle_tiny_fields/tiny-fields/1"
+DIN_FIELDS = FIXTURES / "bundle_tiny_din_fields/tiny-din-fields/1"
+DIN = FIXTURES / "bundle_tiny_din/tiny-din/1"
+BAD = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize(
+    ("of", "file", "said"),
+    [
+        (TINY, "items.vectors.npy", r"items: 1 of \d+ vectors .* such as that of id \d+"),
+        (SKETCH, "categories.vectors.npy", r"categories: 1 of \d+ vectors"),
+        (FIELDS, "items.candidates.npy", r"items as candidates: 1 of \d+ vectors"),
+        (DIN_FIELDS, "items.candidates.npy", r"items as candidates: 1 of \d+ vectors"),
+        (FIELDS, "fields.vectors.npy", "fields.vectors.npy has a number that is not finite"),
+        (TINY, "initial_state.npy", "initial_state.npy has a number that is not finite"),
+        (LEDGER, "table.statistics.npy", "item table: statistics"),
+    ],
+)
+def test_a_table_with_a_number_that_is_not_finite_is_refused(
+    of: Path, file: str, said: str, bad: float, tmp_path: Path
+) -> None:
+    numbers = np.array(np.load(of / file))
+    numbers[-1] = bad
+    path = with_table(tmp_path, of, file, numbers)
+    for read in (load_bundle, load_model, lambda path: read_release(path, 0)):
+        with pytest.raises(BundleError, match=said):
+            read(path)
+
+
+def test_the_vector_of_unknown_ids_is_named_as_such(tmp_path: Path) -> None:
+    numbers = np.array(np.load(TINY / "items.vectors.npy"))
+    numbers[0] = np.nan
+    with pytest.raises(BundleError, match="such as that of an unknown id"):
+        load_bundle(with_table(tmp_path, TINY, "items.vectors.npy", numbers))
+
+
+@pytest.mark.parametrize("of", [TINY, SKETCH, LEDGER, DIN], ids=lambda of: of.parent.name)
+def test_a_head_that_overflows_beside_the_golden_cases_is_refused(of: Path, tmp_path: Path) -> None:
+    path = with_overflowing_head(tmp_path, of, "9")
+    bundle = load_bundle(path)
+    assert np.isfinite(bundle.golden.scores).all()
+    for read in (lambda path: open_head(load_bundle(path)), load_model, lambda path: read_release(path, 0)):
+        with pytest.raises(BundleError, match=r"gives \d+ of 128 candidates a score that is not finite, such as item"):
+            read(path)
+
+
+def weighted(graph: bytes, name: str, numbers: list[float]) -> bytes:
+    """The graph with one more constant, which it does not use."""
+    model = onnx.load_from_string(graph)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.float32), name))
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_weight_that_is_not_finite_is_refused_by_its_name(bad: float, tmp_path: Path) -> None:
+    head = weighted((TINY / "head.onnx").read_bytes(), "gate.weight", [1.0, bad, 2.0])
+    with pytest.raises(BundleError, match=r"head\.onnx: the weight 'gate.weight' has a number that is not finite"):
+        open_head(load_bundle(again(tmp_path, TINY, version="9", head=head)))
+
+
+def test_the_weights_of_a_step_are_looked_at_too(tmp_path: Path) -> None:
+    bundle = load_bundle(TINY)
+    (tmp_path / "step.onnx").write_bytes(weighted((TINY / "step.onnx").read_bytes(), "cell.bias", [np.nan]))
+    (tmp_path / "head.onnx").write_bytes((TINY / "head.onnx").read_bytes())
+    with pytest.raises(BundleError, match=r"step\.onnx: the weight 'cell.bias'"):
+        open_step(replace(bundle, path=tmp_path))
+
+
+@pytest.mark.parametrize("mask", [[0.0, -np.inf, -np.inf], [np.inf]])
+def test_a_mask_may_have_infinite_numbers(mask: list[float], tmp_path: Path) -> None:
+    head = weighted((TINY / "head.onnx").read_bytes(), "mask", mask)
+    open_head(load_bundle(again(tmp_path, TINY, version="9", head=head)))
+
+
+def test_a_score_that_the_graph_does_not_have_either_is_not_blamed_on_the_processor(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if library() is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+    bundle = load_bundle(TINY)
+    head = open_head(bundle)
+    assert isinstance(head, CompiledHead)
+    vectors = np.array(bundle.asked_items.vectors)
+    golden = set(bundle.golden.candidate_items.tolist())
+    rows = [row for row, of in enumerate(bundle.items.ids.tolist(), 1) if of not in golden]
+    vectors[rows] = np.nan
+    broken = replace(bundle, asked_items=replace(bundle.asked_items, vectors=vectors))
+    with caplog.at_level(logging.WARNING, "mimn.bundle"):
+        assert difference(broken, HeadGraph(broken), CompiledHead(broken, HeadGraph(broken), head._kernel)) == ""
+
+
+def test_a_bundle_without_golden_users_is_refused(tmp_path: Path) -> None:
+    golden = load_bundle(TINY).golden
+    none = replace(
+        golden,
+        states=golden.states[:0], scores=golden.scores[:0], items=golden.items[:0], categories=golden.categories[:0],
+        context=golden.context[:0],
+    )  # fmt: skip
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read: it has no users"):
+        load_bundle(again(tmp_path, TINY, version="9", golden=none))
+
+
+@pytest.mark.parametrize("field", ["states", "scores"])
+def test_golden_numbers_that_are_not_finite_are_not_blamed_on_onnxruntime(field: str, tmp_path: Path) -> None:
+    golden = load_bundle(TINY).golden
+    broken = replace(golden, **{field: getattr(golden, field) * np.float32(np.nan)})
+    with pytest.raises(BundleError, match=r"golden\.npz has a number that is not finite"):
+        load_bundle(again(tmp_path, TINY, version="9", golden=broken))
