@@ -59,6 +59,31 @@ def candidates(bundle: str, item: str) -> str:
     return f'rtp_arm_candidates_total{{arm="serving",bundle="{bundle}",item="{item}",{RTP}}}'
 
 
+def arm(scored: str, failed: str, error: str = "ScoringFailed", of: str = "canary") -> dict[str, str]:
+    """Series of requests of the users of an arm."""
+    labels = f'arm="{of}",bundle="shop/2"'
+    return SCORER | {
+        f'rtp_arm_scored_total{{{labels},state="warm",{RTP}}}': scored,
+        f'rtp_arm_scored_total{{{labels},state="cold",{RTP}}}': "0x400",
+        f'rtp_arm_failed_total{{{labels},error="{error}",{RTP}}}': failed,
+        f'rtp_arm_failed_total{{{labels},error="DeadlineMissed",{RTP}}}': "0x400",
+    }
+
+
+def shadow(scored: str, shed: str, reason: str = "ScoringFailed") -> dict[str, str]:
+    """Series of requests that a shadow scores too."""
+    labels = 'arm="shadow",bundle="shop/2"'
+    return SCORER | {
+        f"rtp_shadow_seconds_count{{{labels},{RTP}}}": scored,
+        f'rtp_shadow_shed_total{{{labels},reason="{reason}",{RTP}}}': shed,
+    }
+
+
+CANARY = {"arm": "canary", "bundle": "shop/2"}
+A_THIRD = counted((9, 20), (6, 60), (0, 40)), counted((0, 20), (3, 60), (0, 40))
+"""Of what is scored and what fails: from the tenth minute on for half an hour a third fails."""
+
+
 def answers(good: str, bad: str) -> dict[str, str]:
     """Series of answered requests, a sample each five seconds."""
     return SCORER | {
@@ -660,6 +685,51 @@ SCENARIOS = {
         "PredictFails",
         PAGE | IN_SHOP,
         every="5s",
+    ),
+    "a canary of a hundredth of the users fails each request, and a larger installation's does not": scenario_of(
+        arm(*(counted((good, 20), (bad, 60), (0, 40)) for good, bad in ((1, 0), (0, 1))))
+        | {f'rtp_arm_scored_total{{arm="serving",bundle="shop/1",state="warm",{RTP}}}': "0+100x400"}
+        | other_scorer('rtp_arm_scored_total{arm="canary",bundle="shop/2",state="warm"}'),
+        [("10m", False), ("14m", False), ("16m", True), ("30m", True), ("40m", True), ("47m", False)],
+        "CanaryFails",
+        TICKET | IN_SHOP | CANARY,
+    ),
+    "a third of a canary's requests fails": scenario_of(
+        arm(*A_THIRD),
+        [("14m", False), ("16m", True), ("40m", True), ("47m", False)],
+        "CanaryFails",
+        TICKET | IN_SHOP | CANARY,
+    ),
+    "a canary's requests fail for 40 s": scenario_of(
+        arm(*OUTAGE, "StateUnavailable"),
+        [(f"{m}m{s}s", False) for m in range(10, 20) for s in (0, 30)],
+        "CanaryFails",
+        {},
+        every="5s",
+    ),
+    "callers send a canary what is no request": scenario_of(
+        arm(*A_THIRD, "InvalidRequest"),
+        [("16m", False), ("30m", False), ("40m", False)],
+        "CanaryFails",
+        {},
+    ),
+    "what serves fails, which is no canary": scenario_of(
+        arm(*A_THIRD, of="serving"),
+        [("16m", False), ("30m", False), ("40m", False)],
+        "CanaryFails",
+        {},
+    ),
+    "a shadow fails a third of its requests": scenario_of(
+        shadow(*A_THIRD),
+        [("10m", False), ("14m", False), ("16m", True), ("40m", True), ("47m", False)],
+        "ShadowFails",
+        TICKET | IN_SHOP | CANARY | {"arm": "shadow"},
+    ),
+    "a shadow has no time for most of its requests": scenario_of(
+        shadow(*A_THIRD, "busy"),
+        [("16m", False), ("30m", False), ("40m", False)],
+        "ShadowFails",
+        {},
     ),
     "requests fail for 40 s": scenario_of(
         answers(*OUTAGE),

@@ -45,7 +45,14 @@ from rtp.core.fold_progress import Status
 from rtp.core.ports import Model
 from rtp.core.request import ScoreRequest
 from rtp.core.shadowing import BURST_S, ShadowBudget, difference, rank_correlation
-from rtp.errors import InvalidRequest, ReloadRefused, ReloadTimedOut
+from rtp.errors import (
+    DeadlineMissed,
+    InvalidRequest,
+    ReloadRefused,
+    ReloadTimedOut,
+    ScoringFailed,
+    StateUnavailable,
+)
 from rtp.field_history import Asked
 from rtp.loader import Loader
 from rtp.metrics import Metrics
@@ -99,6 +106,7 @@ class World:
         )  # fmt: skip
         self.opened: list[str] = []
         self.broken: dict[str, Exception] = {}
+        self.instead: dict[str, Model] = {}
         self.now = 0.0
         self.follower = RolloutFollower(
             self.in_service, self.store, self.reader, self.metrics, Loader(self.load, 60.0),
@@ -110,6 +118,8 @@ class World:
         self.opened.append(path.parent.name)
         if path.parent.name in self.broken:
             raise self.broken[path.parent.name]
+        if path.parent.name in self.instead:
+            return self.instead[path.parent.name]
         if path.is_dir():
             return model(path)
         return model({"tiny": TINY, "tiny-sketch": SKETCH, "tiny-context": CONTEXT}[path.parent.name])
@@ -762,6 +772,62 @@ def test_a_request_finishes_with_the_release_that_it_began_with() -> None:
     assert (scored.arm, scored.model) == ("serving", model(TINY))
 
 
+class Failing:
+    """A model that gives its candidates scores that are no numbers, or meets a fault of the program."""
+
+    def __init__(self, of: OnnxModel, error: Exception) -> None:
+        self._of, self._error = of, error
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._of, name)
+
+    def score(self, *_: object) -> object:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ScoringFailed("the head graph returned a non-finite score"), KeyError("x")])
+def test_requests_that_fail_are_counted_by_arm(error: Exception) -> None:
+    world, name = World(), "ScoringFailed" if isinstance(error, ScoringFailed) else "Internal"
+    world.instead["tiny-sketch"] = Failing(model(SKETCH), error)  # type: ignore[assignment]
+    labels = {"arm": "canary", "bundle": "tiny-sketch/1", "error": name}
+
+    async def play() -> Counter[str]:
+        await world.follow(tried(30))
+        assert world.metrics.registry.get_sample_value("rtp_arm_failed_total", labels) == 0
+        answered = Counter[str]()
+        for user in USERS:
+            try:
+                answered[(await world.ask(user)).arm] += 1
+            except (ScoringFailed, KeyError):
+                answered["failed"] += 1
+        return answered
+
+    answered = asyncio.run(play())
+    assert answered["serving"] + answered["failed"] == len(USERS)
+    assert world.count("rtp_arm_failed_total", **labels) == answered["failed"] > 60
+    serving = {"arm": "serving", "bundle": "tiny/1"}
+    assert world.count("rtp_arm_scored_total", **serving, state="warm") == answered["serving"]
+    assert world.count("rtp_arm_failed_total", **serving, error=name) == 0
+
+
+def test_a_request_that_is_late_or_lacks_its_state_is_counted_as_that() -> None:
+    world = World()
+
+    async def play() -> None:
+        await world.follow(tried(100))
+        now = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineMissed):
+            await world.scorer.score(ScoreRequest(USERS[0], ITEMS, CATEGORIES), now)
+        world.store.away = True
+        with pytest.raises(StateUnavailable):
+            await world.scorer.score(ScoreRequest(USERS[0], ITEMS, CATEGORIES, require_state=True), now + 10)
+
+    asyncio.run(play())
+    labels = {"arm": "canary", "bundle": "tiny-sketch/1"}
+    assert world.count("rtp_arm_failed_total", **labels, error="DeadlineMissed") == 1
+    assert world.count("rtp_arm_failed_total", **labels, error="StateUnavailable") == 1
+
+
 # Shadows
 
 
@@ -835,6 +901,25 @@ def test_a_shadow_beside_a_canary_is_compared_with_what_another_release_answered
     assert world.count("rtp_shadow_abs_difference_bucket", **labels, le="0.0001") < wanted / 10
     assert answered["canary"] == sum(bucket < 100 * of_canary for bucket in buckets)
     assert world.count("rtp_shadow_shed_total", **labels, reason="full") == 0
+
+
+def test_requests_that_a_shadow_fails_are_counted_from_0_on() -> None:
+    world = World()
+    world.instead["tiny-sketch"] = Failing(model(SKETCH), ScoringFailed("x"))  # type: ignore[assignment]
+    labels = {"arm": "shadow", "bundle": "tiny-sketch/1"}
+
+    async def ask() -> None:
+        await world.follow(shadowed(100))
+        assert world.metrics.registry.get_sample_value("rtp_shadow_seconds_count", labels) == 0
+        failed = world.metrics.registry.get_sample_value("rtp_shadow_shed_total", labels | {"reason": "ScoringFailed"})
+        assert failed == 0
+        for user in USERS[:20]:
+            await world.ask(user)
+            await world.scorer.shadows.settled()
+
+    asyncio.run(ask())
+    assert world.count("rtp_shadow_shed_total", **labels, reason="ScoringFailed") == 20
+    assert world.count("rtp_shadow_seconds_count", **labels) == 0
 
 
 def test_shadows_are_shed_first_and_requests_are_not() -> None:

@@ -17,10 +17,14 @@ from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, Keys, Wr
 from process.log_lines import dropped
 from process.tally import Count, CountedElsewhere, Counts, Tallies, Tally
 from rtp.core.fold_progress import Status
+from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded, ScoringFailed, StateUnavailable
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DIFFERENCE = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _CORRELATION = (-0.5, 0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+_UNFORESEEN = "Internal"
+_FAILURES = (ScoringFailed, DeadlineMissed, StateUnavailable, Overloaded, Draining, InvalidRequest)
+"""What a request that has an arm may end with."""
 _LATENCY_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -32,6 +36,11 @@ class ArmMetrics:
     head_seconds: Tally
     known_items: Count
     unknown_items: Count
+    failed: Mapping[str, Count]
+
+    def count_failure(self, error: Exception) -> None:
+        """Count a request that ended with `error` instead of scores."""
+        self.failed.get(type(error).__name__, self.failed[_UNFORESEEN]).inc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +230,14 @@ class Metrics:
             "rtp_arm_scored", "Scored requests by arm, bundle, and what the score rests on.",
             ["arm", "bundle", "state"], registry=registry,
         )  # fmt: skip
+        self.arm_failed = Counts(
+            "rtp_arm_failed",
+            "Requests that got no scores, by arm, bundle and error: ScoringFailed (the model failed, or gave a score "
+            "that is not finite), DeadlineMissed, StateUnavailable, Overloaded, Draining, InvalidRequest, or Internal "
+            "(a fault of the program). Without those that were refused before their user was known.",
+            ["arm", "bundle", "error"],
+            registry=registry,
+        )
         self.arm_candidates = Counts(
             "rtp_arm_candidates",
             "Candidates scored by arm, bundle, and whether the bundle knows their item: known, unknown (all of these "
@@ -256,7 +273,7 @@ class Metrics:
         self.shadow_shed = Counter(
             "rtp_shadow_shed",
             "Requests that a shadow did not score, by reason: full (too many wait, RTP_SHADOW__MAX_PENDING), busy (no "
-            "time is left, RTP_SHADOW__CPU_SHARE), or the error's name.",
+            "time is left, RTP_SHADOW__CPU_SHARE), or the error's name, such as ScoringFailed.",
             ["arm", "bundle", "reason"],
             registry=registry,
         )  # fmt: skip
@@ -311,16 +328,27 @@ class Metrics:
         self.seconds_of = {kind: seconds.labels(f"{kind}xx") for kind in (2, 4, 5)}
 
     def of_arm(self, arm: str, bundle: str) -> ArmMetrics:
-        """The metrics of an arm with a bundle, `<name>/<version>`."""
+        """The metrics of an arm with a bundle, `<name>/<version>`. Ask for them before there are requests: an increase
+        is seen if it begins at 0."""
         if (known := self._of_arm.get((arm, bundle))) is None:
             states = {status: self.arm_scored.labels(arm, bundle, status.value) for status in Status}
-            items = (self.arm_candidates.labels(arm, bundle, item) for item in ("known", "unknown"))
-            known = self._of_arm[arm, bundle] = ArmMetrics(states, self.arm_head_seconds.labels(arm, bundle), *items)
+            known_items, unknown_items = (
+                self.arm_candidates.labels(arm, bundle, item) for item in ("known", "unknown")
+            )
+            errors = (*(error.__name__ for error in _FAILURES), _UNFORESEEN)
+            known = self._of_arm[arm, bundle] = ArmMetrics(
+                states,
+                self.arm_head_seconds.labels(arm, bundle),
+                known_items,
+                unknown_items,
+                {error: self.arm_failed.labels(arm, bundle, error) for error in errors},
+            )
         return known
 
     def of_shadow(self, arm: str, bundle: str) -> ShadowMetrics:
-        """The metrics of a shadow with a bundle."""
+        """The metrics of a shadow with a bundle, as `of_arm`."""
         if (known := self._of_shadow.get((arm, bundle))) is None:
+            self.shadow_shed.labels(arm, bundle, ScoringFailed.__name__)
             families = (self.shadow_seconds, self.shadow_difference, self.shadow_correlation)
             known = self._of_shadow[arm, bundle] = ShadowMetrics(*(one.labels(arm, bundle) for one in families))
         return known

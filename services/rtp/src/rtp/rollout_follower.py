@@ -359,6 +359,10 @@ class RolloutFollower:
         metrics.compiled_head.clear()
         roles = [(arm.release, arm.name) for arm in traffic.arms]
         roles += [(arm.release, f"shadow:{arm.name}") for arm in traffic.shadows]
+        for arm in traffic.arms:
+            metrics.of_arm(arm.name, arm.release.bundle)
+        for arm in traffic.shadows:
+            metrics.of_shadow(arm.name, arm.release.bundle)
         for release, role in [*roles, *((release, "standby") for release in standby)]:
             metrics.releases.labels(release.bundle, release.keys.namespace, role).set(1)
             metrics.compiled_head.labels(release.bundle).set(release.model.compiled)

@@ -105,26 +105,32 @@ class Scorer:
         arm, shadow = self._in_service.traffic.route(request.user_id)
         release = arm.release
         model = release.model
-        fields = request_vector(model.request, request, arm.of_others)
-        cost_s = model.cost_s(len(request.item_ids))
-        now = clock()
-        remaining_s = deadline - now
-        admission = self._admission
-        admission.admit(cost_s, remaining_s, self._queue.age_s(now))
         try:
-            # Requests that give up on a store at the same time are scored one after another: leave time for them all.
-            state, report = await self._state(release, request.user_id, PATIENCE * (remaining_s - admission.ahead_s))
-            if request.require_state and report.status is Status.UNAVAILABLE:
-                raise StateUnavailable("the store does not give this user's state, and the request requires it")
-            ready = clock()
-            await self._queue.turn(ready, cost_s)
-            began = clock()
-            # No scores rather than late ones, at the cost of those behind in the line.
-            if began >= deadline or (admission.in_flight > 1 and began + cost_s > deadline):
-                raise DeadlineMissed("the deadline passed before the candidates could be scored")
-            scores = model.score(request.item_ids, request.category_ids, state, fields.values, self._wall_ms())
-        finally:
-            admission.leave(cost_s)
+            fields = request_vector(model.request, request, arm.of_others)
+            cost_s = model.cost_s(len(request.item_ids))
+            now = clock()
+            remaining_s = deadline - now
+            admission = self._admission
+            admission.admit(cost_s, remaining_s, self._queue.age_s(now))
+            try:
+                # Requests that give up on a store at the same time are scored one after another: leave time for all.
+                state, report = await self._state(
+                    release, request.user_id, PATIENCE * (remaining_s - admission.ahead_s)
+                )
+                if request.require_state and report.status is Status.UNAVAILABLE:
+                    raise StateUnavailable("the store does not give this user's state, and the request requires it")
+                ready = clock()
+                await self._queue.turn(ready, cost_s)
+                began = clock()
+                # No scores rather than late ones, at the cost of those behind in the line.
+                if began >= deadline or (admission.in_flight > 1 and began + cost_s > deadline):
+                    raise DeadlineMissed("the deadline passed before the candidates could be scored")
+                scores = model.score(request.item_ids, request.category_ids, state, fields.values, self._wall_ms())
+            finally:
+                admission.leave(cost_s)
+        except Exception as error:
+            self._metrics.of_arm(arm.name, release.bundle).count_failure(error)
+            raise
         self._count(arm, report, fields, candidates=len(scores), waited_s=began - ready, took_s=clock() - began)
         if shadow is not None:
             self.shadows.offer(shadow, release, request, scores, state)
