@@ -596,6 +596,69 @@ def test_a_process_that_never_had_the_release_in_service_is_not_ready() -> None:
     assert "no bundle there" in world.follower.unready
 
 
+def test_a_process_that_starts_during_a_canary_answers_its_users_by_it_from_the_first_request_on() -> None:
+    world, never = World(), threading.Event()
+
+    def slow(path: Path) -> Model:
+        never.wait(0.3)
+        return model(SKETCH)
+
+    world.follower._loader = Loader(slow, 60.0)
+    world.store.values["uic:rollout"] = encode_record(tried(100))
+
+    async def play() -> None:
+        await world.watcher.look()
+        await asyncio.wait_for(world.follower.begin(), 30)
+        assert (await world.ask(USERS[0])).arm == "canary"
+
+    asyncio.run(play())
+    assert (world.follower.unready, world.follower.details) == (None, "")
+
+
+def test_a_canary_whose_load_hangs_keeps_no_process_from_being_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_follower, "ARMS_WITHIN_S", 0.05)
+    world, ended = World(), threading.Event()
+
+    def hanging(path: Path) -> Model:
+        ended.wait(60)
+        return model(SKETCH)
+
+    world.follower._loader = Loader(hanging, 60.0)
+    world.store.values["uic:rollout"] = encode_record(tried(100))
+
+    async def play() -> None:
+        await world.watcher.look()
+        await asyncio.wait_for(world.follower.begin(), 30)
+        assert (await world.ask(USERS[0])).arm == "serving"
+        assert world.follower.unready is None
+        assert world.follower.details == "tiny-sketch/1 is being loaded, what serves answers"
+        ended.set()
+        await world.follower.settled()
+        assert (await world.ask(USERS[0])).arm == "canary"
+        assert world.follower.details == ""
+
+    try:
+        asyncio.run(play())
+    finally:
+        ended.set()
+
+
+def test_a_canary_that_is_refused_keeps_no_process_from_being_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_follower, "ARMS_WITHIN_S", 1000.0)
+    world = World()
+    world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
+    world.store.values["uic:rollout"] = encode_record(tried(100))
+
+    async def play() -> None:
+        await world.watcher.look()
+        await asyncio.wait_for(world.follower.begin(), 30)
+        assert (await world.ask(USERS[0])).arm == "serving"
+
+    asyncio.run(play())
+    assert world.follower.unready is None
+    assert "no bundle there" in world.follower.details
+
+
 def test_one_that_had_it_stays_ready_and_serves_what_it_has() -> None:
     world = World()
     world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,12 @@ from rtp.release import Arm, InService, Release, Traffic
 from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
+
+ARMS_WITHIN_S = 10.0
+"""How much longer than for what serves a process that starts waits for the releases of the other arms, so that from its
+first answer on a user has the arm that the other processes give them. Longer than a large head takes (2 s for 300 MB),
+and short for a load that hangs."""
+_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,9 @@ class RolloutFollower:
     def details(self) -> str:
         """What is not as the record wants it, for people; empty if nothing."""
         refused = [f"{release.bundle} is not loaded here: {one.reason}" for release, one in self.refused.items()]
-        return "; ".join([*refused, *([self.trouble] if self.trouble else [])])
+        answering = () if self.record is None else self.record.answering
+        loading = [f"{release.bundle} is being loaded, what serves answers" for release in self._awaited(answering)]
+        return "; ".join([*refused, *loading, *([self.trouble] if self.trouble else [])])
 
     async def run(self) -> None:
         """Look at the record every so often, forever."""
@@ -198,10 +206,26 @@ class RolloutFollower:
         self._older = None
 
     async def begin(self) -> None:
-        """Look for the first time, and return when the release in service is loaded or refused, or nothing loads it."""
+        """Look for the first time, and return when the releases that answer users are loaded or refused, or nothing
+        loads them. For those beside what serves it waits `ARMS_WITHIN_S` more at most."""
         await self.look()
-        while self._is_loading and self.record and self.record.serving not in self._loaded.keys() | self.refused.keys():
-            await asyncio.sleep(0.01)
+        if self.record is None:
+            return
+        while self._awaited((self.record.serving,)):
+            await asyncio.sleep(_PAUSE_S)
+        try:
+            async with asyncio.timeout(ARMS_WITHIN_S):
+                while self._awaited(self.record.answering):
+                    await asyncio.sleep(_PAUSE_S)
+        except TimeoutError:
+            late = [release.bundle for release in self._awaited(self.record.answering)]
+            log.warning("a release loads slowly, its users are answered by what serves until then", bundles=late)
+
+    def _awaited(self, releases: Iterable[rollouts.Release]) -> list[rollouts.Release]:
+        """Those that are being loaded, or will be next."""
+        if not self._is_loading:
+            return []
+        return [release for release in releases if release not in self._loaded.keys() | self.refused.keys()]
 
     async def settled(self) -> None:
         """Return when no load is going on."""
