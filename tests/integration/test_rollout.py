@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import grpc
@@ -325,6 +326,38 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
         running.done("promote", identity, "--rtp", admin)
         until(lambda: traffic.answers[-1].model == "tiny/1-scaled", "the new head answers", within_s=30)
     assert traffic.failed() == []
+
+
+def test_an_rtp_that_is_restarted_during_a_canary_answers_its_users_by_it_from_the_first_answer_on(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
+        identity = running.done("start", str(running.other_head))["id"]
+        running.done("wait", identity)
+        running.done("canary", identity, "--percent", "50")
+        running.done("shadow", identity, "--percent", "50")
+        record = running.record()
+        canary = [user for user in QUIET if bucket_of(record.salt.encode(), user) < BUCKETS // 2]
+        assert 0 < len(canary) < len(QUIET)
+        for _ in range(3):
+            running.rtp.stop()
+            running.rtp.start()
+            connection = HTTPConnection("127.0.0.1", running.rtp.ports["http"], timeout=10)
+            answers = [running.predict(user, connection) for user in (*canary, *QUIET)]
+            connection.close()
+            assert {one.status for one in answers} == {200}
+            assert {one.user for one in answers if one.arm == "canary"} == set(canary)
+            assert all(one.arm == ("canary" if one.user in canary else "serving") for one in answers)
+
+        def of_shadow(name: str, more: str = "") -> float:
+            text = web().get(f"{running.rtp.admin_url}/metrics").text
+            series = f'rtp_shadow_abs_difference_{name}{{arm="shadow",bundle="tiny/1-scaled"{more}}} '
+            return next(float(line[len(series) :]) for line in text.splitlines() if line.startswith(series))
+
+        until(lambda: of_shadow("count") > 0, "the shadow is compared with what serves", within_s=30)
+        assert of_shadow("count") <= len(QUIET) - len(canary), "the canary's own users are not compared"
+        assert of_shadow("bucket", ',le="0.0001"') == 0, "half a score is another one"
 
 
 def test_a_rollback_to_workers_that_were_stopped_a_moment_ago_names_the_erasures_that_they_lack(
