@@ -123,6 +123,15 @@ def test_a_bundle_without_golden_users_is_refused(tmp_path: Path) -> None:
         load_bundle(again(tmp_path, TINY, version="9", golden=none))
 
 
+def test_words_of_a_ledger_may_look_like_no_number(tmp_path: Path) -> None:
+    bundle = load_bundle(LEDGER)
+    assert bundle.ledger is not None
+    states = np.array(bundle.golden.states)
+    states[:, -bundle.ledger.words :].view(np.uint32)[0, -1] = 0xFFC0_0001
+    assert np.isnan(states[0, -1])
+    load_bundle(again(tmp_path, LEDGER, version="9", golden=replace(bundle.golden, states=states)))
+
+
 @pytest.mark.parametrize("field", ["states", "scores"])
 def test_golden_numbers_that_are_not_finite_are_not_blamed_on_onnxruntime(field: str, tmp_path: Path) -> None:
     golden = load_bundle(TINY).golden

@@ -190,7 +190,9 @@ def load_bundle(path: str | Path) -> Bundle:
     initial = _array(path / m.INITIAL_STATE)
     if initial.shape != (layout.floats,) or initial.dtype != np.float32:
         raise BundleError(f"{m.INITIAL_STATE} is {initial.dtype} {initial.shape}, the layout says ({layout.floats},)")
-    if not finite(initial):
+    # A ledger's words are integers: as float32, some look like no number.
+    numbers_of_state = slice(layout.floats - (0 if manifest.ledger is None else manifest.ledger.ledger.words))
+    if not finite(initial[numbers_of_state]):
         raise BundleError(f"{m.INITIAL_STATE} has a number that is not finite: export the bundle again")
     items = EmbeddingTable(_array(path / m.ITEM_IDS), _array(path / m.ITEM_VECTORS))
     categories = EmbeddingTable(_array(path / m.CATEGORY_IDS), _array(path / m.CATEGORY_VECTORS))
@@ -202,7 +204,7 @@ def load_bundle(path: str | Path) -> Bundle:
         golden = Golden.from_bytes((path / m.GOLDEN).read_bytes(), layout.half_floats)
     except (ValueError, KeyError, OSError) as error:
         raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
-    numbers = golden.states, golden.context, golden.scores, golden.cold_scores
+    numbers = golden.states[..., numbers_of_state], golden.context, golden.scores, golden.cold_scores
     if not all(map(finite, numbers)):
         raise BundleError(f"{m.GOLDEN} has a number that is not finite: export the bundle again")
     actions = manifest.named_actions
