@@ -7,13 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka.errors import KafkaError
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.topics import create_topics
@@ -30,6 +31,8 @@ from uic.core.ports import Assigned, Described, Fetched, LogAway, LostGroup
 from uic.core.topics import group_name
 from uic.log.broker_view import BrokerView
 from uic.log.consumer import LogConsumer
+from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.kafka_repairs.coordinators import find_coordinator
 from uic.log.kafka_repairs.group import is_settled, open_consumer
 from uic.log.kafka_repairs.metadata import fresh_topic_id
 from uic.log.topic_reader import read_to_end
@@ -427,6 +430,37 @@ def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, ma
         wait(lambda: member.records == 60, "it reads again", within_s=WATCHED_S)
         assert time.monotonic() - gone < WATCHED_S
         seen.close()
+
+
+def test_a_member_that_fell_out_is_noticed_though_its_coordinator_has_moved(three_real_brokers: ScriptedBroker) -> None:
+    topics = TopicsForTest(three_real_brokers.address, "events", N)
+    group = "moved"
+    options = {"bootstrap_servers": topics.bootstrap.split(","), "request_timeout_ms": 3000}
+    with closing(open_kafka_client(KafkaAdminClient, **options)) as admin:
+        admin.create_topics([NewTopic(topics.events, N, 3)])
+    member = Member(topics, group, session_ms=6000)
+    with closing(BrokerView(options, topics.events, group)) as seen, members(member) as wait:
+
+        def knows(count: int) -> bool:
+            try:
+                view = seen.group()
+            except KafkaError:  # which is no answer
+                return False
+            assert view is not None, "nothing keeps us from asking"
+            return len(view.members) == count
+
+        wait(lambda: len(member.owns) == N and knows(1), "it has its partitions", within_s=60)
+        before = find_coordinator(seen._admin, group)
+        three_real_brokers.stop("--node", str(before))
+        wait(lambda: knows(1), "another broker tells of the group", within_s=30)
+        assert find_coordinator(seen._admin, group) != before
+        three_real_brokers.start("--node", str(before))
+        wait(lambda: knows(1), "and so does that one while the first is back", within_s=10)
+        assert (member.lost, member.away) == (0, []), "the member's client is the one that knew the first coordinator"
+        member.log._commands.put(lambda client: client._coordinator._disable_heartbeat())
+        wait(lambda: knows(0), "its coordinator expels it", within_s=30)
+        wait(lambda: member.lost == 1, "it says that it is out", within_s=WATCHED_S)
+        wait(lambda: len(member.owns) == N, "it has its partitions again", within_s=WATCHED_S)
 
 
 def test_a_broker_that_sends_more_than_it_is_asked_for_is_read(

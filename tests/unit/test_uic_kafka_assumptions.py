@@ -64,6 +64,12 @@ CHANGES: dict[str, Broken] = {
     "any broker is asked with send(request), and a request takes its API_VERSION when it is sent": lambda patch: (
         patch.setattr(KafkaConnection, "_send_request", other)
     ),
+    "an admin client keeps coordinators by (kind, group) in its cluster's _coordinators": lambda patch: patch.setattr(
+        ClusterMetadata, "get_coordinator", other
+    ),
+    "an admin client describes groups with _describe_groups_request(groups) and _describe_groups_process_response": (
+        lambda patch: patch.setattr(KafkaAdminClient, "_describe_groups_process_response", other)
+    ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda patch: patch.setattr(KafkaConnectionManager, "bootstrap_async", other)
     ),
@@ -187,6 +193,10 @@ def test_the_library_still_needs_each_repair() -> None:
     completed = inspect.getsource(ConsumerCoordinator._on_join_complete_async)
     assert "if revoked:" in completed
     assert "self.request_rejoin()" in completed
+    finds = inspect.getsource(KafkaAdminClient._find_coordinator_ids)
+    assert "cached = cluster.get_coordinator(key, key_type)" in finds
+    assert "del " not in finds + inspect.getsource(ClusterMetadata.add_coordinator), "what was found once is kept"
+    assert "result['error'] = str(" in inspect.getsource(KafkaAdminClient._describe_groups_process_response)
     assert "_transition_to" not in inspect.getsource(TransactionManager.reset_producer_id)
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
         assert "except" not in inspect.getsource(kind.__init__)

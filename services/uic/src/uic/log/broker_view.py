@@ -13,10 +13,16 @@ from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.errors import UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
+from kafka.errors import (
+    GroupAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
+    for_code,
+)
 
 from uic.core.topics import miscounted
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.kafka_repairs.coordinators import describe_group, find_coordinator
 from uic.log.topic_answers import trouble_of
 from uic.log.topic_facts import topic_id_of
 
@@ -119,13 +125,15 @@ class BrokerView:
         return {tp.partition: int(at.offset) for tp, at in self._admin.list_partition_offsets(wanted).items()}
 
     def group(self) -> GroupView | None:
-        """The group; None if the broker does not say, for example because we may not ask.
+        """The group; None if its coordinator does not let us ask.
 
         Raises:
-            KafkaError: no answer.
+            KafkaError: no answer, or none of the group's coordinator, which may be moving.
         """
-        found = self._admin.describe_groups([self._group])[self._group]
-        if found["error"] and found["group_state"] != "Dead":  # Dead: no such group, which is an answer
+        coordinator = find_coordinator(self._admin, self._group)
+        try:
+            found = describe_group(self._admin, self._group, coordinator)
+        except GroupAuthorizationFailedError:
             return None
         members = {m["member_id"]: self._owned(m["member_assignment"]) for m in found["members"]}
         return GroupView(found["group_state"] == "Stable", members)

@@ -569,8 +569,9 @@ class LogConsumer(threading.Thread):
         try:
             with self._questions() as broker:
                 view = broker.group()
-        except KafkaError:  # asking took a while, and other partitions' leaders may answer well
-            self._look_due = time.monotonic() + LOOK_AGAIN_S
+        except KafkaError as error:
+            # Without an answer, asking took a while, and other partitions' leaders may answer well.
+            self._look_due = time.monotonic() + (LOOK_S if was_answered(error) else LOOK_AGAIN_S)
             return
         self._look_due = time.monotonic() + LOOK_S
         member = consumer.group_metadata().member_id

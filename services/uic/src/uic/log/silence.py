@@ -41,7 +41,7 @@ class Silence:
         return self._changed(BrokersSilent("", out_of_group=self._told.out_of_group))
 
     def is_member(self) -> BrokersSilent | None:
-        """The group's coordinator has this worker, or does not say. Returns what is to be told."""
+        """The group's coordinator has this worker, or does not let us ask. Returns what is to be told."""
         return self._changed(BrokersSilent(self._told.detail))
 
     def unanswered(self, why: str, now: float) -> BrokersSilent | None:

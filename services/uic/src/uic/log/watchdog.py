@@ -33,7 +33,7 @@ class Watchdog:
         """Compare the coordinator's view with ours.
 
         Args:
-            view: None if the broker did not say.
+            view: None if the coordinator does not let us ask.
             member: our id, empty before the first join.
             holds: partitions that our client believes it owns.
             now: when the question was answered.

@@ -11,6 +11,8 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `fetching.MemberFetcher`: an answer that is too large is not asked for again and again, and a topic that may not be
   read does not end the poll.
 * `fetching.poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
+* `coordinators.find_coordinator`: a group's coordinator is looked for whenever the group is asked about.
+* `coordinators.describe_group`: what a broker refuses to say of a group is an error.
 * `offsets.LeaderAwareFetcher`: offsets of partitions without a leader are an error that names these partitions.
 * `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file.
 * `connections.Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; TLS has no

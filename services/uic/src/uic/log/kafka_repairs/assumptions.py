@@ -74,6 +74,19 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnection._send_request, "API_VERSION", "broker_version_data")
         and issubclass(MetadataRequest, ApiMessage)
     ),
+    "an admin client keeps coordinators by (kind, group) in its cluster's _coordinators": lambda: (
+        uses(ClusterMetadata.__init__, "_coordinators")
+        and uses(ClusterMetadata.get_coordinator, "_coordinators")
+        and uses(KafkaAdminClient._find_coordinator_ids, "get_coordinator")
+        and takes(KafkaAdminClient._find_coordinator_id, "self", "key", "key_type")
+    ),
+    "an admin client describes groups with _describe_groups_request(groups) and _describe_groups_process_response": (
+        lambda: (
+            takes(KafkaAdminClient._describe_groups_request, "self", "group_ids")
+            and takes(KafkaAdminClient._describe_groups_process_response, "self", "response")
+            and uses(KafkaAdminClient._describe_groups_process_response, "groups", "group_id")
+        )
+    ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda: (
             takes(KafkaConnectionManager._do_bootstrap, "self", "deadline")
