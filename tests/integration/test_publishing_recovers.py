@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import NewTopic
 
 from conftest import RedisForTest, TopicsForTest
@@ -76,6 +77,111 @@ def test_a_record_on_its_way_when_the_broker_goes_away_ends_no_producer(
     log.close()
     values = [record.value for record in read_to_end(client, "events")]
     assert values.count(b"lost") <= 1
+
+
+def leader(log: KafkaLog, partition: int) -> int:
+    """As the brokers say."""
+    partitions: list[dict[str, int]] = log._described("events")["partitions"]
+    return next(p["leader_id"] for p in partitions if p["partition_index"] == partition)
+
+
+@pytest.mark.parametrize(
+    ("moves", "timeout_s"), [(True, 5.0), (False, 2.0)], ids=["its leader has changed", "its leader is back"]
+)
+def test_after_a_record_that_a_frozen_leader_lost_its_partition_goes_on_and_each_record_is_in_the_log_once(
+    moves: bool, timeout_s: float, three_real_brokers: ScriptedBroker
+) -> None:
+    client = {"bootstrap_servers": three_real_brokers.address.split(",")}
+    log = KafkaLog(client, timeout_s=timeout_s, max_request_bytes=1 << 20)
+    with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
+        at = {0: [3, 1], 1: [2, 1]}
+        topic = NewTopic("events", -1, -1, replica_assignments=at, topic_configs={"min.insync.replicas": "1"})
+        admin.create_topics([topic])
+    until(lambda: log.obstacle("events") == "", "the topic is there", within_s=30)
+    acknowledged: list[bytes] = []
+    unknown: list[tuple[int, bytes]] = []
+    ended = threading.Event()
+
+    def append(partition: int, value: bytes) -> None:
+        try:
+            log.append("events", 2, [NewRecord(partition, b"user", value)], 2 * timeout_s)
+        except NotAcknowledged:
+            unknown.append((partition, value))
+        else:
+            acknowledged.append(value)
+
+    def beside() -> None:
+        count = 0
+        while not ended.wait(0.01):
+            count += 1
+            append(1, b"beside %d" % count)
+
+    append(0, b"before")
+    caller = threading.Thread(target=beside)
+    caller.start()
+    try:
+        used = log._producer
+        three_real_brokers.freeze("--node", "3")
+        append(0, b"lost")
+        if moves:
+            until(lambda: leader(log, 0) != 3, "another broker leads", within_s=30)
+        else:
+            three_real_brokers.thaw("--node", "3")
+        for count in range(20):
+            append(0, b"after %d" % count)
+        if moves:
+            three_real_brokers.thaw("--node", "3")
+        for count in range(20, 40):
+            append(0, b"after %d" % count)
+    finally:
+        ended.set()
+        caller.join(30)
+    assert unknown == [(0, b"lost")], "it costs no other record"
+    assert log._producer is used
+    log.close()
+    values = Counter(record.value for record in read_to_end(client, "events"))
+    assert values.pop(b"lost", 0) <= 1
+    assert values == dict.fromkeys(acknowledged, 1)
+
+
+@pytest.mark.parametrize("broker", ["own_kafka", "own_real_kafka"])
+def test_a_record_that_brokers_refuse_for_its_place_is_not_written_and_the_next_one_is(
+    broker: str, request: pytest.FixtureRequest
+) -> None:
+    """As after an election that lost records."""
+    kafka: DevBroker = request.getfixturevalue(broker)
+    create_topics(kafka.address, [Topic("events", 1)])
+    client = {"bootstrap_servers": kafka.address}
+    log = KafkaLog(client, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+    log.append("events", 1, [NewRecord(0, b"user", b"before")], TIMEOUT_S)
+    used: Any = log._producer
+    used._transaction_manager.set_sequence_number(TopicPartition("events", 0), 7)
+    with pytest.raises(LogUnavailable, match=r"^nothing was written: ") as refused:
+        log.append("events", 1, [NewRecord(0, b"user", b"refused")], TIMEOUT_S)
+    assert refused.value.retriable
+    log.append("events", 1, [NewRecord(0, b"user", b"after")], TIMEOUT_S)
+    assert log._producer is used
+    log.close()
+    assert [record.value for record in read_to_end(client, "events")] == [b"before", b"after"]
+
+
+def test_brokers_refuse_what_an_earlier_epoch_still_sends(own_real_kafka: DevBroker) -> None:
+    """So a record that was given up is not appended behind later ones."""
+    create_topics(own_real_kafka.address, [Topic("events", 1)])
+    client = {"bootstrap_servers": own_real_kafka.address}
+    log = KafkaLog(client, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+    log.append("events", 1, [NewRecord(0, b"user", b"before")], TIMEOUT_S)
+    used: Any = log._producer
+    manager = used._transaction_manager
+    earlier = manager.producer_id_and_epoch
+    manager.bump_producer_id_and_epoch()
+    log.append("events", 1, [NewRecord(0, b"user", b"after")], TIMEOUT_S)
+    manager.set_producer_id_and_epoch(earlier)
+    manager.set_sequence_number(TopicPartition("events", 0), 1)
+    with pytest.raises(LogUnavailable, match=r"^nothing was written: "):
+        log.append("events", 1, [NewRecord(0, b"user", b"late")], TIMEOUT_S)
+    log.close()
+    assert [record.value for record in read_to_end(client, "events")] == [b"before", b"after"]
 
 
 def test_replicas_that_are_not_in_sync_are_what_keeps_records_from_being_written(

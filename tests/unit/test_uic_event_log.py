@@ -35,6 +35,7 @@ from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTo
 from uic.log import event_log
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
+from uic.log.kafka_repairs.producers import NotAppended, OtherCount
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, UicSettings
 from uic.tools import dead_letters
@@ -283,6 +284,25 @@ def test_a_refusal_beside_a_record_of_unknown_fate_is_unknown(connect: Callable[
     with pytest.raises(NotAcknowledged) as raised:
         log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
     assert raised.value.positions == (0, 1)
+
+
+@pytest.mark.parametrize("beside", [None, KafkaTimeoutError(), OtherCount()], ids=["alone", "a late one", "sent twice"])
+def test_what_the_brokers_did_not_append_is_unwritten_unless_another_record_is_unknown(
+    connect: Callable[[Brokers], KafkaLog], beside: KafkaError | None
+) -> None:
+    outcomes: list[KafkaError] = [NotAppended(), beside or NotAppended()]
+
+    def fail(timeout: float) -> None:
+        raise outcomes.pop(0)
+
+    producer = Producer(fail)
+    log = connect(Brokers([producer]))
+    with pytest.raises(LogUnavailable) as raised:
+        log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
+    assert isinstance(raised.value, NotAcknowledged) is (beside is not None)
+    assert raised.value.detail.startswith("nothing was written: ") is (beside is None)
+    assert raised.value.retriable is (beside is None)
+    assert producer.closings == 0
 
 
 def test_a_producer_that_has_failed_for_good_is_replaced_before_it_is_given_a_record(

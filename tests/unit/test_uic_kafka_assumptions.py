@@ -22,6 +22,7 @@ from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionManager
@@ -151,6 +152,15 @@ CHANGES: dict[str, Broken] = {
     "an idempotent producer asks for its id with init_producer_id() while it has none": lambda patch: patch.setattr(
         Sender, "run_once", other
     ),
+    "a producer's id and epoch are set with set_producer_id_and_epoch, and reset_producer_id resets all counts": (
+        lambda patch: patch.setattr(TransactionManager, "reset_producer_id", other)
+    ),
+    "a sender sends with _send_producer_data(now), one batch of a partition at a time, which it tells if it is late": (
+        lambda patch: patch.delattr(Sender, "_get_expired_inflight_batches")
+    ),
+    "a batch is sent again if _can_retry(batch, error_cls), and is_done once it is told": lambda patch: patch.delattr(
+        ProducerBatch, "is_done"
+    ),
     "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
         lambda patch: patch.setattr(Sender, "_complete_batch", other)
     ),
@@ -198,6 +208,11 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "del " not in finds + inspect.getsource(ClusterMetadata.add_coordinator), "what was found once is kept"
     assert "result['error'] = str(" in inspect.getsource(KafkaAdminClient._describe_groups_process_response)
     assert "_transition_to" not in inspect.getsource(TransactionManager.reset_producer_id)
+    bumps = inspect.getsource(TransactionManager.bump_producer_id_and_epoch)
+    assert "InitProducerIdHandler(" in bumps, "it asks for another id, and drops what is sent again under this one"
+    assert "producer_id_and_epoch.match(batch)" in inspect.getsource(Sender._can_retry)
+    sends = inspect.getsource(Sender._send_producer_data)
+    assert sends.index("_accumulator.drain(") < sends.index("expired_batches(") < sends.index("return 0"), "never sent"
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
         assert "except" not in inspect.getsource(kind.__init__)
     for connects in (KafkaNetSocket.connect, KafkaNetSocket.sock_connect, KafkaConnectionManager._build_transport):

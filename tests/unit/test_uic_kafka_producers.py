@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from kafka import TopicPartition
 from kafka.errors import (
     ClusterAuthorizationFailedError,
+    KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
+    OutOfOrderSequenceNumberError,
     TopicAuthorizationFailedError,
+    for_code,
 )
+from kafka.future import Future
 from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionManager, TransactionState
+from kafka.record import MemoryRecords
 
 from uic.log.kafka_repairs import producers
-from uic.log.kafka_repairs.producers import REFUSALS, repair_producer
+from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, OtherCount, repair_producer
 
 TOPIC = "behavior-events"
 
@@ -129,3 +137,227 @@ def test_what_waits_for_an_id_that_is_refused_is_refused_unless_it_was_sent_befo
     said = f"Unexpected error in InitProducerIdResponse: {ClusterAuthorizationFailedError()}"
     batches.sender._maybe_abort_batches(KafkaError(said))
     assert isinstance(failure(batch), REFUSALS) is not sent
+
+
+class Sent(NamedTuple):
+    """A batch on its way, with the place among the records of its partition that its producer gives it."""
+
+    partition: int
+    epoch: int
+    sequence: int
+    answer: Future
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        return self[:3]
+
+    def answered(self, error: Any = None) -> None:
+        """The leader answers; `error` is None if it has appended the batch."""
+        answer = SimpleNamespace(
+            index=self.partition,
+            error_code=(error or for_code(0)).errno,
+            error_message="",
+            log_start_offset=-1,
+            log_append_time_ms=-1,
+            base_offset=0,
+            record_errors=[],
+        )
+        topic = SimpleNamespace(name=TOPIC, partition_responses=[answer])
+        self.answer.success(SimpleNamespace(responses=[topic]))
+
+
+class Line:
+    """A repaired sender whose brokers answer when the test does; each partition has a leader of its own."""
+
+    DELIVERY_MS = 5000
+
+    def __init__(self) -> None:
+        self.manager = with_id(TransactionManager(api_version=(4, 0)))
+        self.accumulator = RecordAccumulator(
+            transaction_manager=self.manager,
+            delivery_timeout_ms=self.DELIVERY_MS,
+            request_timeout_ms=self.DELIVERY_MS,
+            retry_backoff_ms=0,
+        )
+        self.away: set[int] = set()
+        """Leaders that there is no connection to."""
+        self.updates: list[None] = []
+        """How often the brokers were asked who leads."""
+        self._sent: list[Sent] = []
+        cluster = SimpleNamespace(
+            leader_for_partition=lambda tp: tp.partition,
+            partitions_for_broker=lambda node: {TopicPartition(TOPIC, node)},
+            request_update=lambda: self.updates.append(None),
+        )
+        client = SimpleNamespace(
+            cluster=cluster,
+            is_ready=lambda node: node not in self.away,
+            connection_delay=lambda node: 0,
+            maybe_connect=lambda node, wakeup: None,
+            send=self._send,
+        )
+        self.sender: Any = Sender(
+            client, None, self.accumulator, transaction_manager=self.manager, guarantee_message_order=True, acks=-1
+        )
+        repair_producer(SimpleNamespace(_sender=self.sender, _transaction_manager=self.manager))
+
+    def _send(self, node: int, request: Any, wakeup: bool) -> Future:
+        [topic] = request.topic_data
+        [partition] = topic.partition_data
+        batch = MemoryRecords(bytes(partition.records)).next_batch()
+        self._sent.append(Sent(partition.index, batch.producer_epoch, batch.base_sequence, Future()))
+        return self._sent[-1].answer
+
+    def add(self, partition: int) -> Any:
+        """A record of a caller, whose future is given."""
+        future, *_ = self.accumulator.append(TopicPartition(TOPIC, partition), None, b"key", b"value", [])
+        return future
+
+    def turn(self) -> list[Sent]:
+        """What goes out."""
+        self._sent = []
+        self.sender._send_producer_data()
+        return self._sent
+
+    def let_expire(self, future: Any) -> None:
+        """The time of a record is over."""
+        self.let_wait(future, self.DELIVERY_MS / 1000)
+
+    def let_wait(self, future: Any, seconds: float) -> None:
+        """So much of a record's time is over."""
+        [batch] = [one for one in self.accumulator._incomplete.all() if one.produce_future is future._produce_future]
+        batch.created -= seconds
+
+
+def test_a_record_without_an_answer_costs_no_other_record() -> None:
+    line = Line()
+    lost, other = line.add(0), line.add(1)
+    assert [one.place for one in line.turn()] == [(0, 0, 0), (1, 0, 0)]
+    line.let_expire(lost)
+    after = line.add(0)
+    assert line.turn() == []
+    assert isinstance(lost.exception, KafkaTimeoutError)
+    [sent] = line.turn()
+    assert sent.place == (0, 1, 0), "the brokers may have counted the lost one, or not"
+    sent.answered()
+    assert after.succeeded()
+    assert not other.is_done
+
+
+@pytest.mark.parametrize("how", ["refused for now", "cut off"])
+def test_what_is_sent_again_after_another_partitions_loss_keeps_its_place(how: str) -> None:
+    line = Line()
+    lost, other = line.add(0), line.add(1)
+    _, sent = line.turn()
+    line.let_expire(lost)
+    line.turn()
+    assert lost.failed()
+    if how == "cut off":
+        sent.answer.failure(KafkaConnectionError())
+    else:
+        sent.answered(NotLeaderForPartitionError)
+    later = line.add(1)
+    [again] = line.turn()
+    assert again.place == sent.place, "the brokers may have it, and know it by its place"
+    again.answered()
+    assert other.succeeded()
+    [sent] = line.turn()
+    assert sent.place == (1, 1, 0)
+    sent.answered()
+    assert later.succeeded()
+
+
+def test_a_record_that_waits_to_be_sent_again_in_vain_keeps_nothing_that_waits_beside_it() -> None:
+    line = Line()
+    lost = line.add(0)
+    [sent] = line.turn()
+    sent.answer.failure(KafkaConnectionError())
+    line.away = {0}
+    line.let_expire(lost)
+    other = line.add(1)
+    [sent] = line.turn()
+    assert isinstance(lost.exception, KafkaTimeoutError)
+    sent.answered()
+    assert other.succeeded()
+    line.away = set()
+    line.add(0)
+    assert [one.place for one in line.turn()] == [(0, 1, 0)]
+
+
+@pytest.mark.parametrize("error", [None, NotLeaderForPartitionError, OutOfOrderSequenceNumberError])
+def test_the_late_answer_of_a_lost_record_changes_nothing(error: Any) -> None:
+    line = Line()
+    lost, other = line.add(0), line.add(1)
+    late, sent = line.turn()
+    line.let_expire(lost)
+    line.turn()
+    line.add(0)
+    [second] = line.turn()
+    late.answered(error)
+    assert isinstance(lost.exception, KafkaTimeoutError)
+    line.add(0)
+    assert line.turn() == [], "one at a time, so that none overtakes another"
+    second.answered()
+    sent.answered()
+    assert other.succeeded()
+    assert [one.place for one in line.turn()] == [(0, 1, 1)]
+
+
+def test_while_a_leader_takes_no_connection_the_brokers_are_asked_who_leads_and_no_core_is_kept_busy() -> None:
+    line = Line()
+    line.away = {0}
+    waits = line.add(0)
+    line.turn()
+    assert line.updates == []
+    line.let_wait(waits, 1.1)
+    pauses = [line.sender._send_producer_data() for _ in range(10)]
+    assert len(line.updates) == 1, "once a second"
+    assert min(pauses) >= 20
+    line.let_expire(waits)
+    line.turn()
+    assert len(line.updates) == 2
+
+
+def test_a_record_that_was_never_sent_is_not_missed() -> None:
+    line = Line()
+    line.away = {0}
+    lost = line.add(0)
+    assert line.turn() == []
+    line.let_expire(lost)
+    line.turn()
+    assert lost.failed()
+    line.away = set()
+    line.add(0)
+    assert [one.place for one in line.turn()] == [(0, 0, 0)]
+
+
+def test_a_record_at_the_wrong_place_is_surely_not_in_the_log_and_costs_no_producer() -> None:
+    line = Line()
+    refused = line.add(0)
+    [sent] = line.turn()
+    sent.answered(OutOfOrderSequenceNumberError)
+    assert isinstance(refused.exception, NotAppended)
+    assert not line.manager.has_fatal_error()
+    line.add(0)
+    assert [one.place for one in line.turn()] == [(0, 1, 0)]
+
+
+def test_a_record_at_the_wrong_place_that_was_sent_before_may_be_in_the_log() -> None:
+    line = Line()
+    lost = line.add(0)
+    [sent] = line.turn()
+    sent.answer.failure(KafkaConnectionError())
+    [again] = line.turn()
+    again.answered(OutOfOrderSequenceNumberError)
+    assert isinstance(lost.exception, OtherCount)
+    assert not isinstance(lost.exception, (NotAppended, *REFUSALS))
+
+
+def test_after_the_last_epoch_comes_another_id() -> None:
+    line = Line()
+    line.manager.set_producer_id_and_epoch(ProducerIdAndEpoch(7, 32766))
+    line.manager.bump_producer_id_and_epoch()
+    assert line.manager.producer_id_and_epoch == ProducerIdAndEpoch(7, 32767)
+    line.manager.bump_producer_id_and_epoch()
+    line.manager.init_producer_id()
+    assert len(line.manager._pending_requests) == 1

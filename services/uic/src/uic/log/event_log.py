@@ -29,7 +29,7 @@ from uic.core.topics import bring_back, ranges
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs.clients import open_kafka_client
-from uic.log.kafka_repairs.producers import REFUSALS, has_failed
+from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, has_failed
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of
 from uic.log.topic_facts import topic_id_of
@@ -328,10 +328,15 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
         total: how many there are.
     """
     refused = [error for error in failed.values() if isinstance(error, REFUSALS)]
-    if len(failed) == total and all(i >= sent or isinstance(error, REFUSALS) for i, error in failed.items()):
+    not_there = (*REFUSALS, NotAppended)
+    if len(failed) == total and all(i >= sent or isinstance(error, not_there) for i, error in failed.items()):
         if refused:
             of_records = not any(isinstance(error, NO_RIGHT) for error in refused)
             return LogRefused(f"nothing was written: {_why_refused(topic, refused[0])}", of_records=of_records)
+        if sent:
+            return LogUnavailable(
+                "nothing was written: the brokers lost count of this worker's records; send them again"
+            )
         return LogUnavailable(f"the producer accepts no records now: {type(failed[0]).__name__}")
     why = _why_refused(topic, refused[0]) if refused else ""
     return NotAcknowledged(tuple(sorted(failed)), total, why)

@@ -20,8 +20,9 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `connections._QUESTIONS`: what any broker can answer is asked of another one, too, if one is gone or silent.
 * `bootstrap.BootstrapServer`: a server that is silent does not keep a client from the next one, and is named.
 * `transports._ReadsAll`: what a broker says before it ends a connection is read.
-* `producers._TransactionManager`: a producer that gave its id up asks for another one.
-* `producers._Sender`: a record that fails says whether the brokers can have it.
+* `producers._TransactionManager`: a producer counts its epoch by itself, and asks for another id if it gave one up.
+* `producers._Sender`: a record that was sent without an answer costs no other record; one that fails says whether the
+  brokers can have it.
 
 Another version of the library may move any of this, so `assumptions.check_client` names the assumptions that do not
 hold. Decisions 32, 187 and 204 say what each repair is for.

@@ -23,7 +23,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
-from kafka.producer.transaction_manager import TransactionManager, TransactionState
+from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionManager, TransactionState
 from kafka.protocol.api_message import ApiMessage
 from kafka.protocol.metadata import MetadataRequest
 from kafka.record.default_records import DefaultRecordBatch
@@ -231,6 +231,37 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(TransactionManager.init_producer_id, "_lock", "_current_state", "UNINITIALIZED")
         and takes(TransactionManager.has_fatal_error, "self")
         and {"READY", "UNINITIALIZED"} <= set(TransactionState.__members__)
+    ),
+    "a producer's id and epoch are set with set_producer_id_and_epoch, and reset_producer_id resets all counts": (
+        lambda: (
+            takes(TransactionManager.set_producer_id_and_epoch, "self", "producer_id_and_epoch")
+            and takes(TransactionManager.bump_producer_id_and_epoch, "self")
+            and takes(TransactionManager.reset_producer_id, "self")
+            and uses(TransactionManager.reset_producer_id, "set_producer_id_and_epoch", "_sequence_numbers", "clear")
+            and takes(ProducerIdAndEpoch.__init__, "self", "producer_id", "epoch")
+            and takes(ProducerIdAndEpoch.match, "self", "batch")
+            and uses(RecordAccumulator.drain_batches_for_one_node, "in_retry", "set_producer_state", "sequence_number")
+        )
+    ),
+    "a sender sends with _send_producer_data(now), one batch of a partition at a time, which it tells if it is late": (
+        lambda: (
+            takes(Sender._send_producer_data, "self", "now")
+            and uses(Sender._send_producer_data, "muted", "expired_batches", "_get_expired_inflight_batches")
+            and uses(RecordAccumulator.drain_batches_for_one_node, "muted")
+            and takes(Sender._get_expired_inflight_batches, "self", "now")
+            and takes(RecordAccumulator.expired_batches, "self", "now")
+            and uses(RecordAccumulator.__init__, "_batches")
+            and uses(Sender.__init__, "_metadata")
+            and takes(Sender._complete_batch_with_exception, "self", "batch", "exception")
+            and "guarantee_message_order" in KafkaProducer.__init__.__code__.co_varnames
+        )
+    ),
+    "a batch is sent again if _can_retry(batch, error_cls), and is_done once it is told": lambda: (
+        takes(Sender._can_retry, "self", "batch", "error_cls")
+        and uses(Sender._can_retry, "attempts", "has_reached_delivery_timeout", "delivery_timeout_ms")
+        and uses(Sender._dispatch_error, "_can_retry")
+        and takes(Sender._complete_batch, "self", "batch", "partition_response")
+        and isinstance(ProducerBatch.is_done, property)
     ),
     "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
         lambda: (
