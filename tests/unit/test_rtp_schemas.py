@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import numpy as np
 import pytest
@@ -149,6 +151,7 @@ def test_zero_may_be_written_as_any_json_number(written: str) -> None:
         ({"context": {"hour": [[]]}}, "context.hour"),
         ({"context": {"hour": [None]}}, "context.hour"),
         ({"context": {"hour": ["x"] * 65}}, "context.hour"),
+        ({"context": {"hour": ["x"] * 65 + [""]}}, "context.hour"),
         ({"context": {"hour": "x" * 257}}, "context.hour"),
         ({"context": {f"f{i}": 0 for i in range(257)}}, "context"),
         ({"context": {"x" * MAX_FIELDS_BYTES: 0}}, "context"),
@@ -166,6 +169,19 @@ def test_a_fault_is_named_with_its_field(change: dict[str, Any], field: str) -> 
 def test_the_limits_themselves_are_accepted() -> None:
     request = decode_request(body(user_id="ü" * 64, candidates=[ONE] * MAX_CANDIDATES, request_id="x" * 128))
     assert len(request.item_ids) == MAX_CANDIDATES
+
+
+@pytest.mark.parametrize("read", [bytes, bytearray], ids=["compiled code", "the decoder"])
+@pytest.mark.parametrize("value", [[*map(str, range(64)), ""], [""] * 1000], ids=["64 and an empty one", "all empty"])
+def test_empty_texts_are_no_values(value: object, read: Callable[[bytes], Any]) -> None:
+    sent = {"user_id": "u", "candidates": [ONE], "context": {"ref": value}}
+    assert decode_request(read(json.dumps(sent).encode())).context == {"ref": value}
+    jsonschema.Draft202012Validator(PredictRequest.model_json_schema()).validate(sent)
+
+
+def test_the_document_allows_as_many_values_as_are_accepted() -> None:
+    of_any_model = jsonschema.Draft202012Validator(PredictRequest.model_json_schema())
+    assert not of_any_model.is_valid({"user_id": "u", "candidates": [ONE], "context": {"tags": ["x"] * 65 + [""]}})
 
 
 def test_all_faults_are_named_at_once() -> None:

@@ -42,10 +42,13 @@ class ScoreRequest(msgspec.Struct, frozen=True):
 
 
 def field_fault(value: object) -> str | None:
-    """Why a decoded JSON value cannot be one of a field of any model; None if it can."""
+    """Why a decoded JSON value cannot be one of a field of any model; None if it can.
+
+    Empty texts in a list are no values, as in training.
+    """
     if not isinstance(value, list):
         return _fault(value)
-    if len(value) > MAX_LIST:
+    if len(value) > MAX_LIST and len(value) - value.count("") > MAX_LIST:
         return f"must have at most {MAX_LIST} items"
     if None in value:
         return "a list has no null"

@@ -7,6 +7,7 @@ from typing import Any
 
 from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, SEPARATOR, FieldSpec
 from mimn.bundle.request_fields import FLOAT32_MAX, RequestFields, asked_for
+from rtp.doors.schemas import AT_MOST
 
 _NULL = {"type": "null"}
 _CATEGORY = {
@@ -45,9 +46,9 @@ def _schema(spec: FieldSpec) -> dict[str, Any]:
         known = f"One of {spec.rows - FIRST} values{such}"
     if spec.kind != "multi":
         return {"description": f"{known}.", "anyOf": [*_CATEGORY["anyOf"], _NULL]}
-    several = {"type": "array", "items": _CATEGORY, "maxItems": MAX_LIST}
+    several = {"type": "array", "items": _CATEGORY} | AT_MOST
     return {
-        "description": f"{known}, a list of them, or one text with `{SEPARATOR}` between them.",
+        "description": f"{known}, a list of up to {MAX_LIST} of them, or one text with `{SEPARATOR}` between them.",
         "anyOf": [several, *_CATEGORY["anyOf"], _NULL],
     }
 

@@ -107,6 +107,8 @@ def _field(value: object) -> object:
 
 
 VALUE_SCHEMA = {"type": ["string", "number", "boolean"], "maxLength": MAX_TEXT}
+AT_MOST = {"contains": {"not": {"const": ""}}, "minContains": 0, "maxContains": MAX_LIST}
+"""Of a list: how many values it may have. An empty text is none."""
 FieldInput = Annotated[
     Any,
     BeforeValidator(_field),
@@ -115,7 +117,7 @@ FieldInput = Annotated[
             "anyOf": [
                 VALUE_SCHEMA,
                 {"type": "null"},
-                {"type": "array", "items": VALUE_SCHEMA, "maxItems": MAX_LIST},
+                {"type": "array", "items": VALUE_SCHEMA} | AT_MOST,
             ]
         }
     ),
