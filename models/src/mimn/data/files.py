@@ -1,8 +1,8 @@
 """An owner's files: which ones a table names, what each is, and its rows as batches of the chosen columns.
 
 A file is what its first bytes say, whatever its name is: Parquet, or text of CSV, which may be compressed. So a writer
-that puts no suffix, or another one, is read. Folders are read as Spark and Hive write them: files whose names begin
-with `_` or `.` are marks of the writer, not data.
+that puts no suffix, or another one, is read. Only `.parquet` is believed: such a file is Parquet or refused. Folders
+are read as Spark and Hive write them: files whose names begin with `_` or `.` are marks of the writer, not data.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ BATCH_ROWS = 1 << 17
 CSV_BLOCK_BYTES = 8 << 20
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes of compressed files → Arrow's name for it."""
+_PARQUET = b"PAR1"
 _SNIFFED = 1 << 12
 _WIDE_MARKS = {
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # the first begins as one of UTF-16 does
@@ -63,7 +64,7 @@ def column_names(path: Path, table: Table) -> list[str]:
     """The names of a file's columns, in order.
 
     Raises:
-        DataError: it is neither Parquet nor text.
+        DataError: it is neither Parquet nor text, or not what its name says.
         OSError, pa.ArrowException: it cannot be read.
     """
     if is_parquet(path):
@@ -169,10 +170,19 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is Parquet, by its first bytes; one that only its name says to be is broken, which its reader
-    says. A file without a byte is none."""
+    """Whether a file is Parquet, by its first bytes. A file without a byte is none.
+
+    Raises:
+        DataError: its name ends with `.parquet` and its first bytes are others. Most such files are damaged, and read
+            as text they would be rows of nonsense.
+    """
     first = _first_bytes(path)
-    return first == b"PAR1" or (first != b"" and path.suffix == ".parquet")
+    if first not in (_PARQUET, b"") and path.suffix == ".parquet":
+        raise DataError(
+            f"{path} does not begin as Parquet does ({_PARQUET.decode()}): if it holds CSV, give it a name that does "
+            "not end with .parquet; else it is damaged: write it again"
+        )
+    return first == _PARQUET
 
 
 def _bytes_of(path: Path) -> pa.NativeFile:
