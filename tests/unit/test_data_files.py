@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -95,6 +96,66 @@ def test_a_name_with_an_underscore_is_read_if_the_description_says_it(tmp_path: 
     assert ids_of(tmp_path, "_export/*.csv", "_e.csv") == [7, 8, 9, 7, 8, 9]
 
 
+def rows(*ids: int) -> bytes:
+    return "".join(["uid\n", *(f"{one}\n" for one in ids)]).encode()
+
+
+def link(name: Path, to: str) -> None:
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.symlink_to(to)
+
+
+@pytest.mark.parametrize("files", ["e", "e/*", "e/**", "e/**/*.csv", "**/*.csv"])
+def test_links_are_followed_and_what_has_several_names_is_read_once(tmp_path: Path, files: str) -> None:
+    far = tmp_path / "far"
+    put(far, {"dt=2/p.csv": rows(2), "dt=3/deep/p.csv": rows(3), "p.csv": rows(4), "_old/p.csv": rows(9)})
+    owned = tmp_path / "owned"
+    put(owned, {"e/dt=1/p.csv": rows(1)})
+    link(owned / "e/dt=2", "../../far/dt=2")
+    link(owned / "e/dt=3", str(far / "dt=3"))
+    link(owned / "e/dt=4/p.csv", "../../../far/p.csv")
+    link(owned / "e/current", "dt=1")
+    link(owned / "e/_old", "../../far/_old")
+    link(owned / "e/.broken", "nowhere")
+    link(owned / "e/dt=1/up", "../../e")
+    link(owned / "e/dt=1/round", ".")
+    assert sorted(ids_of(owned, files)) == [1, 2, 3, 4]
+    assert owned / "e/dt=1/p.csv" in reader_of(owned, files).paths
+
+
+def test_a_file_that_two_patterns_name_is_read_once_and_in_the_place_of_the_first(tmp_path: Path) -> None:
+    put(tmp_path, {"a.csv": rows(1), "b.csv": rows(2), "[c]/c.csv": rows(3)})
+    link(tmp_path / "z.csv", "a.csv")
+    assert ids_of(tmp_path, "b.csv", "*.csv", "z.csv") == [2, 1]
+    assert ids_of(tmp_path / "[c]", "*.csv") == [3]
+    assert ids_of(tmp_path, str(tmp_path / "b.csv"), f"{tmp_path}/**/a*") == [2, 1]
+
+
+@pytest.mark.parametrize("files", ["e", "e/z.csv", "e/*", "e/**/*.csv"])
+def test_a_link_to_nothing_is_refused_by_name(tmp_path: Path, files: str) -> None:
+    put(tmp_path, {"e/p.csv": rows(1)})
+    link(tmp_path / "e/z.csv", "/nonexistent")
+    with pytest.raises(DataError, match=r"`files`: \S*/e/z\.csv is a link to /nonexistent, where nothing is: correct"):
+        ids_of(tmp_path, files)
+    link(tmp_path / "round.csv", "round.csv")
+    with pytest.raises(DataError, match=r"round\.csv is a link to round\.csv, where nothing is"):
+        ids_of(tmp_path, "round.csv")
+
+
+def test_a_folder_that_cannot_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, {"e/p.csv": rows(1), "e/closed/p.csv": rows(2)})
+    listed = Path.iterdir
+
+    def refused(folder: Path) -> Iterator[Path]:  # root may read everything
+        if folder.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(DataError, match=r"`files`: \S*/e/closed cannot be read: Permission denied"):
+        ids_of(tmp_path, "e")
+
+
 def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
     put(tmp_path, {"e.csv": b'\xef\xbb\xbf"a;\n""b""";uid\r\nx;7\r\n'})
     assert ids_of(tmp_path, "e.csv", delimiter=";") == [7]
@@ -114,7 +175,11 @@ def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
         ("e.csv", TEXT.decode().encode("utf-16-le"), 'in another encoding: set `encoding = "utf-16-le"`'),
         ("e.csv", TEXT.decode().encode("utf-16-be"), 'in another encoding: set `encoding = "utf-16-be"`'),
         ("e.csv", TEXT.decode().encode("utf-32"), 'in another encoding: set `encoding = "utf-32"`'),
-        ("e.parquet", TEXT, "begin as Parquet does (PAR1): if it holds CSV, give it a name that does not end with .parquet; else"),
+        (
+            "e.parquet",
+            TEXT,
+            "begin as Parquet does (PAR1): if it holds CSV, give it a name that does not end with .parquet; else",
+        ),
         ("e.gz", gzip.compress(TEXT, mtime=0)[:-9], "e.gz cannot be read: "),
         ("e.jsonl", b'{"uid": 7, "act": "buy"}\n', "it seems to hold JSON, which is not read: write Parquet or CSV"),
         ("e.csv", TEXT.replace(b",", b";"), 'its columns are uid;act: set `delimiter = ";"`'),

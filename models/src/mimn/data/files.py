@@ -13,6 +13,7 @@ import glob
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,30 +35,91 @@ _WIDE_MARKS = {
 _UNITS = 8
 """Bytes in which every second one is NUL in UTF-16 of ASCII, such as the beginning of a header."""
 _MARKS = ("_", ".")
+_ANY_DEPTH = "**"
 
 
 def expand(patterns: Sequence[str], root: Path) -> list[Path]:
     """The files that patterns name, relative to `root`; of a folder, the files in and below it.
 
+    Links are followed. A file that has several names is read by one of them, else its rows would count twice.
+
     Raises:
-        DataError: a pattern names no file.
+        DataError: a pattern names no file, a link leads to nothing, or a folder cannot be read.
     """
     paths: list[Path] = []
+    places: set[Path] = set()
     for pattern in patterns:
-        said = Path(pattern).parts
-        found = [Path(one) for one in glob.glob(str(root / pattern), recursive=True)]  # noqa: PTH207 (a pattern may be absolute)
-        files = {file for one in found for file in ([one] if one.is_file() else one.rglob("*")) if file.is_file()}
-        marked = {file for file in files if any(part.startswith(_MARKS) for part in _behind(root, file, said))}
-        if not files - marked:
+        try:
+            found = _files(pattern, root)
+        except OSError as error:
+            raise DataError(f"`files`: {error.filename} cannot be read: {error.strerror}") from error
+        if not found:
             raise DataError(f"`files`: nothing matches {pattern} in {root}")
-        paths += sorted(files - marked)
+        paths += sorted(file for place, file in found.items() if place not in places)
+        places |= found.keys()
     return paths
 
 
-def _behind(root: Path, file: Path, said: Sequence[str]) -> list[str]:
-    """The names on the way to a file that its owner did not write down."""
-    parts = file.relative_to(root).parts if file.is_relative_to(root) else file.parts
-    return [part for part in parts if part not in said]
+def _files(pattern: str, root: Path) -> dict[Path, Path]:
+    """The files that a pattern names: where each is, and its name."""
+    said = Path(pattern).parts
+    found: dict[Path, Path] = {}
+    for one in _matches(said, root):
+        if any(_is_mark(name, said) for name in (one.relative_to(root) if one.is_relative_to(root) else one).parts):
+            continue
+        for file in _below(one, said) if one.is_dir() else [one]:
+            if file.is_file():
+                found.setdefault(file.resolve(), file)
+            elif file.is_symlink() and not file.exists():
+                raise DataError(
+                    f"`files`: {file} is a link to {file.readlink()}, where nothing is: correct or remove it"
+                )
+    return found
+
+
+def _matches(said: Sequence[str], root: Path) -> Iterator[Path]:
+    """Files, folders and broken links that a pattern names, given by its parts; those that are no links first.
+
+    `glob` follows a link to a folder around it forty times, and two such links forty times at each step.
+    """
+    deep = said.index(_ANY_DEPTH) if _ANY_DEPTH in said else len(said)
+    found = [root / one for one in glob.glob(str(Path(*said[:deep])), root_dir=root)]  # noqa: PTH207 (a pattern may be absolute)
+    for one in sorted(found, key=_links_last):
+        if deep == len(said):
+            yield one
+        elif one.is_dir():
+            every = (one, *_below(one, said))
+            yield from (each for each in every if _fits(each.relative_to(one).parts, said[deep:]))
+
+
+def _fits(names: Sequence[str], said: Sequence[str]) -> bool:
+    """Whether the names on the way to a file are those that the parts of a pattern say."""
+    if not said:
+        return not names
+    if said[0] == _ANY_DEPTH:
+        return any(_fits(names[at:], said[1:]) for at in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], said[0]) and _fits(names[1:], said[1:])
+
+
+def _below(folder: Path, said: Sequence[str], around: Sequence[Path] = ()) -> Iterator[Path]:
+    """What is in and below a folder, without the marks of writers. A link to a folder around it is not entered."""
+    place = folder.resolve()
+    if place in around:
+        return
+    for one in sorted(folder.iterdir(), key=_links_last):
+        if not _is_mark(one.name, said):
+            yield one
+            if one.is_dir():
+                yield from _below(one, said, (*around, place))
+
+
+def _links_last(path: Path) -> tuple[bool, Path]:
+    return path.is_symlink(), path
+
+
+def _is_mark(name: str, said: Sequence[str]) -> bool:
+    """Whether a name is a mark of a writer, and not one that the description says."""
+    return name.startswith(_MARKS) and name not in said
 
 
 def column_names(path: Path, table: Table) -> list[str]:
