@@ -32,7 +32,8 @@ T = 1_600_000_000 // DAY * DAY  # 2020-09-13
 USERS, ITEMS, SHOWN = 60, 30, 40
 LENGTH = 200
 ASKED = 40
-AGES, BRANDS, TAGS = ("18-24", "25-34", "35+"), ("acme", "bäcker", "c"), ("new", "sale", "7")
+LONG = "https://example.org/?from=" + "w" * 300
+AGES, BRANDS, TAGS = ("18-24", "25-34", LONG), ("acme", "bäcker", "c"), ("new", LONG, "7")
 BIDS = ("0.35", "0.41", "0.47", "0.57", "0.69", "0.99", "1.49", "1.99", "2.49", "4.99")
 RATINGS = ("0.1", "0.3", "0.7", "1.1", "1.3", "2.2", "3.3", "4.4")
 """Those that casts of decimals and of float32 move are among them."""

@@ -38,6 +38,10 @@ def predict(candidates: bytes, more: bytes = b"") -> bytes:
     return b'{"user_id":"u","candidates":[' + candidates + b"]" + more + b"}"
 
 
+def with_context(members: bytes) -> bytes:
+    return predict(ONE, b',"context":{' + members + b"}")
+
+
 def headed(record: BatchRecord, count: int, name: str) -> bytes:
     """The record with so many empty headers of a name in front of its own."""
     return record_bytes([record._replace(headers=[*[(name, b"")] * count, *record.headers])])
@@ -77,6 +81,18 @@ LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "64 features with long names": (
         "predict",
         lambda: predict(ONE, b',"context":{' + b",".join(b'"%d%s":1' % (i, b"x" * 980) for i in range(64)) + b"}"),
+    ),
+    "a text that is nearly a whole number": ("predict", lambda: with_context(b'"day":"%s"' % (b"0" * 8_000 + b"x"))),
+    "a text of zeros that is nearly a whole number": (
+        "predict",
+        lambda: with_context(b'"day":"%s"' % (b"0" * 4_000 + b"." + b"0" * 4_000 + b"x")),
+    ),
+    "one text of 4000 values": ("predict", lambda: with_context(b'"tags":"%s"' % (b"a|" * 4_000))),
+    "one text of 8000 empty values": ("predict", lambda: with_context(b'"tags":"%s"' % (b"|" * 8_000))),
+    "a list of 2700 empty values": ("predict", lambda: with_context(b'"tags":[%s]' % b",".join([b'""'] * 2_700))),
+    "64 long values": (
+        "predict",
+        lambda: with_context(b'"tags":[%s]' % b",".join(b'"%d%s"' % (i, b"x" * 120) for i in range(64))),
     ),
     "as many headers as fit": ("record-batch", lambda: headed(SOME_RECORDS[0], 5_000, "h")),
     "4000 headers whose names are no text": ("record-batch", lambda: no_text(headed(SOME_RECORDS[0], 4_000, "@@"))),

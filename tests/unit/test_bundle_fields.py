@@ -18,6 +18,7 @@ from mimn.bundle.fields import (
     code_of,
     crossed_row,
     crossed_rows,
+    whole_of,
 )
 from mimn.bundle.request_fields import FieldFaults, RequestFields
 from mimn.data.ids import string_id
@@ -126,7 +127,7 @@ def test_a_training_only_field_is_missing_when_served() -> None:
         ({"tags": ["a"] * 65}, {}, "user.tags: at most 64 values, not 65"),
         ({"tags": ["a", None]}, {}, "user.tags: a list has no null"),
         ({"tags": [["a"]]}, {}, "user.tags: must be a string or a whole number"),
-        ({}, {"listed": "x" * 257}, "context.listed: at most 256 characters"),
+        ({"tags": "|".join("a" * 65)}, {}, "user.tags: at most 64 values, not 65"),
     ],
 )
 def test_what_a_field_cannot_take_is_refused_by_name(
@@ -134,6 +135,34 @@ def test_what_a_field_cannot_take_is_refused_by_name(
 ) -> None:
     with pytest.raises(FieldFaults, match=message):
         fields().vector(user, context)
+
+
+LONG = "https://example.org/?q=" + "w" * 300
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rows": 1 + FIRST}, {"rows": 11 + FIRST, "hashed": True}], ids=["listed", "hashed"]
+)
+@pytest.mark.parametrize("text", [LONG, LONG + LONG], ids=["seen", "another one"])
+def test_a_long_text_is_one_value_to_training_and_to_a_request(changed: dict[str, int], text: str) -> None:
+    one, several = spec("ref", **changed), spec("refs", kind="multi", **changed)
+    codes = np.array([code_of(LONG)], np.uint64)
+    row = int(FieldEncoder(one, codes).rows(np.array([code_of(text)], np.uint64), {})[0])
+    assert (row == UNKNOWN) == (text != LONG and not one.hashed)
+    tables = np.eye(2 * one.rows, dtype=np.float32)
+    read = RequestFields([one, several], {"ref": codes, "refs": codes} if one.listed else {}, tables)
+    for values in ([text], f"{text}|{text}"):
+        vector = read.vector({}, {"ref": text, "refs": values}).values.reshape(2, -1)
+        assert vector.argmax(1).tolist() == [row, one.rows + row]
+
+
+@pytest.mark.parametrize("zeros", [1, 30, 5000])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("", 0), ("7", 7), ("7.000", 7), (".0", 0), ("9" * 20, 10**20 - 1), ("9" * 21, None), ("x", None), (".", None)],
+)
+def test_zeros_in_front_of_a_whole_number_change_nothing(text: str, number: int | None, zeros: int) -> None:
+    assert whole_of("0" * zeros + text) == number
 
 
 def test_all_faults_of_a_request_are_named() -> None:

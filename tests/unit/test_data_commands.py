@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mimn.bundle.fields import MAX_LIST
+from mimn.bundle.fields import MAX_FIELDS_BYTES, MAX_LIST
 from mimn.data.__main__ import main
 from mimn.data.check import check
 from mimn.data.events import DataError
@@ -312,24 +313,30 @@ def with_columns(names: str, *values: str) -> str:
     return "\n".join([f"{head},{names}", *(",".join([row, *values]) for row in rows.splitlines())]) + "\n"
 
 
+KINDS = {
+    "kept": 'kind = "categorical"',
+    "hashed": 'kind = "categorical"\nbuckets = 9',
+    "tags": 'kind = "multi"',
+    "price": 'kind = "numeric"',
+}
+
+
+def context_fields(names: Iterable[str]) -> str:
+    return "".join(f"[fields.context.{name}]\n{KINDS[name]}\n" for name in names)
+
+
 def test_check_finds_fields_whose_column_is_empty_in_all_rows(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kinds = {
-        "color": 'kind = "categorical"',
-        "hashed": 'kind = "categorical"\nbuckets = 9',
-        "tags": 'kind = "multi"',
-        "price": 'kind = "numeric"',
-    }
-    fields = "".join(f"[fields.context.{name}]\n{said}\n" for name, said in kinds.items())
-    status, said = ran(capsys, shop(TOML + fields, with_columns(",".join(kinds), "", "", "|", "")), "check")
+    toml = TOML + context_fields(KINDS)
+    status, said = ran(capsys, shop(toml, with_columns(",".join(KINDS), "", "", "|", "")), "check")
     assert status == 1
-    for name in kinds:
+    for name in KINDS:
         assert (
             f"`impressions`, column {name} of impressions.csv: no row has a value: fill it, or remove the field "
             f"`fields.context.{name}`"
         ) in said
-    status, said = ran(capsys, shop(TOML + fields, with_columns(",".join(kinds), "red", "red", "a|b", "0")), "check")
+    status, said = ran(capsys, shop(toml, with_columns(",".join(KINDS), "red", "red", "a|b", "0")), "check")
     assert (status, "no row has a value" in said) == (0, False)
 
 
@@ -348,6 +355,57 @@ def test_check_counts_lists_that_are_longer_than_a_request_may_have(
         "`impressions`, column tags of impressions.csv: the lists of 3 rows have more than 64 values, as many as 65: "
         "training reads the first 64, and a request with more is refused: shorten them in the files and in requests"
     ) in said
+
+
+@pytest.mark.parametrize("long", ["kept", "hashed", "tags"])
+def test_check_counts_rows_whose_fields_are_longer_than_a_request_may_be(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], long: str
+) -> None:
+    of_others = {"kept": "", "hashed": "", "tags": "a|b", "price": "1.25"}
+    said_by_a_request = {"kept": None, "hashed": None, "tags": "a|b", "price": 1.25, long: ""}
+    there = {name: value for name, value in said_by_a_request.items() if value is not None}
+    room = MAX_FIELDS_BYTES - len(json.dumps(there, separators=(",", ":")))
+    fits = of_others | {long: "ü" + "w" * (room - 2)}  # two bytes of UTF-8
+    toml = TOML + context_fields(KINDS)
+    _, said = ran(capsys, shop(toml, with_columns(",".join(KINDS), *fits.values())), "check")
+    assert "more than 8192 bytes" not in said
+    lines = with_columns(",".join(KINDS), *fits.values()).splitlines()
+    lines[1:4] = [line.replace("ü", "üx") for line in lines[1:4]]
+    path = shop(toml, "\n".join([*lines, lines[1].replace(f",{T}", ",0"), ""]))  # the last is refused
+    status, said = ran(capsys, path, "check")
+    assert status == 1
+    assert (
+        f"`impressions`, impressions.csv: the fields of 3 rows take more than 8192 bytes of JSON, as many as 8193, "
+        f"most of them in column {long}, and a request with more is refused: shorten the values in the files"
+    ) in said
+
+
+def test_check_counts_numbers_and_names_of_fields_and_what_is_not_sent_has_no_limit(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{n:090d}" for n in range(90)]
+    numbers = "".join(f'[fields.context.{name}]\nkind = "numeric"\n' for name in names)
+    _, said = ran(capsys, shop(TOML + numbers, with_columns(",".join(names), *["-1.25"] * 90)), "check")
+    took = len(json.dumps(dict.fromkeys(names, -1.25), separators=(",", ":")))
+    assert f"the fields of 16 rows take more than 8192 bytes of JSON, as many as {took}" in said
+    _, said = ran(capsys, shop(TOML + numbers, with_columns(",".join(names), *[""] * 45, *["-1.25"] * 45)), "check")
+    assert "8192" not in said
+    fields = '[fields.item.text]\nkind = "categorical"\n[fields.item.tags]\nkind = "multi"\n'
+    items = ITEMS | {"text": ["w" * 9000] * 2, "tags": [[f"t{n}" for n in range(65)]] * 2}
+    _, said = ran(capsys, shop(TOML + fields, items=items), "check")
+    assert "8192" not in said
+    assert "as many as 65: training reads the first 64: shorten them\n" in said
+
+
+def test_check_counts_the_fields_of_users_for_themselves(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = '[fields.user.note]\nkind = "categorical"\n' + context_fields(["kept"])
+    users, impressions = {**USERS, "note": ["w" * 5000, "w" * 9000]}, with_columns("kept", "w" * 5000)
+    status, said = ran(capsys, shop(TOML + fields, impressions, users=users), "check")
+    assert status == 1
+    assert "`users`, users.parquet: the fields of 1 rows take more than 8192 bytes of JSON, as many as 9011" in said
+    assert "`impressions`, impressions.csv: the fields" not in said
 
 
 def test_check_finds_item_0_which_the_wire_refuses(

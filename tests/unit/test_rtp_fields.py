@@ -87,6 +87,19 @@ def test_a_value_may_be_a_string_or_a_number_and_a_list_may_be_one_value() -> No
     assert scores[2] == scores[3]
 
 
+def test_a_text_that_is_longer_than_most_is_a_value_and_not_a_fault() -> None:
+    url, tags = "https://example.org/?q=" + "w" * 300, [f"value-{n:03d}" for n in range(40)]
+    long, longer, listed, text, empty = ask(
+        {"context": {**CONTEXT, "page": url}},
+        {"context": {**CONTEXT, "page": url * 20}},
+        {"context": {**CONTEXT, "tags": [*tags, url]}},
+        {"context": {**CONTEXT, "tags": "|".join([*tags, url])}},
+        {"context": {**CONTEXT, "tags": [*tags, url, *[""] * 30]}},
+    )
+    assert long.json()["scores"] != longer.json()["scores"]
+    assert listed.json()["scores"] == text.json()["scores"] == empty.json()["scores"]
+
+
 def test_a_missing_value_and_null_are_the_default_and_an_unknown_one_is_another() -> None:
     missing, null, unknown = ask({}, {"user": {"city": None}, "context": {"tags": []}}, {"user": {"city": "Paris"}})
     assert missing.json()["scores"] == null.json()["scores"] != unknown.json()["scores"]

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mimn.bundle.fields import MAX_FIELDS
+from mimn.bundle.fields import MAX_FIELDS, MAX_FIELDS_BYTES
 from mimn.data.description import ImpressionsTable
 from rtp.core.fold_progress import StateReport, Status
-from rtp.core.request import MAX_CANDIDATES, MAX_FIELDS_BYTES, MAX_ID, ScoreRequest
+from rtp.core.request import MAX_CANDIDATES, MAX_ID, ScoreRequest
 from rtp.doors.answer_body import encode_answer, encode_problem
 from rtp.doors.request_body import NAMED_WITHIN_BYTES, decode_request
 from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem, StateAnswer
@@ -152,7 +152,7 @@ def test_zero_may_be_written_as_any_json_number(written: str) -> None:
         ({"context": {"hour": [None]}}, "context.hour"),
         ({"context": {"hour": ["x"] * 65}}, "context.hour"),
         ({"context": {"hour": ["x"] * 65 + [""]}}, "context.hour"),
-        ({"context": {"hour": "x" * 257}}, "context.hour"),
+        ({"context": {"hour": "x" * (MAX_FIELDS_BYTES - len('{"hour": ""}') + 1)}}, "context"),
         ({"context": {f"f{i}": 0 for i in range(257)}}, "context"),
         ({"context": {"x" * MAX_FIELDS_BYTES: 0}}, "context"),
         ({"user": []}, "user"),
@@ -171,11 +171,28 @@ def test_the_limits_themselves_are_accepted() -> None:
     assert len(request.item_ids) == MAX_CANDIDATES
 
 
+WITH_NAME = len('{"ref": ""}')
+
+
 @pytest.mark.parametrize("read", [bytes, bytearray], ids=["compiled code", "the decoder"])
-@pytest.mark.parametrize("value", [[*map(str, range(64)), ""], [""] * 1000], ids=["64 and an empty one", "all empty"])
-def test_empty_texts_are_no_values(value: object, read: Callable[[bytes], Any]) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 257,
+        "x" * (MAX_FIELDS_BYTES - WITH_NAME),
+        "ü" * ((MAX_FIELDS_BYTES - WITH_NAME) // 2),
+        ["x" * 4000, "y" * 4000],
+        "|".join(f"value-{n:03d}" for n in range(40)),
+        [*map(str, range(64)), ""],
+        [""] * 1000,
+    ],
+    ids=["longer", "longest", "longest in two bytes", "list", "one text of 40", "64 and an empty one", "all empty"],
+)
+def test_texts_are_as_long_as_all_fields_together_may_be_and_empty_ones_are_no_values(
+    value: object, read: Callable[[bytes], Any]
+) -> None:
     sent = {"user_id": "u", "candidates": [ONE], "context": {"ref": value}}
-    assert decode_request(read(json.dumps(sent).encode())).context == {"ref": value}
+    assert decode_request(read(json.dumps(sent, ensure_ascii=False).encode())).context == {"ref": value}
     jsonschema.Draft202012Validator(PredictRequest.model_json_schema()).validate(sent)
 
 

@@ -30,7 +30,10 @@ MAX_NAME = 100
 MAX_EXAMPLES = 8
 MAX_LIST = 64
 """Most values of a multi-valued field in a request."""
-MAX_TEXT = 256
+MAX_FIELDS_BYTES = 8192
+"""Of a request's `user`, and of its `context`, as JSON: the one bound of a text in them."""
+MAX_EXAMPLE = 256
+"""Characters of an example."""
 SAME_FLOAT32 = 2.0**-23
 """Numbers that differ by no more, relative to the larger one, may be one number that float32 has rounded."""
 SEPARATOR = "|"
@@ -114,10 +117,13 @@ def values_of(value: Value | Sequence[Value]) -> list[Value]:
 def whole_of(text: str) -> int | None:
     """The whole number from 0 that a text is, or None. `21.0` is 21: so tables with gaps are written as CSV."""
     found = _WHOLE.fullmatch(text)
-    return int(found[1]) if found else None
+    digits = found[1].lstrip("0") if found else ""
+    return None if found is None or len(digits) > _MOST_DIGITS else int(digits or "0")
 
 
-_WHOLE = re.compile(r"0*([0-9]{1,20})(?:\.0+)?")
+_MOST_DIGITS = 20
+_WHOLE = re.compile(r"([0-9]++)(?:\.0++)?")
+"""It looks at a character once, so that a long text of zeros costs no more than another one."""
 
 
 def code_of(text: str) -> int:
@@ -294,5 +300,5 @@ def _faults(spec: FieldSpec, before: Mapping[str, FieldSpec]) -> Iterable[tuple[
     yield len(parts) < len(spec.of), "`of` names fields that stand before it"
     yield any(not part.tabled or part.kind == "multi" for part in parts), "`of` names fields with one row each"
     yield any((part.source == "item") != (spec.source == "item") for part in parts), "`of` mixes item and request"
-    long = len(spec.examples) > MAX_EXAMPLES or any(len(example) > MAX_TEXT for example in spec.examples)
-    yield long, f"at most {MAX_EXAMPLES} `examples` of {MAX_TEXT} characters"
+    long = len(spec.examples) > MAX_EXAMPLES or any(len(example) > MAX_EXAMPLE for example in spec.examples)
+    yield long, f"at most {MAX_EXAMPLES} `examples` of {MAX_EXAMPLE} characters"

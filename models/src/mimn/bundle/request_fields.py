@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from mimn.bundle.fields import (
     FIRST,
     MAX_LIST,
-    MAX_TEXT,
     MISSING,
     UNKNOWN,
     FieldEncoder,
@@ -203,7 +202,7 @@ def _writer(spec: FieldSpec, encoder: FieldEncoder, place: _Place) -> _Writer:
         values = values_of(value)
         if len(values) > MAX_LIST:
             raise ValueError(f"at most {MAX_LIST} values, not {len(values)}")
-        rows = [encoder.row(_short(one)) for one in values] or [MISSING]
+        rows = [encoder.row(_one(one)) for one in values] or [MISSING]
         made.out[place.at] = place.table[rows[0]] if len(rows) == 1 else place.table[rows].mean(axis=0)
         if UNKNOWN in rows:
             made.unknown.append(spec.name)
@@ -211,7 +210,7 @@ def _writer(spec: FieldSpec, encoder: FieldEncoder, place: _Place) -> _Writer:
             made.missing.append(spec.name)
 
     def single(made: _Made, value: Any) -> None:
-        made.keep(spec, place, encoder.row(_short(value)))
+        made.keep(spec, place, encoder.row(_one(value)))
 
     if spec.kind == "numeric":
         return interval if spec.tabled else scalar
@@ -239,11 +238,7 @@ def _number(value: Any) -> float:
     return number
 
 
-def _short(value: Any) -> Value:
-    if isinstance(value, str):
-        if len(value) > MAX_TEXT:
-            raise ValueError(f"at most {MAX_TEXT} characters")
-        return value
-    if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+def _one(value: Any) -> Value:
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and isfinite(value)):
         return value
     raise ValueError("must be a string or a whole number")

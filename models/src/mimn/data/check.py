@@ -137,7 +137,7 @@ class _Check:
                 infinite[column] += int(np.count_nonzero(np.isinf(batch[column])))
             for column, tally in scaled.items():
                 tally.add(batch[column])
-            fields.add(batch)
+            fields.add(batch, reader.text_bytes)
             if self._description.ids == "uint64":
                 for column in signed & batch.keys():
                     found = batch[column][batch[column] > LARGEST_ID]

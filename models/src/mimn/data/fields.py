@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from mimn.bundle.fields import (
     FIRST,
+    MAX_EXAMPLE,
     MAX_EXAMPLES,
     MAX_LIST,
-    MAX_TEXT,
     MISSING,
     FieldEncoder,
     FieldSpec,
@@ -212,7 +212,7 @@ def _examples(field: Field, counts: Mapping[int, int], texts: Mapping[int, str])
     of_code = texts
     if field.kind == "multi":
         of_code = {code_of(part): part for text in texts.values() for part in _first_values(text)}
-    known = [code for code, n in counts.items() if n >= field.min_count and len(of_code[code]) <= MAX_TEXT]
+    known = [code for code, n in counts.items() if n >= field.min_count and len(of_code[code]) <= MAX_EXAMPLE]
     return tuple(of_code[code] for code in sorted(known, key=lambda code: (-counts[code], code))[:MAX_EXAMPLES])
 
 

@@ -100,6 +100,9 @@ class TableReader:
         self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
         """The text of each code, by column; empty where texts are not kept. It is `mimn.bundle.fields.text_of` of the
         value, and of a list `column_values.text_of_list`."""
+        self.text_bytes: dict[str, NDArray[np.int64]] = {}
+        """Of the batch that `batches` has yielded last: how long the text of each code is, in bytes of UTF-8, even if
+        texts are not kept; 0 for none. [n]"""
 
     def batches(
         self, *, strings: Strings | None = None, note: Callable[[str, pa.Array], None] | None = None
@@ -121,10 +124,13 @@ class TableReader:
                     for reason, mask in bad:
                         self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
                         good &= ~mask
+                if not good.all():
+                    out = {name: values[good] for name, values in out.items()}
+                    self.text_bytes = {name: sizes[good] for name, sizes in self.text_bytes.items()}
                 self._yielded = path, first_row, good
                 self.rows += batch.num_rows
                 first_row += batch.num_rows
-                yield out if bool(good.all()) else {name: values[good] for name, values in out.items()}
+                yield out
 
     def refuse(self, reason: str, mask: NDArray[np.bool_]) -> None:
         """Count rows of the batch that `batches` has yielded last, [n], as refused, too: by a rule of the caller."""
@@ -283,6 +289,7 @@ class TableReader:
         """Codes of values, or of lists of values; their texts are kept once each."""
         column = value_texts(column, place) if place.want.meaning == "value" else list_texts(column, place)
         if not len(column.dictionary):
+            self.text_bytes[name] = np.zeros(len(column), np.int64)
             return np.zeros(len(column), np.uint64)
         data, offsets = bytes_of(column.dictionary)
         codes = xxh64(data, offsets)
@@ -293,7 +300,9 @@ class TableReader:
             new = [at for at, code in enumerate(codes.tolist()) if code and code not in known]
             texts = column.dictionary.take(pa.array(new, pa.int64())).to_pylist()
             known.update(zip(codes[new].tolist(), texts, strict=True))
-        return np.where(mask_of(column.is_null()), np.uint64(0), codes[numpy_of(column.indices.fill_null(0))])
+        empty, at = mask_of(column.is_null()), numpy_of(column.indices.fill_null(0))
+        self.text_bytes[name] = np.where(empty, 0, np.diff(offsets)[at]).astype(np.int64)
+        return np.where(empty, np.uint64(0), codes[at])
 
 
 def _in_one_line(error: Exception) -> str:

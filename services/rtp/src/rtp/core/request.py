@@ -9,13 +9,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.fields import MAX_LIST, MAX_TEXT, Value
+from mimn.bundle.fields import MAX_LIST, Value
 
 MAX_CANDIDATES = 512
 MAX_USER_ID_BYTES = 128
 MAX_REQUEST_ID_CHARACTERS = 128
-MAX_FIELDS_BYTES = 8192
-"""Of `user`, and of `context`, as JSON."""
 MAX_ID = 2**64 - 1
 FieldValue = Value | list[Value]
 
@@ -44,7 +42,7 @@ class ScoreRequest(msgspec.Struct, frozen=True):
 def field_fault(value: object) -> str | None:
     """Why a decoded JSON value cannot be one of a field of any model; None if it can.
 
-    Empty texts in a list are no values, as in training.
+    A text may be as long as `MAX_FIELDS_BYTES` lets it. Empty texts in a list are no values, as in training.
     """
     if not isinstance(value, list):
         return _fault(value)
@@ -56,8 +54,10 @@ def field_fault(value: object) -> str | None:
 
 
 def _fault(value: object) -> str | None:
-    if isinstance(value, str):
-        return f"must have at most {MAX_TEXT} characters" if len(value) > MAX_TEXT else None
-    if isinstance(value, int | float):
-        return None if isinstance(value, int) or isfinite(value) else "must be a finite number"
-    return None if value is None else "must be a string, a number, true, false, null or a list of these"
+    if isinstance(value, float):
+        return None if isfinite(value) else "must be a finite number"
+    return (
+        None
+        if value is None or isinstance(value, str | int)
+        else "must be a string, a number, true, false, null or a list of these"
+    )

@@ -5,14 +5,12 @@ from __future__ import annotations
 from math import exp
 from typing import Any
 
-from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, SEPARATOR, FieldSpec
+from mimn.bundle.fields import FIRST, MAX_LIST, SEPARATOR, FieldSpec
 from mimn.bundle.request_fields import FLOAT32_MAX, RequestFields, asked_for
 from rtp.doors.schemas import AT_MOST
 
 _NULL = {"type": "null"}
-_CATEGORY = {
-    "anyOf": [{"type": "string", "maxLength": MAX_TEXT}, {"type": "integer"}, {"type": "boolean"}],
-}
+_CATEGORY = {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}]}
 
 
 def fields_schema(fields: RequestFields, source: str) -> dict[str, Any]:

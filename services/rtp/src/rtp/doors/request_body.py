@@ -29,11 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mimn.bundle.fields import MAX_FIELDS
+from mimn.bundle.fields import MAX_FIELDS, MAX_FIELDS_BYTES
 from mimn.rows.candidate_list import candidate_list
 from rtp.core.request import (
     MAX_CANDIDATES,
-    MAX_FIELDS_BYTES,
     MAX_ID,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_USER_ID_BYTES,

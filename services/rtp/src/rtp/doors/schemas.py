@@ -20,10 +20,9 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from mimn.bundle.fields import MAX_FIELDS, MAX_LIST, MAX_TEXT
+from mimn.bundle.fields import MAX_FIELDS, MAX_FIELDS_BYTES, MAX_LIST
 from rtp.core.request import (
     MAX_CANDIDATES,
-    MAX_FIELDS_BYTES,
     MAX_ID,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_USER_ID_BYTES,
@@ -106,7 +105,7 @@ def _field(value: object) -> object:
     return value
 
 
-VALUE_SCHEMA = {"type": ["string", "number", "boolean"], "maxLength": MAX_TEXT}
+VALUE_SCHEMA = {"type": ["string", "number", "boolean"]}
 AT_MOST = {"contains": {"not": {"const": ""}}, "minContains": 0, "maxContains": MAX_LIST}
 """Of a list: how many values it may have. An empty text is none."""
 FieldInput = Annotated[
