@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.event_log import NewRecord, Position
 
 Stored = tuple[bytes, bytes | None]
@@ -27,6 +27,8 @@ class FakeEventLog:
         """Indexes of the records in the next call that are lost in transit."""
         self.read_only: set[str] = set()
         """Topics that may not be written to."""
+        self.untimely: set[str] = set()
+        """Topics that refuse the time of all records."""
         self.tells = True
         """Whether it says so when it is asked."""
         self.hindered: str | None = ""
@@ -41,6 +43,8 @@ class FakeEventLog:
             raise UnsuitableTopic(f"topic {topic} has {len(stored)} partitions, the settings say {partitions}")
         if topic in self.read_only:
             raise LogRefused(f"nothing was written: no right to write to topic {topic}")
+        if topic in self.untimely:
+            raise WrongClock(f"nothing was written: topic {topic} refuses the time")
         positions = []
         for i, record in enumerate(records):
             if i not in self.withheld:

@@ -14,6 +14,7 @@ import pytest
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     InvalidRecordError,
+    InvalidTimestampError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -31,7 +32,7 @@ from uic.core.letters import Letter, to_wire
 from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log import event_log
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
@@ -259,6 +260,28 @@ def test_what_the_brokers_refuse_is_told_with_its_reason_and_not_as_unknown(
         append(log, 1.0)
     assert why in refused.value.detail
     assert (refused.value.retriable, refused.value.of_records) == (False, of_records)
+
+
+def test_a_time_that_the_brokers_refuse_is_the_fault_of_the_clock_here_and_not_of_the_records(
+    connect: Callable[[Brokers], KafkaLog],
+) -> None:
+    def refuse(timeout: float) -> None:
+        raise InvalidTimestampError("Timestamp 1796981249991 of message with offset 0 is out of range.")
+
+    log = connect(Brokers([Producer(refuse)]))
+    with pytest.raises(
+        WrongClock, match=r"^nothing was written: topic events .*machine, whose clock is wrong"
+    ) as refused:
+        append(log, 1.0)
+    assert refused.value.retriable, "another machine may do it, or this one later"
+
+
+def test_a_note_that_is_refused_for_its_time_is_told_as_half_an_erasure() -> None:
+    log = FakeEventLog({"events": 1, "events.erased": 1})
+    log.untimely = {"events.erased"}
+    with pytest.raises(WrongClock, match="half of the erasure was written") as refused:
+        Publisher(log, "events", 1, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
+    assert refused.value.retriable
 
 
 def test_a_record_that_fits_no_request_is_refused_and_one_behind_others_is_what_is_missing(

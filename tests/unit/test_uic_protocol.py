@@ -1095,8 +1095,22 @@ def test_a_worker_whose_clock_is_ahead_writes_the_stores_time_and_says_how_far(
     assert 0 <= store.clock_ms - progress.as_of_ms < 6000
     assert worker.counted("uic_clock_skew_seconds") == 3600
     assert worker.updater.status.ahead_ms == HOUR_MS
+    assert worker.updater.status.reasons == (
+        "clock_skew: this worker's clock is 3600 s ahead of the store's: set the one that is wrong",
+    )
     worker.updater.drain()
     assert worker.updater.status.ahead_ms == HOUR_MS, "also while it drains"
+
+
+@pytest.mark.parametrize("ahead_ms", [-2001, 2001])
+def test_clocks_that_disagree_are_told_until_they_agree(ahead_ms: int, topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    worker.ahead_ms = ahead_ms
+    worker.until(lambda: worker.updater.status.reasons)
+    [told] = worker.updater.status.reasons
+    assert told.startswith("clock_skew: this worker's clock is 2 s ")
+    worker.ahead_ms = ahead_ms // 2
+    worker.until(lambda: worker.updater.status.reasons == ())
 
 
 def test_a_future_as_of_time_is_corrected_by_the_next_writer(topic: FakeTopic, store: FakeStore) -> None:

@@ -21,7 +21,7 @@ from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from mimn.bundle import load_bundle
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
 from support.fake_event_log import FakeEventLog
-from uic.core.event import ERASE_ITEM, check_event
+from uic.core.event import DAY_MS, ERASE_ITEM, check_event
 from uic.core.kafka_tools import KafkaTools
 from uic.doors.grpc import GrpcServer
 from uic.doors.publisher import Publisher
@@ -64,6 +64,7 @@ class Rig:
         self.states = States()
         self.metrics = Metrics()
         self.serving = True
+        self.ahead_ms = 0
         grpc_settings = GrpcSettings(port=0, **settings)
         self.service = UserInterestCenter(
             publisher=Publisher(self.log, TOPIC, N, KafkaTools("h:9092")),
@@ -73,6 +74,7 @@ class Rig:
             metrics=self.metrics,
             settings=grpc_settings,
             now_ms=lambda: NOW_MS,
+            ahead_ms=lambda: self.ahead_ms,
         )
         self.door = GrpcServer(self.service, grpc_settings, lambda: self.serving)
         self.port = self.door.start()
@@ -259,6 +261,22 @@ def test_a_client_that_repeats_calls_by_itself_publishes_an_event_once(rig: Rig)
         rig.log.withheld = {0}
         stub.EraseUser(pb.EraseUserRequest(user_id="u1"))  # twice is harmless: here the second try is welcome
     assert rig.log.records[TOPIC][partition_of(b"u1", N)][-1] == (b"u1", None)
+
+
+def test_a_slow_clock_of_the_worker_is_not_the_callers_mistake(rig: Rig) -> None:
+    rig.ahead_ms = -2 * DAY_MS
+    to_come = event(event_time=NOW_MS + 2 * DAY_MS)
+    code, detail, told = refused(
+        lambda: rig.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[event(), to_come]))
+    )
+    assert (code, told["retriable"]) == (grpc.StatusCode.UNAVAILABLE, "true")
+    assert "172800 s behind the store's, so that events[1].event_time" in detail
+    assert not any(map(len, rig.log.records[TOPIC]))
+    for ahead_ms, event_time in ((-2 * DAY_MS, NOW_MS + 4 * DAY_MS), (2 * DAY_MS, NOW_MS + 2 * DAY_MS)):
+        rig.ahead_ms = ahead_ms
+        wrong = pb.PublishBehaviorsRequest(events=[event(event_time=event_time)])
+        code, _, told = refused(lambda wrong=wrong: rig.stub.PublishBehaviors(wrong))
+        assert (code, told["retriable"]) == (grpc.StatusCode.INVALID_ARGUMENT, "false"), "by the store's clock as well"
 
 
 def test_another_partition_count_is_a_failed_precondition(rig: Rig) -> None:

@@ -11,7 +11,7 @@ import pytest
 from localstack.wait import until
 from support.fake_event_log import FakeEventLog
 from uic.core.ports import PublishingAway
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log import watched_log
 from uic.log.event_log import NewRecord
 from uic.log.watched_log import PATIENCE_S, QUIET_S, UNPROVEN_S, Appends, Failure, WatchedLog
@@ -134,6 +134,19 @@ def unanswered(log: WatchedLog, fake: FakeEventLog, clock: Clock) -> None:
     fake.append = appending  # type: ignore[method-assign]
 
 
+def checks(fake: FakeEventLog) -> list[str]:
+    """The topics that the brokers were asked about, each time that they were."""
+    asked: list[str] = []
+    checking: Callable[[str, int, float], None] = fake.check
+
+    def check(topic: str, partitions: int, timeout_s: float) -> None:
+        asked.append(topic)
+        checking(topic, partitions, timeout_s)
+
+    fake.check = check  # type: ignore[method-assign]
+    return asked
+
+
 def looks(fake: FakeEventLog) -> list[str | None]:
     """What the brokers said of the replicas, each time that they were asked."""
     said: list[str | None] = []
@@ -221,6 +234,40 @@ def test_a_record_that_is_too_large_is_no_trouble_of_publishing(clock: Clock) ->
     with pytest.raises(LogRefused):
         publish(log, 0)
     assert log.messages() == []
+
+
+def test_a_time_that_is_refused_is_told_at_once_and_what_the_brokers_say_of_themselves_does_not_end_it(
+    clock: Clock,
+) -> None:
+    fake = FakeEventLog({T: 4})
+    log, asked = WatchedLog(fake, 4, 1.0), checks(fake)
+    fake.untimely = {T}
+    with pytest.raises(WrongClock):
+        publish(log, 0)
+    assert log.messages() == [PublishingAway(f"nothing was written: topic {T} refuses the time")]
+    clock.now += QUIET_S
+    until(lambda: asked, "the brokers are asked", within_s=30)
+    assert log.messages() == [], "they take connections, and know nothing of our clock"
+    clock.now += UNPROVEN_S - QUIET_S
+    until(
+        lambda: log.messages() == [PublishingAway("")], "nothing has failed for longer than an alert waits", within_s=30
+    )
+    fake.untimely = set()
+    publish(log, 0)
+    log.close()
+
+
+def test_a_time_that_is_refused_is_over_with_the_first_call_that_gets_through(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log = WatchedLog(fake, 4, 1.0)
+    fake.untimely = {T}
+    with pytest.raises(WrongClock):
+        publish(log, 0)
+    assert log.messages()
+    fake.untimely = set()
+    publish(log, 0)
+    assert log.messages() == [PublishingAway("")]
+    log.close()
 
 
 def test_a_topic_that_is_missing_is_told_by_the_fold_alone(clock: Clock) -> None:

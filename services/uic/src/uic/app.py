@@ -111,6 +111,7 @@ class App:
             partitions=kafka.partitions,
             metrics=self._metrics,
             settings=settings.grpc,
+            ahead_ms=lambda: self._updater.status.ahead_ms,
         )
         tls = {"grpc": _tls(settings.grpc, "UIC_GRPC"), "admin": _tls(settings.admin, "UIC_ADMIN")}
         for listener, of_listener in tls.items():

@@ -12,6 +12,7 @@
     │   ├── TopicRefused        the user lacks a right on the topic; goes on once it is given
     │   ├── NotAcknowledged     some records may or may not be in the log; to try again may double them
     │   ├── LogRefused          the brokers refuse the records, so none is in the log; the message says why
+    │   ├── WrongClock          this machine's clock is wrong, so that no record of its time is taken; another may do it
     │   └── UnreadableLog       a batch stays unreadable; trying again does not help
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
     ├── UnreadableState         what is stored under a user is not what was written
@@ -123,6 +124,11 @@ class LogRefused(LogUnavailable):
         super().__init__(detail)
         self.of_records = of_records
         """Whether it is about these records, as their size is; else no record at all is taken."""
+
+
+class WrongClock(LogUnavailable):
+    """This machine's clock is so wrong that a record which has its time is refused. None of the call's records is in
+    the log. It goes on once the clock is right, and a machine with another clock may take the same call."""
 
 
 class UnreadableLog(LogUnavailable):

@@ -11,7 +11,7 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
 from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic, miscounted
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.erasures import Erasure, encode_erasure
 from uic.log.event_log import EventLog, NewRecord, Position
 
@@ -56,8 +56,8 @@ class Publisher:
             left_s = max(deadline - time.monotonic(), 0.1)
             try:
                 self._append_erasure(erased_topic(self._topic), self._record(key, note), left_s)
-            except LogRefused as error:
-                raise LogRefused(
+            except (LogRefused, WrongClock) as error:
+                raise type(error)(
                     f"half of the erasure was written: the user's state goes, but a rebuild could bring it back, for "
                     f"its note was refused; {error.detail}; then repeat the call"
                 ) from error

@@ -46,6 +46,7 @@ from uic.errors import (
     Unauthenticated,
     UnreadableLog,
     UnreadableState,
+    WrongClock,
 )
 from uic.log.event_log import Position
 from uic.metrics import Metrics
@@ -119,8 +120,9 @@ class UserInterestCenter(UserInterestCenterServicer):
         metrics: Metrics,
         settings: GrpcSettings,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        ahead_ms: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`partitions` is N, the topic's partition count."""
+        """`partitions` is N, the topic's partition count; `ahead_ms` our clock less the store's, as last measured."""
         self._publisher = publisher
         self._states = states
         self._bundle = bundle
@@ -129,6 +131,7 @@ class UserInterestCenter(UserInterestCenterServicer):
         self._timeout_s = settings.timeout_s
         self._calls = threading.Semaphore(settings.max_calls)
         self._now_ms = now_ms
+        self._ahead_ms = ahead_ms
 
     def PublishBehaviors(  # noqa: N802  # the contract's names
         self, request: pb.PublishBehaviorsRequest, context: grpc.ServicerContext
@@ -136,7 +139,7 @@ class UserInterestCenter(UserInterestCenterServicer):
         """Validates all events, then appends all; returns the position of each."""
 
         def publish() -> pb.PublishBehaviorsResponse:
-            records = validated(request.events, self._now_ms(), self._bundle.actions)
+            records = validated(request.events, self._now_ms(), self._bundle.actions, self._ahead_ms())
             positions = self._publisher.publish(records, self._time_left_s(context))
             self._metrics.published.inc(len(positions))
             return pb.PublishBehaviorsResponse(positions=[_position(p) for p in positions])
@@ -270,15 +273,22 @@ class UserInterestCenter(UserInterestCenterServicer):
         return answer
 
 
-def validated(events: Any, now_ms: int, actions: Actions | None = None) -> list[tuple[bytes, bytes]]:
-    """Record keys and values of the request's events: all of them, or none. `actions` are the bundle's.
+def validated(events: Any, now_ms: int, actions: Actions | None = None, ahead_ms: int = 0) -> list[tuple[bytes, bytes]]:
+    """Record keys and values of the request's events: all of them, or none.
+
+    Args:
+        events: the request's.
+        now_ms: by our clock, which gives the records their times.
+        actions: the bundle's.
+        ahead_ms: our clock less the store's.
 
     Raises:
         InvalidField: names the event by its index, and the field.
+        WrongClock: an event is too far in the future by our clock, and not by the store's.
     """
     if not 1 <= len(events) <= MAX_EVENTS:
         raise InvalidField(f"events: there are {len(events)}; send 1 to {MAX_EVENTS} in a call")
-    return [_record(event, i, now_ms, actions) for i, event in enumerate(events)]
+    return [_record(event, i, now_ms, actions, ahead_ms) for i, event in enumerate(events)]
 
 
 def validated_user(user_id: str) -> bytes:
@@ -293,10 +303,19 @@ def validated_user(user_id: str) -> bytes:
     return key
 
 
-def _record(event: BehaviorEvent, index: int, now_ms: int, actions: Actions | None) -> tuple[bytes, bytes]:
+def _record(
+    event: BehaviorEvent, index: int, now_ms: int, actions: Actions | None, ahead_ms: int
+) -> tuple[bytes, bytes]:
     key = event.user_id.encode()
     value = event.SerializeToString()
     wrong = check_key(key) or check_event(event, event.user_id, now_ms)
+    if wrong is Reason.BAD_TIME and check_event(event, event.user_id, now_ms - ahead_ms) is not wrong:
+        # The record would have our time, by which the fold would find the event bad as well.
+        raise WrongClock(
+            f"nothing was written: the clock of this UIC worker is {-ahead_ms / 1000:.0f} s behind the store's, so "
+            f"that events[{index}].event_time lies more than a day ahead of it: set that clock "
+            "(docs/runbooks/clocks.md)"
+        )
     if wrong is None and event.action == ERASE_ITEM:
         raise InvalidField(f"events[{index}].action: erases an item: call EraseItem")
     if wrong is None and actions is not None and not actions.named[event.action]:

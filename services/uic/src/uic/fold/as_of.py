@@ -58,9 +58,8 @@ class AsOf:
         except StoreUnavailable as error:
             self._health.clock_failed(error, now)
         else:
-            self._health.clock_answered()
             self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
-            self._health.ahead_ms = self._ahead_ms
+            self._health.clock_answered(self._ahead_ms)
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
         self._health.sentinels_say(self._store.sentinels)
         # Those that do not read yet, or any more, fall behind: their lag is asked for, too.

@@ -19,6 +19,8 @@ from uic.metrics import Metrics
 log = logging.getLogger("uic.fold.health")
 
 INTERVAL_S = 0.2
+SKEW_MS = 2000
+"""By how much our clock and the store's may differ, as the alert `ClockSkew` has it."""
 DEAD_LETTERS_AWAY = "dead_letter_topic_unavailable"
 NO_LEADER = "has no leader: bring its replicas back"
 """Why a partition waits that no broker leads."""
@@ -104,10 +106,19 @@ class Health:
         self.degrade("clock", f"clock_unavailable: {error.detail}")
         self.store_answered()
 
-    def clock_answered(self) -> None:
-        """The store told its time. A worker without partitions asks it nothing else."""
+    def clock_answered(self, ahead_ms: int) -> None:
+        """The store told its time. A worker without partitions asks it nothing else. `ahead_ms`: our clock less the
+        store's."""
         if self.recover("clock"):
             say(log, logging.INFO, "clock available again")
+        self.ahead_ms = ahead_ms
+        if abs(ahead_ms) > SKEW_MS:
+            apart = f"{abs(ahead_ms) / 1000:.0f} s {'ahead of' if ahead_ms > 0 else 'behind'} the store's"
+            if "skew" not in self._degraded:
+                say(log, logging.WARNING, "clocks disagree", detail=f"this worker's clock is {apart}")
+            self.degrade("skew", f"clock_skew: this worker's clock is {apart}: set the one that is wrong")
+        elif self.recover("skew"):
+            say(log, logging.INFO, "clocks agree again")
         self.store_answered()
 
     def sentinels_say(self, trouble: str | None) -> None:

@@ -19,6 +19,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     ClusterAuthorizationFailedError,
+    InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -26,12 +27,12 @@ from kafka.errors import (
 )
 
 from uic.core.topics import bring_back, ranges
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, has_failed
 from uic.log.owed_verdicts import OwedVerdicts
-from uic.log.topic_answers import TO_WRITE, check_there, rights_of
+from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
 
 LEAST_IN_SYNC = "min.insync.replicas"
@@ -68,6 +69,7 @@ class EventLog(Protocol):
         Raises:
             LogUnavailable: no broker answers, or not before `timeout_s` was over; nothing was written.
             LogRefused: the brokers refuse all of them; nothing was written.
+            WrongClock: the brokers refuse the time of all of them, which is this machine's; nothing was written.
             NotAcknowledged: some were not acknowledged within `timeout_s`.
             UnsuitableTopic: missing, or of another partition count; nothing was written.
         """
@@ -331,6 +333,8 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
     not_there = (*REFUSALS, NotAppended)
     if len(failed) == total and all(i >= sent or isinstance(error, not_there) for i, error in failed.items()):
         if refused:
+            if any(isinstance(error, InvalidTimestampError) for error in refused):
+                return WrongClock(f"nothing was written: {time_refused(topic)}")
             of_records = not any(isinstance(error, NO_RIGHT) for error in refused)
             return LogRefused(f"nothing was written: {_why_refused(topic, refused[0])}", of_records=of_records)
         if sent:
@@ -355,6 +359,8 @@ def _why_refused(topic: str, error: KafkaError) -> str:
             return _no_write(topic)
         case ClusterAuthorizationFailedError():
             return f"{_no_write(topic)} (before Kafka 2.8 also IDEMPOTENT_WRITE on the cluster)"
+        case InvalidTimestampError():
+            return time_refused(topic)
         case MessageSizeTooLargeError() | RecordListTooLargeError():
             return (
                 f"a record is too large for topic {topic}, whose max.message.bytes says how large one may be, or for "

@@ -15,6 +15,7 @@ from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
 
 ABSENT = "does not exist"
 RIGHTS_PAGE = "docs/runbooks/kafka-users.md"
+CLOCKS_PAGE = "docs/runbooks/clocks.md"
 TO_SEE = "READ or WRITE"
 """Either includes DESCRIBE, without which a topic is not shown."""
 TO_READ, TO_WRITE = "READ", "WRITE"
@@ -50,6 +51,15 @@ def refusal(client: Mapping[str, Any], right: str, error: type[KafkaError] = Top
     user = client.get("sasl_plain_username")
     who = f"user {user}" if user else "this user"
     return f"is refused: {who} needs {right} on it ({error.__name__}; see {RIGHTS_PAGE})"
+
+
+def time_refused(topic: str) -> str:
+    """That a topic refuses records for their time, which is that of the clock here."""
+    return (
+        f"topic {topic} refuses the time of records from this machine, whose clock is wrong: set it "
+        f"({CLOCKS_PAGE}). If it is right, raise message.timestamp.after.max.ms and message.timestamp.before.max.ms of "
+        "the topic"
+    )
 
 
 def check_shown(client: Mapping[str, Any], described: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from kafka.errors import (
     BrokerResponseError,
     GroupAuthorizationFailedError,
+    InvalidTimestampError,
     KafkaConnectionError,
     KafkaTimeoutError,
     NodeNotReadyError,
@@ -22,7 +23,7 @@ from uic.errors import LogUnavailable, NoLeader
 from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection, words_of
 from uic.log.kafka_repairs.metadata import NO_BROKER
 from uic.log.kafka_repairs.offsets import Leaderless
-from uic.log.topic_answers import TO_READ, refusal
+from uic.log.topic_answers import TO_READ, refusal, time_refused
 
 MOST: Final = 120
 """Characters of what a client says."""
@@ -85,6 +86,8 @@ def described(error: BaseException, client: Mapping[str, Any], topic: str = "", 
     match error:
         case TopicAuthorizationFailedError():
             return f"topic {topic} {refusal(client, right)}"
+        case InvalidTimestampError():
+            return time_refused(topic)
         case GroupAuthorizationFailedError():
             group = " ".join(map(str, error.args))
             return f"group {group} {refusal(client, TO_READ, GroupAuthorizationFailedError)}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from uic.core.ports import PublishingAway
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.event_log import EventLog, NewRecord, Position
 
 PATIENCE_S: Final = 1.0
@@ -24,8 +24,9 @@ QUIET_S: Final = 15.0
 """How long nothing must fail before the brokers' word is taken for the success of a call: longer than calls take to
 fail, so that one trouble is told once."""
 UNPROVEN_S: Final = 120.0
-"""The same after records that were not acknowledged, if the brokers do not tell whether enough replicas are in sync:
-longer than an alert waits, for they take connections and answer questions all the while."""
+"""The same after records whose time was refused, and after records that were not acknowledged, if the brokers do not
+tell whether enough replicas are in sync: longer than an alert waits, for they take connections and answer questions all
+the while."""
 LOOK_S: Final = 1.0
 """Between looks of the thread."""
 ALL: Final = -1
@@ -37,10 +38,12 @@ class Failure(NamedTuple):
 
     detail: str
     refused: bool
-    """Whether the brokers said no, and will again."""
+    """Whether the brokers said no, and will again until something is set right."""
     unanswered: bool = False
     """Whether they took the records, and did not acknowledge them. Later failures do not end that, for they prove
     nothing."""
+    untimely: bool = False
+    """Whether they refused the time of the records, of which they say nothing when they are asked."""
 
 
 @dataclass(slots=True)
@@ -90,6 +93,10 @@ class Appends:
     def unanswered(self, topic: str) -> bool:
         """Whether records of the topic were not acknowledged, so that only what is written, or can be, ends it."""
         return any(of == topic and one.failure.unanswered for (of, _), one in self._failing.items())
+
+    def untimely(self, topic: str) -> bool:
+        """Whether the time of records of the topic was refused, so that only what is written ends it."""
+        return any(of == topic and one.failure.untimely for (of, _), one in self._failing.items())
 
     def doubtful(self) -> dict[str, float]:
         """Topic → when a call failed last, of those that were not appended to since."""
@@ -221,19 +228,22 @@ class WatchedLog:
                 self._appends.answered(topic)
 
     def _can_be_written(self, topic: str, last: float, began: float) -> bool:
-        """Whether what was not acknowledged would be now, as far as the brokers tell."""
+        """Whether what was not appended would be now, as far as the brokers tell."""
+        unproven = time.monotonic() - last >= UNPROVEN_S
         with self._lock:
-            unanswered = self._appends.unanswered(topic)
+            unanswered, untimely = self._appends.unanswered(topic), self._appends.untimely(topic)
         if not unanswered:
-            return True
+            return not untimely or unproven
         obstacle = self._log.obstacle(topic)
         if obstacle:
             why = Failure(f"topic {topic}: records are not acknowledged: {obstacle}", refused=False, unanswered=True)
             self._failed(topic, {ALL}, why, began)
-        return not obstacle and (obstacle is not None or time.monotonic() - last >= UNPROVEN_S)
+        return not obstacle and ((obstacle is not None and not untimely) or unproven)
 
 
 def _failure(topic: str, error: LogUnavailable) -> Failure:
     if isinstance(error, NotAcknowledged):
         return Failure(f"topic {topic}: records are not acknowledged in time", refused=False, unanswered=True)
+    if isinstance(error, WrongClock):
+        return Failure(error.detail, refused=True, untimely=True)
     return Failure(error.detail, refused=not error.retriable)

@@ -1,0 +1,89 @@
+"""A worker whose clock is wrong: callers are told that it is this and not their events, /readyz and a metric say so,
+and all goes on by itself once the clock is right."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from kafka import KafkaProducer
+
+from conftest import MakeTopics, RedisForTest
+from localstack.wait import until
+from localstack.web import web
+from support.uic_running import RunningUic, click, running_uic
+from support.wrong_clock import WrongClock
+
+pytestmark = pytest.mark.servers
+
+HOURS_2, DAYS_2 = 2 * 3600, 2 * 86_400
+
+
+def refused(call: Any) -> tuple[grpc.StatusCode, str, str]:
+    """Code, detail, and whether a program may repeat the call."""
+    with pytest.raises(grpc.RpcError) as raised:
+        call()
+    error: Any = raised.value
+    return error.code(), error.details(), dict(error.trailing_metadata())["retriable"]
+
+
+def degraded(uic: RunningUic) -> str:
+    return "; ".join(uic.admin("/readyz")["degraded"])
+
+
+def publishing_failing(uic: RunningUic) -> bool:
+    return "uic_publishing_failing 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=10).text
+
+
+def test_a_clock_that_is_hours_fast_is_named_to_callers_and_operators_and_nothing_is_lost_for_good(
+    real_kafka: str, make_topics: MakeTopics, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    topics, clock = make_topics(real_kafka, partitions=1), WrongClock(tmp_path / "clock")
+    with running_uic(tmp_path / "uic", valkey, topics, **clock.variables) as uic:
+        uic.publish(click("user"))
+        clock.ahead(HOURS_2)
+        until(lambda: "clock_skew: this worker's clock is 7200 s ahead" in degraded(uic), "it is told", within_s=30)
+        for call in (
+            lambda: uic.publish(click("user")),
+            lambda: uic.erase("user"),
+            lambda: uic.erase_item("user", 3),
+        ):
+            code, detail, retriable = refused(call)
+            assert (code, retriable) == (grpc.StatusCode.UNAVAILABLE, "true"), detail
+            assert f"topic {topics.events} refuses the time of records from this machine" in detail
+            assert "clocks.md" in detail
+        until(lambda: publishing_failing(uic) and "publishing_fails: " in degraded(uic), "an alert fires", within_s=30)
+
+        with KafkaProducer(bootstrap_servers=real_kafka) as producer:
+            producer.send(topics.events, key=b"user", value=b"\xff no event").get(timeout=20)
+        letter = f"dead_letter_topic_unavailable: topic {topics.dlq} refuses the time of records from this machine"
+        until(lambda: letter in degraded(uic), "the partition says why it waits", within_s=30)
+
+        clock.ahead(0)
+        until(lambda: "dead_letter" not in degraded(uic), "the partition goes on", within_s=60)
+        positions = uic.publish(click("user"))
+        uic.wait_folded(positions)
+        until(lambda: not degraded(uic) and not publishing_failing(uic), "all is well again", within_s=60)
+
+
+def test_a_clock_that_is_days_slow_is_not_taken_for_the_callers_mistake(
+    kafka: str, make_topics: MakeTopics, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    topics, clock = make_topics(kafka, partitions=1), WrongClock(tmp_path / "clock")
+    with running_uic(tmp_path / "uic", valkey, topics, **clock.variables) as uic:
+        uic.publish(click("user"))
+        clock.ahead(-DAYS_2)
+        until(lambda: "172800 s behind the store's" in degraded(uic), "it is told", within_s=30)
+        code, detail, retriable = refused(lambda: uic.publish(click("user")))
+        assert (code, retriable) == (grpc.StatusCode.UNAVAILABLE, "true"), detail
+        assert "172800 s behind the store's" in detail
+        in_a_week = click("user")
+        in_a_week.event_time = int(time.time() * 1000) + 7 * 86_400_000
+        code, _, retriable = refused(lambda: uic.publish(in_a_week))
+        assert (code, retriable) == (grpc.StatusCode.INVALID_ARGUMENT, "false"), "wrong by any clock"
+        clock.ahead(0)
+        until(lambda: not degraded(uic), "the clock is right again", within_s=30)
+        uic.wait_folded(uic.publish(click("user")))
