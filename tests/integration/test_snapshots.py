@@ -29,7 +29,7 @@ from uic.bulk.errors import BulkRefused, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.namespaces import Namespaces
 from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
-from uic.bulk.snapshots import Listed, Source, choose, create, doubts, expired, listed
+from uic.bulk.snapshots import Listed, Source, believed, choose, create, doubts, expired, listed, newest
 from uic.settings import RedisSettings
 from uic.store import RedisStore
 from uic.tools import verify
@@ -191,7 +191,7 @@ def test_a_store_that_loses_writes_while_it_is_saved_and_has_them_again_is_read_
     source = Source(keys.namespace, "0" * 32, valkey.prefix, "events", 1)
     identity = create(store, source, Folder(str(tmp_path)), now=datetime.now(UTC))
     store.close()
-    folder, manifest = choose(Folder(str(tmp_path)), keys.namespace, identity)
+    folder, manifest = choose(Folder(str(tmp_path)), keys.namespace, identity, NOW)
     [(_, values)] = states_of(folder, manifest.partitions[0])
     assert (manifest.partitions[0].decoded.next_offset, values) == (10, [b"with the last event"])
 
@@ -215,7 +215,7 @@ def test_two_snapshots_that_begin_in_the_same_second_are_two(tmp_path: Path, val
 
 
 def test_a_wrong_clock_of_this_machine_neither_names_a_snapshot_nor_removes_any(
-    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Ahead(datetime):
         @classmethod
@@ -234,9 +234,70 @@ def test_a_wrong_clock_of_this_machine_neither_names_a_snapshot_nor_removes_any(
     monkeypatch.setattr("uic.bulk.commands.snapshot.datetime", Ahead)
     named = json.loads(done(world.environment(), *create, "--verify", "--expire"))["id"]
     assert abs(datetime.strptime(named, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) - stores) < timedelta(minutes=5)
-    expire = ("snapshot", "expire", "--from", str(tmp_path), "--json")
-    assert json.loads(done(world.environment(), *expire))["removed"] == []
+    capsys.readouterr()
+    assert run(world.environment(), "snapshot", "expire", "--from", str(tmp_path), "--json")[0] == 1
+    assert "no old snapshot is removed" in (said := capsys.readouterr().err)
+    assert "9600.0 hours behind this machine's: set the one that is wrong" in said
     assert {*days, named} <= {one.name for one in here.iterdir()}
+
+
+def test_a_store_whose_clock_was_fast_spoils_no_snapshot(
+    tmp_path: Path,
+    valkey: RedisForTest,
+    real_kafka: str,
+    make_topics: MakeTopics,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    topics = make_topics(real_kafka, N)
+    world = World(tmp_path / "world", topics, valkey.url, valkey.prefix, {})
+    daily = ("snapshot", "create", "--to", str(tmp_path / "s"), "--verify", "--expire", "--json")
+    from_it = ("--from", str(tmp_path / "s"))
+    stores_ms = RedisStore.time_ms
+    days_58 = 58 * 86_400_000
+
+    def there() -> list[str]:
+        return [one["id"] for one in json.loads(done(world.environment(), "snapshot", "list", *from_it, "--json"))]
+
+    try:
+        world.produce(300, 40)
+        worker = world.worker()
+        world.wait_folded()
+        first = json.loads(done(world.environment(), *daily))["id"]
+        world.produce(100, 40)
+        world.wait_folded()
+        with monkeypatch.context() as fast:
+            fast.setattr(RedisStore, "time_ms", lambda store: stores_ms(store) + days_58)
+            capsys.readouterr()
+            ahead = json.loads(done(world.environment(), *daily))["id"]
+            said = capsys.readouterr().err
+            assert "1392.0 hours ahead of this machine's" in said
+            assert "no old snapshot is removed" in said
+            assert run(world.environment(), "snapshot", "expire", *from_it)[0] == 1
+            assert "no old snapshot is removed" in capsys.readouterr().err
+        assert there() == [first, ahead]
+        world.produce(100, 40)
+        world.wait_folded()
+        world.log()  # the judge remembers what is cut
+        last = json.loads(done(world.environment(), *daily))["id"]
+        worker.stop()
+        assert {last, ahead} <= set(there()), "what has a name of the future replaces nothing"
+
+        upto = {p: decode_progress(r).next_offset for p, r in world.progress_records().items()}
+        admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+        admin.delete_records({TopicPartition(topics.events, p): offset for p, offset in upto.items()})
+        admin.close()
+        world.empty_store()
+        capsys.readouterr()
+        assert run(world.environment(), "snapshot", "restore", *from_it, "--id", ahead)[0] == 1
+        assert f"Restore the one that was taken last (--id {last})" in capsys.readouterr().err
+        assert f"of snapshot {last} are restored" in done(world.environment(), "snapshot", "restore", *from_it)
+        said = capsys.readouterr().err
+        assert f"snapshot {ahead} has a name of the future" in said
+        world.worker()
+        world.wait_folded()  # the judge finds a state that is `partial` wrong
+    finally:
+        world.close()
 
 
 def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: World) -> None:
@@ -490,23 +551,73 @@ def test_the_good_snapshot_outlives_those_of_a_namespace_that_started_over() -> 
     assert expired([*month, *same_day[1:]], later, 7) == [one.id for one in month], "and for a month"
 
 
+def taken(days: float, next_offset: int, lineage: int = 1) -> Listed:
+    """A verified snapshot of that name, of one partition that is folded up to the offset."""
+    manifest = of_lineages(0, lineage=lineage)
+    [saved] = manifest.partitions
+    progress = decode_progress(bytes.fromhex(saved.progress))._replace(next_offset=next_offset, last_offset=-1)
+    saved = replace(saved, progress=encode_progress(progress).hex())
+    return dataclass_replace(at(days, verified=True), manifest=replace(manifest, partitions=(saved,)))
+
+
+def test_a_name_of_the_future_neither_expires_another_snapshot_nor_is_the_newest() -> None:
+    daily = [taken(2, 100), taken(1, 200), taken(0.1, 400)]
+    ahead = taken(-10, 300)
+    assert expired([*daily, ahead], NOW, 7) == []
+    assert expired([*daily, ahead], NOW, 1) == [one.id for one in daily[:2]], "as if it were not there"
+    assert newest([*daily, ahead], NOW) == daily[2]
+    [line] = doubts([*daily, ahead], daily[2].id, NOW)
+    assert line.startswith(f"snapshot {ahead.id} has a name of the future: ")
+    later = NOW + timedelta(days=10, hours=1)
+    of_today = dataclass_replace(taken(-9.9, 900), id="20261206T123000Z")
+    assert ahead.id < of_today.id
+    assert expired([*daily, ahead, of_today], later, 7) == [one.id for one in daily], "its day has come"
+    before_it = dataclass_replace(taken(0, 800), id="20261206T020000Z")
+    assert before_it.id < ahead.id
+    assert before_it.id not in expired([*daily, before_it, ahead], later, 1), "it has less of the log than that one"
+    assert newest([*daily, before_it, ahead], later) == before_it
+
+
+def test_where_no_name_is_of_the_past_the_one_with_most_of_the_log_is_the_newest_and_none_expires() -> None:
+    both = [taken(-10, 400), taken(-5, 300)]
+    both.sort(key=lambda one: one.id)
+    assert newest(both, NOW) == taken(-10, 400)
+    assert expired(both, NOW, 0) == []
+    assert believed(both, NOW) == []
+    lines = doubts(both, both[1].id, NOW)
+    assert "it is taken all the same" in lines[1]
+
+
+def test_of_two_lineages_that_which_the_names_say_is_the_latest_counts() -> None:
+    old, new, ahead = taken(3, 900, lineage=1), taken(1, 200, lineage=2), taken(-10, 950, lineage=1)
+    assert newest([old, new], NOW) == new
+    assert newest([old, new, ahead], NOW) == new
+
+
+def test_a_name_that_is_too_early_costs_no_other_snapshot() -> None:
+    slow, daily = taken(5, 350), [taken(4, 100), taken(3, 200), taken(2, 300)]
+    assert newest([slow, *daily], NOW) == slow
+    assert expired([slow, *daily], NOW, 7) == []
+    assert newest([slow, *daily, taken(1, 400)], NOW) == taken(1, 400)
+
+
 def test_a_newest_snapshot_that_is_worse_than_an_older_one_is_doubted() -> None:
     good, over = of_lineages(0, 0, lineage=1), of_lineages(9, 0, lineage=2)
     first, second = (dataclass_replace(at(days), manifest=some) for days, some in ((3, good), (2, over)))
-    [line] = doubts([first, second], second.id)
+    [line] = doubts([first, second], second.id, NOW)
     assert f"1 of 2 partitions of {second.id} lack events of the log, and 0 of 2 of the older one" in line
     assert f"--id {first.id}" in line
     third = dataclass_replace(at(1), manifest=of_lineages(9, 9, lineage=3))
-    [line] = doubts([first, second, third], third.id)
+    [line] = doubts([first, second, third], third.id, NOW)
     assert f"--id {first.id}" in line, "the best one"
     again = dataclass_replace(at(1), manifest=of_lineages(0, 0, lineage=3))
-    assert doubts([first, second, again], again.id) == [], "it was folded from the start of the log"
-    assert doubts([first], first.id) == []
+    assert doubts([first, second, again], again.id, NOW) == [], "it was folded from the start of the log"
+    assert doubts([first], first.id, NOW) == []
 
 
 def test_newer_snapshots_that_cannot_be_used_are_named() -> None:
     used, cut = at(3), dataclass_replace(at(2, complete=False), problem="manifest.json cannot be read")
-    lines = doubts([at(4, complete=False), used, cut, at(1, complete=False)], used.id)
+    lines = doubts([at(4, complete=False), used, cut, at(1, complete=False)], used.id, NOW)
     assert lines == [
         f"snapshot {at(2).id} is newer and cannot be used: manifest.json cannot be read",
         f"snapshot {at(1).id} is newer and cannot be used: it is not complete",

@@ -98,6 +98,12 @@ class SavedStates(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(repr(tuple(all_of_them)).encode()).hexdigest()[:8]
 
     @property
+    def folded(self) -> int:
+        """Where the log goes on, of all partitions together: of two with the same lineages, that with more was taken
+        later."""
+        return sum(p.decoded.next_offset for p in self.partitions)
+
+    @property
     def partial(self) -> int:
         """Partitions that lack events of the log: their states may be partial."""
         return sum(p.decoded.complete_from > 0 for p in self.partitions)

@@ -13,6 +13,8 @@ well: users who are missing from the list before are saved too, and if more are 
     <root>/<namespace>/<id>/       saved states (`saved_states`); the id is when it was begun, UTC,
                                    by the store's clock
     <root>/<namespace>/<id>/verified.json     when all of it was last read and found right
+
+That clock may have been wrong, so a name is believed as far as the log agrees with it (`believed`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
-from typing import Final
+from typing import Final, TypeGuard
 from uuid import UUID
 
 import msgspec
@@ -66,6 +68,10 @@ LINEAGES_FOR: Final = timedelta(days=30)
 what has to be restored then is of the lineages before. Snapshots hold users who were erased since, so not for ever."""
 
 
+CLOCKS_APART: Final = timedelta(minutes=5)
+"""By how much two clocks may differ before nothing is removed by one of them; so far ahead of now a name may be."""
+
+
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """`verified.json`."""
 
@@ -89,6 +95,10 @@ class Listed:
     def at(self) -> datetime:
         """When it was begun."""
         return datetime.strptime(self.id, ID_FORMAT).replace(tzinfo=UTC)
+
+    def is_to_come(self, now: datetime) -> bool:
+        """Whether its name is of the future: the store's clock was fast when it was taken, or `now` is too early."""
+        return self.at - now > CLOCKS_APART
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,20 +284,66 @@ def _verified(folder: Folder) -> str | None:
         return None
 
 
-def doubts(snapshots: Sequence[Listed], chosen: str) -> list[str]:
+def believed(snapshots: Sequence[Listed], now: datetime) -> list[Listed]:
+    """The complete ones that were taken when their names say, as far as can be told: those that are not of the future,
+    and that do not have less of the log than one of the same lineages with an earlier name. Pure.
+
+    Args:
+        snapshots: all of a namespace, oldest first by name.
+        now: UTC.
+    """
+    most: dict[str, int] = {}
+    found = []
+    for one in snapshots:
+        if one.manifest is None or one.is_to_come(now):
+            continue
+        lineages, folded = one.manifest.lineages, one.manifest.folded
+        if folded >= most.get(lineages, folded):
+            found.append(one)
+            most[lineages] = folded
+    return found
+
+
+def newest(snapshots: Sequence[Listed], now: datetime) -> Listed | None:
+    """The complete one that was taken last: of the lineages that the names say are the latest, that with the most of
+    the log, whatever its name. Pure; arguments as `believed`."""
+    complete = [one for one in snapshots if one.manifest is not None]
+    if not complete:
+        return None
+    trusted = believed(snapshots, now)
+    latest = (trusted or complete)[-1].manifest
+    same = [(one.manifest.folded, one in trusted, one.id, one) for one in complete if _same(one.manifest, latest)]
+    return max(same, key=lambda row: row[:3])[3]
+
+
+def _same(manifest: SavedStates | None, other: SavedStates | None) -> TypeGuard[SavedStates]:
+    return manifest is not None and other is not None and manifest.lineages == other.lineages
+
+
+def doubts(snapshots: Sequence[Listed], chosen: str, now: datetime) -> list[str]:
     """What speaks against restoring a snapshot that was chosen as the newest complete one, a line each. Pure.
 
     Args:
-        snapshots: all of the namespace, oldest first.
+        snapshots: all of the namespace, oldest first by name.
         chosen: the id.
+        now: UTC.
     """
     lines = [
         f"snapshot {one.id} is newer and cannot be used: {one.problem or 'it is not complete'}"
         for one in snapshots
         if one.id > chosen and one.manifest is None
     ]
-    complete = [(one, one.manifest) for one in snapshots if one.manifest is not None and one.id <= chosen]
-    *older, (_, ours) = complete
+    complete = [(one, one.manifest) for one in snapshots if one.manifest is not None]
+    ours = next(manifest for one, manifest in complete if one.id == chosen)
+    for one, them in complete:
+        if one.is_to_come(now):
+            also = "it is taken all the same, for none has more of the log"
+            other = f"it has {'no more' if them.lineages == ours.lineages else 'another part'} of the log than {chosen}"
+            lines.append(
+                f"snapshot {one.id} has a name of the future: the store's clock was fast when it was taken, or is slow "
+                f"now (docs/runbooks/clocks.md); {also if one.id == chosen else other}"
+            )
+    older = [(one, them) for one, them in complete if one.id < chosen or one.is_to_come(now)]
     better = [(one, them) for one, them in older if them.lineages != ours.lineages and them.lacking < ours.lacking]
     if better:
         one, them = min(reversed(better), key=lambda pair: pair[1].lacking)
@@ -299,20 +355,19 @@ def doubts(snapshots: Sequence[Listed], chosen: str) -> list[str]:
     return lines
 
 
-def choose(root: Folder, namespace: str, identity: str | None) -> tuple[Folder, SavedStates]:
-    """A snapshot by its id, or the newest complete one.
+def choose(root: Folder, namespace: str, identity: str | None, now: datetime) -> tuple[Folder, SavedStates]:
+    """A snapshot by its id, or the `newest` complete one.
 
     Raises:
         BulkRefused: there is none.
         DamagedFile: its manifest cannot be read.
     """
-    if identity is not None:
-        folder = root.below(namespace).below(identity)
-        return folder, read_manifest(folder)
-    complete = [one for one in listed(root, namespace) if one.manifest is not None]
-    if not complete:
-        raise BulkRefused(f"{root.url}/{namespace} holds no complete snapshot")
-    folder = root.below(namespace).below(complete[-1].id)
+    if identity is None:
+        found = newest(listed(root, namespace), now)
+        if found is None:
+            raise BulkRefused(f"{root.url}/{namespace} holds no complete snapshot")
+        identity = found.id
+    folder = root.below(namespace).below(identity)
     return folder, read_manifest(folder)
 
 
@@ -359,14 +414,18 @@ def note_verified(folder: Folder, users: int, now: datetime) -> None:
 def expired(snapshots: Sequence[Listed], now: datetime, days: int) -> list[str]:
     """Which snapshots may go: the newest of each of the last `days` days (UTC) stays, and so do the newest one, the
     newest verified one, and for a month the newest verified one of each of the latest `LINEAGES` sets of lineages.
-    Incomplete ones go after a day. Pure."""
-    complete = [one for one in snapshots if one.manifest is not None]
+    Incomplete ones go after a day. Pure.
+
+    One whose name is not `believed` replaces none of the others, and stays until its day is one of those before."""
+    complete = believed(snapshots, now)
     verified = [one for one in complete if one.verified]
     keep = {one.id for one in (*complete[-1:], *verified[-1:])}
     newest = {one.manifest.lineages: one for one in verified if one.manifest is not None}
     of_lineages = sorted(newest.values(), key=lambda one: one.id)[-LINEAGES:]
     keep |= {one.id for one in of_lineages if now - one.at < LINEAGES_FOR}
     first = (now - timedelta(days=days - 1)).date()
+    unsure = [one for one in snapshots if one.manifest is not None and one not in complete]
+    keep |= {one.id for one in unsure if one.is_to_come(now) or one.at.date() >= first}
     newest_of = {one.at.date(): one.id for one in complete}
     keep |= {identity for day, identity in newest_of.items() if day >= first}
     keep |= {one.id for one in snapshots if one.manifest is None and now - one.at < UNFINISHED_FOR}

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, TextIO
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from uic.tools.table import table
 DAYS = 7
 """As in the paper."""
 NONE_TAKEN: Final = "a snapshot that is not whole is removed; run it again, and it takes a new one"
+UNREMOVED: Final = "no old snapshot is removed: what is old is told by the store's clock"
 FIXES: Final = {
     "fingerprint": "choose the bundle that the snapshot was made with (UIC_BUNDLE__PATH)",
     "topic": "correct UIC_KAFKA__TOPIC",
@@ -97,18 +98,24 @@ class Snapshot:
         )
         self._store.find_namespace(kafka.partitions, kafka.topic)  # with another topic nothing would restore it
         now = self._stores_time()
+        apart = _apart(now)
+        if apart:
+            _warn(f"the snapshot is named by the store's clock, {apart}")
         if self._options.expire:
             snapshots.refuse_without_progress(self._store, kafka.partitions)
-            self._expire(now)
+            if apart:
+                _warn(f"{UNREMOVED}, {apart}")
+            else:
+                self._expire(now)
         line = ProgressLine("saved", self._users(), "users")
         with says_if_interrupted("ctr snapshot create", NONE_TAKEN):
             identity = snapshots.create(
                 self._store, source, self._root, now=now, after=self._after, done=line.add, warn=_warn
             )
-        folder, manifest = snapshots.choose(self._root, self._namespace, identity)
+        folder, manifest = snapshots.choose(self._root, self._namespace, identity, now)
         if self._options.verify:
             snapshots.note_verified(folder, snapshots.verify(folder, manifest, self._bundle.layout), now)
-        if self._options.expire:
+        if self._options.expire and not apart:
             self._expire(now)
         report = {"id": identity, "users": manifest.users, "bytes": sum(p.bytes for p in manifest.partitions)}
         self._say(report, f"{identity}: {report['users']} users, {report['bytes']:,} bytes in {folder.url}")
@@ -142,7 +149,7 @@ class Snapshot:
     def verify(self) -> int:
         """Read all of a snapshot. The store may be lost, so the time in the note is by this machine's clock. Where the
         note cannot be written, the snapshot is right all the same."""
-        folder, manifest = snapshots.choose(self._root, self._of, self._options.id)
+        folder, manifest = snapshots.choose(self._root, self._of, self._options.id, datetime.now(UTC))
         fingerprint = self._bundle.fingerprint.hex()
         refuse_others({"fingerprint": manifest.fingerprint}, {"fingerprint": fingerprint}, FIXES)
         users = snapshots.verify(folder, manifest, self._bundle.layout)
@@ -155,22 +162,29 @@ class Snapshot:
 
     def expire(self) -> int:
         """Remove expired snapshots."""
-        gone = self._expire(self._stores_time())
+        now = self._stores_time()
+        if apart := _apart(now):
+            raise BulkRefused(f"{UNREMOVED}, {apart}")
+        gone = self._expire(now)
         self._say({"removed": gone}, f"removed: {', '.join(gone) or 'none'}")
         return 0
 
     def restore(self) -> int:
         """Load a snapshot into the namespace of the settings, and hand it over to UIC."""
         options = self._options
-        folder, manifest = snapshots.choose(self._root, self._of, options.id)
+        now = self._stores_time()
+        folder, manifest = snapshots.choose(self._root, self._of, options.id, now)
         identity = folder.url.rpartition("/")[2]
-        age_s = self._stores_time().timestamp() - manifest.created_ms / 1000
-        print(f"snapshot {identity}, {age_s / 3600:.1f} hours old", file=sys.stderr)
+        age_s = now.timestamp() - manifest.created_ms / 1000
+        age = f"{age_s / 3600:.1f} hours old" if age_s >= 0 else f"named {-age_s / 3600:.1f} hours ahead of now"
+        print(f"snapshot {identity}, {age} by the store's clock", file=sys.stderr)
+        if apart := _apart(now):
+            _warn(f"ages are told, and the newest is chosen, by the store's clock, {apart}")
         if options.id is None:
-            for line in snapshots.doubts(snapshots.listed(self._root, self._of), identity):
+            for line in snapshots.doubts(snapshots.listed(self._root, self._of), identity, now):
                 _warn(line)
         self._refuse_another_bundle(manifest)
-        self._refuse_another_log(manifest)
+        self._refuse_another_log(manifest, now)
         notes = erasures_of(self._settings.kafka)
         erased = notes.read(range(manifest.n), UUID(manifest.topic_id).bytes)
         check_files(folder, manifest)
@@ -237,14 +251,14 @@ class Snapshot:
             del wanted["prefix"]
         refuse_others(there, wanted, FIXES)
 
-    def _refuse_another_log(self, manifest: SavedStates) -> None:
+    def _refuse_another_log(self, manifest: SavedStates, now: datetime) -> None:
         with log_reader(self._settings.kafka) as reader:
             bounds: TopicBounds = reader.bounds()
         if len(bounds.partitions) != manifest.n:
             raise BulkRefused(f"topic {manifest.topic} has {len(bounds.partitions)} partitions, not {manifest.n}")
-        for saved, now in zip(manifest.partitions, bounds.partitions, strict=True):
+        for saved, bound in zip(manifest.partitions, bounds.partitions, strict=True):
             progress = saved.decoded
-            if (reason := contradiction(progress, now)) is not None:
+            if (reason := contradiction(progress, bound)) is not None:
                 page = "docs/runbooks/broken-log.md"
                 if reason is BrokenReason.TOPIC_ID:
                     page = "docs/runbooks/restore.md#the-topic-is-lost-as-well"
@@ -252,16 +266,32 @@ class Snapshot:
                     f"partition {saved.partition} of topic {manifest.topic} is not the log that was folded "
                     f"({reason.value}): check UIC_KAFKA__BOOTSTRAP_SERVERS; see {page}"
                 )
-            if now.start > progress.next_offset and not self._options.accept_gap:
+            if bound.start > progress.next_offset and not self._options.accept_gap:
                 raise BulkRefused(
-                    f"partition {saved.partition} begins at {now.start}, and the snapshot ends at "
-                    f"{progress.next_offset}: the events between are in no log. Restore a newer snapshot, fold the "
+                    f"partition {saved.partition} begins at {bound.start}, and the snapshot ends at "
+                    f"{progress.next_offset}: the events between are in no log. {self._newer(manifest, now)}, fold the "
                     "archive (ctr backfill), or accept partial states by --accept-gap and repeat the erasures of "
                     "single items since then"
                 )
 
+    def _newer(self, manifest: SavedStates, now: datetime) -> str:
+        """What to restore in place of a snapshot that ends below the log."""
+        newest = snapshots.newest(snapshots.listed(self._root, self._of), now)
+        if newest is None or newest.manifest is None or newest.manifest == manifest:
+            return "No other snapshot here was taken later: restore one of another folder that was"
+        return f"Restore the one that was taken last (--id {newest.id})"
+
     def _say(self, report: object, words: str) -> None:
         print(json.dumps(report) if self._options.json else words, file=self._out)
+
+
+def _apart(stores: datetime) -> str:
+    """By how much the store's clock differs from this machine's, to be said behind the former; empty if they agree."""
+    ahead = stores - datetime.now(UTC)
+    if abs(ahead) <= snapshots.CLOCKS_APART:
+        return ""
+    apart = f"{abs(ahead).total_seconds() / 3600:.1f} hours {'ahead of' if ahead > timedelta() else 'behind'}"
+    return f"which is {apart} this machine's: set the one that is wrong (docs/runbooks/clocks.md)"
 
 
 def _warn(line: str) -> None:
