@@ -120,6 +120,20 @@ def test_a_worker_with_a_clock_ahead_is_named(examine: Examine, valkey: RedisFor
         assert examine()[1]["clock of the workers"]["verdict"] == verdict
 
 
+def test_partitions_without_a_lag_that_have_not_said_so_for_hours_are_named(
+    examine: Examine, valkey: RedisForTest, topics: TopicsForTest
+) -> None:
+    stored = Stored(load_bundle(BUNDLE), partitions=N, prefix=valkey.prefix)
+    stored.values[stored.keys.meta] = json.dumps({"partitions": N, "topic": topics.events}).encode()
+    for partition in range(N):
+        stored.progress(partition, as_of_ms=now_ms() - (7200_000 if partition == 1 else 1000))
+    for key, value in stored.values.items():
+        valkey.client.set(key, value)
+    found = examine()[1]["as-of times"]
+    assert found["verdict"] == "WARN"
+    assert f"1 of {N} partitions without a lag last said so up to 72" in found["seen"]
+
+
 def test_an_evicting_store_is_named(
     tmp_path: Path, examine: Examine, own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

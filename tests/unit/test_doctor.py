@@ -130,6 +130,12 @@ def written(recent: int, retained: int = 0) -> Written:
     return Written(recent=recent, retained=max(recent, retained))
 
 
+def as_of(age_s: int) -> Progress:
+    """Progress up to offset 10."""
+    ms = NOW_MS - age_s * 1000
+    return Progress(partitions=64, next_offset=10, lineage=1, writer=1, base=0, as_of_ms=ms)
+
+
 RECORD = begun(release("bazaar"))
 META = {"partitions": "64", "topic": "behavior-events"}
 
@@ -277,6 +283,13 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (traffic.worker_clocks(NOW_MS - 10**9, NOW_MS), OK, "future"),
     (traffic.worker_clocks(NOW_MS + 5000, NOW_MS), WARN, "chrony"),
     (traffic.worker_clocks(NOW_MS + 100_000, NOW_MS), FAIL, "chrony"),
+    (traffic.as_of_times({}, {}, NOW_MS), OK, "0 partitions"),
+    (traffic.as_of_times({0: as_of(59)}, {0: 10}, NOW_MS), OK, "1 partitions"),
+    (traffic.as_of_times({0: as_of(7200)}, {0: 11}, NOW_MS), OK, "0 partitions"),
+    (traffic.as_of_times({0: as_of(7200)}, {}, NOW_MS), OK, "0 partitions"),
+    (traffic.as_of_times({0: as_of(7200), 1: as_of(1), 2: as_of(90)}, {0: 10, 1: 10, 2: 9}, NOW_MS), WARN, "2 of 3"),
+    (traffic.as_of_times({0: as_of(7200)}, {0: 10}, NOW_MS), WARN, "7200 s ago"),
+    (traffic.as_of_times({0: as_of(7200)}, {0: 10}, NOW_MS), WARN, "clocks.md"),
     (findings.library(Library("redis", "6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
     (findings.library(Library("redis", "6.0", None)), FAIL, "pip install"),
 ]

@@ -157,7 +157,9 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         if settings.redis.mode == "sentinel":
             yield findings.sentinels_quorum(store.too_few_sentinels, store.quorum_untold)
         newest_as_of_ms = max((one.as_of_ms for one in store.progress.values()), default=None)
-        yield traffic.worker_clocks(newest_as_of_ms, facts.now_ms + store.nodes[0].clock_ahead_s * 1000)
+        stores_ms = facts.now_ms + store.nodes[0].clock_ahead_s * 1000
+        yield traffic.worker_clocks(newest_as_of_ms, stores_ms)
+        yield traffic.as_of_times(store.progress, facts.log.ends, stores_ms)
     if facts.model.fingerprint is not None:
         expected = {"partitions": str(settings.kafka.partitions), "topic": settings.kafka.topic}
         yield findings.namespace_meta(

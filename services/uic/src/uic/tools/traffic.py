@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from mimn.state import Progress
 from uic.core.deployment import Finding, Severity
 from uic.tools.findings import clock
 
@@ -20,6 +21,8 @@ DEAD: Final = (0.001, 0.01)
 UNKNOWN: Final = (0.1, 0.5)
 """Of the newest events, items outside the bundle's vocabulary: they are all folded as one item."""
 RECENT_MS: Final = 24 * 3600 * 1000
+OLD_S: Final = 60.0
+"""An as-of time that is older makes states `stale`, by RTP's defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,28 @@ def worker_clocks(newest_as_of_ms: int | None, store_now_ms: float) -> Finding:
     if newest_as_of_ms is None or newest_as_of_ms <= store_now_ms:
         return Finding("clock of the workers", Severity.OK, "no progress from the future")
     return clock("the workers", (newest_as_of_ms - store_now_ms) / 1000)
+
+
+def as_of_times(progress: Mapping[int, Progress], ends: Mapping[int, int], store_now_ms: float) -> Finding:
+    """Partitions that have no lag say every few seconds that they are caught up; RTP calls states `stale` by that.
+
+    Args:
+        progress: by partition.
+        ends: where the partitions end, as far as known.
+        store_now_ms: the store's time.
+    """
+    caught_up = [one for p, one in progress.items() if p in ends and one.next_offset >= ends[p] and one.as_of_ms]
+    ages_s = [age_s for one in caught_up if (age_s := (store_now_ms - one.as_of_ms) / 1000) > OLD_S]
+    if not ages_s:
+        return Finding("as-of times", Severity.OK, f"{len(caught_up)} partitions without a lag say so")
+    return Finding(
+        "as-of times",
+        Severity.WARN,
+        f"{len(ages_s)} of {len(caught_up)} partitions without a lag last said so up to {max(ages_s):.0f} s ago, by "
+        "the store's clock, so their states are stale",
+        "start a UIC worker; if one folds them, its /readyz says what is wrong, or its clock is slow "
+        "(docs/runbooks/clocks.md)",
+    )
 
 
 def _by_share(finding: Finding, share: float, limits: tuple[float, float]) -> Finding:
