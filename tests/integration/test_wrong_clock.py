@@ -3,6 +3,7 @@ and all goes on by itself once the clock is right."""
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,22 @@ def test_a_clock_that_is_days_slow_is_not_taken_for_the_callers_mistake(
         clock.ahead(0)
         until(lambda: not degraded(uic), "the clock is right again", within_s=30)
         uic.wait_folded(uic.publish(click("user")))
+
+
+def test_a_store_whose_clock_is_an_hour_fast_for_a_worker_makes_no_state_look_old(
+    kafka: str, make_topics: MakeTopics, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    topics, clock = make_topics(kafka, partitions=2), WrongClock(tmp_path / "clock")
+    with running_uic(tmp_path / "uic", valkey, topics, **clock.variables) as uic:
+
+        def oldest_s() -> float:
+            """By the store's clock."""
+            return max(one["as_of_age_s"] or math.inf for one in uic.admin("/partitions")["partitions"])
+
+        uic.wait_folded(uic.publish(click("user")))
+        clock.ahead(-3600)
+        until(lambda: "3600 s behind the store's" in degraded(uic), "it is told", within_s=30)
+        uic.wait_folded(uic.publish(click("user")))
+        until(lambda: oldest_s() < 30, "as-of times are the store's", within_s=30)
+        clock.ahead(0)
+        until(lambda: not degraded(uic) and oldest_s() < 30, "the clock is right again", within_s=30)

@@ -96,7 +96,10 @@ def test_an_answer() -> None:
     assert (answer.state.status, answer.state.events) == ("warm", 5)
 
 
-@pytest.mark.parametrize("wrong_ms", [3_600_000, -3_600_000], ids=["fast", "slow"])
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize("wrong_ms", [HOUR_MS, -HOUR_MS], ids=["fast", "slow"])
 def test_states_are_as_old_as_the_store_says_whatever_this_process_clock_says(wrong_ms: int) -> None:
     """Everything else here goes by the other clock, that of the store and of UIC."""
     store, stored = FakeStateReader(), Stored(load_bundle(TINY))
@@ -138,6 +141,22 @@ def test_states_that_no_worker_keeps_up_to_date_are_named_by_readyz(stale: int, 
     detail = ready.json()["detail"]
     assert detail.startswith(f"states are stale: {said} partitions of namespace {stored.keys.namespace} (tiny/1)")
     assert "UIC worker" in detail
+
+
+@pytest.mark.parametrize(("wrong_ms", "said"), [(HOUR_MS, "3600 s behind"), (-HOUR_MS, "3600 s ahead of")])
+def test_that_the_stores_clock_may_be_why_states_are_stale_is_named_by_readyz(wrong_ms: int, said: str) -> None:
+    store, stored = FakeStateReader(), Stored(load_bundle(TINY))
+    store.clock_ms = lambda: now_ms() - wrong_ms
+    for partition in range(stored.partitions):
+        stored.progress(partition, as_of_ms=store.clock_ms() - 61_000)
+    store.values = stored.values
+
+    async def readyz(client: httpx.AsyncClient) -> Any:
+        return (await client.get("/readyz")).json()["detail"]
+
+    detail = serve(readyz, app_on(store))
+    assert detail.startswith("states are stale: 4 of 4")
+    assert f"The store's clock, by which that is told, is {said} this process's: see docs/runbooks/clocks.md" in detail
 
 
 def test_what_is_wrong_on_the_way_to_the_store_is_named_by_readyz_once() -> None:

@@ -1081,11 +1081,12 @@ def test_an_idle_partition_that_is_caught_up_says_so_in_the_store(topic: FakeTop
 HOUR_MS = 3_600_000
 
 
-def test_a_worker_whose_clock_is_ahead_writes_the_stores_time_and_says_how_far(
-    topic: FakeTopic, store: FakeStore
+@pytest.mark.parametrize(("ahead_ms", "said"), [(HOUR_MS, "ahead of"), (-HOUR_MS, "behind")], ids=["fast", "slow"])
+def test_a_worker_whose_clock_is_wrong_writes_the_stores_time_and_says_how_far(
+    ahead_ms: int, said: str, topic: FakeTopic, store: FakeStore
 ) -> None:
     worker = Worker(topic, store)
-    worker.ahead_ms = HOUR_MS
+    worker.ahead_ms = ahead_ms
     worker.log.assign(0)
     fill(topic)
     worker.catch_up()
@@ -1093,13 +1094,15 @@ def test_a_worker_whose_clock_is_ahead_writes_the_stores_time_and_says_how_far(
     progress = worker.progress()
     assert progress is not None
     assert 0 <= store.clock_ms - progress.as_of_ms < 6000
-    assert worker.counted("uic_clock_skew_seconds") == 3600
-    assert worker.updater.status.ahead_ms == HOUR_MS
+    assert worker.counted("uic_clock_skew_seconds") == ahead_ms / 1000
+    as_of_s = worker.counted("uic_as_of_timestamp_seconds", partition="0")
+    assert as_of_s == (progress.as_of_ms + min(0, ahead_ms)) / 1000, "the slower of the two, for Prometheus"
+    assert worker.updater.status.ahead_ms == ahead_ms
     assert worker.updater.status.reasons == (
-        "clock_skew: this worker's clock is 3600 s ahead of the store's: set the one that is wrong",
+        f"clock_skew: this worker's clock is 3600 s {said} the store's: set the one that is wrong",
     )
     worker.updater.drain()
-    assert worker.updater.status.ahead_ms == HOUR_MS, "also while it drains"
+    assert worker.updater.status.ahead_ms == ahead_ms, "also while it drains"
 
 
 @pytest.mark.parametrize("ahead_ms", [-2001, 2001])

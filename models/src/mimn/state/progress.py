@@ -69,8 +69,8 @@ class Progress(NamedTuple):
     base: int
     """The offset at which this lineage began. If above 0, the events before it are missing."""
     as_of_ms: int
-    """When the partition was last known to be caught up to here, by the slower of the writer's and the store's clocks.
-    It may decrease when the writer changes."""
+    """When the partition was last known to be caught up to here, by the store's clock. It decreases when that is set
+    back."""
     last_offset: int = NOTHING_FOLDED
     """Offset of the last record absorbed (folded, skipped or sent to the dead letters)."""
     witness: int = 0

@@ -24,6 +24,8 @@ from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
 MAX_PARTITIONS = 1 << 16
+SKEW_S = 2.0
+"""By how much our clock and the store's may differ, as the alert `ClockSkew` has it."""
 
 
 class _Meta(msgspec.Struct):
@@ -141,6 +143,8 @@ class ProgressWatcher:
         """Of each namespace: why its last reading failed."""
         self._read: set[str] = set()
         self._no_time = Trouble()
+        self._skew_s = 0.0
+        """Our clock less the store's, as last measured."""
 
     @property
     def trouble(self) -> str | None:
@@ -164,8 +168,16 @@ class ProgressWatcher:
             return None
         return (
             f"states are stale: {', '.join(found)} were not caught up with the log within the last "
-            f"{self._stale_after_ms / 1000:g} s; does a UIC worker fold it?"
+            f"{self._stale_after_ms / 1000:g} s; does a UIC worker fold it?{self._clocks}"
         )
+
+    @property
+    def _clocks(self) -> str:
+        """That the store's clock, by which states are stale, may be wrong; empty if it agrees with ours."""
+        if abs(self._skew_s) <= SKEW_S:
+            return ""
+        apart = f"{abs(self._skew_s):.0f} s {'behind' if self._skew_s > 0 else 'ahead of'}"
+        return f" The store's clock, by which that is told, is {apart} this process's: see docs/runbooks/clocks.md"
 
     @property
     def no_time(self) -> str | None:
@@ -208,7 +220,8 @@ class ProgressWatcher:
     async def _compare_clocks(self) -> None:
         """First, because as-of times that are read are judged by the store's clock."""
         try:
-            self._metrics.clock_skew.set(await self._reader.clock.compare())
+            self._skew_s = await self._reader.clock.compare()
+            self._metrics.clock_skew.set(self._skew_s)
         except (StoreAway, StoreLate):
             return  # nothing else can be read, either, and that is told
         except Exception as error:

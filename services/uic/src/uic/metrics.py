@@ -202,7 +202,8 @@ class Metrics:
         )
         self.as_of = Gauge(
             "uic_as_of_timestamp_seconds",
-            "As-of time of the partition's progress: when it was last known to be caught up.",
+            "As-of time of the partition's progress: when it was last known to be caught up, by the slower of this "
+            "process's clock and the store's.",
             ["partition"],
             registry=r,
         )

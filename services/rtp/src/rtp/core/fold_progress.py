@@ -2,10 +2,10 @@
 
 `FoldProgress` is read in the background for all partitions at once; a request only looks its partition up.
 
-As-of times are written by UIC's clock or the store's, whichever is slower, and compared with the store's clock. A time
-that lies ahead of it (the store was set back, or failed over to a slower clock) does not tell how old the states are,
-so it is not believed, and stays so until UIC writes another one: otherwise a partition whose worker died would look up
-to date again once the store's clock has caught up.
+As-of times are written by the store's clock and compared with it. A time that lies ahead of it (the store was set back,
+or failed over to a slower clock) does not tell how old the states are, so it is not believed, and stays so until UIC
+writes another one: otherwise a partition whose worker died would look up to date again once the store's clock has
+caught up.
 """
 
 from __future__ import annotations

@@ -17,16 +17,14 @@ class CaughtUp:
 
 
 def as_of(asked_ms: int, ahead_ms: int) -> int:
-    """When a question was asked, by the slower of two clocks.
-
-    An as-of time in the future would hide that a partition stands still until that time has passed; one in the past
-    only shows a partition as older than it is.
+    """When a question was asked, by the store's clock, which all share who write as-of times or judge them: so none of
+    their own clocks makes a partition look younger or older than it is.
 
     Args:
         asked_ms: by our clock.
         ahead_ms: our clock less the store's.
     """
-    return asked_ms - max(0, ahead_ms)
+    return asked_ms - ahead_ms
 
 
 def advance(

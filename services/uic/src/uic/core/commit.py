@@ -106,7 +106,7 @@ def judge(stored: bytes, known: bytes, tried: bytes | None) -> Verdict:
         tried: the record that the session tried to write over `known`, if it did.
 
     Total: every combination has a verdict. Within one lineage records are compared as (era, next offset), and records
-    of one writer also by their as-of time: another writer's as-of time may be lower because its clock is slower. A
+    of one writer also by their as-of time: another writer's may be lower, as after the store's clock was set back. A
     record of another lineage can only come from another process.
     """
     if tried is not None and stored == tried:

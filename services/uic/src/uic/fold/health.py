@@ -273,7 +273,9 @@ class Health:
         self._lag = _show(self._metrics.lag, {v.partition: v.lag for v in views if v.lag is not None}, self._lag)
         offsets = {v.partition: v.next_offset or 0 for v in views}
         self._next_offset = _show(self._metrics.next_offset, offsets, self._next_offset)
-        as_of = {v.partition: v.as_of_ms / 1000 for v in views if v.as_of_ms}
+        # Prometheus compares it with a clock of its own: by the slower of ours and the store's, none hides that a
+        # partition stands still.
+        as_of = {v.partition: (v.as_of_ms + min(0, self.ahead_ms)) / 1000 for v in views if v.as_of_ms}
         self._as_of = _show(self._metrics.as_of, as_of, self._as_of)
         self._metrics.erasures_unavailable.set(bool(self._degraded.keys() & ERASURES))
         self._metrics.cache_states.set(len(self._sessions.cache))
