@@ -55,6 +55,7 @@ class View:
     era: int
     next_offset: int
     gaps: int = 0
+    gap_end: int = 0
     states: dict[str, Replayed] = field(default_factory=dict)
     anew: dict[str, dict[str, Replayed]] = field(default_factory=dict)
     """Of users whose stored value was damaged: what there is if they started over, until it is known."""
@@ -318,9 +319,11 @@ class Life(RuleBasedStateMachine):
             assert progress.gaps == view.gaps + 1
             # A log that begins where it parted may have parted lower, for all that its broker knows.
             least = view.next_offset if era_begins and view.next_offset == log.start else view.next_offset + 1
-            assert least <= progress.gap_end <= log.start, "a gap where nothing is missing"
+            # The end of an earlier gap stays, and a log that lost its tail since may begin below it.
+            assert least <= progress.gap_end <= max(log.start, view.gap_end), "a gap where nothing is missing"
             touched |= self.forget(p, view.next_offset)
-            view.gaps, view.next_offset, view.incomplete = progress.gaps, progress.gap_end, True
+            view.gaps, view.next_offset, view.incomplete = progress.gaps, min(progress.gap_end, log.start), True
+            view.gap_end = progress.gap_end
         for record in self.seen(p):
             if view.next_offset <= record.offset < progress.next_offset:
                 if absorb(view.states, record, p, N):
