@@ -186,6 +186,31 @@ def test_refusals_are_problems_with_a_code(rig: Rig, failure: Exception, status:
     assert "secret" not in body["detail"]
 
 
+def test_a_decision_that_was_not_carried_out_in_time_says_what_it_waits_for(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.updater.failure = TimeoutError()
+    waits = replace(BROKEN, phase=Phase.TAKING_UP, reason="the log does not answer: Connection refused")
+    look = "look at /partitions, and repeat this only if the partition is broken"
+    for partition, said in (
+        (waits, f": {waits.reason}; when /readyz no longer says so, {look}"),
+        (BROKEN, f": {look}"),
+        (FOLDING, f": {look}"),
+    ):
+        rig.updater.status = Status(True, (), (partition,))
+        told = f"not done in time, and it may still be done{said}"
+        assert rig.ask("/partitions/5/continue", "POST")[2]["detail"] == told
+        assert partitions.main("continue", ["--partition", "5", "--admin", rig.url]) == 1
+        assert capsys.readouterr().err == f"ctr continue: {told} (timeout)\n", "the address is right: it has answered"
+
+
+def test_only_an_admin_port_that_does_not_answer_is_a_reason_to_look_at_its_address(
+    closed_port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert partitions.main("continue", ["--partition", "5", "--admin", f"http://{closed_port}"]) == 1
+    assert "Set UIC_ADMIN__HOST and UIC_ADMIN__PORT" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("target", "method", "status"),
     [

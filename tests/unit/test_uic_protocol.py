@@ -845,6 +845,26 @@ def test_only_a_broken_partition_of_ours_can_be_resolved(topic: FakeTopic, store
     assert worker.updater._resolutions[0].outcome.cancelled(), "what is no longer waited for is not done later"
 
 
+def test_a_decision_while_another_one_waits_for_the_log_is_told_what_that_waits_for(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    folded(topic, store)
+    topic.make_anew()
+    worker = broken(topic, store, "topic_id")
+    worker.log.away = True
+    first, second = (Resolution(0, "continue", None, Future()) for _ in range(2))
+    worker.updater._resolutions.append(first)
+    worker.until(lambda: worker.updater.status.partitions[0].reason == "the log does not answer: away")
+    worker.updater._resolutions.append(second)
+    worker.until(second.outcome.done)
+    waits = "it is taking_up, for an operator's continue, which is not done yet: the log does not answer: away"
+    with pytest.raises(NotBroken, match=waits):
+        second.outcome.result()
+    worker.log.away = False
+    worker.until(first.outcome.done)
+    assert first.outcome.result().era == 1
+
+
 def test_an_unreadable_progress_record_stops_the_partition_until_it_is_rebuilt(
     topic: FakeTopic, store: FakeStore
 ) -> None:

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from access import Door, check_rules
 from mimn.state import Progress
 from uic import errors
-from uic.core.status import Action, PartitionStatus, Status
+from uic.core.status import Action, PartitionStatus, Phase, Status
 from uic.doors.guard import ADMIN_RULES, Guard
 from uic.doors.http_faults import MAX_HEAD_BYTES, TOO_LARGE
 from uic.errors import UicError
@@ -137,7 +137,6 @@ def admin_app(
         exception_handlers={
             HTTPException: _not_offered,
             UicError: _refused,
-            TimeoutError: _timed_out,
             Exception: _failed,  # uvicorn logs it
         },
     )
@@ -242,7 +241,10 @@ class _Views:
             raise errors.InvalidField(
                 f"offset: {_begin(offset)!r} is not an offset of the log: give a number of at least 0"
             )
-        progress = self._updater.resolve(partition, action, None if offset is None else int(offset))
+        try:
+            progress = self._updater.resolve(partition, action, None if offset is None else int(offset))
+        except TimeoutError:
+            return self._not_done(partition)
         return _json(
             {
                 "partition": partition,
@@ -252,6 +254,17 @@ class _Views:
                 "lineage": f"{progress.lineage:016x}",
             }
         )
+
+    def _not_done(self, partition: int) -> Response:
+        """Why a decision was not carried out in time. A reason of one that is still broken is what it is about."""
+        held = self._updater.status.partitions
+        waits = next((one.reason for one in held if one.partition == partition and one.phase is not Phase.BROKEN), "")
+        so_far = f": {waits}; when /readyz no longer says so, " if waits else ": "
+        detail = (
+            f"not done in time, and it may still be done{so_far}look at /partitions, and repeat this only if the "
+            "partition is broken"
+        )
+        return problem(HTTPStatus.GATEWAY_TIMEOUT, "timeout", detail)
 
 
 def _parameters(request: Request, *known: str) -> dict[str, str]:
@@ -319,11 +332,6 @@ def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, UicError)  # noqa: S101  # what it is registered for
     row = row_of(error)
     return problem(row.status, row.code, error.detail)
-
-
-def _timed_out(_: Request, error: Exception) -> Response:
-    detail = "not done in time, and it may still be done: look at /partitions before repeating"
-    return problem(HTTPStatus.GATEWAY_TIMEOUT, "timeout", detail)
 
 
 def _failed(_: Request, error: Exception) -> Response:

@@ -98,7 +98,7 @@ class TakeUp:
             if session is None:
                 resolution.refuse(NotOurs(f"partition {partition} is not assigned to this process"))
             elif not isinstance(session, Broken):
-                resolution.refuse(NotBroken(f"partition {partition} is not stopped: it is {phase_of(session)}"))
+                resolution.refuse(NotBroken(f"partition {partition} is not stopped: {_under_way(session)}"))
             elif session.cause is BrokenReason.MISROUTED and (
                 resolution.action != "continue" or resolution.from_offset is not None
             ):
@@ -405,3 +405,15 @@ def _claim_of(session: Claiming) -> Attempt:
         erases=bool(session.forgets),
     )
     return Attempt(commit, session.progress)
+
+
+def _under_way(session: Session) -> str:
+    """What a partition does that is not stopped, and what an operator's decision about it waits for, if there is one
+    that is not carried out yet."""
+    does = f"it is {phase_of(session)}"
+    decided = session.resolution if isinstance(session, TakingUp | Claiming) else None
+    if decided is None:
+        return does
+    return f"{does}, for an operator's {decided.action}, which is not done yet" + (
+        f": {session.reason}" if session.reason else ""
+    )

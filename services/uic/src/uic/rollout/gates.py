@@ -28,7 +28,7 @@ from uic.rollout.namespaces import Namespace, Reading
 from uic.rollout.origins import other_topic
 from uic.settings import ClientSettings
 from uic.store import RedisStore
-from uic.tools.partitions import NoAnswer, Refused
+from uic.tools.partitions import NotNow, Refused
 from uic.tools.scorers import Scorers, asked
 
 LOG_TIMEOUT_S: Final = 10.0
@@ -258,7 +258,7 @@ class Gates:
             try:
                 told.append(asked(url, self._settings.access))
             except Refused as error:
-                yield Finding(Gate.LOADED, f"{url}: {error}", passes=isinstance(error, NoAnswer))
+                yield Finding(Gate.LOADED, f"{url}: {error}", passes=isinstance(error, NotNow))
         for one in told:
             if (finding := not_loaded(one, release, record.revision)) is not None:
                 yield finding

@@ -28,8 +28,12 @@ class Refused(Exception):
     """The admin port refused, or did not answer; the message says why."""
 
 
-class NoAnswer(Refused):
-    """It did not answer, and may later."""
+class NotNow(Refused):
+    """It cannot now, and may later."""
+
+
+class NoAnswer(NotNow):
+    """It did not answer at all."""
 
 
 def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -97,7 +101,7 @@ def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str
     """The answer's JSON. `access` has the secret to send, and the CA to trust.
 
     Raises:
-        Refused: no answer (`NoAnswer`), or an error.
+        Refused: no answer (`NoAnswer`), or an error; `NotNow` if that may pass by itself.
     """
     try:
         address = urlsplit(url)
@@ -126,7 +130,7 @@ def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str
         connection.close()
     if response.status != http.HTTPStatus.OK:
         fix = "; set UIC_ACCESS__SECRET_FILE" if response.status in DENIED else ""
-        kind = NoAnswer if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR else Refused
+        kind = NotNow if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR else Refused
         raise kind(f"{answer.get('detail', response.reason)} ({answer.get('code', response.status)}){fix}")
     return answer
 
