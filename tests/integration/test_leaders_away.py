@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.net.manager import KafkaConnectionManager
 
 from conftest import RedisForTest, TopicsForTest
 from localstack.uic_and_rtp import Surroundings, UicWorker
@@ -124,6 +125,7 @@ def test_a_broker_that_is_silent_or_gone_keeps_no_question_from_the_other(
     ports = brokers.second.ports["kafka"], brokers.first.ports["kafka"]
     in_order = SimpleNamespace(shuffle=lambda nodes: nodes.sort(key=lambda node: ports.index(node.port)))
     monkeypatch.setattr(connections, "random", in_order)
+    monkeypatch.setattr(KafkaConnectionManager, "least_loaded_node", lambda _: 2)  # which the library may choose
     wanted = ConfigResource(ConfigResourceType.TOPIC, named.events, configs=["cleanup.policy"])
 
     def ask(admin: KafkaAdminClient) -> None:
@@ -131,6 +133,8 @@ def test_a_broker_that_is_silent_or_gone_keeps_no_question_from_the_other(
         assert len(found["partitions"]) == len(LED)
         assert admin.describe_configs([wanted])
         assert admin.describe_topic_partitions([named.events])["topics"]
+        fresh = admin._manager.cluster.request_update()
+        admin._manager._net.run(admin._manager.wait_for, fresh, 4000)
 
     def opened() -> KafkaAdminClient:
         admin = open_kafka_client(KafkaAdminClient, bootstrap_servers=brokers.bootstrap, request_timeout_ms=5000)

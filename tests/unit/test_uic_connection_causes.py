@@ -6,13 +6,17 @@ import ssl
 from pathlib import Path
 
 import pytest
+from kafka import TopicPartition
 from kafka.errors import (
+    CoordinatorNotAvailableError,
     GroupAuthorizationFailedError,
     KafkaConnectionError,
     KafkaError,
     KafkaProtocolError,
     KafkaTimeoutError,
     NodeNotReadyError,
+    NotLeaderForPartitionError,
+    OffsetNotAvailableError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
@@ -37,6 +41,13 @@ def of(failures: dict[str, NoConnection], error: KafkaError | None = None) -> Ka
     """A client's error, with what lies behind it."""
     error = KafkaTimeoutError("Unable to bootstrap") if error is None else error
     error.__cause__ = ConnectionsFailed(failures)
+    return error
+
+
+def looking(failures: dict[str, NoConnection]) -> KafkaError:
+    """The error of a client that found no broker."""
+    error = of(failures)
+    error.__cause__ = ConnectionsFailed(failures, found_none=True)
     return error
 
 
@@ -78,9 +89,41 @@ def test_brokers_that_fail_alike_are_told_together_and_others_each_by_address() 
     assert each.detail.endswith(
         ": a:1 (wrong password; correct the password); b:1 (Connection refused; start Kafka there)"
     )
-    advertised = unreachable(CLIENT, of({"elsewhere:1": AWAY}))
-    assert "elsewhere:1 (Connection refused" in advertised.detail
-    assert unreachable(CLIENT, KafkaTimeoutError("x")).detail == "no broker answers at a:1, b:1: KafkaTimeoutError"
+    assert unreachable(CLIENT, looking({})).detail == "no broker answers at a:1, b:1: KafkaTimeoutError"
+    known = looking({"a:1": AWAY})
+    assert unreachable(CLIENT, known).detail == "no broker answers at a:1, b:1: Connection refused; start Kafka there"
+
+
+@pytest.mark.parametrize("error", [KafkaTimeoutError("Timed out after 3000 ms"), NodeNotReadyError(1)])
+def test_a_broker_that_is_needed_and_away_is_named_and_nothing_is_said_of_those_that_answer(error: KafkaError) -> None:
+    for failures in ({"b:1": AWAY}, {"elsewhere:1": AWAY}):
+        [address] = failures
+        said = f"a broker that is needed does not answer: {address} (Connection refused; start Kafka there)"
+        failed = of(failures, error)
+        assert said == unreachable(CLIENT, failed).detail == described(failed, CLIENT) == stopped(failed).detail
+    unnamed = "a broker that is needed does not answer in time"
+    assert described(type(error)("x"), CLIENT).startswith(f"{unnamed} ({type(error).__name__}): `ctr doctor` says")
+    login = unreachable(CLIENT, of({"b:1": LOGIN}, error)).detail
+    assert login == "no connection to the brokers: b:1 (wrong password; correct the password)"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OffsetNotAvailableError(f"failed for {TopicPartition('t', 7)}"), "partition 7 has a new leader"),
+        (OffsetNotAvailableError(), "a partition has a new leader"),
+        (NotLeaderForPartitionError(), "a partition is changing its leader"),
+        (CoordinatorNotAvailableError("group"), "the group is changing its coordinator"),
+    ],
+)
+def test_what_brokers_say_of_a_change_among_them_is_told_in_words_and_with_what_to_do(
+    error: KafkaError, words: str
+) -> None:
+    for told in (described(error, CLIENT, "t"), unreachable(CLIENT, error).detail, stopped(error).detail):
+        assert words in told
+        assert "if this stays, bring " in told
+        assert "`ctr doctor` says which are away" in told
+        assert type(error).__name__ not in told
 
 
 def test_only_an_error_that_says_no_more_than_that_there_is_no_answer_is_explained() -> None:
@@ -106,7 +149,7 @@ def test_a_refusal_names_the_right_and_what_it_is_for() -> None:
 def test_a_broker_that_stops_answering_is_told_with_the_cause() -> None:
     said = stopped(of({"a:1": LOGIN}), "it ended").detail
     assert said == "it ended: a:1 (wrong password; correct the password)"
-    assert stopped(KafkaTimeoutError("x")).detail == "the broker stopped answering: KafkaTimeoutError"
+    assert stopped(KafkaTimeoutError("x")).detail == "a broker that is needed does not answer: KafkaTimeoutError"
 
 
 def test_only_what_is_certain_is_called_something_to_correct() -> None:

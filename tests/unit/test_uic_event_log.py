@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -518,3 +519,47 @@ def test_a_replay_sends_requests_as_large_as_the_settings_say(monkeypatch: pytes
     monkeypatch.setenv("UIC_KAFKA__MAX_REQUEST_BYTES", str(3 << 20))
     with pytest.raises(Opened, match=str(3 << 20)):
         dead_letters.main(["replay", "--yes"])
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told of the cluster", "told nothing"])
+def test_only_brokers_that_answer_are_a_reason_to_ask_whether_the_topic_exists(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    class Waiting(Producer):
+        _metadata = SimpleNamespace(_last_successful_refresh_ms=0.0)
+
+        def partitions_for(self, topic: str) -> set[int]:
+            if told:
+                self._metadata._last_successful_refresh_ms = time.monotonic() * 1000
+            raise KafkaTimeoutError("Failed to update metadata after 5.0 secs.")
+
+    monkeypatch.setattr(event_log, "open_producer", Brokers([Waiting()]).open)
+    log = KafkaLog({"bootstrap_servers": ["a:1"]}, timeout_s=TIMEOUT_S, max_request_bytes=MAX_REQUEST_BYTES)
+    words = "tell nothing of topic events: does it exist" if told else "a broker that is needed does not answer in time"
+    with pytest.raises(LogUnavailable, match=words):
+        append(log, TIMEOUT_S)
+
+
+def test_connecting_and_asking_have_the_time_of_one_call_together(
+    connect: Callable[[Brokers], KafkaLog], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds: list[float] = []
+
+    class Admin:
+        def __init__(self, *, bootstrap_timeout_ms: int, **options: object) -> None:
+            bounds.append(clock.now + bootstrap_timeout_ms / 1000)
+            clock.now += TIMEOUT_S / 2
+
+        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
+            return [{"error_code": 0, "partitions": [None]}]
+
+    @contextmanager
+    def answered_by(client: object, deadline: float) -> Iterator[None]:
+        bounds.append(deadline)
+        yield
+
+    monkeypatch.setattr(event_log, "KafkaAdminClient", Admin)
+    monkeypatch.setattr(event_log, "answered_by", answered_by)
+    began = clock.now
+    assert connect(Brokers([Producer()])).partition_count("events") == 1
+    assert bounds == [pytest.approx(began + TIMEOUT_S)] * 2

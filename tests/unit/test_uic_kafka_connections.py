@@ -9,11 +9,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kafka.errors import KafkaTimeoutError, RequestTimedOutError, SaslAuthenticationFailedError, UnknownBrokerIdError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    RequestTimedOutError,
+    SaslAuthenticationFailedError,
+    UnknownBrokerIdError,
+)
 from kafka.future import Future
 from kafka.net.manager import KafkaConnectionManager
 
 from support.fake_metadata import Metadata
+from uic.log.connection_causes import NoConnection, why_no_connection
 from uic.log.kafka_repairs import connections, transports
 from uic.log.kafka_repairs.connections import UNANSWERED_S
 from uic.log.unreachable import described, stopped
@@ -24,7 +31,7 @@ class Manager(connections.Manager):
 
     def __init__(self, cluster: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cluster = cluster
-        self.config = {"request_timeout_ms": 1000}
+        self.config = {"request_timeout_ms": 1000, "security_protocol": "PLAINTEXT"}
         self._auth_failures: dict[int, Exception] = {}
         self._backoff: dict[int, Any] = {}
         brokers = {n: SimpleNamespace(send_request=lambda *_, n=n, **__: Future().success(n)) for n in (1, 3)}
@@ -95,7 +102,7 @@ def test_a_time_that_is_over_hides_no_reason_and_an_open_connection_ends_it() ->
     conns: dict[str, Any] = {}
     nodes = {"node": SimpleNamespace(host="h", port=1)}
     vars(manager).update(
-        _failed={}, config={"security_protocol": "SASL_SSL"}, _conns=conns,
+        _failed={}, _connecting={}, config={"security_protocol": "SASL_SSL"}, _conns=conns,
         cluster=SimpleNamespace(broker_metadata=nodes.get),
     )  # fmt: skip
     manager._note("h:1", KafkaTimeoutError("SASL Authentication timed out"))
@@ -110,13 +117,48 @@ def test_a_time_that_is_over_hides_no_reason_and_an_open_connection_ends_it() ->
 def test_a_broker_that_does_not_answer_is_named_unless_it_may_wait_for_others() -> None:
     manager: Any = object.__new__(connections.Manager)
     asked = time.monotonic() - UNANSWERED_S
-    open_one = SimpleNamespace(
-        node_id="node", connected=True, in_flight_requests=deque([(1, None, asked, asked + 9, None)])
-    )
+    open_one = SimpleNamespace(node_id=3, connected=True, in_flight_requests=deque([(1, None, asked, asked + 9, None)]))
     vars(manager).update(
-        _failed={}, _conns={"node": open_one}, answers_at_once=True,
+        _failed={}, _connecting={}, _conns={3: open_one}, answers_at_once=True,
         cluster=SimpleNamespace(broker_metadata=lambda node_id: SimpleNamespace(host="h", port=1)),
     )  # fmt: skip
-    assert str(manager.failures()["h:1"]).startswith("no answer for 2 s; start Kafka there")
-    manager.answers_at_once = False  # a join is answered when all members have joined
+    assert str(manager.failures()["h:1"]).startswith("no answer for 2 s; see whether Kafka hangs there")
+    manager.answers_at_once = False
+    assert "h:1" in manager.failures(), "a member asks leaders, too"
+    open_one.node_id = "coordinator-3"  # a join is answered when all members have joined
     assert manager.failures() == {}
+
+
+def test_a_broker_that_accepts_a_connection_and_says_nothing_is_named_before_its_time_is_over() -> None:
+    manager: Any = object.__new__(connections.Manager)
+    connecting = {1: ("h:1", time.monotonic() - UNANSWERED_S), 2: ("h:2", time.monotonic())}
+    vars(manager).update(_failed={}, _connecting=connecting, _conns={}, answers_at_once=False)
+    assert [(at, why.said) for at, why in manager.failures().items()] == [("h:1", "no answer for 2 s")]
+    assert manager.failures()["h:1"].fix.startswith("start Kafka there")
+    manager._failed["h:1"] = time.monotonic(), why_no_connection(KafkaConnectionError("111 ECONNREFUSED"), "SSL")
+    assert manager.failures()["h:1"].said == "Connection refused"
+
+
+def test_a_broker_that_has_answered_and_is_killed_is_not_said_to_want_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections.Manager, "_have_answered", set())
+
+    monkeypatch.setattr(KafkaConnectionManager, "send", lambda *_: Future().success("answer"))
+
+    def resets(port: int, *, after_an_answer: bool) -> NoConnection:
+        manager: Any = object.__new__(connections.Manager)
+        vars(manager).update(
+            _failed={}, _connecting={}, _conns={}, config={"security_protocol": "PLAINTEXT"},
+            cluster=SimpleNamespace(broker_metadata=lambda node_id: SimpleNamespace(host="h", port=port)),
+        )  # fmt: skip
+        if after_an_answer:
+            assert manager.send("request", 1).value == "answer"
+        manager._note(f"h:{port}", KafkaConnectionError("socket disconnected"))
+        found: NoConnection = manager.failures()[f"h:{port}"]
+        return found
+
+    assert "wants TLS or a login" in resets(1, after_an_answer=False).fix
+    gone = resets(1, after_an_answer=True)
+    assert (gone.said, gone.answered) == ("Connection reset by peer", False)
+    assert "see whether Kafka runs there" in gone.fix
+    assert resets(1, after_an_answer=False) == gone, "another client of this process knows it, too"
+    assert "wants TLS or a login" in resets(2, after_an_answer=False).fix

@@ -26,6 +26,8 @@ SETTINGS: Final = "UIC_KAFKA"
 _PROTOCOL: Final = KAFKA_TLS.address
 _CERTIFICATE: Final = KAFKA_TLS.cert_file
 _NO_BROKER: Final = f"start Kafka there, or correct {SETTINGS}__BOOTSTRAP_SERVERS"
+_HANGS: Final = "see whether Kafka hangs there, or is overloaded"
+_GONE: Final = "it has answered before: see whether Kafka runs there, and still listens with this protocol"
 _SYSTEM_ERROR: Final = re.compile(r"(\d+) [A-Z]+")
 """How kafka-python says that the system refused to connect."""
 _FRAME: Final = re.compile(r"Invalid frame length: (\d+)")
@@ -54,10 +56,16 @@ class NoConnection(NamedTuple):
 class ConnectionsFailed(Exception):
     """What lies behind the error of a client that has no connection."""
 
-    def __init__(self, failures: Mapping[str, NoConnection]) -> None:
-        """`failures`: by address, `host:port`."""
+    def __init__(self, failures: Mapping[str, NoConnection], *, found_none: bool = False) -> None:
+        """
+        Args:
+            failures: by address, `host:port`.
+            found_none: whether the client was looking for a first broker; else one had answered, and another one that
+                it needs has not.
+        """
         super().__init__("; ".join(by_cause((address, str(why)) for address, why in failures.items())))
         self.failures = dict(failures)
+        self.found_none = found_none
 
 
 def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
@@ -94,9 +102,16 @@ def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
     return NoConnection(bounded(said), "", answered=True)
 
 
-def does_not_answer(seconds: float) -> NoConnection:
-    """A broker took a request, and has been silent since."""
-    return NoConnection(f"no answer for {seconds:.0f} s", _NO_BROKER, answered=False, telling=False)
+def does_not_answer(seconds: float, *, connected: bool) -> NoConnection:
+    """A broker took a request, and has been silent since; or it takes that long already to connect to it."""
+    fix = _HANGS if connected else _NO_BROKER
+    return NoConnection(f"no answer for {seconds:.0f} s", fix, answered=False, telling=False)
+
+
+def has_gone() -> NoConnection:
+    """A broker has answered this process before, and now ends a connection without a word: it was killed, or a firewall
+    ends its connections."""
+    return NoConnection(RESET, _GONE, answered=False)
 
 
 def words_of(error: BaseException) -> str:

@@ -441,6 +441,7 @@ class LogConsumer(threading.Thread):
         try:
             with explained(consumer):
                 topic_id = fresh_topic_id(consumer, self._topic, DESCRIBE_MS)
+                self._note_answer()  # what comes next is asked of the leaders, and one of them may be silent
                 if topic_id != self._topic_id:  # everything that is read must be checked again
                     wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
                     partitions = [self._tp(p) for p in wanted]

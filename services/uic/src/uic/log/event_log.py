@@ -29,11 +29,13 @@ from kafka.errors import (
 from uic.core.topics import bring_back, ranges
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.kafka_repairs.clients import answered_by, explained, open_kafka_client
+from uic.log.kafka_repairs.metadata import was_told_of_cluster
 from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, has_failed
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
+from uic.log.unreachable import unreachable
 
 LEAST_IN_SYNC = "min.insync.replicas"
 VERDICT_MARGIN_S = 0.5
@@ -148,7 +150,7 @@ class KafkaLog:
         """See `EventLog`."""
         deadline = time.monotonic() + timeout_s
         producer = self._connected(deadline)
-        _check_topic(producer, topic, partitions)
+        self._check_topic(producer, topic, partitions)
         sent = time.monotonic()
         if sent >= deadline:  # the caller has given up, and may send it again
             raise LogUnavailable("the time of the call was over before the brokers were connected; nothing was written")
@@ -190,7 +192,7 @@ class KafkaLog:
 
     def check(self, topic: str, partitions: int, timeout_s: float) -> None:
         """See `EventLog`."""
-        _check_topic(self._connected(time.monotonic() + timeout_s), topic, partitions)
+        self._check_topic(self._connected(time.monotonic() + timeout_s), topic, partitions)
         self.must_be_writable(topic)
 
     def must_be_writable(self, topic: str) -> None:
@@ -236,19 +238,22 @@ class KafkaLog:
         """What the brokers say.
 
         Raises:
-            LogUnavailable: nothing.
+            LogUnavailable: nothing, or not before the time was over that connecting and asking have together.
         """
         timeout_ms = int(self._timeout_s * 1000)
+        deadline = time.monotonic() + self._timeout_s
         with _held(self._asking, self._timeout_s):
             try:
                 if self._admin is None:
+                    left_ms = max(int((deadline - time.monotonic()) * 1000), 1)
                     self._admin = open_kafka_client(
                         KafkaAdminClient,
-                        **self._client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms},
+                        **self._client | {"bootstrap_timeout_ms": left_ms, "request_timeout_ms": timeout_ms},
                     )
-                return question(self._admin)
+                with explained(self._admin), answered_by(self._admin, deadline):
+                    return question(self._admin)
             except KafkaError as error:
-                raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+                raise unreachable(self._client, error) from error
 
     def close(self) -> None:
         """See `EventLog`."""
@@ -262,6 +267,20 @@ class KafkaLog:
         if admin is not None:
             admin.close()
 
+    def _check_topic(self, producer: KafkaProducer, topic: str, partitions: int) -> None:
+        began = time.monotonic()
+        try:
+            with explained(producer):
+                found = producer.partitions_for(topic)
+        except REFUSALS as error:
+            raise LogRefused(_why_refused(topic, error)) from error
+        except KafkaError as error:
+            if was_told_of_cluster(producer, began):
+                raise LogUnavailable(f"the brokers tell nothing of topic {topic}: does it exist?") from error
+            raise unreachable(self._client, error) from error
+        if len(found) != partitions:
+            raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")
+
     def _connected(self, deadline: float) -> KafkaProducer:
         """The producer; one call connects it, and the others wait for it no longer than they have time."""
         if (connected := self._working()) is not None:
@@ -274,7 +293,7 @@ class KafkaLog:
                     self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes
                 )
             except KafkaError as error:
-                raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+                raise unreachable(self._client, error) from error
             with self._changing:
                 self._producer = opened
             return opened
@@ -307,17 +326,6 @@ def _held(lock: threading.Lock, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _check_topic(producer: KafkaProducer, topic: str, partitions: int) -> None:
-    try:
-        found = producer.partitions_for(topic)
-    except REFUSALS as error:
-        raise LogRefused(_why_refused(topic, error)) from error
-    except KafkaError as error:
-        raise LogUnavailable(f"no metadata of topic {topic}, does it exist? {type(error).__name__}") from error
-    if len(found) != partitions:
-        raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")
 
 
 def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total: int) -> LogUnavailable:

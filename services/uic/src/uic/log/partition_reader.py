@@ -24,11 +24,10 @@ from uic.log.lone_consumer import open_lone_consumer, read_settled
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
 from uic.log.topic_facts import topic_id_of
-from uic.log.unreachable import stopped
+from uic.log.unreachable import NO_ANSWER, stopped
 from uic.settings import MAX_BATCH_BYTES, KafkaSettings
 
 POLL_MS = 200
-NO_ANSWER: Final = "a broker that is needed does not answer"
 FETCH_BYTES: Final = 8 << 20
 FETCHING: Final[Mapping[str, Any]] = {
     "max_poll_records": 10_000,

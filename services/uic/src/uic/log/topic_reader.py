@@ -110,7 +110,8 @@ def _check_there(client: Mapping[str, Any], topic: str, timeout_s: float) -> Non
     try:
         admin = open_kafka_client(KafkaAdminClient, **dict(client) | {"bootstrap_timeout_ms": int(timeout_s * 1000)})
         try:
-            [found] = admin.describe_topics([topic])
+            with explained(admin):
+                [found] = admin.describe_topics([topic])
         finally:
             admin.close()
     except KafkaError as error:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from kafka.errors import (
     BrokerResponseError,
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    FencedLeaderEpochError,
     GroupAuthorizationFailedError,
     InvalidTimestampError,
     KafkaConnectionError,
     KafkaTimeoutError,
+    LeaderNotAvailableError,
     NodeNotReadyError,
+    NotCoordinatorError,
+    NotLeaderForPartitionError,
+    OffsetNotAvailableError,
     RequestTimedOutError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
@@ -25,6 +33,10 @@ from uic.log.kafka_repairs.metadata import NO_BROKER
 from uic.log.kafka_repairs.offsets import Leaderless
 from uic.log.topic_answers import TO_READ, refusal, time_refused
 
+NO_ANSWER: Final = "a broker that is needed does not answer"
+_WHICH: Final = "`ctr doctor` says which are away"
+_PARTITION: Final = re.compile(r"\bpartition=(\d+)")
+"""How the client writes one in an error."""
 MOST: Final = 120
 """Characters of what a client says."""
 _NO_ANSWER: Final = (
@@ -38,21 +50,13 @@ _NO_ANSWER: Final = (
 
 
 def unreachable(client: Mapping[str, Any], error: Exception) -> LogUnavailable:
-    """The error to raise.
+    """The error to raise where a client is opened, or asked a question.
 
     Args:
         client: options of the Kafka client that got no answer.
         error: the client's, as `open_kafka_client` or `explained` raised it.
     """
-    addresses = [address.strip() for address in client["bootstrap_servers"]]
-    failures = _failures(error)
-    if not failures:
-        return LogUnavailable(f"{no_broker(client)}: {type(error).__name__}")
-    reasons = set(map(str, failures.values()))
-    why = reasons.pop() if len(reasons) == 1 and failures.keys() <= set(addresses) else _by_cause(failures)
-    if any(failure.answered for failure in failures.values()):
-        return LogUnavailable(f"no connection to the brokers at {', '.join(addresses)}: {why}")
-    return LogUnavailable(f"{no_broker(client)}: {why}")
+    return LogUnavailable(_no_answer(client, error) if was_answered(error) is False else described(error, client))
 
 
 def no_broker(client: Mapping[str, Any]) -> str:
@@ -60,7 +64,26 @@ def no_broker(client: Mapping[str, Any]) -> str:
     return f"no broker answers at {', '.join(client['bootstrap_servers'])}"
 
 
-def stopped(error: Exception, what: str = "the broker stopped answering") -> LogUnavailable:
+def _no_answer(client: Mapping[str, Any], error: BaseException) -> str:
+    """Who does not answer, and why: no broker at all, or of several one that leads a partition or coordinates a group,
+    which is named."""
+    addresses = [address.strip() for address in client["bootstrap_servers"]]
+    failures = _failures(error)
+    none_answers = isinstance(error.__cause__, ConnectionsFailed) and error.__cause__.found_none
+    if not failures:
+        why = type(error).__name__
+        return f"{no_broker(client)}: {why}" if none_answers else f"{NO_ANSWER} in time ({why}): {_WHICH}"
+    some_answer = any(failure.answered for failure in failures.values())
+    if not none_answers and not failures.keys() >= set(addresses):
+        return f"{'no connection to the brokers' if some_answer else NO_ANSWER}: {_by_cause(failures)}"
+    reasons = set(map(str, failures.values()))
+    why = reasons.pop() if len(reasons) == 1 and failures.keys() <= set(addresses) else _by_cause(failures)
+    if some_answer:
+        return f"no connection to the brokers at {', '.join(addresses)}: {why}"
+    return f"{no_broker(client)}: {why}"
+
+
+def stopped(error: Exception, what: str = NO_ANSWER) -> LogUnavailable:
     """The error to raise where a client had a connection.
 
     Args:
@@ -91,8 +114,8 @@ def described(error: BaseException, client: Mapping[str, Any], topic: str = "", 
         case GroupAuthorizationFailedError():
             group = " ".join(map(str, error.args))
             return f"group {group} {refusal(client, TO_READ, GroupAuthorizationFailedError)}"
-    if failures := _failures(error):
-        return f"no connection to the brokers: {_by_cause(failures)}"
+    if was_answered(error) is False:
+        return _no_answer(client, error)
     if plain := _words(error):
         return plain
     words = words_of(error)[:MOST]
@@ -111,7 +134,22 @@ def _words(error: BaseException) -> str:
                 f"the brokers name broker {broker} as a leader or coordinator, and do not say where it is: it may be "
                 "starting or stopping; if this stays, bring it back"
             )
+        case OffsetNotAvailableError():
+            return (
+                f"{_named(error)} has a new leader, which does not know yet up to where its replicas have the records; "
+                f"if this stays, bring them back: {_WHICH}"
+            )
+        case NotLeaderForPartitionError() | LeaderNotAvailableError() | FencedLeaderEpochError():
+            return f"{_named(error)} is changing its leader; if this stays, bring its replicas back: {_WHICH}"
+        case CoordinatorNotAvailableError() | NotCoordinatorError() | CoordinatorLoadInProgressError():
+            return f"the group is changing its coordinator; if this stays, bring the brokers back: {_WHICH}"
     return ""
+
+
+def _named(error: BaseException) -> str:
+    """The partition that an error of the brokers is about."""
+    found = _PARTITION.search(str(error))
+    return f"partition {found[1]}" if found else "a partition"
 
 
 def was_answered(error: BaseException) -> bool | None:

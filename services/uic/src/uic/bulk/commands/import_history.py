@@ -24,7 +24,7 @@ from uic.bulk.folder import Folder
 from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
 from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.partition_reader import log_reader
 from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_facts
@@ -229,9 +229,10 @@ def _retention_ms(kafka: KafkaSettings) -> int | None:
             KafkaAdminClient, **kafka.client_options() | {"bootstrap_timeout_ms": kafka.request_timeout_ms}
         )
         try:
-            [found] = admin.describe_topics([kafka.topic])
-            check_there(kafka.client_options(), found)
-            facts = topic_facts(admin, [found])
+            with explained(admin):
+                [found] = admin.describe_topics([kafka.topic])
+                check_there(kafka.client_options(), found)
+                facts = topic_facts(admin, [found])
         finally:
             admin.close()
     except KafkaError as error:

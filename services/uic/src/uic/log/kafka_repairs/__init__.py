@@ -17,7 +17,8 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file.
 * `connections.Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; TLS has no
   longer than the connection; a broker that the client has not heard of is looked up before a request to it fails.
-* `connections._QUESTIONS`: what any broker can answer is asked of another one, too, if one is gone or silent.
+* `connections._QUESTIONS`: what any broker can answer is asked of another one, too, if one is gone or silent; so are
+  fresh metadata, which the library waits for from one broker.
 * `bootstrap.BootstrapServer`: a server that is silent does not keep a client from the next one, and is named.
 * `transports._ReadsAll`: what a broker says before it ends a connection is read.
 * `producers._TransactionManager`: a producer counts its epoch by itself, and asks for another id if it gave one up.

@@ -209,6 +209,25 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
     "a subscription keeps positions in assignment": lambda: uses(SubscriptionState.__init__, "assignment"),
+    "a producer's cluster is _metadata, and notes when it was told of it, on the monotonic clock": lambda: (
+        uses(KafkaProducer.__init__, "_metadata")
+        and uses(KafkaProducer.partitions_for, "_wait_on_metadata")
+        and uses(KafkaProducer._wait_on_metadata, "_metadata", "request_update", "KafkaTimeoutError")
+        and uses(ClusterMetadata.update_metadata, "_last_successful_refresh_ms", "monotonic")
+    ),
+    "metadata is asked for with send(request, node)": lambda: uses(
+        ClusterMetadata._do_refresh_metadata, "_manager", "send", "metadata_request"
+    ),
+    "connecting ends in init_future, and a bootstrap server tells broker_version": lambda: (
+        uses(KafkaConnection.__init__, "_init_future")
+        and isinstance(KafkaConnection.init_future, property)
+        and uses(KafkaConnectionManager._connect, "broker_version_data", "is_bootstrap")
+        and isinstance(KafkaConnectionManager.broker_version, property)
+    ),
+    "a member of a group talks to its coordinator on a connection of its own, coordinator-…": lambda: (
+        uses(BaseCoordinator._handle_find_coordinator_response, "add_coordinator")
+        and "coordinator-{}" in ClusterMetadata.add_coordinator.__code__.co_consts
+    ),
     "a cluster has request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda: (
         takes(ClusterMetadata.request_update, "self")
         and takes(ClusterMetadata.topic_id, "self")

@@ -58,6 +58,7 @@ class BootstrapServer:
             try:
                 await conn
                 manager.cluster.update_metadata(await conn.send_request(manager.cluster.metadata_request()))
+                manager.note_answer(node_id)
                 if manager.cluster.brokers():
                     manager.reset_backoff(node_id)
                     return

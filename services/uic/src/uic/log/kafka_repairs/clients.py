@@ -27,7 +27,7 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
     they are closed, whatever the constructor raises.
 
     Raises:
-        KafkaError: no broker answers in time; its cause is a `ConnectionsFailed` if it is known why.
+        KafkaError: no broker answers in time; its cause is a `ConnectionsFailed`.
         UnsuitableClient: see `check_client`.
     """
     check_client()
@@ -46,9 +46,8 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
         try:
             client = kind(**options, kafka_client=network)
         except KafkaError as error:
-            if failures := {at: why for manager in managers for at, why in manager.failures().items()}:
-                raise error from ConnectionsFailed(failures)
-            raise
+            failures = {at: why for manager in managers for at, why in manager.failures().items()}
+            raise error from ConnectionsFailed(failures, found_none=True)
         started.pop_all()
     if isinstance(client, KafkaConsumer):
         client._fetcher.__class__ = LeaderAwareFetcher
@@ -61,6 +60,12 @@ def failures_of(client: Any) -> dict[str, NoConnection]:
     return manager.failures() if isinstance(manager, Manager) else {}
 
 
+def broker_version(client: Any) -> tuple[int, ...] | None:
+    """The version of the broker that a client found first; None if it did not say."""
+    version = client._manager.broker_version
+    return None if version is None else tuple(version)
+
+
 @contextmanager
 def explained(client: Any) -> Iterator[None]:
     """Errors of a client get why it has no connection as their cause, a `ConnectionsFailed`, if it has none."""
@@ -70,3 +75,18 @@ def explained(client: Any) -> Iterator[None]:
         if failures := failures_of(client):
             raise error from ConnectionsFailed(failures)
         raise
+
+
+@contextmanager
+def answered_by(client: Any, deadline: float) -> Iterator[None]:
+    """Within, a question that any broker can answer fails at `deadline`, on the monotonic clock, if that is before its
+    time is over. For one thread at a time."""
+    manager = getattr(client, "_manager", None)
+    if not isinstance(manager, Manager):
+        yield
+        return
+    manager.answer_by = deadline
+    try:
+        yield
+    finally:
+        manager.answer_by = None

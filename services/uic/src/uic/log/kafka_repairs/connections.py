@@ -7,7 +7,7 @@ import time
 import traceback
 from contextlib import suppress
 from copy import copy
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from kafka.errors import KafkaConnectionError, KafkaTimeoutError, UnknownBrokerIdError
 from kafka.future import Future
@@ -16,7 +16,8 @@ from kafka.net.transport import KafkaSSLTransport
 from kafka.protocol.admin import DescribeConfigsRequest, DescribeTopicPartitionsRequest
 from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 
-from uic.log.connection_causes import NoConnection, does_not_answer, why_no_connection
+from process.tls_causes import RESET
+from uic.log.connection_causes import NoConnection, does_not_answer, has_gone, why_no_connection
 from uic.log.kafka_repairs.bootstrap import BootstrapServer
 from uic.log.kafka_repairs.metadata import NO_BROKER, address_of, addresses_of
 from uic.log.kafka_repairs.race import Race, ms_until
@@ -28,6 +29,8 @@ RECENT_S: Final = 30.0
 """How long a connection that failed may be the reason why there is no answer."""
 _QUESTIONS: Final = (MetadataRequest, DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest)
 """Of those, all that is asked of any broker. To ask twice changes nothing."""
+_COORDINATOR: Final = "coordinator-"
+"""How the node of a connection begins on which a member of a group talks to its coordinator."""
 
 
 class _Wanted(NamedTuple):
@@ -49,13 +52,21 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
     is told that time is over. No error is kept here, only its words, for the same reason.
     """
 
+    _have_answered: ClassVar[set[tuple[str, str]]] = set()
+    """Address and protocol of the servers that have answered a question of this process: if such a server ends a
+    connection, it wants no other protocol. One that wants a login answers without one only which versions it knows."""
+
     def __init__(self, net: Any, **configs: Any) -> None:
         super().__init__(net, **configs)
         self.answers_at_once = True
-        """Whether brokers answer all that this client asks without delay: not so a member of a group, whose joins wait
-        for the others'."""
+        """Whether brokers answer all that this client asks without delay. A member of a group asks its coordinator to
+        let it join, on a connection of its own, and that waits for the others."""
+        self.answer_by: float | None = None
+        """When questions to any broker must have been answered, on the monotonic clock; None for the time of each."""
         self._failed: dict[str, tuple[float, NoConnection]] = {}
-        """By address: when and why a connection to it failed. Written by the client's I/O thread."""
+        """By address: when and why a connection to it failed. Written by the client's I/O thread, as is the next."""
+        self._connecting: dict[Any, tuple[str, float]] = {}
+        """By node: the address that is connected to, and since when."""
 
     async def _build_transport(self, node: _Wanted, timeout_at: float | None = None) -> Any:
         """A transport, made by a task of its own: the library waits for the end of a TLS handshake without a limit.
@@ -124,11 +135,12 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         """A `Future` of the answer. Fresh metadata is asked for if it is not known where the broker is: the library
         does not ask, though it was just told that this broker is a leader or coordinator, and its metadata may date
         from before the broker came (back). A question that each broker can answer goes to another one, too, if one
-        does not answer: the library asks one."""
-        if node_id is None and isinstance(request, _QUESTIONS):
+        does not answer: the library asks one, and names one whenever it renews its metadata."""
+        any_broker = isinstance(request, _QUESTIONS) and node_id is None
+        if any_broker or (isinstance(request, MetadataRequest) and self.cluster.brokers()):
             return self.call_soon(self._ask, request, request_timeout_ms)
         try:
-            return super().send(request, node_id, request_timeout_ms)
+            return self._send(request, node_id, request_timeout_ms)
         except UnknownBrokerIdError:
             if node_id == NO_BROKER:
                 raise
@@ -136,7 +148,16 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
 
     async def _send_when_known(self, request: Any, node_id: Any, request_timeout_ms: int | None) -> Any:
         await self.wait_for(self.cluster.request_update(), request_timeout_ms or self.config["request_timeout_ms"])
-        return await super().send(request, node_id, request_timeout_ms)
+        return await self._send(request, node_id, request_timeout_ms)
+
+    def _send(self, request: Any, node_id: Any, request_timeout_ms: int | None) -> Any:
+        answer = super().send(request, node_id, request_timeout_ms)
+        return answer.add_callback(self.note_answer, node_id)
+
+    def note_answer(self, node_id: Any, _: object = None) -> None:
+        """A server has answered a question."""
+        if (node := self.cluster.broker_metadata(node_id)) is not None:
+            self._have_answered.add((address_of(node), self.config["security_protocol"]))
 
     async def _ask(self, question: Any, timeout_ms: int | None) -> Any:
         """The answer of the first broker that gives one.
@@ -145,17 +166,20 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
             KafkaError: none does in time, or each fails; then the error of one that refuses.
         """
         timeout_ms = timeout_ms or self.config["request_timeout_ms"]
+        deadline = time.monotonic() + timeout_ms / 1000
+        if self.answer_by is not None:
+            deadline = min(deadline, self.answer_by)
         brokers = list(self.cluster.brokers())
         random.shuffle(brokers)
         brokers.sort(key=lambda broker: not self._is_idle(broker.node_id))
-        race = Race(self, len(brokers), time.monotonic() + timeout_ms / 1000)
+        race = Race(self, len(brokers), deadline)
         for broker in brokers:
             # A copy, because a request takes on the version of the broker that it is sent to.
-            if await race.joined_by(self.call_soon(super().send, copy(question), broker.node_id, timeout_ms)):
+            if await race.joined_by(self.call_soon(self._send, copy(question), broker.node_id, timeout_ms)):
                 break
         if await race.is_won():
             return race.answer
-        raise race.refusal() or KafkaConnectionError(f"no broker answers at {addresses_of(brokers)}")
+        raise race.refusal() or KafkaConnectionError(f"no answer from {addresses_of(brokers)}")
 
     def _is_idle(self, node_id: Any) -> bool:
         """Whether there is a connection to a broker, and no answer is waited for on it."""
@@ -163,32 +187,43 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         return conn is not None and conn.connected and not conn.in_flight_requests
 
     async def _connect(self, node: Any, conn: Any, *given: Any, **named: Any) -> None:
-        conn.close_future.add_errback(self._note, address_of(node))
+        address = address_of(node)
+        self._connecting[node.node_id] = address, time.monotonic()
+        conn.init_future.add_both(lambda _: self._connecting.pop(node.node_id, None))
+        conn.close_future.add_errback(self._note, address)
         wanted = _Wanted(node.node_id, node.host, node.port, conn.close_future)
         await super()._connect(wanted, conn, *given, **named)
 
     def _note(self, address: str, error: BaseException) -> None:
         """A connection has failed. That time was over says less than what was seen before."""
-        why = why_no_connection(error, self.config["security_protocol"])
+        protocol = self.config["security_protocol"]
+        why = why_no_connection(error, protocol)
+        if why.said == RESET and (address, protocol) in self._have_answered:
+            why = has_gone()
         if why.telling or address not in self.failures():
             self._failed[address] = time.monotonic(), why
 
     def failures(self) -> dict[str, NoConnection]:
-        """Address → why the last connection to it failed, a short while ago, of those without an open one; and of those
-        with one, that it does not answer."""
+        """Address → why the last connection to it failed, a short while ago, of those without an open one; and of
+        others, that they do not answer."""
         now = time.monotonic()
-        connected: set[str] = set()
-        silent: dict[str, NoConnection] = {}
+        open_to: set[str] = set()
+        asked = [(since, at, False) for at, since in list(self._connecting.values())]
         for conn in list(self._conns.values()):
             node = self.cluster.broker_metadata(conn.node_id)
             if conn.connected and node is not None:
-                connected.add(address_of(node))
+                open_to.add(address_of(node))
                 with suppress(IndexError):  # it has answered all
                     _, _, sent, *_ = conn.in_flight_requests[0]
-                    if self.answers_at_once and now - sent >= UNANSWERED_S:
-                        silent[address_of(node)] = does_not_answer(now - sent)
-        failed = {at: why for at, (when, why) in self._failed.items() if now - when <= RECENT_S and at not in connected}
-        return dict(sorted((failed | silent).items()))
+                    if self.answers_at_once or not str(conn.node_id).startswith(_COORDINATOR):
+                        asked.append((sent, address_of(node), True))
+        silent = {
+            at: does_not_answer(now - since, connected=connected)
+            for since, at, connected in sorted(asked, reverse=True)  # of an address, what has waited longest
+            if now - since >= UNANSWERED_S
+        }
+        failed = {at: why for at, (when, why) in self._failed.items() if now - when <= RECENT_S and at not in open_to}
+        return dict(sorted((silent | failed).items()))
 
 
 def _forget_locals(error: BaseException | None) -> None:
