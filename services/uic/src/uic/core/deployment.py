@@ -8,7 +8,7 @@ the design promises. A fact that could not be gathered is None, and the check sa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mimn.state import NO_TOPIC_ID
@@ -63,6 +63,8 @@ class TopicFacts:
     """The smallest replica count of its partitions."""
     leaderless: tuple[int, ...]
     """Partitions without a leader now."""
+    lagging: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Partition → the brokers whose replica of it is not in sync now, of those with one that is not."""
     config: Mapping[str, str] | None
     rights: frozenset[str] | None = None
     """The operations on it that our user is allowed; None if the brokers do not report them."""

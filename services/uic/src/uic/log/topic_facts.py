@@ -38,6 +38,11 @@ def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str,
             partitions=len(partitions),
             replicas=min(len(p["replica_nodes"]) for p in partitions),
             leaderless=tuple(sorted(p["partition_index"] for p in partitions if p["leader_id"] < 0)),
+            lagging={
+                p["partition_index"]: tuple(sorted(away))
+                for p in partitions
+                if (away := set(p["replica_nodes"]) - set(p["isr_nodes"]))
+            },
             config=given or None,
             rights=rights_of(topic),
             topic_id=topic_id_of(topic),

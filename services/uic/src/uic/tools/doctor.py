@@ -35,7 +35,7 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.start_position import BrokenReason, LogBounds, contradiction
 from uic.core.topics import erased_topic
 from uic.errors import StartRefused, UicError, UnsuitableClient
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.kafka_repairs.clients import broker_version, explained, open_kafka_client
 from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
@@ -215,6 +215,7 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         yield deployment.log_cleanup(events, tools)
         yield deployment.log_retention(events, tools)
         yield findings.durability(events)
+        yield findings.in_sync(events)
         yield findings.record_size(events, kafka.max_request_bytes, tools)
         yield findings.partitioner(log.samples, events.partitions, settings.fold.misrouted_share, log.sample_error)
         yield findings.newest_event(log.samples, facts.now_ms)
@@ -225,6 +226,7 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     yield deployment.topic_exists(kafka.dead_letter_topic, dead, create, why.get(kafka.dead_letter_topic, ""))
     if dead is not None and events is not None:
         yield findings.dead_letter_policy(dead, events, tools)
+        yield findings.in_sync(dead)
         of_log, dead_ones = log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic)
         yield traffic.dead_letters(of_log, dead_ones, log.offsets_error)
     notes = erased_topic(kafka.topic)
@@ -233,6 +235,7 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     if erased is not None:
         yield findings.erased_policy(erased, kafka.partitions, tools)
         yield findings.durability(erased)
+        yield findings.in_sync(erased)
     of_topics = (
         (events, findings.EVENTS_USES),
         (dead, findings.DEAD_LETTERS_USES),
@@ -401,8 +404,7 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
             shown = [t for t in answers if t["error_code"] == 0]
             troubles = {t["name"]: told for t in answers if (told := trouble_of(client, t)) not in ("", ABSENT)}
             topics = topic_facts(admin, shown)
-            leaders = [p["leader_id"] for t in shown for p in t["partitions"] if p["leader_id"] >= 0]
-            version = tuple(admin.get_broker_version_data(leaders[0]).broker_version) if leaders else None
+            version = broker_version(admin)
     except KafkaError as error:
         return _unreached(error, client)
     finally:

@@ -18,6 +18,7 @@ from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicF
 from uic.core.event import check_key
 from uic.core.kafka_tools import KafkaTools
 from uic.core.start_position import BrokenReason
+from uic.core.topics import ranges
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, TO_WRITE
 
 OLDEST_STORE = (7, 2)
@@ -213,6 +214,30 @@ def durability(topic: TopicFacts) -> Finding:
     if least is not None and least >= topic.replicas:
         return warn(check, seen, "min.insync.replicas below the replica count, else one lost broker stops all writes")
     return ok(check, seen)
+
+
+def in_sync(topic: TopicFacts) -> Finding:
+    """All replicas follow their leader: `durability` says what the topic can lose, and this what it has lost."""
+    check = f"replicas of {topic.name}"
+    if not topic.lagging:
+        return ok(check, "all in sync")
+    brokers = sorted({broker for away in topic.lagging.values() for broker in away})
+    named = f"broker{'s' if len(brokers) > 1 else ''} {ranges(brokers)}"
+    least = topic.number("min.insync.replicas")
+    least_left = topic.replicas - max(map(len, topic.lagging.values()))
+    if least is None:
+        left = ""
+    elif least_left < least:
+        left = f": {least_left} left, fewer than min.insync.replicas, so no record is taken"
+    elif least_left == least:
+        left = f": {least_left} left, so one more loss stops all writes"
+    else:
+        left = f": {least_left} left"
+    return warn(
+        check,
+        f"{len(topic.lagging)} of {topic.partitions} partitions are not in sync on {named}{left}",
+        f"bring {named} back, or wait until what it has missed is copied; if it runs, see its log, disk and network",
+    )
 
 
 def erased_policy(topic: TopicFacts, partitions: int, tools: KafkaTools) -> Finding:
