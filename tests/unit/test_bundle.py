@@ -36,6 +36,7 @@ from mimn.bundle import (
 )
 from mimn.bundle.fields import FieldSpec, code_of
 from mimn.bundle.manifest import FILES, STATE_FILES, check_countable, decode_manifest, fingerprint_of
+from mimn.bundle.vocabulary import UNKNOWN_ID
 from mimn.calibration import Platt
 
 TINY_DIEN = Path(__file__).parents[1] / "fixtures/bundle_tiny_dien/tiny-dien/1"
@@ -110,6 +111,12 @@ def test_a_row_is_found_exactly_for_ids_of_the_vocabulary(ids: set[int], others:
     asked = [*known, *others]
     rows = table.rows(np.array(asked, np.uint64))
     assert rows.tolist() == [known.index(i) + 1 if i in ids else 0 for i in asked]
+
+
+@given(st.sets(st.integers(0, 2**64 - 2), max_size=5))
+def test_ids_are_drawn_of_all_a_table_has_and_unknown_ones(ids: set[int]) -> None:
+    table = EmbeddingTable(np.array(sorted(ids), np.uint64), np.zeros((len(ids) + 1, 1), np.float32))
+    assert set(table.drawn(np.random.default_rng(0), 200).tolist()) == {*ids, UNKNOWN_ID}
 
 
 def test_a_bundle_is_never_overwritten_and_nothing_half_written_stays(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 from onnx import numpy_helper
 
 from mimn.bundle import BundleError, load_bundle
-from mimn.bundle.compiled_head import CompiledHead, difference
+from mimn.bundle.compiled_head import CompiledHead, difference, drawn
 from mimn.bundle.graph import HeadGraph, open_head, open_step
+from mimn.bundle.non_finite import check_scores
+from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.rows.library import library
 from rtp.runtime import load_model
 from support import skips
@@ -121,6 +124,23 @@ def test_a_bundle_without_golden_users_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(BundleError, match=r"golden\.npz cannot be read: it has no users"):
         load_bundle(again(tmp_path, TINY, version="9", golden=none))
+
+
+def test_drawing_candidates_copies_no_table_of_ids() -> None:
+    bundle = load_bundle(TINY)
+    ids = np.arange(1, 2_000_001, dtype=np.uint64)
+    vectors = np.zeros((len(ids) + 1, bundle.asked_items.width), np.float32)
+    bundle = replace(bundle, asked_items=EmbeddingTable(ids, vectors))
+    head = HeadGraph(bundle)
+    bundle.candidates(ids[:1], ids[:1])  # what the first look-up builds
+    for draw in (lambda: check_scores(bundle, head), lambda: drawn(bundle, np.random.default_rng(0), 100)):
+        tracemalloc.start()
+        try:
+            draw()
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < ids.nbytes / 4
 
 
 def test_words_of_a_ledger_may_look_like_no_number(tmp_path: Path) -> None:

@@ -108,8 +108,7 @@ def drawn(bundle: Bundle, random: np.random.Generator, count: int) -> dict[str, 
     state[bundle.rest] *= random.uniform(0.9, 1.1, len(state[bundle.rest])).astype(np.float32)
     context = np.array(random.choice(bundle.golden.context))
     context *= random.uniform(0.9, 1.1, len(context)).astype(np.float32)
-    ids = [np.append(table.ids, np.uint64(2**64 - 1)) for table in (bundle.asked_items, bundle.categories)]
-    items, categories = (random.choice(known, count) for known in ids)
+    items, categories = (table.drawn(random, count) for table in (bundle.asked_items, bundle.categories))
     given: dict[str, NDArray[Any]] = {
         "candidates": bundle.candidates(items, categories),
         "state": state,

@@ -58,10 +58,7 @@ def check_scores(bundle: Bundle, head: HeadFunction) -> None:
     users = [cold, *zip(golden.states[: USERS - 1], golden.context, strict=False)]
     times = np.zeros(1, np.int64) if golden.now is None else golden.now
     for number, (state, context) in enumerate(users):
-        items, categories = (
-            random.choice(np.append(table.ids, _UNKNOWN), CANDIDATES)
-            for table in (bundle.asked_items, bundle.categories)
-        )
+        items, categories = (table.drawn(random, CANDIDATES) for table in (bundle.asked_items, bundle.categories))
         now_ms = int(times[max(number - 1, 0) % len(times)])
         further: dict[str, NDArray[Any]] = {}
         if bundle.sketch is not None:

@@ -15,6 +15,8 @@ from mimn.bundle.arrays import finite
 from mimn.bundle.specs import BundleError
 
 UNKNOWN_ROW = 0
+UNKNOWN_ID = 2**64 - 1
+"""An id that tables usually do not have."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class EmbeddingTable:
                 f"{what}: {len(bad)} of {len(self.vectors)} vectors have a number that is not finite, such as that of "
                 f"{of}: look for where the training diverged, and export an earlier checkpoint"
             )
+
+    def drawn(self, random: np.random.Generator, count: int) -> NDArray[np.uint64]:
+        """`count` ids: each of the table's, and `UNKNOWN_ID`, is as likely as any other. The table, which may have
+        hundreds of millions, is not copied. → [count]"""
+        places = random.integers(0, len(self.ids) + 1, count)
+        known = places < len(self.ids)
+        ids = np.full(count, UNKNOWN_ID, np.uint64)
+        ids[known] = self.ids[places[known]]
+        return ids
 
     def rows(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
         """The row of each id, `UNKNOWN_ROW` for those outside the vocabulary. [k] uint64 → [k]."""
