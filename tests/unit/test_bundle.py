@@ -384,6 +384,57 @@ def test_golden_cases_that_cannot_prove_the_bundle_are_refused(
         load_bundle(path)
 
 
+EXPORTED: dict[str, NDArray[Any]] = {
+    "scores": np.array([[0.1]]),
+    "cold_scores": np.array([0.3]),
+    "states": np.array([[1.0, 0.5, 0.1]]),
+    "context": np.zeros((1, 0)),
+    "items": np.array([[3, 4]], np.int64),
+    "categories": np.array([[5, 6]], np.int64),
+    "candidate_items": np.array([3], ">u8"),
+    "candidate_categories": np.array([5], np.uint32),
+    "times": np.array([[1, 2]], np.int32),
+    "now": np.array([3], np.uint64),
+    "actions": np.array([[1, 2]], np.int64),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_golden_arrays_of_another_type_with_the_same_numbers_are_read(tmp_path: Path, name: str) -> None:
+    given = EXPORTED[name]
+    changed: dict[str, Any] = {name: given}
+    read = getattr(load_bundle(write(tmp_path, golden=replace(GOLDEN_CASES, **changed))).golden, name)
+    assert read.dtype == (np.float32 if given.dtype.kind == "f" else FORMS[name])
+    np.testing.assert_array_equal(read, given.astype(np.float32) if given.dtype.kind == "f" else given)
+
+
+FORMS = {
+    **dict.fromkeys(("items", "categories", "candidate_items", "candidate_categories"), np.uint64),
+    **dict.fromkeys(("times", "now"), np.int64),
+    "actions": np.uint8,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("items", np.array([[3, -1]]), r"items is int64 \(1, 2\) and has a number that uint64 does not have"),
+        ("now", np.array([2**63], np.uint64), "now is uint64 .* that int64 does not have"),
+        ("actions", np.array([[1, 257]]), "actions is int64 .* that uint8 does not have"),
+        ("times", np.array([[1.5, 2.0]]), r"times is float64 \(1, 2\), and int64 is needed"),
+        ("scores", np.array([["0.5"]]), r"scores is <U3 \(1, 1\), and float32 is needed"),
+        ("states", np.full((1, 3), 1e300), "golden.npz has a number that is not finite"),
+    ],
+)
+def test_a_golden_number_that_its_type_does_not_have_is_refused(
+    tmp_path: Path, name: str, given: NDArray[Any], message: str
+) -> None:
+    changed: dict[str, Any] = {name: given}
+    path = write(tmp_path, golden=replace(GOLDEN_CASES, **changed))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(path)
+
+
 def test_scores_that_float32_rounds_to_0_and_1_are_probabilities(tmp_path: Path) -> None:
     edges = replace(GOLDEN_CASES, scores=np.ones((1, 1), np.float32), cold_scores=np.zeros(1, np.float32))
     assert load_bundle(write(tmp_path, golden=edges)).golden.scores.tolist() == [[1.0]]

@@ -111,17 +111,18 @@ class Golden:
 
     @classmethod
     def from_bytes(cls, data: bytes, half_floats: int = 0) -> Golden:
-        """Read the archive that `to_bytes` wrote.
+        """Read the archive that `to_bytes` wrote, or another exporter, whose arrays may be of other types: those that
+        hold the same numbers.
 
         Raises:
-            ValueError: it is none, has no users or no candidates, arrays that do not fit together, or scores that are
-                no probabilities.
+            ValueError: it is none, has no users or no candidates, arrays of unsuitable types or that do not fit
+                together, or scores that are no probabilities.
             KeyError: an array is missing.
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                optional = {name: archive[name] for name in OPTIONAL_ARRAYS if name in archive.files}
-                golden = cls(**{name: archive[name] for name in ARRAYS}, **optional, half_floats=half_floats)
+                names = (*ARRAYS, *(name for name in OPTIONAL_ARRAYS if name in archive.files))
+                golden = cls(**{name: _cast(name, archive[name]) for name in names}, half_floats=half_floats)
         except (BadZipFile, EOFError, AttributeError, TypeError) as error:  # cut, or one plain array
             raise ValueError(f"it is not an archive of arrays ({error})") from error
         golden.check()
@@ -130,11 +131,11 @@ class Golden:
     def check(self) -> None:
         """Raises ValueError as `from_bytes`. Only an array that fits can be folded and scored."""
         sizes: dict[str, int] = {}
-        for name, (dtype, axes) in _FORMS.items():
+        for name, (_, axes) in _FORMS.items():
             array = getattr(self, name)
             if array is None and name in OPTIONAL_ARRAYS:
                 continue
-            if dtype not in (array.dtype.name, array.dtype.kind) or array.ndim != len(axes):
+            if array.ndim != len(axes):
                 raise ValueError(f"{name} is {array.dtype} {array.shape}")
             for axis, size in zip(axes, array.shape, strict=True):
                 if (known := sizes.setdefault(axis, size)) != size:
@@ -252,6 +253,28 @@ _FORMS = {
 """Type and axes of each array; axes of one name are of one size."""
 OPTIONAL_ARRAYS = ("times", "now", "actions", "requests")
 ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*OPTIONAL_ARRAYS, "half_floats"))
+
+
+def _cast(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """An array as the type of `_FORMS`. Whole numbers stay the same; fractions are rounded to float32, which is less
+    than `TOLERANCE`, and one that is too large becomes infinite.
+
+    Raises:
+        ValueError: it has no numbers where numbers are needed, fractions where whole ones are, or one that the type
+            does not have.
+    """
+    form, kind = _FORMS[name][0], array.dtype.kind
+    if form == "U":
+        if kind != form:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not text")
+        return array
+    if kind not in ("iuf" if form == "float32" else "iu"):
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, and {form} is needed")
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast: NDArray[Any] = array.astype(form, copy=False)
+    if form != "float32" and not np.array_equal(cast, array):
+        raise ValueError(f"{name} is {array.dtype} {array.shape} and has a number that {form} does not have")
+    return cast
 
 
 def _array(array: NDArray[np.int64] | None) -> NDArray[np.int64]:
