@@ -58,7 +58,7 @@ def with_overflowing_head(root: Path, of: Path, version: str) -> Path:
     """The bundle at `of` with a head whose scores above all golden ones are infinite, as those of a training that
     diverged may be."""
     golden = load_bundle(of).golden
-    model, before, last = _before_last(of)
+    model, before, last = before_last(of)
     limit = float(max(golden.scores.max(), golden.cold_scores.max())) + 0.001
     for name, value in (("limit", limit), ("nothing", 0.0), ("large", 3e38)):
         model.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
@@ -73,7 +73,7 @@ def with_overflowing_head(root: Path, of: Path, version: str) -> Path:
     return again(root, of, version=version, head=model.SerializeToString())
 
 
-def _before_last(of: Path) -> tuple[onnx.ModelProto, str, str]:
+def before_last(of: Path) -> tuple[onnx.ModelProto, str, str]:
     """The head of a bundle with room for another last operation: its input, and the output that it has to make."""
     model = onnx.load(of / "head.onnx")
     last = model.graph.output[0].name
@@ -104,7 +104,7 @@ def with_table(root: Path, of: Path, file: str, numbers: NDArray[Any]) -> Path:
 def with_scaled_head(root: Path, of: Path, version: str, scale: float) -> Path:
     """A bundle whose scores are `scale` times those of the bundle at `of`, under the same name and fingerprint."""
     golden, factor = load_bundle(of).golden, np.float32(scale)
-    model, before, last = _before_last(of)
+    model, before, last = before_last(of)
     model.graph.initializer.append(helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]))
     model.graph.node.append(helper.make_node("Mul", [before, "scale"], [last]))
     scaled = replace(golden, scores=golden.scores * factor, cold_scores=golden.cold_scores * factor)

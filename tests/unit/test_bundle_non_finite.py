@@ -18,9 +18,10 @@ from mimn.bundle.graph import HeadGraph, open_head, open_step
 from mimn.bundle.non_finite import check_scores
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.rows.library import library
+from mimn.rows.onnx_file import weights
 from rtp.runtime import load_model
 from support import skips
-from support.bundles import FIXTURES, LEDGER, SKETCH, TINY, again, with_overflowing_head, with_table
+from support.bundles import FIXTURES, LEDGER, SKETCH, TINY, again, before_last, with_overflowing_head, with_table
 from uic.rollout.planning import read_release
 
 FIELDS = FIXTURES / "bundle_tiny_fields/tiny-fields/1"
@@ -70,18 +71,44 @@ def test_a_head_that_overflows_beside_the_golden_cases_is_refused(of: Path, tmp_
             read(path)
 
 
-def weighted(graph: bytes, name: str, numbers: list[float]) -> bytes:
-    """The graph with one more constant, which it does not use."""
+def weighted(graph: bytes, name: str, numbers: list[float], *, read: bool = True) -> bytes:
+    """The graph with one more constant, which a node may read, and no score depends on."""
     model = onnx.load_from_string(graph)
     model.graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.float32), name))
+    if read:
+        model.graph.node.append(onnx.helper.make_node("Identity", [name], [f"{name}.read"]))
     return bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize("bad", BAD)
-def test_a_weight_that_is_not_finite_is_refused_by_its_name(bad: float, tmp_path: Path) -> None:
-    head = weighted((TINY / "head.onnx").read_bytes(), "gate.weight", [1.0, bad, 2.0])
-    with pytest.raises(BundleError, match=r"head\.onnx: the weight 'gate.weight' has a number that is not finite"):
+def test_a_weight_that_is_nan_is_refused_by_its_name(tmp_path: Path) -> None:
+    head = weighted((TINY / "head.onnx").read_bytes(), "gate.weight", [1.0, np.nan, 2.0])
+    with pytest.raises(BundleError, match=r"head\.onnx: the weight 'gate.weight' has a NaN"):
         open_head(load_bundle(again(tmp_path, TINY, version="9", head=head)))
+
+
+def test_a_weight_that_no_node_reads_may_be_nan(tmp_path: Path) -> None:
+    head = weighted((TINY / "head.onnx").read_bytes(), "left.over", [np.nan], read=False)
+    open_head(load_bundle(again(tmp_path, TINY, version="9", head=head)))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_weight_that_a_branch_reads_is_looked_at(several: bool) -> None:
+    made = onnx.helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, [1])
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["deep"], ["made"])], "branch", [], [made])
+    node = onnx.helper.make_node("If", ["yes"], ["out"])
+    node.attribute.append(onnx.helper.make_attribute("branches", [branch] if several else branch))
+    deep = numpy_helper.from_array(np.array([np.nan], np.float32), "deep")
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [], [made], [deep]))
+    assert [name for name, _ in weights(model.SerializeToString())] == ["deep"]
+
+
+def test_scores_that_an_infinite_weight_makes_infinite_name_it(tmp_path: Path) -> None:
+    model, before, last = before_last(TINY)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([np.inf], np.float32), "gate.weight"))
+    model.graph.node.append(onnx.helper.make_node("Add", [before, "gate.weight"], [last]))
+    path = again(tmp_path, TINY, version="9", head=model.SerializeToString())
+    with pytest.raises(BundleError, match=r"not finite, such as item .* cause is weights .*'gate.weight' is infinite"):
+        open_head(load_bundle(path))
 
 
 def test_the_weights_of_a_step_are_looked_at_too(tmp_path: Path) -> None:
@@ -92,10 +119,28 @@ def test_the_weights_of_a_step_are_looked_at_too(tmp_path: Path) -> None:
         open_step(replace(bundle, path=tmp_path))
 
 
-@pytest.mark.parametrize("mask", [[0.0, -np.inf, -np.inf], [np.inf]])
-def test_a_mask_may_have_infinite_numbers(mask: list[float], tmp_path: Path) -> None:
-    head = weighted((TINY / "head.onnx").read_bytes(), "mask", mask)
+@pytest.mark.parametrize("read", [False, True])
+@pytest.mark.parametrize("numbers", [[0.0, -np.inf, -np.inf], [np.inf], [-np.inf, 0.5, np.inf], [-np.inf, 1.0]])
+def test_masks_edges_and_bounds_may_have_infinite_numbers(numbers: list[float], read: bool, tmp_path: Path) -> None:
+    head = weighted((TINY / "head.onnx").read_bytes(), "edges", numbers, read=read)
     open_head(load_bundle(again(tmp_path, TINY, version="9", head=head)))
+
+
+def test_drawing_candidates_copies_no_table_of_ids() -> None:
+    bundle = load_bundle(TINY)
+    ids = np.arange(1, 2_000_001, dtype=np.uint64)
+    vectors = np.zeros((len(ids) + 1, bundle.asked_items.width), np.float32)
+    bundle = replace(bundle, asked_items=EmbeddingTable(ids, vectors))
+    head = HeadGraph(bundle)
+    bundle.candidates(ids[:1], ids[:1])  # what the first look-up builds
+    for draw in (lambda: check_scores(bundle, head), lambda: drawn(bundle, np.random.default_rng(0), 100)):
+        tracemalloc.start()
+        try:
+            draw()
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < ids.nbytes / 4
 
 
 def test_a_score_that_the_graph_does_not_have_either_is_not_blamed_on_the_processor(
@@ -124,23 +169,6 @@ def test_a_bundle_without_golden_users_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(BundleError, match=r"golden\.npz cannot be read: it has no users"):
         load_bundle(again(tmp_path, TINY, version="9", golden=none))
-
-
-def test_drawing_candidates_copies_no_table_of_ids() -> None:
-    bundle = load_bundle(TINY)
-    ids = np.arange(1, 2_000_001, dtype=np.uint64)
-    vectors = np.zeros((len(ids) + 1, bundle.asked_items.width), np.float32)
-    bundle = replace(bundle, asked_items=EmbeddingTable(ids, vectors))
-    head = HeadGraph(bundle)
-    bundle.candidates(ids[:1], ids[:1])  # what the first look-up builds
-    for draw in (lambda: check_scores(bundle, head), lambda: drawn(bundle, np.random.default_rng(0), 100)):
-        tracemalloc.start()
-        try:
-            draw()
-            most = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert most < ids.nbytes / 4
 
 
 def test_words_of_a_ledger_may_look_like_no_number(tmp_path: Path) -> None:

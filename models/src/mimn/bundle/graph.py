@@ -271,7 +271,7 @@ def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:
     """A session on one of the bundle's graphs, its inputs and outputs checked against the manifest.
 
     Raises:
-        BundleError: onnxruntime cannot load the file, its interface is not the manifest's, or a weight is not finite.
+        BundleError: onnxruntime cannot load the file, its interface is not the manifest's, or a weight is NaN.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

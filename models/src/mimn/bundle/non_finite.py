@@ -1,4 +1,6 @@
-"""Refuses a bundle whose graphs have weights, or give scores, that are no finite numbers.
+"""Refuses a bundle whose graphs have weights that are NaN, or give scores that are no finite numbers.
+
+An infinite constant may be meant: a mask, a bound, an edge of the outermost interval. The scores judge those.
 
 Golden cases are few: a graph may pass them and fail for the candidate beside them. A request with one such candidate
 fails as a whole, so such a bundle is refused when it is loaded, and not by its users.
@@ -6,6 +8,7 @@ fails as a whole, so such a bundle is refused when it is loaded, and not by its 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,33 +19,31 @@ from numpy.typing import NDArray
 from mimn.bundle.arrays import finite
 from mimn.bundle.bundle import Bundle
 from mimn.bundle.golden import HeadFunction
-from mimn.bundle.specs import BundleError
+from mimn.bundle.specs import HEAD, BundleError
 from mimn.rows.onnx_file import NotReadable, weights
 
 USERS, CANDIDATES = 8, 128
 """At most so many users, and candidates for each: about 10 ms of a load."""
-_UNKNOWN = np.uint64(2**64 - 1)
 
 
 def check_weights(path: Path) -> None:
-    """Look at the weights of the graph at `path` that are float32; the others are left to the scores.
+    """Look at the weights that the graph at `path` reads and that are float32; the others are left to the scores.
 
     Raises:
-        BundleError: one has a number that cannot be used; the message names it.
+        BundleError: one has a NaN; the message names it.
     """
+    for name, numbers in _not_finite(path):
+        if np.isnan(numbers).any():
+            raise BundleError(
+                f"{path}: the weight {name!r} has a NaN: look for where the training diverged, and export an earlier "
+                "checkpoint"
+            )
+
+
+def _not_finite(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Name and numbers of the weights with a number that is not finite."""
     with suppress(NotReadable):  # onnxruntime has read it: it has another form than graphs that are compiled
-        for name, numbers in weights(path.read_bytes()):
-            if not (finite(numbers) or _is_mask(numbers)):
-                raise BundleError(
-                    f"{path}: the weight {name!r} has a number that is not finite: look for where the training "
-                    "diverged, and export an earlier checkpoint"
-                )
-
-
-def _is_mask(numbers: NDArray[np.float32]) -> bool:
-    """Whether a constant has infinite numbers on purpose: it has none but those and zeros, as what is added before a
-    maximum or a softmax."""
-    return bool((np.isinf(numbers) | (numbers == 0)).all())
+        yield from ((name, numbers) for name, numbers in weights(path.read_bytes()) if not finite(numbers))
 
 
 def check_scores(bundle: Bundle, head: HeadFunction) -> None:
@@ -68,9 +69,11 @@ def check_scores(bundle: Bundle, head: HeadFunction) -> None:
             further["reads"] = bundle.reads.read(bundle.reads.ledger.of(state), items, now_ms)
         scores = head(bundle.candidates(items, categories), state, context, **further)
         if len(bad := np.flatnonzero(~np.isfinite(scores))):
-            first = int(bad[0])
+            first, infinite = int(bad[0]), [name for name, _ in _not_finite(bundle.path / HEAD)]
             raise BundleError(
                 f"{bundle.path}: the head gives {len(bad)} of {CANDIDATES} candidates a score that is not finite, such "
                 f"as item {items[first]} of category {categories[first]} for {'a golden user' if number else 'a user'}"
-                f"{'' if number else ' without events'}: requests with them would fail"
+                f"{'' if number else ' without events'}: requests with them would fail. The likely cause is weights "
+                f"that are not finite or too large{f' ({infinite[0]!r} is infinite)' if infinite else ''}: look for "
+                "where the training diverged, and export an earlier checkpoint"
             )

@@ -64,20 +64,40 @@ def read_graph(data: bytes) -> Graph:
 
 
 def weights(data: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Name and numbers of the constants of a serialized model that are float32; the others are left out.
+    """Name and numbers of the constants of a serialized model that are float32 and that a node reads; the others are
+    left out.
 
     Raises:
         NotReadable: the bytes are no ONNX model.
     """
     try:
-        for number, value in _fields(_only(memoryview(data), 7)):
+        graph = _only(memoryview(data), 7)
+        read = set(_names_read(graph))
+        for number, value in _fields(graph):
             if number == 5:
                 with suppress(NotReadable):
                     name, array = _constant(value)
-                    if array.dtype == np.float32:
+                    if array.dtype == np.float32 and name in read:
                         yield name, array
     except _MALFORMED as error:
         raise NotReadable(f"not an ONNX model: {error}") from error
+
+
+def _names_read(graph: memoryview) -> Iterator[str]:
+    """What nodes of a graph read, and those of the graphs within them (branches, loops), which see its constants."""
+    for number, value in _fields(graph):
+        if number == 1:
+            yield from _names_read_by(value)
+
+
+def _names_read_by(node: memoryview) -> Iterator[str]:
+    for number, value in _fields(node):
+        if number == 1:
+            yield _text(value)
+        elif number == 5:
+            for of_attribute, content in _fields(value):
+                if of_attribute in (6, 11):  # a graph, or several
+                    yield from _names_read(content)
 
 
 _MALFORMED = (IndexError, OverflowError, ValueError, TypeError, AttributeError, StopIteration)
