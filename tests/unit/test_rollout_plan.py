@@ -1,4 +1,4 @@
-"""What would keep RTP from loading a bundle is found before its rollout begins."""
+"""What would keep RTP or UIC from loading a bundle is found before its rollout begins, and by `ctr doctor`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import pytest
 
 from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.specs import FIELD_VECTORS
+from rtp.runtime import load_model
 from support.bundles import FIXTURES, TINY, again, with_scaled_head
 from uic.rollout.planning import read_release
+from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
+from uic.tools.doctor import gather_model
 
 
-def test_tables_of_fields_that_encode_other_requests_are_found(tmp_path: Path) -> None:
+def with_other_tables(tmp_path: Path) -> Path:
+    """A bundle that encodes requests in another way than its golden cases say."""
     copy = tmp_path / "tiny-fields/1"
     shutil.copytree(FIXTURES / "bundle_tiny_fields/tiny-fields/1", copy)
     tables, manifest = copy / FIELD_VECTORS, json.loads((copy / "manifest.json").read_text())
@@ -25,8 +29,36 @@ def test_tables_of_fields_that_encode_other_requests_are_found(tmp_path: Path) -
     manifest["files"][FIELD_VECTORS] = sha256(tables.read_bytes()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps(manifest))
     load_bundle(copy)
-    with pytest.raises(GoldenMismatch, match="golden request differs"):
-        read_release(copy, 0)
+    return copy
+
+
+def with_other_states(tmp_path: Path) -> Path:
+    """A bundle that folds its golden histories to other states than it says. The initial state's scores stay."""
+    golden = load_bundle(TINY).golden
+    return again(tmp_path, TINY, golden=replace(golden, items=golden.items[:, ::-1].copy()))
+
+
+def doctor_says(path: Path) -> str:
+    settings = UicSettings(
+        kafka=KafkaSettings(), redis=RedisSettings(url="redis://127.0.0.1:6379/0"), bundle=BundleSettings(path=path)
+    )
+    return str(gather_model(settings).error)
+
+
+def test_tables_of_fields_that_encode_other_requests_are_found(tmp_path: Path) -> None:
+    copy = with_other_tables(tmp_path)
+    for read in (lambda: read_release(copy, 0), lambda: load_model(copy)):
+        with pytest.raises(GoldenMismatch, match="golden request differs"):
+            read()
+    assert "golden request differs" in doctor_says(copy)
+
+
+def test_a_step_that_folds_to_other_states_is_found(tmp_path: Path) -> None:
+    path = with_other_states(tmp_path)
+    load_model(path)  # the head alone gives the golden scores
+    with pytest.raises(GoldenMismatch, match="golden state differs"):
+        read_release(path, 0)
+    assert "golden state differs" in doctor_says(path)
 
 
 def test_golden_cases_of_no_user_are_refused_in_words(tmp_path: Path) -> None:

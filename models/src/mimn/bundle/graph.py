@@ -1,6 +1,7 @@
 """The graphs of a bundle on onnxruntime: one thread, sequential, no spinning. Needs the extra `serve`.
 
-`open_step` and `open_head` return the functions that fold and score, for every kind of state.
+`open_step` and `open_head` return the functions that fold and score, for every kind of state; `proven_step` and
+`proven_head` return them after they gave the golden numbers.
 
 One thread is enough, because a process serves one request or folds one wave at a time. Spinning threads would take CPU
 from other processes.
@@ -265,6 +266,31 @@ def open_head(bundle: Bundle) -> Head:
     graph = HeadGraph(bundle) if bundle.event_list is None else SequenceHead(bundle, bundle.event_list)
     check_scores(bundle, graph)
     return (compiled_head(bundle, graph) if isinstance(graph, HeadGraph) else None) or graph
+
+
+def proven_step(bundle: Bundle) -> StepFunction:
+    """`open_step`, after it has folded the golden histories to the exporter's states.
+
+    Raises:
+        BundleError: as `open_step`.
+        GoldenMismatch: this process computes other states.
+    """
+    step = open_step(bundle)
+    bundle.golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
+    return step
+
+
+def proven_head(bundle: Bundle) -> Head:
+    """`open_head`, after the golden requests were encoded as the exporter encoded them, and it gave the golden scores.
+
+    Raises:
+        BundleError: as `open_head`.
+        GoldenMismatch: this process computes other numbers.
+    """
+    bundle.golden.verify_request(bundle.request.golden_vector)
+    head = open_head(bundle)
+    bundle.golden.verify_head(head, bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
+    return head
 
 
 def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:

@@ -20,7 +20,7 @@ from functools import partial
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
-from mimn.bundle.graph import open_step
+from mimn.bundle.graph import proven_step
 from mimn.state import Keys, namespace
 from process.memory import give_back
 from process.tls_causes import BadTlsFiles
@@ -310,8 +310,7 @@ def _model(settings: UicSettings) -> tuple[Bundle, Step]:
     """The bundle, and what folds events after it has folded the golden cases to the exporter's states."""
     try:
         bundle = load_bundle(settings.bundle.path)
-        step = open_step(bundle)
-        bundle.golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
+        step = proven_step(bundle)
     except (BundleError, GoldenMismatch) as error:
         raise StartRefused(str(error)) from error
     return bundle, step

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mimn.bundle import Bundle, BundleError, check_name, load_bundle, read_manifest
-from mimn.bundle.graph import open_head
+from mimn.bundle.graph import proven_head, proven_step
 from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, out_of_memory
 from mimn.state import Progress
@@ -71,7 +71,7 @@ class Plan:
 
 
 def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
-    """The release of a bundle, after its files and what RTP checks of its golden cases were checked.
+    """The release of a bundle, after its files were checked, and its golden cases as UIC and RTP check them.
 
     Raises:
         BundleError: it cannot be served, or has a name or version that the record cannot hold.
@@ -88,8 +88,8 @@ def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
             "fingerprint does not depend on them"
         ) from error
     bundle = load_bundle(path.resolve())
-    bundle.golden.verify_request(bundle.request.golden_vector)
-    bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
+    proven_step(bundle)
+    proven_head(bundle)
     of = bundle.manifest
     return Release(of.name, of.version, bundle.sha256, of.files[HEAD], of.fingerprint, generation), bundle
 

@@ -268,15 +268,13 @@ def gather(settings: UicSettings, timeout_s: float) -> Facts:
 
 
 def gather_model(settings: UicSettings) -> Model:
-    """Load the bundle and fold and score its golden cases."""
-    from mimn.bundle.graph import open_head, open_step
+    """Load the bundle and fold, encode and score its golden cases, as UIC and RTP do."""
+    from mimn.bundle.graph import proven_head, proven_step
 
     try:
         bundle = load_bundle(settings.bundle.path)
-        bundle.golden.verify_step(open_step(bundle), bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
-        bundle.golden.verify_head(
-            open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads
-        )
+        proven_step(bundle)
+        proven_head(bundle)
     except (BundleError, GoldenMismatch) as error:
         return Model(error=str(error))
     return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint, bundle=bundle)
