@@ -26,7 +26,7 @@ from localstack.ports import LOOPBACK, free_port
 from process.tls_causes import BadTlsFiles
 from support.certificates import Certificates, TlsFront
 from uic.errors import LogUnavailable
-from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection
+from uic.log.connection_causes import ConnectionsFailed, NoConnection, does_not_answer, why_no_connection
 from uic.log.topic_answers import TO_WRITE
 from uic.log.topic_reader import read_to_end
 from uic.log.unreachable import described, seen_and_fix, stopped, to_correct, unreachable
@@ -103,6 +103,11 @@ def test_a_broker_that_is_needed_and_away_is_named_and_nothing_is_said_of_those_
         assert said == unreachable(CLIENT, failed).detail == described(failed, CLIENT) == stopped(failed).detail
     unnamed = "a broker that is needed does not answer in time"
     assert described(type(error)("x"), CLIENT).startswith(f"{unnamed} ({type(error).__name__}): `ctr doctor` says")
+    hangs = does_not_answer(3, connected=True)
+    told = unreachable(CLIENT, of({"a:1": hangs, "b:1": AWAY}, error)).detail
+    assert told.startswith("a broker that is needed does not answer: a:1 (no answer for 3 s; "), "another one may be"
+    told = unreachable(CLIENT, of({"a:1": hangs}, error), all_silent=True).detail
+    assert told == "no broker answers at a:1, b:1: no answer for 3 s; see whether Kafka hangs there, or is overloaded"
     login = unreachable(CLIENT, of({"b:1": LOGIN}, error)).detail
     assert login == "no connection to the brokers: b:1 (wrong password; correct the password)"
 

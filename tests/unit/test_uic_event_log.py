@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -37,6 +36,7 @@ from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTo
 from uic.log import event_log
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
+from uic.log.kafka_repairs.connections import Manager
 from uic.log.kafka_repairs.producers import NotAppended, OtherCount
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, UicSettings
@@ -521,21 +521,22 @@ def test_a_replay_sends_requests_as_large_as_the_settings_say(monkeypatch: pytes
         dead_letters.main(["replay", "--yes"])
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told of the cluster", "told nothing"])
-def test_only_brokers_that_answer_are_a_reason_to_ask_whether_the_topic_exists(
-    monkeypatch: pytest.MonkeyPatch, told: bool
+@pytest.mark.parametrize("said", [True, False], ids=["they have none", "they are silent"])
+def test_only_brokers_that_say_so_are_a_reason_to_ask_whether_the_topic_exists(
+    monkeypatch: pytest.MonkeyPatch, said: bool
 ) -> None:
+    manager: Any = object.__new__(Manager)
+    vars(manager).update(unknown_topics={"events"} if said else set(), _connecting={}, _failed={}, _conns={})
+
     class Waiting(Producer):
-        _metadata = SimpleNamespace(_last_successful_refresh_ms=0.0)
+        _manager = manager
 
         def partitions_for(self, topic: str) -> set[int]:
-            if told:
-                self._metadata._last_successful_refresh_ms = time.monotonic() * 1000
             raise KafkaTimeoutError("Failed to update metadata after 5.0 secs.")
 
     monkeypatch.setattr(event_log, "open_producer", Brokers([Waiting()]).open)
     log = KafkaLog({"bootstrap_servers": ["a:1"]}, timeout_s=TIMEOUT_S, max_request_bytes=MAX_REQUEST_BYTES)
-    words = "tell nothing of topic events: does it exist" if told else "a broker that is needed does not answer in time"
+    words = "have no topic events: does it exist" if said else "a broker that is needed does not answer in time"
     with pytest.raises(LogUnavailable, match=words):
         append(log, TIMEOUT_S)
 

@@ -142,11 +142,8 @@ CHANGES: dict[str, Broken] = {
         DefaultRecordBatch, "__slots__", ("_data",)
     ),
     "a subscription keeps positions in assignment": lambda patch: patch.setattr(SubscriptionState, "__init__", other),
-    "a producer's cluster is _metadata, and notes when it was told of it, on the monotonic clock": lambda patch: (
-        patch.setattr(ClusterMetadata, "update_metadata", other)
-    ),
-    "metadata is asked for with send(request, node)": lambda patch: patch.setattr(
-        ClusterMetadata, "_do_refresh_metadata", other
+    "metadata is asked for with send(request, node), and has topics with name and error_code": lambda patch: (
+        patch.setattr(ClusterMetadata, "_do_refresh_metadata", other)
     ),
     "connecting ends in init_future, and a bootstrap server tells broker_version": lambda patch: patch.delattr(
         KafkaConnectionManager, "broker_version"

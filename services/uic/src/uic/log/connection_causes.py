@@ -48,6 +48,8 @@ class NoConnection(NamedTuple):
     """Whether something answers at that address."""
     telling: bool = True
     """False: it only says that time was over, and what was seen before may say more."""
+    connected: bool = False
+    """Whether there is a connection, so that it may be only one question that is not answered."""
 
     def __str__(self) -> str:
         return "; ".join(filter(None, (self.said, self.fix)))
@@ -105,7 +107,7 @@ def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
 def does_not_answer(seconds: float, *, connected: bool) -> NoConnection:
     """A broker took a request, and has been silent since; or it takes that long already to connect to it."""
     fix = _HANGS if connected else _NO_BROKER
-    return NoConnection(f"no answer for {seconds:.0f} s", fix, answered=False, telling=False)
+    return NoConnection(f"no answer for {seconds:.0f} s", fix, answered=False, telling=False, connected=connected)
 
 
 def has_gone() -> NoConnection:

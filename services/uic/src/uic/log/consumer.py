@@ -364,7 +364,8 @@ class LogConsumer(threading.Thread):
         if error is None or was_answered(error):
             self._tell_silence(self._silence.answered(time.monotonic()))
         elif was_answered(error) is False:
-            self._tell_silence(self._silence.unanswered(unreachable(self._client, error).detail, time.monotonic()))
+            why = unreachable(self._client, error, all_silent=True).detail
+            self._tell_silence(self._silence.unanswered(why, time.monotonic()))
 
     def _tell_silence(self, found: BrokersSilent | None) -> None:
         if found is not None:

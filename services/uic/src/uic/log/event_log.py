@@ -29,8 +29,7 @@ from kafka.errors import (
 from uic.core.topics import bring_back, ranges
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.kafka_repairs.clients import answered_by, explained, open_kafka_client
-from uic.log.kafka_repairs.metadata import was_told_of_cluster
+from uic.log.kafka_repairs.clients import answered_by, explained, is_unknown, open_kafka_client
 from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, has_failed
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
@@ -268,15 +267,14 @@ class KafkaLog:
             admin.close()
 
     def _check_topic(self, producer: KafkaProducer, topic: str, partitions: int) -> None:
-        began = time.monotonic()
         try:
             with explained(producer):
                 found = producer.partitions_for(topic)
         except REFUSALS as error:
             raise LogRefused(_why_refused(topic, error)) from error
         except KafkaError as error:
-            if was_told_of_cluster(producer, began):
-                raise LogUnavailable(f"the brokers tell nothing of topic {topic}: does it exist?") from error
+            if is_unknown(producer, topic):
+                raise LogUnavailable(f"the brokers have no topic {topic}: does it exist?") from error
             raise unreachable(self._client, error) from error
         if len(found) != partitions:
             raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")

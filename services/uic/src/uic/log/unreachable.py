@@ -49,14 +49,17 @@ _NO_ANSWER: Final = (
 """Errors of a client that say no more than that it has no connection, or no answer."""
 
 
-def unreachable(client: Mapping[str, Any], error: Exception) -> LogUnavailable:
+def unreachable(client: Mapping[str, Any], error: Exception, *, all_silent: bool = False) -> LogUnavailable:
     """The error to raise where a client is opened, or asked a question.
 
     Args:
         client: options of the Kafka client that got no answer.
         error: the client's, as `open_kafka_client` or `explained` raised it.
+        all_silent: whether no other question is answered either.
     """
-    return LogUnavailable(_no_answer(client, error) if was_answered(error) is False else described(error, client))
+    if was_answered(error) is False:
+        return LogUnavailable(_no_answer(client, error, all_silent=all_silent))
+    return LogUnavailable(described(error, client))
 
 
 def no_broker(client: Mapping[str, Any]) -> str:
@@ -64,17 +67,19 @@ def no_broker(client: Mapping[str, Any]) -> str:
     return f"no broker answers at {', '.join(client['bootstrap_servers'])}"
 
 
-def _no_answer(client: Mapping[str, Any], error: BaseException) -> str:
+def _no_answer(client: Mapping[str, Any], error: BaseException, *, all_silent: bool = False) -> str:
     """Who does not answer, and why: no broker at all, or of several one that leads a partition or coordinates a group,
     which is named."""
     addresses = [address.strip() for address in client["bootstrap_servers"]]
     failures = _failures(error)
-    none_answers = isinstance(error.__cause__, ConnectionsFailed) and error.__cause__.found_none
+    found_none = isinstance(error.__cause__, ConnectionsFailed) and error.__cause__.found_none
+    without = {address for address, failure in failures.items() if not failure.connected}
+    none_answers = all_silent or found_none or without >= set(addresses)
     if not failures:
         why = type(error).__name__
         return f"{no_broker(client)}: {why}" if none_answers else f"{NO_ANSWER} in time ({why}): {_WHICH}"
     some_answer = any(failure.answered for failure in failures.values())
-    if not none_answers and not failures.keys() >= set(addresses):
+    if not none_answers:
         return f"{'no connection to the brokers' if some_answer else NO_ANSWER}: {_by_cause(failures)}"
     reasons = set(map(str, failures.values()))
     why = reasons.pop() if len(reasons) == 1 and failures.keys() <= set(addresses) else _by_cause(failures)

@@ -209,14 +209,9 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
     "a subscription keeps positions in assignment": lambda: uses(SubscriptionState.__init__, "assignment"),
-    "a producer's cluster is _metadata, and notes when it was told of it, on the monotonic clock": lambda: (
-        uses(KafkaProducer.__init__, "_metadata")
-        and uses(KafkaProducer.partitions_for, "_wait_on_metadata")
-        and uses(KafkaProducer._wait_on_metadata, "_metadata", "request_update", "KafkaTimeoutError")
-        and uses(ClusterMetadata.update_metadata, "_last_successful_refresh_ms", "monotonic")
-    ),
-    "metadata is asked for with send(request, node)": lambda: uses(
-        ClusterMetadata._do_refresh_metadata, "_manager", "send", "metadata_request"
+    "metadata is asked for with send(request, node), and has topics with name and error_code": lambda: (
+        uses(ClusterMetadata._do_refresh_metadata, "_manager", "send", "metadata_request")
+        and uses(ClusterMetadata.update_metadata, "topics", "name", "error_code")
     ),
     "connecting ends in init_future, and a bootstrap server tells broker_version": lambda: (
         uses(KafkaConnection.__init__, "_init_future")

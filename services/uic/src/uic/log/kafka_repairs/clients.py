@@ -60,6 +60,13 @@ def failures_of(client: Any) -> dict[str, NoConnection]:
     return manager.failures() if isinstance(manager, Manager) else {}
 
 
+def is_unknown(client: Any, topic: str) -> bool:
+    """Whether the brokers have told a client that they do not have a topic. A producer that waits for its partitions
+    says the same of that and of brokers that are silent."""
+    manager = getattr(client, "_manager", None)
+    return isinstance(manager, Manager) and topic in manager.unknown_topics
+
+
 def broker_version(client: Any) -> tuple[int, ...] | None:
     """The version of the broker that a client found first; None if it did not say."""
     version = client._manager.broker_version

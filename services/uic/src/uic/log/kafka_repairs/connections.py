@@ -9,7 +9,12 @@ from contextlib import suppress
 from copy import copy
 from typing import Any, ClassVar, Final, NamedTuple
 
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError, UnknownBrokerIdError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    UnknownBrokerIdError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.future import Future
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.transport import KafkaSSLTransport
@@ -63,6 +68,8 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         let it join, on a connection of its own, and that waits for the others."""
         self.answer_by: float | None = None
         """When questions to any broker must have been answered, on the monotonic clock; None for the time of each."""
+        self.unknown_topics: set[str] = set()
+        """What the brokers have said, when last asked about them, that they do not have."""
         self._failed: dict[str, tuple[float, NoConnection]] = {}
         """By address: when and why a connection to it failed. Written by the client's I/O thread, as is the next."""
         self._connecting: dict[Any, tuple[str, float]] = {}
@@ -178,8 +185,18 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
             if await race.joined_by(self.call_soon(self._send, copy(question), broker.node_id, timeout_ms)):
                 break
         if await race.is_won():
+            if isinstance(question, MetadataRequest):
+                self._note_topics(race.answer)
             return race.answer
         raise race.refusal() or KafkaConnectionError(f"no answer from {addresses_of(brokers)}")
+
+    def _note_topics(self, answer: Any) -> None:
+        """The brokers told of topics, or that there are none of these names."""
+        for topic in answer.topics:
+            if topic.error_code == UnknownTopicOrPartitionError.errno:
+                self.unknown_topics.add(topic.name)
+            else:
+                self.unknown_topics.discard(topic.name)
 
     def _is_idle(self, node_id: Any) -> bool:
         """Whether there is a connection to a broker, and no answer is waited for on it."""

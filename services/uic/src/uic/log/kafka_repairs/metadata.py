@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 from uuid import UUID
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.cluster import ClusterMetadata
 from kafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
@@ -34,12 +34,6 @@ def leaderless_in(cluster: ClusterMetadata, partitions: Iterable[TopicPartition]
 def leaderless(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
     """Those that have no leader, as of the client's latest metadata."""
     return leaderless_in(consumer._cluster, partitions)
-
-
-def was_told_of_cluster(producer: KafkaProducer, since: float) -> bool:
-    """Whether a broker has answered this producer with metadata since then, on the monotonic clock. While it waits for
-    those of a topic, it says the same of brokers that are silent and of a topic that they do not have."""
-    return bool(producer._metadata._last_successful_refresh_ms >= since * 1000)
 
 
 def partition_count(consumer: KafkaConsumer, topic: str) -> int:
