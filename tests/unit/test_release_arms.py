@@ -29,15 +29,15 @@ def test_users_spread_evenly_and_salts_are_independent() -> None:
     assert 70 < sum(a and b for a, b in zip(first, second, strict=True)) < 130
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, BUCKETS), st.booleans()), max_size=12))
-def test_resizing_one_arm_moves_users_only_between_it_and_the_rest(steps: list[tuple[int, int, bool]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, BUCKETS)), max_size=12))
+def test_resizing_one_arm_moves_users_only_between_it_and_the_rest(steps: list[tuple[int, int]]) -> None:
     arms: list[Buckets] = [(), (), (), ()]
-    for which, count, from_top in steps:
+    for which, count in steps:
         others = [buckets for number, buckets in enumerate(arms) if number != which]
         before = table(arms)
         if count > BUCKETS - sum(map(size, others)):
             continue
-        arms[which] = resized(arms[which], others, count, from_top=from_top)
+        arms[which] = resized(arms[which], others, count)
         assert [size(buckets) for buckets in arms] == [
             count if number == which else size(buckets) for number, buckets in enumerate(arms)
         ]

@@ -54,6 +54,7 @@ from mimn.release import (
 from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
 from mimn.release.rollout import free_generation, left_behind, spoiled
 from support.releases import NOW_MS, SALT, begun, release
+from uic.rollout.views import rollout_view
 
 GOLDEN = Path(__file__).parents[1] / "golden/rollout.bin"
 OLD, NEW = release("shop", "1"), release("bazaar", "1")
@@ -674,6 +675,30 @@ def test_a_shadow_and_the_canary_of_a_release_have_no_user_in_common(shadow_firs
     record = shadow(record, "r1", percent=10, now_ms=NOW_MS)
     assert record.shadows[0].buckets == ((9000, 10_000),)
     assert shared_buckets(shadow(record, "r1", percent=75, now_ms=NOW_MS)) == 1500
+
+
+@pytest.mark.parametrize("percent", [10, 15])
+def test_a_shadow_that_has_the_users_of_a_canary_gets_others_when_it_is_set_again(percent: float) -> None:
+    record = canary(ready(), "r1", open_gates(ready()), percent=10, now_ms=NOW_MS)
+    record = replace(record, shadows=(Arm("shadow", NEW, ((0, 1000),)),))
+    again = shadow(record, "r1", percent=percent, now_ms=NOW_MS)
+    assert again.revision == record.revision + 1
+    assert again.shadows[0].buckets == ((BUCKET_COUNT - percent * 100, BUCKET_COUNT),)
+    assert shadow(again, "r1", percent=percent, now_ms=NOW_MS) is again
+    assert shadow(again, "r1", percent=0, now_ms=NOW_MS).shadows == ()
+
+
+def test_a_view_says_how_much_a_shadow_compares_where_its_own_release_answers_its_users() -> None:
+    def compares(of: Record) -> str | None:
+        return rollout_view(of, of.rollouts[0]).get("compares")
+
+    record = canary(ready(), "r1", open_gates(ready()), percent=40, now_ms=NOW_MS)
+    assert compares(record) is None
+    assert compares(shadow(record, "r1", percent=60, now_ms=NOW_MS)) is None
+    told = compares(shadow(record, "r1", percent=75, now_ms=NOW_MS)) or ""
+    assert told.startswith("60.00% of the users in the place of 75.00%: the canary answers the others")
+    told = compares(replace(record, shadows=(Arm("shadow", NEW, ((0, 1000),)),))) or ""
+    assert told.startswith("0.00% of the users in the place of 10.00%:")
 
 
 TestLife = Life.TestCase

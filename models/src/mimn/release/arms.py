@@ -3,8 +3,8 @@
     bucket = XXH64(salt ‖ user id in UTF-8, seed 0) mod 10,000
 
 The release in service has every bucket that no arm has. An arm that grows takes buckets from it alone, and one that
-shrinks gives its highest ones back to it. Shadows take theirs from the other end, so that a shadow and an arm share
-users only if they have more than all of them. Test vectors: docs/formats/rollout.md.
+shrinks gives its highest ones back to it. A shadow has the highest buckets, so that it shares users with an arm only
+if they have more than all of them; it answers no user, so none has to stay. Test vectors: docs/formats/rollout.md.
 """
 
 from __future__ import annotations
@@ -28,21 +28,19 @@ def size(buckets: Buckets) -> int:
     return sum(end - begin for begin, end in buckets)
 
 
-def resized(buckets: Buckets, others: Iterable[Buckets], count: int, *, from_top: bool = False) -> Buckets:
+def resized(buckets: Buckets, others: Iterable[Buckets], count: int) -> Buckets:
     """`buckets` with `count` buckets: the lowest free ones are added, or the highest ones are given back.
-
-    `from_top` adds the highest free ones and gives back the lowest.
 
     `others` are the buckets of the other arms, which are not free.
 
     Raises:
         ValueError: fewer than `count` are not another arm's.
     """
-    own = sorted((bucket for begin, end in buckets for bucket in range(begin, end)), reverse=from_top)
+    own = [bucket for begin, end in buckets for bucket in range(begin, end)]
     if count <= len(own):
-        return _ranges(sorted(own[:count]))
+        return _ranges(own[:count])
     taken = {bucket for ranges in (buckets, *others) for begin, end in ranges for bucket in range(begin, end)}
-    free = sorted((bucket for bucket in range(BUCKETS) if bucket not in taken), reverse=from_top)
+    free = [bucket for bucket in range(BUCKETS) if bucket not in taken]
     missing = count - len(own)
     if missing > len(free):
         raise ValueError(

@@ -241,8 +241,8 @@ def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: st
         raise checks.over(record, rollout)
     if percent and rollout.state not in (State.READY, State.CANARY):
         raise NotAllowed(f"rollout {identity} is {rollout.state}: only one that is ready or a canary can be a shadow")
-    others = tuple(arm for arm in record.shadows if arm.name != SHADOW)
-    shadows = others if percent == 0 else _with_arm(record.shadows, SHADOW, rollout.release, percent, from_top=True)
+    # The users whom a canary that grows takes last, whatever the shadow had before: it answers none of them.
+    shadows = (Arm(SHADOW, rollout.release, ((BUCKETS - _count(percent), BUCKETS),)),) if percent else ()
     if shadows == record.shadows:
         return record
     moved = _moved(record, rollout, rollout.state, f"shadow of {percent:g} %", now_ms=now_ms, by=by, hold=rollout.hold)
@@ -377,16 +377,20 @@ def leaves_nothing(rollout: Rollout) -> bool:
     return rollout.head_only and rollout.state in _ENDED - {State.COLLECTED}
 
 
-def _with_arm(
-    arms: tuple[Arm, ...], name: str, release: Release, percent: float, *, from_top: bool = False
-) -> tuple[Arm, ...]:
+def _count(percent: float) -> int:
+    """How many buckets a share is."""
     count = round(percent / 100 * BUCKETS)
     if not 1 <= count <= BUCKETS:
         raise NotAllowed(f"a share of {percent:g} % is not from 0.01 to 100")
+    return count
+
+
+def _with_arm(arms: tuple[Arm, ...], name: str, release: Release, percent: float) -> tuple[Arm, ...]:
+    count = _count(percent)
     own = next((arm.buckets for arm in arms if arm.name == name), ())
     others = [arm for arm in arms if arm.name != name]
     try:
-        buckets = resized(own, [arm.buckets for arm in others], count, from_top=from_top)
+        buckets = resized(own, [arm.buckets for arm in others], count)
     except ValueError as error:
         raise NotAllowed(str(error)) from error
     return (*others, Arm(name, release, buckets))

@@ -49,8 +49,24 @@ def rollout_view(record: Record, rollout: Rollout) -> dict[str, Any]:
         "from": rollout.origin,
         "kept_until": iso_time(rollout.keep_until_ms) if rollout.keep_until_ms else None,
         "shares": shares,
+        **_compares(record),
         "serving": record.serving.bundle,
         "revision": record.revision,
+    }
+
+
+def _compares(record: Record) -> dict[str, str]:
+    """What a shadow compares, if that is less than its share: requests that its own release answers say nothing."""
+    same = {arm.release for arm in record.shadows}
+    answered = rollouts.table(arm.buckets for arm in record.arms if arm.release in same)
+    scored = rollouts.table(arm.buckets for arm in record.shadows)
+    wanted, left_out = sum(map(bool, scored)), sum(map(bool, map(min, answered, scored)))
+    if not left_out:
+        return {}
+    compared, share = (f"{count / rollouts.BUCKETS:.2%}" for count in (wanted - left_out, wanted))
+    return {
+        "compares": f"{compared} of the users in the place of {share}: the canary answers the others by the shadow's "
+        "own release. If the two have at most 100 % together, set the shadow's share again to compare all of it"
     }
 
 
