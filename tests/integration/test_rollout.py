@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -22,14 +23,16 @@ import redis
 from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from localstack.web import web
 from mimn.release import BUCKETS, Record, State, announcement_key, bucket_of, instances_key, record_key
 from mimn.state import partition_of
+from rtp.rollout_follower import ARMS_WITHIN_S
 from support.bulk_running import cut_log, done, run_main
 from support.bundles import SKETCH, TINY
 from support.one_node_cluster import replicated
-from support.rollouts import QUICK, deployed
+from support.rollouts import QUICK, Deployment, deployed
 from uic.rollout.desk import Desk
 from uic.tools import erase
 
@@ -328,7 +331,109 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
     assert traffic.failed() == []
 
 
-def test_an_rtp_that_is_restarted_during_a_canary_answers_its_users_by_it_from_the_first_answer_on(
+_HELD = """
+import sys
+from pathlib import Path
+from rtp import runtime
+from rtp.__main__ import main
+load = runtime.load_model
+def held(path):
+    if path.name == sys.argv[1]:
+        Path(sys.argv[2]).read_bytes()
+    return load(path)
+runtime.load_model = held
+sys.exit(main(sys.argv[3:]))
+"""
+"""RTP whose load of the bundle of a version waits until a FIFO was opened for writing and closed."""
+
+
+class HeldRtp(RtpProcess):
+    """An RTP process whose load of the other head waits for `release`."""
+
+    def __init__(self, running: Deployment) -> None:
+        super().__init__("held-rtp", running.folder / "held-rtp", running.surroundings)
+        self._version = running.other_head.name
+        self.folder.mkdir()
+        self._gate = self.folder / "gate"
+        os.mkfifo(self._gate)
+        self._held: int | None = None
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", _HELD, self._version, str(self._gate)]
+
+    def loads(self) -> bool:
+        """Whether the load has begun, and waits from now on."""
+        if self._held is None:
+            with suppress(OSError):  # nothing reads it yet
+                self._held = os.open(self._gate, os.O_WRONLY | os.O_NONBLOCK)
+        return self._held is not None
+
+    def release(self) -> None:
+        """Let the load go on."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+
+@contextmanager
+def held_rtp(running: Deployment) -> Iterator[HeldRtp]:
+    """One that was started during the canary of the other head, and is loading it."""
+    held = HeldRtp(running)
+    try:
+        held.spawn()
+        until(held.loads, "the other head is being loaded", within_s=40)
+        until(lambda: "tiny/1-scaled is being loaded" in held.says(), "it says why it is not ready", within_s=20)
+        assert not held.ready()
+        yield held
+    finally:
+        held.release()
+        held.stop()
+
+
+def test_an_rtp_that_is_started_during_a_canary_answers_nobody_before_it_has_loaded_the_canarys_release(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
+        identity = running.done("start", str(running.other_head))["id"]
+        running.done("wait", identity)
+        running.done("canary", identity, "--percent", "50")
+        salt = running.record().salt.encode()
+        canary = {user for user in QUIET if bucket_of(salt, user) < BUCKETS // 2}
+        assert 0 < len(canary) < len(QUIET)
+        with held_rtp(running) as held:
+            held.release()
+            held.wait_ready()
+            connection = HTTPConnection("127.0.0.1", held.ports["http"], timeout=10)
+            answers = [running.predict(user, connection) for user in QUIET]
+            connection.close()
+        assert {one.status for one in answers} == {200}
+        assert {one.user for one in answers if one.arm == "canary"} == canary
+
+
+def test_an_rtp_that_is_started_during_a_canary_obeys_an_abort_while_it_loads_the_canarys_release(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
+        identity = running.done("start", str(running.other_head))["id"]
+        running.done("wait", identity)
+        running.done("canary", identity, "--percent", "100")
+        with held_rtp(running) as held:
+            until(lambda: len(running.done("list")["rtp"]) == 2, "the one that starts announces itself", within_s=30)
+            began = time.monotonic()
+            running.done("abort", identity)
+            held.wait_ready()  # its load waits still
+            took_s = time.monotonic() - began
+            connection = HTTPConnection("127.0.0.1", held.ports["http"], timeout=10)
+            assert {running.predict(user, connection).arm for user in QUIET} == {"serving"}
+            connection.close()
+            told = web().get(f"{held.admin_url}/releases", timeout=10).json()
+        assert told["revision"] == running.record().revision
+        assert took_s < ARMS_WITHIN_S
+
+
+def test_a_shadow_beside_a_canary_is_compared_with_what_serves(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
     topics = make_topics(kafka, 4)
@@ -337,18 +442,13 @@ def test_an_rtp_that_is_restarted_during_a_canary_answers_its_users_by_it_from_t
         running.done("wait", identity)
         running.done("canary", identity, "--percent", "50")
         running.done("shadow", identity, "--percent", "50")
-        record = running.record()
-        canary = [user for user in QUIET if bucket_of(record.salt.encode(), user) < BUCKETS // 2]
-        assert 0 < len(canary) < len(QUIET)
-        for _ in range(3):
-            running.rtp.stop()
-            running.rtp.start()
-            connection = HTTPConnection("127.0.0.1", running.rtp.ports["http"], timeout=10)
-            answers = [running.predict(user, connection) for user in (*canary, *QUIET)]
-            connection.close()
-            assert {one.status for one in answers} == {200}
-            assert {one.user for one in answers if one.arm == "canary"} == set(canary)
-            assert all(one.arm == ("canary" if one.user in canary else "serving") for one in answers)
+        running.wait_revision()
+        salt = running.record().salt.encode()
+        others = [user for user in QUIET if bucket_of(salt, user) >= BUCKETS // 2]
+        assert 0 < len(others) < len(QUIET)
+        connection = HTTPConnection("127.0.0.1", running.rtp.ports["http"], timeout=10)
+        assert {running.predict(user, connection).status for user in QUIET} == {200}
+        connection.close()
 
         def of_shadow(name: str, more: str = "") -> float:
             text = web().get(f"{running.rtp.admin_url}/metrics").text
@@ -356,7 +456,7 @@ def test_an_rtp_that_is_restarted_during_a_canary_answers_its_users_by_it_from_t
             return next(float(line[len(series) :]) for line in text.splitlines() if line.startswith(series))
 
         until(lambda: of_shadow("count") > 0, "the shadow is compared with what serves", within_s=30)
-        assert of_shadow("count") <= len(QUIET) - len(canary), "the canary's own users are not compared"
+        assert of_shadow("count") <= len(others), "the canary's own users are not compared"
         assert of_shadow("bucket", ',le="0.0001"') == 0, "half a score is another one"
 
 

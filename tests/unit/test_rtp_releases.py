@@ -131,6 +131,12 @@ class World:
         await self.follower.look()
         await self.follower.settled()
 
+    async def start(self) -> None:
+        """What a process does before its first answer."""
+        await self.watcher.look()
+        await self.follower.look()
+        await asyncio.wait_for(self.follower.begin(), 30)
+
     async def ask(self, user: str) -> Scored:
         loop = asyncio.get_running_loop()
         return await self.scorer.score(ScoreRequest(user, ITEMS, CATEGORIES), loop.time() + 10)
@@ -261,8 +267,7 @@ def test_a_folder_of_bundles_that_cannot_be_looked_into_does_not_keep_a_process_
     world.store.values["uic:rollout"] = encode_record(abort(record, "r1", reason="worse", now_ms=NOW_MS))
 
     async def play() -> None:
-        await world.watcher.look()
-        await asyncio.wait_for(world.follower.begin(), 30)
+        await world.start()
         assert world.follower.unready is None
         await world.ask(USERS[0])
 
@@ -607,8 +612,7 @@ def test_a_process_that_starts_during_a_canary_answers_its_users_by_it_from_the_
     world.store.values["uic:rollout"] = encode_record(tried(100))
 
     async def play() -> None:
-        await world.watcher.look()
-        await asyncio.wait_for(world.follower.begin(), 30)
+        await world.start()
         assert (await world.ask(USERS[0])).arm == "canary"
 
     asyncio.run(play())
@@ -627,14 +631,69 @@ def test_a_canary_whose_load_hangs_keeps_no_process_from_being_ready(monkeypatch
     world.store.values["uic:rollout"] = encode_record(tried(100))
 
     async def play() -> None:
-        await world.watcher.look()
-        await asyncio.wait_for(world.follower.begin(), 30)
+        await world.start()
         assert (await world.ask(USERS[0])).arm == "serving"
         assert world.follower.unready is None
-        assert world.follower.details == "tiny-sketch/1 is being loaded, what serves answers"
+        assert world.follower.details == "tiny-sketch/1 is being loaded, tiny/1 answers until then"
         ended.set()
         await world.follower.settled()
         assert (await world.ask(USERS[0])).arm == "canary"
+        assert world.follower.details == ""
+
+    try:
+        asyncio.run(play())
+    finally:
+        ended.set()
+
+
+def test_a_canary_that_is_aborted_while_a_process_starts_is_not_waited_for_and_answers_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rollout_follower, "ARMS_WITHIN_S", 1000.0)
+    world, ended = World(), threading.Event()
+
+    def hanging(path: Path) -> Model:
+        ended.wait(60)
+        return model(SKETCH)
+
+    world.follower._loader = Loader(hanging, 60.0)
+    world.store.values["uic:rollout"] = encode_record(tried(100))
+
+    async def play() -> None:
+        starting = asyncio.create_task(world.start())
+        await until(lambda: world.follower.record is not None, 30)
+        following = asyncio.create_task(world.follower.run())
+        assert not starting.done()
+        world.store.values["uic:rollout"] = encode_record(abort(tried(100), "r1", reason="slow", now_ms=NOW_MS))
+        await starting
+        assert (await world.ask(USERS[0])).arm == "serving"
+        ended.set()
+        await world.follower.settled()
+        assert (await world.ask(USERS[0])).arm == "serving"
+        following.cancel()
+
+    try:
+        asyncio.run(play())
+    finally:
+        ended.set()
+    assert world.follower.details == ""
+
+
+def test_a_release_that_serves_and_is_being_loaded_is_told_with_the_one_that_answers_until_then() -> None:
+    world, ended = World(), threading.Event()
+
+    def hanging(path: Path) -> Model:
+        ended.wait(60)
+        return model(SKETCH if path.parent.name == "tiny-sketch" else TINY)
+
+    async def play() -> None:
+        await world.follow()
+        world.follower._loader = Loader(hanging, 60.0)
+        world.store.values["uic:rollout"] = encode_record(promoted())
+        await world.follower.look()
+        assert world.follower.details == "tiny-sketch/1 is being loaded, tiny/1 answers until then"
+        ended.set()
+        await world.follower.settled()
         assert world.follower.details == ""
 
     try:
@@ -650,8 +709,7 @@ def test_a_canary_that_is_refused_keeps_no_process_from_being_ready(monkeypatch:
     world.store.values["uic:rollout"] = encode_record(tried(100))
 
     async def play() -> None:
-        await world.watcher.look()
-        await asyncio.wait_for(world.follower.begin(), 30)
+        await world.start()
         assert (await world.ask(USERS[0])).arm == "serving"
 
     asyncio.run(play())

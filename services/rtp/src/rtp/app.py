@@ -93,10 +93,11 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         announce(in_service.current, metrics)
         loop = asyncio.get_running_loop()
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
-        await background.begin()
-        if keys is not None:
-            keys.watch(metrics.count_key_read)
         try:
+            await background.begin()
+            lifecycle.announce_start()
+            if keys is not None:
+                keys.watch(metrics.count_key_read)
             yield
         finally:
             if keys is not None:

@@ -76,11 +76,14 @@ class Background:
         self._running: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
-        """Look once, so that the first request is answered by what should serve; then go on until `end`."""
+        """Look once and go on until `end`; return when the first request is answered by what should serve. The record
+        may change while releases are being loaded for that, so it is followed meanwhile, and commands know of this
+        process."""
         await self.watcher.look()
-        await self.follower.begin()
+        await self.follower.look()
         loops = (self.watcher, self.follower, self._announcer)
         self._running = [asyncio.create_task(one.run()) for one in loops]
+        await self.follower.begin()
 
     async def end(self) -> None:
         """Stop the loops. (`run` of `rtp.doors.listeners` ends a reload that is going on.)"""

@@ -36,7 +36,6 @@ ARMS_WITHIN_S = 10.0
 """How much longer than for what serves a process that starts waits for the releases of the other arms, so that from its
 first answer on a user has the arm that the other processes give them. Longer than a large head takes (2 s for 300 MB),
 and short for a load that hangs."""
-_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,8 @@ class RolloutFollower:
         """The record that the store has, if it is older than the one in force; empty if it has none any more."""
         self._loaded: dict[rollouts.Release, Release] = {}
         self._loading: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
+        """Set when the record may have changed, and when a load has ended; `begin` waits for it."""
         self._fields: Fields = frozenset()
         """What any release that was ever loaded here, or that the record remembers, reads of requests: after a
         rollback, callers still send it."""
@@ -141,11 +142,14 @@ class RolloutFollower:
         """What is not as the record wants it, for people; empty if nothing."""
         refused = [f"{release.bundle} is not loaded here: {one.reason}" for release, one in self.refused.items()]
         answering = () if self.record is None else self.record.answering
-        loading = [f"{release.bundle} is being loaded, what serves answers" for release in self._awaited(answering)]
+        meanwhile = self._in_service.current.bundle
+        loading = [
+            f"{release.bundle} is being loaded, {meanwhile} answers until then" for release in self._awaited(answering)
+        ]
         return "; ".join([*refused, *loading, *([self.trouble] if self.trouble else [])])
 
     async def run(self) -> None:
-        """Look at the record every so often, forever."""
+        """Look at the record every so often, forever. The first look is the caller's."""
         while True:
             await asyncio.sleep(self._every_s)
             await self.look()
@@ -192,6 +196,7 @@ class RolloutFollower:
                 log.info("the rollout record is followed again")
         self._metrics.record_up.set(0 if self.trouble else 1)
         self._load()
+        self._moved.set()
 
     def _refuse_older(self, value: bytes, record: Record) -> None:
         """Raises CorruptRecord for a record that a store with older data brought back: it may name what was rolled back
@@ -206,20 +211,22 @@ class RolloutFollower:
         self._older = None
 
     async def begin(self) -> None:
-        """Look for the first time, and return when the releases that answer users are loaded or refused, or nothing
-        loads them. For those beside what serves it waits `ARMS_WITHIN_S` more at most."""
-        await self.look()
-        if self.record is None:
-            return
-        while self._awaited((self.record.serving,)):
-            await asyncio.sleep(_PAUSE_S)
+        """Return when the releases that answer users are loaded or refused, or nothing loads them: those of the record
+        as it is then, which `run` follows meanwhile. For those beside what serves it waits `ARMS_WITHIN_S` more at
+        most."""
+        await self._until(lambda record: not self._awaited((record.serving,)))
         try:
             async with asyncio.timeout(ARMS_WITHIN_S):
-                while self._awaited(self.record.answering):
-                    await asyncio.sleep(_PAUSE_S)
+                await self._until(lambda record: not self._awaited(record.answering))
         except TimeoutError:
-            late = [release.bundle for release in self._awaited(self.record.answering)]
+            late = [release.bundle for release in self._awaited(() if self.record is None else self.record.answering)]
             log.warning("a release loads slowly, its users are answered by what serves until then", bundles=late)
+
+    async def _until(self, settled: Callable[[Record], bool]) -> None:
+        """Return when the record of the moment is `settled`, or there is none."""
+        while self.record is not None and not settled(self.record):
+            self._moved.clear()
+            await self._moved.wait()
 
     def _awaited(self, releases: Iterable[rollouts.Release]) -> list[rollouts.Release]:
         """Those that are being loaded, or will be next."""
@@ -243,6 +250,7 @@ class RolloutFollower:
             self._remembering = asyncio.create_task(self._remember_fields())
         if not self._is_loading and next(self._wanted(), None) is not None:
             self._loading = asyncio.create_task(self._load_wanted())
+            self._loading.add_done_callback(lambda _: self._moved.set())
 
     def _wanted(self) -> Iterator[rollouts.Release]:
         """What the record holds and this process lacks, except for refusals whose time has not come."""
@@ -270,6 +278,7 @@ class RolloutFollower:
                 wait_s = math.inf if isinstance(error, ReloadTimedOut) else self._retry_every_s
                 self.refused[release] = Refusal(reason, self._clock() + wait_s)
             self._assign()
+            self._moved.set()
 
     def _unknown(self) -> Iterator[rollouts.Release]:
         """What the record remembers, and this process has neither loaded nor looked for. What is on its way is loaded

@@ -38,6 +38,8 @@ class Readiness:
             return self._with_store(reason)
         if self._in_service.current.progress is None:
             return self._with_store(f"the namespace was not found in the store yet: {self._watcher.trouble}")
+        if not self._lifecycle.started:  # the admin port answers before the public one accepts connections
+            return self._with_store(self._follower.details or "starting")
         return None
 
     @property

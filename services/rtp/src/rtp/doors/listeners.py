@@ -41,7 +41,12 @@ class Lifecycle:
     """Where the process is between its start and its end."""
 
     admission: Admission
+    started: bool = False
     draining: bool = False
+
+    def announce_start(self) -> None:
+        """Ready from now on, as far as the store and the releases are."""
+        self.started = True
 
     def announce_drain(self) -> None:
         """Not ready from now on; requests are still answered."""
