@@ -82,6 +82,8 @@ def shadow(scored: str, shed: str, reason: str = "ScoringFailed") -> dict[str, s
 CANARY = {"arm": "canary", "bundle": "shop/2"}
 A_THIRD = counted((9, 20), (6, 60), (0, 40)), counted((0, 20), (3, 60), (0, 40))
 """Of what is scored and what fails: from the tenth minute on for half an hour a third fails."""
+A_TENTH = counted((9, 80), (0, 40)), counted((0, 20), (1, 60), (0, 40))
+"""The same, a tenth."""
 
 
 def answers(good: str, bad: str) -> dict[str, str]:
@@ -699,6 +701,44 @@ SCENARIOS = {
         [("14m", False), ("16m", True), ("40m", True), ("47m", False)],
         "CanaryFails",
         TICKET | IN_SHOP | CANARY,
+    ),
+    "each of a canary's few requests fails, one in three minutes": scenario_of(
+        arm("0x400", counted((0, 20), *[(1, 1), (0, 5)] * 20, (0, 60))),
+        [("16m", False), ("24m", True), ("30m", True), ("50m", True), ("69m", True), ("80m", False)],
+        "CanaryFails",
+        TICKET | IN_SHOP | CANARY,
+    ),
+    "two of a canary's few requests fail": scenario_of(
+        arm(counted(*[(0, 5), (1, 1)] * 30), counted((0, 20), *[(1, 1), (0, 5)] * 2, (0, 60))),
+        [(f"{m}m", False) for m in range(10, 40, 2)],
+        "CanaryFails",
+        {},
+    ),
+    "a tenth of the requests of all arms is too much for the processes": scenario_of(
+        arm(*A_TENTH, "Overloaded") | arm(*A_TENTH, "Overloaded", of="serving"),
+        [("16m", False), ("30m", False), ("40m", False)],
+        "CanaryFails",
+        {},
+    ),
+    "a tenth of a canary's requests is too much for the processes, and a hundredth of the others": scenario_of(
+        arm(*A_TENTH, "Overloaded") | arm(counted((99, 120)), counted((1, 120)), "Overloaded", of="serving"),
+        [("14m", False), ("18m", True), ("40m", True), ("47m", False)],
+        "CanaryFails",
+        TICKET | IN_SHOP | CANARY,
+    ),
+    "each of a canary's requests fails, and half of the others": scenario_of(
+        arm(counted((9, 20), (0, 100)), counted((0, 20), (9, 60), (0, 40)))
+        | arm(counted((50, 120)), counted((50, 120)), of="serving"),
+        [("40m", True), ("47m", False)],
+        "CanaryFails",
+        TICKET | IN_SHOP | CANARY,
+    ),
+    "the store is away for 40 s, for all arms": scenario_of(
+        arm(*OUTAGE, "StateUnavailable") | arm(*OUTAGE, "StateUnavailable", of="serving"),
+        [(f"{m}m{s}s", False) for m in range(10, 20) for s in (0, 30)],
+        "CanaryFails",
+        {},
+        every="5s",
     ),
     "a canary's requests fail for 40 s": scenario_of(
         arm(*OUTAGE, "StateUnavailable"),
