@@ -13,6 +13,7 @@ import pytest
 
 from mimn.bundle import Manifest, load_bundle, read_manifest
 from mimn.bundle.fields import FieldSpec
+from mimn.bundle.manifest import HEAD
 from mimn.calibration import UNCALIBRATED, Calibration, Piecewise, Platt, Prior
 from support.bundles import FIXTURES, TINY
 from uic.rollout.changes import changes
@@ -42,17 +43,35 @@ def test_a_calibrator_that_goes_or_comes_is_told() -> None:
     assert got.startswith("answers get `calibrated: true`")
 
 
-def test_another_calibrator_is_told_with_the_score_at_which_it_differs_most() -> None:
-    def calibrated(calibration: Calibration) -> Manifest:
-        return msgspec.structs.replace(WITH_FIELDS, calibration=calibration)
+def calibrated(calibration: Calibration) -> Manifest:
+    return msgspec.structs.replace(WITH_FIELDS, calibration=calibration)
 
+
+def test_another_calibrator_is_told_with_the_score_at_which_it_differs_most() -> None:
     low, high = calibrated(Platt(1.0, -1.5)), calibrated(Platt(1.0, 0.5))
     [told] = changes(low, high)
     assert told.startswith("answers are calibrated in another way:")
-    assert told.endswith("most where the model gives 0.62: 0.729 in the place of 0.2669")
+    assert told.endswith("most where the model gives 1.1e-07: 1.855e-07 in the place of 2.511e-08")
     # A curve through the same points, and the correction that a shift by its logarithm is.
     assert list(changes(low, calibrated(Piecewise((0.0,), (-1.5,))))) == []
     assert list(changes(calibrated(Prior(0.25)), calibrated(Platt(1.0, math.log(0.25))))) == []
+
+
+def test_a_calibrator_that_differs_only_at_scores_below_a_hundredth_is_told() -> None:
+    old, new = (calibrated(Piecewise((-9.0, -7.0, -4.6), (-9.0, at, -4.6))) for at in (-7.0, -5.0))
+    [told] = changes(old, new)
+    assert told.endswith("most where the model gives 0.00091: 0.006693 in the place of 0.0009111")
+
+
+def test_a_calibrator_that_moves_no_answer_by_a_hundredth_is_not_told() -> None:
+    for intercept in (-1.49999, -1.495):
+        assert list(changes(calibrated(Platt(1.0, -1.5)), calibrated(Platt(1.0, intercept)))) == []
+
+
+def test_calibrators_of_different_heads_are_not_compared() -> None:
+    other = calibrated(Platt(1.0, 0.5))
+    other = msgspec.structs.replace(other, files={**other.files, HEAD: "0" * 64})
+    assert list(changes(calibrated(Platt(1.0, -1.5)), other)) == []
 
 
 def test_fields_that_come_go_and_change_are_told() -> None:

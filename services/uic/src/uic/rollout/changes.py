@@ -8,14 +8,15 @@ import numpy as np
 
 from mimn.bundle import Manifest
 from mimn.bundle.fields import FieldSpec
+from mimn.bundle.manifest import HEAD
 from mimn.bundle.request_fields import asked_for
-from mimn.calibration import Calibration, Uncalibrated
+from mimn.calibration import Calibration, Uncalibrated, sigmoid
 
 _VALUES = {"categorical": "a category", "multi": "a list of categories", "numeric": "a number"}
-_SCORES = np.linspace(0.01, 0.99, 99)
-"""At which calibrators are compared."""
-_SAME = 1e-6
-"""Up to this, two click probabilities count as equal: answers are float32."""
+_SCORES = sigmoid(np.linspace(-16.0, 16.0, 641))
+"""At which calibrators are compared: in logits, because most click rates are far below 1 %."""
+_SAME = 0.01
+"""Up to this share of the smaller one, two click probabilities count as equal."""
 
 
 def changes(old: Manifest, new: Manifest) -> Iterator[str]:
@@ -25,7 +26,7 @@ def changes(old: Manifest, new: Manifest) -> Iterator[str]:
         yield "answers lose `calibrated: true`: a score orders candidates, and is no click probability any more"
     if after and not before:
         yield "answers get `calibrated: true`: a score is a click probability, and no longer of the size that it was"
-    if before and after:
+    if before and after and old.files[HEAD] == new.files[HEAD]:  # another head gives the same request another score
         yield from _recalibrated(old.calibration, new.calibration)
     reads, will_read = _asked(old), _asked(new)
     if added := sorted(will_read.keys() - reads.keys()):
@@ -43,9 +44,9 @@ def changes(old: Manifest, new: Manifest) -> Iterator[str]:
 
 
 def _recalibrated(old: Calibration, new: Calibration) -> Iterator[str]:
-    """That another calibrator answers, by the score at which the two differ most."""
+    """That another calibrator answers for the same head, by the score at which the two differ most."""
     was, will_be = old.apply(_SCORES), new.apply(_SCORES)
-    apart = np.abs(will_be - was)
+    apart = np.maximum(will_be, was) / np.minimum(will_be, was) - 1.0
     at = int(apart.argmax())
     if apart[at] > _SAME:
         yield (
