@@ -678,7 +678,7 @@ def test_a_shadow_and_the_canary_of_a_release_have_no_user_in_common(shadow_firs
 
 
 @pytest.mark.parametrize("percent", [10, 15])
-def test_a_shadow_that_has_the_users_of_a_canary_gets_others_when_it_is_set_again(percent: float) -> None:
+def test_a_shadow_that_has_the_users_of_a_canary_gets_others_when_it_is_set_again(percent: int) -> None:
     record = canary(ready(), "r1", open_gates(ready()), percent=10, now_ms=NOW_MS)
     record = replace(record, shadows=(Arm("shadow", NEW, ((0, 1000),)),))
     again = shadow(record, "r1", percent=percent, now_ms=NOW_MS)

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 from collections import Counter
+from copy import copy
 from errno import EACCES
 from functools import cache
 from hashlib import sha256
@@ -22,6 +23,7 @@ from structlog.testing import capture_logs
 from mimn import release as rollouts
 from mimn.bundle import load_bundle
 from mimn.bundle.manifest import HEAD
+from mimn.bundle.request_fields import RequestFields
 from mimn.release import (
     Arm,
     Checked,
@@ -661,7 +663,7 @@ def test_a_canary_that_is_aborted_while_a_process_starts_is_not_waited_for_and_a
 
     async def play() -> None:
         starting = asyncio.create_task(world.start())
-        await until(lambda: world.follower.record is not None, 30)
+        await until(lambda: world.follower.record is not None, "the record was read")
         following = asyncio.create_task(world.follower.run())
         assert not starting.done()
         world.store.values["uic:rollout"] = encode_record(abort(tried(100), "r1", reason="slow", now_ms=NOW_MS))
@@ -1041,6 +1043,39 @@ def test_requests_that_a_shadow_fails_are_counted_from_0_on() -> None:
     asyncio.run(ask())
     assert world.count("rtp_shadow_shed_total", **labels, reason="ScoringFailed") == 20
     assert world.count("rtp_shadow_seconds_count", **labels) == 0
+
+
+def test_a_value_that_serving_reads_and_the_shadow_refuses_is_counted_with_the_shadow() -> None:
+    """A field of the same name and kind is left out for neither, and one of the two may want a past rate."""
+    world = World()
+    stored = Stored(load_bundle(CONTEXT), partitions=3)
+    stored.state(USERS[0])
+    world.store.values.update(stored.values)
+    strict = copy(model(CONTEXT))
+    specs = [replace(spec, past_rate=True) for spec in strict.request.specs]
+    strict.request = RequestFields(specs, {}, np.zeros((0, 1), np.float32))
+    strict.sha256 = "0" * 64
+    world.instead["tiny-strict"] = strict
+    serving, new = named(CONTEXT), replace(named(CONTEXT), name="tiny-strict", manifest=strict.sha256)
+    record = begin(None, new, serving=serving, origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    name = strict.request.names["context"][0]
+
+    async def ask(value: float) -> None:
+        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={name: value})
+        scored = await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+        assert scored.arm == "serving"
+        await world.scorer.shadows.settled()
+
+    async def play() -> None:
+        await world.follow(shadow(record, "r1", percent=100, now_ms=NOW_MS))
+        await ask(0.5)
+        await ask(3.0)
+
+    asyncio.run(play())
+    labels = {"arm": "shadow", "bundle": "tiny-context/1"}
+    assert world.count("rtp_shadow_seconds_count", **labels) == 1
+    assert world.count("rtp_shadow_shed_total", **labels, reason="InvalidRequest") == 1
 
 
 def test_shadows_are_shed_first_and_requests_are_not() -> None:
