@@ -13,10 +13,15 @@ import pytest
 
 from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.specs import FIELD_VECTORS
+from mimn.state import Progress
 from rtp.runtime import load_model
 from support.bundles import FIXTURES, TINY, again, with_scaled_head
+from uic.core.start_position import LogBounds
+from uic.rollout import planning
+from uic.rollout.namespaces import Reading
+from uic.rollout.origins import origin_of
 from uic.rollout.planning import read_release
-from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
+from uic.settings import BundleSettings, ClientSettings, KafkaSettings, RedisSettings, UicSettings
 from uic.tools.doctor import gather_model
 
 
@@ -72,3 +77,14 @@ def test_golden_cases_of_no_user_are_refused_in_words(tmp_path: Path) -> None:
 def test_a_head_whose_scores_are_no_probabilities_is_refused(scale: float, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="scores are from 0 to 1"):
         read_release(with_scaled_head(tmp_path, TINY, "2", scale), 0)
+
+
+@pytest.mark.parametrize(("folded", "records"), [(None, 40), (20, 40), (60, 40), (75, 25)])
+def test_records_that_the_log_no_longer_has_are_not_counted(
+    folded: int | None, records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Progress(partitions=1, next_offset=100, lineage=1, writer=1, base=60, as_of_ms=0)
+    before = Reading(1, "events", (served,))
+    after = None if folded is None else Reading(1, "events", (served._replace(next_offset=folded, base=0),))
+    monkeypatch.setattr(planning, "_bounds", lambda settings, topic: [LogBounds(60, 100, bytes(16))])
+    assert planning._log(ClientSettings(), before, after, origin_of("log")[0])[0] == records

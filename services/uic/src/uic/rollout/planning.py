@@ -252,7 +252,10 @@ def _log(settings: ClientSettings, before: Reading, after: Reading | None, origi
                 "kept ledgers (ctr backfill --keep-ledgers), or snapshot:ID",
             )
         )
-    begins = (one.start if done is None else done.next_offset for one, done in zip(bounds, folded, strict=True))
+    begins = [
+        one.start if done is None else max(one.start, done.next_offset)
+        for one, done in zip(bounds, folded, strict=True)
+    ]
     return sum(max(0, one.end - begin) for one, begin in zip(bounds, begins, strict=True)), findings
 
 
