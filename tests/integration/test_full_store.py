@@ -144,6 +144,33 @@ def test_a_full_store_that_does_not_tell_reads_gives_a_namespace_by_force_alone(
     assert drop(client, keys, force=True) > 0
 
 
+@pytest.mark.parametrize("mode", ["single", "cluster"])
+def test_a_save_within_the_watch_hides_no_reader(mode: str, tmp_path: Path) -> None:
+    """It begins after the first look at the progress and ends before the second one, and all reads are in between."""
+    kind: Any = OneNodeCluster if mode == "cluster" else Valkey
+    opened: Any = redis.RedisCluster if mode == "cluster" else redis.Redis
+    with (
+        kind(tmp_path / "store") as server,
+        opened.from_url(server.address, protocol=2, socket_timeout=10) as client,
+        redis.Redis.from_url(server.address, protocol=2, socket_timeout=10) as node,
+    ):
+        keys = put(client)
+        fill(node)
+
+        def saved(seconds: float) -> None:
+            node.config_set("rdb-key-save-delay", int(seconds * 0.8e6) // node.dbsize())
+            node.bgsave()
+            assert node.info("persistence")["rdb_bgsave_in_progress"]
+            assert node.get(keys.progress(0)), "as RTP does"
+            until(lambda: not node.info("persistence")["rdb_bgsave_in_progress"], "it is saved", within_s=30)
+
+        with pytest.raises(
+            BulkRefused, match=r"is unknown: the store refuses writes \(OutOfMemory.*run this again.*--force"
+        ):
+            Namespaces(client, PREFIX, sleep=saved).drop(keys.namespace, force=False, after=lambda step: None)
+        assert drop(client, keys) > 0, "nothing is saved any more, and nothing reads it"
+
+
 @contextmanager
 def refusing(client: Any, server: Valkey, answer: str) -> Iterator[None]:
     """The store refuses every write while the body runs, and takes writes after it."""

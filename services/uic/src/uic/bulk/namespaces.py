@@ -273,7 +273,8 @@ class Namespaces:
         if refusal is not None:
             raise BulkRefused(
                 f"whether an RTP reads namespace {found.namespace} is unknown: {refusal}, and it does not say when "
-                f"the progress was last read. Look at /releases of every RTP; if none names it: {by_force}"
+                "the progress was last read (while a snapshot of the store is written, it does not: run this again). "
+                f"Look at /releases of every RTP; if none names it: {by_force}"
             )
 
     def silenced(self) -> str | None:

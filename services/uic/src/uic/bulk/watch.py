@@ -2,7 +2,8 @@
 
 For the reading the store is asked when each progress record was last read or written (OBJECT IDLETIME, whole seconds).
 RTP reads those of each release that it has loaded every two seconds (RTP_STATE__REFRESH_EVERY_S), and so does a worker
-whose commits the store refuses. Neither has to write for that, so it also holds in a store that is full.
+whose commits the store refuses. Neither has to write for that, so it also holds in a store that is full. While a child
+of a server is at work (a snapshot, a rewrite of its log, a replica's first copy), reads leave no trace there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 import redis
 
 from mimn.state import REMOVAL, Keys
-from uic.redis_client import clock_ms
+from uic.redis_client import clock_ms, info
 
 WATCHED_S: Final = 6.0
 """How long: a worker that folds the namespace commits in that time, or says that it is caught up; a load writes states;
@@ -43,6 +44,7 @@ class Watch:
 
     def watch(self, keys: Keys, partitions: Sequence[int]) -> Watched:
         """Watch for `WATCHED_S`, or not at all if there is no progress record and no load."""
+        forks = self._forks()
         before = self._written(keys, partitions)
         if not any(record or loaded for record, loaded in before):
             return Watched(0, read=False)
@@ -53,7 +55,10 @@ class Watch:
         ages = [self.idle_s(key) for key in recorded]
         after = self._written(keys, partitions)
         written = sum(a != b for a, b in zip(before, after, strict=True))
-        return Watched(written, _read(ages, [self.idle_s(key) for key in recorded], lasted_s))
+        after_ages = [self.idle_s(key) for key in recorded]
+        later = self._forks()
+        traced = forks == later and not any(busy for _, busy in forks)
+        return Watched(written, _read(ages, after_ages, lasted_s, traced=traced))
 
     def idle_s(self, key: str) -> float | None:
         """Seconds since a key was last read or written; None if it is not there or the store does not tell."""
@@ -62,6 +67,15 @@ class Watch:
         except redis.ResponseError:
             return None  # the store evicts by frequency, and does not know
         return None if seconds is None else float(seconds)
+
+    def _forks(self) -> list[tuple[int, bool]]:
+        """Of each master, how many children it has had, and whether one is at work."""
+        had = [int(one["total_forks"]) for one in info(self._client, "stats")]
+        at_work = [
+            any(name.endswith("_in_progress") and value for name, value in one.items())
+            for one in info(self._client, "persistence")
+        ]
+        return list(zip(had, at_work, strict=True))
 
     def _written(self, keys: Keys, partitions: Sequence[int]) -> list[tuple[bytes | None, int]]:
         """What changes with every commit and with every call of a load, by partition."""
@@ -77,17 +91,19 @@ def is_mark(record: bytes | None) -> bool:
     return record is not None and record.startswith(REMOVAL)
 
 
-def _read(ages: Sequence[float | None], after: Sequence[float | None], lasted_s: float) -> bool | None:
-    """Whether records were read between two readings of ours.
-
-    While a process that the store has forked saves it, reads leave no trace: then it does not show our own, either.
+def _read(ages: Sequence[float | None], after: Sequence[float | None], lasted_s: float, *, traced: bool) -> bool | None:
+    """Whether records were read between two readings of ours; None if reads may have left no trace, as when the store
+    does not show our own: it evicts by frequency, or another server has become the master.
 
     Args:
         ages: of each record, the seconds since it was last read, just before our second reading.
         after: the same, just after.
         lasted_s: seconds between our readings.
+        traced: whether no server had a child at any time between them.
     """
     if any(age is not None and age < lasted_s - BLURRED_S for age in ages):
         return True
+    if not traced:
+        return None
     ours = (*((age, lasted_s) for age in ages), *((age, 0.0) for age in after))
     return False if all(age is not None and age <= since + BLURRED_S for age, since in ours) else None
