@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,22 @@ from localstack.valkey import Valkey
 from localstack.wait import until
 from localstack.web import web
 from mimn.bundle import load_bundle
-from mimn.release import decode_record, instances_key, record_key
+from mimn.release import (
+    Announcement,
+    Checked,
+    GateClosed,
+    Loaded,
+    Release,
+    announcement_key,
+    begin,
+    decode_record,
+    encode_announcement,
+    encode_record,
+    instances_key,
+    observe,
+    record_key,
+)
+from mimn.release.announcement import LASTS_S, SERVING
 from mimn.state import Keys
 from support.bundles import TINY, with_scaled_head
 from support.one_node_cluster import OneNodeCluster
@@ -31,12 +46,18 @@ from uic.bulk import namespaces
 from uic.bulk.commands import namespaces as namespaces_command
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
+from uic.bulk.watch import WATCHED_S
 from uic.errors import StoreUnavailable
 from uic.rollout import main as rollout_command
+from uic.rollout.gates import Demands
+from uic.rollout.planning import read_release
+from uic.rollout.verbs import TimedOut, Verbs
+from uic.settings import ClientSettings
 from uic.tools.scorers import Scorers
 
 pytestmark = pytest.mark.servers
 PREFIX = "uic"
+SILENT = "web:1"
 
 
 @pytest.fixture
@@ -171,6 +192,101 @@ def test_a_save_within_the_watch_hides_no_reader(mode: str, tmp_path: Path) -> N
         assert drop(client, keys) > 0, "nothing is saved any more, and nothing reads it"
 
 
+def announce(client: Any, serving: Release) -> None:
+    """Say in the store what an RTP says of itself."""
+    loaded = Loaded(serving.bundle, serving.manifest, serving.namespace, SERVING)
+    told = Announcement(instance=SILENT, revision=2, loaded=(loaded,))
+    client.sadd(instances_key(PREFIX), SILENT)
+    client.set(announcement_key(PREFIX, SILENT), encode_announcement(told), px=5000)
+
+
+def begun(client: Any, old: Release, new: Release) -> None:
+    """A rollout r1 of `new` is ready, and `old` serves."""
+    record = begin(None, new, serving=old, origin="log", salt="0" * 16, now_ms=1)
+    record, _ = observe(record, "r1", Checked(record.revision, ()), now_ms=1)
+    client.set(record_key(PREFIX), encode_record(record))
+
+
+@pytest.fixture
+def releases(own_valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The bundle in service, and one with another head."""
+    old = tmp_path / "tiny/1"
+    shutil.copytree(TINY, old)
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    monkeypatch.setenv("UIC_BUNDLE__PATH", str(old))
+    return old, with_scaled_head(tmp_path, old, "2", 0.5)
+
+
+def verbs(client: Any, sleep: Callable[[float], None]) -> Verbs:
+    return Verbs(client, ClientSettings(), Demands(), sleep=sleep, clock=lambda: 0.0)
+
+
+@pytest.mark.parametrize("verb", ["start", "wait", "canary", "promote", "drop"])
+def test_an_rtp_that_a_full_store_has_silenced_is_waited_for_once_the_store_takes_writes_again(
+    verb: str, client: Any, releases: tuple[Path, Path]
+) -> None:
+    old, new = (read_release(path, 0)[0] for path in releases)
+    keys = put(client, releases[0])
+    client.sadd(instances_key(PREFIX), SILENT)  # and what it had announced has expired
+
+    def later(seconds: float) -> None:
+        if seconds < WATCHED_S:
+            announce(client, new if verb == "start" else old)
+
+    if verb == "drop":
+        client.config_set("maxmemory-policy", "volatile-lfu")  # the announcements decide
+        with pytest.raises(BulkRefused, match="is read by 1 RTP process"):
+            Namespaces(client, PREFIX, sleep=later).drop(keys.namespace, force=False, after=lambda step: None)
+        assert client.exists(keys.progress(0))
+        return
+    if verb == "start":
+        with pytest.raises(GateClosed, match="web:1 serves tiny/2"):
+            verbs(client, later).start(releases[1], "log", None, 1)
+        return
+    begun(client, old, new)
+    match verb:
+        case "wait":
+            with pytest.raises(TimedOut, match="web:1 has not loaded tiny/2"):
+                verbs(client, later).wait("r1", 0)
+        case "canary":
+            with pytest.raises(GateClosed, match="web:1 has not loaded tiny/2"):
+                verbs(client, later).canary("r1", 1)
+        case _:
+            with pytest.raises(GateClosed, match="web:1 has not loaded tiny/2"):
+                verbs(client, later).promote("r1", 60, dry_run=False)
+
+
+def test_an_rtp_that_has_ended_is_waited_for_once_and_as_long_as_an_announcement_lasts(
+    client: Any, releases: tuple[Path, Path]
+) -> None:
+    old, new = (read_release(path, 0)[0] for path in releases)
+    put(client, releases[0])
+    begun(client, old, new)
+    client.sadd(instances_key(PREFIX), SILENT)
+    slept: list[float] = []
+    verbs(client, slept.append).wait("r1", 0)
+    assert sum(slept) == LASTS_S
+    assert not client.exists(instances_key(PREFIX)), "its name goes by itself"
+    verbs(client, slept.append).promote("r1", 60, dry_run=False)
+    assert sum(slept) == LASTS_S
+
+
+def test_no_name_of_an_rtp_goes_while_the_store_is_full_or_becomes_full_again(
+    client: Any, releases: tuple[Path, Path]
+) -> None:
+    old, new = (read_release(path, 0)[0] for path in releases)
+    put(client, releases[0])
+    begun(client, old, new)
+    client.sadd(instances_key(PREFIX), SILENT)
+    fill(client)
+    verbs(client, lambda seconds: None).gc()
+    assert client.scard(instances_key(PREFIX)) == 1
+    client.config_set("maxmemory", 0)
+    with pytest.raises(TimedOut, match="the store refuses writes"):
+        verbs(client, lambda seconds: fill(client)).wait("r1", 0)
+    assert client.scard(instances_key(PREFIX)) == 1
+
+
 @contextmanager
 def refusing(client: Any, server: Valkey, answer: str) -> Iterator[None]:
     """The store refuses every write while the body runs, and takes writes after it."""
@@ -251,6 +367,7 @@ def test_a_release_that_no_rtp_has_is_not_promoted_in_a_full_store(
         until(lambda: silent(client), "the announcement has expired", within_s=30)
         status, said = rollout("start", str(new))
         assert (status, "OutOfMemoryError" in said["error"]) == (1, True), "RTP may serve another release"
+        assert client.get(record_key(PREFIX)) is None
         client.config_set("maxmemory", 0)
         until(lambda: not silent(client), "it announces itself again", within_s=30)
         assert rollout("start", str(new))[0] == 0
@@ -264,6 +381,10 @@ def test_a_release_that_no_rtp_has_is_not_promoted_in_a_full_store(
         status, said = rollout("list")
         assert (status, said["rtp"]) == (0, [])
         assert ["no RTP can announce itself" in note for note in said["notes"]] == [True]
+        client.config_set("maxmemory", 0)
+        assert "has not loaded tiny/2" in closed("wait", "r1", "--timeout", "1s"), "it is waited for until it says so"
+        fill(client)
+        until(lambda: silent(client), "the announcement has expired", within_s=30)
         # A process that is named is asked, and needs no store for its answer.
         assert "has not loaded tiny/2" in closed("promote", "r1", "--rtp", rtp.admin_url)
         shutil.copytree(new, old.parent / "2")

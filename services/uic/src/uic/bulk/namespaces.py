@@ -80,7 +80,7 @@ class Namespaces:
     def __init__(self, client: Any, prefix: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client = client
         self._prefix = prefix
-        self._scorers = Scorers(client, prefix)
+        self._scorers = Scorers(client, prefix, sleep)
         self._watch = Watch(client, sleep)
 
     def names(self) -> list[str]:
@@ -246,7 +246,8 @@ class Namespaces:
             )
 
     def _refuse_busy(self, found: Sized, keys: Keys, partitions: Sequence[int]) -> None:
-        """Refuse while the namespace is written, caught up or not, or read. Takes `WATCHED_S`.
+        """Refuse while the namespace is written, caught up or not, or read. Takes `WATCHED_S`, and where the store does
+        not tell reads, until the announcements are complete (`Scorers.settle`): these decide then, and are asked next.
 
         Raises:
             BulkRefused: as said.
@@ -258,7 +259,7 @@ class Namespaces:
             raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
         with _asking():
             seen = self._watch.watch(keys, partitions)
-            refusal = None if seen.read is not None else self._scorers.refusal()
+            refusal = None if seen.read is not None else self._scorers.settle()
         if seen.written:
             raise BulkRefused(
                 f"{seen.written} partitions of namespace {found.namespace} were written within {WATCHED_S:g} s: a "

@@ -33,7 +33,7 @@ from uic.tools.scorers import Scorers, asked
 
 LOG_TIMEOUT_S: Final = 10.0
 FOLLOWED_WITHIN_S: Final = 8.0
-"""A process has followed the record by then, one that ended has been forgotten, and a bundle is loaded, most often."""
+"""A process has followed the record by then, and a bundle is loaded, most often."""
 PAUSE_S: Final = 0.25
 FOLDED_WITHIN_S: Final = 10.0
 """A worker that is caught up says so every five seconds, by its defaults (UIC_FOLD__AS_OF_INTERVAL_S)."""
@@ -88,7 +88,7 @@ class Gates:
     ) -> None:
         self._client = client
         self._sleep = sleep
-        self._scorers = Scorers(client, settings.redis.prefix)
+        self._scorers = Scorers(client, settings.redis.prefix, sleep)
         self._settings = settings
         self._demands = demands
         self._clustered = settings.redis.mode == "cluster"
@@ -246,8 +246,9 @@ class Gates:
             within_s -= PAUSE_S
 
     def _lacking(self, record: Record, release: Release) -> Iterator[Finding]:
+        refusal = None if self._demands.rtp else self._scorers.settle()
         told = [] if self._demands.rtp else self._scorers.announced()
-        if not self._demands.rtp and (refusal := self._scorers.refusal()) is not None:
+        if refusal is not None:
             yield Finding(
                 Gate.LOADED,
                 f"{refusal}, so no RTP can announce what it has loaded: make the store write again, or name every RTP "

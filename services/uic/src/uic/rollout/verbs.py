@@ -75,7 +75,7 @@ class Verbs:
         self._settings = settings
         self._desk = Desk(client, settings.redis.prefix)
         self._gates = Gates(client, settings, demands, sleep)
-        self._scorers = Scorers(client, settings.redis.prefix)
+        self._scorers = Scorers(client, settings.redis.prefix, sleep)
         self._namespaces = Namespaces(client, settings.redis.prefix)
         self._sleep = sleep
         self._clock = clock
@@ -92,8 +92,11 @@ class Verbs:
         return Answer(planned.view())
 
     def start(self, path: Path, origin: str, generation: int | None, rate: float) -> Answer:
-        """Begin a rollout, unless the plan has something against it. Writes the record and nothing else."""
+        """Begin a rollout, unless the plan has something against it. Writes the record, and for the first one what
+        `Scorers.settle` does."""
         record = self._desk.read()
+        if record is None:
+            self._scorers.require()
         planned = self._planned(record, path, origin, generation, rate)
         before = planned.replaces
         going = None if record is None else record.open
@@ -156,6 +159,7 @@ class Verbs:
     def _serving_another(self, release: Release) -> Iterator[Finding]:
         """Scoring processes that answer by another release. The first record says what serves, and they follow it: it
         must not move the traffic."""
+        self._scorers.settle()
         for told in self._scorers.announced():
             if (finding := rollouts.serves_another(told, release)) is not None:
                 yield finding
@@ -260,9 +264,10 @@ class Verbs:
             lambda record: rollouts.rollback(record, named, reason=reason, now_ms=self._gates.now_ms(), by=self._by)
         )
         rollout = _of(after, named)
+        silenced = list(self._silenced())  # asked before who is there: the store may take writes again in between
         lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
         notes = [f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking]
-        notes += self._silenced()
+        notes += silenced
         written = f"the rollback is in the record; whether UIC folds {after.serving.namespace} was not seen to the end"
         with says_if_interrupted("ctr rollout rollback", written):
             notes += self._unfolded(after.serving, watched=not rollout.head_only)
@@ -288,7 +293,7 @@ class Verbs:
         if record is None:
             return Answer({"collected": []}, refused=())
         record = self._desk.change(lambda before: rollouts.retire(before, now_ms=now_ms, by=self._by))
-        self._scorers.forget_ended()
+        self._scorers.settle()
         collected, kept = [], []
         for rollout in sorted(record.rollouts, key=leaves_nothing):  # first those whose end makes room
             name = left_behind(record, rollout)
@@ -313,10 +318,11 @@ class Verbs:
     # Looking
 
     def listing(self) -> Answer:
-        """All rollouts of the record, and the scoring processes that announce themselves."""
+        """All rollouts of the record, and the scoring processes that announce themselves. Writes no more than a key
+        that expires at once (`Scorers.refusal`)."""
         record = self._desk.read()
-        told = [process_view(one, record) for one in self._scorers.announced()]
         notes = tuple(self._silenced())
+        told = [process_view(one, record) for one in self._scorers.announced()]
         if record is None:
             return Answer({"serving": None, "rollouts": [], "rtp": told}, notes)
         return Answer(
@@ -341,7 +347,8 @@ class Verbs:
             yield f"{refusal}, so no RTP can announce itself: ask each what it has loaded (/releases)"
 
     def describe(self, identity: str) -> Answer:
-        """One rollout, with every gate as it is now; changes nothing."""
+        """One rollout, with every gate as it is now. The record stays as it is; `Scorers.settle` writes a key that
+        expires at once, and removes the names of processes that have ended."""
         record, rollout = self._found(identity)
         view = rollout_view(record, rollout)
         if rollout.state in rollouts.OPEN:
