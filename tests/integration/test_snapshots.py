@@ -434,6 +434,7 @@ def test_a_snapshot_goes_into_another_generation_for_a_way_back(tmp_path: Path, 
 
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+DAYS = range(12, 0, -1)
 ANY = SavedStates(namespace="", fingerprint="", prefix="", topic="", topic_id="", n=0, created_ms=0, partitions=())
 
 
@@ -599,6 +600,30 @@ def test_a_name_that_is_too_early_costs_no_other_snapshot() -> None:
     assert newest([slow, *daily], NOW) == slow
     assert expired([slow, *daily], NOW, 7) == []
     assert newest([slow, *daily, taken(1, 400)], NOW) == taken(1, 400)
+
+
+def test_one_name_that_is_months_too_early_neither_removes_the_verified_one_nor_makes_another_the_newest() -> None:
+    slow = dataclass_replace(taken(300, 1000), verified=None)
+    daily = [dataclass_replace(taken(days, 900 - 10 * days), verified="yes" if days == 9 else None) for days in DAYS]
+    [good] = [one for one in daily if one.verified]
+    assert believed([slow, *daily], NOW) == daily, "all others contradict it"
+    assert newest([slow, *daily], NOW) == slow, "it has the most of the log"
+    kept = {one.id for one in (slow, good, *daily[-6:])}
+    assert {one.id for one in (slow, *daily)} - {*expired([slow, *daily], NOW, 7)} == kept
+    before = taken(20, 500, lineage=2)
+    assert newest([slow, before, *daily], NOW) == slow, "not one of the lineages before"
+    assert not {slow.id, good.id, before.id} & {*expired([slow, before, *daily], NOW, 7)}
+
+
+def test_a_verified_one_whose_name_is_too_early_stays_until_a_later_one_is_verified() -> None:
+    slow = taken(300, 1000)
+    daily = [dataclass_replace(taken(days, 900 - 10 * days), verified=None) for days in DAYS]
+    unverified = dataclass_replace(taken(0, 1100), verified=None)
+    before = taken(20, 500, lineage=2)
+    assert slow.id not in expired([slow, before, *daily, unverified], NOW, 7)
+    assert slow.id in expired([slow, before, *daily, taken(0, 1100)], NOW, 7)
+    good, over = [taken(10, 800), taken(9, 810)], taken(0, 50, lineage=3)
+    assert expired([slow, *good, over], NOW, 7) == [slow.id, good[0].id], "of lineages before, one whose age is told"
 
 
 def test_a_newest_snapshot_that_is_worse_than_an_older_one_is_doubted() -> None:

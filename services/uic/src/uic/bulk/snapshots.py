@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
-from typing import Final, TypeGuard
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -286,38 +286,51 @@ def _verified(folder: Folder) -> str | None:
 
 def believed(snapshots: Sequence[Listed], now: datetime) -> list[Listed]:
     """The complete ones that were taken when their names say, as far as can be told: those that are not of the future,
-    and that do not have less of the log than one of the same lineages with an earlier name. Pure.
+    and of each lineages as many as possible of which none has less of the log than one with an earlier name. So one
+    name that is too early is contradicted by those after it, and one that is too late by those before. Pure.
 
     Args:
         snapshots: all of a namespace, oldest first by name.
         now: UTC.
     """
-    most: dict[str, int] = {}
-    found = []
+    folded: dict[str, list[tuple[int, str]]] = {}
     for one in snapshots:
-        if one.manifest is None or one.is_to_come(now):
-            continue
-        lineages, folded = one.manifest.lineages, one.manifest.folded
-        if folded >= most.get(lineages, folded):
-            found.append(one)
-            most[lineages] = folded
+        if one.manifest is not None and not one.is_to_come(now):
+            folded.setdefault(one.manifest.lineages, []).append((one.manifest.folded, one.id))
+    agree = {identity for rows in folded.values() for identity in _longest_rise(rows)}
+    return [one for one in snapshots if one.id in agree]
+
+
+def _longest_rise(rows: Sequence[tuple[int, str]]) -> list[str]:
+    """The ids of a longest part of the rows whose numbers never fall; of several, that which ends first."""
+    best: list[tuple[int, int | None]] = []
+    for i, (folded, _) in enumerate(rows):
+        before = [j for j in range(i) if rows[j][0] <= folded]
+        last = max(before, key=lambda j: best[j][0], default=None)
+        best.append((1 if last is None else best[last][0] + 1, last))
+    at = max(range(len(rows)), key=lambda j: best[j][0], default=None)
+    found = []
+    while at is not None:
+        found.append(rows[at][1])
+        at = best[at][1]
     return found
+
+
+def as_taken(snapshots: Sequence[Listed], now: datetime) -> list[Listed]:
+    """The complete ones in the order in which they were taken, as far as can be told: lineages by the last of their
+    names that is believed, and those of the same lineages by how much of the log they have, whatever their names. Pure;
+    arguments as `believed`."""
+    complete = [(one, one.manifest) for one in snapshots if one.manifest is not None]
+    trusted = {one.id for one in believed(snapshots, now)}
+    last = {them.lineages: one.id for one, them in complete if not trusted or one.id in trusted}
+    rows = [(last.get(them.lineages, ""), them.folded, one.id in trusted, one.id, one) for one, them in complete]
+    return [row[-1] for row in sorted(rows, key=lambda row: row[:-1])]
 
 
 def newest(snapshots: Sequence[Listed], now: datetime) -> Listed | None:
     """The complete one that was taken last: of the lineages that the names say are the latest, that with the most of
     the log, whatever its name. Pure; arguments as `believed`."""
-    complete = [one for one in snapshots if one.manifest is not None]
-    if not complete:
-        return None
-    trusted = believed(snapshots, now)
-    latest = (trusted or complete)[-1].manifest
-    same = [(one.manifest.folded, one in trusted, one.id, one) for one in complete if _same(one.manifest, latest)]
-    return max(same, key=lambda row: row[:3])[3]
-
-
-def _same(manifest: SavedStates | None, other: SavedStates | None) -> TypeGuard[SavedStates]:
-    return manifest is not None and other is not None and manifest.lineages == other.lineages
+    return next(reversed(as_taken(snapshots, now)), None)
 
 
 def doubts(snapshots: Sequence[Listed], chosen: str, now: datetime) -> list[str]:
@@ -416,12 +429,15 @@ def expired(snapshots: Sequence[Listed], now: datetime, days: int) -> list[str]:
     newest verified one, and for a month the newest verified one of each of the latest `LINEAGES` sets of lineages.
     Incomplete ones go after a day. Pure.
 
-    One whose name is not `believed` replaces none of the others, and stays until its day is one of those before."""
+    One whose name is not `believed` replaces no other one of its day or its lineages. It stays until its day is one of
+    those before, and for as long as it is the newest one, or the newest verified one, by the log."""
     complete = believed(snapshots, now)
-    verified = [one for one in complete if one.verified]
-    keep = {one.id for one in (*complete[-1:], *verified[-1:])}
-    newest = {one.manifest.lineages: one for one in verified if one.manifest is not None}
-    of_lineages = sorted(newest.values(), key=lambda one: one.id)[-LINEAGES:]
+    ordered = [one for one in as_taken(snapshots, now) if not one.is_to_come(now)]
+    verified = [one for one in ordered if one.verified]
+    keep = {one.id for one in (*ordered[-1:], *verified[-1:])}
+    believed_last = sorted(verified, key=lambda one: one in complete)  # the age of the others cannot be told
+    chosen = {one.manifest.lineages: one.id for one in believed_last if one.manifest is not None}
+    of_lineages = [one for one in verified if one.id in chosen.values()][-LINEAGES:]
     keep |= {one.id for one in of_lineages if now - one.at < LINEAGES_FOR}
     first = (now - timedelta(days=days - 1)).date()
     unsure = [one for one in snapshots if one.manifest is not None and one not in complete]
