@@ -271,6 +271,8 @@ def test_a_slow_clock_of_the_worker_is_not_the_callers_mistake(rig: Rig) -> None
     )
     assert (code, told["retriable"]) == (grpc.StatusCode.UNAVAILABLE, "true")
     assert "172800 s behind the store's, so that events[1].event_time" in detail
+    assert "set the one that is wrong" in detail, "the store's may be the fast one"
+    assert detail.endswith("if that is the store's, the event is of the future")
     assert not any(map(len, rig.log.records[TOPIC]))
     for ahead_ms, event_time in ((-2 * DAY_MS, NOW_MS + 4 * DAY_MS), (2 * DAY_MS, NOW_MS + 2 * DAY_MS)):
         rig.ahead_ms = ahead_ms

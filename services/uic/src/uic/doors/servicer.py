@@ -313,8 +313,8 @@ def _record(
         # The record would have our time, by which the fold would find the event bad as well.
         raise WrongClock(
             f"nothing was written: the clock of this UIC worker is {-ahead_ms / 1000:.0f} s behind the store's, so "
-            f"that events[{index}].event_time lies more than a day ahead of it: set that clock "
-            "(docs/runbooks/clocks.md)"
+            f"that events[{index}].event_time lies more than a day ahead of it: set the one that is wrong "
+            "(docs/runbooks/clocks.md); if that is the store's, the event is of the future"
         )
     if wrong is None and event.action == ERASE_ITEM:
         raise InvalidField(f"events[{index}].action: erases an item: call EraseItem")
