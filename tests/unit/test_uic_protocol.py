@@ -1136,6 +1136,23 @@ def test_clocks_that_disagree_are_told_until_they_agree(ahead_ms: int, topic: Fa
     worker.until(lambda: worker.updater.status.reasons == ())
 
 
+def test_a_difference_near_the_limit_is_told_once_until_the_clocks_clearly_agree(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    worker = folded(topic, store)
+
+    def said_at(*differences_ms: int) -> list[str]:
+        for ahead_ms in differences_ms:
+            worker.ahead_ms = ahead_ms
+            worker.until(lambda: worker.updater.status.ahead_ms == worker.ahead_ms)
+        return [line for line in caplog.messages if line.startswith("clocks ")]
+
+    assert said_at(1999, 1501) == []
+    assert said_at(2001, 1999, 2001, 1501, -1999) == ["clocks disagree"]
+    assert said_at(1500, 1999) == ["clocks disagree", "clocks agree again"]
+
+
 def test_a_future_as_of_time_is_corrected_by_the_next_writer(topic: FakeTopic, store: FakeStore) -> None:
     fast = folded(topic, store)
     fast.settle()

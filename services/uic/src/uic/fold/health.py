@@ -21,6 +21,8 @@ log = logging.getLogger("uic.fold.health")
 INTERVAL_S = 0.2
 SKEW_MS = 2000
 """By how much our clock and the store's may differ, as the alert `ClockSkew` has it."""
+AGREE_MS = 1500
+"""Within what they agree again: less, or a difference of about `SKEW_MS` would be logged again and again."""
 DEAD_LETTERS_AWAY = "dead_letter_topic_unavailable"
 NO_LEADER = "has no leader: bring its replicas back"
 """Why a partition waits that no broker leads."""
@@ -112,7 +114,7 @@ class Health:
         if self.recover("clock"):
             say(log, logging.INFO, "clock available again")
         self.ahead_ms = ahead_ms
-        if abs(ahead_ms) > SKEW_MS:
+        if abs(ahead_ms) > (AGREE_MS if "skew" in self._degraded else SKEW_MS):
             apart = f"{abs(ahead_ms) / 1000:.0f} s {'ahead of' if ahead_ms > 0 else 'behind'} the store's"
             if "skew" not in self._degraded:
                 say(log, logging.WARNING, "clocks disagree", detail=f"this worker's clock is {apart}")
