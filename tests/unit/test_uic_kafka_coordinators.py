@@ -93,3 +93,8 @@ def test_a_group_that_its_coordinator_does_not_have_is_one_without_members(broke
 def test_that_we_may_not_ask_is_no_view(brokers: Brokers) -> None:
     brokers.describing, brokers.state = GroupAuthorizationFailedError, ""
     assert brokers.view.group() is None
+
+
+def test_that_we_may_not_ask_who_coordinates_the_group_is_no_view(brokers: Brokers) -> None:
+    brokers.finding = GroupAuthorizationFailedError
+    assert brokers.view.group() is None

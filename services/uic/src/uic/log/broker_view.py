@@ -125,13 +125,13 @@ class BrokerView:
         return {tp.partition: int(at.offset) for tp, at in self._admin.list_partition_offsets(wanted).items()}
 
     def group(self) -> GroupView | None:
-        """The group; None if its coordinator does not let us ask.
+        """The group; None if the brokers do not let us ask who coordinates it, or how it is.
 
         Raises:
             KafkaError: no answer, or none of the group's coordinator, which may be moving.
         """
-        coordinator = find_coordinator(self._admin, self._group)
         try:
+            coordinator = find_coordinator(self._admin, self._group)
             found = describe_group(self._admin, self._group, coordinator)
         except GroupAuthorizationFailedError:
             return None
