@@ -49,6 +49,7 @@ def test_a_clock_that_is_hours_fast_is_named_to_callers_and_operators_and_nothin
         until(lambda: "clock_skew: this worker's clock is 7200 s ahead" in degraded(uic), "it is told", within_s=30)
         for call in (
             lambda: uic.publish(click("user")),
+            lambda: uic.publish(*[click("user")] * 3),
             lambda: uic.erase("user"),
             lambda: uic.erase_item("user", 3),
         ):

@@ -173,6 +173,9 @@ CHANGES: dict[str, Broken] = {
     "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
         lambda patch: patch.setattr(Sender, "_complete_batch", other)
     ),
+    "its records fail with what _record_exceptions_fn(top_level_exception, …) gives for each": lambda patch: (
+        patch.delattr(Sender, "_record_exceptions_fn")
+    ),
     "what waits when a producer has failed ends with _maybe_abort_batches(exc), and drained says when a batch left": (
         lambda patch: patch.setattr(RecordAccumulator, "drain_batches_for_one_node", other)
     ),
@@ -222,6 +225,7 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "producer_id_and_epoch.match(batch)" in inspect.getsource(Sender._can_retry)
     sends = inspect.getsource(Sender._send_producer_data)
     assert sends.index("_accumulator.drain(") < sends.index("expired_batches(") < sends.index("return 0"), "never sent"
+    assert "else Errors.InvalidRecordError" in inspect.getsource(Sender._record_exceptions_fn), "whatever the brokers say"
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
         assert "except" not in inspect.getsource(kind.__init__)
     for connects in (KafkaNetSocket.connect, KafkaNetSocket.sock_connect, KafkaConnectionManager._build_transport):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import (
     ClusterAuthorizationFailedError,
+    InvalidTimestampError,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
@@ -111,6 +113,15 @@ def test_a_record_that_is_refused_at_its_first_try_is_surely_not_in_the_log(kind
     assert isinstance(batches.refuse(batches.add(), kind), kind)
 
 
+@pytest.mark.parametrize("listed", [(0,), (0, 1, 2)], ids=["one is listed", "all are listed"])
+def test_each_record_of_a_batch_that_is_refused_fails_with_the_brokers_reason(listed: tuple[int, ...]) -> None:
+    line = Line()
+    records = [line.add(0) for _ in range(3)]
+    [sent] = line.turn()
+    sent.answered(InvalidTimestampError, records=[(index, "out of range") for index in listed])
+    assert [type(record.exception) for record in records] == [InvalidTimestampError] * 3
+
+
 @pytest.mark.parametrize("kind", [TopicAuthorizationFailedError, MessageSizeTooLargeError])
 def test_a_record_that_is_refused_when_it_is_sent_again_may_be_in_the_log(kind: type[Exception]) -> None:
     batches = Batches()
@@ -151,8 +162,8 @@ class Sent(NamedTuple):
     def place(self) -> tuple[int, int, int]:
         return self[:3]
 
-    def answered(self, error: Any = None) -> None:
-        """The leader answers; `error` is None if it has appended the batch."""
+    def answered(self, error: Any = None, *, records: Sequence[tuple[int, str]] = ()) -> None:
+        """The leader answers; `error` is None if it has appended the batch, else it may list `records` with it."""
         answer = SimpleNamespace(
             index=self.partition,
             error_code=(error or for_code(0)).errno,
@@ -160,7 +171,7 @@ class Sent(NamedTuple):
             log_start_offset=-1,
             log_append_time_ms=-1,
             base_offset=0,
-            record_errors=[],
+            record_errors=list(records),
         )
         topic = SimpleNamespace(name=TOPIC, partition_responses=[answer])
         self.answer.success(SimpleNamespace(responses=[topic]))

@@ -285,6 +285,10 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and takes(ProducerBatch.in_retry, "self")
         )
     ),
+    "its records fail with what _record_exceptions_fn(top_level_exception, …) gives for each": lambda: (
+        takes(Sender._record_exceptions_fn, "self", "top_level_exception")
+        and uses(Sender._dispatch_error, "_record_exceptions_fn", "complete_exceptionally")
+    ),
     "what waits when a producer has failed ends with _maybe_abort_batches(exc), and drained says when a batch left": (
         lambda: (
             takes(Sender._maybe_abort_batches, "self", "exc")

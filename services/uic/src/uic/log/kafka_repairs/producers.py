@@ -12,6 +12,7 @@ behind one of a later epoch.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from kafka import KafkaProducer
@@ -160,6 +161,12 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
         super()._dispatch_error(batch, exception, partition_response)
         if batch.is_done and self._transaction_manager.producer_id_and_epoch.match(batch):
             self._transaction_manager.bump_producer_id_and_epoch()
+
+    def _record_exceptions_fn(self, top_level_exception: Exception, *_: object) -> Callable[[int], Exception]:
+        """What each record of a batch fails with: brokers append all of a batch or none. Of one with several records
+        that they refuse for their time, the library says that the records are invalid, and of those that they do not
+        list no more than that there was an error."""
+        return lambda _: top_level_exception
 
     def _maybe_abort_batches(self, exc: Exception) -> None:
         waiting = self._accumulator._incomplete.all()
