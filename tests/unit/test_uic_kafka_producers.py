@@ -31,6 +31,8 @@ from uic.log.kafka_repairs import producers
 from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, OtherCount, repair_producer
 
 TOPIC = "behavior-events"
+FULL = bytes(16_000)
+"""A value that has a batch of its own."""
 
 
 def with_id(manager: Any) -> Any:
@@ -219,9 +221,9 @@ class Line:
         self._sent.append(Sent(partition.index, batch.producer_epoch, batch.base_sequence, Future()))
         return self._sent[-1].answer
 
-    def add(self, partition: int) -> Any:
+    def add(self, partition: int, value: bytes = b"value") -> Any:
         """A record of a caller, whose future is given."""
-        future, *_ = self.accumulator.append(TopicPartition(TOPIC, partition), None, b"key", b"value", [])
+        future, *_ = self.accumulator.append(TopicPartition(TOPIC, partition), None, b"key", value, [])
         return future
 
     def turn(self) -> list[Sent]:
@@ -246,13 +248,29 @@ def test_a_record_without_an_answer_costs_no_other_record() -> None:
     assert [one.place for one in line.turn()] == [(0, 0, 0), (1, 0, 0)]
     line.let_expire(lost)
     after = line.add(0)
-    assert line.turn() == []
-    assert isinstance(lost.exception, KafkaTimeoutError)
     [sent] = line.turn()
+    assert isinstance(lost.exception, KafkaTimeoutError)
     assert sent.place == (0, 1, 0), "the brokers may have counted the lost one, or not"
     sent.answered()
     assert after.succeeded()
     assert not other.is_done
+
+
+def test_a_record_that_ends_behind_one_on_its_way_sends_no_other_one_beside_it() -> None:
+    line = Line()
+    lost = line.add(0)
+    line.turn()
+    behind = line.add(0, FULL)
+    after = line.add(0, FULL)
+    assert line.turn() == [], "one at a time"
+    line.let_expire(lost)
+    line.let_expire(behind)
+    [sent] = line.turn()
+    assert lost.failed()
+    assert behind.failed()
+    assert sent.place == (0, 1, 0), "in the next epoch, because the brokers may have counted the lost one"
+    sent.answered()
+    assert after.succeeded()
 
 
 @pytest.mark.parametrize("how", ["refused for now", "cut off"])

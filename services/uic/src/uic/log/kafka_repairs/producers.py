@@ -113,8 +113,12 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
 
     def _send_producer_data(self, now: float | None = None) -> Any:
         """Send what waits, once it is told which records' time is over. The library chooses first what to send, and if
-        one whose time is over had been sent before, it never sends what it chose."""
+        one whose time is over had been sent before, it never sends what it chose.
+
+        What is on its way comes first: the end of a batch lets its partition's next one go, and that of one behind it
+        would do so beside it."""
         now = time.monotonic() if now is None else now
+        self._expire(super()._get_expired_inflight_batches(now=now))
         self._expire(self._accumulator.expired_batches(now=now))
         poll_ms = super()._send_producer_data(now=now)
         if not any(line[0].created <= now - _WAITS_S for line in list(self._accumulator._batches.values()) if line):
