@@ -144,6 +144,24 @@ def test_after_a_record_that_a_frozen_leader_lost_its_partition_goes_on_and_each
     assert values == dict.fromkeys(acknowledged, 1)
 
 
+def test_a_producer_whose_brokers_say_nothing_tells_which(own_real_kafka: DevBroker) -> None:
+    create_topics(own_real_kafka.address, [Topic("events", 1), Topic("others", 1)])
+    log = KafkaLog({"bootstrap_servers": [own_real_kafka.address]}, timeout_s=3.0, max_request_bytes=1 << 20)
+    log.append("events", 1, [NewRecord(0, b"user", b"before")], TIMEOUT_S)
+    own_real_kafka.freeze()
+    with pytest.raises(LogUnavailable, match=r"no answer for \d s; see whether Kafka hangs there"):
+        log.append("others", 1, [NewRecord(0, b"user", b"value")], 3.0)
+    own_real_kafka.thaw()
+    log.close()
+
+
+def test_a_topic_that_the_brokers_do_not_have_is_what_a_producer_asks_for(real_kafka: str) -> None:
+    log = KafkaLog({"bootstrap_servers": [real_kafka]}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+    with pytest.raises(LogUnavailable, match="the brokers have no topic none-such: does it exist"):
+        log.append("none-such", 1, [NewRecord(0, b"user", b"value")], TIMEOUT_S)
+    log.close()
+
+
 @pytest.mark.parametrize("broker", ["own_kafka", "own_real_kafka"])
 def test_a_record_that_brokers_refuse_for_its_place_is_not_written_and_the_next_one_is(
     broker: str, request: pytest.FixtureRequest

@@ -529,7 +529,7 @@ def test_only_brokers_that_say_so_are_a_reason_to_ask_whether_the_topic_exists(
     vars(manager).update(unknown_topics={"events"} if said else set(), _connecting={}, _failed={}, _conns={})
 
     class Waiting(Producer):
-        _manager = manager
+        _sender = SimpleNamespace(_client=SimpleNamespace(_manager=manager))
 
         def partitions_for(self, topic: str) -> set[int]:
             raise KafkaTimeoutError("Failed to update metadata after 5.0 secs.")

@@ -17,6 +17,7 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
@@ -58,6 +59,12 @@ CHANGES: dict[str, Broken] = {
     ),
     "a connection keeps requests in in_flight_requests: number, future, when it was sent, …": lambda patch: (
         patch.setattr(KafkaConnection, "_send_request", other)
+    ),
+    "a manager raises a refused login that it keeps in maybe_raise_auth_failure(node_id)": lambda patch: patch.delattr(
+        KafkaConnectionManager, "maybe_raise_auth_failure"
+    ),
+    "a producer's sender connects with maybe_connect(node_id, …) of its _client, which has the _manager": (
+        lambda patch: patch.setattr(KafkaNetClient, "__init__", other)
     ),
     "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda patch: (
         patch.setattr(KafkaConnectionManager, "get_connection", other)
@@ -203,6 +210,7 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "elif node_id == -1:" in inspect.getsource(Fetcher._group_list_offset_requests)
     assert "except Errors.NodeNotReadyError" in inspect.getsource(KafkaConnectionManager.send)
     assert "raise Errors.UnknownBrokerIdError" in inspect.getsource(KafkaConnectionManager.get_connection)
+    assert "except Errors.NodeNotReadyError" in inspect.getsource(KafkaNetClient.maybe_connect), "and no other error"
     assert "random.choice(self.cluster.bootstrap_brokers())" in inspect.getsource(KafkaConnectionManager._do_bootstrap)
     assert "await self._refresh_future" in inspect.getsource(ClusterMetadata.refresh_metadata)
     assert "await transport.handshake()" in inspect.getsource(KafkaConnectionManager._build_transport)
@@ -225,7 +233,8 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "producer_id_and_epoch.match(batch)" in inspect.getsource(Sender._can_retry)
     sends = inspect.getsource(Sender._send_producer_data)
     assert sends.index("_accumulator.drain(") < sends.index("expired_batches(") < sends.index("return 0"), "never sent"
-    assert "else Errors.InvalidRecordError" in inspect.getsource(Sender._record_exceptions_fn), "whatever the brokers say"
+    tells = inspect.getsource(Sender._record_exceptions_fn)
+    assert "else Errors.InvalidRecordError" in tells, "whatever the brokers say of the batch"
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
         assert "except" not in inspect.getsource(kind.__init__)
     for connects in (KafkaNetSocket.connect, KafkaNetSocket.sock_connect, KafkaConnectionManager._build_transport):

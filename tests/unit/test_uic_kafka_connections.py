@@ -12,12 +12,14 @@ import pytest
 from kafka.errors import (
     KafkaConnectionError,
     KafkaTimeoutError,
+    NodeNotReadyError,
     RequestTimedOutError,
     SaslAuthenticationFailedError,
     UnknownBrokerIdError,
 )
 from kafka.future import Future
 from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 from support.fake_metadata import Metadata
 from uic.log.connection_causes import NoConnection, why_no_connection
@@ -75,6 +77,21 @@ def test_a_broker_that_no_broker_knows_stays_an_error_that_is_told_in_words(monk
         manager.send("request", -1)
     assert cluster.asked == asked, "there is none to be looked up"
     assert described(none.value, {}) == "a partition has no leader: bring its replicas back"
+
+
+def test_a_login_that_was_refused_once_is_tried_again() -> None:
+    net: Any = NetworkSelector()
+    manager = connections.Manager(net, bootstrap_servers="h:1")
+    node = SimpleNamespace(node_id=1, host="h", port=1, rack=None)
+    manager.cluster = SimpleNamespace(broker_metadata=lambda node_id: node, close=lambda: None)  # type: ignore[assignment]
+    manager._auth_failures[1] = SaslAuthenticationFailedError("the backend is away")
+    manager.update_backoff(1)
+    with pytest.raises(NodeNotReadyError):
+        manager.get_connection(1)
+    manager.reset_backoff(1)
+    manager.get_connection(1)
+    assert 1 in manager._conns
+    net.close()
 
 
 class Ending:

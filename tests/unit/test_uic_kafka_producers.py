@@ -17,7 +17,9 @@ from kafka.errors import (
     MessageSizeTooLargeError,
     NotLeaderForPartitionError,
     OutOfOrderSequenceNumberError,
+    SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
+    UnknownBrokerIdError,
     for_code,
 )
 from kafka.future import Future
@@ -27,7 +29,7 @@ from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionManager, TransactionState
 from kafka.record import MemoryRecords
 
-from uic.log.kafka_repairs import producers
+from uic.log.kafka_repairs import clients, producers
 from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, OtherCount, repair_producer
 
 TOPIC = "behavior-events"
@@ -345,6 +347,22 @@ def test_while_a_leader_takes_no_connection_the_brokers_are_asked_who_leads_and_
     line.let_expire(waits)
     line.turn()
     assert len(line.updates) == 2
+
+
+@pytest.mark.parametrize("error", [UnknownBrokerIdError(0), SaslAuthenticationFailedError("refused")])
+def test_a_leader_that_cannot_be_connected_to_keeps_no_other_leader_waiting(error: Exception) -> None:
+    def get_connection(node: int) -> None:
+        raise error
+
+    line = Line()
+    line.away = {0}
+    network = clients.NetClient(SimpleNamespace(), SimpleNamespace(get_connection=get_connection))
+    line.sender._client.maybe_connect = network.maybe_connect
+    line.add(0)
+    other = line.add(1)
+    [sent] = line.turn()
+    sent.answered()
+    assert other.succeeded()
 
 
 def test_a_record_that_was_never_sent_is_not_missed() -> None:

@@ -62,6 +62,18 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         uses(KafkaConnection.__init__, "in_flight_requests")
         and uses(KafkaConnection._send_request, "in_flight_requests", "monotonic", "append")
     ),
+    "a manager raises a refused login that it keeps in maybe_raise_auth_failure(node_id)": lambda: (
+        takes(KafkaConnectionManager.maybe_raise_auth_failure, "self", "node_id")
+        and uses(KafkaConnectionManager.get_connection, "maybe_raise_auth_failure", "connection_delay")
+    ),
+    "a producer's sender connects with maybe_connect(node_id, …) of its _client, which has the _manager": lambda: (
+        takes(KafkaNetClient.maybe_connect, "self", "node_id")
+        and uses(KafkaNetClient.maybe_connect, "_manager", "get_connection")
+        and uses(KafkaNetClient.__init__, "_manager")
+        and uses(Sender._send_producer_data, "_client", "maybe_connect")
+        and uses(Sender.__init__, "_client")
+        and uses(KafkaProducer.__init__, "_sender")
+    ),
     "a manager sends with send(request, node_id, request_timeout_ms), to brokers that its metadata has": lambda: (
         takes(KafkaConnectionManager.send, "self", "request", "node_id", "request_timeout_ms")
         and uses(KafkaConnectionManager.send, "get_connection")

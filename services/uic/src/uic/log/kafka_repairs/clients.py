@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from kafka import KafkaConsumer
@@ -17,6 +17,16 @@ from uic.log.kafka_repairs.connections import Manager
 from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 
 Client = TypeVar("Client")
+
+
+class NetClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
+    """A network on which a producer's connection to one broker is no other one's trouble."""
+
+    def maybe_connect(self, node_id: Any, **named: Any) -> None:
+        """Begin to connect, if that can be done now. The library raises errors of one broker, such as that it is not
+        known yet where a leader is: then a producer sends nothing to the others, reads no answer and takes a core."""
+        with suppress(KafkaError):
+            super().maybe_connect(node_id, **named)
 
 
 def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
@@ -34,14 +44,14 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
     managers: list[Manager] = []
     with ExitStack() as started:
 
-        def network(**configs: Any) -> KafkaNetClient:
+        def network(**configs: Any) -> NetClient:
             net = NetworkSelector(**configs)
             started.callback(net.close)
             manager = Manager(net, **configs)
             manager.answers_at_once = options.get("group_id") is None
             started.callback(manager.close)
             managers.append(manager)
-            return KafkaNetClient(net, manager)
+            return NetClient(net, manager)
 
         try:
             client = kind(**options, kafka_client=network)
@@ -54,17 +64,24 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
     return client
 
 
+def _manager_of(client: Any) -> Manager | None:
+    """None of a client that `open_kafka_client` has not opened. A producer's belongs to its sender."""
+    sender = getattr(client, "_sender", None)
+    manager = getattr(client if sender is None else sender._client, "_manager", None)
+    return manager if isinstance(manager, Manager) else None
+
+
 def failures_of(client: Any) -> dict[str, NoConnection]:
     """Address → why a client that `open_kafka_client` has opened has no connection to it."""
-    manager = getattr(client, "_manager", None)
-    return manager.failures() if isinstance(manager, Manager) else {}
+    manager = _manager_of(client)
+    return {} if manager is None else manager.failures()
 
 
 def is_unknown(client: Any, topic: str) -> bool:
     """Whether the brokers have told a client that they do not have a topic. A producer that waits for its partitions
     says the same of that and of brokers that are silent."""
-    manager = getattr(client, "_manager", None)
-    return isinstance(manager, Manager) and topic in manager.unknown_topics
+    manager = _manager_of(client)
+    return manager is not None and topic in manager.unknown_topics
 
 
 def broker_version(client: Any) -> tuple[int, ...] | None:
@@ -88,8 +105,8 @@ def explained(client: Any) -> Iterator[None]:
 def answered_by(client: Any, deadline: float) -> Iterator[None]:
     """Within, a question that any broker can answer fails at `deadline`, on the monotonic clock, if that is before its
     time is over. For one thread at a time."""
-    manager = getattr(client, "_manager", None)
-    if not isinstance(manager, Manager):
+    manager = _manager_of(client)
+    if manager is None:
         yield
         return
     manager.answer_by = deadline

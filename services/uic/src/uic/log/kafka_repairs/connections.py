@@ -211,6 +211,11 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         wanted = _Wanted(node.node_id, node.host, node.port, conn.close_future)
         await super()._connect(wanted, conn, *given, **named)
 
+    def maybe_raise_auth_failure(self, node_id: Any) -> None:
+        """Nothing: a login is tried again after the usual pause, because brokers refuse one also while what they ask
+        is away, and passwords change. The library keeps a refusal until a connection is made, and makes none because
+        of it. It is told by `failures`."""
+
     def _note(self, address: str, error: BaseException) -> None:
         """A connection has failed. That time was over says less than what was seen before."""
         protocol = self.config["security_protocol"]
