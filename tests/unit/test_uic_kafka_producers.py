@@ -275,6 +275,26 @@ def test_a_record_that_ends_behind_one_on_its_way_sends_no_other_one_beside_it()
     assert after.succeeded()
 
 
+@pytest.mark.parametrize("lost_beside", [False, True], ids=["in the same epoch", "in the next epoch"])
+def test_a_batch_that_is_too_large_goes_on_in_halves_from_where_the_brokers_count(lost_beside: bool) -> None:
+    line = Line()
+    line.add(0)
+    [first] = line.turn()
+    first.answered()
+    large, other = [line.add(0) for _ in range(2)], line.add(1)
+    sent, _ = line.turn()
+    assert sent.place == (0, 0, 1)
+    if lost_beside:
+        line.let_expire(other)
+        line.turn()
+    sent.answered(MessageSizeTooLargeError)
+    for place in ((0, 1, 0), (0, 1, 1)) if lost_beside else ((0, 0, 1), (0, 0, 2)):
+        [half] = line.turn()
+        assert half.place == place
+        half.answered()
+    assert all(record.succeeded() for record in large)
+
+
 @pytest.mark.parametrize("how", ["refused for now", "cut off"])
 def test_what_is_sent_again_after_another_partitions_loss_keeps_its_place(how: str) -> None:
     line = Line()

@@ -266,6 +266,9 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(TransactionManager.reset_producer_id, "set_producer_id_and_epoch", "_sequence_numbers", "clear")
             and takes(ProducerIdAndEpoch.__init__, "self", "producer_id", "epoch")
             and takes(ProducerIdAndEpoch.match, "self", "batch")
+            and takes(TransactionManager.sequence_number, "self")
+            and takes(TransactionManager.set_sequence_number, "self")
+            and uses(RecordAccumulator.split_and_reenqueue, "set_sequence_number", "base_sequence")
             and uses(RecordAccumulator.drain_batches_for_one_node, "in_retry", "set_producer_state", "sequence_number")
         )
     ),

@@ -162,9 +162,14 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
             exception = (NotAppended if only_try else OtherCount)(repr(exception))
         elif isinstance(exception, REFUSALS) and not only_try:
             exception = KafkaError(f"refused when it was sent again: {exception!r}")
+        manager, partition = self._transaction_manager, batch.topic_partition
+        counted = manager.sequence_number(partition)
         super()._dispatch_error(batch, exception, partition_response)
-        if batch.is_done and self._transaction_manager.producer_id_and_epoch.match(batch):
-            self._transaction_manager.bump_producer_id_and_epoch()
+        if manager.producer_id_and_epoch.match(batch):
+            if batch.is_done:
+                manager.bump_producer_id_and_epoch()
+        elif not batch.is_done:  # the library counts from where the batch began, which was in an earlier epoch
+            manager.set_sequence_number(partition, counted)
 
     def _record_exceptions_fn(self, top_level_exception: Exception, *_: object) -> Callable[[int], Exception]:
         """What each record of a batch fails with: brokers append all of a batch or none. Of one with several records
