@@ -24,10 +24,12 @@ from support.certificates import Certificates
 from support.scripted_broker import ScriptedBroker
 from support.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
 from support.uic_running import RunningUic, click, running_uic
-from uic.errors import LogUnavailable, NotAcknowledged
+from uic.core.ports import PublishingAway
+from uic.errors import LogUnavailable, NotAcknowledged, NotSent
 from uic.log.event_log import KafkaLog, NewRecord
 from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.topic_reader import read_to_end
+from uic.log.watched_log import WatchedLog
 
 pytestmark = pytest.mark.servers
 
@@ -200,6 +202,35 @@ def test_brokers_refuse_what_an_earlier_epoch_still_sends(own_real_kafka: DevBro
         log.append("events", 1, [NewRecord(0, b"user", b"late")], TIMEOUT_S)
     log.close()
     assert [record.value for record in read_to_end(client, "events")] == [b"before", b"after"]
+
+
+def test_what_a_partition_without_a_leader_was_not_sent_may_be_repeated_and_is_told_until_a_leader_is_back(
+    three_real_brokers: ScriptedBroker,
+) -> None:
+    client = {"bootstrap_servers": three_real_brokers.address.split(",")}
+    log = KafkaLog(client, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+    with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
+        settings = {"min.insync.replicas": "1"}
+        admin.create_topics([NewTopic("events", -1, -1, replica_assignments={0: [3], 1: [1]}, topic_configs=settings)])
+    until(lambda: log.obstacle("events") == "", "the topic is there", within_s=30)
+    watched = WatchedLog(log, 2, TIMEOUT_S)
+    watched.append("events", 2, [NewRecord(p, b"user", b"before") for p in range(2)], 2 * TIMEOUT_S)
+    three_real_brokers.kill("--node", "3")
+    until(lambda: log.obstacle("events") not in {"", None}, "the brokers say so", within_s=30)
+    with pytest.raises(NotSent) as raised:
+        watched.append("events", 2, [NewRecord(0, b"user", b"lost")], 2 * TIMEOUT_S)
+    assert raised.value.retriable
+    [told] = watched.messages()
+    assert "records are not acknowledged" in told.detail
+    watched.append("events", 2, [NewRecord(1, b"user", b"beside")], 2 * TIMEOUT_S)
+    assert watched.messages() == [], "it is still told"
+    three_real_brokers.start("--node", "3")
+    until(lambda: log.obstacle("events") == "", "the leader is back", within_s=60)
+    watched.append("events", 2, [NewRecord(0, b"user", b"again")], 5 * TIMEOUT_S)
+    assert watched.messages() == [PublishingAway("")]
+    watched.close()
+    values = Counter(record.value for record in read_to_end(client, "events"))
+    assert values == {b"before": 2, b"beside": 1, b"again": 1}
 
 
 def test_replicas_that_are_not_in_sync_are_what_keeps_records_from_being_written(

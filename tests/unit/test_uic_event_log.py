@@ -32,12 +32,12 @@ from uic.core.letters import Letter, to_wire
 from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log import event_log
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
 from uic.log.kafka_repairs.connections import Manager
-from uic.log.kafka_repairs.producers import NotAppended, OtherCount
+from uic.log.kafka_repairs.producers import NeverSent, NotAppended, OtherCount
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, UicSettings
 from uic.tools import dead_letters
@@ -285,6 +285,21 @@ def test_a_note_that_is_refused_for_its_time_is_told_as_half_an_erasure() -> Non
     assert refused.value.retriable
 
 
+def test_a_note_that_no_leader_was_sent_is_not_told_as_nothing_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FakeEventLog({"events": 1, "events.erased": 1})
+    appending = log.append
+
+    def append(topic: str, *given: Any) -> list[Position]:
+        if topic == "events.erased":
+            raise NotSent("nothing was written")
+        return appending(topic, *given)
+
+    monkeypatch.setattr(log, "append", append)
+    with pytest.raises(LogUnavailable, match="repeat the call") as raised:
+        Publisher(log, "events", 1, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
+    assert "nothing was written" not in raised.value.detail
+
+
 def test_a_record_that_fits_no_request_is_refused_and_one_behind_others_is_what_is_missing(
     connect: Callable[[Brokers], KafkaLog],
 ) -> None:
@@ -327,6 +342,25 @@ def test_what_the_brokers_did_not_append_is_unwritten_unless_another_record_is_u
     assert raised.value.detail.startswith("nothing was written: ") is (beside is None)
     assert raised.value.retriable is (beside is None)
     assert producer.closings == 0
+
+
+@pytest.mark.parametrize(
+    "beside", [None, NotAppended(), KafkaTimeoutError()], ids=["alone", "lost count", "a late one"]
+)
+def test_what_no_leader_was_sent_may_be_sent_again_unless_another_record_is_unknown(
+    connect: Callable[[Brokers], KafkaLog], beside: KafkaError | None
+) -> None:
+    outcomes: list[KafkaError] = [NeverSent(), beside or NeverSent()]
+
+    def fail(timeout: float) -> None:
+        raise outcomes.pop(0)
+
+    log = connect(Brokers([Producer(fail)]))
+    unknown = isinstance(beside, KafkaTimeoutError)
+    with pytest.raises(NotAcknowledged if unknown else NotSent) as raised:
+        log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
+    assert raised.value.retriable is not unknown
+    assert "lost count" not in raised.value.detail
 
 
 def test_a_producer_that_has_failed_for_good_is_replaced_before_it_is_given_a_record(

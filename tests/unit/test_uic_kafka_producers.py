@@ -30,7 +30,7 @@ from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionMa
 from kafka.record import MemoryRecords
 
 from uic.log.kafka_repairs import clients, producers
-from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, OtherCount, repair_producer
+from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, OtherCount, repair_producer
 
 TOPIC = "behavior-events"
 FULL = bytes(16_000)
@@ -268,8 +268,8 @@ def test_a_record_that_ends_behind_one_on_its_way_sends_no_other_one_beside_it()
     line.let_expire(lost)
     line.let_expire(behind)
     [sent] = line.turn()
-    assert lost.failed()
-    assert behind.failed()
+    assert isinstance(lost.exception, KafkaTimeoutError)
+    assert isinstance(behind.exception, NeverSent)
     assert sent.place == (0, 1, 0), "in the next epoch, because the brokers may have counted the lost one"
     sent.answered()
     assert after.succeeded()
@@ -392,7 +392,7 @@ def test_a_record_that_was_never_sent_is_not_missed() -> None:
     assert line.turn() == []
     line.let_expire(lost)
     line.turn()
-    assert lost.failed()
+    assert isinstance(lost.exception, NeverSent), "so it is surely not in the log"
     line.away = set()
     line.add(0)
     assert [one.place for one in line.turn()] == [(0, 0, 0)]

@@ -11,7 +11,7 @@ import pytest
 from localstack.wait import until
 from support.fake_event_log import FakeEventLog
 from uic.core.ports import PublishingAway
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log import watched_log
 from uic.log.event_log import NewRecord
 from uic.log.watched_log import PATIENCE_S, QUIET_S, UNPROVEN_S, Appends, Failure, WatchedLog
@@ -134,6 +134,20 @@ def unanswered(log: WatchedLog, fake: FakeEventLog, clock: Clock) -> None:
     fake.append = appending  # type: ignore[method-assign]
 
 
+def not_sent(log: WatchedLog, fake: FakeEventLog, clock: Clock) -> None:
+    """The same of a record that no leader was sent."""
+    appending = fake.append
+
+    def slow(*given: Any) -> Any:
+        clock.now += 2 * PATIENCE_S
+        raise NotSent("nothing was written")
+
+    fake.append = slow  # type: ignore[method-assign]
+    with pytest.raises(NotSent):
+        publish(log, 0)
+    fake.append = appending  # type: ignore[method-assign]
+
+
 def checks(fake: FakeEventLog) -> list[str]:
     """The topics that the brokers were asked about, each time that they were."""
     asked: list[str] = []
@@ -160,10 +174,13 @@ def looks(fake: FakeEventLog) -> list[str | None]:
     return said
 
 
-def test_what_is_not_acknowledged_stays_told_until_enough_replicas_are_in_sync(clock: Clock) -> None:
+@pytest.mark.parametrize("fail", [unanswered, not_sent])
+def test_what_is_not_acknowledged_stays_told_until_enough_replicas_are_in_sync(
+    clock: Clock, fail: Callable[[WatchedLog, FakeEventLog, Clock], None]
+) -> None:
     fake = FakeEventLog({T: 4})
     log, said = WatchedLog(fake, 4, 1.0), looks(fake)
-    unanswered(log, fake, clock)
+    fail(log, fake, clock)
     assert "not acknowledged" in log.messages()[0].detail
     fake.hindered = "too few replicas"
     for times in range(1, 8):  # for much longer than an alert waits

@@ -11,6 +11,7 @@
     │   ├── NoLeader            partitions have no leader; goes on once their replicas are back
     │   ├── TopicRefused        the user lacks a right on the topic; goes on once it is given
     │   ├── NotAcknowledged     some records may or may not be in the log; to try again may double them
+    │   ├── NotSent             no leader took the records in time, so none is in the log; try again
     │   ├── LogRefused          the brokers refuse the records, so none is in the log; the message says why
     │   ├── WrongClock          this machine's clock is wrong, so that no record of its time is taken; another may do it
     │   └── UnreadableLog       a batch stays unreadable; trying again does not help
@@ -112,6 +113,10 @@ class NotAcknowledged(LogUnavailable):
         )
         self.positions = positions
         """Which, counted from 0 in the order of the call."""
+
+
+class NotSent(LogUnavailable):
+    """No leader could be sent some of the call's records in time, and none of them is in the log: try again."""
 
 
 class LogRefused(LogUnavailable):

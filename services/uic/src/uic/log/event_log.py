@@ -27,10 +27,10 @@ from kafka.errors import (
 )
 
 from uic.core.topics import bring_back, ranges
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs.clients import answered_by, explained, is_unknown, open_kafka_client
-from uic.log.kafka_repairs.producers import REFUSALS, NotAppended, has_failed
+from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, has_failed
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
@@ -71,6 +71,7 @@ class EventLog(Protocol):
             LogUnavailable: no broker answers, or not before `timeout_s` was over; nothing was written.
             LogRefused: the brokers refuse all of them; nothing was written.
             WrongClock: the brokers refuse the time of all of them, which is this machine's; nothing was written.
+            NotSent: the leaders could not be sent some of them within `timeout_s`; nothing was written.
             NotAcknowledged: some were not acknowledged within `timeout_s`.
             UnsuitableTopic: missing, or of another partition count; nothing was written.
         """
@@ -343,6 +344,11 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
                 return WrongClock(f"nothing was written: {time_refused(topic)}")
             of_records = not any(isinstance(error, NO_RIGHT) for error in refused)
             return LogRefused(f"nothing was written: {_why_refused(topic, refused[0])}", of_records=of_records)
+        if any(isinstance(error, NeverSent) for error in failed.values()):
+            return NotSent(
+                f"nothing was written: topic {topic}: no broker that leads the partition took the records in time; "
+                "send them again"
+            )
         if sent:
             return LogUnavailable(
                 "nothing was written: the brokers lost count of this worker's records; send them again"

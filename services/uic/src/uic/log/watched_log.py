@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from uic.core.ports import PublishingAway
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log.event_log import EventLog, NewRecord, Position
 
 PATIENCE_S: Final = 1.0
@@ -40,7 +40,7 @@ class Failure(NamedTuple):
     refused: bool
     """Whether the brokers said no, and will again until something is set right."""
     unanswered: bool = False
-    """Whether they took the records, and did not acknowledge them. Later failures do not end that, for they prove
+    """Whether they did not acknowledge records, or did not take them. Later failures do not end that, for they prove
     nothing."""
     untimely: bool = False
     """Whether they refused the time of the records, of which they say nothing when they are asked."""
@@ -242,7 +242,7 @@ class WatchedLog:
 
 
 def _failure(topic: str, error: LogUnavailable) -> Failure:
-    if isinstance(error, NotAcknowledged):
+    if isinstance(error, (NotAcknowledged, NotSent)):
         return Failure(f"topic {topic}: records are not acknowledged in time", refused=False, unanswered=True)
     if isinstance(error, WrongClock):
         return Failure(error.detail, refused=True, untimely=True)

@@ -63,8 +63,13 @@ class OtherCount(RetriableError):  # type: ignore[misc]  # kafka-python has no t
     """The brokers count the producer's records otherwise, so they did not append this try of a record."""
 
 
-class NotAppended(OtherCount):
-    """The same of the only try: the record is surely not in the log, and may be sent again as a new one."""
+class NotAppended(RetriableError):  # type: ignore[misc]  # kafka-python has no types
+    """The record is surely not in the log, and may be sent again as a new one: the brokers count otherwise, and this
+    was its only try."""
+
+
+class NeverSent(NotAppended):
+    """The same of a record whose time was over before its leader could be sent it."""
 
 
 class _TransactionManager(TransactionManager):  # type: ignore[misc]  # kafka-python has no types
@@ -135,7 +140,8 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
 
     def _expire(self, batches: list[Any]) -> None:
         for batch in batches:
-            self._complete_batch_with_exception(batch, KafkaTimeoutError("not acknowledged in time"))
+            error = KafkaTimeoutError if batch.drained or batch.in_retry() else NeverSent
+            self._complete_batch_with_exception(batch, error("not acknowledged in time"))
         if batches:  # whose leader may be another one by now
             self._metadata.request_update()
 
@@ -143,7 +149,7 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
         """Whether to send a batch again; the library drops one of an earlier epoch."""
         return (
             issubclass(error_cls, RetriableError)
-            and not issubclass(error_cls, OtherCount)
+            and not issubclass(error_cls, (NotAppended, OtherCount))
             and batch.attempts < self.config["retries"]
             and not batch.has_reached_delivery_timeout(self._accumulator.delivery_timeout_ms)
         )
