@@ -83,7 +83,7 @@ def test_a_login_that_was_refused_once_is_tried_again() -> None:
     net: Any = NetworkSelector()
     manager = connections.Manager(net, bootstrap_servers="h:1")
     node = SimpleNamespace(node_id=1, host="h", port=1, rack=None)
-    manager.cluster = SimpleNamespace(broker_metadata=lambda node_id: node, close=lambda: None)  # type: ignore[assignment]
+    manager.cluster = SimpleNamespace(broker_metadata=lambda node_id: node, close=lambda: None)
     manager._auth_failures[1] = SaslAuthenticationFailedError("the backend is away")
     manager.update_backoff(1)
     with pytest.raises(NodeNotReadyError):

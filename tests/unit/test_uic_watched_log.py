@@ -142,7 +142,7 @@ def not_sent(log: WatchedLog, fake: FakeEventLog, clock: Clock) -> None:
         clock.now += 2 * PATIENCE_S
         raise NotSent("nothing was written")
 
-    fake.append = slow  # type: ignore[method-assign]
+    fake.append = slow  # type: ignore[method-assign, assignment]
     with pytest.raises(NotSent):
         publish(log, 0)
     fake.append = appending  # type: ignore[method-assign]

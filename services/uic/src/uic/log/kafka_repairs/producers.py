@@ -102,8 +102,8 @@ class _TransactionManager(TransactionManager):  # type: ignore[misc]  # kafka-py
 
 class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
     """A sender that goes on in the next epoch after each record that was sent and failed, before it sends another one
-    of that partition. Its records fail with one of `REFUSALS`, or `NotAppended`, if, and only if, the brokers did not
-    append them.
+    of that partition. Its records fail with one of `REFUSALS`, or `NotAppended`, if, and only if, it is sure that the
+    brokers did not append them.
 
     After a record without an answer the library goes on in the same epoch, so the next record of the partition fails if
     that one was not counted. Of a record that was refused when it was sent again, of which the first try may be in the
