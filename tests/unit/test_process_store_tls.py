@@ -72,7 +72,7 @@ def test_servers_that_fail_alike_are_told_together() -> None:
 def test_an_error_reply_is_cut_as_ever_though_a_failure_lies_behind_it() -> None:
     reply = redis.ResponseError("NOPERM " + "k" * 999)
     reply.__context__ = ConnectionRefusedError(111, "x")
-    assert describe(reply) == f"ResponseError: {str(reply)[:MOST_OF_REPLY]}"
+    assert describe(reply) == f"ResponseError: {str(reply)[: MOST_OF_REPLY - 1]}…"
 
 
 def test_a_key_with_a_passphrase_is_refused_and_asks_no_terminal_unless_the_url_has_it(tmp_path: Path) -> None:

@@ -42,13 +42,14 @@ def words_of(error: object) -> str:
 
 
 def _begin(text: str, most: int) -> str:
-    """The first characters of a text, `most` or fewer: up to the end of a sentence if that is not much less, or else of
-    a word."""
+    """The first characters of a text, `most` or fewer: up to the end of a sentence or else of a word, if that is not
+    much less."""
     if len(text) <= most:
         return text
-    begin = text[:most]
-    sentences = begin.rfind(". ") + 1
-    return begin[:sentences] if sentences > most // 2 else f"{begin[: most - 1].rpartition(' ')[0] or begin[:-1]}…"
+    if (sentences := text.rfind(". ", 0, most) + 1) > most // 2:
+        return text[:sentences]
+    words = text.rfind(" ", 0, most)
+    return f"{text[: words if words > most // 2 else most - 1]}…"
 
 
 def fix_of(error: object) -> str:
