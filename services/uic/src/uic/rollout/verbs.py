@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from redis.exceptions import ResponseError
+
 from mimn import release as rollouts
 from mimn.release import (
     Conflict,
@@ -95,13 +97,19 @@ class Verbs:
         """Begin a rollout, unless the plan has something against it. Writes the record, and for the first one what
         `Scorers.settle` does."""
         record = self._desk.read()
+        refused: ResponseError | None = None
         if record is None:
-            self._scorers.require()
+            try:
+                self._scorers.require()
+            except ResponseError as error:
+                refused = error  # told after what speaks against the plan, such as that there is no memory for it
         planned = self._planned(record, path, origin, generation, rate)
         before = planned.replaces
         going = None if record is None else record.open
         if going is None and planned.findings:
             raise GateClosed(planned.findings, planned.view())
+        if refused is not None:
+            raise refused
         after = rollouts.begin(
             record,
             planned.release,
