@@ -219,7 +219,7 @@ print(json.dumps([[run.cut, sum(p.due for p in run.phases), sum(p.count for p in
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
 def test_a_signal_while_a_user_runs_ends_the_run_and_not_the_user(sign: str) -> None:
-    """Python's own handler would raise in the user's greenlet, and the run would wait for its request for ever."""
+    """Python's own handler would raise in the user's greenlet, and the run would wait for its request forever."""
     with server(lambda _: (0.0, 200, False)) as url:
         ended = subprocess.run(
             [sys.executable, "-c", ENDED_BY_A_USER, url, sign],

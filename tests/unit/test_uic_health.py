@@ -163,7 +163,7 @@ def test_a_name_that_is_not_served_is_told_as_that(rig: Rig) -> None:
 
 
 def test_names_that_are_not_served_leave_nothing_in_memory(rig: Rig) -> None:
-    """Each was kept for ever, and no key is needed to send one."""
+    """Each was kept forever, and no key is needed to send one."""
 
     def ask(n: int) -> None:
         for i in range(n):

@@ -7,7 +7,7 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `group._Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have
   theirs; a short outage does not end the member.
 * `group.ClaimingAssignor`: a member that joins claims the partitions that it holds.
-* `fetching.unblock_paused`: a resumed partition is not silent for ever.
+* `fetching.unblock_paused`: a resumed partition is not silent forever.
 * `fetching.MemberFetcher`: an answer that is too large is not asked for again and again, and a topic that may not be
   read does not end the poll.
 * `fetching.poll_once`: a broker that answers an empty fetch at once does not keep a core busy.

@@ -14,7 +14,7 @@ from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 class MemberFetcher(LeaderAwareFetcher):
     """A fetcher that remembers an answer which was too large to be read, and which partitions may not be read.
 
-    Of the first, the library only logs it, closes the connection and asks the same again, for ever. The second it
+    Of the first, the library only logs it, closes the connection and asks the same again, forever. The second it
     raises, once for each partition, so one who polls does not see when the right is granted: an answer with nothing
     new names no partitions.
     """
@@ -82,7 +82,7 @@ def unblock_paused(consumer: KafkaConsumer) -> None:
     """Let the library hand out what it had fetched of a partition before that was paused.
 
     It puts such records aside and takes them back only when its place for the records in line is None; after use it
-    holds an empty object instead, so a resumed partition would stay silent for ever.
+    holds an empty object instead, so a resumed partition would stay silent forever.
     """
     fetcher = consumer._fetcher
     if fetcher._next_partition_records is not None and not fetcher._next_partition_records:

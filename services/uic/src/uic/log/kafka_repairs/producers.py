@@ -210,6 +210,6 @@ def has_failed(producer: KafkaProducer) -> bool:
 
 def end_sender(producer: KafkaProducer) -> None:
     """End the producer's thread at once. `close` flushes first and, when that takes too long, raises and lets the
-    thread go on for ever."""
+    thread go on forever."""
     producer._sender.force_close()
     producer._sender.join(1.0)
