@@ -345,7 +345,7 @@ def test_what_the_brokers_did_not_append_is_unwritten_unless_another_record_is_u
 
 
 @pytest.mark.parametrize(
-    "beside", [None, NotAppended(), KafkaTimeoutError()], ids=["alone", "lost count", "a late one"]
+    "beside", [None, NotAppended(), KafkaTimeoutError()], ids=["alone", "another count", "a late one"]
 )
 def test_what_no_leader_was_sent_may_be_sent_again_unless_another_record_is_unknown(
     connect: Callable[[Brokers], KafkaLog], beside: KafkaError | None
@@ -360,7 +360,7 @@ def test_what_no_leader_was_sent_may_be_sent_again_unless_another_record_is_unkn
     with pytest.raises(NotAcknowledged if unknown else NotSent) as raised:
         log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
     assert raised.value.retriable is not unknown
-    assert "lost count" not in raised.value.detail
+    assert "count" not in raised.value.detail
 
 
 def test_a_producer_that_has_failed_for_good_is_replaced_before_it_is_given_a_record(

@@ -136,11 +136,15 @@ def test_a_record_that_is_refused_when_it_is_sent_again_may_be_in_the_log(kind: 
     assert kind.__name__ in str(found)
 
 
-def test_what_is_on_its_way_when_another_record_is_refused_may_be_in_the_log() -> None:
-    batches = Batches()
-    other_one = batches.add()
-    batches.sender._maybe_abort_batches(TopicAuthorizationFailedError("another topic"))
-    assert not isinstance(failure(other_one), REFUSALS)
+def test_when_another_record_is_refused_what_is_on_its_way_may_be_in_the_log_and_what_waits_is_not() -> None:
+    line = Line()
+    on_its_way = line.add(0)
+    line.turn()
+    waits = line.add(0)
+    line.sender._maybe_abort_batches(TopicAuthorizationFailedError("another topic"))
+    assert not isinstance(on_its_way.exception, (*REFUSALS, NotAppended))
+    assert isinstance(waits.exception, NotAppended)
+    assert line.turn() == []
 
 
 @pytest.mark.parametrize("sent", [False, True], ids=["never sent", "sent under an earlier id"])

@@ -351,7 +351,7 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
             )
         if sent:
             return LogUnavailable(
-                "nothing was written: the brokers lost count of this worker's records; send them again"
+                "nothing was written: this worker's producer had to begin its count of records again; send them again"
             )
         return LogUnavailable(f"the producer accepts no records now: {type(failed[0]).__name__}")
     why = _why_refused(topic, refused[0]) if refused else ""

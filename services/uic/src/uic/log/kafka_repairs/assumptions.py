@@ -312,6 +312,8 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(RecordAccumulator.__init__, "_incomplete")
             and uses(RecordAccumulator.drain_batches_for_one_node, "drained")
             and uses(RecordAccumulator.abort_batches, "_incomplete", "all")
+            and takes(RecordAccumulator.abort_undrained_batches, "self", "error")
+            and uses(RecordAccumulator.abort_undrained_batches, "_incomplete", "drained", "is_done", "abort")
         )
     ),
 }

@@ -65,7 +65,7 @@ class OtherCount(RetriableError):  # type: ignore[misc]  # kafka-python has no t
 
 class NotAppended(RetriableError):  # type: ignore[misc]  # kafka-python has no types
     """The record is surely not in the log, and may be sent again as a new one: the brokers count otherwise, and this
-    was its only try."""
+    was its only try; or it was not sent before its producer ended."""
 
 
 class NeverSent(NotAppended):
@@ -188,7 +188,9 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
         if _no_id(exc) and not any(batch.in_retry() or batch.drained for batch in waiting):
             exc = ClusterAuthorizationFailedError("the brokers give the producer no id")
         elif isinstance(exc, REFUSALS):
-            exc = KafkaError(f"another record was refused, which ended the producer: {exc!r}")
+            ended = f"another record was refused, which ended the producer: {exc!r}"
+            self._accumulator.abort_undrained_batches(NotAppended(ended))
+            exc = KafkaError(ended)
         super()._maybe_abort_batches(exc)
 
 
