@@ -16,8 +16,9 @@ from kafka.admin import NewTopic
 
 from conftest import RedisForTest, TopicsForTest
 from localstack.wait import until
+from support.doctor_running import set_doctors_environment
 from support.scripted_broker import ScriptedBroker
-from support.uic_running import BUNDLE, RunningUic, click, running_uic
+from support.uic_running import RunningUic, click, running_uic
 from uic.errors import LogUnavailable
 from uic.log.event_log import KafkaLog
 from uic.log.topic_reader import read_to_end
@@ -57,15 +58,7 @@ def address(broker: ScriptedBroker, node: str) -> str:
 
 def diagnosed(named: TopicsForTest, valkey: RedisForTest, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
     """What the doctor finds, by check."""
-    for name, value in {
-        "KAFKA__BOOTSTRAP_SERVERS": named.bootstrap,
-        "KAFKA__TOPIC": named.events,
-        "KAFKA__PARTITIONS": str(N),
-        "REDIS__URL": valkey.url,
-        "REDIS__PREFIX": valkey.prefix,
-        "BUNDLE__PATH": str(BUNDLE),
-    }.items():
-        monkeypatch.setenv(f"UIC_{name}", value)
+    set_doctors_environment(monkeypatch, named, valkey)
     out = io.StringIO()
     doctor(["--json", "--timeout", "5"], out)
     return {finding["check"]: finding for finding in json.loads(out.getvalue())["findings"]}

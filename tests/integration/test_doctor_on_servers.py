@@ -22,6 +22,7 @@ from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import REMOVAL, Keys, namespace, partition_of
+from support.doctor_running import set_doctors_environment
 from support.sentinel_node import SentinelNode
 from support.stored import Stored, now_ms
 from support.uic_running import BUNDLE, delete_and_wait
@@ -42,15 +43,7 @@ def topics(kafka: str, make_topics: MakeTopics) -> TopicsForTest:
 @pytest.fixture
 def examine(topics: TopicsForTest, valkey: RedisForTest, monkeypatch: pytest.MonkeyPatch) -> Examine:
     """Run the doctor with the environment that UIC would have: exit status, and found by check."""
-    for name, value in {
-        "KAFKA__BOOTSTRAP_SERVERS": topics.bootstrap,
-        "KAFKA__TOPIC": topics.events,
-        "KAFKA__PARTITIONS": str(N),
-        "REDIS__URL": valkey.url,
-        "REDIS__PREFIX": valkey.prefix,
-        "BUNDLE__PATH": str(BUNDLE),
-    }.items():
-        monkeypatch.setenv(f"UIC_{name}", value)
+    set_doctors_environment(monkeypatch, topics, valkey)
 
     def run() -> tuple[int, dict[str, dict[str, str]]]:
         out = io.StringIO()

@@ -207,6 +207,14 @@ def begun(client: Any, old: Release, new: Release) -> None:
     client.set(record_key(PREFIX), encode_record(record))
 
 
+def begun_beside_a_silent_rtp(client: Any, releases: tuple[Path, Path]) -> None:
+    """A rollout is ready, and an RTP of the list announces nothing."""
+    old, new = (read_release(path, 0)[0] for path in releases)
+    put(client, releases[0])
+    begun(client, old, new)
+    client.sadd(instances_key(PREFIX), SILENT)
+
+
 @pytest.fixture
 def releases(own_valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """The bundle in service, and one with another head."""
@@ -259,10 +267,7 @@ def test_an_rtp_that_a_full_store_has_silenced_is_waited_for_once_the_store_take
 def test_an_rtp_that_has_ended_is_waited_for_once_and_as_long_as_an_announcement_lasts(
     client: Any, releases: tuple[Path, Path]
 ) -> None:
-    old, new = (read_release(path, 0)[0] for path in releases)
-    put(client, releases[0])
-    begun(client, old, new)
-    client.sadd(instances_key(PREFIX), SILENT)
+    begun_beside_a_silent_rtp(client, releases)
     slept: list[float] = []
     verbs(client, slept.append).wait("r1", 0)
     assert sum(slept) == LASTS_S
@@ -274,10 +279,7 @@ def test_an_rtp_that_has_ended_is_waited_for_once_and_as_long_as_an_announcement
 def test_no_name_of_an_rtp_goes_while_the_store_is_full_or_becomes_full_again(
     client: Any, releases: tuple[Path, Path]
 ) -> None:
-    old, new = (read_release(path, 0)[0] for path in releases)
-    put(client, releases[0])
-    begun(client, old, new)
-    client.sadd(instances_key(PREFIX), SILENT)
+    begun_beside_a_silent_rtp(client, releases)
     fill(client)
     verbs(client, lambda seconds: None).gc()
     assert client.scard(instances_key(PREFIX)) == 1

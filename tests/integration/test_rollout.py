@@ -373,6 +373,14 @@ class HeldRtp(RtpProcess):
             self._held = None
 
 
+def begin_canary(running: Deployment, percent: int) -> str:
+    """The id of a rollout of the other head, which answers so many users."""
+    identity: str = running.done("start", str(running.other_head))["id"]
+    running.done("wait", identity)
+    running.done("canary", identity, "--percent", str(percent))
+    return identity
+
+
 @contextmanager
 def held_rtp(running: Deployment) -> Iterator[HeldRtp]:
     """One that was started during the canary of the other head, and is loading it."""
@@ -393,9 +401,7 @@ def test_an_rtp_that_is_started_during_a_canary_answers_nobody_before_it_has_loa
 ) -> None:
     topics = make_topics(kafka, 4)
     with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
-        identity = running.done("start", str(running.other_head))["id"]
-        running.done("wait", identity)
-        running.done("canary", identity, "--percent", "50")
+        begin_canary(running, 50)
         salt = running.record().salt.encode()
         canary = {user for user in QUIET if bucket_of(salt, user) < BUCKETS // 2}
         assert 0 < len(canary) < len(QUIET)
@@ -414,9 +420,7 @@ def test_an_rtp_that_is_started_during_a_canary_obeys_an_abort_while_it_loads_th
 ) -> None:
     topics = make_topics(kafka, 4)
     with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
-        identity = running.done("start", str(running.other_head))["id"]
-        running.done("wait", identity)
-        running.done("canary", identity, "--percent", "100")
+        identity = begin_canary(running, 100)
         with held_rtp(running) as held:
             until(lambda: len(running.done("list")["rtp"]) == 2, "the one that starts announces itself", within_s=30)
             began = time.monotonic()
@@ -436,9 +440,7 @@ def test_a_shadow_beside_a_canary_is_compared_with_what_serves(
 ) -> None:
     topics = make_topics(kafka, 4)
     with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
-        identity = running.done("start", str(running.other_head))["id"]
-        running.done("wait", identity)
-        running.done("canary", identity, "--percent", "50")
+        identity = begin_canary(running, 50)
         running.done("shadow", identity, "--percent", "50")
         running.wait_revision()
         salt = running.record().salt.encode()
