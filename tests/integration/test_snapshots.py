@@ -470,7 +470,7 @@ PAGE = 4096
 
 
 def test_a_full_disk_gets_room_for_the_daily_snapshot_by_what_has_expired(tmp_path: Path, world: World) -> None:
-    _, newest = aged(world, tmp_path / "before", 31, 0.5)
+    _, newest = aged(world, tmp_path / "before", 31, 1)  # of a day of its own, at whatever hour this runs
     ended, there = create_on_disk(world, tmp_path / "disk", tmp_path / "before", 2.5)
     assert ended.status == 0, ended.err
     assert len(there) == 2
