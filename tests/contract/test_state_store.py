@@ -30,7 +30,7 @@ from uic.core.staged_values import StagedValues, States
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 from uic.store import CHUNK_STATES, RedisStore
-from uic.tools.doctor import gather_store
+from uic.tools.doctor.store_facts import gather_store
 from uic.transaction import Sent
 
 KEYS = Keys("0011223344556677-0", "contract")

@@ -22,7 +22,7 @@ from support.uic_running import RunningUic, click, running_uic
 from uic.errors import LogUnavailable
 from uic.log.event_log import KafkaLog
 from uic.log.topic_reader import read_to_end
-from uic.tools.doctor import main as doctor
+from uic.tools.doctor.command import main as doctor
 
 pytestmark = pytest.mark.servers
 

@@ -26,8 +26,8 @@ from support.doctor_running import set_doctors_environment
 from support.sentinel_node import SentinelNode
 from support.stored import Stored, now_ms
 from support.uic_running import BUNDLE, delete_and_wait
-from uic.tools import findings
-from uic.tools.doctor import main
+from uic.tools.doctor import store_facts
+from uic.tools.doctor.command import main
 
 pytestmark = pytest.mark.servers
 
@@ -336,12 +336,12 @@ def test_behind_sentinels_the_master_that_they_name_is_examined_and_what_is_to_c
         assert store() == ("OK", f"{master} answers", "")
         own_valkey.kill()
         verdict, seen, fix = store()
-        assert (verdict, fix) == ("FAIL", findings.START_MASTER)
+        assert (verdict, fix) == ("FAIL", store_facts.START_MASTER)
         assert seen.startswith(f"{master}: ConnectionError: ")
         monkeypatch.setenv("UIC_REDIS__SENTINEL_SERVICE", "nope")
         said = "the Sentinels watch no master 'nope', the name in UIC_REDIS__SENTINEL_SERVICE"
-        assert store() == ("FAIL", f"master 'nope': {said}", findings.CORRECT_SENTINELS)
+        assert store() == ("FAIL", f"master 'nope': {said}", store_facts.CORRECT_SENTINELS)
         watcher.kill()
         verdict, seen, fix = store()
-        assert (verdict, fix) == ("FAIL", findings.CORRECT_SENTINELS)
+        assert (verdict, fix) == ("FAIL", store_facts.CORRECT_SENTINELS)
         assert seen.startswith("master 'nope': no Sentinel of UIC_REDIS__SENTINELS answers: ")

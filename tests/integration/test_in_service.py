@@ -24,7 +24,8 @@ from support.releases import NOW_MS, SALT
 from support.stored import Stored, now_ms
 from support.uic_running import RunningUic, click, running_uic
 from uic.rollout.planning import read_release
-from uic.tools import doctor, erase, state, verify
+from uic.tools import erase, state, verify
+from uic.tools.doctor import command as doctor
 
 pytestmark = pytest.mark.servers
 

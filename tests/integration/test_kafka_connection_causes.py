@@ -24,8 +24,8 @@ from uic.errors import LogUnavailable
 from uic.log.topic_reader import read_to_end
 from uic.preflight import check_topic
 from uic.settings import KafkaSettings
-from uic.tools import findings
-from uic.tools.doctor import gather_log
+from uic.tools.doctor import log_checks
+from uic.tools.doctor.log_facts import gather_log
 
 pytestmark = pytest.mark.servers
 
@@ -167,7 +167,7 @@ def test_why_there_is_no_connection_is_told_with_what_to_correct(name: str, secu
         assert fix in said
         assert "Timeout" not in said
     doctor = gather_log(settings, None, TIMEOUT_S)
-    finding = findings.broker_reachable(settings.bootstrap_servers, doctor.error, doctor.version, doctor.fix)
+    finding = log_checks.broker_reachable(settings.bootstrap_servers, doctor.error, doctor.version, doctor.fix)
     assert finding.verdict is Severity.FAIL
     assert words in finding.seen
     assert fix in finding.fix

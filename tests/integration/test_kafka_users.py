@@ -27,7 +27,8 @@ from support.secured_kafka import SecuredKafka, secured_kafka
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from uic.rollout.planning import _other_log
 from uic.settings import read_client_settings
-from uic.tools import dead_letters, doctor, verify
+from uic.tools import dead_letters, verify
+from uic.tools.doctor import command as doctor
 
 pytestmark = pytest.mark.servers
 

@@ -19,7 +19,8 @@ from support.sentinel_node import SentinelNode
 from support.uic_running import BUNDLE, RunningUic, click
 from uic.core.deployment import Severity
 from uic.settings import read_settings
-from uic.tools.doctor import diagnose, gather
+from uic.tools.doctor.command import gather
+from uic.tools.doctor.diagnosis import diagnose
 
 pytestmark = pytest.mark.servers
 GONE, BACK = "the Sentinels ensure no failover", "the Sentinels ensure failovers again"

@@ -23,7 +23,8 @@ from support.bulk_running import done, run_main
 from support.one_node_cluster import OneNodeCluster
 from support.rollouts import QUICK, Deployment
 from support.world import World
-from uic.tools import doctor, verify
+from uic.tools import verify
+from uic.tools.doctor import command as doctor
 
 pytestmark = pytest.mark.servers
 

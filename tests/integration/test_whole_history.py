@@ -27,7 +27,7 @@ from uic.errors import UnsuitableTopic
 from uic.preflight import check_topic
 from uic.rollout.planning import read_release
 from uic.settings import KafkaSettings
-from uic.tools import doctor
+from uic.tools.doctor import command as doctor
 
 pytestmark = pytest.mark.servers
 

@@ -9,7 +9,8 @@ import pytest
 from localstack import __main__ as localstack
 from uic.bulk.commands import backfill, snapshot
 from uic.rollout import main as rollout
-from uic.tools import doctor, state
+from uic.tools import state
+from uic.tools.doctor import command as doctor
 
 
 @pytest.mark.parametrize(

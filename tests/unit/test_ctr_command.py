@@ -263,7 +263,7 @@ while True:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("slow", ["typer", "uic", "uic.tools.doctor"])
+@pytest.mark.parametrize("slow", ["typer", "uic", "uic.tools.doctor.command"])
 def test_a_signal_that_comes_while_it_imports_ends_it_at_once_without_a_traceback(
     tmp_path: Path, sign: signal.Signals, slow: str
 ) -> None:
@@ -271,11 +271,12 @@ def test_a_signal_that_comes_while_it_imports_ends_it_at_once_without_a_tracebac
     package = tmp_path / slow.partition(".")[0] / "__init__.py"
     package.parent.mkdir()
     package.write_text(SLOW)
-    if slow == "uic.tools.doctor":
+    if slow == "uic.tools.doctor.command":
         package.write_text(f"__path__.append({str(ROOT / 'services/uic/src/uic')!r})")
-        (package.parent / "tools").mkdir()
+        (package.parent / "tools/doctor").mkdir(parents=True)
         (package.parent / "tools/__init__.py").write_text("")
-        (package.parent / "tools/doctor.py").write_text(SLOW)
+        (package.parent / "tools/doctor/__init__.py").write_text("")
+        (package.parent / "tools/doctor/command.py").write_text(SLOW)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     command = ["env", "--default-signal=INT,TERM,HUP", *CTR, "doctor"]
     with subprocess.Popen(

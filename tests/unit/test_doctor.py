@@ -23,23 +23,17 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.start_position import BrokenReason
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, FoldSettings, KafkaSettings, RedisSettings, UicSettings
-from uic.tools import doctor, findings, traffic
-from uic.tools.doctor import (
-    Facts,
-    Log,
-    Model,
-    Store,
-    diagnose,
-    gather_libraries,
-    gather_model,
-    meta_of,
-    newest_of,
-    report,
-    without_secrets,
-)
-from uic.tools.findings import Library, Sample, StoreFacts
+from uic.tools.doctor import clocks, installation, log_checks, namespace_checks, store_checks, traffic, versions
+from uic.tools.doctor import command as doctor
+from uic.tools.doctor.command import report
+from uic.tools.doctor.diagnosis import Facts, diagnose, without_secrets
+from uic.tools.doctor.installation import Library, Model, gather_libraries, gather_model
+from uic.tools.doctor.log_facts import Log, newest_of
+from uic.tools.doctor.samples import Sample
+from uic.tools.doctor.store_checks import StoreFacts
+from uic.tools.doctor.store_facts import Store, meta_of
+from uic.tools.doctor.traffic import Newest, Written
 from uic.tools.in_service import Answering, InService
-from uic.tools.traffic import Newest, Written
 
 OK, WARN, FAIL = Severity.OK, Severity.WARN, Severity.FAIL
 N = 64
@@ -108,11 +102,11 @@ def rights_finding(
     def having(base: TopicFacts, rights: Set[str] | None) -> TopicFacts:
         return replace(base, rights=None if rights is None else frozenset(rights))
 
-    return findings.topic_rights(
+    return log_checks.topic_rights(
         [
-            (having(EVENTS, events), findings.EVENTS_USES),
-            (having(DEAD, dead), findings.DEAD_LETTERS_USES),
-            (having(ERASED, erased), findings.ERASED_USES),
+            (having(EVENTS, events), log_checks.EVENTS_USES),
+            (having(DEAD, dead), log_checks.DEAD_LETTERS_USES),
+            (having(ERASED, erased), log_checks.ERASED_USES),
         ]
     )
 
@@ -140,42 +134,46 @@ RECORD = begun(release("bazaar"))
 META = {"partitions": "64", "topic": "behavior-events"}
 
 CASES: list[tuple[Finding, Severity, str]] = [
-    (findings.store_reachable("redis://h", None), OK, "answers"),
-    (findings.store_reachable("redis://h", "refused"), FAIL, "UIC_REDIS__URL"),
-    (findings.store_version(store(version="7.2.4", server="redis")), OK, "redis 7.2.4"),
-    (findings.store_version(store(version="8.0")), OK, "8.0"),
-    (findings.store_version(store(version="7.0.15")), FAIL, "upgrade"),
-    (findings.store_version(store(version="6.2.1")), FAIL, "upgrade"),
-    (findings.store_version(store(version="unknown")), WARN, "7.2 or newer"),
-    (findings.store_writable(store(), "single"), OK, "master"),
-    (findings.store_writable(store(role="slave"), "single"), FAIL, "point UIC_REDIS__URL at the master"),
-    (findings.store_writable(store(role="slave"), "sentinel"), FAIL, "the Sentinels name its master"),
-    (findings.store_writes({}), OK, "written and deleted"),
-    (findings.store_writes({"127.0.0.1:7000": "OutOfMemoryError: OOM"}), FAIL, "127.0.0.1:7000: OutOfMemoryError: OOM"),
+    (store_checks.store_reachable("redis://h", None), OK, "answers"),
+    (store_checks.store_reachable("redis://h", "refused"), FAIL, "UIC_REDIS__URL"),
+    (store_checks.store_version(store(version="7.2.4", server="redis")), OK, "redis 7.2.4"),
+    (store_checks.store_version(store(version="8.0")), OK, "8.0"),
+    (store_checks.store_version(store(version="7.0.15")), FAIL, "upgrade"),
+    (store_checks.store_version(store(version="6.2.1")), FAIL, "upgrade"),
+    (store_checks.store_version(store(version="unknown")), WARN, "7.2 or newer"),
+    (store_checks.store_writable(store(), "single"), OK, "master"),
+    (store_checks.store_writable(store(role="slave"), "single"), FAIL, "point UIC_REDIS__URL at the master"),
+    (store_checks.store_writable(store(role="slave"), "sentinel"), FAIL, "the Sentinels name its master"),
+    (store_checks.store_writes({}), OK, "written and deleted"),
+    (
+        store_checks.store_writes({"127.0.0.1:7000": "OutOfMemoryError: OOM"}),
+        FAIL,
+        "127.0.0.1:7000: OutOfMemoryError: OOM",
+    ),
     (deployment.store_policy("noeviction"), OK, "noeviction"),
     (deployment.store_policy("volatile-lru"), OK, "volatile-lru"),
     (deployment.store_policy("allkeys-lru"), FAIL, "noeviction"),
     (deployment.store_policy("allkeys-random"), FAIL, "noeviction"),
     (deployment.store_policy(None), WARN, "by hand"),
-    (findings.store_memory(store()), OK, "no limit"),
-    (findings.store_memory(store(max_bytes=100 << 20, used_bytes=79 << 20)), OK, "79%"),
-    (findings.store_memory(store(max_bytes=100 << 20, used_bytes=80 << 20)), WARN, "maxmemory"),
-    (findings.store_memory(store(max_bytes=100 << 20, used_bytes=98 << 20)), FAIL, "maxmemory"),
-    (findings.store_persistence(store()), OK, "append-only"),
-    (findings.store_persistence(store(append_only=False, snapshots="3600 1")), WARN, "appendonly yes"),
-    (findings.store_persistence(store(append_only=False, snapshots="")), WARN, "whole log"),
-    (findings.store_persistence(store(append_only=None, snapshots=None)), WARN, "by hand"),
-    (findings.store_mode(store(), "single"), OK, "single"),
-    (findings.store_mode(store(), "sentinel"), OK, "sentinel"),
-    (findings.store_mode(store(clustered=True), "cluster"), OK, "cluster"),
-    (findings.store_mode(store(clustered=True), "single"), FAIL, "UIC_REDIS__MODE=cluster"),
-    (findings.store_mode(store(), "cluster"), FAIL, "UIC_REDIS__MODE=single"),
-    (findings.clock("the store", 0.5), OK, "ahead of ours"),
-    (findings.clock("the store", -2.5), WARN, "chrony"),
-    (findings.clock("the store", 61), FAIL, "chrony"),
-    (findings.broker_reachable("h:1", None, (4, 3)), OK, "Kafka 4.3"),
-    (findings.broker_reachable("h:1", None, None), OK, "unknown version"),
-    (findings.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
+    (store_checks.store_memory(store()), OK, "no limit"),
+    (store_checks.store_memory(store(max_bytes=100 << 20, used_bytes=79 << 20)), OK, "79%"),
+    (store_checks.store_memory(store(max_bytes=100 << 20, used_bytes=80 << 20)), WARN, "maxmemory"),
+    (store_checks.store_memory(store(max_bytes=100 << 20, used_bytes=98 << 20)), FAIL, "maxmemory"),
+    (store_checks.store_persistence(store()), OK, "append-only"),
+    (store_checks.store_persistence(store(append_only=False, snapshots="3600 1")), WARN, "appendonly yes"),
+    (store_checks.store_persistence(store(append_only=False, snapshots="")), WARN, "whole log"),
+    (store_checks.store_persistence(store(append_only=None, snapshots=None)), WARN, "by hand"),
+    (store_checks.store_mode(store(), "single"), OK, "single"),
+    (store_checks.store_mode(store(), "sentinel"), OK, "sentinel"),
+    (store_checks.store_mode(store(clustered=True), "cluster"), OK, "cluster"),
+    (store_checks.store_mode(store(clustered=True), "single"), FAIL, "UIC_REDIS__MODE=cluster"),
+    (store_checks.store_mode(store(), "cluster"), FAIL, "UIC_REDIS__MODE=single"),
+    (clocks.clock("the store", 0.5), OK, "ahead of ours"),
+    (clocks.clock("the store", -2.5), WARN, "chrony"),
+    (clocks.clock("the store", 61), FAIL, "chrony"),
+    (log_checks.broker_reachable("h:1", None, (4, 3)), OK, "Kafka 4.3"),
+    (log_checks.broker_reachable("h:1", None, None), OK, "unknown version"),
+    (log_checks.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
     (deployment.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
     (deployment.topic_exists("t", None, "create it"), FAIL, "create it"),
     (deployment.topic_exists("t", None, "create it", "is refused"), FAIL, "whether it exists is not known"),
@@ -183,8 +181,8 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (deployment.topic_exists("t", topic(leaderless=(3,)), "create it"), FAIL, "brokers back"),
     (deployment.partition_count(EVENTS, 64), OK, "64"),
     (deployment.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
-    (findings.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
-    (findings.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
+    (log_checks.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
+    (log_checks.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
     (deployment.log_cleanup(EVENTS, TOOLS), OK, "delete"),
     (deployment.log_cleanup(topic(config={"cleanup.policy": "compact"}), TOOLS), FAIL, "cleanup.policy=delete"),
     (deployment.log_cleanup(topic(config={"cleanup.policy": "compact,delete"}), TOOLS), FAIL, "cleanup.policy=delete"),
@@ -193,30 +191,30 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (deployment.log_retention(topic(config={"retention.ms": "604800000"}), TOOLS), WARN, "7.0 days"),
     (deployment.log_retention(topic(config={"retention.bytes": "1000"}), TOOLS), WARN, "1000 bytes"),
     (deployment.log_retention(silent(EVENTS), TOOLS), WARN, "by hand"),
-    (findings.durability(EVENTS), OK, "3 replicas"),
-    (findings.durability(topic(replicas=1)), WARN, "3 replicas"),
-    (findings.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),
-    (findings.durability(topic(config={"min.insync.replicas": "3"})), WARN, "stops all writes"),
-    (findings.durability(silent(EVENTS)), WARN, "unknown"),
-    (findings.in_sync(EVENTS), OK, "all in sync"),
+    (log_checks.durability(EVENTS), OK, "3 replicas"),
+    (log_checks.durability(topic(replicas=1)), WARN, "3 replicas"),
+    (log_checks.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),
+    (log_checks.durability(topic(config={"min.insync.replicas": "3"})), WARN, "stops all writes"),
+    (log_checks.durability(silent(EVENTS)), WARN, "unknown"),
+    (log_checks.in_sync(EVENTS), OK, "all in sync"),
     (
-        findings.in_sync(topic(lagging={0: (2,), 5: (2,)})),
+        log_checks.in_sync(topic(lagging={0: (2,), 5: (2,)})),
         WARN,
         "2 of 64 partitions are not in sync on broker 2: 2 left, so one more loss stops all writes",
     ),
-    (findings.in_sync(topic(lagging={0: (2,), 5: (1, 2)})), WARN, "brokers 1-2: 1 left, fewer than"),
-    (findings.in_sync(topic(lagging={0: (2,)}, replicas=4)), WARN, "on broker 2: 3 left"),
-    (findings.in_sync(topic(silent(EVENTS), lagging={0: (2,)})), WARN, "bring broker 2 back"),
-    (findings.erased_policy(ERASED, 64, TOOLS), OK, "compact"),
-    (findings.erased_policy(ERASED, 32, TOOLS), FAIL, "--partitions 32"),
-    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64, TOOLS), FAIL, "compact"),
-    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64, TOOLS), FAIL, "compact"),
-    (findings.erased_policy(silent(ERASED), 64, TOOLS), WARN, "by hand"),
-    (findings.dead_letter_policy(DEAD, EVENTS, TOOLS), OK, "long enough"),
-    (findings.dead_letter_policy(topic(DEAD, config={"cleanup.policy": "compact"}), EVENTS, TOOLS), FAIL, "delete"),
-    (findings.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS, TOOLS), WARN, "1.0 days"),
-    (findings.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS, TOOLS), WARN, "cut"),
-    (findings.dead_letter_policy(silent(DEAD), EVENTS, TOOLS), WARN, "by hand"),
+    (log_checks.in_sync(topic(lagging={0: (2,), 5: (1, 2)})), WARN, "brokers 1-2: 1 left, fewer than"),
+    (log_checks.in_sync(topic(lagging={0: (2,)}, replicas=4)), WARN, "on broker 2: 3 left"),
+    (log_checks.in_sync(topic(silent(EVENTS), lagging={0: (2,)})), WARN, "bring broker 2 back"),
+    (log_checks.erased_policy(ERASED, 64, TOOLS), OK, "compact"),
+    (log_checks.erased_policy(ERASED, 32, TOOLS), FAIL, "--partitions 32"),
+    (log_checks.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64, TOOLS), FAIL, "compact"),
+    (log_checks.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64, TOOLS), FAIL, "compact"),
+    (log_checks.erased_policy(silent(ERASED), 64, TOOLS), WARN, "by hand"),
+    (log_checks.dead_letter_policy(DEAD, EVENTS, TOOLS), OK, "long enough"),
+    (log_checks.dead_letter_policy(topic(DEAD, config={"cleanup.policy": "compact"}), EVENTS, TOOLS), FAIL, "delete"),
+    (log_checks.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS, TOOLS), WARN, "1.0 days"),
+    (log_checks.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS, TOOLS), WARN, "cut"),
+    (log_checks.dead_letter_policy(silent(DEAD), EVENTS, TOOLS), WARN, "by hand"),
     (rights_finding(), OK, "as many as UIC and its commands use"),
     (rights_finding(events={"READ"}), WARN, "no WRITE on behavior-events: UIC's gRPC calls"),
     (rights_finding(events={"WRITE"}), FAIL, "no READ on behavior-events: nothing is folded"),
@@ -225,48 +223,64 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (rights_finding(erased={"READ"}), WARN, "no WRITE on behavior-events.erased: EraseUser is refused"),
     (rights_finding(erased={"WRITE"}), FAIL, "give the user what docs/runbooks/kafka-users.md lists"),
     (rights_finding(dead=None), WARN, "the broker does not report them"),
-    (findings.record_size(EVENTS, 1 << 20, TOOLS), OK, "1048588"),
+    (log_checks.record_size(EVENTS, 1 << 20, TOOLS), OK, "1048588"),
     (
-        findings.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20, TOOLS),
+        log_checks.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20, TOOLS),
         WARN,
         "max.message.bytes=1048576",
     ),
-    (findings.record_size(silent(EVENTS), 1 << 20, TOOLS), WARN, "by hand"),
-    (findings.partitioner([], N, 0.01), OK, "no record"),
-    (findings.partitioner(sample(200), N, 0.01), OK, "all lie"),
-    (findings.partitioner(sample(198, wrong=2), N, 0.01), WARN, "murmur2_random"),
-    (findings.partitioner(sample(197, wrong=3), N, 0.01), FAIL, "murmur2_random"),
-    (findings.partitioner(sample(99, keyless=2), N, 0.01), OK, "the newest 99 records with a key"),
-    (findings.partitioner(sample(0, keyless=2), N, 0.01), OK, "no record with a key"),
-    (findings.partitioner(sample(98, wrong=2, keyless=100), N, 0.01), FAIL, "2 of the newest 100 records with a key"),
-    (findings.partitioner([], N, 0.01, "no answer"), WARN, "cannot be read"),
-    (findings.newest_event([], NOW_MS), OK, "future"),
-    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS - 10**9)], NOW_MS), OK, "future"),
-    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 500)], NOW_MS), OK, "0.5 s"),
-    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 5000)], NOW_MS), WARN, "chrony"),
-    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 100_000)], NOW_MS), FAIL, "chrony"),
-    (findings.bundle_loads("/b", "tiny/1", None), OK, "golden"),
-    (findings.bundle_loads("/b", None, "sha256 differs"), FAIL, "UIC_BUNDLE__PATH"),
-    (findings.namespace_meta(None, META, "ns"), OK, "first start"),
-    (findings.namespace_meta(None, META, "ns", folded=8), FAIL, "8 partitions have progress find out who deleted"),
-    (findings.namespace_meta(META, META, "ns"), OK, "partitions 64"),
-    (findings.namespace_meta(META | {"partitions": "32"}, META, "ns"), FAIL, "generation"),
-    (findings.namespace_meta(meta_of(b'{"partitions": 64, "topic": "behavior-events"}'), META, "ns"), OK, "64"),
-    (findings.namespace_meta(meta_of(b"not JSON"), META, "ns"), FAIL, "generation"),
-    (findings.namespace_meta(meta_of(b"[]"), META, "ns"), FAIL, "generation"),
-    (findings.namespace_meta(meta_of(b"[" * 100_000), META, "ns"), FAIL, "generation"),
-    (findings.rollout_record(None, None, "ns", ""), OK, "RTP serves the bundle of its settings"),
-    (findings.rollout_record(None, "version 2", "ns", ""), FAIL, "version 2 RTPs that run go on"),
-    (findings.rollout_record(RECORD, None, RECORD.serving.namespace, "V=1"), OK, "revision 1: shop/1 serves"),
-    (findings.rollout_record(RECORD, None, None, "V=1"), OK, "revision 1: shop/1 serves"),
-    (findings.rollout_record(RECORD, None, "ns", "V=1"), WARN, "the settings name ns UIC's other commands look at ns"),
-    (findings.folded(RECORD.serving, None, "V=1"), OK, "shop/1 answers from it"),
-    (findings.folded(RECORD.serving, "8 of 8 partitions lag", "V=1"), FAIL, "8 of 8 partitions lag start UIC workers"),
-    (findings.folded(RECORD.serving, None, "V=1", "t is not the log"), FAIL, "answers from it, and t is not the log"),
-    (findings.same_log("ns", "t", {}), OK, "nothing in t contradicts"),
-    (findings.same_log("ns", "t", dict.fromkeys(range(8), BrokenReason.TOPIC_ID)), FAIL, "8 by topic_id"),
-    (findings.same_log("ns", "t", {0: BrokenReason.TRUNCATED}), FAIL, "docs/runbooks/broken-log.md"),
-    (findings.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
+    (log_checks.record_size(silent(EVENTS), 1 << 20, TOOLS), WARN, "by hand"),
+    (log_checks.partitioner([], N, 0.01), OK, "no record"),
+    (log_checks.partitioner(sample(200), N, 0.01), OK, "all lie"),
+    (log_checks.partitioner(sample(198, wrong=2), N, 0.01), WARN, "murmur2_random"),
+    (log_checks.partitioner(sample(197, wrong=3), N, 0.01), FAIL, "murmur2_random"),
+    (log_checks.partitioner(sample(99, keyless=2), N, 0.01), OK, "the newest 99 records with a key"),
+    (log_checks.partitioner(sample(0, keyless=2), N, 0.01), OK, "no record with a key"),
+    (log_checks.partitioner(sample(98, wrong=2, keyless=100), N, 0.01), FAIL, "2 of the newest 100 records with a key"),
+    (log_checks.partitioner([], N, 0.01, "no answer"), WARN, "cannot be read"),
+    (clocks.newest_event([], NOW_MS), OK, "future"),
+    (clocks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS - 10**9)], NOW_MS), OK, "future"),
+    (clocks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 500)], NOW_MS), OK, "0.5 s"),
+    (clocks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 5000)], NOW_MS), WARN, "chrony"),
+    (clocks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 100_000)], NOW_MS), FAIL, "chrony"),
+    (installation.bundle_loads("/b", "tiny/1", None), OK, "golden"),
+    (installation.bundle_loads("/b", None, "sha256 differs"), FAIL, "UIC_BUNDLE__PATH"),
+    (namespace_checks.namespace_meta(None, META, "ns"), OK, "first start"),
+    (
+        namespace_checks.namespace_meta(None, META, "ns", folded=8),
+        FAIL,
+        "8 partitions have progress find out who deleted",
+    ),
+    (namespace_checks.namespace_meta(META, META, "ns"), OK, "partitions 64"),
+    (namespace_checks.namespace_meta(META | {"partitions": "32"}, META, "ns"), FAIL, "generation"),
+    (namespace_checks.namespace_meta(meta_of(b'{"partitions": 64, "topic": "behavior-events"}'), META, "ns"), OK, "64"),
+    (namespace_checks.namespace_meta(meta_of(b"not JSON"), META, "ns"), FAIL, "generation"),
+    (namespace_checks.namespace_meta(meta_of(b"[]"), META, "ns"), FAIL, "generation"),
+    (namespace_checks.namespace_meta(meta_of(b"[" * 100_000), META, "ns"), FAIL, "generation"),
+    (namespace_checks.rollout_record(None, None, "ns", ""), OK, "RTP serves the bundle of its settings"),
+    (namespace_checks.rollout_record(None, "version 2", "ns", ""), FAIL, "version 2 RTPs that run go on"),
+    (namespace_checks.rollout_record(RECORD, None, RECORD.serving.namespace, "V=1"), OK, "revision 1: shop/1 serves"),
+    (namespace_checks.rollout_record(RECORD, None, None, "V=1"), OK, "revision 1: shop/1 serves"),
+    (
+        namespace_checks.rollout_record(RECORD, None, "ns", "V=1"),
+        WARN,
+        "the settings name ns UIC's other commands look at ns",
+    ),
+    (namespace_checks.folded(RECORD.serving, None, "V=1"), OK, "shop/1 answers from it"),
+    (
+        namespace_checks.folded(RECORD.serving, "8 of 8 partitions lag", "V=1"),
+        FAIL,
+        "8 of 8 partitions lag start UIC workers",
+    ),
+    (
+        namespace_checks.folded(RECORD.serving, None, "V=1", "t is not the log"),
+        FAIL,
+        "answers from it, and t is not the log",
+    ),
+    (namespace_checks.same_log("ns", "t", {}), OK, "nothing in t contradicts"),
+    (namespace_checks.same_log("ns", "t", dict.fromkeys(range(8), BrokenReason.TOPIC_ID)), FAIL, "8 by topic_id"),
+    (namespace_checks.same_log("ns", "t", {0: BrokenReason.TRUNCATED}), FAIL, "docs/runbooks/broken-log.md"),
+    (installation.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
     (traffic.newest_records(Newest()), OK, "newest 0 records"),
     (traffic.newest_records(Newest(records=400)), OK, "0 cannot be folded"),
     (traffic.newest_records(Newest(records=400, reasons={"item_zero": 4})), WARN, "4 item_zero"),
@@ -288,10 +302,10 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (traffic.dead_letters(written(1000), written(190)), FAIL, "dead-letters list"),
     (traffic.dead_letters(written(0, 10_000), written(5)), OK, "for 10000 records"),
     (traffic.dead_letters(written(0, 0), written(5)), FAIL, "(100.0%)"),
-    (traffic.worker_clocks(None, NOW_MS), OK, "future"),
-    (traffic.worker_clocks(NOW_MS - 10**9, NOW_MS), OK, "future"),
-    (traffic.worker_clocks(NOW_MS + 5000, NOW_MS), WARN, "chrony"),
-    (traffic.worker_clocks(NOW_MS + 100_000, NOW_MS), FAIL, "chrony"),
+    (clocks.worker_clocks(None, NOW_MS), OK, "future"),
+    (clocks.worker_clocks(NOW_MS - 10**9, NOW_MS), OK, "future"),
+    (clocks.worker_clocks(NOW_MS + 5000, NOW_MS), WARN, "chrony"),
+    (clocks.worker_clocks(NOW_MS + 100_000, NOW_MS), FAIL, "chrony"),
     (traffic.as_of_times({}, {}, NOW_MS), OK, "0 partitions"),
     (traffic.as_of_times({0: as_of(59)}, {0: 10}, NOW_MS), OK, "1 partitions"),
     (traffic.as_of_times({0: as_of(7200)}, {0: 11}, NOW_MS), OK, "0 partitions"),
@@ -299,8 +313,8 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (traffic.as_of_times({0: as_of(7200), 1: as_of(1), 2: as_of(90)}, {0: 10, 1: 10, 2: 9}, NOW_MS), WARN, "2 of 3"),
     (traffic.as_of_times({0: as_of(7200)}, {0: 10}, NOW_MS), WARN, "7200 s ago"),
     (traffic.as_of_times({0: as_of(7200)}, {0: 10}, NOW_MS), WARN, "clocks.md"),
-    (findings.library(Library("redis", "6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
-    (findings.library(Library("redis", "6.0", None)), FAIL, "pip install"),
+    (installation.library(Library("redis", "6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
+    (installation.library(Library("redis", "6.0", None)), FAIL, "pip install"),
 ]
 
 
@@ -320,13 +334,13 @@ def test_verdict(finding: Finding, verdict: Severity, says: str) -> None:
     [("7.2.4", (7, 2, 4)), ("2.9.post0", (2, 9)), ("1.0rc1", (1, 0)), ("x", ()), ("", ()), ("10", (10,))],
 )
 def test_version_numbers(text: str, numbers: tuple[int, ...]) -> None:
-    assert findings.version_numbers(text) == numbers
+    assert versions.version_numbers(text) == numbers
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
 def test_versions_compare_as_their_numbers(a: list[int], b: list[int]) -> None:
     text = [".".join(map(str, numbers)) for numbers in (a, b)]
-    older = findings.version_numbers(text[0]) < findings.version_numbers(text[1])
+    older = versions.version_numbers(text[0]) < versions.version_numbers(text[1])
     assert older == (a < b)
 
 
@@ -353,7 +367,7 @@ HEALTHY = Facts(
 def test_a_healthy_deployment_is_ok_throughout() -> None:
     found = list(diagnose(HEALTHY, SETTINGS))
     assert [f for f in found if f.verdict is not OK] == []
-    assert findings.worst(found) is OK
+    assert doctor.worst(found) is OK
     assert len(found) > 20
 
 

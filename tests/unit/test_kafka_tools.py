@@ -25,7 +25,7 @@ from uic.errors import UnsuitableTopic
 from uic.log.dead_letter_topic import why_away
 from uic.log.topic_answers import ABSENT
 from uic.settings import KafkaSettings
-from uic.tools import findings
+from uic.tools.doctor import log_checks
 
 SOURCES = Path(__file__).parents[2] / "services"
 KAFKA = KafkaSettings(
@@ -55,11 +55,11 @@ def messages(tools: KafkaTools, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     yield deployment.topic_exists("t", None, tools.create("t", 4, "delete")).fix
     yield deployment.log_cleanup(topic(**COMPACTED), tools).fix
     yield deployment.log_retention(LOG, tools).fix
-    yield findings.erased_policy(topic(**DELETED), 4, tools).fix
-    yield findings.dead_letter_policy(topic(**COMPACTED), LOG, tools).fix
-    yield findings.dead_letter_policy(LOG, LOG, tools).fix
-    yield findings.dead_letter_policy(topic(**{"retention.ms": "-1"}), LOG, tools).fix
-    yield findings.record_size(LOG, 1 << 20, tools).fix
+    yield log_checks.erased_policy(topic(**DELETED), 4, tools).fix
+    yield log_checks.dead_letter_policy(topic(**COMPACTED), LOG, tools).fix
+    yield log_checks.dead_letter_policy(LOG, LOG, tools).fix
+    yield log_checks.dead_letter_policy(topic(**{"retention.ms": "-1"}), LOG, tools).fix
+    yield log_checks.record_size(LOG, 1 << 20, tools).fix
     yield why_away("t.dlq", ABSENT, tools)
     with pytest.raises(UnsuitableTopic) as refused:
         Publisher(FakeEventLog({"events": 4}), "events", 4, tools).erase("user", timeout_s=1.0)

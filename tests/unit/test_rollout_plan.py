@@ -22,7 +22,7 @@ from uic.rollout.namespaces import Reading
 from uic.rollout.origins import origin_of
 from uic.rollout.planning import read_release
 from uic.settings import BundleSettings, ClientSettings, KafkaSettings, RedisSettings, UicSettings
-from uic.tools.doctor import gather_model
+from uic.tools.doctor.installation import gather_model
 
 
 def with_other_tables(tmp_path: Path) -> Path:

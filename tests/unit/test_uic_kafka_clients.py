@@ -30,7 +30,7 @@ from uic.log.kafka_repairs.group import open_consumer
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings
-from uic.tools.doctor import gather_log
+from uic.tools.doctor.log_facts import gather_log
 
 TRIES = 4
 TIMEOUT_MS = 50

@@ -131,7 +131,7 @@ def _bulk(verb: str, arguments: Sequence[str]) -> int:
 
 
 TOOLS = {
-    "doctor": "uic.tools.doctor",
+    "doctor": "uic.tools.doctor.command",
     "verify": "uic.tools.verify",
     "dead-letters": "uic.tools.dead_letters",
     "state": "uic.tools.state",

@@ -1,4 +1,4 @@
-"""What recent records and progress say about a deployment: dead letters, unknown items, clocks. Pure, as `findings`.
+"""What recent records and progress say about a deployment: dead letters, unknown items, as-of times. Pure.
 
 Thresholds, of the share of records or events: a warning and a failure each. A share below the warning is normal
 operation (a few bad records, new items); above the failure a producer or the bundle is wrong.
@@ -12,7 +12,6 @@ from typing import Final
 
 from mimn.state import Progress
 from uic.core.deployment import Finding, Severity
-from uic.tools.findings import clock
 
 INVALID: Final = (0.0, 0.01)
 """Of the newest records, which would become dead letters."""
@@ -80,13 +79,6 @@ def dead_letters(log: Written | None, dead: Written | None, silent: str = "") ->
     seen = f"{dead.recent} in the last 24 hours, for {records} records ({share:.1%})"
     fix = "`ctr dead-letters list` shows them; fix the cause, then replay those that can be"
     return _by_share(Finding(check, Severity.OK, seen, fix), share, DEAD)
-
-
-def worker_clocks(newest_as_of_ms: int | None, store_now_ms: float) -> Finding:
-    """No worker's clock is ahead: it would hide that states are stale until time has caught up."""
-    if newest_as_of_ms is None or newest_as_of_ms <= store_now_ms:
-        return Finding("clock of the workers", Severity.OK, "no progress from the future")
-    return clock("the workers", (newest_as_of_ms - store_now_ms) / 1000)
 
 
 def as_of_times(progress: Mapping[int, Progress], ends: Mapping[int, int], store_now_ms: float) -> Finding:
