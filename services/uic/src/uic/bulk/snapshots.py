@@ -65,7 +65,7 @@ UNFINISHED_FOR: Final = timedelta(days=1)
 LINEAGES: Final = 3
 LINEAGES_FOR: Final = timedelta(days=30)
 """Of how many sets of lineages a verified snapshot stays, and for how long: UIC starts over when the store is lost, and
-what has to be restored then is of the lineages before. Snapshots hold users who were erased since, so not for ever."""
+what has to be restored then is of the lineages before. Snapshots hold users who were erased since, so not forever."""
 
 
 CLOCKS_APART: Final = timedelta(minutes=5)
