@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from support.scripted_broker import ScriptedBroker
 from support.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
 from support.uic_running import RunningUic, click, running_uic
 from uic.core.ports import PublishingAway
-from uic.errors import LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic
 from uic.log.event_log import KafkaLog, NewRecord
 from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.topic_reader import read_to_end
@@ -191,6 +192,43 @@ def test_a_record_that_brokers_refuse_for_its_place_is_not_written_and_the_next_
     assert log._producer is used
     log.close()
     assert [record.value for record in read_to_end(client, "events")] == [b"before", b"after"]
+
+
+def test_records_that_brokers_refuse_cost_no_other_callers_records(own_real_kafka: DevBroker) -> None:
+    client = {"bootstrap_servers": own_real_kafka.address}
+    log = KafkaLog(client, timeout_s=5.0, max_request_bytes=1 << 20)
+    with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
+        admin.create_topics([NewTopic("events", 2, 1, topic_configs={"max.message.bytes": "2000"})])
+    until(lambda: is_there(log), "the topic is there", within_s=30)
+    acknowledged: list[bytes] = []
+    ended = threading.Event()
+
+    def append(partition: int, value: bytes) -> None:
+        log.append("events", 2, [NewRecord(partition, b"user", value)], 10.0)
+
+    def beside(partition: int) -> None:
+        while not ended.is_set():
+            value = b"beside %d %d" % (partition, len(acknowledged))
+            append(partition, value)
+            acknowledged.append(value)
+
+    append(0, b"before")
+    used = log._producer
+    with ThreadPoolExecutor(2) as pool:
+        callers = [pool.submit(beside, partition) for partition in range(2)]
+        try:
+            for _ in range(50):
+                with pytest.raises(LogRefused, match=r"a record is too large for topic events") as refused:
+                    append(0, bytes(10_000))
+                assert refused.value.of_records
+        finally:
+            ended.set()
+    assert [caller.exception() for caller in callers] == [None, None]
+    assert log._producer is used
+    log.close()
+    values = Counter(record.value for record in read_to_end(client, "events"))
+    assert values == Counter([b"before", *acknowledged])
+    assert len(acknowledged) >= 50
 
 
 def test_brokers_refuse_what_an_earlier_epoch_still_sends(own_real_kafka: DevBroker) -> None:

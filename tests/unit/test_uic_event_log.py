@@ -65,7 +65,12 @@ class Future:
     is_done: bool = False
 
     def get(self, timeout: float) -> Position:
-        self.waited(timeout)
+        try:
+            self.waited(timeout)
+        except KafkaError as error:
+            self.is_done = not isinstance(error, KafkaTimeoutError)
+            raise
+        self.is_done = True
         return Position(0, 7)
 
 
@@ -228,15 +233,27 @@ def test_two_calls_that_lose_one_producer_leave_the_next_one_alone(
     assert (silent.closings > 0, fresh.closings, fresh.sent) == (True, 0, [b"meanwhile", b"after"])
 
 
-def test_a_record_that_the_brokers_put_off_costs_no_producer(connect: Callable[[Brokers], KafkaLog]) -> None:
-    def put_off(timeout: float) -> None:
-        raise NotEnoughReplicasError
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NotEnoughReplicasError(), NotAcknowledged),
+        (MessageSizeTooLargeError(), LogRefused),
+        (KafkaError(), NotAcknowledged),
+    ],
+    ids=["put off", "refused", "refused when it was sent again"],
+)
+def test_a_record_that_the_brokers_do_not_take_costs_no_producer(
+    connect: Callable[[Brokers], KafkaLog], error: KafkaError, told: type[LogUnavailable]
+) -> None:
+    def refuse(timeout: float) -> None:
+        raise error
 
-    producer = Producer(put_off)
+    producer = Producer(refuse)
     log = connect(Brokers([producer]))
-    with pytest.raises(NotAcknowledged):
-        append(log, 1.0)
-    assert producer.closings == 0
+    for _ in range(2):
+        with pytest.raises(told):
+            append(log, 1.0)
+    assert (producer.closings, len(producer.sent)) == (0, 2)
 
 
 @pytest.mark.parametrize(

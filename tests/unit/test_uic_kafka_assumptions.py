@@ -177,6 +177,9 @@ CHANGES: dict[str, Broken] = {
     "a batch is sent again if _can_retry(batch, error_cls), and is_done once it is told": lambda patch: patch.delattr(
         ProducerBatch, "is_done"
     ),
+    "what a batch that failed ends is what classify_batch_error(error, batch, …) says, and RETRIABLE ends nothing": (
+        lambda patch: patch.delattr(TransactionManager, "classify_batch_error")
+    ),
     "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
         lambda patch: patch.setattr(Sender, "_complete_batch", other)
     ),
@@ -233,6 +236,8 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "producer_id_and_epoch.match(batch)" in inspect.getsource(Sender._can_retry)
     sends = inspect.getsource(Sender._send_producer_data)
     assert sends.index("_accumulator.drain(") < sends.index("expired_batches(") < sends.index("return 0"), "never sent"
+    judges = inspect.getsource(TransactionManager.classify_batch_error)
+    assert judges.rstrip().endswith("return self.ERROR_CLASS_FATAL"), "what no retry repairs ends the producer"
     tells = inspect.getsource(Sender._record_exceptions_fn)
     assert "else Errors.InvalidRecordError" in tells, "whatever the brokers say of the batch"
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):

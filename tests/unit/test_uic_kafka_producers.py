@@ -20,6 +20,7 @@ from kafka.errors import (
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
     UnknownBrokerIdError,
+    UnknownError,
     for_code,
 )
 from kafka.future import Future
@@ -136,15 +137,28 @@ def test_a_record_that_is_refused_when_it_is_sent_again_may_be_in_the_log(kind: 
     assert kind.__name__ in str(found)
 
 
-def test_when_another_record_is_refused_what_is_on_its_way_may_be_in_the_log_and_what_waits_is_not() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ClusterAuthorizationFailedError,
+        InvalidTimestampError,
+        MessageSizeTooLargeError,
+        TopicAuthorizationFailedError,
+        UnknownError,
+    ],
+)
+def test_a_record_that_is_refused_costs_no_other_record(kind: type[Exception]) -> None:
     line = Line()
-    on_its_way = line.add(0)
-    line.turn()
-    waits = line.add(0)
-    line.sender._maybe_abort_batches(TopicAuthorizationFailedError("another topic"))
-    assert not isinstance(on_its_way.exception, (*REFUSALS, NotAppended))
-    assert isinstance(waits.exception, NotAppended)
-    assert line.turn() == []
+    refused, other = line.add(0), line.add(1)
+    first, second = line.turn()
+    behind = line.add(0)
+    first.answered(kind)
+    assert isinstance(refused.exception, kind)
+    [next_one] = line.turn()
+    assert next_one.place == (0, 1, 0), "the brokers count nothing that they refuse, and the next epoch asks no one"
+    second.answered()
+    next_one.answered()
+    assert (other.succeeded(), behind.succeeded(), line.manager.has_fatal_error()) == (True, True, False)
 
 
 @pytest.mark.parametrize("sent", [False, True], ids=["never sent", "sent under an earlier id"])

@@ -180,8 +180,7 @@ class KafkaLog:
                 positions.append(Position(landed.partition, landed.offset))
             except KafkaError as error:
                 failed[i] = error
-                given = future.is_done
-                trusted &= error.retriable if given else time.monotonic() < verdict_by
+                trusted &= future.is_done or time.monotonic() < verdict_by
         if not trusted:
             self._give_up(producer)
         elif late := [future for future in futures if not future.is_done]:

@@ -292,6 +292,14 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and takes(Sender._complete_batch, "self", "batch", "partition_response")
         and isinstance(ProducerBatch.is_done, property)
     ),
+    "what a batch that failed ends is what classify_batch_error(error, batch, …) says, and RETRIABLE ends nothing": (
+        lambda: (
+            takes(TransactionManager.classify_batch_error, "self", "error", "batch")
+            and uses(Sender._dispatch_error, "classify_batch_error")
+            and not uses(Sender._dispatch_error, "ERROR_CLASS_RETRIABLE")
+            and isinstance(TransactionManager.ERROR_CLASS_RETRIABLE, str)
+        )
+    ),
     "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
         lambda: (
             takes(Sender._dispatch_error, "self", "batch", "exception", "partition_response")
@@ -312,8 +320,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(RecordAccumulator.__init__, "_incomplete")
             and uses(RecordAccumulator.drain_batches_for_one_node, "drained")
             and uses(RecordAccumulator.abort_batches, "_incomplete", "all")
-            and takes(RecordAccumulator.abort_undrained_batches, "self", "error")
-            and uses(RecordAccumulator.abort_undrained_batches, "_incomplete", "drained", "is_done", "abort")
         )
     ),
 }

@@ -92,6 +92,11 @@ class _TransactionManager(TransactionManager):  # type: ignore[misc]  # kafka-py
             if now.epoch < _LAST_EPOCH:
                 self.set_producer_id_and_epoch(ProducerIdAndEpoch(now.producer_id, now.epoch + 1))
 
+    def classify_batch_error(self, error: Any, batch: Any, log_start_offset: int = -1) -> Any:
+        """What the library does after a batch that failed: nothing, because `_Sender` goes on in the next epoch. The
+        library ends the producer after a refusal, and with it everything that is on its way."""
+        return self.ERROR_CLASS_RETRIABLE
+
     def init_producer_id(self) -> None:
         """Ask for an id; the library calls it whenever there is none."""
         with self._lock:
@@ -107,7 +112,7 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
 
     After a record without an answer the library goes on in the same epoch, so the next record of the partition fails if
     that one was not counted. Of a record that was refused when it was sent again, of which the first try may be in the
-    log, it says the same as of one that was refused at once, and of all other records that were on their way then.
+    log, it says the same as of one that was refused at once.
 
     While a leader takes no connection, the library keeps to it until connecting has failed, though another one may lead
     by now. And it looks for what there is to send without any pause, which takes a core.
@@ -187,10 +192,6 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
         waiting = self._accumulator._incomplete.all()
         if _no_id(exc) and not any(batch.in_retry() or batch.drained for batch in waiting):
             exc = ClusterAuthorizationFailedError("the brokers give the producer no id")
-        elif isinstance(exc, REFUSALS):
-            ended = f"another record was refused, which ended the producer: {exc!r}"
-            self._accumulator.abort_undrained_batches(NotAppended(ended))
-            exc = KafkaError(ended)
         super()._maybe_abort_batches(exc)
 
 
