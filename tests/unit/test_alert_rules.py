@@ -59,10 +59,16 @@ def candidates(bundle: str, item: str) -> str:
     return f'rtp_arm_candidates_total{{arm="serving",bundle="{bundle}",item="{item}",{RTP}}}'
 
 
+def release(role: str) -> str:
+    """The series of a loaded release."""
+    return f'rtp_release{{bundle="shop/2",state_namespace="shop-2",role="{role}",{RTP}}}'
+
+
 def arm(scored: str, failed: str, error: str = "ScoringFailed", of: str = "canary") -> dict[str, str]:
     """Series of requests of the users of an arm."""
     labels = f'arm="{of}",bundle="shop/2"'
     return SCORER | {
+        release(of): "1x400",
         f'rtp_arm_scored_total{{{labels},state="warm",{RTP}}}': scored,
         f'rtp_arm_scored_total{{{labels},state="cold",{RTP}}}': "0x400",
         f'rtp_arm_failed_total{{{labels},error="{error}",{RTP}}}': failed,
@@ -74,6 +80,7 @@ def shadow(scored: str, shed: str, reason: str = "ScoringFailed") -> dict[str, s
     """Series of requests that a shadow scores too."""
     labels = 'arm="shadow",bundle="shop/2"'
     return SCORER | {
+        release("shadow:shadow"): "1x400",
         f"rtp_shadow_seconds_count{{{labels},{RTP}}}": scored,
         f'rtp_shadow_shed_total{{{labels},reason="{reason}",{RTP}}}': shed,
     }
@@ -764,6 +771,25 @@ SCENARIOS = {
         [("10m", False), ("14m", False), ("16m", True), ("40m", True), ("47m", False)],
         "ShadowFails",
         TICKET | IN_SHOP | CANARY | {"arm": "shadow"},
+    ),
+    "a canary fails each request for four minutes, until it is ended": scenario_of(
+        arm(counted((9, 20), (0, 100)), counted((0, 20), (9, 8), (0, 92))) | {release("canary"): "1x28 stale"},
+        [(f"{m}m{s}s", False) for m in range(10, 24) for s in (0, 30)],
+        "CanaryFails",
+        {},
+    ),
+    "a shadow fails each request for four minutes, until it is ended": scenario_of(
+        shadow(counted((9, 20), (0, 100)), counted((0, 20), (9, 8), (0, 92)))
+        | {release("shadow:shadow"): "1x28 stale"},
+        [(f"{m}m{s}s", False) for m in range(10, 24) for s in (0, 30)],
+        "ShadowFails",
+        {},
+    ),
+    "a canary that fails is ended": scenario_of(
+        arm(counted((9, 20), (0, 100)), counted((0, 20), (9, 40), (0, 60))) | {release("canary"): "1x60 stale"},
+        [("16m", True), ("30m", True), ("34m", False), ("40m", False)],
+        "CanaryFails",
+        TICKET | IN_SHOP | CANARY,
     ),
     "a shadow has no time for most of its requests": scenario_of(
         shadow(*A_THIRD, "busy"),
