@@ -35,6 +35,8 @@ class FakeStateReader:
         """The store's clock."""
         self.keeps_its_time = False
         """TIME is refused."""
+        self.full = False
+        """It takes no announcement."""
         self.troubles: list[str] = []
         self.sentinels: str | None = None
         """Said in `/readyz`."""
@@ -80,6 +82,8 @@ class FakeStateReader:
 
     async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
         await self.read_many([into, key], timeout_s)
+        if self.full:
+            raise StoreRefused("OutOfMemoryError")
         self.values[key] = value
         self.announced.add(name)
 

@@ -125,6 +125,18 @@ def test_a_store_that_does_not_tell_its_time_is_named_by_readyz_and_answers_go_o
     assert ready.json()["detail"] == "the store does not tell its time: StoreRefused: NOPERM"
 
 
+def test_a_process_that_a_full_store_lets_not_announce_itself_says_so() -> None:
+    store = stored_user()
+    store.full = True
+
+    async def test(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
+        return await client.get("/readyz"), await client.post("/predict", json=USUAL)
+
+    ready, answer = serve(test, app_on(store))
+    assert (ready.status_code, answer.json()["state"]["status"]) == (200, "warm")
+    assert ready.json()["detail"] == "not announced: StoreRefused: OutOfMemoryError"
+
+
 @pytest.mark.parametrize(("stale", "said"), [(1, "1 of 4"), (4, "4 of 4")])
 def test_states_that_no_worker_keeps_up_to_date_are_named_by_readyz(stale: int, said: str) -> None:
     """The store gives them, and /predict answers by them."""

@@ -299,6 +299,8 @@ KEY = b"authorization: Bearer "
         (GOOD, [], 200),
         (GOOD, [b"content-type: text/plain"], 415),
         (GOOD, [JSON, b"content-encoding: gzip"], 415),
+        (GOOD, [JSON, b"content-encoding: Identity"], 200),
+        (GOOD, [JSON, b"content-encoding:"], 200),
         (GOOD, [JSON, b"x-request-deadline-ms: soon", b"x-request-id: mine"], 422),
         (b"{", [JSON], 400),
         (b'{"user_id": "u"}', [JSON, b"x-request-id: not plain"], 422),

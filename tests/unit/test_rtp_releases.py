@@ -545,6 +545,7 @@ def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None
         world.now += 1
         await announcer.look()
         assert world.count("rtp_announced") == 0
+        assert announcer.trouble
 
     asyncio.run(play(World()))
 

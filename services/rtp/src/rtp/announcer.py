@@ -61,6 +61,11 @@ class Announcer:
         self._due = 0.0
         self._trouble = Trouble()
 
+    @property
+    def trouble(self) -> str:
+        """Why the last try failed; empty if it did not."""
+        return self._trouble.reason or ""
+
     async def run(self) -> None:
         """Announce forever."""
         while True:

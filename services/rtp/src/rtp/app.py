@@ -108,7 +108,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
 
     # The two doors, each with its listener.
     lifecycle = Lifecycle(admission)
-    readiness = Readiness(lifecycle, in_service, reader, background.watcher, background.follower)
+    readiness = Readiness(lifecycle, in_service, reader, background)
     app = create_public_app(door, in_service, readiness, max_deadline_ms=settings.deadline.max_ms, lifespan=lifespan)
     admin = create_admin_app(in_service, background.reloader, background.follower, metrics, readiness)
     protect(app, PUBLIC_RULES, keys, metrics)

@@ -60,7 +60,7 @@ class Background:
             every_s=settings.bundles.follow_every_s,
             retry_every_s=settings.bundles.retry_every_s,
         )
-        self._announcer = Announcer(in_service, self.follower, store, metrics, prefix=prefix, timeout_s=timeout_s)
+        self.announcer = Announcer(in_service, self.follower, store, metrics, prefix=prefix, timeout_s=timeout_s)
         self.reloader = Reloader(
             in_service,
             store,
@@ -81,7 +81,7 @@ class Background:
         process."""
         await self.watcher.look()
         await self.follower.look()
-        loops = (self.watcher, self.follower, self._announcer)
+        loops = (self.watcher, self.follower, self.announcer)
         self._running = [asyncio.create_task(one.run()) for one in loops]
         await self.follower.begin()
 

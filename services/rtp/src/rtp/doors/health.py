@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from rtp.background import Background
 from rtp.core.ports import StateReader
 from rtp.doors.listeners import Lifecycle
 from rtp.errors import NotReady
-from rtp.progress_watcher import ProgressWatcher
 from rtp.release import InService
-from rtp.rollout_follower import RolloutFollower
 
 
 class Readiness:
     """Whether the process should get requests, and what is not as it should be all the same."""
 
-    def __init__(
-        self,
-        lifecycle: Lifecycle,
-        in_service: InService,
-        store: StateReader,
-        watcher: ProgressWatcher,
-        follower: RolloutFollower,
-    ) -> None:
+    def __init__(self, lifecycle: Lifecycle, in_service: InService, store: StateReader, background: Background) -> None:
         self._lifecycle = lifecycle
         self._in_service = in_service
         self._store = store
-        self._watcher = watcher
-        self._follower = follower
+        self._watcher = background.watcher
+        self._follower = background.follower
+        self._announcer = background.announcer
 
     @property
     def unready(self) -> str | None:
@@ -48,7 +41,11 @@ class Readiness:
         progress = self._watcher.trouble and f"progress cannot be read: {self._watcher.trouble}"
         clock = self._watcher.no_time and f"the store does not tell its time: {self._watcher.no_time}"
         away = progress or clock
-        return self._with_store("; ".join(filter(None, (self._follower.details, away, self._watcher.stale))))
+        said = "; ".join(filter(None, (self._follower.details, away, self._watcher.stale)))
+        untold = self._announcer.trouble
+        if untold and untold not in said:  # what a store says that is away is said already
+            said = "; ".join(filter(None, (said, f"not announced: {untold}")))
+        return self._with_store(said)
 
     def _with_store(self, said: str) -> str:
         return "; ".join(filter(None, (said, *(trouble for trouble in self._store.troubles if trouble not in said))))

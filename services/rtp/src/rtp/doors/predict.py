@@ -187,7 +187,7 @@ class PredictDoor:
                 deadline = arrived + self._deadline_ms(value) / 1000
             elif name == _REQUEST_ID:
                 known_as = request_id.plain(value)
-            elif name == b"content-encoding" and value != b"identity":
+            elif name == b"content-encoding" and value.lower() not in (b"identity", b""):
                 raise errors.UnsupportedMediaType("the body is compressed: send it plain, without Content-Encoding")
         return deadline, declared_bytes, known_as
 
