@@ -130,7 +130,10 @@ def test_a_process_that_a_full_store_lets_not_announce_itself_says_so() -> None:
     store.full = True
 
     async def test(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
-        return await client.get("/readyz"), await client.post("/predict", json=USUAL)
+        async with asyncio.timeout(30):
+            while "detail" not in (ready := await client.get("/readyz")).json():
+                await asyncio.sleep(0.001)
+        return ready, await client.post("/predict", json=USUAL)
 
     ready, answer = serve(test, app_on(store))
     assert (ready.status_code, answer.json()["state"]["status"]) == (200, "warm")
