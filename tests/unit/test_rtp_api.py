@@ -137,7 +137,7 @@ def test_a_process_that_a_full_store_lets_not_announce_itself_says_so() -> None:
 
     ready, answer = serve(test, app_on(store))
     assert (ready.status_code, answer.json()["state"]["status"]) == (200, "warm")
-    assert ready.json()["detail"] == "not announced: StoreRefused: OutOfMemoryError"
+    assert ready.json()["detail"] == "not announced: OutOfMemoryError"
 
 
 @pytest.mark.parametrize(("stale", "said"), [(1, "1 of 4"), (4, "4 of 4")])
