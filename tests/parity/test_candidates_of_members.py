@@ -150,7 +150,7 @@ def test_new_candidates_are_a_release_of_the_head_alone(tmp_path: Path) -> None:
     ledger = before.ledger
     assert ledger is not None
     newest = 77_777
-    pq.write_table(pa.table({"c": [newest] * 3, "m": [1, 2, 3]}), tmp_path / "members.parquet")
+    pq.write_table(pa.table({"c": [10, *[newest] * 3], "m": [19, 1, 2, 3]}), tmp_path / "members.parquet")
     again = ["export", "--run", str(run.folder), "--output", str(tmp_path / "bundles"), "--name", "shop"]
     again += ["--version", "2", "--members", str(tmp_path / "dataset.toml"), "--cache", str(tmp_path / "cache")]
     assert main(again) == 0

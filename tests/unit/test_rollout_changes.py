@@ -6,15 +6,20 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
-from mimn.bundle import Manifest, load_bundle, read_manifest
+from mimn.baselines import model_config
+from mimn.bundle import Manifest, MemberIndex, load_bundle, read_manifest
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.manifest import HEAD
 from mimn.calibration import UNCALIBRATED, Calibration, Piecewise, Platt, Prior
+from mimn.export.parts import RunFacts
+from mimn.export.run import export_any, untrained_model
 from support.bundles import FIXTURES, TINY
 from uic.rollout.changes import changes
 from uic.rollout.main import _show
@@ -111,6 +116,38 @@ def test_a_bundle_in_service_that_is_not_at_hand_is_asked_for(other: bool, tmp_p
     settings = ClientSettings(bundle=BundleSettings(path=TINY) if other else None)
     [told] = told_changes(settings, new, load_bundle(new), replaces)
     assert f"copy it to {tmp_path / 'tiny-fields/1'}" in told
+
+
+@pytest.fixture(scope="module")
+def with_members(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, list[int]], Path]:
+    """Writes a version of a bundle in which these candidates have members."""
+    root = tmp_path_factory.mktemp("members")
+    own = {"memory_induction": False, "utilization": False, "auxiliary_loss": False}
+    config = model_config({"variant": "ledger", "ledger_buckets": 2, "member_reads": True, **own})
+    ids = np.arange(1, 4, dtype=np.uint64)
+
+    def written(version: str, candidates: list[int]) -> Path:
+        of = np.array(candidates, np.uint64)
+        assert config.ledger is not None
+        facts = RunFacts(members=MemberIndex.of(config.ledger, of, np.ones_like(of)))
+        model = untrained_model(config, 3, 3, 0)
+        return export_any(
+            model, ids, ids, root, name="shop", version=version, state_dtype="float32", events=9, facts=facts
+        )
+
+    return written
+
+
+def test_candidates_that_lose_their_members_are_counted_if_they_are_most(
+    with_members: Callable[[str, list[int]], Path],
+) -> None:
+    served, same, other = (with_members(str(n), of) for n, of in enumerate(([1, 2, 3, 4], [3, 4, 8, 9], [4, 5])))
+    replaces, _ = read_release(served, 0)
+    settings = ClientSettings()
+    assert told_changes(settings, same, load_bundle(same), replaces) == ()
+    [told] = told_changes(settings, other, load_bundle(other), replaces)
+    assert told.startswith("3 of 4 candidates lose their members")
+    assert "(2 have members now)" in told
 
 
 def test_a_plan_shows_each_change_in_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:

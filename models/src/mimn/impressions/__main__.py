@@ -18,17 +18,17 @@ from typing import Any, get_args
 
 import msgspec
 
-from mimn import config_file, run
+from mimn import config_file
 from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
-from mimn.data.member_reads import index_of
-from mimn.data.preparation import cache_folder, prepare
+from mimn.data.preparation import cache_folder
 from mimn.export.__main__ import FAILURES, add_bundle_arguments
 from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.evaluate import evaluate
+from mimn.impressions.new_members import new_members
 from mimn.impressions.page import rendered
 from mimn.impressions.table import make, read_plan, read_results
 from mimn.impressions.train import LabelledImpressions, train
@@ -134,12 +134,7 @@ def _run(options: argparse.Namespace) -> Any:
 
 
 def _export(options: argparse.Namespace) -> Path:
-    members = None
-    if options.members is not None:
-        ledger = config_file.read(options.run / run.CONFIG, ImpressionConfig).architecture.ledger
-        if ledger is None:
-            raise ConfigError("--members: the run has no member_reads")
-        members = index_of(ledger, prepare(options.members, options.cache).members)
+    members = None if options.members is None else new_members(options.run, options.members, options.cache)
     return export_run(
         options.run,
         options.output,

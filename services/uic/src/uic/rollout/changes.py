@@ -1,10 +1,12 @@
-"""What callers of the scoring service will notice of another bundle, as far as the manifests tell. Pure."""
+"""What callers of the scoring service will notice of another bundle, as far as the manifests and the
+candidates that have members tell. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimn.bundle import Manifest
 from mimn.bundle.fields import FieldSpec
@@ -17,6 +19,8 @@ _SCORES = sigmoid(np.linspace(-16.0, 16.0, 641))
 """At which calibrators are compared: in logits, because most click rates are far below 1 %."""
 _SAME = 0.01
 """Up to this share of the smaller one, two click probabilities count as equal."""
+_FEW = 0.5
+"""Below this share of candidates that keep members, these may be of another table than was meant."""
 
 
 def changes(old: Manifest, new: Manifest) -> Iterator[str]:
@@ -41,6 +45,17 @@ def changes(old: Manifest, new: Manifest) -> Iterator[str]:
                 "they do, and after a rollback, a value of the other kind is ignored, except that a whole number is "
                 "also read as a category"
             )
+
+
+def fewer_members(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> Iterator[str]:
+    """That most candidates that stand for others will do so no more; `old` and `new`: those of each bundle. [n], [m]"""
+    kept = int(np.isin(old, new).sum())
+    if kept < _FEW * len(old):
+        yield (
+            f"{len(old) - kept} of {len(old)} candidates lose their members and are scored as ones that stand for "
+            f"nothing else ({len(new)} have members now): if they are still shown, export with the `[members]` that "
+            "name them"
+        )
 
 
 def _recalibrated(old: Calibration, new: Calibration) -> Iterator[str]:

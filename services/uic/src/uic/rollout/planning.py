@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mimn.bundle import Bundle, BundleError, check_name, load_bundle, read_manifest
+from mimn.bundle import Bundle, BundleError, Manifest, check_name, load_bundle, read_manifest
+from mimn.bundle.arrays import read_array
 from mimn.bundle.graph import proven_head, proven_step
+from mimn.bundle.members import FILES
 from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, out_of_memory
 from mimn.state import Progress
@@ -16,7 +18,7 @@ from mimn.state.codec import HEADER_BYTES
 from uic.core.start_position import LogBounds
 from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
 from uic.log.partition_reader import PartitionReader
-from uic.rollout.changes import changes
+from uic.rollout.changes import changes, fewer_members
 from uic.rollout.gates import LOG_TIMEOUT_S, Gates, made_of
 from uic.rollout.namespaces import Namespace, Reading, StateSize
 from uic.rollout.origins import Origin
@@ -104,11 +106,23 @@ def told_changes(settings: ClientSettings, path: Path, bundle: Bundle, replaces:
         except BundleError:
             continue
         if sha256 == replaces.manifest:
-            return tuple(changes(manifest, bundle.manifest))
+            return (*changes(manifest, bundle.manifest), *_fewer_members(manifest, place, bundle))
     return (
         f"not known, because the bundle in service, {replaces.bundle}, is not here: copy it to {beside} to be told what"
         " changes in answers and requests",
     )
+
+
+def _fewer_members(served: Manifest, place: Path, bundle: Bundle) -> Iterator[str]:
+    """As `fewer_members`, of the bundle in service, in the folder `place`, and the one that replaces it."""
+    if served.members is None or bundle.reads is None or bundle.reads.members is None:
+        return
+    try:
+        ids = read_array(place / FILES["ids"])
+    except (OSError, ValueError) as error:
+        yield f"not known of members, because {place / FILES['ids']} of the bundle in service cannot be read: {error}"
+        return
+    yield from fewer_members(ids, bundle.reads.members.index.ids)
 
 
 def plan(
