@@ -451,6 +451,9 @@ def test_states_are_not_kept_if_items_stand_for_others(tmp_path: Path) -> None:
     for path in paths[1:]:  # another member, and none
         with pytest.raises(TrainingFailed, match="stand for other items"):
             train(path, configured(), path.parent / "run", cache=tmp_path / "cache", start=keeping)
+        assert not (path.parent / "run").exists()
+    # The command that the message asks for begins where the refused one was to.
+    train(paths[1], configured(), paths[1].parent / "run", cache=tmp_path / "cache", start=Start(keeping.run))
 
 
 def exported(folder: Path, bundles: Path) -> Path:

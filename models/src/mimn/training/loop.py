@@ -92,6 +92,18 @@ ONCE = Running()
 """One process, and silent."""
 
 
+def check_processes(model: ClickModel, processes: Processes) -> None:
+    """Whether so many processes can train a model.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if processes.count > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
+        raise ConfigError(
+            "head_norm = 'batch' normalizes by the rows of one process alone: train in one process, or set it to 'none'"
+        )
+
+
 def fit(
     model: ClickModel,
     task: Task,
@@ -107,15 +119,10 @@ def fit(
     `start`: the run whose weights the model has. They are epoch 0, which is kept if none is better.
 
     Raises:
-        ConfigError: the model cannot be trained by several processes.
         TrainingFailed: the loss is not finite, or the checkpoint cannot be resumed.
     """
     keep_freed_memory()
     processes = running.processes
-    if processes.count > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
-        raise ConfigError(
-            "head_norm = 'batch' normalizes by the rows of one process alone: train in one process, or set it to 'none'"
-        )
     model.to(processes.device)
     optimizers, schedule = Optimizers(model, settings), Schedule(settings, task.measure)
     checkpoint, steps = folder / run.CHECKPOINT, 0

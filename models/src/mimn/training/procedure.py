@@ -3,7 +3,7 @@
     check the folder        a run may start there, or go on
     find the start          of a warm run: the run whose weights it begins with (`mimn.training.warm`)
     load the task           its data, and what ids and fields mean there; of a warm run, grown from those of its start
-    draw the model          from the seed
+    draw the model          from the seed; of a warm run, with the weights of its start
     write what it began with, `config.toml` last: it says that there is a run to resume
     fit                     `mimn.training.loop`: the best model and a checkpoint after each epoch
     write what came of it, `metrics.json` last: it says that the run is finished
@@ -28,7 +28,7 @@ from mimn.data.vocabulary import KnownIds
 from mimn.nn.model import ClickModel
 from mimn.training.disk import named_if_full
 from mimn.training.folder import alone_in, check_folder, draw_curves, log, logged
-from mimn.training.loop import ONCE, Running, Task, fit
+from mimn.training.loop import ONCE, Running, Task, check_processes, fit
 from mimn.training.schedule import Schedule
 from mimn.training.settings import TrainingSettings
 from mimn.training.warm import Origin, Start
@@ -88,7 +88,8 @@ def train_run(
 
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used; nothing is written then.
-        TrainingFailed: the folder is taken, there is nothing to resume, or the loss is not finite.
+        TrainingFailed: the folder is taken, there is nothing to resume, or `start` cannot be started from, and nothing
+            is written; or the loss is not finite.
         DiskFull: what is written has no room.
     """
     with ExitStack() as held:
@@ -117,6 +118,8 @@ def _train_run(
         task = load(origin)
         torch.manual_seed(config.training.seed)
         model = task.untrained()
+        check_processes(model, processes)
+        starting_over = [] if origin is None else origin.give(model, task.known.ids, task.fitted)
         if processes.first:
             with named_if_full(output, "continue with --resume" if resume else "start again"):
                 output.mkdir(parents=True, exist_ok=True)
@@ -131,8 +134,8 @@ def _train_run(
         task.prepared.say_refused(log)
         for doubt in task.doubts:
             log.warning("%s: %s", task.prepared.description.name, doubt)
-        if origin is not None:
-            origin.give(model, task.known.ids, task.fitted)
+        if starting_over:
+            log.warning("crosses of fields whose vocabulary grew start over: %s", ", ".join(starting_over))
         log.info(
             "%s on %s: %d items, %d categories, %d parameters, %s, %s",
             config.name,

@@ -42,7 +42,7 @@ from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, KnownIds, places
 from mimn.nn.checkpoint import described
 from mimn.nn.fields import table_key
 from mimn.nn.model import ClickModel
-from mimn.training.folder import TrainingFailed, log
+from mimn.training.folder import TrainingFailed
 
 Ints = NDArray[np.int64]
 TABLES = {"request": "fields.request.tables.{}.weight", "item": "fields.item.tables.{}.weight"}
@@ -228,17 +228,17 @@ class Origin:
         return FittedFields(tuple(specs), codes)
 
     @torch.no_grad()
-    def give(self, model: ClickModel, ids: EmbeddingIds, fitted: FittedFields = NO_FIELDS) -> None:
+    def give(self, model: ClickModel, ids: EmbeddingIds, fitted: FittedFields = NO_FIELDS) -> list[str]:
         """Set the weights of `model`, which reads `ids` and `fitted` (both grown from this run's), to this run's.
 
         If its states are kept, the weights that states are made of no longer learn.
+
+        Returns: the crosses of fields that start over.
 
         Raises:
             TrainingFailed: the file cannot be read any more; or states are to be kept, and items stand for others.
         """
         rows, fresh = self._rows(ids, fitted)
-        if fresh:
-            log.warning("crosses of fields whose vocabulary grew start over: %s", ", ".join(fresh.values()))
         try:
             with safe_open(str(Path(self.source.run) / run.MODEL), framework="pt") as file:
                 known = set(file.keys())
@@ -259,6 +259,7 @@ class Origin:
         if self.source.keep_state:
             for weight in model.state_weights():
                 weight.requires_grad_(False)
+        return list(fresh.values())
 
     def _check_members(self, old: Mapping[str, Tensor], model: ClickModel) -> None:
         new = {name: value for name, value in model.state_dict().items() if name.startswith(MEMBERS)}
