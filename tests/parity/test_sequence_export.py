@@ -170,6 +170,18 @@ def test_the_command_exports_a_run_of_dien_and_refuses_float16(
     assert "never changes" in capsys.readouterr().err
 
 
+def test_the_length_of_a_list_is_refused_for_a_model_that_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["--output", str(tmp_path / "out"), "--name", "one", "--version", "1", "--events", "5"]
+    assert main([*told, "--untrained", "--items", "9", "--categories", "3"]) == 1
+    assert "--events 5: the state of this model is no list of events" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="2"):
+        main([*told, "--again", str(TINY["din"]), "--weights", str(tmp_path / "model.safetensors")])
+    assert "--again keeps how many events a list has" in capsys.readouterr().err
+
+
 def test_a_step_graph_of_a_sequence_bundle_does_not_exist() -> None:
     with pytest.raises(BundleError, match="no step graph: its states are of kind sequence"):
         StepGraph(load_bundle(TINY["din"]))

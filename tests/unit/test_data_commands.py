@@ -158,7 +158,10 @@ def test_a_data_set_without_faults_passes_each_command(
         ),
         (
             {"events": EVENTS | {"uid": pa.array([1, 2**63 + 5], pa.uint64())}},
-            ["column uid has the id 9223372036854775813: ids reach from 0 to 9223372036854775807"],
+            [
+                "`events`, events.parquet: column uid has the id 9223372036854775813: ids reach from 0 to "
+                '9223372036854775807: set `ids = "string"`'
+            ],
         ),
         (
             {

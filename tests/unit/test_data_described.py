@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mimn.data.__main__ import main
 from mimn.data.check import check
-from mimn.data.description import read_description
+from mimn.data.description import UserSplit, read_description
 from mimn.data.events import DataError
 from mimn.data.ids import Strings, string_id, string_ids, xxh64
 from mimn.data.preparation import prepare
@@ -96,6 +96,12 @@ def test_events_and_impressions_come_out_sorted_with_labels_that_the_window_allo
     assert shown.label.tolist() == [1, 1, 0], "60 s after it is within the minute"
     assert [data.texts["hour"][code] for code in shown.context["hour"].tolist()] == ["1", "1", "2"]
     assert np.array_equal(shown.context["price"], [1.5, 2.0, np.nan], equal_nan=True)
+
+
+def test_a_split_that_does_not_say_by_what_is_by_user(make: Make) -> None:
+    assert read_description(make(TOML + "[split]\nfold = 2\n")).split == UserSplit(fold=2)
+    with pytest.raises(DataError, match=r'train_until belongs to `by = "time"`'):
+        read_description(make(TOML + "[split]\ntrain_until = 2020-09-23\nvalidate_until = 2020-09-28\n"))
 
 
 def test_a_click_after_the_window_is_none(make: Make) -> None:
@@ -277,7 +283,8 @@ def test_fields_of_users_and_items_stand_by_key(make: Make) -> None:
         (
             TOML,
             {"events": EVENTS | {"uid": pa.array([2**63 + 1] * 4, pa.uint64())}},
-            r"column uid has the id 9223372036854775809: ids reach from 0 to 9223372036854775807",
+            r"^`events`, events.parquet: column uid has the id 9223372036854775809: ids reach from 0 to "
+            r"9223372036854775807: set `ids = \"string\"`",
         ),
         (
             TOML,

@@ -388,6 +388,20 @@ def _dates_as_instants(value: Any) -> Any:
     return value
 
 
+def _with_split_named(value: Any) -> Any:
+    """A parsed description whose table `[split]` says `by`, which msgspec needs to know its kind.
+
+    Raises:
+        ValueError: it leaves `by` out, and has a key of `by = "time"`.
+    """
+    split = value.get("split")
+    if not isinstance(split, dict) or "by" in split:
+        return value
+    if timed := sorted(split.keys() & set(TimeSplit.__struct_fields__)):
+        raise ValueError(f'`[split]`: {timed[0]} belongs to `by = "time"`, and without `by` users are split: name it')
+    return value | {"split": {"by": "user"} | split}
+
+
 def read_description(path: str | Path) -> Description:
     """The description in the file `path`.
 
@@ -397,7 +411,8 @@ def read_description(path: str | Path) -> Description:
     """
     path = Path(path)
     try:
-        return msgspec.convert(_dates_as_instants(tomllib.loads(path.read_text("utf-8"))), Description)
+        parsed = _dates_as_instants(tomllib.loads(path.read_text("utf-8")))
+        return msgspec.convert(_with_split_named(parsed), Description)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, ValueError) as error:

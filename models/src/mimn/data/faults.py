@@ -16,7 +16,10 @@ def large_id(column: str, ids: NDArray[np.uint64]) -> str | None:
     """What is wrong with whole numbers as ids, if one is too large."""
     if not bool((ids > LARGEST_ID).any()):
         return None
-    return f"column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}"
+    return (
+        f'column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}: set `ids = "string"`, which '
+        "reads whole numbers as texts, or write smaller ones"
+    )
 
 
 def weight_not_above_0(table: ImpressionsTable, weights: NDArray[np.float64]) -> str | None:

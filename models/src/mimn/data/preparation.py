@@ -27,6 +27,7 @@ from mimn.data.description import (
     MembersTable,
     SideTable,
     Source,
+    Table,
     TimedTable,
     read_description,
 )
@@ -137,7 +138,7 @@ class _Preparation:
         reader = self._reader(named)
         batches = list(self._read(reader, named))
         columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        key = self._signed(columns["key"], table.key)
+        key = self._signed(columns["key"], table.key, named)
         order = np.argsort(key, kind="stable")
         key = key[order]
         repeated = np.flatnonzero(key[1:] == key[:-1])
@@ -155,7 +156,7 @@ class _Preparation:
         for name in field_columns(self._description, source):
             save(folder / f"{name}.npy", columns[name][order])
         if table.category is not None:
-            self._category_of = key, self._signed(columns["category"], table.category)[order]
+            self._category_of = key, self._signed(columns["category"], table.category, named)[order]
 
     def _events(self) -> None:
         described = self._description
@@ -173,8 +174,8 @@ class _Preparation:
         with SortingWriter(folder, dtypes, ("user", "time")) as writer:
             for batch in self._read(reader, "events"):
                 columns: Columns = {
-                    "user": self._signed(batch["user"], table.user),
-                    "item": self._signed(batch["item"], table.item) + table.item_offset,
+                    "user": self._signed(batch["user"], table.user, "events"),
+                    "item": self._signed(batch["item"], table.item, "events") + table.item_offset,
                     "time": batch["time"],
                     **{name: batch[name] for name in context},
                 }
@@ -238,8 +239,8 @@ class _Preparation:
                 known = labels_known(batch, table.window_ms)
                 label = known_labels(batch, known)
                 columns: Columns = {
-                    "user": self._signed(batch["user"], table.user),
-                    "item": self._signed(batch["item"], table.item),
+                    "user": self._signed(batch["user"], table.user, "impressions"),
+                    "item": self._signed(batch["item"], table.item, "impressions"),
                     "time": batch["time"],
                     "label": label,
                     "known": known,
@@ -262,7 +263,7 @@ class _Preparation:
     def _members(self, table: MembersTable) -> None:
         batches = list(self._read(self._reader("members"), "members"))
         key, item = (
-            self._signed(np.concatenate([batch[name] for batch in batches]), column)
+            self._signed(np.concatenate([batch[name] for batch in batches]), column, "members")
             for name, column in (("key", table.key), ("item", table.item))
         )
         folder = self._folder / "members"
@@ -290,10 +291,11 @@ class _Preparation:
             )
         return categories[at]
 
-    def _signed(self, ids: NDArray[np.uint64], column: str) -> Ints:
+    def _signed(self, ids: NDArray[np.uint64], column: str, named: TableName) -> Ints:
         """Ids as int64. Hashes of strings use all 64 bits; whole numbers keep their value."""
         if self._description.ids == "uint64" and (fault := large_id(column, ids)):
-            raise DataError(fault)
+            table: Table = getattr(self._description, named)
+            raise DataError(f"`{named}`, {', '.join(table.files)}: {fault}")
         return ids.view(np.int64)
 
 

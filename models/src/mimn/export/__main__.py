@@ -13,7 +13,16 @@ import torch
 from mimn.bundle import BundleError, check_name
 from mimn.config import ConfigError
 from mimn.export.parts import ExportError, RunFacts, drawn_members, drawn_table
-from mimn.export.run import config_of, drawn_codes, export_again, export_any, export_run, specs_of, untrained_model
+from mimn.export.run import (
+    config_of,
+    drawn_codes,
+    export_again,
+    export_any,
+    export_run,
+    list_length,
+    specs_of,
+    untrained_model,
+)
 from mimn.export.sequence import EVENTS
 from mimn.nn.checkpoint import CheckpointError
 from mimn.options import whole_number
@@ -32,9 +41,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
         "--version", type=_named("version"), required=True, help="version of the bundle, likewise; must not exist yet"
     )
     parser.add_argument("--state-dtype", choices=("float32", "float16"), default="float32", help="(default: float32)")
-    parser.add_argument(
-        "--events", type=int, default=EVENTS, help=f"DIN and DIEN: last events that a list keeps (default: {EVENTS})"
-    )
+    parser.add_argument("--events", type=int, help=f"DIN and DIEN: last events that a list keeps (default: {EVENTS})")
 
 
 def _named(what: str) -> Callable[[str], str]:
@@ -67,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if (args.again is None) != (args.weights is None):
         parser.error("--again and --weights go together: a bundle holds only graphs, not the weights")
+    if args.again is not None and args.events is not None:
+        parser.error("--again keeps how many events a list has: leave --events out")
     torch.set_num_threads(1)
     try:
         if args.run is not None:
@@ -83,15 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             specs, config = specs_of(args.fields), config_of(args.config)
             ids = np.arange(1, args.items + 1, dtype=np.uint64)
+            model = untrained_model(config, args.items, args.categories, args.seed, specs)
             path = export_any(
-                untrained_model(config, args.items, args.categories, args.seed, specs),
+                model,
                 ids,
                 np.arange(1, args.categories + 1, dtype=np.uint64),
                 args.output,
                 name=args.name,
                 version=args.version,
                 state_dtype=args.state_dtype,
-                events=args.events,
+                events=list_length(model, args.events),
                 facts=RunFacts(
                     training={"untrained": True, "seed": args.seed},
                     codes=drawn_codes(specs),

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import numpy as np
@@ -60,7 +60,7 @@ def export_any(
 
     Raises: as `export_bundle` and `export_sequence`.
     """
-    if isinstance(model, BaselineModel) and not folded_blocks(model.config):
+    if _has_list(model):
         if state_dtype != "float32":
             raise ExportError(
                 f"--state-dtype {state_dtype}: a list of events holds row numbers, which float16 would round away; "
@@ -83,6 +83,22 @@ def export_any(
     )
 
 
+def list_length(model: ClickModel, asked: int | None) -> int:
+    """How many events the lists of a model's bundle keep: as many as `asked`, or `EVENTS`.
+
+    Raises:
+        ExportError: a length is asked for, and the model has no list.
+    """
+    if asked is not None and not _has_list(model):
+        raise ExportError(f"--events {asked}: the state of this model is no list of events: leave it out")
+    return EVENTS if asked is None else asked
+
+
+def _has_list(model: ClickModel) -> TypeGuard[BaselineModel]:
+    """Whether a model's state is a list of events."""
+    return isinstance(model, BaselineModel) and not folded_blocks(model.config)
+
+
 def export_run(
     run: Path,
     output: Path,
@@ -90,12 +106,13 @@ def export_run(
     version: str,
     state_dtype: BlockType,
     *,
-    events: int = EVENTS,
+    events: int | None = None,
     members: MemberIndex | None = None,
 ) -> Path:
     """Export the model in a training run's folder; returns the bundle's path.
 
-    `members`: the index of the bundle in place of the run's, for a model with `member_reads`.
+    `events`: as `list_length`. `members`: the index of the bundle in place of the run's, for a model with
+    `member_reads`.
 
     Raises:
         ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
@@ -120,7 +137,7 @@ def export_run(
         name=name,
         version=version,
         state_dtype=state_dtype,
-        events=events,
+        events=list_length(model, events),
         facts=facts,
     )
 
