@@ -283,6 +283,22 @@ def test_a_column_that_parquet_has_twice_is_refused(tmp_path: Path) -> None:
         ids_of(tmp_path, "e.parquet")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gz.csv", gzip.compress(TEXT)[:-9]),
+        ("bz2.csv", bz2.compress(TEXT)[:-9]),
+        ("zst.csv", pa.Codec("zstd").compress(TEXT).to_pybytes()[:-2]),
+        ("t.parquet", parquet(TABLE)[:-9]),
+    ],
+    ids=["gzip", "bzip2", "zstd", "Parquet"],
+)
+def test_a_file_that_was_cut_is_said_to_be_written_again(tmp_path: Path, name: str, content: bytes) -> None:
+    put(tmp_path, {name: content})
+    with pytest.raises(DataError, match=f"{name} cannot be read: .*the file is damaged.*: write it again"):
+        ids_of(tmp_path, name)
+
+
 def test_another_encoding_is_named_as_the_fix(tmp_path: Path) -> None:
     put(tmp_path, {"e.csv": "uid,act\n7,café\n".encode("latin-1")})
     with pytest.raises(DataError, match='set `encoding`, such as "latin-1"'):

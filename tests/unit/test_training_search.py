@@ -156,6 +156,19 @@ def test_a_second_search_in_one_folder_is_told_so_and_the_first_goes_on(
     assert main(arguments) == 0, "the lock went with the process"
 
 
+def test_a_place_below_a_file_is_refused_before_data_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    search = searching(tmp_path)
+    of_run = labelled(tmp_path, epochs=1)[2:]
+    for command in (search, of_run):
+        assert main([*command, "--output", str(tmp_path / "file/a/b")]) == 1
+        said = f"{tmp_path / 'file/a/b'} cannot be a folder, because {tmp_path / 'file'} is a file: choose another"
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_search_that_was_killed_before_it_noted_what_it_searches_is_begun(tmp_path: Path) -> None:
     arguments = searching(tmp_path, SPACE.replace("trials = 4", "trials = 1"))
     (tmp_path / "search").mkdir()

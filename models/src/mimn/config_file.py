@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
@@ -11,6 +10,7 @@ import msgspec
 
 from mimn.baselines import ModelConfig
 from mimn.config import ConfigError
+from mimn.toml_text import NotToml, parsed
 
 
 class HasArchitecture(Protocol):
@@ -38,8 +38,8 @@ def decode(text: str, source: str, kind: type[C]) -> C:
         ConfigError: not TOML, or a field is unknown, missing, of the wrong type or out of range; the message names it.
     """
     try:
-        config = msgspec.convert(tomllib.loads(text), kind)
-    except tomllib.TOMLDecodeError as error:
+        config = msgspec.convert(parsed(text), kind)
+    except NotToml as error:
         raise ConfigError(f"{source}: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {with_allowed_values(str(error), kind)}") from error

@@ -18,7 +18,6 @@ import json
 import math
 import sys
 import time
-import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
 from mimn.options import whole_number
+from mimn.toml_text import NotToml, parsed
 
 Ints = NDArray[np.int64]
 TEST_ROWS = 512
@@ -93,11 +93,11 @@ def read_config(path: Path) -> PaperConfig:
         ConfigError: it cannot be read, is not TOML, or a field is unknown, missing or of the wrong type.
     """
     try:
-        config = msgspec.convert(tomllib.loads(path.read_text("utf-8")), PaperConfig)
+        config = msgspec.convert(parsed(path.read_text("utf-8")), PaperConfig)
         model_config(config.model)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, ConfigError) as error:
+    except (NotToml, msgspec.ValidationError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
 

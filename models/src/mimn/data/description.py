@@ -41,7 +41,6 @@ code; whatever distinguishes two data sets stands in their descriptions.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -51,6 +50,7 @@ import msgspec
 
 from mimn.data.events import DataError
 from mimn.state.actions import LARGEST_WEIGHT, ActionName
+from mimn.toml_text import parsed
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 FieldKind = Literal["categorical", "multi", "numeric", "cross", "past_rate"]
@@ -411,9 +411,9 @@ def read_description(path: str | Path) -> Description:
     """
     path = Path(path)
     try:
-        parsed = _dates_as_instants(tomllib.loads(path.read_text("utf-8")))
-        return msgspec.convert(_with_split_named(parsed), Description)
+        written = _dates_as_instants(parsed(path.read_text("utf-8")))
+        return msgspec.convert(_with_split_named(written), Description)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, ValueError) as error:
+    except (msgspec.ValidationError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error

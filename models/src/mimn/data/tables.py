@@ -68,6 +68,8 @@ class Refused:
         return sum(self.rows.values())
 
 
+_DAMAGED = ("compressed stream", "decompress failed", "inflate failed")
+"""What Arrow says of a compressed file that was cut or changed."""
 Columns = dict[str, NDArray[Any]]
 """By the name in the description's table: ids uint64; times int64 ms, -1 for none; labels uint8; numbers float64, NaN
 for none; values, and lists of values, as uint64 codes, 0 for none, whose texts are in `TableReader.texts`."""
@@ -195,14 +197,14 @@ class TableReader:
             self.refused.rows["broken line"] = self.refused.rows.get("broken line", 0) + 1
             self.refused.first.setdefault("broken line", f"{path}, {fields} fields in place of {expected}")
 
+        typed = False
         try:
-            self._check_columns(path, columns, column_names(path, self._table))
             typed = is_parquet(path)
+            self._check_columns(path, columns, column_names(path, self._table))
             for batch in record_batches(path, self._table, columns, repeated, broken):
                 yield typed, batch
         except (OSError, pa.ArrowException) as error:
-            fix = ': set `encoding`, such as "latin-1"' if "invalid UTF8" in str(error) else ""
-            raise DataError(f"{path} cannot be read: {_in_one_line(error)}{fix}") from error
+            raise DataError(f"{path} cannot be read: {_in_one_line(error)}{_fix(error, parquet=typed)}") from error
 
     def _check_columns(self, path: Path, wanted: Sequence[str], there: Sequence[str]) -> None:
         missing = [w for w in self._wanted.values() if w.column in set(wanted) - set(there)]
@@ -303,6 +305,16 @@ class TableReader:
         empty, at = mask_of(column.is_null()), numpy_of(column.indices.fill_null(0))
         self.text_bytes[name] = np.where(empty, 0, np.diff(offsets)[at]).astype(np.int64)
         return np.where(empty, np.uint64(0), codes[at])
+
+
+def _fix(error: Exception, *, parquet: bool) -> str:
+    """What to do about a file that cannot be read, as far as the error tells."""
+    if "invalid UTF8" in str(error):
+        return ': set `encoding`, such as "latin-1"'
+    of_system = isinstance(error, OSError) and error.errno
+    if not of_system and (parquet or any(said in str(error) for said in _DAMAGED)):
+        return ": the file is damaged, or was not written or copied to its end: write it again"
+    return ""
 
 
 def _in_one_line(error: Exception) -> str:

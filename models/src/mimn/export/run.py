@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from mimn.nn.model import ClickModel
 from mimn.run import CONFIG
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
+from mimn.toml_text import NotToml, parsed
 
 log = logging.getLogger("mimn.export")
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
@@ -278,7 +278,7 @@ def config_of(path: Path | None) -> ModelConfig:
     if path is None:
         return MimnConfig()
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parsed(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, NotToml) as error:
         raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
     return model_config(table.get("model", {}))

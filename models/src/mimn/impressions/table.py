@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from mimn.impressions.floors import FloorSettings, fit_floor
 from mimn.impressions.train import train
 from mimn.impressions.trained import Scorer, TrainedRun
 from mimn.run import write_text
+from mimn.toml_text import NotToml, parsed
 from mimn.training.loop import Running
 
 log = logging.getLogger("mimn.table")
@@ -102,8 +102,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ConfigError: the base cannot be read.
         """
         try:
-            written = tomllib.loads(Path(self.base).read_text("utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            written = parsed(Path(self.base).read_text("utf-8"))
+        except (OSError, NotToml) as error:
             raise ConfigError(f"{self.base}: {error}") from error
         model = written.get("model", {})
         if "variant" in row.model:
@@ -170,8 +170,8 @@ def read_plan(path: Path) -> Plan:
         ConfigError: it cannot be read.
     """
     try:
-        plan = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Plan)
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        plan = msgspec.convert(parsed(path.read_text("utf-8")), Plan)
+    except (OSError, NotToml, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
     names = [row.name for row in plan.rows]
     if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -81,7 +81,10 @@ def load_model(path: str | Path) -> ClickModel:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict: it cannot be iterated)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors ({error}): copy it again from where the model was trained, "
+            "or train again"
+        ) from error
     try:
         known = described(metadata)
         fields = _fields(known.config, known.specs, tensors)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from mimn.data_set import load_data
 from mimn.run_config import DataSettings, DrawnTrainingSettings, RunConfig, decode_config, read_config
 from mimn.table.boosting import BOOSTING_NAME, BOOSTING_ROW
 from mimn.table.records import FLOOR_ROW, SEEDS_APART, TRAININGS, Record, training_key
+from mimn.toml_text import NotToml, parsed
 
 PLAN = Path("models/plans/table.toml")
 CONFIG_OF = {FLOOR_ROW: "pooling", BOOSTING_ROW: "pooling_ledger"}
@@ -159,8 +159,8 @@ def read_plan(path: Path) -> Plan:
         ConfigError: it cannot be read, or a field is unknown, missing or of the wrong type; the message names it.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Plan)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(parsed(path.read_text("utf-8")), Plan)
+    except (OSError, UnicodeDecodeError, NotToml, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -171,8 +171,8 @@ def plan_files(folder: Path) -> list[Path]:
         ConfigError: a TOML file cannot be read.
     """
     try:
-        return [path for path in sorted(folder.glob("*.toml")) if "stages" in tomllib.loads(path.read_text("utf-8"))]
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return [path for path in sorted(folder.glob("*.toml")) if "stages" in parsed(path.read_text("utf-8"))]
+    except (OSError, UnicodeDecodeError, NotToml) as error:
         raise ConfigError(f"a plan in {folder} cannot be read: {error}") from error
 
 

@@ -24,13 +24,25 @@ class TrainingFailed(Exception):
     """Training cannot start, go on or resume; the message says why and what to do."""
 
 
+def check_place(folder: Path) -> None:
+    """Whether there can be a folder at this place: found before data is read, which may take hours.
+
+    Raises:
+        TrainingFailed: a file is there, or on the way to it.
+    """
+    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise TrainingFailed(f"{folder} cannot be a folder, because {there} is a file: choose another --output")
+
+
 def check_folder(folder: Path, config: HasToml, *, resume: bool) -> None:
     """Whether a run of `config` may start in `folder`, or be resumed there.
 
     Raises:
-        TrainingFailed: the folder is taken, or there is nothing to resume.
+        TrainingFailed: the folder is taken or cannot be made, or there is nothing to resume.
         ConfigError: the configuration in the folder cannot be read.
     """
+    check_place(folder)
     stored = folder / run.CONFIG
     if not resume:
         if stored.exists():

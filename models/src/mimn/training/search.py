@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +34,9 @@ from mimn.config import ConfigError
 from mimn.config_file import HasToml
 from mimn.data.split import Part
 from mimn.file_lock import hold
+from mimn.toml_text import NotToml, parsed
 from mimn.training.disk import named_if_full
-from mimn.training.folder import TrainingFailed
+from mimn.training.folder import TrainingFailed, check_place
 from mimn.training.loop import Running
 from mimn.training.schedule import Epoch, Measure
 
@@ -111,9 +111,9 @@ def read_space(path: Path, trials: int | None = None) -> Space:
         ConfigError: it cannot be read, or a field is unknown, missing or of the wrong type; the message names it.
     """
     try:
-        space = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Space)
+        space = msgspec.convert(parsed(path.read_text("utf-8")), Space)
         return space if trials is None else msgspec.structs.replace(space, trials=trials)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (OSError, UnicodeDecodeError, NotToml, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -197,6 +197,7 @@ class Search(Generic[C]):
         parameters = msgspec.to_builtins(self.space.parameters)
         searched = {"parameters": parameters, "seed": self.space.seed, "base": msgspec.to_builtins(self.base)}
         text = tomli_w.dumps(_known(searched))
+        check_place(self.output)
         stored = self.output / BEGUN
         if not stored.exists() and self.output.exists() and any(self.output.iterdir()):
             raise TrainingFailed(f"{self.output} is not empty and holds no search: choose another folder")
