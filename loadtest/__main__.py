@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             held = runs[0].trusted
             print(runs[0])
     if given.json:
-        given.json.write_text(json.dumps({"mode": given.mode, "runs": [run.to_json() for run in runs]}) + "\n")
+        given.json.write_text(json.dumps({"mode": given.mode, "runs": [run.to_json() for run in runs]}) + "\n", "utf-8")
     if runs[-1].cut:
         return 130
     return 0 if held else 1
@@ -125,7 +125,9 @@ def greet(host: str, asking: Asking) -> None:
         ValueError: the answer is not a score.
         httpx.HTTPError, httpx.InvalidURL: there is no answer.
     """
-    answer = httpx.post(f"{host}{asking.path}", content=asking.bodies[0], headers=dict(asking.headers), timeout=10)
+    # A transport of its own is asked directly, as the load is sent: no proxy of the environment is asked for either.
+    with httpx.Client(transport=httpx.HTTPTransport(), timeout=10) as client:
+        answer = client.post(f"{host}{asking.path}", content=asking.bodies[0], headers=dict(asking.headers))
     if answer.status_code in (401, 403):
         raise ValueError(
             f"{host} answered {answer.status_code}: name a file with a key that has the scope `predict` (--key-file)"

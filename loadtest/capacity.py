@@ -267,7 +267,7 @@ class Measured:
             NoCosts: it cannot be read, or is another kind of file.
         """
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text("utf-8"))
             machine = record["machine"]
             origin = f"{machine['cpu']}, {machine['cores']} cores, commit {record['commit']}, bundle {record['bundle']}"
             state_bytes(record, 0)

@@ -216,7 +216,7 @@ def population(bundle: Path, length: int, sizes: Sizes) -> Population:
 
 def kept(bundle: Path) -> int | None:
     """How many events of a history a sequence bundle keeps at most; None where a state absorbs all of them."""
-    state = json.loads((bundle / "manifest.json").read_text())["state"]
+    state = json.loads((bundle / "manifest.json").read_text("utf-8"))["state"]
     return int(state["blocks"][-1]["shape"][0]) if state["kind"] == "sequence" else None
 
 

@@ -34,6 +34,7 @@ from loadtest.population import Population
 from loadtest.sending import send
 from loadtest.stacks import CANDIDATES, NotMeasured, publish, running
 from localstack.stack import Stack
+from localstack.web import open_client
 from mimn.bundle import load_bundle
 
 RTP = Setup("rtp", False, PLAIN, "one process")
@@ -132,7 +133,7 @@ def compare(
             first = number % len(setups)
             for peer, setup in setups[first:] + setups[:first]:
                 requests = Path(folder) / f"{setup.name}.json"
-                requests.write_text(setup.wire.requests(bodies))
+                requests.write_text(setup.wire.requests(bodies), "utf-8")
                 with served_by(peer, setup, stack, environments, bodies[0]) as served:
                     check(setup, served.url, bodies, stack.addresses.predict)
                     turn = measure(served, setup, population, requests, sizes)
@@ -199,7 +200,7 @@ def check(setup: Setup, url: str, bodies: Sequence[bytes], rtp: str) -> None:
     Raises:
         NotMeasured: a score is further than `CLOSE` from both of RTP's.
     """
-    with httpx.Client(timeout=30) as client:
+    with open_client(timeout_s=30) as client:
         for body in bodies[:CHECKED]:
             before = asked_once(client, rtp, RTP, body)
             scores = asked_once(client, url, setup, body)

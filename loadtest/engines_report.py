@@ -106,9 +106,9 @@ class Found:
 def write(folder: Path, found: Found, origin: Origin) -> None:
     """`report.md` and `report.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(markdown(found, origin))
+    (folder / "report.md").write_text(markdown(found, origin), "utf-8")
     stored = {**origin.to_json(), **asdict(found)}
-    (folder / "report.json").write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+    (folder / "report.json").write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read(folder: Path) -> Found | None:
@@ -116,7 +116,7 @@ def read(folder: Path) -> Found | None:
     path = folder / "report.json"
     if not path.exists():
         return None
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text("utf-8"))
     engines = [Engine(**{**one, "turns": [Turn(**turn) for turn in one["turns"]]}) for one in stored["engines"]]
     return Found(engines, stored["rate"], stored["limit_ms"], stored["candidates"])
 

@@ -51,7 +51,7 @@ class Asking:
             OSError: the file cannot be read.
             ValueError: it is not such a file.
         """
-        stored = json.loads(file.read_text())
+        stored = json.loads(file.read_text("utf-8"))
         try:
             bodies = [base64.b64decode(body, validate=True) for body in stored["bodies"]]
             return cls(bodies, stored["path"], dict(stored["headers"]))
@@ -68,7 +68,7 @@ def headers(key_file: Path | None = None, deadline_ms: int | None = None) -> dic
     """
     told = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     if key_file is not None:
-        key = key_file.read_text().strip().partition("\n")[0]
+        key = key_file.read_text("utf-8").strip().partition("\n")[0]
         if not key or not key.isascii() or " " in key:
             raise ValueError(f"{key_file} holds no key: its first line must be one, as `ctr keys make` prints it")
         told["Authorization"] = f"Bearer {key}"

@@ -20,7 +20,7 @@ def dated(name: str) -> Path:
 def machine() -> dict[str, object]:
     """What the figures were taken on."""
     about = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.*)$", about.read_text(), re.M) if about.exists() else None
+    model = re.search(r"^model name\s*: (.*)$", about.read_text("utf-8"), re.M) if about.exists() else None
     cpu = model[1] if model else "unknown"
     return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
 

@@ -124,7 +124,7 @@ def server_cpu(model: Measured, length: int) -> float:
 def write(folder: Path, found: Comparison, origin: Origin) -> None:
     """`report.md` with its two plots, `report.json`, and the raw histograms."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(markdown(found, origin))
+    (folder / "report.md").write_text(markdown(found, origin), "utf-8")
     histograms: dict[str, str] = {}
     stored = {
         **origin.to_json(),
@@ -132,8 +132,8 @@ def write(folder: Path, found: Comparison, origin: Origin) -> None:
         "models": [_apart(model.to_json(), model.name, histograms) for model in found.models],
         "wrk": asdict(found.checked) if found.checked else None,
     }
-    (folder / "report.json").write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
-    (folder / "histograms.json").write_text(json.dumps(histograms, indent=0) + "\n")
+    (folder / "report.json").write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "histograms.json").write_text(json.dumps(histograms, indent=0) + "\n", "utf-8")
     plot_lengths(found, folder / "latency-against-length.png")
     plot_rates(found, folder / "latency-against-rate.png")
 

@@ -378,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.only:
         written = (asked.output or dated("scale")) / "scale.json"
         written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_text(json.dumps(record, indent=2) + "\n")
+        written.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
         print(f"written to {written}")
     return 0
 

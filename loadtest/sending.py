@@ -36,4 +36,4 @@ def send(host: str, population: Population, mode: str, **options: object) -> lis
         done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
         if not written.exists():
             raise NotSent(f"the generator ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
-        return [Run.from_json(run) for run in json.loads(written.read_text())["runs"]]
+        return [Run.from_json(run) for run in json.loads(written.read_text("utf-8"))["runs"]]

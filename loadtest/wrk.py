@@ -48,7 +48,8 @@ def ask(url: str, bodies: Sequence[bytes], seconds: int, connections: int = 1) -
             f"local bodies = {{\n{listed}\n}}\nlocal number = 0\n"
             'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
             "function request()\n  number = number % #bodies + 1\n"
-            "  return wrk.format(nil, nil, nil, bodies[number])\nend\n"
+            "  return wrk.format(nil, nil, nil, bodies[number])\nend\n",
+            "utf-8",
         )
         command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
         return read(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

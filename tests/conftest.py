@@ -7,6 +7,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -25,13 +26,22 @@ from localstack import ports
 from localstack.dev_broker import DevBroker
 from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
 from localstack.valkey import Valkey
-from support import skips
+from support import proxies, skips
 from support.scripted_broker import ScriptedBroker
 
 pytest_plugins = ["pytester"]
 
 # What a shell started in the background ignores interrupts, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A test holds more than 1000 connections at once, both ends, and most shells give a process 1024 open files.
+_, _MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
+
+# Files of keys that every user can write to are refused, and umask 000 makes all files of tests so.
+os.umask(0o022)
+
+proxies.none_named()
 
 # Prepared data sets of a test run, workers included, are in one folder that goes with it.
 if "CTR_CACHE" not in os.environ:

@@ -289,7 +289,7 @@ def how_to_use(at: Addresses, example: Example, folder: Path) -> str:
     return f"""
 # Score {example.scored}:
 
-curl -s {at.predict}/predict -H 'content-type: application/json' -d {body}
+curl -s --noproxy '*' {at.predict}/predict -H 'content-type: application/json' -d {body}
 
 # Send the event {example.sent}:
 

@@ -85,7 +85,7 @@ class ApacheKafka(Server):
         Raises:
             Ended: its storage could not be formatted.
         """
-        self.settings_file.write_text("".join(f"{name}={value}\n" for name, value in self.settings().items()))
+        self.settings_file.write_text("".join(f"{name}={value}\n" for name, value in self.settings().items()), "utf-8")
         if not (self.folder / "data" / "meta.properties").is_file():
             self._format()
         return [str(self._home / "bin" / START), str(self.settings_file)]

@@ -23,6 +23,7 @@ from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.stack import Options, Stack, wipe
 from localstack.topics import delete_topics, topics
 from localstack.wait import until
+from localstack.web import open_client
 from mimn.bundle import Bundle
 from mimn.data.events import Events
 from mimn.state.codec import HEADER_BYTES
@@ -155,7 +156,7 @@ def holds(states: States, events: Events, shopper: Shopper) -> list[str]:
 
 def client_of(url: str) -> httpx.Client:
     """A client of `/predict` that gives every request a long deadline."""
-    return httpx.Client(base_url=url, timeout=5, headers=PATIENT)
+    return open_client(base_url=url, headers=PATIENT)
 
 
 def ask_when_warm(client: httpx.Client, asked: list[Shopper], *, within_s: float = 20) -> list[Answer]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import numpy as np
 
 from localstack import demo
 from localstack.shoppers import Shopper
+from localstack.web import web
 from mimn.bundle import Bundle
 from mimn.state.actions import NAMES
 
@@ -50,7 +50,7 @@ def of_bundle(bundle: Bundle, predict: str) -> Example:
     Raises:
         httpx.HTTPError: RTP does not answer.
     """
-    answer = httpx.get(f"{predict}/openapi.json", timeout=10).raise_for_status()
+    answer = web().get(f"{predict}/openapi.json", timeout=10).raise_for_status()
     operation = answer.json()["paths"]["/predict"]["post"]
     documented = operation["requestBody"]["content"]["application/json"]["example"]
     fields = {source: documented[source] for source in ("user", "context") if source in documented}

@@ -209,7 +209,7 @@ class Child:
     def tail(self) -> str:
         """The last 20 lines of the log."""
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+            return "\n".join(self.log.read_text(errors="replace", encoding="utf-8").splitlines()[-20:])
         except FileNotFoundError:
             return ""
 

@@ -21,6 +21,7 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, BehaviorEvent
 from localstack.shoppers import Shopper
 from localstack.topics import PARTITIONS
 from localstack.wait import NotReady, until
+from localstack.web import open_client
 from mimn.bundle import load_bundle
 from mimn.data.events import Events
 from mimn.state import EMPTY_DIGEST, Keys, UserState, decode_state, extend_digest, namespace, partition_of, user_hash
@@ -152,7 +153,7 @@ def wait_folded(
         return not open_users
 
     try:
-        with httpx.Client(timeout=1) as client:
+        with open_client(timeout_s=1) as client:
             until(
                 all_folded,
                 "every event is folded",

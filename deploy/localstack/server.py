@@ -186,14 +186,14 @@ class Server(ABC):
 def write_pid(folder: Path, name: str, identity: Identity) -> None:
     """Write the pid file of `folder`, whole or not at all."""
     partial_file = folder / f".{_PID_FILE}.tmp"
-    partial_file.write_text(json.dumps({"name": name, "pid": identity.pid, "born": identity.born}))
+    partial_file.write_text(json.dumps({"name": name, "pid": identity.pid, "born": identity.born}), "utf-8")
     partial_file.replace(folder / _PID_FILE)
 
 
 def read_pid(folder: Path) -> Identity | None:
     """The identity in the pid file of `folder`, whether it runs or not; None without a pid file."""
     try:
-        stored = json.loads((folder / _PID_FILE).read_text())
+        stored = json.loads((folder / _PID_FILE).read_text("utf-8"))
         return Identity(int(stored["pid"]), float(stored["born"]))
     except FileNotFoundError:
         return None

@@ -216,7 +216,7 @@ class Stack:
             )
         self.created_topics = create_topics(bootstrap, topics(options.topic, options.partitions))
         if options.bootstrap:
-            (options.folder / GIVEN_BROKER).write_text(f"{options.bootstrap}\n")
+            (options.folder / GIVEN_BROKER).write_text(f"{options.bootstrap}\n", "utf-8")
 
         surroundings = Surroundings(
             bootstrap=bootstrap,
@@ -274,7 +274,7 @@ class Stack:
             partitions=options.partitions,
         )
         with writing(options.folder / ADDRESSES) as partial:
-            partial.write_text(json.dumps(asdict(addresses), indent=2) + "\n")
+            partial.write_text(json.dumps(asdict(addresses), indent=2) + "\n", "utf-8")
         return addresses
 
     def _check_broker(self) -> None:
@@ -286,7 +286,7 @@ class Stack:
         folder, given, home = self.options.folder, self.options.bootstrap, self.options.kafka_home
         named = folder / GIVEN_BROKER
         if named.is_file():
-            address = named.read_text().strip()
+            address = named.read_text("utf-8").strip()
             if given == address:
                 return
             before, way = f"the Kafka at {address}", f"set KAFKA_BOOTSTRAP_SERVERS={address}"
@@ -338,7 +338,7 @@ def addresses_of(folder: Path) -> Addresses:
         StackError: none runs there, or the file that says where is damaged.
     """
     try:
-        return Addresses(**json.loads((folder / ADDRESSES).read_text()))
+        return Addresses(**json.loads((folder / ADDRESSES).read_text("utf-8")))
     except (ValueError, TypeError):  # not JSON, or not of the fields
         down, up = command("down", folder), command("up", folder)
         raise StackError(f"{folder / ADDRESSES} is damaged: `{down}` ends what runs, then `{up}` starts it") from None
@@ -416,7 +416,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep a second launcher out of the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (folder / "lock").open("w", encoding="utf-8")
     except OSError as error:
         raise StackError(
             f"{folder} cannot be written ({error.strerror}): name a folder for the stack's data that can, with --folder"

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from localstack.ports import LOOPBACK
 from localstack.server import Server
 from localstack.topics import EVENTS, PARTITIONS
-from localstack.web import web
+from localstack.web import DIRECT, web
 
 UIC_COMMAND = ("-m", "uic", "serve")
 RTP_COMMAND = ("-m", "rtp")
@@ -172,7 +172,7 @@ class RtpProcess(Server):
 
 def grpc_serves(address: str) -> bool:
     """Whether the standard health service at `address` says SERVING."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, DIRECT) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)

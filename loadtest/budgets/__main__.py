@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bundle": str(measured_bundle()),
         "rows": rows,
     }
-    written.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    written.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     print(f"written to {written}")
     return 0 if all(row["holds"] for row in rows) else 1
 

@@ -61,7 +61,7 @@ class Peer:
     @property
     def version(self) -> str:
         """The one that is pinned."""
-        for line in self.requirements.read_text().splitlines():
+        for line in self.requirements.read_text("utf-8").splitlines():
             name, found, version = line.partition("==")
             if found and name.partition("[")[0] == self.package:
                 return version
@@ -133,7 +133,7 @@ def _triton(environment: Path, setup: Setup, port: int, folder: Path) -> Start:
         (backend / file.name).symlink_to(file)
     stub = server / "python_backend_stubs" / site.parent.name.removeprefix("python") / "triton_python_backend_stub"
     (backend / stub.name).symlink_to(stub)
-    (model / "config.pbtxt").write_text(TRITON_CONFIG.format(batching=TRITON_BATCHING if setup.batch else ""))
+    (model / "config.pbtxt").write_text(TRITON_CONFIG.format(batching=TRITON_BATCHING if setup.batch else ""), "utf-8")
     (model / "1").symlink_to(HERE / "triton")
     options = {
         "model-repository": model.parent, "backend-directory": backend.parent, "http-address": HOST, "http-port": port,

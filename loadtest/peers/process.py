@@ -18,6 +18,7 @@ from loadtest.peers.catalog import HOST, ROOT, Peer, Setup
 from localstack.ports import free_port
 from localstack.process import Child, Identity
 from localstack.wait import until
+from localstack.web import open_client
 
 READY_S = 180.0
 SETTLED_S = 1.0
@@ -73,7 +74,7 @@ def serving(
         served, wire = Served(f"http://{HOST}:{port}", child.pid), setup.wire
         tree: list[Identity] = []
         try:
-            with httpx.Client() as client:
+            with open_client() as client:
                 until(
                     lambda: _answers(client, served.url + wire.path, wire.body(body), dict(wire.headers)),
                     f"{setup.name} answers (log: {child.log})", within_s=READY_S, every_s=0.2, alive=child.check,

@@ -17,6 +17,7 @@ import pytest
 from localstack.stack import addresses_of, living, take_down
 from localstack.wait import until
 from localstack.web import web
+from support import proxies
 
 pytestmark = pytest.mark.servers
 
@@ -62,10 +63,13 @@ def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tm
     assert logging_into(tmp_path) == []
 
 
-def test_the_demo_as_json_is_one_document_and_says_the_rest_on_stderr(tmp_path: Path) -> None:
+def test_the_demo_as_json_is_one_document_and_says_the_rest_on_stderr(tmp_path: Path, closed_port: str) -> None:
+    """Also behind a proxy, which is asked for nothing of this machine."""
     done = subprocess.run(
-        localstack(tmp_path, "demo", "--json"), cwd=ROOT, capture_output=True, text=True, timeout=150, check=True
-    )
+        localstack(tmp_path, "demo", "--json"),
+        cwd=ROOT, env={**os.environ, **proxies.naming(closed_port)},
+        capture_output=True, text=True, timeout=150, check=True,
+    )  # fmt: skip
     seen = json.loads(done.stdout)
     assert (seen["bundle"], seen["users"], seen["candidates"]) == ("online-retail-ledger/2", 208, 100)
     assert "events produced and folded" in done.stderr
@@ -114,7 +118,12 @@ def logging_into(folder: Path) -> list[str]:
     return found
 
 
-def test_up_prints_commands_that_work_when_pasted_and_down_ends_it(tmp_path: Path) -> None:
+def test_up_prints_commands_that_work_when_pasted_and_down_ends_it(
+    tmp_path: Path, closed_port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind a proxy, which is asked for nothing of this machine."""
+    for name, value in proxies.naming(closed_port).items():
+        monkeypatch.setenv(name, value)
     folder = tmp_path / "stack"
     try:
         text = run(folder, "up")

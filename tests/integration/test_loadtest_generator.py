@@ -25,6 +25,7 @@ from loadtest.result import Run
 from loadtest.sending import NotSent, send
 from loadtest.stacks import Client
 from localstack.ports import free_port
+from support import proxies
 from support.certificates import Certificates, TlsFront
 from support.wayward_server import server
 
@@ -140,6 +141,14 @@ def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(NotSent, match=r"status 2: loadtest: .*certificate"):
             send(url, ASKING, "fixed", rate=20, seconds=1)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+        (run,) = send(url, ASKING, "fixed", rate=20, seconds=1)
+    assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
+
+
+def test_no_proxy_of_the_environment_is_asked(closed_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in proxies.naming(closed_port).items():
+        monkeypatch.setenv(name, value)
+    with server(lambda _: (0.0, 200, False)) as url:
         (run,) = send(url, ASKING, "fixed", rate=20, seconds=1)
     assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
 

@@ -267,8 +267,9 @@ def test_an_own_model_starts_without_the_demos_data_and_its_commands_are_about_w
     bundle = replace(load_bundle(path), actions=actions)
     monkeypatch.setattr("localstack.__main__.load_bundle", lambda of: bundle)
     document = create_service(RtpSettings(), store=FakeStateReader(), runtime=OnnxModel(bundle)).app.openapi()
-    answer = httpx.Response(200, json=document, request=httpx.Request("GET", AT.predict))
-    monkeypatch.setattr(httpx, "get", lambda url, timeout: answer if url == f"{AT.predict}/openapi.json" else None)
+    answers = {f"{AT.predict}/openapi.json": httpx.Response(200, json=document)}
+    client = httpx.Client(transport=httpx.MockTransport(lambda request: answers[str(request.url)]))
+    monkeypatch.setattr("localstack.example.web", lambda: client)
     monkeypatch.setattr("localstack.__main__.Stack", StartedStack)
     monkeypatch.chdir(tmp_path)  # where the demo's data set is not
     assert main(["up", "--empty", "--bundle", str(path)]) == 0
@@ -407,7 +408,7 @@ def test_broken_partitions_end_the_wait_for_the_fold_at_once(monkeypatch: pytest
         return httpx.Response(200, json={"partitions": each})
 
     client = httpx.Client(transport=httpx.MockTransport(partitions))
-    monkeypatch.setattr("localstack.replay.httpx.Client", lambda **_: client)
+    monkeypatch.setattr("localstack.replay.open_client", lambda **_: client)
     phases = ["folding", "broken", "broken"]
     workers = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
     with pytest.raises(PartitionsBroken, match=r"of 2 partitions, partition 1 because of broken_log: new_log: docs/"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import CompiledStep, StepGraph, open_step
+from mimn.data.preparation import cache_folder, prepare
 from mimn.rows.kernel import Kernel
 from mimn.rows.library import FLAGS, build, library
 from mimn.rows.onnx_file import NotReadable, read_graph
@@ -35,6 +36,15 @@ BUNDLES = {
     "online-retail": ROOT / "models/bundles/online-retail/1",
     "online-retail-sketch": ROOT / "models/bundles/online-retail-sketch/1",
 }
+SHOP = """
+name = "shop"
+[events]
+files = ["events.csv"]
+user = "uid"
+item = "sku"
+category = "cat"
+time = "ts"
+"""
 ROWS = 35
 """Four times as many as are folded at once, and three, which are folded one by one."""
 
@@ -159,17 +169,45 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_library_is_kept_where_only_its_user_may_write(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_is_kept_where_only_its_user_may_write(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = whole.parent
     assert whole.suffix == ".so"
     assert folder.stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
-    folder.chmod(0o777)
-    assert library.__wrapped__() is None
-    folder.chmod(0o700)
+    for mode in (0o777, 0o775):
+        caplog.clear()
+        folder.chmod(mode)
+        assert library.__wrapped__() is None
+        assert f"others can write to {folder}, and so add code: chmod go-w {folder}" in caplog.text
+    subprocess.run(["chmod", "go-w", folder], check=True)
     assert library.__wrapped__() is not None
     monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
     assert library.__wrapped__() is None
+
+
+@pytest.fixture(params=[0o002, 0o000], ids=["umask 002", "umask 000"])
+def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("_umask")
+def test_data_that_is_prepared_first_leaves_libraries_a_folder_that_only_the_user_may_write_to(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the umask of distributions that give each user a group."""
+    home = tmp_path / "home" / ".cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.delenv("CTR_CACHE")
+    (tmp_path / "events.csv").write_text("uid,sku,cat,ts\n7,10,1,1600000005\n7,11,1,1600000000\n", "utf-8")
+    (tmp_path / "shop.toml").write_text(SHOP, "utf-8")
+    assert home / "ctr-serving" in prepare(tmp_path / "shop.toml", cache_folder()).folder.parents
+    assert loaded(home) == ""
+    assert (home / "ctr-serving" / whole.name).exists()
+    assert [folder.stat().st_mode & 0o777 for folder in (home, home / "ctr-serving")] == [0o700, 0o700]
 
 
 def with_seal(content: bytes) -> bytes:

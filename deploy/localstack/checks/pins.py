@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pins: {failure}", file=sys.stderr)
         return 1
     for path, content in contents.items():
-        path.write_text(content)
+        path.write_text(content, "utf-8")
         print(f"{path}: {content.count('==')} packages")
     return 0
 

@@ -43,8 +43,9 @@ given as JSON: `UIC_REDIS='{"prefix": "shop"}'`.
 `KAFKA_BOOTSTRAP_SERVERS`, `REDIS_URL` and `KAFKA_HOME`, which name servers to use
 ([the local stack](../deploy/README.md#on-one-machine)). `ctr load` and `ctr budgets` also read `LOADTEST_BUNDLE`, the
 bundle to measure where no other is named ([load tests](../loadtest/README.md)). `ctr data`, `train`, `tune`, `evaluate`
-and `impressions` read `CTR_CACHE`, the folder for prepared data. The commands that operate a deployment read these of
-UIC's groups:
+and `impressions` read `CTR_CACHE`, the folder for prepared data. `ctr state` and `ctr erase` reach UIC through the
+proxy that `grpc_proxy`, `https_proxy` or `http_proxy` names, except on this machine and on hosts in `NO_PROXY`; all else
+is asked directly. The commands that operate a deployment read these of UIC's groups:
 """
 METRICS: Final = """\
 # Metrics
@@ -302,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reference: {missing}", file=sys.stderr)
         return 1
     for path, content in contents.items():
-        path.write_text(content)
+        path.write_text(content, "utf-8")
         print(path)
     return 0
 

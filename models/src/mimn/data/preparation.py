@@ -40,6 +40,7 @@ from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared
 from mimn.data.rounding import WholeTimes, certain_ms
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader
+from mimn.own_folder import make_if_above, own_folder
 from mimn.state.actions import NAMES
 from mimn.whole_file import cause
 
@@ -313,8 +314,7 @@ def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:
 
 def cache_folder() -> Path:
     """Where prepared data sets are kept: `$CTR_CACHE`, else `ctr-serving` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CTR_CACHE") or Path(base) / "ctr-serving") / "data"
+    return Path(os.environ.get("CTR_CACHE") or own_folder()) / "data"
 
 
 def _key(description: Description, path: Path) -> str:
@@ -338,6 +338,7 @@ def _key(description: Description, path: Path) -> str:
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to write into that becomes `folder` if all goes well, and else vanishes."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    make_if_above(partial)
     partial.mkdir(parents=True)
     try:
         yield partial

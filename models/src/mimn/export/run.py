@@ -263,7 +263,7 @@ def _metrics(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        metrics = json.loads(path.read_text())
+        metrics = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ExportError(f"{path} is not JSON: {error}") from error
     return metrics if isinstance(metrics, dict) else {"metrics": metrics}

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from mimn.own_folder import trusted_folder
 from mimn.whole_file import sync_folder
 
 log = logging.getLogger("mimn.rows")
@@ -85,7 +86,7 @@ def library() -> ctypes.CDLL | None:
     try:
         if (shipped := _kept(HERE / name)) is not None:
             return shipped
-        folder = _own_folder()
+        folder = trusted_folder()
         if (kept := _kept(folder / name)) is not None:
             return kept
         if why := build(variant, folder):
@@ -93,7 +94,7 @@ def library() -> ctypes.CDLL | None:
             return None
         return load(folder / name)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        log.warning("the compiled step cannot be kept: %s: the graph runs", error)
+        log.warning("the graph runs, several times slower, because the compiled step cannot be kept: %s", error)
         return None
 
 
@@ -155,19 +156,10 @@ def build(variant: str, folder: Path) -> str:
     return ""
 
 
-def _own_folder() -> Path:
-    """Where libraries are kept. Only this user may write there, because they are code."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctr-serving"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
-        raise PermissionError(f"others can write to {folder}")
-    return folder
-
-
 def features() -> set[str]:
     """What the processor says it has."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return set()
     return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())

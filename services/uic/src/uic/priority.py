@@ -21,4 +21,4 @@ def give_way(by: int) -> None:
     os.nice(by)
     if os.getsid(0) == os.getpid():
         with suppress(OSError):  # no such thing here, or not ours to set
-            AUTOGROUP.write_text(str(by))
+            AUTOGROUP.write_text(str(by), "utf-8")

@@ -43,7 +43,7 @@ NAMED = 16 * SCANNED
 LOOKS = 100
 """At users of a partition that is written meanwhile; a worker commits some twenty times a second."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
-REPLACE = files("uic").joinpath("replace.lua").read_text()
+REPLACE = files("uic").joinpath("replace.lua").read_text("utf-8")
 NOTHING = commands()
 MULTI = commands(("MULTI",))
 EXEC = commands(("EXEC",))

@@ -24,7 +24,7 @@ from mimn.state import REMOVAL, Keys
 from uic.bulk.errors import BulkRefused
 from uic.store import read_meta, replace
 
-REMOVE: Final = files("uic.bulk").joinpath("remove.lua").read_text()
+REMOVE: Final = files("uic.bulk").joinpath("remove.lua").read_text("utf-8")
 SLICE: Final = 500
 """Keys that are removed at a time."""
 

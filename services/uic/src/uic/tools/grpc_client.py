@@ -11,6 +11,7 @@ import grpc
 
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from uic.settings import ClientSettings
+from uic.tools.proxies import DIRECT, proxy_variable
 
 TIMEOUT_S = 10.0
 Answer = TypeVar("Answer")
@@ -27,10 +28,12 @@ class Refused(Exception):
 class UicClient:
     """Calls of the service, whose failures are `Refused`."""
 
-    def __init__(self, channel: grpc.Channel, address: str, secret: str, *, tls: bool) -> None:
+    def __init__(self, channel: grpc.Channel, address: str, secret: str, *, tls: bool, proxy: str) -> None:
         self.stub = UserInterestCenterStub(channel)
         self._address = address
         self._tls = tls
+        self._proxy = proxy
+        """The variable that names the proxy; empty: none is asked."""
         self._metadata = (("authorization", f"Bearer {secret}"),) if secret else ()
 
     def call(self, method: Callable[..., Answer], request: object) -> Answer:
@@ -49,6 +52,8 @@ class UicClient:
             )  # by UIC, and not by the library
             asks = "with TLS? Set --grpc" if self._tls else "without TLS? Set --tls, --grpc"
             unreached = f": is UIC running at {self._address}, {asks} or UIC_GRPC__…"
+            if self._proxy:
+                unreached += f"; {self._proxy} is set: does that proxy reach it? NO_PROXY names hosts that need none"
             fix = {
                 grpc.StatusCode.UNAVAILABLE: "; UIC is running: run the command again later" if answered else unreached,
                 grpc.StatusCode.UNAUTHENTICATED: "; set UIC_ACCESS__SECRET_FILE",
@@ -82,14 +87,16 @@ def connected(options: argparse.Namespace, settings: ClientSettings) -> Iterator
     address = options.grpc or f"{settings.grpc.host}:{settings.grpc.port}"
     access = settings.access
     try:
-        secret = access.secret_file.read_text().strip() if access.secret_file else ""
+        secret = access.secret_file.read_text("utf-8").strip() if access.secret_file else ""
         authority = access.ca_file.read_bytes() if access.ca_file else None
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"UIC_ACCESS__SECRET_FILE or UIC_ACCESS__CA_FILE cannot be read ({error})") from error
     tls = options.tls or settings.grpc.tls_cert_file is not None
+    proxy = proxy_variable(address)
+    options_of_channel = () if proxy else DIRECT
     if tls:
-        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority))
+        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options_of_channel)
     else:
-        channel = grpc.insecure_channel(address)
+        channel = grpc.insecure_channel(address, options_of_channel)
     with channel:
-        yield UicClient(channel, address, secret, tls=tls)
+        yield UicClient(channel, address, secret, tls=tls, proxy=proxy)

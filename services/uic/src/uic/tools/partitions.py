@@ -111,7 +111,7 @@ def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str
     if host is None or address.scheme not in ("http", "https"):
         raise Refused(f"{url!r} is not an address: give http://host:port or https://host:port")
     try:
-        secret = access.secret_file.read_text().strip() if access.secret_file else ""
+        secret = access.secret_file.read_text("utf-8").strip() if access.secret_file else ""
         trusted = ssl.create_default_context(cafile=access.ca_file) if address.scheme == "https" else None
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"UIC_ACCESS__SECRET_FILE or UIC_ACCESS__CA_FILE cannot be read ({error})") from error
