@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -546,6 +546,15 @@ def test_a_partition_on_its_way_to_a_master_without_slots_waits_and_all_that_is_
             store.close()
 
 
+@contextmanager
+def timed(took_s: list[float]) -> Iterator[None]:
+    """Append how long the body took. Each question is judged by itself: a slow machine makes all of them slower, but
+    only a wait for a server takes a whole timeout."""
+    began = time.monotonic()
+    yield
+    took_s.append(time.monotonic() - began)
+
+
 @pytest.mark.servers
 def test_partitions_of_a_master_that_is_away_have_no_answer_and_the_others_do(tmp_path: Path) -> None:
     keys, partitions = Keys("0011223344556677-0", "away"), range(12)
@@ -596,25 +605,29 @@ def test_a_master_that_hangs_is_waited_for_once_in_a_while_and_the_others_go_on(
         hung.freeze()
         ending.callback(hung.thaw)
 
-        def turn(progress: bytes, then: bytes) -> None:
-            """What the fold asks in a turn."""
-            assert store.time_ms() > 1_600_000_000_000
-            loaded = dict(enumerate(store.load([(p, [USER]) for p in partitions])))
+        def turn(progress: bytes, then: bytes) -> list[float]:
+            """What the fold asks in a turn; seconds of each question."""
+            took_s: list[float] = []
+            with timed(took_s):
+                assert store.time_ms() > 1_600_000_000_000
+            with timed(took_s):
+                loaded = dict(enumerate(store.load([(p, [USER]) for p in partitions])))
             commits = [Commit(p, progress, then, ((USER, b"s2"),)) for p in partitions]
-            written = dict(enumerate(store.commit(commits)))
-            records = store.read_progress(partitions)
+            with timed(took_s):
+                written = dict(enumerate(store.commit(commits)))
+            with timed(took_s):
+                records = store.read_progress(partitions)
             for some in (loaded, written, records):
                 assert {p for p in partitions if isinstance(some[p], NoAnswer)} == away
                 said = {some[p].detail for p in away}  # type: ignore[union-attr]
                 assert all(f":{hung.port}: " in one for one in said), "which server, and why"
                 assert all("Timeout" in one for one in said)
+            return took_s
 
         turn(b"p1", b"p2")
-        began = time.monotonic()
-        for i in range(2, 6):
-            turn(b"p%d" % i, b"p%d" % (i + 1))
-        took = time.monotonic() - began
-        assert took < 4 * timeout_s, "four turns, each of which asks four times for partitions that it has"
+        each_s = [took for i in range(2, 6) for took in turn(b"p%d" % i, b"p%d" % (i + 1))]
+        assert len(each_s) == 16
+        assert sum(took >= timeout_s for took in each_s) < 4, "questions that waited for the one that hangs"
         found = gather_store(settings, keys, len(partitions), timeout_s)
         assert (found.error or "").startswith(f"master 127.0.0.1:{hung.port}: Timeout"), "ctr doctor says which"
         assert "start Redis" not in found.fix
@@ -792,7 +805,8 @@ def test_a_store_that_hangs_is_given_up_after_the_timeout_and_the_rest_is_not_tr
     from time import monotonic
 
     with (Valkey if mode == "single" else OneNodeCluster)(tmp_path / "own", appendfsync="off") as server:
-        store = RedisStore(RedisSettings(url=server.address, mode=mode, timeout_s=1.0), KEYS)
+        timeout_s = 2.0
+        store = RedisStore(RedisSettings(url=server.address, mode=mode, timeout_s=timeout_s), KEYS)
         assert store.commit([Commit(0, ABSENT, b"p0")]) == [Written()]
         commits = [Commit(p, ABSENT, b"p", tuple((f"u{i}", b"s") for i in range(CHUNK_STATES))) for p in range(1, 9)]
         server.freeze()
@@ -801,7 +815,7 @@ def test_a_store_that_hangs_is_given_up_after_the_timeout_and_the_rest_is_not_tr
         took_s = monotonic() - began
         server.thaw()
         assert all(isinstance(answer, NoAnswer) for answer in answers)
-        assert took_s < len(commits) / 2, "one second was waited, not one for each"
+        assert took_s < len(commits) / 2 * timeout_s, "the timeout was waited for once, not for each"
         store.close()
 
 
@@ -890,7 +904,8 @@ def test_sentinels_that_all_hang_hold_up_no_fold_are_told_and_are_asked_again(tm
         old, new = (ending.enter_context(Valkey(tmp_path / name, name=name)) for name in "ab")
         watchers = [ending.enter_context(SentinelNode(tmp_path / f"sentinel-{i}", old)) for i in range(3)]
         sentinels = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
-        told = {"mode": "sentinel", "sentinels": sentinels, "sentinel_service": "states", "timeout_s": 3.0}
+        timeout_s = 3.0
+        told = {"mode": "sentinel", "sentinels": sentinels, "sentinel_service": "states", "timeout_s": timeout_s}
         store = RedisStore(RedisSettings.model_validate(told), KEYS)
         ending.callback(store.close)
         assert store.sentinels is None, "they were not asked"
@@ -905,10 +920,11 @@ def test_sentinels_that_all_hang_hold_up_no_fold_are_told_and_are_asked_again(tm
             return store.sentinels
 
         until(trouble, "it is told that no Sentinel answers", within_s=60)
-        began = time.monotonic()
+        took_s: list[float] = []
         for _ in range(5):
-            assert "no Sentinel of UIC_REDIS__SENTINELS answers" in (trouble() or "")
-        assert time.monotonic() - began < 3, "none of the ten waits for a Sentinel, which takes three seconds"
+            with timed(took_s):
+                assert "no Sentinel of UIC_REDIS__SENTINELS answers" in (trouble() or "")
+        assert max(took_s) < timeout_s, "none of the ten questions waits for a Sentinel"
         with redis.Redis.from_url(old.address, protocol=2) as client:
             client.client_kill_filter(_type="normal", skipme=True)
         until(lambda: store.commit([Commit(1, ABSENT, b"q")]) == [Written()], "a new connection", within_s=10)

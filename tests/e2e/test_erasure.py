@@ -81,6 +81,7 @@ def nulls(topics: TopicsForTest) -> list[tuple[int, int, bytes | None]]:
     return [(record.partition, record.offset, record.key) for record in records if record.value is None]
 
 
+@pytest.mark.alone
 def test_an_erased_user_stays_erased_in_every_namespace_after_a_full_replay(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:

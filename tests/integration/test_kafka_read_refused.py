@@ -89,6 +89,7 @@ def watched(uic: RunningUic, reason: str) -> list[str]:
     return lines(uic)[before:]
 
 
+@pytest.mark.alone
 def test_a_topic_that_may_not_be_read_stays_the_reason_until_it_may(
     secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_topic_that_may_not_be_read_stays_the_reason_until_it_may(
         assert sum("log available again" in line for line in lines(uic)) == 1
 
 
+@pytest.mark.alone
 def test_a_worker_that_starts_without_the_right_to_read_says_so_and_goes_on_once_it_has_it(
     secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:

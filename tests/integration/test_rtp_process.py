@@ -178,6 +178,7 @@ def test_what_the_scores_rest_on(own_valkey: Valkey, stored: Stored, tmp_path: P
         assert metric(rtp, 'rtp_unreadable_states_total{error="CorruptState"}') == 1
 
 
+@pytest.mark.alone
 def test_a_killed_store_degrades_answers_and_its_return_needs_nobody(
     own_valkey: Valkey, stored: Stored, tmp_path: Path
 ) -> None:
@@ -199,6 +200,7 @@ def test_a_killed_store_degrades_answers_and_its_return_needs_nobody(
         assert time.monotonic() - back < 1.0
 
 
+@pytest.mark.alone
 def test_a_store_that_hangs_costs_no_request_its_deadline(own_valkey: Valkey, stored: Stored, tmp_path: Path) -> None:
     write(own_valkey, stored)
     with RtpProcess("rtp", tmp_path / "rtp", surroundings(own_valkey)) as rtp:

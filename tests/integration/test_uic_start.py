@@ -35,6 +35,7 @@ def says(uic: RunningUic, text: str) -> bool:
     )
 
 
+@pytest.mark.alone
 def test_a_worker_whose_broker_is_nowhere_says_so_and_ends_soon_after_sigterm(
     tmp_path: Path, valkey: RedisForTest
 ) -> None:

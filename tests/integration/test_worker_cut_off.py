@@ -103,6 +103,7 @@ def test_a_spare_worker_that_is_cut_off_says_so_and_takes_over_when_it_is_not(
             uic.channel.close()
 
 
+@pytest.mark.alone
 def test_a_worker_whose_connections_are_reset_for_less_than_a_session_goes_on_at_once(
     tmp_path: Path, valkey: RedisForTest, brokers: CutOffKafka, make_topics: MakeTopics
 ) -> None:

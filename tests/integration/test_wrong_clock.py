@@ -4,6 +4,7 @@ and all goes on by itself once the clock is right."""
 from __future__ import annotations
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,13 @@ def test_a_clock_that_is_hours_fast_is_named_to_callers_and_operators_and_nothin
         until(lambda: not degraded(uic) and not publishing_failing(uic), "all is well again", within_s=60)
 
 
+def told_behind(text: str) -> bool:
+    """Whether the clock is said to be two days slow. It is asked over a connection, and what delays the answer by some
+    seconds moves the difference by half of them."""
+    seconds = re.search(r"(\d+) s behind the store's", text)
+    return seconds is not None and abs(int(seconds[1]) - DAYS_2) < 60
+
+
 def test_a_clock_that_is_days_slow_is_not_taken_for_the_callers_mistake(
     kafka: str, make_topics: MakeTopics, valkey: RedisForTest, tmp_path: Path
 ) -> None:
@@ -78,10 +86,10 @@ def test_a_clock_that_is_days_slow_is_not_taken_for_the_callers_mistake(
     with running_uic(tmp_path / "uic", valkey, topics, **clock.variables) as uic:
         uic.publish(click("user"))
         clock.ahead(-DAYS_2)
-        until(lambda: "172800 s behind the store's" in degraded(uic), "it is told", within_s=30)
+        until(lambda: told_behind(degraded(uic)), "it is told", within_s=30)
         code, detail, retriable = refused(lambda: uic.publish(click("user")))
         assert (code, retriable) == (grpc.StatusCode.UNAVAILABLE, "true"), detail
-        assert "172800 s behind the store's" in detail
+        assert told_behind(detail), detail
         in_a_week = click("user")
         in_a_week.event_time = int(time.time() * 1000) + 7 * 86_400_000
         code, _, retriable = refused(lambda: uic.publish(in_a_week))

@@ -14,6 +14,8 @@ import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
 
+from support.listening import end_accepting
+
 
 @dataclass(frozen=True)
 class Certificates:
@@ -65,15 +67,16 @@ class TlsFront:
             self._context.load_verify_locations(certificates.ca)
         self._behind = port
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
         self.port: int = self._listener.getsockname()[1]
         self.handshakes = 0
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.close()
+        end_accepting(self._listener, self._accepting)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

@@ -216,8 +216,16 @@ class Deployment:
             thread.join(30)
             self.old.producer.flush(timeout=60)
 
-    def expected(self, path: Path, user: str) -> NDArray[np.float32]:
-        """The scores that a bundle gives a user by the state that is stored now in its namespace."""
+    def gave(self, path: Path, one: Answered, atol: float) -> bool:
+        """Whether an answer has the scores that a bundle gives. Some count days, and midnight may come between the
+        request and the answer."""
+        return any(np.allclose(one.scores, self.expected(path, one.user, at), atol=atol) for at in (one.at, one.done))
+
+    def expected(self, path: Path, user: str, at: float | None = None) -> NDArray[np.float32]:
+        """The scores that a bundle gives a user by the state that is stored now in its namespace.
+
+        `at`: the time of the request, in seconds of the monotonic clock; None: now.
+        """
         key = f"{path.parent.name}/{path.name}"
         if key not in self._heads:
             bundle = load_bundle(path)
@@ -230,6 +238,8 @@ class Deployment:
         ids = np.array(ITEMS, np.uint64), np.array(CATEGORIES, np.uint64)
         counted: tuple[Any, ...] = ()
         now_ms = time.time_ns() // 1_000_000
+        if at is not None:
+            now_ms -= round((time.monotonic() - at) * 1000)
         if bundle.sketch is not None:
             counted = (bundle.sketch.addresses(*ids), bundle.sketch.sketch.moments(np.array([now_ms]))[0])
         reads = None if bundle.reads is None else bundle.reads.read(bundle.reads.ledger.of(state), ids[0], now_ms)

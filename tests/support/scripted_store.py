@@ -12,6 +12,8 @@ from typing import Self
 
 from hiredis import Reader
 
+from support.listening import end_accepting
+
 BIG = 300_000
 """Bytes of a big value: more than one read of a socket brings."""
 PATIENT_S = 30.0
@@ -57,6 +59,7 @@ class ScriptedStore:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._released = threading.Event()
@@ -80,11 +83,11 @@ class ScriptedStore:
         """The names of the commands that came and read no key."""
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.close()
+        end_accepting(self._listener, self._accepting)
         self.release()
 
     def release(self) -> None:

@@ -158,7 +158,7 @@ def test_states_that_no_worker_keeps_up_to_date_are_named_by_readyz(stale: int, 
     assert "UIC worker" in detail
 
 
-@pytest.mark.parametrize(("wrong_ms", "said"), [(HOUR_MS, "3600 s behind"), (-HOUR_MS, "3600 s ahead of")])
+@pytest.mark.parametrize(("wrong_ms", "said"), [(HOUR_MS, "behind"), (-HOUR_MS, "ahead of")])
 def test_that_the_stores_clock_may_be_why_states_are_stale_is_named_by_readyz(wrong_ms: int, said: str) -> None:
     store, stored = FakeStateReader(), Stored(load_bundle(TINY))
     store.clock_ms = lambda: now_ms() - wrong_ms
@@ -171,7 +171,10 @@ def test_that_the_stores_clock_may_be_why_states_are_stale_is_named_by_readyz(wr
 
     detail = serve(readyz, app_on(store))
     assert detail.startswith("states are stale: 4 of 4")
-    assert f"The store's clock, by which that is told, is {said} this process's: see docs/runbooks/clocks.md" in detail
+    told = rf"The store's clock, by which that is told, is (\d+) s {said} this process's: see docs/runbooks/clocks\.md"
+    seconds = re.search(told, detail)
+    assert seconds is not None, detail
+    assert abs(int(seconds[1]) - HOUR_MS // 1000) < 60, "a question that the machine delays moves it by half the delay"
 
 
 def test_what_is_wrong_on_the_way_to_the_store_is_named_by_readyz_once() -> None:

@@ -289,6 +289,7 @@ def test_rows_on_different_instances_are_not_put_into_one_table() -> None:
         appendix()
 
 
+@pytest.mark.timeout(900)  # of a machine that others use: more than a minute of computing
 def test_the_committed_files_are_what_the_committed_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     plan, open_rows = render.together(PLAN)

@@ -44,8 +44,8 @@ given as JSON: `UIC_REDIS='{"prefix": "shop"}'`.
 ([the local stack](../deploy/README.md#on-one-machine)). `ctr load` and `ctr budgets` also read `LOADTEST_BUNDLE`, the
 bundle to measure where no other is named ([load tests](../loadtest/README.md)). `ctr data`, `train`, `tune`, `evaluate`
 and `impressions` read `CTR_CACHE`, the folder for prepared data. `ctr state` and `ctr erase` reach UIC through the
-proxy that `grpc_proxy`, `https_proxy` or `http_proxy` names, except on this machine and on hosts in `NO_PROXY`; all else
-is asked directly. The commands that operate a deployment read these of UIC's groups:
+proxy that `grpc_proxy`, `https_proxy` or `http_proxy` names, except on this machine and on hosts in `NO_PROXY`; all
+else is asked directly. The commands that operate a deployment read these of UIC's groups:
 """
 METRICS: Final = """\
 # Metrics
