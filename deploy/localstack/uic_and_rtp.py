@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from localstack.ports import LOOPBACK
 from localstack.server import Server
 from localstack.topics import EVENTS, PARTITIONS
-from localstack.web import DIRECT, web
+from localstack.web import web
+from uic.tools.proxies import DIRECT
 
 UIC_COMMAND = ("-m", "uic", "serve")
 RTP_COMMAND = ("-m", "rtp")

@@ -1,15 +1,11 @@
-"""The clients by which servers of this machine are asked over HTTP and gRPC, never through a proxy."""
+"""The clients by which servers of this machine are asked over HTTP, never through a proxy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Final
 
 import httpx
-
-DIRECT: Final = (("grpc.enable_http_proxy", 0),)
-"""Options of a gRPC channel to this machine. Without them it asks the proxy that `http_proxy` names."""
 
 
 def open_client(

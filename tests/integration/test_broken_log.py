@@ -32,7 +32,7 @@ PARTITION = {user: partition_of(user.encode(), N) for user in USERS}
 
 def serving(uic: RunningUic) -> bool:
     stub = health_pb2_grpc.HealthStub(uic.channel)
-    status: int = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5, wait_for_ready=True).status
+    status: int = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60, wait_for_ready=True).status
     return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 

@@ -32,7 +32,7 @@ N = 8
 
 def health(uic: RunningUic, service: str = SERVICE) -> int:
     stub = health_pb2_grpc.HealthStub(uic.channel)
-    status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+    status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60).status
     return status
 
 

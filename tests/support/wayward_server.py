@@ -56,9 +56,9 @@ def server(behave: Behave, *, one_at_a_time: bool = False, heads: list[str] | No
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
-    assert started.wait(5)
+    assert started.wait(60)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         ended.set()
-        thread.join(5)
+        thread.join(60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -451,17 +452,17 @@ def test_a_key_that_would_make_the_file_too_large_is_not_made(
 def test_a_file_that_services_refuse_is_refused_by_the_command_and_stays_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, what: str, said: str
 ) -> None:
-    file = tmp_path / "keys"
+    file = tmp_path / "own keys"
     content = b"\xff\xfe\x00" if what == "bytes" else make_key([Scope.READ], "k")[1].line().encode()
     if what == "fifo":
         os.mkfifo(file)
     else:
         file.write_bytes(content)
         file.chmod(0o646 if what == "open to all" else 0o644)
-    assert main(command.format(file=file).split()) == 1
+    assert main([word.format(file=file) for word in command.split()]) == 1
     out, err = capsys.readouterr()
     assert err.startswith(f"ctr-keys: {file}: ")
-    assert said.format(file=file) in err
+    assert said.format(file=shlex.quote(str(file))) in err
     assert len(err.splitlines()) == 1
     assert out == ""
     if what != "fifo":

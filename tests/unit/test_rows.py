@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -180,8 +181,9 @@ def test_a_library_is_kept_where_only_its_user_may_write(
         caplog.clear()
         folder.chmod(mode)
         assert library.__wrapped__() is None
-        assert f"others can write to {folder}, and so add code: chmod go-w {folder}" in caplog.text
-    subprocess.run(["chmod", "go-w", folder], check=True)
+        fix = f"chmod go-w {shlex.quote(str(folder))}"
+        assert f"others can write to {folder}, and so add code: {fix}" in caplog.text
+    subprocess.run(["bash", "-c", fix], check=True)
     assert library.__wrapped__() is not None
     monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
     assert library.__wrapped__() is None

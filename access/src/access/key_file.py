@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ def _text(path: Path, file: FileIO) -> str:
     if not stat.S_ISREG(mode):
         raise BadKeys("is not a regular file")
     if mode & stat.S_IWOTH:
-        raise BadKeys(f"every user can write to it, and so add a key: chmod o-w {path}")
+        raise BadKeys(f"every user can write to it, and so add a key: chmod o-w {shlex.quote(str(path))}")
     content = b""
     while len(content) <= MAX_FILE_BYTES and (more := file.read(MAX_FILE_BYTES + 1 - len(content))):
         content += more

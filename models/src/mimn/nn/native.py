@@ -45,7 +45,8 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
             result = subprocess.run(
                 [path, *FLAGS, f"-DREAL={REAL[dtype]}", "-o", str(built), str(source)],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 check=False,
             )
         if result.returncode:

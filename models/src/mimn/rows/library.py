@@ -143,7 +143,7 @@ def build(variant: str, folder: Path) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / "rows.so"
         command = [compiler, *FLAGS[variant], "-o", str(made), *(str(HERE / source) for source in SOURCES), "-lm"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         if result.returncode:
             return f"{compiler} cannot build {' and '.join(SOURCES)}: {result.stderr[-500:]}"
         with made.open("r+b") as file:

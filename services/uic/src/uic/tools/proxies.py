@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from typing import Final
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 from access import is_loopback
 
@@ -21,7 +21,7 @@ def proxy_variable(address: str) -> str:
     gRPC itself asks the proxy also for loopback, which no proxy can reach, and knows `NO_PROXY` only as `no_proxy`.
     """
     host = address.rpartition(":")[0].strip("[]")
-    if _this_machine(host) or proxy_bypass_environment(host):
+    if _this_machine(host) or proxy_bypass(host):
         return ""
     return next((name for name in NAMES if os.environ.get(name)), "")
 
