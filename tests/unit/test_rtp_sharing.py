@@ -100,7 +100,8 @@ def test_who_has_fewer_connections_takes_the_new_ones(listener: socket.socket) -
 
 
 def test_one_that_is_alone_takes_all_of_them_soon_however_many(listener: socket.socket) -> None:
-    assert shares(listener, 500, [1000]) == [500]
+    # Both ends of 400 are within 1024 open files, where a shell allows no more.
+    assert shares(listener, 400, [1000]) == [400]
 
 
 def test_one_that_closes_leaves_what_waits_to_the_others(listener: socket.socket) -> None:
