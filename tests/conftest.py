@@ -34,7 +34,7 @@ pytest_plugins = ["pytester"]
 # What a shell started in the background ignores interrupts, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A test holds more than 1000 connections, both ends of each, and most shells give a process 1024 open files. As many as
+# Tests hold hundreds of connections, both ends of each, and most shells give a process 1024 open files. As many as
 # deploy/README.md asks for: some servers take a time that grows with the limit.
 _FILES, _MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_FILES, min(65_536, _MOST_FILES)), _MOST_FILES))
