@@ -38,7 +38,7 @@ def check_topic(settings: KafkaSettings) -> None:
         TopicRefused: the user may not see the topic.
         LogUnavailable: no broker answers.
     """
-    topic = _topic(settings, min(BOOTSTRAP_MS, settings.request_timeout_ms))
+    topic = _topic(settings, settings.topic, min(BOOTSTRAP_MS, settings.request_timeout_ms))
     tools = KafkaTools.of(settings.client_options())
     if topic is None:
         create = tools.create(settings.topic, settings.partitions, "delete")
@@ -66,31 +66,41 @@ def check_log_is_whole(settings: KafkaSettings, warn: Callable[[str], None]) -> 
     Raises:
         UnsuitableTopic, TopicRefused, LogUnavailable: as `check_topic`.
     """
-    topic = _topic(settings, settings.request_timeout_ms)
-    if topic is None:
+    finding = cleanup_of(settings, settings.topic)
+    if finding is None:
         return
-    finding = deployment.log_cleanup(topic, KafkaTools.of(settings.client_options()))
     if finding.verdict is Severity.WARN:
-        warn(f"{finding.check}: {finding.seen}; {finding.fix}")
+        warn(finding.line)
     else:
         _judge([finding])
 
 
-def _topic(settings: KafkaSettings, bootstrap_ms: int) -> TopicFacts | None:
-    """The event topic; None if it does not exist."""
+def cleanup_of(settings: KafkaSettings, name: str) -> Finding | None:
+    """What the brokers say of an event topic's cleanup.policy: no worker starts on a topic where this is a failure.
+    None if there is no such topic.
+
+    Raises:
+        UnsuitableTopic, TopicRefused, LogUnavailable: the brokers do not show the topic, or do not answer.
+    """
+    topic = _topic(settings, name, settings.request_timeout_ms)
+    return None if topic is None else deployment.log_cleanup(topic, KafkaTools.of(settings.client_options()))
+
+
+def _topic(settings: KafkaSettings, name: str, bootstrap_ms: int) -> TopicFacts | None:
+    """An event topic; None if it does not exist."""
     timeouts = {"bootstrap_timeout_ms": bootstrap_ms}
     try:
         admin = open_kafka_client(KafkaAdminClient, **settings.client_options() | timeouts)
         try:
             with explained(admin):
-                [found] = admin.describe_topics([settings.topic])
+                [found] = admin.describe_topics([name])
                 check_shown(settings.client_options(), found)
                 topics = topic_facts(admin, [] if found["error_code"] else [found])
         finally:
             admin.close()
     except KafkaError as error:
         raise unreachable(settings.client_options(), error) from error
-    return topics.get(settings.topic)
+    return topics.get(name)
 
 
 def check_store(store: StateStore, settings: KafkaSettings) -> str:
@@ -108,6 +118,6 @@ def _judge(findings: list[Finding]) -> None:
     for finding in findings:
         if finding.verdict is Severity.WARN:
             say(log, logging.WARNING, finding.check, seen=finding.seen, fix=finding.fix)
-    failed = [f"{f.check}: {f.seen}; {f.fix}" for f in findings if f.verdict is Severity.FAIL]
+    failed = [f.line for f in findings if f.verdict is Severity.FAIL]
     if failed:
         raise UnsuitableTopic("\n".join(failed))  # a command ends its line

@@ -37,6 +37,11 @@ class Finding:
     fix: str = ""
     """Empty exactly when the verdict is OK."""
 
+    @property
+    def line(self) -> str:
+        """What was checked, what was seen, and what to do."""
+        return f"{self.check}: {self.seen}; {self.fix}"
+
 
 def ok(check: str, seen: str) -> Finding:
     """All is well."""

@@ -20,6 +20,7 @@ from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
 from uic.log.partition_reader import PartitionReader
 from uic.rollout.changes import changes, fewer_members
 from uic.rollout.gates import LOG_TIMEOUT_S, Gates, made_of
+from uic.rollout.log_policy import compacted
 from uic.rollout.namespaces import Namespace, Reading, StateSize
 from uic.rollout.origins import Origin
 from uic.settings import ClientSettings
@@ -214,11 +215,12 @@ def _memory(gates: Gates, more: int) -> Iterator[Finding]:
 
 
 def _bounds(settings: ClientSettings, topic: str) -> Sequence[LogBounds] | Finding:
-    """Of each partition of a topic; none if there is no such topic. A finding if the log does not answer, or
-    does not show the topic."""
+    """Of each partition of a topic; none if there is no such topic. A finding if the log does not answer, does not show
+    the topic, or is one on which no worker starts."""
     try:
         with PartitionReader(settings.kafka.client_options(), topic, idle_s=LOG_TIMEOUT_S) as reader:
-            return reader.bounds().partitions
+            bounds = reader.bounds().partitions
+        return compacted(settings.kafka, topic) or bounds
     except TopicRefused as error:
         return Finding(Gate.LOG, error.detail)
     except LogUnavailable as error:
