@@ -373,6 +373,7 @@ def test_a_release_that_no_rtp_has_is_not_promoted_in_a_full_store(
         client.config_set("maxmemory", 0)
         until(lambda: not silent(client), "it announces itself again", within_s=30)
         assert rollout("start", str(new))[0] == 0
+        assert rollout("wait", "r1", "--timeout", "1s")[0] in (3, 5), "it is ready, and RTP cannot load it"
         assert "has not loaded tiny/2" in closed("promote", "r1")
         fill(client)
         until(lambda: silent(client), "the announcement has expired", within_s=30)

@@ -18,8 +18,10 @@ from pathlib import Path
 import grpc
 import pytest
 import redis
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
-from conftest import MakeTopics, RedisForTest
+from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.uic_and_rtp import RtpProcess
@@ -32,7 +34,10 @@ from support.bulk_running import cut_log, done, run_main
 from support.bundles import SKETCH, TINY
 from support.one_node_cluster import replicated
 from support.rollouts import QUICK, Deployment, deployed
+from uic.errors import UnsuitableTopic
+from uic.preflight import check_topic
 from uic.rollout.desk import Desk
+from uic.settings import KafkaSettings
 from uic.tools import erase
 
 ROOT = Path(__file__).parents[2]
@@ -267,6 +272,68 @@ def test_an_aborted_rollout_begins_again_in_another_namespace(
         status, view = running.rollout("wait", again["id"], "--timeout", "1s", *QUICK)
         assert (status, "built" in view["error"]) == (5, True)
         assert running.closed("promote", again["id"], *QUICK) >= {"built"}
+
+
+def test_a_topic_that_is_compacted_closes_the_gate_of_the_log_before_workers_refuse_it(
+    valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(real_kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
+
+        def gates(*arguments: str) -> list[tuple[str, str, bool]]:
+            status, view = running.rollout(*arguments)
+            assert status == (0 if arguments[0] == "describe" else 3), view
+            return [(one["gate"], one["reason"], one["time_may_open_it"]) for one in view["gates"]]
+
+        configure(topics, "compact")
+        kafka = KafkaSettings(bootstrap_servers=real_kafka, topic=topics.events, partitions=4)
+        with pytest.raises(UnsuitableTopic) as start:
+            check_topic(kafka)
+        refused = [("log", start.value.detail.splitlines()[0], False)]
+        for origin in ("log", "backfill", f"topic:{topics.events}"):
+            for verb in ("plan", "start"):
+                assert gates(verb, str(running.new_bundle), "--from", origin) == refused
+        assert valkey.client.get(record_key(valkey.prefix)) is None
+
+        configure(topics, "delete")
+        identity = running.done("start", str(running.new_bundle))["id"]
+        assert "built" in running.rollout("wait", identity, "--timeout", "1s", *QUICK)[1]["error"]
+        with running.spawn("wait", identity, "--timeout", "10m", *QUICK) as waits:
+            configure(topics, "compact")
+            assert waits.wait(60) == 3
+        assert running.record().rollouts[0].state is State.FAILING
+        assert refused[0] in gates("wait", identity, "--timeout", "1s", *QUICK)
+        assert refused[0] in gates("describe", identity)
+        configure(topics, "delete")
+        running.new.worker()
+        running.done("wait", identity, "--timeout", "120s", *QUICK)
+
+
+def test_brokers_that_do_not_answer_are_waited_for(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, rtp=False) as running:
+        identity = running.done("start", str(running.new_bundle))["id"]
+        known = running.variables | {"UIC_KAFKA__REQUEST_TIMEOUT_MS": "1000"}
+        running.variables = known | {"UIC_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+        status, view = running.rollout("wait", identity, "--timeout", "15s", *QUICK)
+        assert (status, "the notes of erasures cannot be read (no broker answers at" in view["error"]) == (5, True), (
+            view
+        )
+        assert running.record().rollouts[0].state is State.VERIFYING
+        running.variables = known
+        running.done("wait", identity, "--timeout", "60s", *QUICK)
+
+
+def configure(topics: TopicsForTest, policy: str) -> None:
+    """Give the event topic a cleanup.policy."""
+    admin = KafkaAdminClient(bootstrap_servers=topics.bootstrap)
+    try:
+        resource = ConfigResource(ConfigResourceType.TOPIC, topics.events, configs={"cleanup.policy": policy})
+        admin.alter_configs([resource])
+    finally:
+        admin.close()
 
 
 def test_what_cannot_be_rolled_out_is_refused_before_anything_is_written(

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -49,14 +49,19 @@ from mimn.release import (
 from mimn.release.announcement import STANDBY
 from mimn.state import Keys, Progress, encode_progress
 from support.bundles import SKETCH, TINY, with_scaled_head
+from support.one_node_cluster import three_masters
 from support.releases import NOW_MS, SALT
 from support.stored import LINEAGE, Stored, now_ms
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
+from uic.redis_client import open_client
 from uic.rollout import main as command
 from uic.rollout.comparison import Extent, Seen, compare_users
+from uic.rollout.gates import Demands
 from uic.rollout.namespaces import Namespace
 from uic.rollout.planning import read_release
+from uic.rollout.verbs import TimedOut, Verbs
+from uic.settings import ClientSettings, KafkaSettings, RedisSettings
 
 pytestmark = pytest.mark.servers
 Command = Callable[..., tuple[int, dict[str, Any]]]
@@ -413,6 +418,145 @@ def test_a_rollback_to_a_release_whose_workers_were_stopped_says_that_its_states
         assert rollout("rollback")[1]["notes"] == []
     valkey.client.delete(stored.keys.meta)
     assert "does not have its namespace" in rollout("rollback")[1]["notes"][0]
+
+
+def test_a_rollback_to_a_namespace_that_has_lost_partitions_is_refused_unless_it_is_wanted_all_the_same(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    """As after `gc` has removed it, and the store came back with the record of before."""
+    old, bad = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = ready(bad, old)
+    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    before = encode_record(record)
+    valkey.client.set(record_key(valkey.prefix), before)
+    stored = Stored(load_bundle(bundles[0]), partitions=2, prefix=valkey.prefix)
+    put(valkey.client, stored)
+    for lost, why in (
+        (stored.keys.progress(1), "1 of 2 partitions have no progress record"),
+        (stored.keys.meta, "the store does not have its namespace"),
+    ):
+        valkey.client.delete(lost)
+        for named in ((), ("r1",)):
+            status, said = rollout("rollback", *named)
+            assert (status, why in said["error"], "--force" in said["error"]) == (1, True, True), said
+        assert valkey.client.get(record_key(valkey.prefix)) == before
+    status, said = rollout("rollback", "--force")
+    assert (status, said["serving"], why in said["notes"][0]) == (0, "tiny/1", True), said
+    assert rollout("log")[1]["log"][-1]["by"].endswith(" --force")
+    assert rollout("rollback")[0] == 0, "what is done already is not refused"
+
+
+def test_a_rollback_is_carried_out_while_a_part_of_the_store_that_has_states_is_away(
+    rollout: Command, bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, bad = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = ready(bad, old)
+    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    with three_masters(tmp_path, each_alone=True) as nodes:
+        client: Any = redis.RedisCluster.from_url(nodes[0].address, protocol=2, socket_timeout=10)
+        for prefix in map("shop{}".format, range(100)):
+            stored = Stored(load_bundle(bundles[0]), prefix=prefix)
+            needed = {client.get_node_from_key(key).port for key in (record_key(prefix), instances_key(prefix))}
+            away = [node for node in nodes[1:] if node.port not in needed]
+            held = {client.get_node_from_key(stored.keys.progress(p)).port for p in range(stored.partitions)}
+            if held & {node.port for node in away[:1]}:
+                break
+        for key, value in stored.values.items():
+            client.set(key, value)
+        client.set(record_key(prefix), encode_record(record))
+        monkeypatch.setenv("UIC_REDIS__URL", nodes[0].address)
+        monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
+        monkeypatch.setenv("UIC_REDIS__NODES", ",".join(f"127.0.0.1:{node.port}" for node in nodes))
+        monkeypatch.setenv("UIC_REDIS__PREFIX", prefix)
+        away[0].kill()
+        status, said = rollout("rollback")
+        assert (status, said.get("serving")) == (0, "tiny/1"), said
+        assert "could not be read" in said["notes"][-1]
+        client.close()
+
+
+@pytest.mark.parametrize("verb", [("promote",), ("promote", "--dry-run"), ("canary", "--percent", "5")], ids=" ".join)
+def test_what_no_wait_has_made_ready_is_refused_at_once_with_the_command_that_does(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], verb: tuple[str, ...]
+) -> None:
+    rollout("start", str(bundles[1]))
+    announce(valkey, read_release(bundles[0], 0)[0])
+    away = ("--rtp", "http://127.0.0.1:1")  # would be waited for
+    status, said = rollout(verb[0], "r1", *verb[1:], *away)
+    assert (status, [one["gate"] for one in said["gates"]]) == (3, ["loaded"])
+    [gate] = said["gates"]
+    assert "r1 is planned (begun): run `ctr rollout wait r1` first" in gate["reason"]
+    assert gate["time_may_open_it"] is False
+    [shown] = rollout("describe", "r1")[1]["gates"]
+    assert shown == gate
+
+
+def test_a_migration_that_is_not_ready_is_refused_without_a_comparison_of_users(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = read_release(SKETCH, 0)[0]
+    record = begin(None, new, serving=read_release(bundles[0], 0)[0], origin="log", salt=SALT, now_ms=NOW_MS)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    for path in (bundles[0], SKETCH):
+        put(valkey.client, Stored(load_bundle(path), prefix=valkey.prefix))
+    monkeypatch.setattr("uic.rollout.gates.compare_users", pytest.fail)
+    monkeypatch.setenv("UIC_KAFKA__REQUEST_TIMEOUT_MS", "1000")
+    status, said = rollout("promote", "r1", "--steady-for", "0")
+    assert (status, [one["gate"] for one in said["gates"]]) == (3, ["digest", "loaded"]), said
+
+
+def test_a_wait_outlives_an_outage_of_the_store_and_tells_its_begin_and_its_end(
+    own_valkey: Valkey, bundles: tuple[Path, Path]
+) -> None:
+    began: list[Callable[[], object]] = [own_valkey.kill, nothing, own_valkey.start, own_valkey.kill]
+    told, verbs = waiting(own_valkey, bundles, began)
+    with pytest.raises(TimedOut, match=r"^the store does not answer \(ConnectionError"):
+        verbs.wait("r1", timeout_s=10)
+    assert [line.partition(" (")[0] for line in told] == [
+        "the store does not answer", "the store answers again", "the store does not answer",
+    ]  # fmt: skip
+    assert told[0].endswith("looking again until --timeout is over")
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["this user is refused", "never answered"])
+def test_a_wait_ends_where_no_outage_is_what_keeps_the_store_from_answering(
+    own_valkey: Valkey, bundles: tuple[Path, Path], refused: bool
+) -> None:
+    def refuse() -> None:
+        with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
+            client.execute_command("ACL", "SETUSER", "default", "-get")
+
+    told, verbs = waiting(own_valkey, bundles, [refuse])
+    if not refused:
+        own_valkey.kill()
+    with pytest.raises(redis.exceptions.NoPermissionError if refused else redis.exceptions.ConnectionError):
+        verbs.wait("r1", timeout_s=10)
+    assert told == []
+
+
+def nothing() -> None:
+    pass
+
+
+def waiting(
+    server: Valkey, bundles: tuple[Path, Path], pauses: Sequence[Callable[[], object]]
+) -> tuple[list[str], Verbs]:
+    """The subcommands over a store in which a migration `r1` has begun that nothing builds. In each pause between two
+    looks, which takes a second by their clock, the next of `pauses` happens. And what they tell."""
+    old, new = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = begin(None, new, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    with redis.Redis.from_url(server.address, protocol=2) as client:
+        client.set(record_key("uic"), encode_record(record))
+        put(client, Stored(load_bundle(bundles[0])))
+    happening, told, now = iter(pauses), list[str](), [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        next(happening, nothing)()
+
+    settings = ClientSettings(redis=RedisSettings(url=server.address), kafka=KafkaSettings(request_timeout_ms=1000))
+    verbs = Verbs(open_client(settings.redis), settings, Demands(), tell=told.append, sleep=sleep, clock=lambda: now[0])
+    return told, verbs
 
 
 def test_a_canary_gets_smaller_although_a_gate_is_closed(

@@ -16,7 +16,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.ports import LOOPBACK
 from localstack.wait import until
-from mimn.release import record_key
+from mimn.release import State, record_key
 from mimn.state import StateHeader, decode_progress
 from support.bulk_running import done
 from support.one_node_cluster import ClusterNode, connect, form, replicated
@@ -88,6 +88,28 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
             if one.state != "unavailable":
                 assert np.allclose(one.scores, expected[one.model, one.user], atol=2e-3), one
         assert {one.model for one in traffic.answers} == set(paths)
+
+
+def test_a_wait_goes_on_while_a_master_fails_over(kafka: str, make_topics: MakeTopics, tmp_path: Path) -> None:
+    topics = make_topics(kafka, N)
+    with (
+        replicated(tmp_path) as nodes,
+        cluster_of(nodes[3]) as store,
+        running_in(tmp_path, store, topics, rtp=False, new=False) as running,
+    ):
+        identity = running.done("start", str(running.new_bundle))["id"]
+        with running.spawn("wait", identity, "--timeout", "5m", *QUICK) as waits:
+            until(lambda: running.record().rollouts[0].state is State.BUILDING, "it has looked", within_s=60)
+            holder = store.client.get_node_from_key(record_key(store.prefix))  # type: ignore[attr-defined]
+            [master] = [node for node in nodes[:3] if node.port == holder.port]
+            master.kill()
+            assert waits.stderr is not None
+            began = waits.stderr.readline().decode()
+            assert began.startswith(("rollout: the store does not answer (", "rollout: the store refuses ("))
+            assert waits.stderr.readline() == b"rollout: the store answers again\n"
+            running.new.worker()
+            told = waits.communicate(timeout=240)[1]
+            assert (waits.returncode, told) == (0, b"")
 
 
 def test_with_several_nodes_in_the_settings_everything_starts_although_the_first_is_dead(
@@ -189,7 +211,9 @@ def cluster_of(node: ClusterNode) -> Iterator[RedisForTest]:
 
 
 @contextmanager
-def running_in(folder: Path, store: RedisForTest, topics: TopicsForTest) -> Iterator[Deployment]:
+def running_in(
+    folder: Path, store: RedisForTest, topics: TopicsForTest, *, new: bool = True, rtp: bool = True
+) -> Iterator[Deployment]:
     """A deployment in a cluster."""
-    with deployed(folder, store, topics, USERS, MODE="cluster") as running:
+    with deployed(folder, store, topics, USERS, new=new, rtp=rtp, MODE="cluster") as running:
         yield running

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from mimn.bundle import BundleError, check_name
-from mimn.release import Gate, NotAllowed
+from mimn.release import Gate, NotAllowed, other_topic
 from support.bundles import TINY
 from uic.rollout.gates import made_of
 from uic.rollout.namespaces import Reading
-from uic.rollout.origins import origin_of, other_topic
+from uic.rollout.origins import origin_of
 from uic.rollout.planning import read_release
 
 NAMES = ["my shop", "", "größer", "a/b", "x" * 129, "shop\n", "..", ".hidden", "-x"]

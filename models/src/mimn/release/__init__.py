@@ -18,7 +18,7 @@ from mimn.release.announcement import (
     serves_another,
 )
 from mimn.release.arms import BUCKETS, Buckets, bucket_of, resized, size, table
-from mimn.release.checks import Checked, Conflict, GateClosed, NotAllowed, closed_gates, over
+from mimn.release.checks import Checked, Conflict, GateClosed, NotAllowed, closed_gates, not_ready, over
 from mimn.release.gates import Comparison, Finding, Gate, behind, compare, foreign, not_built, out_of_memory
 from mimn.release.headers import Headers, read_headers
 from mimn.release.record import (
@@ -37,6 +37,7 @@ from mimn.release.record import (
     Unstorable,
     decode_record,
     encode_record,
+    other_topic,
     record_key,
 )
 from mimn.release.rollout import (
@@ -110,7 +111,9 @@ __all__ = [
     "looked",
     "not_built",
     "not_loaded",
+    "not_ready",
     "observe",
+    "other_topic",
     "out_of_memory",
     "over",
     "promote",

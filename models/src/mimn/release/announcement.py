@@ -121,5 +121,5 @@ def lacks(told: Announcement, release: Release) -> Finding | None:
     if (release.manifest, release.namespace) in [(one.manifest, one.namespace) for one in told.loaded]:
         return None
     why = [one.reason for one in told.refused if one.bundle == release.bundle]
-    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'not yet, or not before it is ready'}"
+    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'not yet'}"
     return Finding(Gate.LOADED, text, passes=not why)

@@ -91,6 +91,18 @@ def passed(record: Record, identity: str, checked: Checked, now_ms: int) -> Roll
     return rollout
 
 
+def not_ready(record: Record, rollout: Rollout) -> Finding | None:
+    """That no scoring process loads a rollout, because it is not ready: time alone does not make it so, `rollout wait`
+    does. None of one that they load."""
+    if rollout.release in record.held:
+        return None
+    return Finding(
+        Gate.LOADED,
+        f"scoring processes load what is ready, and {rollout.id} is {rollout.state} ({rollout.reason}): run "
+        f"`ctr rollout wait {rollout.id}` first",
+    )
+
+
 def over(record: Record, rollout: Rollout) -> NotAllowed:
     """That a rollout is no longer on its way, and what can be done."""
     if rollout.state is State.SERVING:

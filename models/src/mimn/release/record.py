@@ -134,7 +134,8 @@ class Rollout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     replaces: Release
     """What served when it began. Promoting is refused when something else serves by then."""
     origin: Annotated[str, Meta(pattern=ORIGIN)]
-    """Where the new states come from: `log`, `backfill` or `snapshot:ID`; `none` when only the head changes."""
+    """Where the new states come from: `log`, `backfill`, `snapshot:ID` or `topic:NAME`; `none` when only the head
+    changes."""
     state: State
     reason: Text
     begun_ms: Count
@@ -213,6 +214,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def find(self, identity: str) -> Rollout | None:
         """The rollout with this id."""
         return next((one for one in self.rollouts if one.id == identity), None)
+
+
+def other_topic(origin: str) -> str | None:
+    """The topic that a rollout's origin names in place of that in service; None if the log is the same."""
+    kind, _, name = origin.partition(":")
+    return name if kind == "topic" else None
 
 
 def record_key(prefix: str) -> str:

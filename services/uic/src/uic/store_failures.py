@@ -24,6 +24,12 @@ def describe(error: object) -> str:
     return f"{words_of(error).rstrip('.')}; {fix}" if fix else words_of(error)
 
 
+def no_answer(error: object) -> str:
+    """That the store does not answer, or with an error, and why."""
+    did = "refuses" if isinstance(error, ResponseError) else "does not answer"
+    return f"the store {did} ({describe(error)})"
+
+
 def kind_of(error: object) -> str:
     """What failed, in words that are the same at each try: those of OpenSSL and the system differ by chance."""
     if isinstance(error, MasterNotFoundError):  # behind the colon it says of each Sentinel why it does not answer

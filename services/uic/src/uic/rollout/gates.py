@@ -18,14 +18,16 @@ from mimn.release import (
     foreign,
     not_built,
     not_loaded,
+    not_ready,
+    other_topic,
     out_of_memory,
 )
 from uic.errors import UicError
 from uic.log.erasures import KafkaErasures
 from uic.redis_client import clock_ms, info
 from uic.rollout.comparison import Extent, Seen, compare_users, look_for_users
+from uic.rollout.log_policy import LogPolicy
 from uic.rollout.namespaces import Namespace, Reading
-from uic.rollout.origins import other_topic
 from uic.settings import ClientSettings
 from uic.store import RedisStore
 from uic.tools.partitions import NotNow, Refused
@@ -91,25 +93,38 @@ class Gates:
         self._scorers = Scorers(client, settings.redis.prefix, sleep)
         self._settings = settings
         self._demands = demands
+        self._policy = LogPolicy(settings.kafka)
         self._clustered = settings.redis.mode == "cluster"
 
     def namespace(self, release: Release) -> Namespace:
         """The namespace of a release."""
         return Namespace(self._client, self._settings.redis.prefix, release, clustered=self._clustered)
 
-    def look(self, record: Record, rollout: Rollout, *, users: bool = True, patient: bool = False) -> Look:
-        """Every gate of `rollout`; without `users`, those that a moment answers, and users count as not compared. If
-        `patient`, give scoring processes the time that it takes to follow the record."""
-        unloaded = tuple(self._loaded(record, rollout.release, FOLLOWED_WITHIN_S if patient else 0.0))
+    def look(
+        self, record: Record, rollout: Rollout, *, users: bool = True, waits: bool = False, patient: bool = False
+    ) -> Look:
+        """Every gate of `rollout`.
+
+        Args:
+            record: that has the rollout.
+            rollout: one of its rollouts.
+            users: whether to compare users. Without, the gates are those that a moment answers, and users count as not
+                compared.
+            waits: the look may make the rollout ready. Otherwise what is not ready is loaded by no scoring process, and
+                that closes a gate.
+            patient: give scoring processes the time that it takes to follow the record.
+        """
+        unready = () if waits or (early := not_ready(record, rollout)) is None else (early,)
+        unloaded = unready or tuple(self._loaded(record, rollout.release, FOLLOWED_WITHIN_S if patient else 0.0))
         if rollout.head_only:
             return Look(Checked(record.revision, unloaded), None)
         old, new = self.namespace(rollout.replaces), self.namespace(rollout.release)
         before, after = old.read(), new.read()
         lineages = "0" * 16 if after is None else after.lineages
         topic = other_topic(rollout.origin)
-        findings = tuple(self._quick(before, after, topic))
+        findings = (*self._quick(before, after, topic), *unready)
         seen = None
-        if not findings and before is not None and after is not None:
+        if findings == unready and before is not None and after is not None:
             if users:
                 if topic is None:
                     seen, more = self._compare(old, new, before, rollout.id)
@@ -120,8 +135,13 @@ class Gates:
                 found = (one for one in seen.findings() if one.gate not in self._demands.waived)
                 findings = (*more, *found, *self._memory(), *unloaded)
             else:
-                findings = (NOT_COMPARED,)
+                findings = (NOT_COMPARED, *unready)
         return Look(Checked(record.revision, findings, lineages, self._demands.steady_ms), seen)
+
+    def lost(self, release: Release) -> str | None:
+        """Why users of a release would be answered without the states that they had there, as after its namespace was
+        removed and the store came back with an older rollout record; None if they would not. Stale is not lost."""
+        return _lost(self.namespace(release).read())
 
     def unfolded(self, release: Release, *, watched: bool) -> str | None:
         """Why no worker seems to fold a release's namespace now, and how many users were erased in the part of the log
@@ -132,10 +152,13 @@ class Gates:
         """
         namespace = self.namespace(release)
         reading = namespace.read()
+        why = _lost(reading)
         if reading is None:
-            return "the store does not have its namespace"
-        found = not_built(reading.progress) or behind(reading.progress, self.now_ms(), self._demands.allowed_lag_ms)
-        why, resting = "" if found is None else found.reason, list(range(reading.partitions))
+            return why
+        if why is None:
+            late = behind(reading.progress, self.now_ms(), self._demands.allowed_lag_ms)
+            why = None if late is None else late.reason
+        resting = list(range(reading.partitions))
         if not why and not watched:
             return None
         if not why:
@@ -178,6 +201,8 @@ class Gates:
         """`topic`: that of which the new namespace shall be made; None for that of the one in service."""
         if before is None:
             yield Finding(Gate.LOG, "the store has lost the namespace in service")
+        elif (refused := self._policy.closed(topic or before.topic)) is not None:
+            yield refused
         if after is None:
             yield Finding(
                 Gate.BUILT, "the store does not have the new namespace: no UIC has started on it", passes=True
@@ -263,6 +288,13 @@ class Gates:
         for one in told:
             if (finding := not_loaded(one, release, record.revision)) is not None:
                 yield finding
+
+
+def _lost(reading: Reading | None) -> str | None:
+    if reading is None:
+        return "the store does not have its namespace"
+    found = not_built(reading.progress)
+    return None if found is None else found.reason
 
 
 def made_of(before: Reading, after: Reading, topic: str | None) -> Finding | None:

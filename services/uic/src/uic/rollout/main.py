@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from redis.exceptions import ResponseError
-
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.options import not_negative, positive, whole_number
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
@@ -24,10 +22,10 @@ from uic.redis_client import FAILURES, open_client
 from uic.rollout.comparison import Extent
 from uic.rollout.gates import Demands
 from uic.rollout.planning import RATE
-from uic.rollout.verbs import Answer, TimedOut, Verbs
+from uic.rollout.verbs import ALL_THE_SAME, Answer, TimedOut, Verbs
 from uic.rollout.views import finding_view
 from uic.settings import read_client_settings
-from uic.store_failures import describe
+from uic.store_failures import no_answer
 from uic.tools.interrupted import says_if_interrupted
 from uic.tools.table import table
 
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     client = None
     try:
         client = open_client(settings.redis)
-        answer = _run(Verbs(client, settings, _demands(options)), options)
+        answer = _run(Verbs(client, settings, _demands(options), tell=_tell), options)
     except GateClosed as closed:
         _show_closed(closed, as_json=options.json, out=out)
         return CLOSED
@@ -61,9 +59,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable, StartRefused) as refused:
         return _failed(refused, REFUSED, as_json=options.json, out=out)
     except FAILURES as error:
-        did = "refuses" if isinstance(error, ResponseError) else "does not answer"
-        text = f"the store {did} ({describe(error)})"
-        return _failed(Refused(text), REFUSED, as_json=options.json, out=out)
+        return _failed(Refused(no_answer(error)), REFUSED, as_json=options.json, out=out)
     finally:
         if client is not None:
             client.close()
@@ -96,7 +92,7 @@ def _run(verbs: Verbs, options: argparse.Namespace) -> Answer:
         case "abort":
             return verbs.abort(options.id, options.reason)
         case "rollback":
-            return verbs.rollback(options.id, options.reason)
+            return verbs.rollback(options.id, options.reason, force=options.force)
         case "list":
             return verbs.listing()
         case "describe":
@@ -159,8 +155,13 @@ def build_parser() -> argparse.ArgumentParser:
     verb("abort", "Give up a rollout that does not serve everybody.", rollout="1").add_argument(
         "--reason", default="aborted by the operator"
     )
-    verb("rollback", "Answer all users with the previous release again.", rollout="?").add_argument(
-        "--reason", default="rolled back by the operator"
+    rollback = verb("rollback", "Answer all users with the previous release again.", rollout="?")
+    rollback.add_argument("--reason", default="rolled back by the operator")
+    rollback.add_argument(
+        ALL_THE_SAME,
+        dest="force",
+        action="store_true",
+        help="although partitions of its namespace are lost: their users are answered without their states (cold)",
     )
     verb("list", "All rollouts.")
     verb("describe", "One rollout, and every gate as it is now.", rollout="1", gates=True)
@@ -255,6 +256,10 @@ def _cells(name: str, value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         return [(name, value)]
     return [(name if i == 0 else "", one) for i, one in enumerate(value)]
+
+
+def _tell(line: str) -> None:
+    print(f"rollout: {line}", file=sys.stderr, flush=True)
 
 
 def _show_closed(closed: GateClosed, *, as_json: bool, out: TextIO | None) -> None:

@@ -73,9 +73,3 @@ def origin_of(text: str) -> tuple[Origin, str]:
             "with the event topic that new states are made of"
         )
     return ORIGINS[kind], name
-
-
-def other_topic(text: str) -> str | None:
-    """The topic that a rollout's origin names in place of that in service; None if the log is the same."""
-    kind, _, name = text.partition(":")
-    return name if kind in ORIGINS and ORIGINS[kind].other_log else None

@@ -8,13 +8,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from mimn import release as rollouts
 from mimn.release import (
@@ -29,22 +29,26 @@ from mimn.release import (
     free_generation,
     leaves_nothing,
     left_behind,
+    other_topic,
 )
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
+from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES
 from uic.rollout import planning
 from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
-from uic.rollout.origins import origin_of, other_topic
+from uic.rollout.origins import origin_of
 from uic.rollout.planning import Plan
 from uic.rollout.views import counted, finding_view, iso_time, process_view, rollout_view, summary
 from uic.settings import ClientSettings
-from uic.store_failures import describe
+from uic.store_failures import describe, no_answer
 from uic.tools.interrupted import says_if_interrupted
 from uic.tools.scorers import Scorers
 
 POLL_S: Final = 1.0
+ALL_THE_SAME: Final = "--force"
+"""The option by which a rollback takes users to a namespace that lacks partitions."""
 
 
 class TimedOut(Exception):
@@ -70,15 +74,25 @@ class Verbs:
         settings: ClientSettings,
         demands: Demands,
         *,
+        tell: Callable[[str], None] = lambda line: None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            client: of the store.
+            settings: of the deployment.
+            demands: what is asked of a rollout.
+            tell: is told what happens while a subcommand goes on.
+            sleep, clock: seconds.
+        """
         self._client = client
         self._settings = settings
         self._desk = Desk(client, settings.redis.prefix)
         self._gates = Gates(client, settings, demands, sleep)
         self._scorers = Scorers(client, settings.redis.prefix, sleep)
         self._namespaces = Namespaces(client, settings.redis.prefix)
+        self._tell = tell
         self._sleep = sleep
         self._clock = clock
         self._by = " ".join((f"{_user()}@{socket.gethostname()}", *demands.options))
@@ -182,27 +196,38 @@ class Verbs:
     # On the way
 
     def wait(self, identity: str, timeout_s: float) -> Answer:
-        """Look at a rollout until it is ready; its state in the record follows what is seen.
+        """Look at a rollout until it is ready; its state in the record follows what is seen. A store that answers no
+        more is looked at again, too. One that did not answer the first time may be that of wrong settings.
 
         Raises:
             GateClosed: a gate is closed that time does not open.
             NotAllowed: there is no such rollout, or it has ended.
             TimedOut: it is not ready after `timeout_s`.
             Conflict: another command changed the record meanwhile.
+            FAILURES, StoreUnavailable: the store did not answer the first look, or refuses its user.
         """
         deadline = self._clock() + timeout_s
+        answered = away = False
         while True:
-            record, rollout, closed = self._observe(identity)
-            if rollout.state in (State.READY, State.CANARY, State.SERVING) and not closed:
-                return Answer(rollout_view(record, rollout))
-            if any(not one.passes for one in closed):
-                raise GateClosed(closed, rollout_view(record, rollout))
-            if rollout.state not in rollouts.OPEN:
-                if rollout.state is State.SERVING:
+            try:
+                record, rollout, closed = self._observe(identity)
+            except (*FAILURES, StoreUnavailable) as error:
+                failure = error.__cause__ or error if isinstance(error, StoreUnavailable) else error
+                if not answered or isinstance(failure, AuthenticationError | NoPermissionError):
+                    raise
+                seen = no_answer(failure)
+                if not away:
+                    self._tell(f"{seen}: looking again until --timeout is over")
+                away = True
+            else:
+                if away:
+                    self._tell("the store answers again")
+                answered, away = True, False
+                if _arrived(record, rollout, closed):
                     return Answer(rollout_view(record, rollout))
-                raise rollouts.over(record, rollout)
+                seen = f"rollout {identity} is {rollout.state}: {GateClosed(closed)}"
             if self._clock() + POLL_S > deadline:
-                raise TimedOut(f"rollout {identity} is {rollout.state}: {GateClosed(closed)}")
+                raise TimedOut(seen)
             self._sleep(POLL_S)
 
     def canary(self, identity: str, percent: float) -> Answer:
@@ -212,7 +237,7 @@ class Verbs:
             after = rollouts.shrink(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
             self._desk.replace(record, after)
             return Answer(rollout_view(after, _of(after, identity)))
-        look = self._gates.look(record, rollout, patient=True)
+        look = self._look(record, rollout)
         with self._noting(record, identity, look):
             after = rollouts.canary(
                 record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
@@ -231,7 +256,7 @@ class Verbs:
         record, rollout = self._found(identity)
         if rollout.state is State.SERVING:
             return Answer(rollout_view(record, rollout), ("it serves already",))
-        look = self._gates.look(record, rollout, patient=True)
+        look = self._look(record, rollout)
         with nullcontext() if dry_run else self._noting(record, identity, look):
             after = rollouts.promote(
                 record,
@@ -256,21 +281,29 @@ class Verbs:
         notes = () if rollout.head_only else (f"stop the UIC workers of {rollout.release.namespace}, then: rollout gc",)
         return Answer(rollout_view(after, rollout), notes)
 
-    def rollback(self, identity: str | None, reason: str) -> Answer:
+    def rollback(self, identity: str | None, reason: str, *, force: bool) -> Answer:
         """Answer all users with the previous release again.
 
         Args:
             identity: None for the rollout that serves, or was just rolled back.
             reason: for the record.
+            force: although partitions of the previous release's namespace are lost.
 
         Raises:
-            NotAllowed: the rollout does not serve, or none does, or the release before was given up.
+            NotAllowed: the rollout does not serve, or none does, or the release before was given up, or states of it
+                are lost.
             Conflict: other commands kept changing the record.
         """
         named = identity or rollouts.to_roll_back(self._desk.existing())
-        after = self._desk.change(
-            lambda record: rollouts.rollback(record, named, reason=reason, now_ms=self._gates.now_ms(), by=self._by)
-        )
+        by = f"{self._by} {ALL_THE_SAME}" if force else self._by
+
+        def back(record: Record) -> Record:
+            after = rollouts.rollback(record, named, reason=reason, now_ms=self._gates.now_ms(), by=by)
+            if after is not record and not force:
+                self._refuse_lost(_of(record, named))
+            return after
+
+        after = self._desk.change(back)
         rollout = _of(after, named)
         silenced = list(self._silenced())  # asked before who is there: the store may take writes again in between
         lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
@@ -280,6 +313,27 @@ class Verbs:
         with says_if_interrupted("ctr rollout rollback", written):
             notes += self._unfolded(after.serving, watched=not rollout.head_only)
         return Answer(rollout_view(after, rollout), tuple(notes))
+
+    def _refuse_lost(self, rollout: Rollout) -> None:
+        """Refuse the way back to a namespace that has lost partitions. One that cannot be read now is not refused: the
+        part of the store that is away may be why the rollout is taken back.
+
+        Raises:
+            NotAllowed: it has.
+        """
+        if rollout.head_only:
+            return
+        before = rollout.replaces
+        try:
+            why = self._gates.lost(before)
+        except FAILURES:
+            return
+        if why is not None:
+            raise NotAllowed(
+                f"namespace {before.namespace} of {before.bundle} has lost states ({why}), and users would be answered "
+                f"without them: say {ALL_THE_SAME} to roll back all the same, or build them again first "
+                "(docs/runbooks/roll-back.md)"
+            )
 
     def _unfolded(self, release: Release, *, watched: bool) -> Iterator[str]:
         """That a release's states grow old; see `Gates.unfolded`. The rollback is written by then, so an error of the
@@ -387,13 +441,18 @@ class Verbs:
     def _observe(self, identity: str) -> tuple[Record, Rollout, tuple[Finding, ...]]:
         """Look once, and note what is seen. Users are compared once the lag was small for long enough."""
         record, rollout = self._found(identity)
-        look = self._gates.look(record, rollout, users=False)
+        look = self._gates.look(record, rollout, users=False, waits=True)
         after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
         if not rollout.head_only and {one.gate for one in closed} == {rollouts.Gate.DIGEST}:
-            look = self._gates.look(record, rollout)
+            look = self._gates.look(record, rollout, waits=True)
             after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
         self._desk.replace(record, after)
         return after, _of(after, identity), closed
+
+    def _look(self, record: Record, rollout: Rollout) -> Look:
+        """Look before traffic moves. One that is not ready is refused in any case, so no user is compared for that."""
+        ready = rollouts.not_ready(record, rollout) is None
+        return self._gates.look(record, rollout, users=ready, patient=True)
 
     @contextmanager
     def _noting(self, record: Record, identity: str, look: Look) -> Iterator[None]:
@@ -413,6 +472,22 @@ class Verbs:
     def _found(self, identity: str) -> tuple[Record, Rollout]:
         record = self._desk.existing()
         return record, _of(record, identity)
+
+
+def _arrived(record: Record, rollout: Rollout, closed: Sequence[Finding]) -> bool:
+    """Whether a rollout is where `wait` brings it.
+
+    Raises:
+        GateClosed: a gate is closed that time does not open.
+        NotAllowed: it has ended.
+    """
+    if rollout.state in (State.READY, State.CANARY, State.SERVING) and not closed:
+        return True
+    if any(not one.passes for one in closed):
+        raise GateClosed(closed, rollout_view(record, rollout))
+    if rollout.state is State.SERVING or rollout.state in rollouts.OPEN:
+        return rollout.state is State.SERVING
+    raise rollouts.over(record, rollout)
 
 
 def _user() -> str:
