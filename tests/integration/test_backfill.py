@@ -17,7 +17,9 @@ from msgspec.structs import replace
 
 from conftest import MakeTopics, RedisForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from localstack.valkey import Valkey
 from localstack.wait import until
+from mimn.release import begin, encode_record, record_key
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
 from support import bulk_running, skips
 from support.bulk_running import (
@@ -33,10 +35,12 @@ from support.bulk_running import (
     run,
     run_main,
 )
-from support.world import World
+from support.releases import NOW_MS, SALT
+from support.world import BUNDLE, World
 from uic.bulk.backfill_job import STATES
 from uic.bulk.commands import backfill
 from uic.bulk.folder import UNFINISHED
+from uic.rollout.planning import read_release
 
 pytestmark = pytest.mark.servers
 
@@ -230,6 +234,59 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
     assert not (tmp_path / "from the log").exists(), "before hours are spent on an archive"
     said = refused(capsys, world.environment(UIC_BUNDLE__GENERATION="1", UIC_KAFKA__PARTITIONS="8"), *again)
     assert "partitions" in said
+
+
+def test_a_store_that_dies_before_or_during_a_load_is_told_with_what_to_do(
+    tmp_path: Path, world: World, own_valkey: Valkey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is asked of it then: here its configuration, its clock, and the progress of its partitions."""
+    fill(world, 400)
+    world.worker()
+    world.wait_folded()
+    done(world.environment(), "snapshot", "create", "--to", str(tmp_path / "s"))
+    told = world.environment(UIC_REDIS__URL=own_valkey.address)
+    work = ("--work", str(tmp_path / "work"), "--workers", "1")
+
+    def killed_after(step: str, *arguments: str) -> str:
+        """What a command says on stderr whose store is killed after a step."""
+        code, _ = run(told, *arguments, after=lambda now: own_valkey.kill() if now == step else None)
+        assert code == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    said = killed_after("seal", "backfill", *work)
+    assert said.startswith("ctr backfill: cannot read the store's configuration: ConnectionError: ")
+    assert said.endswith("; run it again")
+    said = killed_after("", "snapshot", "restore", "--from", str(tmp_path / "s"))
+    assert said.startswith("ctr snapshot: cannot ")
+    assert said.endswith("; run it again")
+    own_valkey.start()
+    said = killed_after("claim", "backfill", *work)
+    assert said.startswith("ctr backfill: cannot load partition 0: ")
+    assert said.endswith("; run it again")
+    assert said.count("run it again") == 1
+    said = killed_after("", "backfill", "--work", str(tmp_path / "other"))
+    assert said.endswith("; run it again")
+    own_valkey.start()
+    done(told, "backfill", *work)
+
+
+def test_a_backfill_of_another_topic_than_the_one_that_its_rollout_names_is_refused(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 100)
+    new = replace(read_release(BUNDLE, 0)[0], generation=1)
+    old, key = replace(new, generation=0), record_key(world.keys.prefix)
+    told = world.environment(UIC_BUNDLE__GENERATION="1")
+    work = ("--work", str(tmp_path / "work"), "--workers", "1")
+    record = begin(None, new, serving=old, origin="topic:events-8", salt=SALT, now_ms=NOW_MS)
+    world.client.set(key, encode_record(record))
+    said = refused(capsys, told, *work)
+    assert f"rollout r1 makes namespace {new.namespace} of topic events-8, and UIC_KAFKA__TOPIC is " in said
+    assert not (tmp_path / "work").exists()
+    done(world.environment(), "backfill", "--work", str(tmp_path / "of another namespace"), "--workers", "1")
+    record = begin(None, new, serving=old, origin=f"topic:{world.topics.events}", salt=SALT, now_ms=NOW_MS)
+    world.client.set(key, encode_record(record))
+    done(told, "backfill", *work)
 
 
 @pytest.mark.parametrize("verb", ["backfill", "snapshot"])

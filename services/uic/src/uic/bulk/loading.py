@@ -126,7 +126,7 @@ class Loader:
 
         Raises:
             BulkRefused: a worker began to fold the partition, another load took it, or the store lost what was loaded.
-            StoreUnavailable: no answer; run it again.
+            StoreUnavailable: no answer.
         """
         partition, claim = saved.partition, claim_of(saved)
         states = size = left_out = 0
@@ -144,7 +144,7 @@ class Loader:
             self.done.already_there += 1
             return
         except FAILURES as error:
-            raise StoreUnavailable(f"cannot load partition {partition}: {describe(error)}; run it again") from error
+            raise StoreUnavailable(f"cannot load partition {partition}: {describe(error)}") from error
         self.done.partitions += 1
         self.done.states += states
         self.done.bytes += size
@@ -278,7 +278,7 @@ class Loader:
             if executed is not None:  # else one of the keys was changed after the look, and nothing is written
                 _answered([*queued, executed, *(executed if isinstance(executed, list) else [])])
                 return
-        raise StoreUnavailable(f"what the load of partition {partition} depends on keeps changing; run it again")
+        raise StoreUnavailable(f"what the load of partition {partition} depends on keeps changing")
 
     def _refuse_folded(self, saved: SavedPartition, record: bytes | None) -> None:
         """Raises BulkRefused or _HandedOver if the partition has a progress record."""

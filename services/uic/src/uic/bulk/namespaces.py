@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
+from mimn.release import OPEN, CorruptRecord, State, decode_record, other_topic, record_key
 from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from mimn.state.codec import FLAGS_AT
@@ -21,7 +21,7 @@ from uic.bulk.watch import WATCHED_S, Watch, is_mark
 from uic.core.start_position import LogBounds, contradiction
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms
-from uic.store import read_meta
+from uic.store import RedisStore, read_meta
 from uic.store_failures import describe
 from uic.tools.scorers import Scorers
 
@@ -297,6 +297,28 @@ def _progress(record: bytes | None) -> Progress | None:
         return decode_progress(record) if record else None
     except CorruptProgress:
         return None
+
+
+def refuse_another_topic(store: RedisStore, keys: Keys, topic: str) -> None:
+    """Refuse states of another topic than the one that a rollout on its way makes a namespace of.
+
+    Raises:
+        BulkRefused: as said.
+        StoreUnavailable: no answer.
+    """
+    with _asking():
+        stored = store.client.get(record_key(keys.prefix))
+    try:
+        going = decode_record(stored).open if stored else None
+    except CorruptRecord:  # `ctr rollout` says what to do about it
+        return
+    if going is None or going.release.namespace != keys.namespace:
+        return
+    if (named := other_topic(going.origin)) not in (None, topic):
+        raise BulkRefused(
+            f"rollout {going.id} makes namespace {keys.namespace} of topic {named}, and UIC_KAFKA__TOPIC is {topic}: "
+            "correct that and UIC_KAFKA__PARTITIONS"
+        )
 
 
 def roles(record: bytes) -> dict[str, list[str]]:

@@ -26,11 +26,12 @@ from uic.bulk import pool
 from uic.bulk.archive import Archive, arrow_of, begin_archive, incomplete, open_archive
 from uic.bulk.archiving import Archiver
 from uic.bulk.backfill_job import ARCHIVE, JOB, KEPT, STATES, BackfillJob, Target, new_job, read_job
-from uic.bulk.commands.servers import add_loading, erasures_of, load
+from uic.bulk.commands.servers import add_loading, erasures_of, load, says_run_again
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptLedgers, keep
 from uic.bulk.loading import ENTRY_BYTES
+from uic.bulk.namespaces import refuse_another_topic
 from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import PartitionLog
 from uic.bulk.progress_line import ProgressLine
@@ -83,7 +84,7 @@ def main(
             return command.verify(options.sample)
         if options.dry_run:
             return command.estimate()
-        with says_if_interrupted("ctr backfill", "run it again with the same --work; it goes on"):
+        with says_if_interrupted("ctr backfill", "run it again with the same --work; it goes on"), says_run_again():
             return command.run()
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
         print(f"ctr backfill: {error}", file=sys.stderr)
@@ -117,6 +118,7 @@ class Backfill:
 
     def run(self) -> int:
         """Fold and load all that is not there yet."""
+        refuse_another_topic(self._store, self._keys, self._target.topic)
         self._check_log()
         bounds = self._bounds()
         folded = self._work.below(STATES).exists(MANIFEST)

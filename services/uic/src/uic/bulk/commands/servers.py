@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from mimn.options import positive
 from mimn.state import Keys
@@ -12,6 +13,7 @@ from uic.bulk.loading import Loaded, Loader
 from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates
+from uic.errors import StoreUnavailable
 from uic.log.erasures import KafkaErasures
 from uic.settings import KafkaSettings
 from uic.store import RedisStore
@@ -25,6 +27,19 @@ def erasures_of(kafka: KafkaSettings) -> KafkaErasures:
 def erasures_of_topic(kafka: KafkaSettings, topic: str, partitions: int | None) -> KafkaErasures:
     """The erasures of `topic`, which has `partitions`; None where its topic of erasures may have another number."""
     return KafkaErasures(kafka.client_options(), topic, partitions, timeout_s=kafka.request_timeout_ms / 1000)
+
+
+@contextmanager
+def says_run_again() -> Iterator[None]:
+    """Within, a store that does not answer ends a command that goes on where it ended when it is run again.
+
+    Raises:
+        StoreUnavailable: the body's, which says so.
+    """
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{error}; run it again", answered=error.answered) from error
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.options import whole_number
 from mimn.state import Keys, namespace
 from uic.bulk import snapshots
-from uic.bulk.commands.servers import add_loading, erasures_of, load
+from uic.bulk.commands.servers import add_loading, erasures_of, load, says_run_again
 from uic.bulk.errors import BulkRefused, FolderFull, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
@@ -169,6 +169,7 @@ class Snapshot:
         self._say({"removed": gone}, f"removed: {', '.join(gone) or 'none'}")
         return 0
 
+    @says_run_again()
     def restore(self) -> int:
         """Load a snapshot into the namespace of the settings, and hand it over to UIC."""
         options = self._options
