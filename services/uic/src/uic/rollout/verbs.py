@@ -196,8 +196,8 @@ class Verbs:
     # On the way
 
     def wait(self, identity: str, timeout_s: float) -> Answer:
-        """Look at a rollout until it is ready; its state in the record follows what is seen. A store that answers no
-        more is looked at again, too. One that did not answer the first time may be that of wrong settings.
+        """Look at a rollout until it is ready; its state in the record follows what is seen. A store that stops
+        answering is asked again; one that did not answer the first time may be that of wrong settings.
 
         Raises:
             GateClosed: a gate is closed that time does not open.
