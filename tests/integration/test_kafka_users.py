@@ -190,6 +190,28 @@ def test_the_doctor_names_each_right_that_is_missing_and_what_it_is_for(
     assert of_rights()[0] == "WARN", "producers may be the only ones who write events"
 
 
+def test_an_import_without_the_right_on_its_transactional_id_names_it_and_writes_nothing(
+    broker: SecuredKafka, named: TopicsForTest, environment: dict[str, str], tmp_path: Path
+) -> None:
+    for topic in (named.events, named.erased):
+        broker.grant("READ", "topic", topic)
+    (tmp_path / "h.csv").write_text("uid,sku,ts\nann,1,1700000000\n")
+    described = 'name = "shop"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
+    (tmp_path / "d.toml").write_text(described)
+    command = ("import_history", "--description", str(tmp_path / "d.toml"))
+    broker.grant("WRITE", "transactional_id", f"{named.events}.", prefixed=True)
+    code, said = told(environment, *command)
+    assert (code, f"topic {named.events} is refused: {NEEDS} WRITE on it" in said) == (1, True), said
+    broker.grant("WRITE", "topic", named.events)
+    broker.revoke("WRITE", "transactional_id", f"{named.events}.", prefixed=True)
+    code, said = told(environment, *command)
+    wanted = f"transactional id {named.events}.import is refused: {NEEDS} WRITE on it"
+    assert (code, wanted in said) == (1, True), said
+    broker.grant("WRITE", "transactional_id", f"{named.events}.", prefixed=True)
+    code, said = told(environment, *command)
+    assert (code, "1 of 1 records appended" in said) == (0, True), said
+
+
 def test_an_archive_without_the_right_to_read_says_so(
     broker: SecuredKafka, named: TopicsForTest, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -48,6 +48,11 @@ class Cut:
         self._refuses = False
         self._flows.set()
 
+    @property
+    def connections(self) -> int:
+        """How many sockets are open; none once all that was received is forwarded and its clients have ended."""
+        return len(self._open)
+
     def close(self) -> None:
         """End all of it."""
         _end(self._listening)

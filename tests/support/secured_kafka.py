@@ -92,7 +92,7 @@ class SecuredKafka(ApacheKafka):
 
         Args:
             operation: as Kafka names it, such as "READ" or "DESCRIBE_CONFIGS".
-            resource: "topic", "group" or "cluster".
+            resource: "topic", "group", "transactional_id" or "cluster".
             name: of the resource.
             prefixed: all resources whose names begin with `name`.
             user: who may do it.
@@ -114,6 +114,7 @@ class SecuredKafka(ApacheKafka):
             for operation in ("READ", "WRITE"):
                 self.grant(operation, "topic", topic, user=user)
         self.grant("READ", "group", prefix, prefixed=True, user=user)
+        self.grant("WRITE", "transactional_id", f"{named.events}.", prefixed=True, user=user)
 
     def create(self, events: str, partitions: int) -> TopicsForTest:
         """The three topics, made by the super user; `bootstrap` is the secured address."""

@@ -26,7 +26,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
-from kafka.producer.transaction_manager import TransactionManager
+from kafka.producer.transaction_manager import TransactionalRequestResult, TransactionManager
 from kafka.record.default_records import DefaultRecordBatch
 
 import uic
@@ -186,6 +186,18 @@ CHANGES: dict[str, Broken] = {
     "its records fail with what _record_exceptions_fn(top_level_exception, …) gives for each": lambda patch: (
         patch.delattr(Sender, "_record_exceptions_fn")
     ),
+    "an epoch is asked for with initialize_transactions(), and a result waited for with wait(timeout_ms)": (
+        lambda patch: patch.setattr(TransactionalRequestResult, "wait", other)
+    ),
+    "a transaction: begin_transaction(), maybe_add_partition_to_transaction(tp), begin_commit()": lambda patch: (
+        patch.delattr(TransactionManager, "maybe_add_partition_to_transaction")
+    ),
+    "a producer without a transactional_id is in no transaction, and keeps the id that it has": lambda patch: (
+        patch.setattr(TransactionManager, "is_transactional", other)
+    ),
+    "ERROR_CLASS_FATAL ends a producer with last_error before the partition may send, and then nothing is drained": (
+        lambda patch: patch.setattr(TransactionManager, "is_send_to_partition_allowed", other)
+    ),
     "what waits when a producer has failed ends with _maybe_abort_batches(exc), and drained says when a batch left": (
         lambda patch: patch.setattr(RecordAccumulator, "drain_batches_for_one_node", other)
     ),
@@ -238,6 +250,8 @@ def test_the_library_still_needs_each_repair() -> None:
     assert sends.index("_accumulator.drain(") < sends.index("expired_batches(") < sends.index("return 0"), "never sent"
     judges = inspect.getsource(TransactionManager.classify_batch_error)
     assert judges.rstrip().endswith("return self.ERROR_CLASS_FATAL"), "what no retry repairs ends the producer"
+    assert "self._init_transactions_result is None" in inspect.getsource(KafkaProducer.init_transactions), "only once"
+    assert "result.wait()" in inspect.getsource(KafkaProducer.commit_transaction), "without a limit"
     tells = inspect.getsource(Sender._record_exceptions_fn)
     assert "else Errors.InvalidRecordError" in tells, "whatever the brokers say of the batch"
     for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):

@@ -10,6 +10,7 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import (
     ClusterAuthorizationFailedError,
+    InvalidProducerEpochError,
     InvalidTimestampError,
     KafkaConnectionError,
     KafkaError,
@@ -30,7 +31,7 @@ from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionManager, TransactionState
 from kafka.record import MemoryRecords
 
-from uic.log.kafka_repairs import clients, producers
+from uic.log.kafka_repairs import clients, producers, runs
 from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, OtherCount, repair_producer
 
 TOPIC = "behavior-events"
@@ -204,7 +205,7 @@ class Line:
 
     DELIVERY_MS = 5000
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_run: bool = False) -> None:
         self.manager = with_id(TransactionManager(api_version=(4, 0)))
         self.accumulator = RecordAccumulator(
             transaction_manager=self.manager,
@@ -232,7 +233,8 @@ class Line:
         self.sender: Any = Sender(
             client, None, self.accumulator, transaction_manager=self.manager, guarantee_message_order=True, acks=-1
         )
-        repair_producer(SimpleNamespace(_sender=self.sender, _transaction_manager=self.manager))
+        self.producer: Any = SimpleNamespace(_sender=self.sender, _transaction_manager=self.manager)
+        (runs.repair_run if of_run else repair_producer)(self.producer)
 
     def _send(self, node: int, request: Any, wakeup: bool) -> Future:
         [topic] = request.topic_data
@@ -446,3 +448,61 @@ def test_after_the_last_epoch_comes_another_id() -> None:
     line.manager.bump_producer_id_and_epoch()
     line.manager.init_producer_id()
     assert len(line.manager._pending_requests) == 1
+
+
+@pytest.mark.parametrize("how", ["expired", "refused", "expired before it was sent"])
+def test_the_first_record_of_a_run_that_fails_is_the_last_one_that_it_sends(how: str) -> None:
+    line = Line(of_run=True)
+    if how == "expired before it was sent":
+        line.away = {0}
+    failed, other = line.add(0), line.add(1)
+    sent = line.turn()
+    behind = line.add(0)
+    line.add(1)
+    if how == "refused":
+        sent[0].answered(TopicAuthorizationFailedError)
+    else:
+        line.let_expire(failed)
+    line.away = set()
+    assert line.turn() == []
+    sent[-1].answered()
+    assert other.succeeded(), "it was on its way, and its answer came"
+    assert line.turn() == [], "in no partition"
+    error = runs.failure_of_run(line.producer)
+    assert failed.exception is error
+    assert error is not None
+    line.sender._maybe_abort_batches(error)
+    assert not isinstance(behind.exception, REFUSALS), "the reason of the first one is not that of the others"
+    assert line.turn() == []
+
+
+def test_a_run_keeps_its_first_failure_and_its_epoch() -> None:
+    line = Line(of_run=True)
+    first, second = line.add(0), line.add(1)
+    one, other = line.turn()
+    one.answered(InvalidTimestampError)
+    other.answered(MessageSizeTooLargeError)
+    assert isinstance(runs.failure_of_run(line.producer), InvalidTimestampError)
+    assert isinstance(second.exception, MessageSizeTooLargeError)
+    assert isinstance(first.exception, InvalidTimestampError)
+    assert line.manager.producer_id_and_epoch == ProducerIdAndEpoch(7, 0)
+
+
+def test_a_record_of_a_run_is_sent_again_in_its_place() -> None:
+    line = Line(of_run=True)
+    record = line.add(0)
+    [sent] = line.turn()
+    sent.answer.failure(KafkaConnectionError())
+    [again] = line.turn()
+    assert again.place == sent.place
+    again.answered()
+    assert record.succeeded()
+    assert runs.failure_of_run(line.producer) is None
+
+
+def test_a_run_that_another_one_has_overtaken_says_so() -> None:
+    line = Line(of_run=True)
+    record = line.add(0)
+    [sent] = line.turn()
+    sent.answered(InvalidProducerEpochError)
+    assert isinstance(record.exception, runs.Overtaken)

@@ -113,6 +113,7 @@ class NotAcknowledged(LogUnavailable):
         )
         self.positions = positions
         """Which, counted from 0 in the order of the call."""
+        self.why = why
 
 
 class NotSent(LogUnavailable):

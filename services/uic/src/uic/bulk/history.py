@@ -83,6 +83,9 @@ class History(Protocol):
     def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
         """The records in order, without those of a lane up to the number in `after`."""
 
+    def read_up_to(self, last: Mapping[int, int]) -> Iterator[HistoryRecord]:
+        """The records in order of each lane that `last` has, up to the number there. Nothing is counted as left out."""
+
 
 def encode_place(source: str, place: Place) -> bytes:
     """The header's value."""
@@ -164,9 +167,15 @@ class DescribedHistory:
 
     def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
         """See `History`."""
-        begin, records = after.get(0, -1) + 1, self.records
-        for at in range(begin, records, ROWS):
-            rows = {name: values[at : min(at + ROWS, records)].tolist() for name, values in self._columns.items()}
+        yield from self._read(after.get(0, -1) + 1, self.records)
+
+    def read_up_to(self, last: Mapping[int, int]) -> Iterator[HistoryRecord]:
+        """See `History`."""
+        yield from self._read(0, min(last.get(0, -1) + 1, self.records))
+
+    def _read(self, begin: int, end: int) -> Iterator[HistoryRecord]:
+        for at in range(begin, end, ROWS):
+            rows = {name: values[at : min(at + ROWS, end)].tolist() for name, values in self._columns.items()}
             for i, (code, item, category, action, time_ms) in enumerate(
                 zip(rows["user"], rows["item"], rows["category"], rows["action"], rows["time"], strict=True)
             ):
@@ -388,14 +397,34 @@ class ArchivedHistory:
 
     def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
         """See `History`."""
-        for lane, manifest in zip(self.first_lanes, self._manifests, strict=False):
-            yield from self._lane(lane, manifest, after.get(lane, -1))
-        for manifest in self._manifests:
-            yield from self._lane(manifest.partition, manifest, after.get(manifest.partition, -1))
+        for lane, manifest in self._lanes():
+            if manifest.end > after.get(lane, -1) + 1:
+                for row in self._lane(lane, manifest, after.get(lane, -1)):
+                    match row:
+                        case HistoryRecord():
+                            yield row
+                        case Reason():
+                            self.left_out[row] += 1
+                        case None:
+                            self.doubled += 1
 
-    def _lane(self, lane: int, manifest: PartitionManifest, done: int) -> Iterator[HistoryRecord]:
-        if manifest.end <= done + 1:
-            return
+    def read_up_to(self, last: Mapping[int, int]) -> Iterator[HistoryRecord]:
+        """See `History`."""
+        for lane, manifest in self._lanes():
+            for row in self._lane(lane, manifest, -1) if lane in last else ():
+                if isinstance(row, HistoryRecord):
+                    if row.place.number > last[lane]:
+                        break
+                    yield row
+
+    def _lanes(self) -> Iterator[tuple[int, PartitionManifest]]:
+        """All of them in order, with what each is read from."""
+        yield from zip(self.first_lanes, self._manifests, strict=False)
+        yield from ((manifest.partition, manifest) for manifest in self._manifests)
+
+    def _lane(self, lane: int, manifest: PartitionManifest, done: int) -> Iterator[HistoryRecord | Reason | None]:
+        """The records of a lane above the number `done`; in place of one that is left out because it was a dead letter,
+        the reason, and in place of one that replays another one, None."""
         partition, moved = manifest.partition, lane in self.first_lanes
         erased = self._erased.get(partition, {})
         for some in self._archive.records(manifest):
@@ -405,7 +434,7 @@ class ArchivedHistory:
                     continue
                 if reason := check_key(key):
                     if not moved:  # else it is counted when the partition is read as a whole
-                        self.left_out[reason] += 1
+                        yield reason
                     continue
                 home = partition_of(key, self._archive.partitions)
                 if (home != partition) is not moved or (moved and self._place_before(key) != partition):
@@ -415,11 +444,11 @@ class ArchivedHistory:
                 if value is not None and moved and key in self._erased.get(home, {}):
                     continue  # erased after the topic grew
                 if value is not None and len(value) > MAX_VALUE_BYTES:
-                    self.left_out[Reason.TOO_LARGE] += 1
+                    yield Reason.TOO_LARGE
                     continue
                 headers = row["headers"] or ()
                 if self.grew_from is not None and self._doubles(key, headers):
-                    self.doubled += 1
+                    yield None
                     continue
                 # A null header becomes an empty one: kafka-python writes no other.
                 kept = tuple((h["name"], h["value"] or b"") for h in headers if h["name"] != PLACE)

@@ -1,9 +1,15 @@
-"""Appends history to a topic, each record once, however often the import is killed and started again."""
+"""Appends history to a topic, each record once, however often the import is killed and started again.
+
+Each import is a run (`uic.log.kafka_repairs.runs`): before it looks at what the topic has, it makes sure that nothing
+more of earlier ones comes, and it ends with its first record that fails. So where the topic has a record of a user, it
+has all that come before it. What an import of an earlier version has left out is found by its number.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -12,14 +18,15 @@ from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeE
 from mimn.state import partition_of
 from uic.bulk.erased_history import ErasedHistory
 from uic.bulk.errors import BulkRefused
-from uic.bulk.history import PLACE, History, HistoryRecord, decode_place, encode_place
+from uic.bulk.history import PLACE, History, HistoryRecord, Place, decode_place, encode_place
+from uic.bulk.numbers_there import Numbers, told
 from uic.core.records import BatchRecord
-from uic.core.topics import erased_topic
+from uic.core.topics import erased_topic, import_run
 from uic.errors import LogUnavailable
-from uic.log.bounded_producer import close_producer, open_producer
+from uic.log.bounded_producer import close_producer, open_run
 from uic.log.erasures import Erasure, KafkaErasures, encode_erasure
+from uic.log.kafka_repairs.runs import Overtaken, failure_of_run
 from uic.log.partition_reader import PartitionReader, TopicBounds
-from uic.log.unreachable import unreachable
 
 IN_FLIGHT: Final = 20_000
 """Records that wait for acknowledgment."""
@@ -62,13 +69,20 @@ class There:
     """By partition of the topic, where reading goes on."""
     lanes: dict[int, dict[int, int]] = field(default_factory=dict)
     """By partition of the topic, lane → highest number."""
+    firsts: dict[int, dict[int, int]] = field(default_factory=dict)
+    """By partition of the topic, lane → the number that was read first."""
+    numbers: dict[int, Numbers] = field(default_factory=dict)
+    """By lane, all of them: a record belongs into one partition."""
+    cut: set[int] = field(default_factory=set)
+    """Partitions of the topic whose first records were removed, as by retention."""
     brought: set[Brought] = field(default_factory=set)
     """Erasures of the source."""
     erased: ErasedHistory = field(default_factory=ErasedHistory)
     records: int = 0
     """Of the source."""
     doubled: int = 0
-    """Of the source, and not above the highest number before them: numbers rise within a partition and lane."""
+    """Of the source, and not above the highest number before them, so twice or out of order: numbers rise within a
+    partition and lane."""
     others: int = 0
     """Imported records of other sources."""
 
@@ -86,9 +100,18 @@ class There:
         self.records += 1
         self.doubled += place.number <= highest
         lanes[place.lane] = max(place.number, highest)
+        self.firsts.setdefault(partition, {}).setdefault(place.lane, place.number)
+        self.numbers.setdefault(place.lane, Numbers()).add(place.number)
         if record.value is None and record.key is not None:
             known_ms = None if record.timestamp < 0 else record.timestamp
             self.brought.add(Brought(partition, record.offset, record.key, known_ms))
+
+    def should_have(self, partition: int, place: Place) -> bool:
+        """Whether a record must be there, because a later one of its partition and lane is, and is not. A partition
+        that was cut has lost what lay before its first record."""
+        if place.number > self.lanes.get(partition, {}).get(place.lane, -1) or place.number in self.numbers[place.lane]:
+            return False
+        return partition not in self.cut or place.number > self.firsts[partition][place.lane]
 
 
 class Importer:
@@ -109,7 +132,7 @@ class Importer:
         """
         Args:
             client: options of the Kafka client.
-            bounds: the topic as it is now.
+            bounds: the topic as it is now; it may grow until `run`, which looks again.
             erasures: its notes of erased users.
             timeout_s: how long a record may be on its way.
             max_request_bytes: largest record.
@@ -131,68 +154,90 @@ class Importer:
         """Append what the topic lacks, and wait until all of it is acknowledged.
 
         Raises:
-            BulkRefused: the topic has records of another source, or of this one twice; another import appends to it;
-                the settings or the topic do not allow a record (`REFUSED`), or it would come behind later ones. Those
-                before it were appended.
+            BulkRefused: the topic has records of another source, or of this one twice, or lacks some between others;
+                another import appends to it; the settings or the topic do not allow a record (`REFUSED`), or it would
+                come behind later ones. Those before it were appended.
             LogUnavailable: something was not acknowledged; run it again. Or the notes of erasures cannot be read.
         """
+        topic, partitions = self._bounds.topic, range(len(self._bounds.partitions))
+        with self._begun(topic, partitions) as producer:
+            there, done = self._append(history, reader, producer)
+        self._after("send")
+        highest = _highest(there.brought)
+        if highest:
+            with self._begun(erased_topic(topic), {one.partition for one in highest.values()}) as producer:
+                self._note(producer, highest)
+        self._after("note")
+        return done
+
+    @contextmanager
+    def _begun(self, topic: str, partitions: Collection[int]) -> Iterator[Any]:
+        """A producer to which errors are told in the words of an import. Of earlier imports, nothing more comes there.
+
+        Raises:
+            BulkRefused, LogUnavailable: as `run`.
+        """
+        name, most = import_run(self._bounds.topic), self._max_request_bytes
+        producer = open_run(self._client, name, topic, partitions, timeout_s=self._timeout_s, max_request_bytes=most)
+        try:
+            yield producer
+        except KafkaError as error:
+            failed = failure_of_run(producer) or error
+            for kind, fix in REFUSED.items():
+                if isinstance(failed, kind):
+                    raise BulkRefused(f"{fix}, and run the import again, which goes on there") from error
+            if isinstance(failed, Overtaken):
+                raise BulkRefused(self._another()) from error
+            raise LogUnavailable(
+                f"not all records were acknowledged ({type(failed).__name__}): run the import again, it goes on behind "
+                "the last one that is in the topic"
+            ) from error
+        finally:
+            close_producer(producer, wait_s=0)
+
+    def _append(self, history: History, reader: PartitionReader, producer: Any) -> tuple[There, Imported]:
         there = There(history.source)
         self._scan(reader, there)
         self._after("scan")
         seen = there.records + there.others
         self._scan(reader, there)
         if there.records + there.others > seen:
-            raise BulkRefused(
-                f"another import appends to {self._bounds.topic} now: wait until it has ended, and run this again"
-            )
+            raise BulkRefused(self._another())
         if there.others and not self._another_source:
             raise BulkRefused(_other_source(self._bounds.topic, there))
         noted = self._erasures.noted(range(len(self._bounds.partitions)), self._bounds.topic_id)
         there.erased.note(noted, {(one.partition, one.offset) for one in there.brought})
+        self._refuse_gaps(history, there)
         erased = ErasedHistory() if self._bring_back_erased else there.erased
         done = Imported()
-        try:
-            producer = open_producer(self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes)
-        except KafkaError as error:
-            raise unreachable(self._client, error) from error
         flying: deque[tuple[Any, HistoryRecord]] = deque()
-        try:
-            for record in self._missing(history, there.lanes, erased, done):
-                partition = partition_of(record.key, len(self._bounds.partitions))
-                place = (PLACE, encode_place(history.source, record.place))
-                future = producer.send(
-                    self._bounds.topic,
-                    key=record.key,
-                    value=record.value,
-                    headers=[*record.headers, place],
-                    partition=partition,
-                    timestamp_ms=record.timestamp,
-                )
-                flying.append((future, record))
-                done.records += 1
-                self._after("record")
-                if done.records == IN_FLIGHT:
-                    # Of two that began at once, the one that comes here last sees what the other has appended.
-                    self._land(producer, flying, there.brought)
-                    self._scan(reader, there)
-                while len(flying) > IN_FLIGHT:
-                    self._landed(*flying.popleft(), there.brought)
-            self._land(producer, flying, there.brought)
-            if done.records < IN_FLIGHT:
+        for record in self._missing(history, there.lanes, erased, done):
+            partition = partition_of(record.key, len(self._bounds.partitions))
+            place = (PLACE, encode_place(history.source, record.place))
+            future = producer.send(
+                self._bounds.topic,
+                key=record.key,
+                value=record.value,
+                headers=[*record.headers, place],
+                partition=partition,
+                timestamp_ms=record.timestamp,
+            )
+            flying.append((future, record))
+            done.records += 1
+            self._after("record")
+            if done.records == IN_FLIGHT:
+                # Of two that began at once, the one that comes here last sees what the other has appended.
+                self._land(producer, flying, there.brought)
                 self._scan(reader, there)
-            self._after("send")
-            self._note(producer, there.brought)
-            self._after("note")
-        except tuple(REFUSED) as error:
-            raise BulkRefused(f"{REFUSED[type(error)]}, and run the import again, which goes on there") from error
-        except KafkaError as error:
-            raise LogUnavailable(
-                f"not all records were acknowledged ({type(error).__name__}): run the import again, it goes on behind "
-                "the last one that is in the topic"
-            ) from error
-        finally:
-            close_producer(producer, wait_s=1.0)
-        return done
+            while len(flying) > IN_FLIGHT:
+                self._landed(*flying.popleft(), there.brought)
+        self._land(producer, flying, there.brought)
+        if done.records < IN_FLIGHT:
+            self._scan(reader, there)
+        return there, done
+
+    def _another(self) -> str:
+        return f"another import appends to {self._bounds.topic} now: wait until it has ended, and run this again"
 
     def _scan(self, reader: PartitionReader, there: There) -> None:
         """Read what the topic has got since the last scan; the first one reads all of it. What lies behind an open
@@ -200,11 +245,13 @@ class Importer:
         itself has written is not there yet, and is not read later: to this run, it comes after the import.
 
         Raises:
-            BulkRefused: records of the source are there twice.
+            BulkRefused: records of the source are there twice, or out of order.
             LogUnavailable: no answer.
         """
-        now = self._bounds if not there.upto else reader.bounds()
+        now = reader.bounds()
         for partition, log in enumerate(now.partitions[: len(self._bounds.partitions)]):
+            if log.start > 0:
+                there.cut.add(partition)
             for records, _ in reader.read_settled(partition, max(there.upto.get(partition, 0), log.start), now):
                 for record in records:
                     there.add(partition, record)
@@ -212,8 +259,36 @@ class Importer:
             there.lanes.setdefault(partition, {})
         if there.doubled:
             raise BulkRefused(
-                f"{there.doubled} records of this source are in topic {self._bounds.topic} twice: two imports appended "
-                "them at the same time, and a fold would count both. Import into a new topic, one import at a time"
+                f"{there.doubled} records of this source are in topic {self._bounds.topic} twice, or behind later "
+                "ones: two imports appended them at the same time, or the brokers took the last ones of an import of "
+                "an earlier version after it had ended. A fold would count all of them. Import into a new topic, one "
+                "import at a time"
+            )
+
+    def _refuse_gaps(self, history: History, there: There) -> None:
+        """Records that are missing between others cannot be appended, because they would come behind later ones of
+        their users. One may be missing if its user or item was erased in the topic before an import came to it.
+
+        Raises:
+            BulkRefused: there are such records.
+        """
+        last: dict[int, int] = {}
+        for lanes in there.lanes.values():
+            for lane, highest in lanes.items():
+                last[lane] = max(highest, last.get(lane, -1))
+        if not last:
+            return
+        belongs = ((partition_of(one.key, len(self._bounds.partitions)), one) for one in history.read_up_to(last))
+        gaps = told(
+            (partition, *one.place)
+            for partition, one in belongs
+            if there.should_have(partition, one.place) and not there.erased.covers(one)
+        )
+        if gaps:
+            raise BulkRefused(
+                f"topic {self._bounds.topic} lacks {gaps} of this source, and has later ones: an import of an earlier "
+                "version went on behind records that the brokers had not taken, or they were removed since, as by "
+                "compaction. Behind later ones they would be out of order: import into a new topic, and retire this one"
             )
 
     def _missing(
@@ -256,19 +331,13 @@ class Importer:
         if record.value is None:
             brought.add(Brought(landed.partition, landed.offset, record.key, record.timestamp))
 
-    def _note(self, producer: Any, brought: Iterable[Brought]) -> None:
-        """The notes of erasures that a rebuild of this topic reads, as `EraseUser` writes them: of each user the
-        highest, unless there is one as high. A lower one would be the only one that compaction leaves.
+    def _note(self, producer: Any, highest: Mapping[bytes, Brought]) -> None:
+        """The notes of erasures that a rebuild of this topic reads, as `EraseUser` writes them, unless there is one as
+        high. A lower one would be the only one that compaction leaves.
 
         Raises:
             LogUnavailable: the notes cannot be read; run it again.
         """
-        highest: dict[bytes, Brought] = {}
-        for one in brought:
-            if one.key not in highest or one.offset > highest[one.key].offset:
-                highest[one.key] = one
-        if not highest:
-            return
         noted = self._erasures.read(range(len(self._bounds.partitions)), self._bounds.topic_id)
         sent = [
             producer.send(
@@ -284,6 +353,15 @@ class Importer:
         producer.flush(timeout=self._timeout_s)
         for future in sent:
             future.get(timeout=self._timeout_s)
+
+
+def _highest(brought: Iterable[Brought]) -> dict[bytes, Brought]:
+    """Of each user the last erasure."""
+    highest: dict[bytes, Brought] = {}
+    for one in brought:
+        if one.key not in highest or one.offset > highest[one.key].offset:
+            highest[one.key] = one
+    return highest
 
 
 def _other_source(topic: str, there: There) -> str:

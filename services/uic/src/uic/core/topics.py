@@ -1,5 +1,5 @@
-"""The names of UIC's topics and of its consumer group, all derived from the event topic's name; and how partitions are
-named."""
+"""The names of UIC's topics, of its consumer group and of what commands are called at the brokers, all derived from the
+event topic's name; and how partitions are named."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ DEAD_LETTER_PARTITIONS = 4
 def erased_topic(events: str) -> str:
     """The compacted topic that remembers erasures."""
     return f"{events}.erased"
+
+
+def import_run(events: str) -> str:
+    """The name that all imports into a topic have at the brokers: a transactional id."""
+    return f"{events}.import"
+
+
+def replay_run(events: str) -> str:
+    """The same of replays of dead letters."""
+    return f"{events}.replay"
 
 
 def miscounted(found: int, partitions: int) -> str:

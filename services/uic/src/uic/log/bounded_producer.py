@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailedError
 
-from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.errors import LogRefused
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.kafka_repairs.producers import end_sender, repair_producer
+from uic.log.kafka_repairs.runs import begin_run
+from uic.log.topic_answers import TO_WRITE, refusal
+from uic.log.unreachable import unreachable
+
+TRANSACTION_MS = 10_000
+"""How long the brokers may wait for the end of a run's empty transaction. No reader waits for it."""
 
 
 def open_producer(
@@ -27,26 +34,69 @@ def open_producer(
     Raises:
         KafkaError: no broker answers in time.
     """
-    timeout_ms = int(timeout_s * 1000)
-    producer = open_kafka_client(
-        KafkaProducer,
-        **dict(client)
-        | {
-            "enable_idempotence": idempotent,
-            **({} if idempotent else {"batch_size": 0}),
-            "acks": "all",
-            "max_request_size": max_request_bytes,
-            "max_block_ms": timeout_ms,
-            "delivery_timeout_ms": timeout_ms,
-            "request_timeout_ms": timeout_ms,
-            "bootstrap_timeout_ms": timeout_ms,
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-        },
-    )
+    options = _options(timeout_s, max_request_bytes) | {"enable_idempotence": idempotent}
+    producer = open_kafka_client(KafkaProducer, **dict(client) | options | ({} if idempotent else {"batch_size": 0}))
     if idempotent:
         repair_producer(producer)
     return producer
+
+
+def open_run(
+    client: Mapping[str, Any],
+    name: str,
+    topic: str,
+    partitions: Collection[int],
+    *,
+    timeout_s: float,
+    max_request_bytes: int,
+) -> KafkaProducer:
+    """The producer of a run: of work that is done again when it could not be finished. What earlier runs of this name
+    have on their way to `partitions` is never appended from now on, wherever it lies, and nothing that they send any
+    more. The producer sends nothing once one of its batches has failed (`kafka_repairs.runs`).
+
+    Args:
+        client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
+        name: of the run, the same for all that must not append beside each other: a transactional id.
+        topic: what it appends to.
+        partitions: those of the topic that it looks at before it appends there.
+        timeout_s: bounds connecting, and how long delivering a record may take.
+        max_request_bytes: largest request, and so largest record.
+
+    Raises:
+        LogUnavailable: no answer in time; nothing was appended.
+        LogRefused: a right is missing.
+    """
+    options = _options(timeout_s, max_request_bytes)
+    options |= {"transactional_id": name, "transaction_timeout_ms": TRANSACTION_MS}
+    try:
+        producer = open_kafka_client(KafkaProducer, **dict(client) | options)
+        try:
+            with explained(producer):
+                begin_run(producer, [TopicPartition(topic, partition) for partition in partitions], timeout_s)
+        except BaseException:
+            end_sender(producer)
+            raise
+    except TransactionalIdAuthorizationFailedError as error:
+        raise LogRefused(f"transactional id {name} {refusal(client, TO_WRITE, type(error))}") from error
+    except TopicAuthorizationFailedError as error:
+        raise LogRefused(f"topic {topic} {refusal(client, TO_WRITE)}") from error
+    except KafkaError as error:
+        raise unreachable(client, error) from error
+    return producer
+
+
+def _options(timeout_s: float, max_request_bytes: int) -> dict[str, Any]:
+    timeout_ms = int(timeout_s * 1000)
+    return {
+        "acks": "all",
+        "max_request_size": max_request_bytes,
+        "max_block_ms": timeout_ms,
+        "delivery_timeout_ms": timeout_ms,
+        "request_timeout_ms": timeout_ms,
+        "bootstrap_timeout_ms": timeout_ms,
+        "allow_auto_create_topics": False,
+        "metrics_enabled": False,
+    }
 
 
 def close_producer(producer: KafkaProducer, wait_s: float) -> None:

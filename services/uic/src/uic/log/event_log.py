@@ -2,8 +2,8 @@
 
 `KafkaLog` makes its idempotent producer when it is first needed, and replaces it once it can no longer be trusted: it
 failed for good, or did not report a record in time. The gRPC service (`uic.doors.publisher`) and the replay of dead
-letters append through it. What the brokers surely did not append is told as refused, with the reason; decision 204 says
-how that is known.
+letters append through it, the replay with the producer of a run. What the brokers surely did not append is told as
+refused, with the reason; decision 204 says how that is known.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, Uns
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs.clients import answered_by, explained, is_unknown, open_kafka_client
 from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, has_failed
+from uic.log.kafka_repairs.runs import Overtaken
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
@@ -125,13 +126,21 @@ class EventLog(Protocol):
 class KafkaLog:
     """`EventLog` on Kafka."""
 
-    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int) -> None:
+    def __init__(
+        self,
+        client: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        max_request_bytes: int,
+        run: KafkaProducer | None = None,
+    ) -> None:
         """Nothing is connected yet.
 
         Args:
             client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
             timeout_s: how long a record may be on its way; after that it is never sent again.
             max_request_bytes: largest request, and so largest record.
+            run: the producer of a run (`open_run`), which is used alone, for as long as it works, and closed with this.
         """
         self._client = dict(client)
         self._timeout_s = timeout_s
@@ -140,7 +149,8 @@ class KafkaLog:
         """Held while a producer connects, for as long as `timeout_s`."""
         self._changing = threading.Lock()
         """Held while `_producer` changes, for a moment."""
-        self._producer: KafkaProducer | None = None
+        self._producer: KafkaProducer | None = run
+        self._is_run = run is not None
         self._verdicts = OwedVerdicts(self._give_up)
         self._asking = threading.Lock()
         """Held while the admin client connects and asks: appending does not wait for it."""
@@ -286,6 +296,8 @@ class KafkaLog:
         with _held(self._connecting, deadline - time.monotonic()):
             if (connected := self._working()) is not None:
                 return connected
+            if self._is_run:
+                raise LogUnavailable("a record of this run has failed, so nothing was written behind it: run it again")
             try:
                 opened = open_producer(
                     self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes
@@ -353,7 +365,8 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
                 "nothing was written: this worker's producer had to begin its count of records again; send them again"
             )
         return LogUnavailable(f"the producer accepts no records now: {type(failed[0]).__name__}")
-    why = _why_refused(topic, refused[0]) if refused else ""
+    overtaken = [error for error in failed.values() if isinstance(error, Overtaken)]
+    why = _why_refused(topic, refused[0]) if refused else str(overtaken[0]) if overtaken else ""
     return NotAcknowledged(tuple(sorted(failed)), total, why)
 
 

@@ -10,10 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Final, TextIO
 
+from mimn.state import partition_of
 from uic.core.event import Reason
-from uic.errors import UicError
+from uic.core.topics import replay_run
+from uic.errors import UicError, UnsuitableTopic
+from uic.log.bounded_producer import open_run
 from uic.log.erasures import KafkaErasures
 from uic.log.event_log import KafkaLog
 from uic.log.topic_reader import LogRecord, read_to_end
@@ -25,6 +29,7 @@ from uic.tools.letter_replay import erased_since, not_replayable, replay, replay
 from uic.tools.table import table
 
 TIMEOUT_S: Final = 10.0
+RUN_AGAIN: Final = "Run it again: what is in the log by then is left out"
 EPILOG: Final = (
     "Exit status: 0 done; 1 no dead letter matched, or it could not be done; 2 called wrongly, or `no` at the "
     "question; 130 ended by Ctrl-C: it says what was sent by then."
@@ -137,47 +142,63 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
         print(f"skipped {count}: {why}", file=out)
     if chosen:
         chosen = _not_erased(chosen, kafka, out)
-    if chosen and not options.again:
-        chosen = _not_replayed(chosen, kafka, out)
-    print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
-    if erasures := sum(letter.value is None for letter in chosen):
-        print(f"{erasures} of them have a null value: each erases its user, with all that was folded since", file=out)
     if not chosen:
+        print(f"0 to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
         return 1
-    question = f"Each becomes a new event{', even if it was replayed before' if options.again else ''}. Continue?"
-    if not options.yes and not confirmed("ctr dead-letters", question):
-        print("nothing was replayed", file=out)
-        return 2
-    chosen.sort(key=lambda letter: (letter.partition, letter.offset))
-    log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S, max_request_bytes=kafka.max_request_bytes)
-    try:
+    with closing(_begun(chosen, kafka)) as log:
+        if not options.again:
+            chosen = _not_replayed(chosen, kafka, out)
+        print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
+        if erasures := sum(letter.value is None for letter in chosen):
+            print(
+                f"{erasures} of them have a null value: each erases its user, with all that was folded since", file=out
+            )
+        if not chosen:
+            return 1
+        question = f"Each becomes a new event{', even if it was replayed before' if options.again else ''}. Continue?"
+        if not options.yes and not confirmed("ctr dead-letters", question):
+            print("nothing was replayed", file=out)
+            return 2
+        chosen.sort(key=lambda letter: (letter.partition, letter.offset))
         result = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
-    finally:
-        log.close()
-    print(f"replayed {result.done} of {len(chosen)}", file=out)
-    for letter in result.in_doubt:
-        print(f"in doubt: partition {letter.partition}, offset {letter.offset}", file=out)
-    if result.not_sent:
-        first = result.not_sent[0]
-        print(
-            f"not sent: {len(result.not_sent)}, from partition {first.partition}, offset {first.offset} on. "
-            "Run it again: what is in the log by then is left out",
-            file=out,
-        )
-    if result.why:
-        print(f"ctr dead-letters: {result.why}", file=sys.stderr)
-    if result.ended_by is not None:
-        raise result.ended_by
-    return 1 if result.why else 0
+        print(f"replayed {result.done} of {len(chosen)}", file=out)
+        for letter in result.in_doubt:
+            print(f"in doubt: partition {letter.partition}, offset {letter.offset}", file=out)
+        if result.not_sent:
+            first = result.not_sent[0]
+            print(
+                f"not sent: {len(result.not_sent)}, from partition {first.partition}, offset {first.offset} on. "
+                f"{RUN_AGAIN}",
+                file=out,
+            )
+        elif result.in_doubt:
+            print(RUN_AGAIN, file=out)
+        if result.why:
+            print(f"ctr dead-letters: {result.why}", file=sys.stderr)
+        if result.ended_by is not None:
+            raise result.ended_by
+        return 1 if result.why else 0
+
+
+def _begun(chosen: Sequence[DeadLetter], kafka: KafkaSettings) -> KafkaLog:
+    """What this run appends with. Of earlier ones, nothing more comes from now on where `chosen` go."""
+    options, most = kafka.client_options(), kafka.max_request_bytes
+    partitions = {partition_of(letter.key or b"", kafka.partitions) for letter in chosen}
+    run = open_run(
+        options, replay_run(kafka.topic), kafka.topic, partitions, timeout_s=TIMEOUT_S, max_request_bytes=most
+    )
+    return KafkaLog(options, timeout_s=TIMEOUT_S, max_request_bytes=most, run=run)
 
 
 def _not_erased(chosen: list[DeadLetter], kafka: KafkaSettings, out: TextIO | None) -> list[DeadLetter]:
     """Those of `chosen` whose user was not erased since."""
     log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S, max_request_bytes=kafka.max_request_bytes)
-    try:
+    with closing(log):
         topic_id = log.topic_id(kafka.topic)
-    finally:
-        log.close()
+        if (found := log.partition_count(kafka.topic)) != kafka.partitions:
+            raise UnsuitableTopic(
+                f"topic {kafka.topic} has {found} partitions, UIC_KAFKA__PARTITIONS says {kafka.partitions}"
+            )
     erasures = KafkaErasures(kafka.client_options(), kafka.topic, kafka.partitions, timeout_s=TIMEOUT_S)
     noted = erasures.noted(range(kafka.partitions), topic_id)
     left = [letter for letter in chosen if not erased_since(letter, noted, kafka.partitions)]

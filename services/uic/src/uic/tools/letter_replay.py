@@ -2,7 +2,8 @@
 partition.
 
 A fleet that folds the log from its beginning, as a migration's does, sends the letters of old records again, those that
-were replayed since among them. So the log is asked which replays it has already.
+were replayed since among them. So the log is asked which replays it has already, once nothing more of an earlier replay
+can come: each is a run (`uic.log.kafka_repairs.runs`).
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def replay(chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: 
     except NotAcknowledged as error:
         batch, rest = _split(chosen, start)
         in_doubt = [batch[i] for i in error.positions]
-        return Replayed(start + len(batch) - len(in_doubt), in_doubt, rest, "not all were acknowledged in time")
+        why = f"not all were acknowledged{f': {error.why}' if error.why else ' in time'}"
+        return Replayed(start + len(batch) - len(in_doubt), in_doubt, rest, why)
     except UicError as error:  # before the first record of the batch was sent
         return Replayed(start, (), chosen[start:], error.detail)
     except (KeyboardInterrupt, SystemExit) as ended:

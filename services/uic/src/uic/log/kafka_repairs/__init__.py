@@ -2,7 +2,8 @@
 one package because it is all: with another version of the library, this package must be read again, and nothing else.
 
 Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
-batches, the log behind an open transaction), and repairs of its faults, seen in 3.0.12:
+batches, the log behind an open transaction, to shut out earlier runs of a command), and repairs of its faults, seen in
+3.0.12:
 
 * `group._Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have
   theirs; a short outage does not end the member.
@@ -24,7 +25,8 @@ batches, the log behind an open transaction), and repairs of its faults, seen in
 * `producers._TransactionManager`: a producer counts its epoch by itself, and asks for another id if it gave one up.
 * `producers._Sender`: a record that was sent without an answer costs no other record; one that fails says whether the
   brokers can have it.
+* `runs.begin_run`: what an earlier run has on its way is refused, and the first record that fails is a run's last.
 
 Another version of the library may move any of this, so `assumptions.check_client` names the assumptions that do not
-hold. Decisions 32, 187 and 204 say what each repair is for.
+hold. Decisions 32, 187, 204 and 209 say what each repair is for.
 """

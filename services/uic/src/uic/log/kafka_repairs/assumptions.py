@@ -23,7 +23,12 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
-from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionManager, TransactionState
+from kafka.producer.transaction_manager import (
+    ProducerIdAndEpoch,
+    TransactionalRequestResult,
+    TransactionManager,
+    TransactionState,
+)
 from kafka.protocol.api_message import ApiMessage
 from kafka.protocol.metadata import MetadataRequest
 from kafka.record.default_records import DefaultRecordBatch
@@ -320,6 +325,41 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(RecordAccumulator.__init__, "_incomplete")
             and uses(RecordAccumulator.drain_batches_for_one_node, "drained")
             and uses(RecordAccumulator.abort_batches, "_incomplete", "all")
+        )
+    ),
+    "an epoch is asked for with initialize_transactions(), and a result waited for with wait(timeout_ms)": (
+        lambda: (
+            takes(TransactionManager.initialize_transactions, "self")
+            and uses(TransactionManager.initialize_transactions, "_lock", "_transition_to", "InitProducerIdHandler")
+            and uses(TransactionManager._transition_to, "_current_state")
+            and takes(TransactionalRequestResult.wait, "self", "timeout_ms")
+            and takes(Sender.wakeup, "self")
+        )
+    ),
+    "a transaction: begin_transaction(), maybe_add_partition_to_transaction(tp), begin_commit()": (
+        lambda: (
+            takes(TransactionManager.begin_transaction, "self")
+            and takes(TransactionManager.maybe_add_partition_to_transaction, "self", "topic_partition")
+            and takes(TransactionManager.begin_commit, "self")
+            and uses(TransactionManager.begin_commit, "_begin_completing_transaction")
+            and uses(TransactionManager._begin_completing_transaction, "_new_partitions_in_transaction", "result")
+        )
+    ),
+    "a producer without a transactional_id is in no transaction, and keeps the id that it has": lambda: (
+        uses(TransactionManager.is_transactional, "transactional_id")
+        and uses(Sender.run_once, "is_transactional", "has_producer_id")
+        and uses(Sender._produce_request, "transactional_id")
+        and uses(RecordAccumulator.drain_batches_for_one_node, "is_transactional")
+        and uses(KafkaProducer.send, "is_transactional")
+    ),
+    "ERROR_CLASS_FATAL ends a producer with last_error before the partition may send, and then nothing is drained": (
+        lambda: (
+            isinstance(TransactionManager.ERROR_CLASS_FATAL, str)
+            and uses(Sender._dispatch_error, "ERROR_CLASS_FATAL", "transition_to_fatal_error", "muted")
+            and isinstance(TransactionManager.last_error, property)
+            and uses(RecordAccumulator.drain_batches_for_one_node, "_should_stop_drain_batches_for_partition")
+            and uses(RecordAccumulator._should_stop_drain_batches_for_partition, "is_send_to_partition_allowed")
+            and uses(TransactionManager.is_send_to_partition_allowed, "has_fatal_error")
         )
     ),
 }

@@ -1,0 +1,100 @@
+"""Producers of runs: of work that is done again, from where it got to, when it could not be finished.
+
+What a run that ended has sent may still be on its way: in the sockets of its process, which the kernel sends on though
+the process is gone, in a proxy, or in what a broker has received and not read. Appended after the next run has looked
+how far the log has got, it would be in the log twice, or behind what comes later.
+
+So all runs of one name have one producer id, which brokers know by a transactional id, and each run the next epoch.
+Before it looks, a run has a transaction without records committed in the partitions that it will look at. Its markers
+say there that the epoch has begun: from then on their leaders refuse what an earlier run has on its way, wherever that
+lies. What the run itself appends is in no transaction, so readers of committed records wait for none.
+
+A run ends with its first batch that fails. The next batch of that partition would lie behind a gap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import InvalidProducerEpochError, KafkaError, KafkaTimeoutError, ProducerFencedError
+from kafka.producer.transaction_manager import TransactionState
+
+from uic.log.kafka_repairs import producers
+
+
+class Overtaken(KafkaError):  # type: ignore[misc]  # kafka-python has no types
+    """A later run of the same name has begun: the brokers take nothing more of this one."""
+
+
+class _RunManager(producers._TransactionManager):
+    """The id and epoch that a run has for as long as it goes on."""
+
+    def initialize_transactions(self) -> Any:
+        """Get the next epoch, once all markers of the last transaction are written. The library asks only once."""
+        with self._lock:
+            if self._current_state is TransactionState.READY:
+                self._current_state = TransactionState.UNINITIALIZED
+            return super().initialize_transactions()
+
+    def bump_producer_id_and_epoch(self) -> None:
+        """Stay: a run has one epoch, and what failed has ended it."""
+
+    def classify_batch_error(self, error: Any, batch: Any, log_start_offset: int = -1) -> Any:
+        """What the library does after a batch that failed: the first one ends the producer."""
+        return self.ERROR_CLASS_RETRIABLE if self.has_fatal_error() else self.ERROR_CLASS_FATAL
+
+
+class _RunSender(producers._Sender):
+    """A sender that sends nothing more once a batch has failed: the library drains nothing of a producer that ended,
+    and it ends before the batch's partition may send again."""
+
+    def _dispatch_error(self, batch: Any, exception: Any, partition_response: Any) -> None:
+        if isinstance(exception, InvalidProducerEpochError | ProducerFencedError):
+            exception = Overtaken("another run has begun since")
+        super()._dispatch_error(batch, exception, partition_response)
+
+    def _maybe_abort_batches(self, exc: Exception) -> None:
+        """What waits behind the one that failed, or is on its way beside it: that one's reason is not theirs."""
+        super()._maybe_abort_batches(KafkaError(f"given up, because another record failed: {exc!r}"))
+
+
+def repair_run(producer: KafkaProducer) -> None:
+    """Let the first batch that fails end an idempotent producer that `open_kafka_client` has opened."""
+    producer._sender.__class__ = _RunSender
+    producer._transaction_manager.__class__ = _RunManager
+
+
+def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], timeout_s: float) -> None:
+    """Make a transactional producer that `open_kafka_client` has opened, and that has not begun, that of a run: from
+    now on the leaders of `partitions` take nothing of earlier runs with its transactional id.
+
+    Raises:
+        KafkaError: not in time, or the brokers refuse it.
+    """
+    repair_run(producer)
+    manager = producer._transaction_manager
+    deadline = time.monotonic() + timeout_s
+
+    def done(ask: Callable[[], Any]) -> None:
+        result = ask()
+        producer._sender.wakeup()
+        if not result.wait(timeout_ms=max(0.0, deadline - time.monotonic()) * 1000):
+            raise KafkaTimeoutError("earlier runs could not be shut out in time")
+
+    done(manager.initialize_transactions)
+    manager.begin_transaction()
+    for partition in partitions:
+        manager.maybe_add_partition_to_transaction(partition)
+    done(manager.begin_commit)
+    done(manager.initialize_transactions)  # which waits for the markers
+    manager.transactional_id = None  # what follows is in no transaction
+
+
+def failure_of_run(producer: KafkaProducer) -> Exception | None:
+    """What the first batch that failed has failed with, which has ended the run; None if it goes on."""
+    manager = producer._transaction_manager
+    error: Exception | None = manager.last_error if manager.has_fatal_error() else None
+    return error
