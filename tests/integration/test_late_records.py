@@ -3,6 +3,7 @@ in the log twice, out of order or missing."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from conftest import MakeTopics, TopicsForTest
-from localstack.topics import create_topics, topics
+from localstack.topics import Topic, create_topics, topics
 from localstack.wait import until
 from mimn.state import partition_of
+from support import skips
 from support.archived_log import records_of
 from support.bulk_running import cut_log, run, run_main
 from support.cut_off import CutOffKafka, cut_off_kafka
+from support.scripted_broker import ScriptedBroker
 from support.uic_running import click
 from uic.bulk.commands import import_history
 from uic.bulk.history import PLACE, DescribedHistory, decode_place, encode_place
@@ -212,6 +215,20 @@ def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_ka
     close_producer(producer, wait_s=0)
     named = TopicsForTest(cut_kafka.address, "events", N)
     assert [record.value for records in records_of(named).values() for record in records] == [b"before"]
+
+
+def test_a_run_that_brokers_without_transactions_cannot_begin_says_what_they_need(tmp_path: Path) -> None:
+    script = os.environ.get("CTR_KAFKA_BROKER")
+    if not script:
+        pytest.skip(skips.NO_REAL_KAFKA)
+    broker = ScriptedBroker(Path(script), tmp_path / "broker")
+    try:
+        client = {"bootstrap_servers": [broker.start("--set", "transaction.state.log.replication.factor=3")]}
+        create_topics(broker.address, [Topic("events", 1)])
+        with pytest.raises(LogUnavailable, match=r"did not shut out earlier runs of events\.run within 3 s"):
+            open_run(client, "events.run", "events", [0], timeout_s=3.0, max_request_bytes=1 << 20)
+    finally:
+        broker.stop()
 
 
 def append_places(named: TopicsForTest, description: str, numbers: range) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailedError
 
-from uic.errors import LogRefused
+from uic.errors import LogRefused, LogUnavailable
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.kafka_repairs.producers import end_sender, repair_producer
-from uic.log.kafka_repairs.runs import begin_run
+from uic.log.kafka_repairs.runs import NotBegun, begin_run
 from uic.log.topic_answers import TO_WRITE, refusal
 from uic.log.unreachable import unreachable
 
@@ -81,6 +81,12 @@ def open_run(
     except TopicAuthorizationFailedError as error:
         raise LogRefused(f"topic {topic} {refusal(client, TO_WRITE)}") from error
     except KafkaError as error:
+        if isinstance(error, NotBegun) and error.__cause__ is None:
+            raise LogUnavailable(
+                f"the brokers answer, and did not shut out earlier runs of {name} within {timeout_s:g} s; nothing was "
+                f"appended. Each partition of {topic} needs a leader, and Kafka its topic __transaction_state, which "
+                "a cluster of fewer brokers than transaction.state.log.replication.factor (3) cannot make"
+            ) from error
         raise unreachable(client, error) from error
     return producer
 

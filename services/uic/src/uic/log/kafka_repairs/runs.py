@@ -29,6 +29,10 @@ class Overtaken(KafkaError):  # type: ignore[misc]  # kafka-python has no types
     """A later run of the same name has begun: the brokers take nothing more of this one."""
 
 
+class NotBegun(KafkaTimeoutError):  # type: ignore[misc]  # kafka-python has no types
+    """The brokers have not shut out earlier runs in time."""
+
+
 class _RunManager(producers._TransactionManager):
     """The id and epoch that a run has for as long as it goes on."""
 
@@ -82,7 +86,7 @@ def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], t
         result = ask()
         producer._sender.wakeup()
         if not result.wait(timeout_ms=max(0.0, deadline - time.monotonic()) * 1000):
-            raise KafkaTimeoutError("earlier runs could not be shut out in time")
+            raise NotBegun("earlier runs are not shut out")
 
     done(manager.initialize_transactions)
     manager.begin_transaction()
