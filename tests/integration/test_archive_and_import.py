@@ -569,9 +569,10 @@ def test_an_import_that_is_run_again_writes_no_note_below_one_that_is_there(
     records = [BatchRecord(i, NOW + i, b"u1", None if i % 2 else event, ()) for i in range(4)]
     assert imported(old, new, [records], tmp_path / "archive")[0] == 0
     [of_import] = read_to_end({"bootstrap_servers": kafka}, new.erased)
-    assert decode_erasure(of_import.value or b"").offset == 3, "the highest alone"
+    last = max(r.offset for r in read_to_end({"bootstrap_servers": kafka}, new.events) if r.value is None)
+    assert decode_erasure(of_import.value or b"").offset == last, "the highest alone"
     assert of_import.timestamp_ms == NOW + 3, "when the user was erased"
     later = erase(new, "u1")
     done(environment(new), "import_history", "--archive", str(tmp_path / "archive"))
     notes = [decode_erasure(r.value or b"").offset for r in read_to_end({"bootstrap_servers": kafka}, new.erased)]
-    assert notes == [3, later]
+    assert notes == [last, later]
