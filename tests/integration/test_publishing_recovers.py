@@ -82,6 +82,37 @@ def test_a_record_on_its_way_when_the_broker_goes_away_ends_no_producer(
     assert values.count(b"lost") <= 1
 
 
+@pytest.mark.parametrize(
+    ("calls_at_once", "share"),
+    [(1, 1.0), (4, 1.0), (1, 0.2), (4, 0.2)],
+    ids=["calls with the time of the setting", "several at once", "shorter ones", "several shorter ones at once"],
+)
+def test_what_could_be_sent_to_no_broker_is_told_as_not_written_and_not_as_unknown(
+    calls_at_once: int, share: float, own_real_kafka: DevBroker
+) -> None:
+    create_topics(own_real_kafka.address, [Topic("events", 1)])
+    client = {"bootstrap_servers": own_real_kafka.address}
+    log = KafkaLog(client, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
+
+    def told(value: bytes) -> str:
+        try:
+            log.append("events", 1, [NewRecord(0, b"user", value)], share * TIMEOUT_S)
+        except LogUnavailable as error:
+            return type(error).__name__
+        return "appended"
+
+    assert told(b"before") == "appended"
+    own_real_kafka.kill()
+    with ThreadPoolExecutor(calls_at_once) as pool:
+        list(pool.map(told, [b"on its way"] * calls_at_once))
+        outcomes = Counter(pool.map(told, [b"not sent"] * 12))
+    assert outcomes.keys() <= {"NotSent", "LogUnavailable"}, outcomes
+    own_real_kafka.start()
+    until(lambda: told(b"after") == "appended", "records are appended again", within_s=60)
+    log.close()
+    assert b"not sent" not in [record.value for record in read_to_end(client, "events")]
+
+
 def is_there(log: KafkaLog) -> bool:
     """Whether nothing speaks against the topic; a broker may not know yet of one that another has just created."""
     try:

@@ -35,7 +35,7 @@ from uic.doors.publisher import Publisher
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log import event_log
 from uic.log.erasures import decode_erasure
-from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
+from uic.log.event_log import DELIVERY_SHARE, VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
 from uic.log.kafka_repairs.connections import Manager
 from uic.log.kafka_repairs.producers import NeverSent, NotAppended, OtherCount
 from uic.log.topic_reader import LogRecord
@@ -43,6 +43,7 @@ from uic.settings import BundleSettings, KafkaSettings, UicSettings
 from uic.tools import dead_letters
 
 TIMEOUT_S = 2.0
+DELIVERY_S = DELIVERY_SHARE * TIMEOUT_S
 HUGE = b"a record that is larger than a request may be"
 MAX_REQUEST_BYTES = 3 << 20
 
@@ -63,15 +64,20 @@ class Future:
 
     waited: Callable[[float], None]
     is_done: bool = False
+    exception: KafkaError | None = None
 
     def get(self, timeout: float) -> Position:
         try:
             self.waited(timeout)
         except KafkaError as error:
-            self.is_done = not isinstance(error, KafkaTimeoutError)
+            if not isinstance(error, KafkaTimeoutError):
+                self.fail(error)
             raise
         self.is_done = True
         return Position(0, 7)
+
+    def fail(self, error: KafkaError) -> None:
+        self.is_done, self.exception = True, error
 
 
 @dataclass
@@ -83,6 +89,12 @@ class Producer:
     closings: int = 0
     failed: bool = False
     """For good."""
+    waits: bool = False
+    """Whether what is late was never sent."""
+
+    def withdraw(self, late: Sequence[Future]) -> None:
+        for future in late if self.waits else ():
+            future.fail(NeverSent("withdrawn"))
 
     @property
     def _transaction_manager(self) -> Any:
@@ -112,7 +124,7 @@ class Brokers:
     opened: int = 0
 
     def open(self, client: object, *, timeout_s: float, max_request_bytes: int) -> Producer:
-        assert (timeout_s, max_request_bytes) == (TIMEOUT_S, MAX_REQUEST_BYTES)
+        assert (timeout_s, max_request_bytes) == (DELIVERY_S, MAX_REQUEST_BYTES)
         self.opened += 1
         self.connecting()
         return self.producers.pop(0)
@@ -129,6 +141,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Brokers], KafkaLog]:
     def made(brokers: Brokers) -> KafkaLog:
         monkeypatch.setattr(event_log, "open_producer", brokers.open)
+        monkeypatch.setattr(event_log, "withdraw", Producer.withdraw)
         return KafkaLog({}, timeout_s=TIMEOUT_S, max_request_bytes=MAX_REQUEST_BYTES)
 
     return made
@@ -187,7 +200,7 @@ def test_the_time_that_delivery_may_take_begins_with_the_first_record_sent(
     connect: Callable[[Brokers], KafkaLog], clock: Clock
 ) -> None:
     def slow() -> None:
-        clock.now += TIMEOUT_S + VERDICT_MARGIN_S  # by the old measure, its verdict would be due
+        clock.now += DELIVERY_S + VERDICT_MARGIN_S  # by the old measure, its verdict would be due
 
     waited: list[float] = []
 
@@ -199,12 +212,12 @@ def test_the_time_that_delivery_may_take_begins_with_the_first_record_sent(
     silent, fresh = Producer(late), Producer()
     log = connect(Brokers([silent, fresh], slow))
     with pytest.raises(NotAcknowledged):
-        append(log, TIMEOUT_S + VERDICT_MARGIN_S + 1.0)
+        append(log, DELIVERY_S + VERDICT_MARGIN_S + 1.0)
     assert waited == [pytest.approx(1.0)]
     assert silent.closings == 0, "its time is not over: others use it"
     with pytest.raises(NotAcknowledged):
         append(log, 60)
-    assert waited[1:] == [pytest.approx(TIMEOUT_S + VERDICT_MARGIN_S)]
+    assert waited[1:] == [pytest.approx(DELIVERY_S + VERDICT_MARGIN_S)]
     assert silent.closings == 1, "it did not report in time: it must send nothing any more"
     assert append(log, 60) == [Position(0, 7)]
     assert fresh.closings == 0
@@ -404,6 +417,36 @@ def test_a_producer_that_reports_a_record_too_late_sends_nothing_more_though_no_
     assert silent.closings == 0, "its time is not over: others use it"
     until(lambda: silent.closings, "it is given up", within_s=30)
     assert append(log, 1.0) == [Position(0, 7)]
+
+
+@pytest.mark.parametrize("timeout_s", [0.05, TIMEOUT_S], ids=["a short call", "a call with all of the time"])
+def test_what_was_never_sent_when_the_time_of_a_call_is_over_is_taken_back_and_told_as_not_written(
+    connect: Callable[[Brokers], KafkaLog], clock: Clock, timeout_s: float
+) -> None:
+    def late(timeout: float) -> None:
+        clock.now += timeout
+        raise KafkaTimeoutError
+
+    producer = Producer(late, waits=True)
+    log = connect(Brokers([producer]))
+    with pytest.raises(NotSent):
+        append(log, timeout_s)
+    assert log._verdicts._owed == [], "nothing is owed"
+    assert producer.closings == 0
+
+
+def test_a_call_with_all_of_the_time_hears_the_producers_word(
+    connect: Callable[[Brokers], KafkaLog], clock: Clock
+) -> None:
+    waited: list[float] = []
+
+    def word(timeout: float) -> None:
+        waited.append(timeout)
+        raise NeverSent
+
+    with pytest.raises(NotSent):
+        append(connect(Brokers([Producer(word)])), TIMEOUT_S)
+    assert waited[0] - DELIVERY_S == pytest.approx((1 - DELIVERY_SHARE) * TIMEOUT_S), "its producer is asked for less"
 
 
 def test_appending_does_not_wait_for_the_question_of_a_topics_id(

@@ -201,6 +201,15 @@ CHANGES: dict[str, Broken] = {
     "what waits when a producer has failed ends with _maybe_abort_batches(exc), and drained says when a batch left": (
         lambda patch: patch.setattr(RecordAccumulator, "drain_batches_for_one_node", other)
     ),
+    "what waits is in a line of an accumulator's _batches, and taken from it under _tp_lock(tp)": lambda patch: (
+        patch.setattr(RecordAccumulator, "append", other)
+    ),
+    "a batch has its records' futures, each with its _produce_future, and its number of attempts": lambda patch: (
+        patch.setattr(ProducerBatch, "try_append", other)
+    ),
+    "a coordinator keeps in heartbeat.last_receive when one was accepted, by received_heartbeat()": lambda patch: (
+        patch.setattr(BaseCoordinator, "_do_heartbeat", other)
+    ),
 }
 
 

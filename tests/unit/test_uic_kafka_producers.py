@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from kafka import TopicPartition
@@ -33,6 +33,7 @@ from kafka.record import MemoryRecords
 
 from uic.log.kafka_repairs import clients, producers, runs
 from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, OtherCount, repair_producer
+from uic.log.kafka_repairs.withdrawal import withdraw
 
 TOPIC = "behavior-events"
 FULL = bytes(16_000)
@@ -180,6 +181,7 @@ class Sent(NamedTuple):
     epoch: int
     sequence: int
     answer: Future
+    values: tuple[bytes, ...]
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -240,13 +242,18 @@ class Line:
         [topic] = request.topic_data
         [partition] = topic.partition_data
         batch = MemoryRecords(bytes(partition.records)).next_batch()
-        self._sent.append(Sent(partition.index, batch.producer_epoch, batch.base_sequence, Future()))
+        values = tuple(bytes(record.value) for record in batch)
+        self._sent.append(Sent(partition.index, batch.producer_epoch, batch.base_sequence, Future(), values))
         return self._sent[-1].answer
 
     def add(self, partition: int, value: bytes = b"value") -> Any:
         """A record of a caller, whose future is given."""
         future, *_ = self.accumulator.append(TopicPartition(TOPIC, partition), None, b"key", value, [])
         return future
+
+    def withdraw(self, *futures: Any) -> None:
+        """The time of their caller is over."""
+        withdraw(cast(Any, SimpleNamespace(_accumulator=self.accumulator)), futures)
 
     def turn(self) -> list[Sent]:
         """What goes out."""
@@ -416,6 +423,70 @@ def test_a_record_that_was_never_sent_is_not_missed() -> None:
     line.away = set()
     line.add(0)
     assert [one.place for one in line.turn()] == [(0, 0, 0)]
+
+
+def test_what_is_withdrawn_before_it_was_sent_is_never_sent_and_leaves_no_gap() -> None:
+    line = Line()
+    line.away = {0}
+    one, other = line.add(0), line.add(1)
+    [of_the_other] = line.turn()
+    line.withdraw(one, other)
+    assert isinstance(one.exception, NeverSent)
+    assert not other.is_done, "it is on its way"
+    line.away.clear()
+    after = line.add(0)
+    [sent] = line.turn()
+    assert (of_the_other.place, sent.place) == ((1, 0, 0), (0, 0, 0))
+    for each in (sent, of_the_other):
+        each.answered()
+    assert after.succeeded()
+    assert other.succeeded()
+    assert not line.accumulator.has_incomplete
+
+
+def test_what_was_sent_before_is_not_withdrawn() -> None:
+    line = Line()
+    again = line.add(0)
+    [first] = line.turn()
+    first.answered(NotLeaderForPartitionError)
+    line.withdraw(again)
+    assert not again.is_done, "it waits for its second try, and the first may be in the log"
+    [second] = line.turn()
+    second.answered()
+    assert again.succeeded()
+
+
+def test_of_a_batch_that_several_callers_share_each_withdraws_its_own_records() -> None:
+    line = Line()
+    line.away = {0}
+    futures = [line.add(0, value) for value in (b"1", b"2", b"3", b"4")]
+    line.let_wait(futures[0], 1)
+    waits_since = line.accumulator._batches[TopicPartition(TOPIC, 0)][0].created
+    line.withdraw(futures[0], futures[2])
+    line.withdraw(futures[3])
+    assert [isinstance(future.exception, NeverSent) for future in futures] == [True, False, True, True]
+    assert not futures[1].is_done, "its time is not over"
+    futures.append(line.add(0, b"5"))
+    [batch] = line.accumulator._batches[TopicPartition(TOPIC, 0)]
+    assert batch.created == waits_since, "its time is what it was"
+    line.away.clear()
+    [sent] = line.turn()
+    assert sent.values == (b"2", b"5")
+    sent.answered()
+    assert [futures[n].value.offset for n in (1, 4)] == [0, 1]
+    assert not line.accumulator.has_incomplete
+    line.withdraw(*futures)
+    assert futures[1].succeeded(), "it is in the log"
+
+
+def test_a_producer_that_ends_tells_what_waits_itself() -> None:
+    line = Line()
+    waiting = line.add(0)
+    line.accumulator.close()
+    line.withdraw(waiting)
+    assert not waiting.is_done
+    line.accumulator.abort_incomplete_batches()
+    assert waiting.failed()
 
 
 def test_a_record_at_the_wrong_place_is_surely_not_in_the_log_and_costs_no_producer() -> None:

@@ -253,7 +253,8 @@ class GrpcSettings(TlsListener):
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """0 picks a free port."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """How long a published record may take to reach the log; a caller's shorter deadline takes precedence."""
+    """How long a call that publishes may take; a caller's shorter deadline takes precedence. Its records are tried for
+    four fifths of this, so that the call can say what became of them."""
     max_calls: Annotated[int, Field(ge=1, le=1024)] = 16
     """Concurrent calls; more are refused with RESOURCE_EXHAUSTED."""
     max_watches: Annotated[int, Field(ge=1, le=4096)] = 1024

@@ -32,12 +32,16 @@ from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.kafka_repairs.clients import answered_by, explained, is_unknown, open_kafka_client
 from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, has_failed
 from uic.log.kafka_repairs.runs import Overtaken
+from uic.log.kafka_repairs.withdrawal import withdraw
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
 from uic.log.unreachable import unreachable
 
 LEAST_IN_SYNC = "min.insync.replicas"
+DELIVERY_SHARE = 0.8
+"""How much of a call's time its records are tried for. The rest is for the producer's word on what became of them: if
+both ended at once, it would be chance whether a call hears that its records were never sent."""
 VERDICT_MARGIN_S = 0.5
 """How much longer than its delivery timeout a producer may take to report before it is given up."""
 
@@ -138,15 +142,17 @@ class KafkaLog:
 
         Args:
             client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
-            timeout_s: how long a record may be on its way; after that it is never sent again.
+            timeout_s: how long calls usually wait. Records are tried for `DELIVERY_SHARE` of it, also those of calls
+                that wait longer; after that they are never sent again.
             max_request_bytes: largest request, and so largest record.
             run: the producer of a run (`open_run`), which is used alone, for as long as it works, and closed with this.
         """
         self._client = dict(client)
         self._timeout_s = timeout_s
+        self._delivery_s = DELIVERY_SHARE * timeout_s
         self._max_request_bytes = max_request_bytes
         self._connecting = threading.Lock()
-        """Held while a producer connects, for as long as `timeout_s`."""
+        """Held while a producer connects, for as long as `_delivery_s`."""
         self._changing = threading.Lock()
         """Held while `_producer` changes, for a moment."""
         self._producer: KafkaProducer | None = run
@@ -164,7 +170,7 @@ class KafkaLog:
         sent = time.monotonic()
         if sent >= deadline:  # the caller has given up, and may send it again
             raise LogUnavailable("the time of the call was over before the brokers were connected; nothing was written")
-        verdict_by = sent + self._timeout_s + VERDICT_MARGIN_S
+        verdict_by = sent + self._delivery_s + VERDICT_MARGIN_S
         deadline = min(deadline, verdict_by)
         futures: list[Any] = []
         failed: dict[int, KafkaError] = {}
@@ -191,6 +197,8 @@ class KafkaLog:
             except KafkaError as error:
                 failed[i] = error
                 trusted &= future.is_done or time.monotonic() < verdict_by
+        withdraw(producer, [future for future in futures if not future.is_done])
+        failed |= {i: future.exception for i, future in enumerate(futures) if future.exception is not None}
         if not trusted:
             self._give_up(producer)
         elif late := [future for future in futures if not future.is_done]:
@@ -300,7 +308,7 @@ class KafkaLog:
                 raise LogUnavailable("a record of this run has failed, so nothing was written behind it: run it again")
             try:
                 opened = open_producer(
-                    self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes
+                    self._client, timeout_s=self._delivery_s, max_request_bytes=self._max_request_bytes
                 )
             except KafkaError as error:
                 raise unreachable(self._client, error) from error

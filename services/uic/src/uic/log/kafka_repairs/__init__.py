@@ -26,6 +26,7 @@ batches, the log behind an open transaction, to shut out earlier runs of a comma
 * `producers._Sender`: a record that was sent without an answer costs no other record; one that fails says whether the
   brokers can have it.
 * `runs.begin_run`: what an earlier run has on its way is refused, and the first record that fails is a run's last.
+* `withdrawal.withdraw`: a record that was not sent when its caller's time is over is not sent any more.
 
 Another version of the library may move any of this, so `assumptions.check_client` names the assumptions that do not
 hold. Decisions 32, 187, 204 and 209 say what each repair is for.

@@ -15,11 +15,13 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.coordinator.heartbeat import Heartbeat
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.producer.future import FutureProduceResult, FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -168,6 +170,12 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda: uses(
         ConsumerCoordinator._on_join_complete_async, "request_rejoin", "assign_from_subscribed"
+    ),
+    "a coordinator keeps in heartbeat.last_receive when one was accepted, by received_heartbeat()": lambda: (
+        uses(BaseCoordinator.__init__, "heartbeat")
+        and uses(BaseCoordinator._do_heartbeat, "heartbeat", "received_heartbeat")
+        and takes(Heartbeat.received_heartbeat, "self")
+        and uses(Heartbeat.received_heartbeat, "monotonic", "last_receive")
     ),
     "an assignor claims member_assignment when it makes its metadata(topics)": lambda: (
         takes(CooperativeStickyAssignor.metadata, "self", "topics")
@@ -361,6 +369,23 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(RecordAccumulator._should_stop_drain_batches_for_partition, "is_send_to_partition_allowed")
             and uses(TransactionManager.is_send_to_partition_allowed, "has_fatal_error")
         )
+    ),
+    "what waits is in a line of an accumulator's _batches, and taken from it under _tp_lock(tp)": lambda: (
+        uses(KafkaProducer.__init__, "_accumulator")
+        and takes(RecordAccumulator._tp_lock, "self", "tp")
+        and uses(RecordAccumulator.append, "_tp_lock", "try_append", "_closed")
+        and uses(RecordAccumulator.drain_batches_for_one_node, "_tp_lock", "popleft", "attempts")
+        and uses(RecordAccumulator.expired_batches, "_tp_lock", "popleft")
+        and uses(RecordAccumulator.abort_undrained_batches, "_tp_lock", "remove", "records", "deallocate")
+    ),
+    "a batch has its records' futures, each with its _produce_future, and its number of attempts": lambda: (
+        uses(ProducerBatch.try_append, "_record_futures", "FutureRecordMetadata", "produce_future")
+        and uses(ProducerBatch.retry, "attempts")
+        and uses(RecordAccumulator.split_and_reenqueue, "attempts", "_record_futures", "rebind", "created")
+        and uses(RecordAccumulator.split_and_reenqueue, "MemoryRecords", "MemoryRecordsBuilder", "_incomplete")
+        and takes(FutureRecordMetadata.rebind, "self", "new_produce_future", "new_batch_index")
+        and uses(FutureRecordMetadata.__init__, "_produce_future")
+        and uses(FutureProduceResult.__init__, "topic_partition")
     ),
 }
 

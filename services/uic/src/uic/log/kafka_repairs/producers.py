@@ -131,12 +131,21 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
         self._expire(super()._get_expired_inflight_batches(now=now))
         self._expire(self._accumulator.expired_batches(now=now))
         poll_ms = super()._send_producer_data(now=now)
-        if not any(line[0].created <= now - _WAITS_S for line in list(self._accumulator._batches.values()) if line):
+        if not self._waits(since=now - _WAITS_S):
             return poll_ms
         if now - self._asked_at >= _WAITS_S:
             self._asked_at = now
             self._metadata.request_update()
         return max(poll_ms, _PAUSE_MS)
+
+    def _waits(self, since: float) -> bool:
+        """Whether a record has waited since then; a caller's thread may withdraw one meanwhile."""
+        accumulator = self._accumulator
+        for partition, line in list(accumulator._batches.items()):
+            with accumulator._tp_lock(partition):
+                if line and line[0].created <= since:
+                    return True
+        return False
 
     def _get_expired_inflight_batches(self, now: float | None = None) -> list[Any]:
         """None, because it is told here, for the same reason."""
