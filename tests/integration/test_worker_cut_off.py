@@ -22,6 +22,8 @@ pytestmark = pytest.mark.servers
 SESSION_S = 7.0
 TOLD_S = 40
 """Within this, on a busy machine, a worker says that it is cut off or not any more: it looks every 10 s while it is."""
+AT_ONCE_S = 4
+"""Less than between two looks, and enough for one question that waits for its answer."""
 SILENT = "log_unavailable: no broker answers at "
 RESET = ": Connection reset by peer; it has answered before: "
 
@@ -42,12 +44,17 @@ def serves(worker: UicWorker) -> bool:
     return readiness(worker) == (200, '{"status": "ready", "degraded": []}\n')
 
 
+def assignments(worker: UicWorker) -> int:
+    """How often the group has given it partitions."""
+    return worker.log.read_text().count("event=assigned ")
+
+
 def holds(worker: UicWorker) -> bool:
     return bool(RunningUic(worker).admin("/partitions")["partitions"])
 
 
 def assert_told(worker: UicWorker, cut: Callable[[], None], named: str) -> None:
-    """A worker that is cut off says so, and then is not ready."""
+    """A worker that is cut off says so, and then is not ready. It blames no address that has answered it before."""
     seen: list[tuple[int, str]] = []
 
     def is_out() -> bool:
@@ -58,6 +65,7 @@ def assert_told(worker: UicWorker, cut: Callable[[], None], named: str) -> None:
     cut()
     until(is_out, "it is not ready", within_s=TOLD_S + SESSIONS * SESSION_S)
     assert any(status == 200 and named in told for status, told in seen), seen
+    assert not [told for _, told in seen if "start Kafka there" in told or "KafkaConnectionError" in told]
     assert UNHEARD in seen[-1][1]
     assert named in seen[-1][1]
     assert "\nuic_ready 0.0" in web().get(f"{worker.admin_url}/metrics", timeout=10).text
@@ -94,7 +102,10 @@ def test_a_spare_worker_that_is_cut_off_says_so_and_takes_over_when_it_is_not(
             until(lambda: serves(spare), "it is as before", within_s=TOLD_S)
             # Now it holds a partition, and nothing is published.
             assert_told(spare, brokers.cut.hang, SILENT + brokers.cut_address)
+            assigned = assignments(spare)
             brokers.cut.restore()
+            until(lambda: assignments(spare) > assigned, "it is in the group again", within_s=TOLD_S)
+            until(lambda: UNHEARD not in readiness(spare)[1], "it says so at once", within_s=AT_ONCE_S)
             until(lambda: serves(spare), "it is ready by itself again", within_s=TOLD_S)
             uic.wait_folded(uic.publish(click("u1")))
             state = uic.state("u1")

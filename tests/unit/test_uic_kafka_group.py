@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +14,14 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.assignors.abstract import RebalanceProtocol
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.coordinator.heartbeat import Heartbeat
 from kafka.errors import KafkaConnectionError
 from kafka.future import Future
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.structs import MemberState
 
 from uic.log.kafka_repairs import group
-from uic.log.kafka_repairs.group import ClaimingAssignor
+from uic.log.kafka_repairs.group import ClaimingAssignor, accepted_at
 
 TOPIC = "behavior-events"
 ALL = [TopicPartition(TOPIC, p) for p in range(8)]
@@ -119,7 +122,7 @@ def test_a_member_waits_for_its_coordinator_for_a_session_and_no_longer(monkeypa
 def test_who_gives_partitions_up_joins_again_when_the_others_have_learned_what_they_got(
     kept: list[TopicPartition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 100.0
+    now, began = 100.0, time.monotonic()
     monkeypatch.setattr(group, "time", SimpleNamespace(monotonic=lambda: now))
     holds = SubscriptionState()
     holds.subscribe([TOPIC])
@@ -131,10 +134,14 @@ def test_who_gives_partitions_up_joins_again_when_the_others_have_learned_what_t
         _lookup_assignor=lambda name: ClaimingAssignor(),
         _rebalance_protocol=RebalanceProtocol.COOPERATIVE,
         auto_commit_interval=5.0,
+        heartbeat=Heartbeat(),
     )
+    consumer: Any = SimpleNamespace(_coordinator=member)
+    assert accepted_at(consumer) == -math.inf
     got = ConsumerProtocolAssignment(1, [(TOPIC, [tp.partition for tp in kept])], b"").encode()
     asyncio.run(member._on_join_complete_async(7, "member", "cooperative-sticky", got))
     assert holds.assigned_partitions() == set(kept)
+    assert began <= accepted_at(consumer), "the coordinator has let it join"
     assert member.rejoin_needed == (kept != ALL)
     assert not member.need_rejoin()
     member.state = MemberState.UNJOINED  # the group has lost it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
@@ -10,10 +11,12 @@ from uuid import UUID
 
 import pytest
 from kafka import TopicPartition
+from kafka.coordinator.heartbeat import Heartbeat
 from kafka.errors import KafkaConnectionError
 
 from uic.core.epochs import EpochEnd
 from uic.core.ports import (
+    BrokersSilent,
     DeadLettersAway,
     Described,
     ErasuresAway,
@@ -250,6 +253,22 @@ def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:
     counted, away = log.messages(0)
     assert counted == PartitionCount(3)
     assert isinstance(away, NotCounted)
+
+
+def test_an_accepted_heartbeat_ends_that_a_worker_is_out_of_its_group_at_once() -> None:
+    log, client = consumer_of(BusyLog())
+    heartbeat = Heartbeat()
+    client._coordinator = SimpleNamespace(heartbeat=heartbeat)
+    long_ago = time.monotonic() - 100
+    log._silence.answered(long_ago)
+    log._silence.unanswered("silent", long_ago + 1)
+    assert log._silence.unanswered("silent", long_ago + 99) == BrokersSilent("silent", out_of_group=True)
+    log._look_at_heartbeats(client)
+    assert log.messages(0) == [], "there was none"
+    heartbeat.received_heartbeat()
+    log._look_at_heartbeats(client)
+    log._look_at_heartbeats(client)
+    assert log.messages(0) == [BrokersSilent("")]
 
 
 def refusing(log: LogConsumer, client: Any, refused: bool | None, patch: pytest.MonkeyPatch) -> list[str]:

@@ -377,7 +377,7 @@ class BrokersSilent:
     """Why; empty: one answers again."""
     out_of_group: bool = False
     """Whether that lasted so long that the group may not have this worker any more. It stays so until the coordinator
-    says that it has."""
+    says that it has, accepts a heartbeat, or lets it join."""
 
 
 @dataclass(frozen=True, slots=True)

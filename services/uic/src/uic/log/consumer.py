@@ -12,6 +12,7 @@ can be recognized. `backpressure` decides which partitions are paused, `offset_c
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -56,7 +57,7 @@ from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.clients import explained
 from uic.log.kafka_repairs.fetching import fetch_refused, poll_once, position, too_large, unblock_paused
-from uic.log.kafka_repairs.group import is_settled, open_consumer
+from uic.log.kafka_repairs.group import accepted_at, is_settled, open_consumer
 from uic.log.kafka_repairs.metadata import fresh_topic_id, leaderless, learn_topic, partition_count
 from uic.log.kafka_repairs.offsets import ends_of_epochs
 from uic.log.offset_commits import OffsetCommits
@@ -152,6 +153,8 @@ class LogConsumer(threading.Thread):
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
         self._silence = Silence(settings.session_timeout_ms / 1000)
+        self._accepted_at = -math.inf
+        """When a coordinator last accepted a client as a member, as far as that is told; monotonic, in seconds."""
         self._broker: BrokerView | None = None
 
     # For the fold thread
@@ -263,6 +266,7 @@ class LogConsumer(threading.Thread):
     def _consume(self, consumer: KafkaConsumer) -> None:
         pause_s = 0.0
         while not self._leaving.is_set():
+            self._look_at_heartbeats(consumer)
             self._obey(consumer, pause_s)
             for partition in self._backpressure.relieved():
                 consumer.resume(self._tp(partition))
@@ -370,6 +374,13 @@ class LogConsumer(threading.Thread):
     def _tell_silence(self, found: BrokersSilent | None) -> None:
         if found is not None:
             self._messages.put(found)
+
+    def _look_at_heartbeats(self, consumer: KafkaConsumer) -> None:
+        """Tell at once that the group has this worker again: the next question may be seconds away, or wait that long
+        for a broker."""
+        if (at := accepted_at(consumer)) > self._accepted_at:
+            self._accepted_at = at
+            self._tell_silence(self._silence.is_member(at))
 
     def _give_back(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, list[Any]]) -> None:
         """Fetch again later what was fetched now."""
@@ -578,7 +589,7 @@ class LogConsumer(threading.Thread):
         self._look_due = time.monotonic() + LOOK_S
         member = consumer.group_metadata().member_id
         if view is None or member in view.members:
-            self._tell_silence(self._silence.is_member())
+            self._tell_silence(self._silence.is_member(time.monotonic()))
         holds = frozenset(tp.partition for tp in consumer.assignment())
         if problem := self._watchdog.look(view, member, holds, time.monotonic()):
             raise _Lost(problem)

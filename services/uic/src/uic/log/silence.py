@@ -40,9 +40,13 @@ class Silence:
         self._answered, self._unanswered = now, None
         return self._changed(BrokersSilent("", out_of_group=self._told.out_of_group))
 
-    def is_member(self) -> BrokersSilent | None:
-        """The group's coordinator has this worker, or does not let us ask. Returns what is to be told."""
-        return self._changed(BrokersSilent(self._told.detail))
+    def is_member(self, at: float) -> BrokersSilent | None:
+        """The group's coordinator said at `at` that it has this worker, or does not let us ask. Returns what is to be
+        told."""
+        self._answered = at if self._answered is None else max(at, self._answered)
+        if self._unanswered is not None and self._unanswered <= at:
+            self._unanswered = None
+        return self._changed(BrokersSilent("" if self._unanswered is None else self._told.detail))
 
     def unanswered(self, why: str, now: float) -> BrokersSilent | None:
         """A question was not answered. Returns what is to be told; `why` may change while it lasts."""

@@ -92,6 +92,7 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python h
 
     async def _on_join_complete_async(self, *joined: Any) -> None:
         await super()._on_join_complete_async(*joined)
+        self.heartbeat.received_heartbeat()  # to be let join says as much as an accepted heartbeat
         if self.rejoin_needed:
             self._second_round_at = time.monotonic() + SECOND_ROUND_S
 
@@ -128,6 +129,12 @@ def open_consumer(*, most_bytes: int = MAX_BATCH_BYTES, **options: Any) -> Kafka
     consumer._coordinator.__class__ = _Coordinator
     consumer._fetcher.__class__ = MemberFetcher
     return consumer
+
+
+def accepted_at(consumer: KafkaConsumer) -> float:
+    """When the group's coordinator last had us: it accepted a heartbeat, or let us join. Monotonic, in seconds; -inf
+    for a client that it never had."""
+    return float(consumer._coordinator.heartbeat.last_receive)
 
 
 def is_settled(consumer: KafkaConsumer) -> bool:
