@@ -114,6 +114,15 @@ def test_what_a_broker_says_before_it_ends_a_connection_is_read() -> None:
     assert transport._sock_recv() == (b"", "the end")
 
 
+@pytest.fixture
+def have_answered(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """The servers that have answered this process: none yet."""
+    servers: set[tuple[str, str]] = set()
+    monkeypatch.setattr(connections.Manager, "_have_answered", servers)
+    return servers
+
+
+@pytest.mark.usefixtures("have_answered")
 def test_a_time_that_is_over_hides_no_reason_and_an_open_connection_ends_it() -> None:
     manager: Any = object.__new__(connections.Manager)
     conns: dict[str, Any] = {}
@@ -127,16 +136,20 @@ def test_a_time_that_is_over_hides_no_reason_and_an_open_connection_ends_it() ->
     manager._note("h:1", SaslAuthenticationFailedError("SaslAuthenticationFailedError: wrong"))
     manager._note("h:1", RequestTimedOutError("Request timed out after 4 ms"))
     assert manager.failures()["h:1"].said == "wrong"
-    conns["node"] = SimpleNamespace(node_id="node", connected=True, in_flight_requests=deque())
+    conns["node"] = SimpleNamespace(node_id="coordinator-node", connected=True, in_flight_requests=deque())
+    nodes["coordinator-node"] = nodes["node"]
+    assert manager.failures()["h:1"].said == "wrong", "what a member asks others fails all the same"
+    conns["node"].node_id = "node"
     assert manager.failures() == {}
 
 
+@pytest.mark.usefixtures("have_answered")
 def test_a_broker_that_does_not_answer_is_named_unless_it_may_wait_for_others() -> None:
     manager: Any = object.__new__(connections.Manager)
     asked = time.monotonic() - UNANSWERED_S
     open_one = SimpleNamespace(node_id=3, connected=True, in_flight_requests=deque([(1, None, asked, asked + 9, None)]))
     vars(manager).update(
-        _failed={}, _connecting={}, _conns={3: open_one}, answers_at_once=True,
+        _failed={}, _connecting={}, _conns={3: open_one}, answers_at_once=True, config={"security_protocol": "SSL"},
         cluster=SimpleNamespace(broker_metadata=lambda node_id: SimpleNamespace(host="h", port=1)),
     )  # fmt: skip
     assert str(manager.failures()["h:1"]).startswith("no answer for 2 s; see whether Kafka hangs there")
@@ -146,19 +159,49 @@ def test_a_broker_that_does_not_answer_is_named_unless_it_may_wait_for_others() 
     assert manager.failures() == {}
 
 
+@pytest.mark.usefixtures("have_answered")
 def test_a_broker_that_accepts_a_connection_and_says_nothing_is_named_before_its_time_is_over() -> None:
     manager: Any = object.__new__(connections.Manager)
     connecting = {1: ("h:1", time.monotonic() - UNANSWERED_S), 2: ("h:2", time.monotonic())}
-    vars(manager).update(_failed={}, _connecting=connecting, _conns={}, answers_at_once=False)
+    vars(manager).update(
+        _failed={}, _connecting=connecting, _conns={}, answers_at_once=False, config={"security_protocol": "SSL"}
+    )
     assert [(at, why.said) for at, why in manager.failures().items()] == [("h:1", "no answer for 2 s")]
     assert manager.failures()["h:1"].fix.startswith("start Kafka there")
     manager._failed["h:1"] = time.monotonic(), why_no_connection(KafkaConnectionError("111 ECONNREFUSED"), "SSL")
     assert manager.failures()["h:1"].said == "Connection refused"
 
 
-def test_a_broker_that_has_answered_and_is_killed_is_not_said_to_want_tls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections.Manager, "_have_answered", set())
+def test_an_address_that_has_answered_before_is_not_said_to_be_wrong_however_its_silence_is_seen(
+    have_answered: set[tuple[str, str]],
+) -> None:
+    manager: Any = object.__new__(connections.Manager)
+    connecting = {1: ("h:1", time.monotonic() - 3)}
+    vars(manager).update(_failed={}, _connecting={}, _conns={}, config={"security_protocol": "SSL"})
 
+    def told() -> set[str]:
+        seen = set()
+        for error in (
+            RequestTimedOutError("Request timed out after 2999 ms"),
+            KafkaTimeoutError("no answer for 3 s"),
+            None,
+        ):
+            manager._failed, manager._connecting = {}, {} if error else connecting
+            if error:
+                manager._note("h:1", error)
+            seen.add(str(manager.failures()["h:1"]))
+        return seen
+
+    assert told() == {"no answer for 3 s; start Kafka there, or correct UIC_KAFKA__BOOTSTRAP_SERVERS"}
+    have_answered.add(("h:1", "SSL"))
+    hangs = "see whether Kafka hangs there or is overloaded, or the network loses what is sent"
+    assert told() == {f"no answer for 3 s; {hangs}"}
+    manager._note("h:1", KafkaConnectionError("111 ECONNREFUSED"))
+    assert str(manager.failures()["h:1"]).startswith("Connection refused; start Kafka there"), "it does not run"
+
+
+@pytest.mark.usefixtures("have_answered")
+def test_a_broker_that_has_answered_and_is_killed_is_not_said_to_want_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KafkaConnectionManager, "send", lambda *_: Future().success("answer"))
 
     def resets(port: int, *, after_an_answer: bool) -> NoConnection:

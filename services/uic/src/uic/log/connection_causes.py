@@ -26,7 +26,7 @@ SETTINGS: Final = "UIC_KAFKA"
 _PROTOCOL: Final = KAFKA_TLS.address
 _CERTIFICATE: Final = KAFKA_TLS.cert_file
 _NO_BROKER: Final = f"start Kafka there, or correct {SETTINGS}__BOOTSTRAP_SERVERS"
-_HANGS: Final = "see whether Kafka hangs there, or is overloaded"
+_HANGS: Final = "see whether Kafka hangs there or is overloaded, or the network loses what is sent"
 _GONE: Final = "it has answered before: see whether Kafka runs there, and still listens with this protocol"
 _SYSTEM_ERROR: Final = re.compile(r"(\d+) [A-Z]+")
 """How kafka-python says that the system refused to connect."""
@@ -34,6 +34,8 @@ _FRAME: Final = re.compile(r"Invalid frame length: (\d+)")
 """How it says that what came cannot be the beginning of an answer."""
 _TLS_ALERT: Final = 0x1503
 """The first two bytes of a TLS alert, which is what a server with TLS answers to plain text."""
+_TIMED_OUT: Final = re.compile(r"Request timed out after (\d+) ms")
+"""How it says that it has waited for an answer."""
 _CLASS_NAME: Final = re.compile(r"^(\[Error \d+\] )?(\w+Error: )+")
 
 
@@ -86,6 +88,8 @@ def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
             return NoConnection("the broker does not know this SASL mechanism", fix, answered=True)
         case IllegalSaslStateError():
             return NoConnection("the broker asks for no login at this port", f"correct {_PROTOCOL}", answered=True)
+        case RequestTimedOutError() if waited := _TIMED_OUT.fullmatch(words_of(error)):
+            return does_not_answer(int(waited[1]) / 1000, connected=False)
         case KafkaTimeoutError() | RequestTimedOutError() | Cancelled():
             return NoConnection(bounded(words_of(error)), _NO_BROKER, answered=False, telling=False)
         case InvalidReceiveError() if (frame := _FRAME.search(str(error))) and int(frame[1]) >> 16 == _TLS_ALERT:
@@ -108,6 +112,11 @@ def does_not_answer(seconds: float, *, connected: bool) -> NoConnection:
     """A broker took a request, and has been silent since; or it takes that long already to connect to it."""
     fix = _HANGS if connected else _NO_BROKER
     return NoConnection(f"no answer for {seconds:.0f} s", fix, answered=False, telling=False, connected=connected)
+
+
+def at_known_address(why: NoConnection) -> NoConnection:
+    """The same of a broker that has answered this process before: if only its time was over, the address is right."""
+    return why if why.telling else why._replace(fix=_HANGS)
 
 
 def has_gone() -> NoConnection:

@@ -22,7 +22,13 @@ from kafka.protocol.admin import DescribeConfigsRequest, DescribeTopicPartitions
 from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 
 from process.tls_causes import RESET
-from uic.log.connection_causes import NoConnection, does_not_answer, has_gone, why_no_connection
+from uic.log.connection_causes import (
+    NoConnection,
+    at_known_address,
+    does_not_answer,
+    has_gone,
+    why_no_connection,
+)
 from uic.log.kafka_repairs.bootstrap import BootstrapServer
 from uic.log.kafka_repairs.metadata import NO_BROKER, address_of, addresses_of
 from uic.log.kafka_repairs.race import Race, ms_until
@@ -59,7 +65,8 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
 
     _have_answered: ClassVar[set[tuple[str, str]]] = set()
     """Address and protocol of the servers that have answered a question of this process: if such a server ends a
-    connection, it wants no other protocol. One that wants a login answers without one only which versions it knows."""
+    connection, it wants no other protocol, and if it is silent, its address is right all the same. One that wants a
+    login answers without one only which versions it knows."""
 
     def __init__(self, net: Any, **configs: Any) -> None:
         super().__init__(net, **configs)
@@ -166,6 +173,9 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         if (node := self.cluster.broker_metadata(node_id)) is not None:
             self._have_answered.add((address_of(node), self.config["security_protocol"]))
 
+    def _has_answered(self, address: str) -> bool:
+        return (address, self.config["security_protocol"]) in self._have_answered
+
     async def _ask(self, question: Any, timeout_ms: int | None) -> Any:
         """The answer of the first broker that gives one.
 
@@ -218,12 +228,15 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
 
     def _note(self, address: str, error: BaseException) -> None:
         """A connection has failed. That time was over says less than what was seen before."""
-        protocol = self.config["security_protocol"]
-        why = why_no_connection(error, protocol)
-        if why.said == RESET and (address, protocol) in self._have_answered:
-            why = has_gone()
+        why = why_no_connection(error, self.config["security_protocol"])
+        if self._has_answered(address):
+            why = has_gone() if why.said == RESET else at_known_address(why)
         if why.telling or address not in self.failures():
             self._failed[address] = time.monotonic(), why
+
+    def _silent(self, address: str, seconds: float, *, connected: bool) -> NoConnection:
+        why = does_not_answer(seconds, connected=connected)
+        return at_known_address(why) if self._has_answered(address) else why
 
     def failures(self) -> dict[str, NoConnection]:
         """Address → why the last connection to it failed, a short while ago, of those without an open one; and of
@@ -234,13 +247,15 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         for conn in list(self._conns.values()):
             node = self.cluster.broker_metadata(conn.node_id)
             if conn.connected and node is not None:
-                open_to.add(address_of(node))
+                of_member = str(conn.node_id).startswith(_COORDINATOR)
+                if not of_member:  # whose heartbeats may be on their way, when all else has failed already
+                    open_to.add(address_of(node))
                 with suppress(IndexError):  # it has answered all
                     _, _, sent, *_ = conn.in_flight_requests[0]
-                    if self.answers_at_once or not str(conn.node_id).startswith(_COORDINATOR):
+                    if self.answers_at_once or not of_member:
                         asked.append((sent, address_of(node), True))
         silent = {
-            at: does_not_answer(now - since, connected=connected)
+            at: self._silent(at, now - since, connected=connected)
             for since, at, connected in sorted(asked, reverse=True)  # of an address, what has waited longest
             if now - since >= UNANSWERED_S
         }
