@@ -19,7 +19,7 @@ from uic.core.topics import replay_run
 from uic.errors import UicError, UnsuitableTopic
 from uic.log.bounded_producer import open_run
 from uic.log.erasures import KafkaErasures
-from uic.log.event_log import KafkaLog
+from uic.log.event_log import DELIVERY_SHARE, KafkaLog
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, read_client_settings
 from uic.tools.confirm import confirmed
@@ -184,8 +184,9 @@ def _begun(chosen: Sequence[DeadLetter], kafka: KafkaSettings) -> KafkaLog:
     """What this run appends with. Of earlier ones, nothing more comes from now on where `chosen` go."""
     options, most = kafka.client_options(), kafka.max_request_bytes
     partitions = {partition_of(letter.key or b"", kafka.partitions) for letter in chosen}
+    delivery_s = DELIVERY_SHARE * TIMEOUT_S  # `KafkaLog` waits for a verdict no longer
     run = open_run(
-        options, replay_run(kafka.topic), kafka.topic, partitions, timeout_s=TIMEOUT_S, max_request_bytes=most
+        options, replay_run(kafka.topic), kafka.topic, partitions, timeout_s=delivery_s, max_request_bytes=most
     )
     return KafkaLog(options, timeout_s=TIMEOUT_S, max_request_bytes=most, run=run)
 
