@@ -781,7 +781,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.
     config.write_text(configured(POOLING, epochs=1).to_toml())
     arguments = ["--description", str(path), "--config", str(config), "--output", str(config / "run")]
     assert main(["train", *arguments, "--cache", str(path.parent / "cache")]) == 1
-    assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
+    assert f"error: {config / 'run'} cannot be a folder, because {config} is a file" in capsys.readouterr().err
 
 
 def test_columns_of_slices_may_be_called_as_slices_are(tmp_path: Path) -> None:
