@@ -48,7 +48,7 @@ def changes(old: Manifest, new: Manifest) -> Iterator[str]:
 
 
 def fewer_members(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> Iterator[str]:
-    """That most candidates that stand for others will not do so any longer; `old` and `new`: those of each bundle. [n], [m]"""
+    """That most candidates that stand for others no longer will; `old` and `new`: those of each bundle. [n], [m]"""
     kept = int(np.isin(old, new).sum())
     if kept < _FEW * len(old):
         yield (
