@@ -6,12 +6,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
 from kafka.errors import KafkaError
+from kafka.producer.transaction_manager import ProducerIdAndEpoch
 
 from conftest import MakeTopics, TopicsForTest
 from localstack.topics import Topic, create_topics, topics
@@ -27,10 +31,11 @@ from uic.bulk.commands import import_history
 from uic.bulk.history import PLACE, DescribedHistory, decode_place, encode_place
 from uic.core.event import Reason
 from uic.core.letters import Letter, to_wire
-from uic.errors import LogUnavailable, NotAcknowledged
+from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_run
 from uic.log.event_log import KafkaLog, NewRecord
-from uic.log.kafka_repairs.runs import failure_of_run
+from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.kafka_repairs.runs import failure_of_run, without_marker
 from uic.tools import dead_letters, letter_replay
 from uic.tools.letter_reading import DeadLetter
 from uic.tools.letter_replay import REPLAY_OF
@@ -182,6 +187,53 @@ def test_brokers_take_nothing_of_a_run_after_the_next_one_of_its_name_has_begun(
     assert values == {0: [b"1", b"2", b"3"], 1: [b"2"]}
     for log in (first, second, third, other):
         log.close()
+
+
+@pytest.mark.parametrize("away", ["freeze", "kill"])
+def test_a_run_does_not_begin_while_a_partition_has_no_leader_that_could_refuse_what_comes_late(
+    away: str, three_real_brokers: ScriptedBroker
+) -> None:
+    """The transaction coordinator drops the markers of such a partition, and says nothing of it."""
+    client = {"bootstrap_servers": three_real_brokers.address.split(",")}
+    log = KafkaLog(client, timeout_s=5.0, max_request_bytes=1 << 20)
+    with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
+        settings = {"min.insync.replicas": "1"}
+        admin.create_topics([NewTopic("events", -1, -1, replica_assignments={0: [3], 1: [1]}, topic_configs=settings)])
+    until(lambda: there(log) == "", "the topic is there", within_s=30)
+    open_at = partial(open_run, client, "events.run", "events", timeout_s=10.0, max_request_bytes=1 << 20)
+    close_producer(open_at([0, 1]), wait_s=0)
+    getattr(three_real_brokers, away)("--node", "3")
+    until(lambda: there(log) not in {"", None}, "the brokers say that it has no leader", within_s=30)
+    with pytest.raises(LogUnavailable, match=r"not shut out of partitions 0, which have, or had"):
+        open_at([0, 1])
+    close_producer(open_at([1]), wait_s=0)
+    (three_real_brokers.thaw if away == "freeze" else three_real_brokers.start)("--node", "3")
+    until(lambda: there(log) == "", "the leader is back", within_s=60)
+    close_producer(open_at([0, 1]), wait_s=0)
+    log.close()
+
+
+def there(log: KafkaLog) -> str | None:
+    """What speaks against the topic; a broker may not know yet of one that another has just created."""
+    try:
+        return log.obstacle("events")
+    except (LogUnavailable, UnsuitableTopic):
+        return None
+
+
+def test_a_partition_whose_marker_was_dropped_is_found(real_kafka: str, make_topics: MakeTopics) -> None:
+    named = make_topics(real_kafka, N)
+    client = {"bootstrap_servers": [real_kafka]}
+    places = [TopicPartition(named.events, partition) for partition in range(N)]
+    first = log_of(named, named.events)
+    first.append(named.events, N, [NewRecord(p, b"user", b"1") for p in range(N)], 10.0)
+    later = open_run(client, named.events, named.events, [0], timeout_s=10.0, max_request_bytes=1 << 20)
+    marked = later._transaction_manager.producer_id_and_epoch
+    with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
+        before = ProducerIdAndEpoch(marked.producer_id, marked.epoch - 1)  # of the empty transaction
+        assert without_marker(admin, places, before) == [1], "of which that run asked nothing"
+    close_producer(later, wait_s=0)
+    first.close()
 
 
 def test_what_a_run_appends_is_read_at_once_by_readers_of_committed_records(

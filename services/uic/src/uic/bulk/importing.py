@@ -69,8 +69,6 @@ class There:
     """By partition of the topic, where reading goes on."""
     lanes: dict[int, dict[int, int]] = field(default_factory=dict)
     """By partition of the topic, lane → highest number."""
-    firsts: dict[int, dict[int, int]] = field(default_factory=dict)
-    """By partition of the topic, lane → the number that was read first."""
     numbers: dict[int, Numbers] = field(default_factory=dict)
     """By lane, all of them: a record belongs into one partition."""
     cut: set[int] = field(default_factory=set)
@@ -100,18 +98,17 @@ class There:
         self.records += 1
         self.doubled += place.number <= highest
         lanes[place.lane] = max(place.number, highest)
-        self.firsts.setdefault(partition, {}).setdefault(place.lane, place.number)
         self.numbers.setdefault(place.lane, Numbers()).add(place.number)
         if record.value is None and record.key is not None:
             known_ms = None if record.timestamp < 0 else record.timestamp
             self.brought.add(Brought(partition, record.offset, record.key, known_ms))
 
     def should_have(self, partition: int, place: Place) -> bool:
-        """Whether a record must be there, because a later one of its partition and lane is, and is not. A partition
-        that was cut has lost what lay before its first record."""
-        if place.number > self.lanes.get(partition, {}).get(place.lane, -1) or place.number in self.numbers[place.lane]:
+        """Whether a record must be there, because a later one of its partition and lane is, and is not. Of a partition
+        that was cut this is not known: it may have lost the record, or the erasure for which it was left out."""
+        if partition in self.cut or place.number > self.lanes.get(partition, {}).get(place.lane, -1):
             return False
-        return partition not in self.cut or place.number > self.firsts[partition][place.lane]
+        return place.number not in self.numbers[place.lane]
 
 
 class Importer:
@@ -127,6 +124,7 @@ class Importer:
         max_request_bytes: int,
         another_source: bool = False,
         bring_back_erased: bool = False,
+        erasures_known: bool = True,
         after: Callable[[str], None] = lambda step: None,
     ) -> None:
         """
@@ -138,6 +136,7 @@ class Importer:
             max_request_bytes: largest record.
             another_source: append to a topic that has imported records of another source.
             bring_back_erased: append also history of users and items that were erased in the topic since.
+            erasures_known: whether the source says whom it left out, so that what is missing is a gap.
             after: called after each step: "scan", "record" (one was handed to the client), "send" (all are
                 acknowledged), "note".
         """
@@ -148,6 +147,7 @@ class Importer:
         self._max_request_bytes = max_request_bytes
         self._another_source = another_source
         self._bring_back_erased = bring_back_erased
+        self._erasures_known = erasures_known
         self._after = after
 
     def run(self, history: History, reader: PartitionReader) -> Imported:
@@ -207,7 +207,8 @@ class Importer:
             raise BulkRefused(_other_source(self._bounds.topic, there))
         noted = self._erasures.noted(range(len(self._bounds.partitions)), self._bounds.topic_id)
         there.erased.note(noted, {(one.partition, one.offset) for one in there.brought})
-        self._refuse_gaps(history, there)
+        if self._erasures_known:
+            self._refuse_gaps(history, there)
         erased = ErasedHistory() if self._bring_back_erased else there.erased
         done = Imported()
         flying: deque[tuple[Any, HistoryRecord]] = deque()
@@ -288,7 +289,8 @@ class Importer:
             raise BulkRefused(
                 f"topic {self._bounds.topic} lacks {gaps} of this source, and has later ones: an import of an earlier "
                 "version went on behind records that the brokers had not taken, or they were removed since, as by "
-                "compaction. Behind later ones they would be out of order: import into a new topic, and retire this one"
+                "compaction, or left out for an erasure that nothing tells of any more. Behind later ones they would "
+                "be out of order: import into a new topic, and retire this one"
             )
 
     def _missing(

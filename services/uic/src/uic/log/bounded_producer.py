@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from typing import Any
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailedError
+from kafka.producer.transaction_manager import ProducerIdAndEpoch
 
+from uic.core.topics import ranges
 from uic.errors import LogRefused, LogUnavailable
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.kafka_repairs.producers import end_sender, repair_producer
-from uic.log.kafka_repairs.runs import NotBegun, begin_run
+from uic.log.kafka_repairs.runs import NotBegun, Overtaken, begin_run, without_marker
 from uic.log.topic_answers import TO_WRITE, refusal
 from uic.log.unreachable import unreachable
 
@@ -71,8 +74,10 @@ def open_run(
     try:
         producer = open_kafka_client(KafkaProducer, **dict(client) | options)
         try:
+            places = [TopicPartition(topic, partition) for partition in partitions]
             with explained(producer):
-                begin_run(producer, [TopicPartition(topic, partition) for partition in partitions], timeout_s)
+                marked = begin_run(producer, places, timeout_s)
+            _refuse_unmarked(client, name, places, marked, timeout_s)
         except BaseException:
             end_sender(producer)
             raise
@@ -80,15 +85,44 @@ def open_run(
         raise LogRefused(f"transactional id {name} {refusal(client, TO_WRITE, type(error))}") from error
     except TopicAuthorizationFailedError as error:
         raise LogRefused(f"topic {topic} {refusal(client, TO_WRITE)}") from error
+    except Overtaken as error:
+        raise LogUnavailable(
+            f"another run of {name} has begun at the same time: run this again when it ends"
+        ) from error
     except KafkaError as error:
         if isinstance(error, NotBegun) and error.__cause__ is None:
             raise LogUnavailable(
                 f"the brokers answer, and did not shut out earlier runs of {name} within {timeout_s:g} s; nothing was "
-                f"appended. Each partition of {topic} needs a leader, and Kafka its topic __transaction_state, which "
-                "a cluster of fewer brokers than transaction.state.log.replication.factor (3) cannot make"
+                f"appended. Each partition of {topic} needs a leader and as many replicas in sync as "
+                "min.insync.replicas says, and Kafka its topic __transaction_state, which a cluster of fewer brokers "
+                "than transaction.state.log.replication.factor (3) cannot make"
             ) from error
         raise unreachable(client, error) from error
     return producer
+
+
+def _refuse_unmarked(
+    client: Mapping[str, Any],
+    name: str,
+    places: Collection[TopicPartition],
+    marked: ProducerIdAndEpoch,
+    timeout_s: float,
+) -> None:
+    """
+    Raises:
+        LogUnavailable: earlier runs are not shut out everywhere.
+        KafkaError: a broker does not answer.
+    """
+    if not places:
+        return
+    timeout_ms = int(timeout_s * 1000)
+    options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+    with closing(open_kafka_client(KafkaAdminClient, **dict(client) | options)) as admin, explained(admin):
+        if lacking := without_marker(admin, places, marked):
+            raise LogUnavailable(
+                f"earlier runs of {name} are not shut out of partitions {ranges(lacking)}, which have, or had a moment "
+                "ago, no leader; nothing was appended: run this again once they have one"
+            )
 
 
 def _options(timeout_s: float, max_request_bytes: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.kafka_repairs.fetching import poll_once
 from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
 from uic.log.lone_consumer import open_lone_consumer, read_settled
 from uic.log.record_batches import UnreadableBatch
@@ -163,7 +164,7 @@ class PartitionReader:
                 consumer.seek(tp, start)
                 deadline = time.monotonic() + self._idle_s
                 while position < end:
-                    found = consumer.poll(timeout_ms=POLL_MS).get(tp, [])
+                    found = poll_once(consumer, POLL_MS).get(tp, [])  # ends also with an answer of markers alone
                     if found and isinstance(found[-1], UnreadableBatch):
                         raise UnreadableLog(
                             f"{self._topic}, partition {partition}: the batch at offset {found[-1].offset} cannot be "

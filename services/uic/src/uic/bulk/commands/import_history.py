@@ -146,6 +146,7 @@ def _append(
             max_request_bytes=kafka.max_request_bytes,
             another_source=options.another_source,
             bring_back_erased=options.bring_back_erased,
+            erasures_known=not options.without_erasures,
             after=after,
         ).run(history, reader)
     report = {

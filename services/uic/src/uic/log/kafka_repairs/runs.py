@@ -18,9 +18,16 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from kafka import KafkaProducer, TopicPartition
-from kafka.errors import InvalidProducerEpochError, KafkaError, KafkaTimeoutError, ProducerFencedError
-from kafka.producer.transaction_manager import TransactionState
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.errors import (
+    IncompatibleBrokerVersion,
+    InvalidProducerEpochError,
+    KafkaError,
+    KafkaTimeoutError,
+    ProducerFencedError,
+    UnsupportedVersionError,
+)
+from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionState
 
 from uic.log.kafka_repairs import producers
 
@@ -71,11 +78,13 @@ def repair_run(producer: KafkaProducer) -> None:
     producer._transaction_manager.__class__ = _RunManager
 
 
-def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], timeout_s: float) -> None:
+def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], timeout_s: float) -> ProducerIdAndEpoch:
     """Make a transactional producer that `open_kafka_client` has opened, and that has not begun, that of a run: from
-    now on the leaders of `partitions` take nothing of earlier runs with its transactional id.
+    now on the leaders of `partitions` take nothing of earlier runs with its transactional id, if they have the marker
+    of what is returned (`without_marker`).
 
     Raises:
+        Overtaken: another run has begun at the same time.
         KafkaError: not in time, or the brokers refuse it.
     """
     repair_run(producer)
@@ -88,13 +97,50 @@ def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], t
         if not result.wait(timeout_ms=max(0.0, deadline - time.monotonic()) * 1000):
             raise NotBegun("earlier runs are not shut out")
 
-    done(manager.initialize_transactions)
-    manager.begin_transaction()
-    for partition in partitions:
-        manager.maybe_add_partition_to_transaction(partition)
-    done(manager.begin_commit)
-    done(manager.initialize_transactions)  # which waits for the markers
+    try:
+        done(manager.initialize_transactions)
+        marked: ProducerIdAndEpoch = manager.producer_id_and_epoch
+        manager.begin_transaction()
+        for partition in partitions:
+            manager.maybe_add_partition_to_transaction(partition)
+        done(manager.begin_commit)
+        done(manager.initialize_transactions)  # which waits for the markers
+    except (InvalidProducerEpochError, ProducerFencedError) as error:
+        raise Overtaken("another run has begun at the same time") from error
     manager.transactional_id = None  # what follows is in no transaction
+    return marked
+
+
+def without_marker(
+    admin: KafkaAdminClient, partitions: Collection[TopicPartition], marked: ProducerIdAndEpoch
+) -> list[int]:
+    """Partitions that take records of earlier runs, because they have no marker: while a partition has no leader, the
+    coordinator drops its markers, and says all the same that the transaction is complete.
+
+    A leader that knows no producer at all had no run within the last day. Brokers before Kafka 2.8 do not tell.
+
+    Raises:
+        KafkaError: a leader does not answer.
+    """
+    [topic] = {partition.topic for partition in partitions}
+    [described] = admin.describe_topics([topic])
+    asked = {partition.partition for partition in partitions}
+    away = [p["partition_index"] for p in described["partitions"] if p["leader_id"] < 0]
+    if lacking := sorted(asked.intersection(away)):
+        return lacking
+    try:
+        told = admin.describe_producers(partitions)
+    except (IncompatibleBrokerVersion, UnsupportedVersionError):
+        return []
+    return sorted(
+        at.partition
+        for at, known in told.items()
+        if known.active_producers and not any(_has_begun(one, marked) for one in known.active_producers)
+    )
+
+
+def _has_begun(producer: Any, marked: ProducerIdAndEpoch) -> bool:
+    return bool(producer.producer_id == marked.producer_id and producer.producer_epoch >= marked.epoch)
 
 
 def failure_of_run(producer: KafkaProducer) -> Exception | None:
