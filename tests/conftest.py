@@ -190,7 +190,7 @@ def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield bootstrap
         return
-    broker = ScriptedBroker(_broker_script(), tmp_path_factory.mktemp("kafka") / "cluster")
+    broker = ScriptedBroker(broker_script(), tmp_path_factory.mktemp("kafka") / "cluster")
     try:
         yield broker.start(
             "--set", "group.min.session.timeout.ms=1000"
@@ -202,7 +202,7 @@ def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def own_real_kafka(tmp_path: Path) -> Iterator[ScriptedBroker]:
     """A started Apache Kafka that this test may stop, kill, freeze and start again (about 5 s)."""
-    broker = ScriptedBroker(_broker_script(), tmp_path / "own-kafka")
+    broker = ScriptedBroker(broker_script(), tmp_path / "own-kafka")
     try:
         broker.start()
         yield broker
@@ -213,7 +213,7 @@ def own_real_kafka(tmp_path: Path) -> Iterator[ScriptedBroker]:
 @pytest.fixture
 def three_real_brokers(tmp_path: Path) -> Iterator[ScriptedBroker]:
     """An Apache Kafka of three nodes (about 15 s), each of which this test may kill and freeze."""
-    broker = ScriptedBroker(_broker_script(), tmp_path / "three-brokers")
+    broker = ScriptedBroker(broker_script(), tmp_path / "three-brokers")
     try:
         broker.start("--nodes", "3")
         yield broker
@@ -221,7 +221,8 @@ def three_real_brokers(tmp_path: Path) -> Iterator[ScriptedBroker]:
         broker.kill()  # stopped together, the last one can wait minutes for the others to elect a controller
 
 
-def _broker_script() -> Path:
+def broker_script() -> Path:
+    """The script that starts a real Kafka; without it the test is skipped, and says so."""
     script = os.environ.get("CTR_KAFKA_BROKER")
     if not script:
         pytest.skip(skips.NO_REAL_KAFKA)

@@ -22,13 +22,13 @@ from support import bulk_running
 from support.archived_log import archived, by_user, noted_erasures, records_of
 from support.bulk_running import KILLED, done, killed, run, run_main
 from support.uic_running import delete_and_wait
-from uic.bulk import history as uic_history
-from uic.bulk import importing
+from uic.bulk import described_history, importing
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of, begin_archive, open_archive
 from uic.bulk.commands import import_history
+from uic.bulk.described_history import DescribedHistory
 from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
-from uic.bulk.history import PLACE, DescribedHistory, encode_place, refuse_short_retention
+from uic.bulk.history import PLACE, encode_place, refuse_short_retention
 from uic.core.event import MAX_VALUE_BYTES
 from uic.core.kafka_tools import KafkaTools
 from uic.core.records import BatchRecord
@@ -325,7 +325,7 @@ def test_events_of_the_far_future_are_left_out_with_their_row_and_appended_when_
     assert f"2 rows refused: ts: more than a day from now (first: {tmp_path / 'h.csv'}, row 31)" in said
     assert "0 of 61 records appended" in done(environment(topics), *command)
     clock = SimpleNamespace(time_ns=lambda: (now_s + 2 * HOUR_S) * 10**9)
-    monkeypatch.setattr(uic_history, "time", clock)
+    monkeypatch.setattr(described_history, "time", clock)
     said = done(environment(topics), *command)
     assert "1 of 62 records appended" in said
     assert "1 rows refused" in said

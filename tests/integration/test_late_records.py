@@ -3,7 +3,6 @@ in the log twice, out of order or missing."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,18 +16,18 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from kafka.producer.transaction_manager import ProducerIdAndEpoch
 
-from conftest import MakeTopics, TopicsForTest
+from conftest import MakeTopics, TopicsForTest, broker_script
 from localstack.topics import Topic, create_topics, topics
 from localstack.wait import until
 from mimn.state import partition_of
-from support import skips
 from support.archived_log import records_of
 from support.bulk_running import cut_log, run, run_main
 from support.cut_off import CutOffKafka, cut_off_kafka
 from support.scripted_broker import ScriptedBroker
 from support.uic_running import click
 from uic.bulk.commands import import_history
-from uic.bulk.history import PLACE, DescribedHistory, decode_place, encode_place
+from uic.bulk.described_history import DescribedHistory
+from uic.bulk.history import PLACE, decode_place, encode_place
 from uic.core.event import Reason
 from uic.core.letters import Letter, to_wire
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
@@ -270,10 +269,7 @@ def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_ka
 
 
 def test_a_run_that_brokers_without_transactions_cannot_begin_says_what_they_need(tmp_path: Path) -> None:
-    script = os.environ.get("CTR_KAFKA_BROKER")
-    if not script:
-        pytest.skip(skips.NO_REAL_KAFKA)
-    broker = ScriptedBroker(Path(script), tmp_path / "broker")
+    broker = ScriptedBroker(broker_script(), tmp_path / "broker")
     try:
         client = {"bootstrap_servers": [broker.start("--set", "transaction.state.log.replication.factor=3")]}
         create_topics(broker.address, [Topic("events", 1)])

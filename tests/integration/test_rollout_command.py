@@ -397,12 +397,17 @@ def folding(client: Any, stored: Stored) -> Iterator[None]:
             told.result()
 
 
+def to_roll_back(bundles: tuple[Path, Path]) -> tuple[Release, Record]:
+    """A release that was replaced, and the record that says so."""
+    old, bad = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = ready(bad, old)
+    return old, promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+
+
 def test_a_rollback_to_a_release_whose_workers_were_stopped_says_that_its_states_grow_old(
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
 ) -> None:
-    old, bad = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
-    record = ready(bad, old)
-    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    old, record = to_roll_back(bundles)
     valkey.client.set(record_key(valkey.prefix), encode_record(record))
     stored = Stored(load_bundle(bundles[0]), partitions=2, prefix=valkey.prefix)
     stored.progress(1, as_of_ms=now_ms() - 3_600_000)
@@ -424,9 +429,7 @@ def test_a_rollback_to_a_namespace_that_has_lost_partitions_is_refused_unless_it
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
 ) -> None:
     """As after `gc` has removed it, and the store came back with the record of before."""
-    old, bad = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
-    record = ready(bad, old)
-    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    _, record = to_roll_back(bundles)
     before = encode_record(record)
     valkey.client.set(record_key(valkey.prefix), before)
     stored = Stored(load_bundle(bundles[0]), partitions=2, prefix=valkey.prefix)
@@ -449,9 +452,7 @@ def test_a_rollback_to_a_namespace_that_has_lost_partitions_is_refused_unless_it
 def test_a_rollback_is_carried_out_while_a_part_of_the_store_that_has_states_is_away(
     rollout: Command, bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, bad = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
-    record = ready(bad, old)
-    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    _, record = to_roll_back(bundles)
     with three_masters(tmp_path, each_alone=True) as nodes:
         client: Any = redis.RedisCluster.from_url(nodes[0].address, protocol=2, socket_timeout=10)
         for prefix in map("shop{}".format, range(100)):

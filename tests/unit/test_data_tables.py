@@ -22,7 +22,7 @@ from mimn.data.events import DataError
 from mimn.data.ids import string_id
 from mimn.data.preparation import prepare
 from mimn.data.tables import Columns, TableReader
-from uic.bulk.history import DescribedHistory
+from uic.bulk.described_history import DescribedHistory
 from uic.core.event import MAX_KEY_BYTES
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)

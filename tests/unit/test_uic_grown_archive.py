@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from mimn.state import partition_of
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of, begin_archive, open_archive
+from uic.bulk.archived_history import ArchivedHistory
 from uic.bulk.backfill_job import Target, new_job
 from uic.bulk.erased_history import ErasedHistory
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.history import ArchivedHistory, HistoryRecord, Place
+from uic.bulk.history import HistoryRecord, Place
 from uic.bulk.importing import Imported, Importer
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds

@@ -31,8 +31,8 @@ def open_producer(
         client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
         timeout_s: bounds connecting, and how long delivering a record may take.
         max_request_bytes: largest request, and so largest record.
-        idempotent: no repeats, but one record that is too large for the topic ends such a producer for good. Without
-            it, each record is its own batch, so a large one fails alone.
+        idempotent: no repeats. Without it, each record is its own batch, so one that is too large for the topic fails
+            alone.
 
     Raises:
         KafkaError: no broker answers in time.

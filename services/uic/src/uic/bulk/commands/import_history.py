@@ -18,10 +18,12 @@ from kafka.errors import KafkaError
 from mimn.bundle import BundleError, Manifest, read_manifest
 from mimn.data.events import DataError
 from uic.bulk.archive import incomplete, open_archive
+from uic.bulk.archived_history import ArchivedHistory
 from uic.bulk.commands.servers import erasures_of, erasures_of_topic
+from uic.bulk.described_history import DescribedHistory
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
+from uic.bulk.history import refuse_short_retention
 from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
