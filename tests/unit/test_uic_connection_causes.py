@@ -107,9 +107,23 @@ def test_a_broker_that_is_needed_and_away_is_named_and_nothing_is_said_of_those_
     told = unreachable(CLIENT, of({"a:1": hangs, "b:1": AWAY}, error)).detail
     assert told.startswith("a broker that is needed does not answer: a:1 (no answer for 3 s; "), "another one may be"
     told = unreachable(CLIENT, of({"a:1": hangs}, error), all_silent=True).detail
-    assert told.startswith("no broker answers at a:1, b:1: no answer for 3 s; see whether Kafka hangs there or is over")
+    assert told.startswith("a broker that is needed does not answer: a:1 (no answer for 3 s; "), "b:1 may not be asked"
     login = unreachable(CLIENT, of({"b:1": LOGIN}, error)).detail
     assert login == "no connection to the brokers: b:1 (wrong password; correct the password)"
+
+
+def test_no_broker_is_said_to_answer_only_where_all_that_the_client_knows_are_silent() -> None:
+    hangs = does_not_answer(3, connected=True)
+    for known, silent in (({"a.internal:9", "b.internal:9"}, {"a.internal:9"}), (set(), {"a:1"})):
+        error = KafkaTimeoutError("Timed out after 3000 ms")
+        error.__cause__ = ConnectionsFailed(dict.fromkeys(silent, hangs), brokers=known)
+        told = unreachable(CLIENT, error, all_silent=True).detail
+        assert told.startswith(f"a broker that is needed does not answer: {min(silent)} (no answer for 3 s; see ")
+        error.__cause__ = ConnectionsFailed(dict.fromkeys(known or {"a:1", "b:1"}, hangs), brokers=known)
+        told = unreachable(CLIENT, error, all_silent=True).detail
+        assert told.startswith("no broker answers at a:1, b:1: ")
+        told = unreachable(CLIENT, error).detail
+        assert told.startswith("a broker that is needed does not answer: "), "it may be only this question"
 
 
 @pytest.mark.parametrize(

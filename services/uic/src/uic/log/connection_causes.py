@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from kafka.errors import (
@@ -60,16 +60,20 @@ class NoConnection(NamedTuple):
 class ConnectionsFailed(Exception):
     """What lies behind the error of a client that has no connection."""
 
-    def __init__(self, failures: Mapping[str, NoConnection], *, found_none: bool = False) -> None:
+    def __init__(
+        self, failures: Mapping[str, NoConnection], *, found_none: bool = False, brokers: Collection[str] = ()
+    ) -> None:
         """
         Args:
             failures: by address, `host:port`.
             found_none: whether the client was looking for a first broker; else one had answered, and another one that
                 it needs has not.
+            brokers: addresses of all that the client knows, by which they know each other; empty if it knows none yet.
         """
         super().__init__("; ".join(by_cause((address, str(why)) for address, why in failures.items())))
         self.failures = dict(failures)
         self.found_none = found_none
+        self.brokers = frozenset(brokers)
 
 
 def why_no_connection(error: BaseException, protocol: str) -> NoConnection:

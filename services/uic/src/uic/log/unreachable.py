@@ -72,9 +72,10 @@ def _no_answer(client: Mapping[str, Any], error: BaseException, *, all_silent: b
     which is named."""
     addresses = [address.strip() for address in client["bootstrap_servers"]]
     failures = _failures(error)
-    found_none = isinstance(error.__cause__, ConnectionsFailed) and error.__cause__.found_none
-    without = {address for address, failure in failures.items() if not failure.connected}
-    none_answers = all_silent or found_none or without >= set(addresses)
+    cause = error.__cause__ if isinstance(error.__cause__, ConnectionsFailed) else None
+    # Where nothing was answered for a while, it may still be that only those that are away were asked.
+    away = {address for address, failure in failures.items() if all_silent or not failure.connected}
+    none_answers = cause is not None and (cause.found_none or away >= (cause.brokers or set(addresses)))
     if not failures:
         why = type(error).__name__
         return f"{no_broker(client)}: {why}" if none_answers else f"{NO_ANSWER} in time ({why}): {_WHICH}"

@@ -14,6 +14,7 @@ from kafka.net.selector import NetworkSelector
 from uic.log.connection_causes import ConnectionsFailed, NoConnection
 from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.connections import Manager
+from uic.log.kafka_repairs.metadata import address_of
 from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 
 Client = TypeVar("Client")
@@ -77,6 +78,12 @@ def failures_of(client: Any) -> dict[str, NoConnection]:
     return {} if manager is None else manager.failures()
 
 
+def _brokers_of(client: Any) -> set[str]:
+    """Addresses of the brokers that such a client knows."""
+    manager = _manager_of(client)
+    return set() if manager is None else set(map(address_of, manager.cluster.brokers()))
+
+
 def is_unknown(client: Any, topic: str) -> bool:
     """Whether the brokers have told a client that they do not have a topic. A producer that waits for its partitions
     says the same of that and of brokers that are silent."""
@@ -97,7 +104,7 @@ def explained(client: Any) -> Iterator[None]:
         yield
     except KafkaError as error:
         if failures := failures_of(client):
-            raise error from ConnectionsFailed(failures)
+            raise error from ConnectionsFailed(failures, brokers=_brokers_of(client))
         raise
 
 
