@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError
-from kafka.producer.transaction_manager import ProducerIdAndEpoch
+from kafka.errors import KafkaError, UnknownError
+from kafka.producer.transaction_manager import EndTxnHandler, ProducerIdAndEpoch, TransactionManager
 
 from conftest import MakeTopics, TopicsForTest, broker_script
 from localstack.topics import Topic, create_topics, topics
@@ -246,6 +247,34 @@ def test_what_a_run_appends_is_read_at_once_by_readers_of_committed_records(
     assert consumer.end_offsets([TopicPartition(named.events, 0)]) == {TopicPartition(named.events, 0): at + 1}
     consumer.close()
     close_producer(producer, wait_s=0)
+
+
+@pytest.mark.parametrize("unnamed", [False, True])
+def test_of_two_runs_that_begin_at_the_same_time_one_is_told_so(
+    unnamed: bool, real_kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that is shutting the first one out answers by an error without a name; that moment is too short to
+    meet, so its answer is replaced."""
+    named = make_topics(real_kafka, N)
+    client: dict[str, Any] = {"bootstrap_servers": [real_kafka]}
+    begin = partial(open_run, client, named.events, named.events, range(N), timeout_s=10.0, max_request_bytes=1 << 20)
+    others: list[KafkaProducer] = []
+    commit, handle = TransactionManager.begin_commit, EndTxnHandler.handle_response
+
+    def commit_behind_another(manager: TransactionManager) -> Any:
+        monkeypatch.undo()
+        others.append(begin())
+        if unnamed:
+            answer = SimpleNamespace(error_code=UnknownError.errno)
+            monkeypatch.setattr(EndTxnHandler, "handle_response", lambda handler, _: handle(handler, answer))
+        return commit(manager)
+
+    monkeypatch.setattr(TransactionManager, "begin_commit", commit_behind_another)
+    with pytest.raises(LogUnavailable, match=r"another run of .* has begun at the same time: run this again when it"):
+        begin()
+    [other] = others
+    other.send(named.events, value=b"value", partition=0).get(timeout=10)
+    close_producer(other, wait_s=0)
 
 
 def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_kafka: CutOffKafka) -> None:

@@ -25,6 +25,7 @@ from kafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     ProducerFencedError,
+    UnknownError,
     UnsupportedVersionError,
 )
 from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionState
@@ -94,19 +95,25 @@ def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], t
     def done(ask: Callable[[], Any]) -> None:
         result = ask()
         producer._sender.wakeup()
-        if not result.wait(timeout_ms=max(0.0, deadline - time.monotonic()) * 1000):
-            raise NotBegun("earlier runs are not shut out")
+        try:
+            if not result.wait(timeout_ms=max(0.0, deadline - time.monotonic()) * 1000):
+                raise NotBegun("earlier runs are not shut out")
+        except (InvalidProducerEpochError, ProducerFencedError) as error:
+            raise Overtaken("another run has begun at the same time") from error
 
+    done(manager.initialize_transactions)
+    marked: ProducerIdAndEpoch = manager.producer_id_and_epoch
+    manager.begin_transaction()
+    for partition in partitions:
+        manager.maybe_add_partition_to_transaction(partition)
     try:
-        done(manager.initialize_transactions)
-        marked: ProducerIdAndEpoch = manager.producer_id_and_epoch
-        manager.begin_transaction()
-        for partition in partitions:
-            manager.maybe_add_partition_to_transaction(partition)
         done(manager.begin_commit)
-        done(manager.initialize_transactions)  # which waits for the markers
-    except (InvalidProducerEpochError, ProducerFencedError) as error:
-        raise Overtaken("another run has begun at the same time") from error
+    except KafkaError as error:
+        # While another run shuts this one out, the coordinator answers a commit by an error that it has no name for.
+        if UnknownError.__name__ in str(error):
+            raise Overtaken("another run has begun at the same time") from error
+        raise
+    done(manager.initialize_transactions)  # which waits for the markers
     manager.transactional_id = None  # what follows is in no transaction
     return marked
 
