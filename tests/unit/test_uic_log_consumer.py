@@ -255,6 +255,23 @@ def test_the_broker_itself_is_asked_how_many_partitions_there_are() -> None:
     assert isinstance(away, NotCounted)
 
 
+def test_a_count_that_ends_its_consumer_has_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fold thread asks nothing more before it has one."""
+
+    def broken() -> int:
+        raise OSError(9, "Bad file descriptor")
+
+    busy = BusyLog()
+    log, client = consumer_of(busy)
+    monkeypatch.setattr(busy, "partition_count", broken)
+    log.count_partitions()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        log._obey(client)
+    (said,) = log.messages(0)
+    assert isinstance(said, NotCounted)
+    assert "Bad file descriptor" in said.detail
+
+
 def test_an_accepted_heartbeat_ends_that_a_worker_is_out_of_its_group_at_once() -> None:
     log, client = consumer_of(BusyLog())
     heartbeat = Heartbeat()

@@ -501,8 +501,10 @@ class LogConsumer(threading.Thread):
         try:
             with explained(consumer):
                 self._messages.put(PartitionCount(self._asked().partition_count()))
-        except KafkaError as error:
+        except Exception as error:  # of any kind: the fold thread asks nothing more before it has an answer
             self._messages.put(NotCounted(described(error, self._client, self._topic)))
+            if not isinstance(error, KafkaError):
+                raise  # which ends this consumer
 
     def _out_of_range(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         for tp in partitions:
