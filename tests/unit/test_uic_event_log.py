@@ -33,11 +33,13 @@ from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
-from uic.log import event_log
+from uic.log import event_log, on_demand_thread, owed_verdicts
+from uic.log.bounded_producer import close_producer
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import DELIVERY_SHARE, VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
 from uic.log.kafka_repairs.connections import Manager
 from uic.log.kafka_repairs.producers import NeverSent, NotAppended, OtherCount
+from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, UicSettings
 from uic.tools import dead_letters
@@ -417,6 +419,33 @@ def test_a_producer_that_reports_a_record_too_late_sends_nothing_more_though_no_
     assert silent.closings == 0, "its time is not over: others use it"
     until(lambda: silent.closings, "it is given up", within_s=30)
     assert append(log, 1.0) == [Position(0, 7)]
+
+
+class Unclosable(Producer):
+    """A producer whose first end fails in a way that is not expected."""
+
+    def close(self, timeout: float) -> None:
+        super().close(timeout)
+        if self.closings == 1:
+            raise ValueError("a bad state")
+
+
+def test_a_producer_that_cannot_be_ended_keeps_no_other_one_from_it_and_is_ended_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(on_demand_thread, "RETRY_S", 0.005)
+    monkeypatch.setattr(owed_verdicts, "AGAIN_S", 0.05)
+    first: Any
+    other: Any
+    first, other = Unclosable(), Producer()
+    owed = OwedVerdicts(lambda producer: close_producer(producer, wait_s=0))
+    for producer in (first, other):
+        owed.expect(producer, [Future(lambda timeout: None)], 0.0)
+    until(lambda: first.closings == 2, "the first one is ended", within_s=30)
+    until(lambda: other.closings == 1, "the other one is ended", within_s=30)
+    until(lambda: not owed._owed, "nothing is owed", within_s=30)
+    assert "a bad state" in caplog.text
+    owed.close()
 
 
 @pytest.mark.parametrize("timeout_s", [0.05, TIMEOUT_S], ids=["a short call", "a call with all of the time"])

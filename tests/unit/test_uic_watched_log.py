@@ -12,7 +12,7 @@ from localstack.wait import until
 from support.fake_event_log import FakeEventLog
 from uic.core.ports import PublishingAway
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
-from uic.log import watched_log
+from uic.log import on_demand_thread, watched_log
 from uic.log.event_log import NewRecord
 from uic.log.watched_log import PATIENCE_S, QUIET_S, UNPROVEN_S, Appends, Failure, WatchedLog
 
@@ -116,6 +116,33 @@ def test_while_no_one_publishes_the_brokers_are_asked_whether_it_works_again(clo
     fake.read_only = set()
     clock.now += QUIET_S
     until(lambda: log.messages() == [PublishingAway("")], "they say that it works", within_s=30)
+    log.close()
+
+
+def test_a_look_that_fails_unexpectedly_is_not_the_last_one(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(on_demand_thread, "RETRY_S", 0.005)
+    fake = FakeEventLog({T: 4})
+    log, asked = WatchedLog(fake, 4, 1.0), list[float]()
+
+    def check(topic: str, partitions: int, timeout_s: float) -> None:
+        asked.append(clock.now)
+        if len(asked) == 1:
+            raise ValueError("a bad answer")
+
+    fake.check = check  # type: ignore[method-assign]
+    fake.read_only = {T}
+    with pytest.raises(LogRefused):
+        publish(log, 0)
+    log.messages()
+    clock.now += QUIET_S
+    until(lambda: asked, "the brokers are asked", within_s=30)
+    until(lambda: "a bad answer" in caplog.text, "the failure is logged", within_s=30)
+    assert log.messages() == []
+    clock.now += QUIET_S
+    until(lambda: log.messages() == [PublishingAway("")], "the brokers say that it works, without a call", within_s=30)
+    assert len(asked) == 2
     log.close()
 
 

@@ -10,9 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kafka import KafkaProducer
+
+from uic.log.on_demand_thread import OnDemandThread
+
+AGAIN_S: Final = 5.0
+"""Until a producer is given up again whose end failed unexpectedly."""
 
 
 class _Owed(NamedTuple):
@@ -30,33 +35,32 @@ class OwedVerdicts:
         self._give_up = give_up
         self._lock = threading.Lock()
         self._owed: list[_Owed] = []
-        self._looking = False
-        self._closed = threading.Event()
+        self._thread = OnDemandThread("verdicts", self._look)
 
     def expect(self, producer: KafkaProducer, futures: Sequence[Any], within_s: float) -> None:
         """Give `producer` up if one of `futures` is not done in `within_s` seconds."""
         with self._lock:
             self._owed.append(_Owed(time.monotonic() + within_s, producer, futures))
-            if not self._looking:
-                self._looking = True
-                threading.Thread(target=self._look, name="verdicts", daemon=True).start()
+        self._thread.ensure_running()
 
     def close(self) -> None:
         """Look no more; the producers are closed."""
-        self._closed.set()
+        self._thread.close()
 
-    def _look(self) -> None:
-        while (wait_s := self._next()) is not None and not self._closed.wait(wait_s):
-            pass
-
-    def _next(self) -> float | None:
-        """Give up the producers that are late; the seconds until the next verdict is due, None if there is none."""
+    def _look(self) -> float | None:
+        """Give up the producer that is late for longest, if one is. Returns the seconds until the next verdict is due,
+        None if nothing is owed."""
         with self._lock:
             self._owed = [one for one in self._owed if not all(future.is_done for future in one.futures)]
-            late = [one for one in self._owed if one.by <= time.monotonic()]
-        for one in late:
-            self._give_up(one.producer)
+            if not self._owed:
+                return None
+            first = min(self._owed, key=lambda one: one.by)
+            now = time.monotonic()
+            if first.by > now:
+                return first.by - now
+            # If this fails, it keeps no other producer waiting.
+            self._owed = [one._replace(by=now + AGAIN_S) if one is first else one for one in self._owed]
+        self._give_up(first.producer)
         with self._lock:
-            self._owed = [one for one in self._owed if one not in late]
-            self._looking = bool(self._owed)
-            return max(0.0, min(one.by for one in self._owed) - time.monotonic()) if self._owed else None
+            self._owed = [one for one in self._owed if one.producer is not first.producer]
+        return 0.0

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from uic.core.ports import PublishingAway
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log.event_log import EventLog, NewRecord, Position
+from uic.log.on_demand_thread import OnDemandThread
 
 PATIENCE_S: Final = 1.0
 """For how long no record must get through before it is told: a caller without patience says nothing of the brokers."""
@@ -122,8 +123,9 @@ class WatchedLog:
         self._lock = threading.Lock()
         self._appends = Appends()
         self._told = ""
-        self._looking = False
-        self._closed = threading.Event()
+        self._thread = OnDemandThread("publishing", self._look)
+        self._asked: dict[str, float] = {}
+        """When the brokers were last asked about a topic. Owned by that thread."""
 
     def messages(self) -> list[PublishingAway]:
         """What changed since the last call."""
@@ -168,7 +170,7 @@ class WatchedLog:
 
     def close(self) -> None:
         """See `EventLog`."""
-        self._closed.set()
+        self._thread.close()
         self._log.close()
 
     @contextmanager
@@ -194,23 +196,18 @@ class WatchedLog:
     def _failed(self, topic: str, partitions: set[int], failure: Failure, began: float) -> None:
         with self._lock:
             self._appends.failed(topic, partitions, failure, began, time.monotonic())
-            if not self._looking:
-                self._looking = True
-                threading.Thread(target=self._look, name="publishing", daemon=True).start()
+        self._thread.ensure_running()
 
-    def _look(self) -> None:
-        """Ask the brokers about each topic of which nothing has failed for a while, until all work."""
-        asked: dict[str, float] = {}
-        while not self._closed.wait(LOOK_S):
-            with self._lock:
-                doubtful = self._appends.doubtful()
-                self._looking = bool(doubtful)
-            if not doubtful:
-                return
-            for topic, last in doubtful.items():
-                if time.monotonic() - max(last, asked.get(topic, last)) >= QUIET_S:
-                    asked[topic] = time.monotonic()
-                    self._ask(topic, last)
+    def _look(self) -> float | None:
+        """Ask the brokers about each topic of which nothing has failed for a while. Returns the seconds until the next
+        look, None if all work."""
+        with self._lock:
+            doubtful = self._appends.doubtful()
+        for topic, last in doubtful.items():
+            if time.monotonic() - max(last, self._asked.get(topic, last)) >= QUIET_S:
+                self._asked[topic] = time.monotonic()
+                self._ask(topic, last)
+        return LOOK_S if doubtful else None
 
     def _ask(self, topic: str, last: float) -> None:
         began = time.monotonic()
