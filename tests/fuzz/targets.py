@@ -61,8 +61,11 @@ from rtp.doors.problems import STATUS_TABLE, problem
 from rtp.doors.request_body import decode_request
 from rtp.errors import InvalidRequest, RtpError
 from rtp.progress_watcher import NoNamespace, decode_meta
+from uic.bulk.history import PLACE, Place, decode_place, encode_place
+from uic.bulk.importing import There
 from uic.core.commit import judge
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode, explain
+from uic.core.header_places import write_place
 from uic.core.letters import Letter, to_wire
 from uic.core.record_headers import write_headers, zigzag
 from uic.core.records import BatchRecord, Records
@@ -79,7 +82,7 @@ from uic.settings import GrpcSettings
 from uic.store import read_meta
 from uic.tools.letter_display import describe, summary
 from uic.tools.letter_reading import NotALetter, read_letter
-from uic.tools.letter_replay import not_replayable, replayed
+from uic.tools.letter_replay import decode_origin, not_replayable, replayed
 
 TESTS: Final = Path(__file__).parents[1]
 TINY: Final = TESTS / "fixtures/bundle_tiny/tiny/1"
@@ -305,6 +308,24 @@ def a_letter(key: bytes | None, value: bytes | None, room: int = 1 << 20) -> Bat
     return BatchRecord(5, NOW_MS, wire_key, wire_value, [*headers])
 
 
+def _header_place(value: bytes) -> None:
+    """Two headers have this form: that of an imported record, which each import looks at, and that of a replayed one.
+    What is read of it is all that it says."""
+    record = BatchRecord(5, NOW_MS, b"ann", b"v", [(PLACE, value)])
+    There("0011223344556677").add(3, record)
+    found, origin = decode_place(value), decode_origin(value)
+    assert (found is None) is (origin is None)
+    if found is None or origin is None:
+        raise NoPlace
+    assert encode_place(*found) == value
+    assert write_place(*origin) == value
+    assert origin.partition < 10**19 > origin.offset
+
+
+class NoPlace(Exception):
+    """The header names no place."""
+
+
 # What callers send
 
 
@@ -482,6 +503,11 @@ TARGETS: Final = (
             record_bytes([a_letter(b"k" * 900, json_format.MessageToJson(EVENT).encode() * 9, 2000)]),
         ),
         1 << 16, (b"uic-reason", b"uic-offset", b"uic-value-bytes", b"uic-null", b"-1", b"9" * 30, b"1_0", b"\x1b[2J"),
+    ),
+    Target(
+        "header-place", _header_place, (NoPlace,),
+        (encode_place("0011223344556677", Place(3, 41)), write_place("behavior-events", 0, 2**63 - 1)),
+        1 << 14, (b"/", b"0", b"-1", b"9" * 30, b"1_0", b" 7", "\u0663".encode(), b"\n"),
     ),
     Target(
         "erasure", decode_erasure, (UnreadableErasure,),

@@ -94,6 +94,7 @@ LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
         "predict",
         lambda: with_context(b'"tags":[%s]' % b",".join(b'"%d%s"' % (i, b"x" * 120) for i in range(64))),
     ),
+    "a place whose number has 5000 digits": ("header-place", lambda: b"0011223344556677/0/" + b"9" * 5_000),
     "as many headers as fit": ("record-batch", lambda: headed(SOME_RECORDS[0], 5_000, "h")),
     "4000 headers whose names are no text": ("record-batch", lambda: no_text(headed(SOME_RECORDS[0], 4_000, "@@"))),
     "a letter with as many headers as fit": ("dead-letter", lambda: headed(a_letter(b"ann", b"v"), 20_000, "h")),

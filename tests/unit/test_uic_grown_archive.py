@@ -198,7 +198,8 @@ def test_dead_letters_of_a_growth_come_back_and_their_replays_do_not_double_them
     replay(letter, 1, log.send(letter), sent=False)  # misrouted by 2, and in its place by 3
     replay(stray, 0, log.send(stray, at=0, sent=False), sent=True)  # in its place by neither: the replay is the event
     replay(letter, 1, 10**6, sent=True)  # whose original the archive lacks
-    log.send(letter, headers=((REPLAY_OF, b"nonsense"),))
+    for nonsense in (b"nonsense", f"{TOPIC}/1/".encode() + b"9" * 5_000):
+        log.send(letter, headers=((REPLAY_OF, nonsense),))
     history = ArchivedHistory(log.archive(tmp_path / "two", 2), {})
     assert by_user(history.read({})) == log.sent
     assert history.doubled == 1

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from uic.bulk.errors import BulkRefused
+from uic.core.header_places import read_place, write_place
 
 PLACE: Final = "ctr-import"
 """Header of an imported record: the source, lane and number, as `encode_place` writes them."""
@@ -63,14 +64,13 @@ class History(Protocol):
 
 def encode_place(source: str, place: Place) -> bytes:
     """The header's value."""
-    return f"{source}/{place.lane}/{place.number}".encode()
+    return write_place(source, *place)
 
 
 def decode_place(value: bytes) -> tuple[str, Place] | None:
     """The source and the place that a header names; None if it is none that `encode_place` writes."""
-    source, _, rest = value.decode("utf-8", "replace").partition("/")
-    lane, _, number = rest.partition("/")
-    return (source, Place(int(lane), int(number))) if lane.isdecimal() and number.isdecimal() else None
+    found = read_place(value)
+    return None if found is None else (found[0], Place(*found[1:]))
 
 
 def refuse_short_retention(oldest_ms: int | None, retention_ms: int | None, now_ms: int) -> None:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from mimn.state import partition_of
 from uic.core.event import DAY_MS
+from uic.core.header_places import read_place, write_place
 from uic.errors import NotAcknowledged, UicError
 from uic.log.erasures import Noted
 from uic.log.event_log import EventLog, NewRecord
@@ -56,9 +57,8 @@ class Origin(NamedTuple):
 
 def decode_origin(value: bytes) -> Origin | None:
     """What the header `REPLAY_OF` names; None if it names nothing."""
-    topic, _, place = value.decode("utf-8", "replace").partition("/")
-    partition, _, offset = place.partition("/")
-    return Origin(topic, int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
+    found = read_place(value)
+    return None if found is None else Origin(*found)
 
 
 def replayed(letter: DeadLetter, partitions: int) -> NewRecord:
@@ -99,7 +99,7 @@ def replayed_before(letters: Iterable[DeadLetter], log: Iterable[LogRecord]) -> 
 
 
 def _origin(letter: DeadLetter) -> bytes:
-    return f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
+    return write_place(letter.topic, letter.partition, letter.offset)
 
 
 @dataclass(frozen=True, slots=True)
