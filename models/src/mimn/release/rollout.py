@@ -218,7 +218,7 @@ def shrink(record: Record, identity: str, *, percent: float, now_ms: int, by: st
 
 
 def _tried(record: Record, rollout: Rollout, percent: float, now_ms: int, by: str) -> Record:
-    arms = _with_arm(record.arms, CANARY, rollout.release, percent)
+    arms = _with_canary(record.arms, rollout.release, percent)
     if arms == record.arms and rollout.state is State.CANARY:
         return record
     moved = _moved(
@@ -385,15 +385,15 @@ def _count(percent: float) -> int:
     return count
 
 
-def _with_arm(arms: tuple[Arm, ...], name: str, release: Release, percent: float) -> tuple[Arm, ...]:
+def _with_canary(arms: tuple[Arm, ...], release: Release, percent: float) -> tuple[Arm, ...]:
     count = _count(percent)
-    own = next((arm.buckets for arm in arms if arm.name == name), ())
-    others = [arm for arm in arms if arm.name != name]
+    own = next((arm.buckets for arm in arms if arm.name == CANARY), ())
+    others = [arm for arm in arms if arm.name != CANARY]
     try:
         buckets = resized(own, [arm.buckets for arm in others], count)
     except ValueError as error:
         raise NotAllowed(str(error)) from error
-    return (*others, Arm(name, release, buckets))
+    return (*others, Arm(CANARY, release, buckets))
 
 
 def _moved(

@@ -102,14 +102,13 @@ class GrpcServer:
     ) -> None:
         """Does not listen yet. Without a `guard` no authentication is required."""
         check_rules(methods(), GRPC_RULES, "uic.doors.guard")
-        self._service = service
         self._address = f"{settings.host}:{settings.port}"
         self._tls = tls
         self._announce_s = settings.announce_s
         self._serving = serving
         self._stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="grpc-health", daemon=True)
-        self._health = HealthService([SERVICE], settings.max_watches)
+        self._health = HealthService(settings.max_watches)
         ours, health_calls, rest = (threading.Semaphore(n) for n in (settings.max_calls, HEALTH_WORKERS, REST_WORKERS))
 
         def at_once(method: str) -> threading.Semaphore:

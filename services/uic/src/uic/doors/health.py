@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from uic.core.watches import Health, Watches
+from uic.doors.servicer import SERVICE
 from uic.doors.trailers import refuse
 from uic.errors import InvalidField, Overloaded
 
@@ -51,11 +52,11 @@ class _Stream:
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no stubs
-    """The health of the named services, and of the whole server. Safe to call from several threads."""
+    """The health of the whole server and, by its name, of the service. Safe to call from several threads."""
 
-    def __init__(self, services: Collection[str], most: int) -> None:
+    def __init__(self, most: int) -> None:
         """NOT_SERVING until `show` says otherwise. `most`: how many `Watch` calls may be open at once."""
-        self._names = (WHOLE_SERVER, *services)
+        self._names = (WHOLE_SERVER, SERVICE)
         self._watches: Watches[_Stream] = Watches(self._names, most)
         self._changed = threading.Condition()
         """Guards `_watches` and what follows; never held while a stream is told."""

@@ -17,7 +17,6 @@ from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, Waiting, 
 from uic.core.ports import Compiled, DeadLetters, Log
 from uic.core.routing import MisroutedWindow
 from uic.core.start_position import BrokenReason
-from uic.fold.health import Health
 from uic.fold.session import InHand, Reading, Sending, Sessions
 from uic.fold.take_up import TakeUp, Topic
 from uic.logs import say
@@ -49,7 +48,6 @@ class Decoding:
         event_log: Log,
         sessions: Sessions,
         take_up: TakeUp,
-        health: Health,
         settings: FoldSettings,
         metrics: Metrics,
     ) -> None:
@@ -63,7 +61,6 @@ class Decoding:
         self._log = event_log
         self._sessions = sessions
         self._take_up = take_up
-        self._health = health
         self._settings = settings
         self._metrics = metrics
         self._bounds = Bounds(settings.max_states, settings.max_waves, settings.max_states * settings.max_waves)

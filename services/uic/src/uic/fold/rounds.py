@@ -33,7 +33,7 @@ from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
 from uic.core.ordering import Batch
 from uic.core.ports import Compiled, Counting, Forget, StateStore, Step, Vectors
 from uic.core.staged_values import StagedValues, States
-from uic.fold.session import FoldedBatch, Reading, Sessions
+from uic.fold.session import FoldedBatch, Reading
 from uic.logs import say
 from uic.metrics import Metrics
 
@@ -89,13 +89,12 @@ class Model:
 
 
 class Rounds:
-    """The model, the cache and the store, as a round needs them. Owned by the fold thread."""
+    """The model and the store, as a round needs them; a session has its part of the cache. Owned by the fold thread."""
 
-    def __init__(self, model: Model, store: StateStore, sessions: Sessions, metrics: Metrics) -> None:
-        """`sessions` has the cache."""
+    def __init__(self, model: Model, store: StateStore, metrics: Metrics) -> None:
+        """Nothing is asked yet."""
         self._model = model
         self._store = store
-        self._sessions = sessions
         self._metrics = metrics
 
     def load(

@@ -120,7 +120,7 @@ class StateUpdater:
         cache = StateCache(settings.cache_mib << 20)
         self._sessions = Sessions(cache, ports.log, random_id)
         self._health = Health(self._sessions, metrics, settings.retry_interval_s)
-        self._rounds = Rounds(model, ports.store, self._sessions, metrics)
+        self._rounds = Rounds(model, ports.store, metrics)
         self._settlement = Settlement(
             store=ports.store,
             event_log=ports.log,
@@ -152,7 +152,6 @@ class StateUpdater:
             event_log=ports.log,
             sessions=self._sessions,
             take_up=self._take_up,
-            health=self._health,
             settings=settings,
             metrics=metrics,
         )

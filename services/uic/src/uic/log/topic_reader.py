@@ -47,7 +47,6 @@ def read_to_end(
     *,
     count: int | None = None,
     last: int | None = None,
-    since: int = 0,
     since_ms: Mapping[int, int] | None = None,
     idle_s: float = 10.0,
     most_bytes: int = MAX_BATCH_BYTES,
@@ -64,7 +63,6 @@ def read_to_end(
         partitions: which; those that the topic lacks are ignored.
         count: how many partitions the topic must have; None for any number.
         last: only about this many of the newest records of each partition; None for all.
-        since: none below this offset.
         since_ms: partition → time; none below the offset of its first record of that time or later, if it has one.
         idle_s: how long to wait for any answer before giving up.
         most_bytes: the most that a batch may be when decompressed.
@@ -84,7 +82,7 @@ def read_to_end(
             if count is not None and (wrong := miscounted(len(there), count)):
                 raise UnsuitableTopic(f"topic {topic} {wrong}")
             chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
-            span = _span(consumer, chosen, last=last, since=since, since_ms=since_ms or {}, idle_s=idle_s)
+            span = _span(consumer, chosen, last=last, since_ms=since_ms or {}, idle_s=idle_s)
             yield from _read(consumer, topic, span.starts, span.stable, idle_s)
         if span.behind:
             yield from read_settled(
@@ -141,7 +139,6 @@ def _span(
     chosen: Sequence[TopicPartition],
     *,
     last: int | None,
-    since: int,
     since_ms: Mapping[int, int],
     idle_s: float,
 ) -> _Span:
@@ -153,7 +150,7 @@ def _span(
         ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
         timed = consumer.offsets_for_times(times, timeout_ms=timeout_ms) if times else {}
     first = {tp: found.offset for tp, found in timed.items() if found is not None}
-    starts = {tp: max(begins[tp], since, first.get(tp, 0), 0 if last is None else ends[tp] - last) for tp in chosen}
+    starts = {tp: max(begins[tp], first.get(tp, 0), 0 if last is None else ends[tp] - last) for tp in chosen}
     stable = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
     return _Span(starts, {tp: max(starts[tp], stable[tp]) for tp in chosen}, ends)
 

@@ -86,7 +86,6 @@ class Verbs:
             tell: is told what happens while a subcommand goes on.
             sleep, clock: seconds.
         """
-        self._client = client
         self._settings = settings
         self._desk = Desk(client, settings.redis.prefix)
         self._gates = Gates(client, settings, demands, sleep)

@@ -188,7 +188,6 @@ class Verifier:
         self._store = store
         self._log = log
         self._repairs = repair
-        self._bundle = bundle
         self._model = Model.of(bundle, open_step(bundle))
 
     @cached_property

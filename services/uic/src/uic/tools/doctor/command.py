@@ -54,7 +54,7 @@ def gather(settings: UicSettings, timeout_s: float) -> Facts:
         store=store,
         log=log,
         model=model,
-        libraries=gather_libraries("uic"),
+        libraries=gather_libraries(),
     )
 
 

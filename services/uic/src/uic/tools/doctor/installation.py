@@ -46,10 +46,10 @@ def gather_model(settings: UicSettings) -> Model:
     return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint, bundle=bundle)
 
 
-def gather_libraries(distribution: str) -> tuple[Library, ...]:
-    """What `distribution` says it requires, with the extras it asks for, and what is installed."""
+def gather_libraries() -> tuple[Library, ...]:
+    """What UIC says it requires, with the extras it asks for, and what is installed."""
     found: dict[str, Library] = {}
-    for requirement in metadata.requires(distribution) or []:
+    for requirement in metadata.requires("uic") or []:
         name, extras, oldest = _parsed(requirement)
         if "extra ==" in requirement:
             continue
