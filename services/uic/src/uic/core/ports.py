@@ -394,6 +394,9 @@ class LostGroup:
     detail: str
 
 
+LogTrouble = TopicAway | ErasuresAway | DeadLettersAway | TopicCompacted | PublishingAway | ReadRefused | BrokersSilent
+"""What begins or ends to be wrong with the log and its topics. Sessions go on."""
+
 LogMessage = (
     Assigned
     | Revoked
@@ -407,15 +410,9 @@ LogMessage = (
     | Advised
     | PartitionCount
     | NotCounted
-    | TopicAway
-    | ErasuresAway
-    | DeadLettersAway
-    | TopicCompacted
-    | PublishingAway
-    | ReadRefused
-    | BrokersSilent
     | LogAway
     | LostGroup
+    | LogTrouble
 )
 
 

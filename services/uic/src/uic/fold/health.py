@@ -8,9 +8,19 @@ from dataclasses import replace
 
 from prometheus_client import Gauge
 
+from uic.core.ports import (
+    BrokersSilent,
+    DeadLettersAway,
+    ErasuresAway,
+    LogTrouble,
+    PublishingAway,
+    ReadRefused,
+    TopicAway,
+    TopicCompacted,
+)
 from uic.core.start_position import WRITTEN_AGAIN, BrokenReason, parts_at
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
-from uic.core.topics import bring_back, ranges
+from uic.core.topics import bring_back, erased_topic, ranges
 from uic.errors import StoreUnavailable
 from uic.fold.session import Broken, Claiming, Lost, Reading, Session, Sessions, TakingUp
 from uic.logs import say
@@ -39,8 +49,9 @@ ERASURES = {"erased_topic", "erasures"}
 class Health:
     """Owned by the fold thread, except for `status`, which is replaced whole and may be read from any."""
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, retry_interval_s: float) -> None:
-        """Not yet a member of the group."""
+    def __init__(self, topic: str, sessions: Sessions, metrics: Metrics, retry_interval_s: float) -> None:
+        """Not yet a member of the group. `topic` is the log's."""
+        self._topic = topic
         self._sessions = sessions
         self._metrics = metrics
         self._retry_interval_s = retry_interval_s
@@ -132,6 +143,30 @@ class Health:
         elif self.recover("sentinels"):
             say(log, logging.INFO, "the Sentinels ensure failovers again")
 
+    def hear(self, message: LogTrouble) -> None:
+        """Something begins or ends to be wrong with the log."""
+        match message:
+            case TopicAway(""):
+                self.log_answered("topic")
+            case TopicAway(detail):
+                self.log_failed("topic", f"topic {self._topic} {detail}")
+            case ErasuresAway(""):
+                self.erasures_answered("erased_topic")
+            case ErasuresAway(detail):
+                self.erasures_failed("erased_topic", f"topic {erased_topic(self._topic)} {detail}")
+            case DeadLettersAway(detail):
+                self._dead_letters_away(detail)
+            case TopicCompacted(policy):
+                self._log_compacted(policy)
+            case PublishingAway(detail):
+                self._publishing_away(detail)
+            case ReadRefused(""):
+                self.log_answered("fetches")
+            case ReadRefused(detail):
+                self.log_failed("fetches", detail)
+            case BrokersSilent(detail, out_of_group):
+                self._brokers_silent(detail, out_of_group=out_of_group)
+
     def log_failed(self, what: str, detail: str) -> None:
         """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, `fetches` of records,
         all `brokers`, or the whole `log`."""
@@ -146,7 +181,7 @@ class Health:
         if recovered and not self._degraded.keys() & LOG:
             say(log, logging.INFO, "log available again")
 
-    def brokers_silent(self, detail: str, *, out_of_group: bool) -> None:
+    def _brokers_silent(self, detail: str, *, out_of_group: bool) -> None:
         """No broker answers; empty: one does. `out_of_group`: as `BrokersSilent`; it cannot take over from a
         worker that ends, so it must not be ready."""
         self._unheard = UNHEARD if out_of_group else ""
@@ -182,7 +217,7 @@ class Health:
         if self.recover(what) and not self._degraded.keys() & ERASURES:
             say(log, logging.INFO, "erasures can be read again")
 
-    def dead_letters_away(self, detail: str) -> None:
+    def _dead_letters_away(self, detail: str) -> None:
         """The dead-letter topic is not there; empty: it is, or is again. The first bad record stalls its partition."""
         if detail:
             say(log, logging.WARNING, "dead letters cannot be written", detail=detail)
@@ -190,8 +225,9 @@ class Health:
         elif self.recover("dead_letters"):
             say(log, logging.INFO, "dead letters can be written again")
 
-    def publishing_away(self, detail: str) -> None:
+    def _publishing_away(self, detail: str) -> None:
         """What is published through gRPC does not reach the log; empty: it does again."""
+        self._metrics.publishing_failing.set(bool(detail))
         if not detail:
             if self.recover("publishing"):
                 say(log, logging.INFO, "publishing works again")
@@ -200,17 +236,18 @@ class Health:
             say(log, logging.WARNING, "publishing fails", detail=detail)
         self.degrade("publishing", f"publishing_fails: {detail}")
 
-    def log_compacted(self, topic: str, policy: str) -> None:
+    def _log_compacted(self, policy: str) -> None:
         """The topic's cleanup.policy removes events from within the log; empty: it does not, or not any more."""
+        self._metrics.topic_compacted.set(bool(policy))
         if policy:
-            say(log, logging.ERROR, "log compacted", topic=topic, cleanup_policy=policy)
+            say(log, logging.ERROR, "log compacted", topic=self._topic, cleanup_policy=policy)
             self.degrade(
                 "policy",
-                f"log_compacted: topic {topic} has cleanup.policy {policy}, which removes events before and after they "
-                "are folded: set it to delete",
+                f"log_compacted: topic {self._topic} has cleanup.policy {policy}, which removes events before and "
+                "after they are folded: set it to delete",
             )
         elif self.recover("policy"):
-            say(log, logging.INFO, "log no longer compacted", topic=topic)
+            say(log, logging.INFO, "log no longer compacted", topic=self._topic)
 
     def stop(self, reason: str) -> None:
         """Stop folding, and report why; the events wait in the log. Only a restart ends it."""

@@ -31,10 +31,7 @@ from uic.core.ordering import Batch
 from uic.core.ports import (
     Advised,
     Assigned,
-    BrokersSilent,
-    DeadLettersAway,
     Described,
-    ErasuresAway,
     Fetched,
     FoldsMany,
     LeaderAway,
@@ -46,18 +43,14 @@ from uic.core.ports import (
     OutOfRange,
     PartitionCount,
     Ports,
-    PublishingAway,
-    ReadRefused,
     Revoked,
     Skipped,
-    TopicAway,
-    TopicCompacted,
     Unreadable,
 )
 from uic.core.records import first_ms
 from uic.core.start_position import BrokenReason, contradiction
 from uic.core.status import Action, Status
-from uic.core.topics import erased_topic, ranges
+from uic.core.topics import ranges
 from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
@@ -119,7 +112,7 @@ class StateUpdater:
         self._clock = clock
         cache = StateCache(settings.cache_mib << 20)
         self._sessions = Sessions(cache, ports.log, random_id)
-        self._health = Health(self._sessions, metrics, settings.retry_interval_s)
+        self._health = Health(topic.name, self._sessions, metrics, settings.retry_interval_s)
         self._rounds = Rounds(model, ports.store, metrics)
         self._settlement = Settlement(
             store=ports.store,
@@ -309,28 +302,6 @@ class StateUpdater:
                 self._decoding.counted()
             case NotCounted(detail):
                 self._decoding.not_counted(detail, now)
-            case TopicAway(""):
-                self._health.log_answered("topic")
-            case TopicAway(detail):
-                self._health.log_failed("topic", f"topic {self._topic.name} {detail}")
-            case ErasuresAway(""):
-                self._health.erasures_answered("erased_topic")
-            case ErasuresAway(detail):
-                self._health.erasures_failed("erased_topic", f"topic {erased_topic(self._topic.name)} {detail}")
-            case DeadLettersAway(detail):
-                self._health.dead_letters_away(detail)
-            case TopicCompacted(policy):
-                self._metrics.topic_compacted.set(bool(policy))
-                self._health.log_compacted(self._topic.name, policy)
-            case PublishingAway(detail):
-                self._metrics.publishing_failing.set(bool(detail))
-                self._health.publishing_away(detail)
-            case ReadRefused(""):
-                self._health.log_answered("fetches")
-            case ReadRefused(detail):
-                self._health.log_failed("fetches", detail)
-            case BrokersSilent(detail, out_of_group):
-                self._health.brokers_silent(detail, out_of_group=out_of_group)
             case LogAway(detail):
                 self._health.log_failed("log", detail)
                 for session in self._sessions:
@@ -340,6 +311,8 @@ class StateUpdater:
                 self._metrics.group_losses.inc()
                 for session in self._sessions:
                     self._sessions.end(session.partition)
+            case _:
+                self._health.hear(message)
 
     def _wrong_count(self, count: str) -> None:
         self._health.stop(
