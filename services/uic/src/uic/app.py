@@ -25,7 +25,7 @@ from mimn.state import Keys, namespace
 from process.memory import give_back
 from process.tls_causes import BadTlsFiles
 from uic.core.kafka_tools import KafkaTools
-from uic.core.outage import Outage
+from uic.core.log_throttle import LogThrottle
 from uic.core.ports import Ports, Step
 from uic.core.topics import group_name
 from uic.doors.admin import admin_app
@@ -201,17 +201,17 @@ class App:
 
     def _wait_for(self, check: Callable[[], None], what: str) -> None:
         """Repeat `check` until the server answers. The status has the newest reason, the log those that are news."""
-        outage = Outage()
+        logged = LogThrottle()
         while not self._stopping.is_set():
             try:
                 check()
-                if outage.detail:
+                if logged.detail:
                     say(log, logging.INFO, f"the {what} is there")
                 return
             except (StoreUnavailable, LogUnavailable) as error:
                 if isinstance(error, StoreUnavailable):
                     self._metrics.store_failures.labels("start").inc()
-                if outage.is_news(error.kind, error.detail, time.monotonic()):
+                if logged.is_news(error.kind, error.detail, time.monotonic()):
                     say(log, logging.WARNING, f"waiting for the {what}", detail=error.detail)
                 self._updater.waits(f"waiting for the {what}: {error.detail}")
                 self._stopping.wait(WAIT_S)

@@ -8,25 +8,25 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError, OutOfMemoryError, ResponseError, TimeoutError
 from redis.sentinel import MasterNotFoundError
 
-from uic.core.outage import QUIET_S, Outage
+from uic.core.log_throttle import QUIET_S, LogThrottle
 from uic.errors import LogUnavailable, StoreUnavailable, TopicRefused
 from uic.store_failures import kind_of
 
 
 def test_a_reason_that_differs_at_each_try_is_news_once_a_minute() -> None:
-    outage = Outage()
+    logged = LogThrottle()
     tries = [("tls", ("expired", "reset")[second % 2], float(second)) for second in range(1, int(3 * QUIET_S))]
-    said = [now for kind, detail, now in tries if outage.is_news(kind, detail, now)]
+    said = [now for kind, detail, now in tries if logged.is_news(kind, detail, now)]
     assert len(said) == 3
     assert min(later - earlier for earlier, later in itertools.pairwise(said)) >= QUIET_S
 
 
 def test_another_kind_of_failure_is_news_at_once_and_a_reason_that_stays_never_again() -> None:
-    outage = Outage()
-    assert outage.is_news("reply", "OOM", 1.0)
-    assert outage.is_news("connection", "refused", 2.0)
-    assert not outage.is_news("connection", "refused", 1e6)
-    assert outage.detail == "refused"
+    logged = LogThrottle()
+    assert logged.is_news("reply", "OOM", 1.0)
+    assert logged.is_news("connection", "refused", 2.0)
+    assert not logged.is_news("connection", "refused", 1e6)
+    assert logged.detail == "refused"
 
 
 def silent(*reasons: str) -> MasterNotFoundError:

@@ -10,7 +10,7 @@ QUIET_S: Final = 60.0
 """How long a further reason of the same kind is no news."""
 
 
-class Outage:
+class LogThrottle:
     """What was logged of a server that does not answer, since it was there."""
 
     def __init__(self) -> None:
