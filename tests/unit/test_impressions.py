@@ -205,6 +205,19 @@ def test_calibrate_and_export_say_that_probabilities_of_long_histories_are_wrong
     assert "long_histories" not in json.loads((folder / run.METRICS).read_text())
 
 
+def test_commands_on_one_run_at_once_keep_what_the_others_wrote(signal_run: TrainedRun, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, folder)
+    config = msgspec.structs.replace(signal_run.config, windows=OccasionPlan(length=2))
+    each = [TrainedRun.load(folder, signal_run.folder.parent / "cache") for _ in range(3)]
+    evaluate(each[0], 4, resamples=2)
+    note_long_histories(replace(each[1], config=config), Platt(slope=1.0, intercept=-6.0))
+    evaluate(each[2], 8, resamples=2)
+    found = json.loads((folder / run.METRICS).read_text())
+    assert {"4", "8"} <= found["evaluation"].keys()
+    assert found["long_histories"]["more_than"] == 3
+
+
 def test_chance_alone_seldom_warns_of_long_histories() -> None:
     def warns(clicks: int, predicted: float) -> bool:
         return LongHistories(more_than=9, impressions=200, clicks=clicks, predicted=predicted).warning is not None

@@ -476,6 +476,18 @@ def test_evaluation_and_bundle_follow_from_the_run(folder: Path, trained: dict[s
     assert alone.keys() == {"test", "predictions_sha256"}
     assert alone["test"] == first["test"]
 
+    save = evaluate.save_predictions
+
+    def with_another_length(path: Path, arrays: dict[str, Any]) -> None:
+        if path.name == run.PREDICTIONS.format(length=40):
+            evaluate.evaluate(whole, 30, parts=("test",), floors=False)
+        save(path, arrays)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluate, "save_predictions", with_another_length)
+        evaluate.evaluate(whole, 40, parts=("test",), floors=False)
+    assert {"30", "40", "50"} <= json.loads((whole / run.METRICS).read_text())["evaluation"].keys()
+
     assert (
         export_main(["--run", str(whole), "--output", str(folder / "bundles"), "--name", "smoke", "--version", "1"])
         == 0

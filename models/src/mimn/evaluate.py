@@ -113,9 +113,21 @@ def evaluate(
         stored |= {f"test_popularity_{name}": scores for name, scores in floor_scores.items()}
     result["predictions_sha256"] = predictions_sha256(stored)
     save_predictions(folder / run.PREDICTIONS.format(length=length), stored)
-    record.setdefault("evaluation", {})[str(length)] = result
-    run.write_json(folder / run.METRICS, record)
+    note_evaluation(folder, length, result)
     return result
+
+
+def note_evaluation(folder: Path, length: int, found: dict[str, Any]) -> None:
+    """Write what was found at the latest `length` events into the `metrics.json` of the run in `folder`.
+
+    Raises:
+        OSError, ValueError: the file cannot be read or written.
+    """
+
+    def noted(record: dict[str, Any]) -> None:
+        record.setdefault("evaluation", {})[str(length)] = found
+
+    run.update_json(folder / run.METRICS, noted)
 
 
 def floor_figures(

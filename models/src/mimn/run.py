@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mimn.file_lock import hold
 from mimn.whole_file import writing
 
 CONFIG, METRICS, MODEL, CHECKPOINT, LOG, CURVES = (
@@ -44,6 +46,22 @@ def commit() -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def update_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Let `change` alter the JSON object in `path`, and write it, whole or not at all.
+
+    Processes that update a file at the same time do so one after the other, so that each finds what the others wrote.
+    The lock is a file of its own, which stays: a file that is replaced cannot be the one that others wait for.
+
+    Raises:
+        OSError, ValueError: `path` cannot be read as JSON, or not be written.
+    """
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        hold(lock, wait=True)
+        value = json.loads(path.read_text("utf-8"))
+        change(value)
+        write_json(path, value)
 
 
 def write_text(path: Path, text: str) -> None:

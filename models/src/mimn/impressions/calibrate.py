@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -47,12 +48,15 @@ def note_long_histories(trained: TrainedRun, fitted: Calibration) -> None:
     """Write into the run's `metrics.json` what the calibrator makes of the longest histories, and warn if it is wrong
     there. Without a calibrator a score is no probability."""
     found = None if fitted == UNCALIBRATED else long_histories(trained, fitted)
-    trained.record.pop(LONG_HISTORIES, None)
-    if found is not None:
-        trained.record[LONG_HISTORIES] = msgspec.to_builtins(found)
-        if found.warning is not None:
-            log.warning(found.warning)
-    run.write_json(trained.folder / run.METRICS, trained.record)
+    if found is not None and found.warning is not None:
+        log.warning(found.warning)
+
+    def noted(record: dict[str, Any]) -> None:
+        record.pop(LONG_HISTORIES, None)
+        if found is not None:
+            record[LONG_HISTORIES] = msgspec.to_builtins(found)
+
+    run.update_json(trained.folder / run.METRICS, noted)
 
 
 def calibrated(scorer: Scorer, method: Method, length: int) -> Calibration:

@@ -13,7 +13,7 @@ from mimn import metrics, run
 from mimn.calibration import Calibration, Method, Piecewise, Platt, Prior
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared
-from mimn.evaluate import save_predictions
+from mimn.evaluate import note_evaluation, save_predictions
 from mimn.impressions.figures import RESAMPLES, Rows, figures
 from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.trained import Predicted, Scorer, TrainedRun
@@ -58,8 +58,7 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
         },
     )
     draw(rows, result["slices"]["history"], trained.folder / PICTURE.format(length=length), trained.config.name)
-    trained.record.setdefault("evaluation", {})[str(length)] = result
-    run.write_json(trained.folder / run.METRICS, trained.record)
+    note_evaluation(trained.folder, length, result)
     return result
 
 
