@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mimn import config_file, run
 from mimn.bundle.fields import MAX_LIST, code_of
-from mimn.calibration import UNCALIBRATED, Platt, Prior, Uncalibrated
+from mimn.calibration import FROM_LABELS, UNCALIBRATED, Piecewise, Platt, Prior, Uncalibrated
 from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
@@ -33,12 +33,12 @@ from mimn.impressions.__main__ import main
 from mimn.impressions.calibrate import calibrate, note_long_histories
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
-from mimn.impressions.evaluate import evaluate
+from mimn.impressions.evaluate import evaluate, probabilities_of
 from mimn.impressions.figures import Rows, differences, figures
 from mimn.impressions.long_histories import LongHistories
 from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.train import train
-from mimn.impressions.trained import RunFault, TrainedRun
+from mimn.impressions.trained import Fitted, RunFault, TrainedRun, fitted_of
 from mimn.nn.checkpoint import load_model
 from mimn.training.folder import TrainingFailed
 from mimn.training.settings import TrainingSettings
@@ -148,7 +148,9 @@ def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
     arguments = ["--run", str(signal_run.folder), "--cache", str(signal_run.folder.parent / "cache")]
     assert main(["calibrate", *arguments, "--method", "platt"]) == 0
     assert json.loads(capsys.readouterr().out)["method"] == "platt"
-    fitted = signal_run.calibration()
+    stored = signal_run.fitted()
+    assert stored is not None
+    fitted = stored.calibration
     assert isinstance(fitted, Platt)
     validation = signal_run.predict("validation", 16)
     assert np.isclose(fitted.apply(validation.scores).sum(), validation.labels.sum())
@@ -165,10 +167,42 @@ def test_calibration_says_what_was_asked_for_beside_what_is_stored(
     arguments = ["--run", str(signal_run.folder), "--cache", str(signal_run.folder.parent / "cache")]
     assert main(["calibrate", *arguments, "--method", "shift"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    fitted = signal_run.calibration()
-    assert isinstance(fitted, Platt)
-    assert printed == {"asked": "shift", "method": "platt", "slope": 1.0, "intercept": fitted.intercept}
+    fitted = signal_run.fitted()
+    assert fitted is not None
+    assert isinstance(fitted.calibration, Platt)
+    assert printed == {"asked": "shift", "method": "platt", "slope": 1.0, "intercept": fitted.calibration.intercept}
+    assert json.loads((signal_run.folder / "calibration.json").read_text()) == printed
     (signal_run.folder / "calibration.json").unlink()
+
+
+def test_progressive_is_by_the_method_that_was_asked_for(signal_run: TrainedRun) -> None:
+    """`platt` on scores that are calibrated already has the slope 1.0, which every `shift` has."""
+    predicted = signal_run.predict("test", 16)
+    found = {
+        method: probabilities_of(signal_run, predicted, 16, Fitted(method, Platt(1.0, 0.0)))["progressive"].tolist()
+        for method in FROM_LABELS
+    }
+    assert found["platt"] != found["shift"]
+    assert found["platt"] != found["piecewise"]
+
+
+def test_the_method_that_was_asked_for_is_stored_and_files_without_it_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    knots = Piecewise((-1.0, 0.5), (-2.0, 0.25))
+    every = (
+        Fitted("none", UNCALIBRATED), Fitted("prior", Prior(0.25)), Fitted("shift", Platt(1.0, -0.5)),
+        Fitted("platt", Platt(1.0, 0.0)), Fitted("piecewise", knots),
+    )  # fmt: skip
+    for one in every:
+        run.write_json(path, one.told())
+        assert fitted_of(tmp_path) == one
+    for old in (*every[:3], Fitted("platt", Platt(1.5, 0.0)), Fitted("piecewise", knots)):
+        run.write_json(path, msgspec.to_builtins(old.calibration))
+        assert fitted_of(tmp_path) == old
+    for damaged in ({"asked": "guess", "method": "prior", "rate": 0.5}, {"asked": "prior"}):
+        run.write_json(path, damaged)
+        with pytest.raises(RunFault, match="calibrate again"):
+            fitted_of(tmp_path)
 
 
 def test_calibration_says_how_many_served_states_hold_more_events_than_it_reads(
@@ -255,7 +289,7 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_mean(tmp_path: Path) ->
         record = train(path, configured(DEEPFM, epochs=6, kept=kept), folder, cache=tmp_path / "cache")
         assert record["negatives_kept"] == kept
         trained = TrainedRun.load(folder, tmp_path / "cache")
-        calibration = calibrate(trained, "prior", 16)
+        calibration = calibrate(trained, "prior", 16).calibration
         assert calibration == Prior(kept)
         predicted = trained.predict("test", 16)
         means.append(float(calibration.apply(predicted.scores).mean()))
@@ -280,7 +314,7 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_probability_to_every_ki
         train(path, msgspec.structs.replace(config, training=settled), run_folder, cache=folder / "cache")
         trained = TrainedRun.load(run_folder, folder / "cache")
         predicted = trained.predict("test", 16)
-        p = calibrate(trained, "prior", 16).apply(predicted.scores)
+        p = calibrate(trained, "prior", 16).calibration.apply(predicted.scores)
         shown = trained.data.labelled.impressions
         signal, kinds = shown.context["signal"], np.unique(shown.context["signal"])
         of_kind = np.array([p[signal[predicted.occasions.rows] == kind].mean() for kind in kinds])
@@ -505,10 +539,10 @@ def test_sample_weights_and_files_without_some_negatives_are_accounted_for(tmp_p
     path = log.write(tmp_path)
     train(path, configured(DEEPFM, epochs=3, kept=0.5), tmp_path / "run", cache=tmp_path / "cache")
     trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
-    assert calibrate(trained, "prior", 16) == Prior(0.25)
+    assert calibrate(trained, "prior", 16).calibration == Prior(0.25)
     predicted = trained.predict("test", 16)
     assert predicted.weights.tolist() == np.where(predicted.labels == 1, 1.0, 2.0).tolist()
-    fitted = calibrate(trained, "platt", 16)
+    fitted = calibrate(trained, "platt", 16).calibration
     validation = trained.predict("validation", 16)
     assert np.isclose(validation.weights @ fitted.apply(validation.scores), validation.labels.sum())
     rng = np.random.default_rng(0)

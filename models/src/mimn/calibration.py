@@ -31,6 +31,8 @@ CLICKS_PER_BIN = 10
 SHIFT_CLICKS = 20.0
 """`shift` begins as if the model's own rate had been confirmed by so many clicks."""
 Method = Literal["none", "prior", "shift", "platt", "piecewise"]
+FROM_LABELS: tuple[Method, ...] = ("shift", "platt", "piecewise")
+"""The methods that look at clicks."""
 
 
 class CalibrationError(ValueError):

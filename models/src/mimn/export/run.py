@@ -28,7 +28,7 @@ from mimn.export.sequence import EVENTS, export_sequence
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.long_histories import LONG_HISTORIES, LongHistories
 from mimn.impressions.train import DESCRIPTION
-from mimn.impressions.trained import RunFault, calibration_of
+from mimn.impressions.trained import RunFault, fitted_of
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import load_model, model_fields, untrained
 from mimn.nn.fields import FieldValues
@@ -179,7 +179,7 @@ def facts_of(run: Path) -> RunFacts:
     try:
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
         impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
-        calibration = calibration_of(run)
+        fitted = fitted_of(run)
         if impressions is None:
             return RunFacts(training=training, codes=codes)
         history = config_file.read(run / CONFIG, ImpressionConfig).history
@@ -201,7 +201,7 @@ def facts_of(run: Path) -> RunFacts:
     return RunFacts(
         training=told | {"evaluation": evaluated},  # by slice it would be longer than all the rest of a manifest
         codes=codes,
-        calibration=UNCALIBRATED if calibration is None else calibration,
+        calibration=UNCALIBRATED if fitted is None else fitted.calibration,
         negatives_kept=training.get("negatives_kept", 1.0) * impressions.negatives_kept,
     )
 

@@ -16,8 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
-
 from mimn import config_file
 from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
@@ -128,8 +126,7 @@ def _run(options: argparse.Namespace) -> Any:
     if length < 1:
         raise ConfigError(f"length must be at least 1, not {length}")
     if options.command == "calibrate":
-        # What is stored of `shift` is a `platt` whose slope is 1: that it was asked for is said here alone.
-        return {"asked": options.method, **msgspec.to_builtins(calibrate(trained, options.method, length))}
+        return calibrate(trained, options.method, length).told()
     return evaluate(trained, length)
 
 

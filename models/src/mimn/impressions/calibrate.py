@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,15 +11,14 @@ from mimn import run
 from mimn.baselines import state_bytes
 from mimn.calibration import UNCALIBRATED, Calibration, Method, fit
 from mimn.impressions.long_histories import LONG_HISTORIES, long_histories
-from mimn.impressions.trained import CALIBRATION, Scorer, TrainedRun
-from mimn.whole_file import writing
+from mimn.impressions.trained import CALIBRATION, Fitted, Scorer, TrainedRun
 
 log = logging.getLogger("mimn.calibrate")
 MANY = 0.01
 """Share of impressions with longer histories than are read, from which on it is said."""
 
 
-def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
+def calibrate(trained: TrainedRun, method: Method, length: int) -> Fitted:
     """The calibrator by `method`, written into the run as `calibration.json`.
 
     `prior` undoes the down-sampling of negatives, in the files and in training, and looks at no impression.
@@ -38,9 +36,9 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
             100 * longer,
             length,
         )
-    fitted = calibrated(trained, method, length)
-    _write(trained.folder / CALIBRATION, fitted)
-    note_long_histories(trained, fitted)
+    fitted = Fitted(method, calibrated(trained, method, length))
+    run.write_json(trained.folder / CALIBRATION, fitted.told())
+    note_long_histories(trained, fitted.calibration)
     return fitted
 
 
@@ -67,8 +65,3 @@ def calibrated(scorer: Scorer, method: Method, length: int) -> Calibration:
     """
     predicted = scorer.predict("validation", length)
     return fit(method, predicted.scores, predicted.labels.astype(float), predicted.weights, rate=scorer.kept)
-
-
-def _write(path: Path, calibration: Calibration) -> None:
-    with writing(path) as partial:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)))

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn import metrics, run
-from mimn.calibration import Calibration, Method, Piecewise, Platt, Prior
+from mimn.calibration import FROM_LABELS, Method, Prior
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared
 from mimn.evaluate import note_evaluation, save_predictions
 from mimn.impressions.figures import RESAMPLES, Rows, figures
 from mimn.impressions.progressive import Labels, progressive
-from mimn.impressions.trained import Predicted, Scorer, TrainedRun
+from mimn.impressions.trained import Fitted, Predicted, Scorer, TrainedRun
 
 HISTORY_EDGES = (0, 1, 20, 50, 100, 200, 500, 1000)
 """Slices by history: none, 1 to 19 events, 20 to 49 and so on."""
@@ -40,7 +40,7 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
         RunFault: the run's calibration is damaged.
     """
     predicted = trained.predict("test", length)
-    probabilities = probabilities_of(trained, predicted, length, trained.calibration())
+    probabilities = probabilities_of(trained, predicted, length, trained.fitted())
     shown = trained.data.labelled.impressions
     users = shown.user_id[predicted.occasions.rows]
     rows = Rows(predicted.labels, predicted.scores, probabilities, users, predicted.weights)
@@ -63,7 +63,7 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
 
 
 def probabilities_of(
-    scorer: Scorer, predicted: Predicted, length: int, calibration: Calibration | None
+    scorer: Scorer, predicted: Predicted, length: int, fitted: Fitted | None
 ) -> dict[str, NDArray[np.float64]]:
     """The test scores as probabilities of each kind. [n] each
 
@@ -74,13 +74,10 @@ def probabilities_of(
     kinds = {"raw": predicted.scores}
     if rate < 1.0:
         kinds["prior"] = Prior(rate).apply(predicted.scores)
-    if calibration is not None:
-        kinds["calibrated"] = calibration.apply(predicted.scores)
-    if isinstance(calibration, Platt | Piecewise):
-        method: Method = "piecewise" if isinstance(calibration, Piecewise) else "platt"
-        if isinstance(calibration, Platt) and calibration.slope == 1.0:  # exactly 1 only by `shift`
-            method = "shift"
-        kinds["progressive"] = _progressive(scorer, predicted, method, length)
+    if fitted is not None:
+        kinds["calibrated"] = fitted.calibration.apply(predicted.scores)
+        if fitted.asked in FROM_LABELS:
+            kinds["progressive"] = _progressive(scorer, predicted, fitted.asked, length)
     return kinds
 
 

@@ -28,7 +28,7 @@ from mimn.impressions.evaluate import probabilities_of
 from mimn.impressions.figures import Rows, differences, figures
 from mimn.impressions.floors import FloorSettings, fit_floor
 from mimn.impressions.train import train
-from mimn.impressions.trained import Scorer, TrainedRun
+from mimn.impressions.trained import Fitted, Scorer, TrainedRun
 from mimn.run import write_text
 from mimn.toml_text import NotToml, parsed
 from mimn.training.loop import Running
@@ -271,13 +271,13 @@ def make(plan: Plan, cache: Path, *, only: Sequence[str] | None = None, progress
 def measured(plan: Plan, scorer: Scorer) -> Measured:
     """What a trained model or a floor predicts of the test impressions."""
     length = scorer.config.training.validation_length
-    calibration = None
+    fitted = None
     try:
-        calibration = calibrated(scorer, plan.calibration, length)
+        fitted = Fitted(plan.calibration, calibrated(scorer, plan.calibration, length))
     except CalibrationError as error:
         log.warning("%s is not calibrated: %s", scorer.config.name, error)
     predicted = scorer.predict("test", length)
-    kinds = probabilities_of(scorer, predicted, length, calibration)
+    kinds = probabilities_of(scorer, predicted, length, fitted)
     places = predicted.occasions.rows
     users = scorer.data.labelled.impressions.user_id[places]
     return Measured(scorer, places, Rows(predicted.labels, predicted.scores, kinds, users, predicted.weights))

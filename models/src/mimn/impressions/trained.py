@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimn import config_file, run
-from mimn.calibration import Calibration, CalibrationError
+from mimn.calibration import Calibration, CalibrationError, Method, Platt
 from mimn.data.description import ImpressionsTable, read_description
 from mimn.data.fields import FittedFields
 from mimn.data.labelled import Occasions
@@ -127,12 +127,25 @@ class TrainedRun(Scorer):
         cpu_s = round(sum(epoch["cpu_s"] for epoch in self.record["curve"]), 1)
         return {name: self.record[name] for name in KEPT} | {"cpu_s": cpu_s}
 
-    def calibration(self) -> Calibration | None:
-        """As `calibration_of`."""
-        return calibration_of(self.folder)
+    def fitted(self) -> Fitted | None:
+        """As `fitted_of`."""
+        return fitted_of(self.folder)
 
 
-def calibration_of(run: Path) -> Calibration | None:
+@dataclass(frozen=True)
+class Fitted:
+    """A calibrator, and the method that was asked for: the calibrator alone does not say it, because that of `shift` is
+    a `platt`."""
+
+    asked: Method
+    calibration: Calibration
+
+    def told(self) -> dict[str, Any]:
+        """What `calibration.json` and `calibrate` say."""
+        return {"asked": self.asked, **msgspec.to_builtins(self.calibration)}
+
+
+def fitted_of(run: Path) -> Fitted | None:
     """The calibrator of the run in a folder, None before `calibrate`.
 
     Raises:
@@ -140,12 +153,22 @@ def calibration_of(run: Path) -> Calibration | None:
     """
     path = run / CALIBRATION
     try:
-        found: Calibration = msgspec.json.decode(path.read_bytes(), type=Calibration)
+        told: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict)
+        asked = told.pop("asked", None)
+        found: Calibration = msgspec.convert(told, Calibration)
+        return Fitted(_method_of(found) if asked is None else msgspec.convert(asked, Method), found)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, CalibrationError) as error:
         raise RunFault(f"{path} cannot be used ({error}): calibrate again") from error
-    return found
+
+
+def _method_of(calibration: Calibration) -> Method:
+    """What a file of an earlier version, which does not say it, was asked for."""
+    if isinstance(calibration, Platt) and calibration.slope == 1.0:  # exactly 1 nearly only by `shift`
+        return "shift"
+    method: Method = msgspec.to_builtins(calibration)["method"]
+    return method
 
 
 @dataclass(frozen=True)
