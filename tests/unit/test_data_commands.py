@@ -165,6 +165,16 @@ def test_a_data_set_without_faults_passes_each_command(
         ),
         (
             {
+                "toml": TOML.replace('item = "sku"', 'item = "sku"\ncategory = "cat"', 1),
+                "events": EVENTS | {"cat": pa.array([1, 2**63], pa.uint64())},
+            },
+            [
+                "`events`, events.parquet: column cat has the id 9223372036854775808: ids reach from 0 to "
+                '9223372036854775807: set `ids = "string"`'
+            ],
+        ),
+        (
+            {
                 "toml": TOML.replace('time = "ts"', 'time = "ts"\naction = "act"', 1)
                 + "[actions]\nlook = { weight = 0.0 }\n",
                 "events": EVENTS | {"act": ["look", "look"]},
@@ -196,6 +206,7 @@ def test_a_data_set_without_faults_passes_each_command(
         "slice that is a field",
         "weight 0",
         "large id",
+        "large category",
         "nothing folded",
         "members without a column",
         "key",

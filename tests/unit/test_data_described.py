@@ -288,6 +288,17 @@ def test_fields_of_users_and_items_stand_by_key(make: Make) -> None:
         ),
         (
             TOML,
+            {"events": EVENTS | {"cat": pa.array([1, 2**63, 3, 4], pa.uint64())}},
+            r"^`events`, events.parquet: column cat has the id 9223372036854775808: ids reach from 0 to "
+            r"9223372036854775807: set `ids = \"string\"`",
+        ),
+        (
+            TOML,
+            {"impressions": IMPRESSIONS | {"cat": pa.array([1, 2, 2**64 - 1], pa.uint64())}},
+            r"^`impressions`, impressions.parquet: column cat has the id 18446744073709551615: ids reach from 0 to ",
+        ),
+        (
+            TOML,
             {"impressions": IMPRESSIONS | {"clicked": [1, 1, 1], "clicked_at": [T + 11, T + 21, T + 7]}},
             r"3 of 3 impressions are clicked, so there is nothing to learn",
         ),

@@ -8,6 +8,7 @@ import gzip
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -334,6 +335,27 @@ def test_decimals_of_a_warehouse_are_the_whole_numbers_that_they_stand_for(
     assert of_decimals[0] == of_whole[0]
     assert of_decimals[1].texts == of_whole[1].texts
     assert of_decimals[1].texts_of("x", []) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "meaning"),
+    [
+        (pa.string(), "id"),
+        (pa.large_string(), "value"),
+        (pa.string_view(), "id"),
+        (pa.dictionary(pa.int32(), pa.string()), "value"),
+        (pa.list_(pa.string()), "values"),
+        (pa.large_list(pa.large_string()), "values"),
+    ],
+    ids=str,
+)
+def test_a_nul_byte_in_parquet_is_told_with_its_row(tmp_path: Path, kind: pa.DataType, meaning: Meaning) -> None:
+    texts: list[Any] = [None, *(f"x{i}" for i in range(140_000))]
+    texts[139_000] = "x\0"
+    if meaning == "values":
+        texts = [None if text is None else ["a", text] for text in texts]
+    with pytest.raises(DataError, match=r"t\.parquet: column x has a NUL byte in row 139001, as text never has"):
+        read(tmp_path, pa.array(texts, kind), meaning, "string")
 
 
 def test_decimals_may_be_prices_labels_and_times(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class _Check:
         """
         used = 0
         large: dict[str, NDArray[np.uint64]] = {}
-        signed = {"user", "item", "key"} | ({"category"} if name == "items" else set())
+        signed = {"user", "item", "key", "category"}
         rows = RepeatedRows() if name in ("events", "impressions") else None
         wanted = columns_of(self._description, name)
         numbers = [column for column, want in wanted.items() if want.meaning == "number"]

@@ -12,7 +12,7 @@ import csv
 import glob
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -160,7 +160,8 @@ def record_batches(
     if is_parquet(path):
         schema = pq.read_schema(path)
         texts = [name for name in sorted(repeated) if _is_text(schema.field(name).type)]
-        yield from pq.ParquetFile(path, read_dictionary=texts).iter_batches(BATCH_ROWS, columns=list(columns))
+        batches = pq.ParquetFile(path, read_dictionary=texts).iter_batches(BATCH_ROWS, columns=list(columns))
+        yield from _without_nul(batches, path)
         return
 
     def skip(row: Any) -> str:
@@ -190,25 +191,50 @@ def record_batches(
             quoted_strings_can_be_null=False,
         ),
     )
+    yield from _without_nul((batch.select(list(columns)) for batch in reader), path)
+
+
+def _without_nul(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of a file, without a NUL byte in a text: text has none, but a file that was damaged, or is no text,
+    or was made from such a file, has.
+
+    Raises:
+        DataError: a text has one.
+    """
     first_row = 0
-    for batch in reader:
-        chosen = batch.select(list(columns))
-        for name in columns:
-            _refuse_nul(chosen.column(name), f"{path}: column {name}", first_row)
+    for batch in batches:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if _has_nul(column):
+                raise DataError(
+                    f"{path}: column {name} has a NUL byte in row {first_row + _first_nul(column) + 1}, as text never "
+                    "has: the file is damaged: write it again"
+                )
         first_row += batch.num_rows
-        yield chosen
+        yield batch
 
 
-def _refuse_nul(column: pa.Array, said: str, first_row: int) -> None:
-    """Raises DataError if a text has a NUL byte: text has none, but a file that was damaged, or is no text, has."""
-    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
-    found = pc.match_substring(texts, "\0").fill_null(False)
-    if not pc.any(found).as_py():
-        return
-    if texts is not column:
-        found = found.take(column.indices).fill_null(False)
-    row = first_row + pc.index(found, True).as_py() + 1
-    raise DataError(f"{said} has a NUL byte in row {row}, as text never has: the file is damaged: write it again")
+def _has_nul(column: pa.Array) -> bool:
+    """Whether a text of a column has a NUL byte; no other type has one."""
+    if pa.types.is_dictionary(column.type):
+        # The dictionary may be that of more rows than these.
+        return _has_nul(column.dictionary) and _has_nul(column.dictionary.take(column.indices))
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        return _has_nul(column.flatten())
+    if pa.types.is_string_view(column.type):  # for which Arrow has no search
+        column = column.cast(pa.large_string())
+    return _is_text(column.type) and bool(pc.any(pc.match_substring(column, "\0")).as_py())
+
+
+def _first_nul(column: pa.Array) -> int:
+    """The row of the first text with a NUL byte; there is one."""
+    good, bad = 0, len(column)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if _has_nul(column.slice(good, middle - good)):
+            bad = middle
+        else:
+            good = middle
+    return good
 
 
 def hint(path: Path, wanted: str, there: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -274,13 +275,15 @@ class _Preparation:
         ):
             save(folder / f"{name}.npy", values)
 
-    def _categories(self, batch: Columns, items: Ints, reader: TableReader, table: str) -> Ints:
-        if "category" in batch:
-            return batch["category"].view(np.int64)
+    def _categories(
+        self, batch: Columns, items: Ints, reader: TableReader, table: Literal["events", "impressions"]
+    ) -> Ints:
+        described: TimedTable = getattr(self._description, table)
+        if described.category is not None:
+            return self._signed(batch["category"], described.category, table)
         if self._category_of is None:
             return np.zeros(len(items), np.int64)
         keys, categories = self._category_of
-        described: TimedTable = getattr(self._description, table)
         at = np.minimum(np.searchsorted(keys, items), len(keys) - 1)
         missing = keys[at] != items
         if bool(missing.any()):
