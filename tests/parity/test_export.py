@@ -115,7 +115,6 @@ def test_parity_counts_what_it_compared(both: Bundle) -> None:
     assert report.steps >= sum(BATCHES) - report.undecided
     assert report.scores >= sum(BATCHES)
     assert report.histories > max(BATCHES) // 2
-    assert 0 < report.largest_difference < 1e-3
 
 
 def test_the_same_model_gives_the_same_bytes(both: Bundle, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimn.bundle.fields import code_of
 from mimn.data.__main__ import main
 from mimn.data.check import check
 from mimn.data.description import UserSplit, read_description
 from mimn.data.events import DataError
-from mimn.data.ids import Strings, string_id, string_ids, xxh64
+from mimn.data.ids import Strings, string_ids, xxh64
 from mimn.data.preparation import prepare
 from mimn.data.prepared import Prepared
 
@@ -156,7 +157,7 @@ def test_csv_with_quotes_and_strings_gives_what_parquet_gives(
         )
         found.append(prepared(folder / "dataset.toml").events)
     assert found[0].sha256 == found[1].sha256
-    assert sorted(set(found[0].user_id.view(np.uint64).tolist())) == sorted({string_id(u) for u in columns["who"]})
+    assert sorted(set(found[0].user_id.view(np.uint64).tolist())) == sorted({code_of(u) for u in columns["who"]})
 
 
 ACTIONS = """
@@ -400,10 +401,10 @@ def test_broken_csv_lines_are_counted_and_the_first_is_shown(tmp_path: Path) -> 
 
 def test_the_rule_of_string_ids_has_fixed_vectors() -> None:
     # Any implementation of XXH64 with seed 0 gives these.
-    assert string_id("") == 0xEF46DB3751D8E999
-    assert string_id("a") == 0xD24EC4F1A98C6E5B
-    assert string_id("abc") == 0x44BC2CF5AD770999
-    assert string_ids(["a", "abc"]).tolist() == [string_id("a"), string_id("abc")]
+    assert code_of("") == 0xEF46DB3751D8E999
+    assert code_of("a") == 0xD24EC4F1A98C6E5B
+    assert code_of("abc") == 0x44BC2CF5AD770999
+    assert string_ids(["a", "abc"]).tolist() == [code_of("a"), code_of("abc")]
 
 
 @pytest.mark.parametrize("pending", [1, 3, 1 << 22])
@@ -433,7 +434,7 @@ def test_texts_of_a_slice_and_with_nulls_get_the_ids_of_their_own(tmp_path: Path
         'name = "x"\nids = "string"\n[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
     )
     data = prepared(tmp_path / "dataset.toml")
-    expected = [string_id("ab"), string_id("ab"), string_id("Größe")]
+    expected = [code_of("ab"), code_of("ab"), code_of("Größe")]
     assert sorted(data.events.user_id.view(np.uint64).tolist()) == sorted(expected)
     assert data.meta.refused == {"events: u: empty": 1, "events: u: empty, or longer than 128 bytes": 2}
 

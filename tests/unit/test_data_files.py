@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimn.bundle.fields import code_of
 from mimn.data.column_values import Meaning, Wanted
 from mimn.data.description import Table, TimeUnit
 from mimn.data.events import DataError
-from mimn.data.ids import string_id
 from mimn.data.tables import TableReader
 
 TABLE = pa.table({"uid": [7, 8, 9], "act": ["buy", "view", "buy"]})
@@ -330,7 +330,7 @@ def test_decimals_of_a_warehouse_are_the_whole_numbers_that_they_stand_for(
     folder, (numbers, kind) = tmp_path_factory.mktemp("decimals"), drawn
     whole, decimals = pa.array(numbers, pa.uint64()), pa.array(list(map(Decimal, numbers)), kind)
     assert read(folder, decimals, "id")[0] == numbers
-    assert read(folder, decimals, "id", "string")[0] == [string_id(str(one)) for one in numbers]
+    assert read(folder, decimals, "id", "string")[0] == [code_of(str(one)) for one in numbers]
     of_decimals, of_whole = read(folder, decimals, "value"), read(folder, whole, "value")
     assert of_decimals[0] == of_whole[0]
     assert of_decimals[1].texts == of_whole[1].texts
@@ -371,7 +371,7 @@ def test_decimals_may_be_prices_labels_and_times(tmp_path: Path) -> None:
 
 def test_an_id_of_decimals_is_found_again_for_messages(tmp_path: Path) -> None:
     _, reader = read(tmp_path, pa.array([Decimal(7), Decimal(10**30)], pa.decimal128(38, 0)), "id", "string")
-    assert reader.text_of("x", string_id(str(10**30))) == str(10**30)
+    assert reader.text_of("x", code_of(str(10**30))) == str(10**30)
 
 
 @pytest.mark.parametrize("kind", [pa.int32(), pa.uint32(), pa.int64(), pa.uint64(), pa.float64()])

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimn import metrics
+from mimn.bundle.fields import code_of
 from mimn.data.__main__ import main
 from mimn.data.description import Protocol
 from mimn.data.events import DataError, Events
-from mimn.data.ids import string_id
 from mimn.data.presets import PaperInstances, paper_instances
 
 Preset = Literal["mimn-paper-taobao", "mimn-paper-amazon"]
@@ -221,7 +221,7 @@ def sampled(path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> Any:
 
 def test_sample_shows_history_candidate_fields_and_label(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = sampled(shop, capsys, "--events", "2")
-    query = f"#{string_id('red shoes'):016x}"
+    query = f"#{code_of('red shoes'):016x}"
     context = {"hour": "9", "price": 1.5, "shop.page": "home", "query": query}
     assert first == {
         "user": "1",

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mimn.bundle.fields import code_of
 from mimn.data.__main__ import main
 from mimn.data.check import check
 from mimn.data.description import read_description
 from mimn.data.events import DataError
-from mimn.data.ids import string_id
 from mimn.data.preparation import prepare
 from mimn.data.prepared import Prepared
 
@@ -164,8 +164,8 @@ def test_amazon_books_of_2014_with_python_literals_for_meta(place: Path, capsys:
     }
     assert told["first"]["reviews.json.gz: not JSON"].endswith("reviews.json.gz, line 4")
     events = ready(place, "amazon-books").events
-    assert events.item_id.view(np.uint64).tolist() == [string_id(a) for a in ("0001000000", "000100039X", "B000000000")]
-    assert events.category_id.view(np.uint64).tolist() == [string_id(c) for c in ("Books", "Poetry", "default_cat")]
+    assert events.item_id.view(np.uint64).tolist() == [code_of(a) for a in ("0001000000", "000100039X", "B000000000")]
+    assert events.category_id.view(np.uint64).tolist() == [code_of(c) for c in ("Books", "Poetry", "default_cat")]
     assert check(place / "models/datasets/amazon-books.toml").findings == []
 
 
@@ -290,8 +290,8 @@ def test_movielens_1m_in_latin_1_with_colons_in_titles(place: Path, capsys: pyte
     }
     assert pq.read_table(output / "movies.parquet")["title"].to_pylist()[1] == "Amélie, Le (2001)"
     data = ready(place, "movielens-1m")
-    assert data.events.item_id.view(np.uint64).tolist() == [string_id("1193")] * 2, "three stars are no like"
-    assert set(data.events.category_id.view(np.uint64).tolist()) == {string_id("Action|Sci-Fi")}
+    assert data.events.item_id.view(np.uint64).tolist() == [code_of("1193")] * 2, "three stars are no like"
+    assert set(data.events.category_id.view(np.uint64).tolist()) == {code_of("Action|Sci-Fi")}
     ages = data.side("user")
     assert {data.texts["age"][code] for code in ages.fields["age"].tolist()} == {"1", "56"}
 
@@ -339,7 +339,7 @@ def test_criteo_is_fields_without_users(place: Path, capsys: pytest.CaptureFixtu
     assert not np.isin(data.events.user_id, shown.user_id).any(), "so no row has a history"
     assert shown.context["I1"][3] == -2
     assert np.isnan(shown.context["I2"][3])
-    assert shown.context["C1"][3] == string_id("68fd1e64")
+    assert shown.context["C1"][3] == code_of("68fd1e64")
     assert data.texts["C1"] == {}, "hashed: 34 million texts would not fit into memory"
     assert shown.context["C2"][3] == 0
 

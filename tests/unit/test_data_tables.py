@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.bundle.fields import code_of
 from mimn.data.column_values import Meaning, Wanted
 from mimn.data.description import Table, TimeUnit
 from mimn.data.events import DataError
-from mimn.data.ids import string_id
 from mimn.data.preparation import prepare
 from mimn.data.tables import Columns, TableReader
 from uic.bulk.described_history import DescribedHistory
@@ -278,7 +278,7 @@ def test_ids_that_pandas_wrote_as_floats_are_whole_numbers(tmp_path: Path) -> No
         assert found["x"].tolist()[:1] == [1]
         assert list(reader.refused.rows) == ["x: empty"]
     found, _ = read(tmp_path, {"t.parquet": pa.table({"x": column})}, one("id"), "string")
-    assert found["x"].tolist() == [string_id("1"), string_id("2")]
+    assert found["x"].tolist() == [code_of("1"), code_of("2")]
     for ids in ("uint64", "string"):
         with pytest.raises(DataError, match=r"holds '1.5' in row 2, not whole numbers that a float holds exactly"):
             read(tmp_path, {"t.parquet": pa.table({"x": [1.0, 1.5]})}, one("id"), ids)
@@ -286,7 +286,7 @@ def test_ids_that_pandas_wrote_as_floats_are_whole_numbers(tmp_path: Path) -> No
 
 def test_ids_of_pandas_categories_are_read(tmp_path: Path) -> None:
     numbers = pa.table({"x": pa.array([5, 6, 5]).dictionary_encode()})
-    hashed = [string_id(text) for text in ("5", "6", "5")]
+    hashed = [code_of(text) for text in ("5", "6", "5")]
     assert read(tmp_path, {"t.parquet": numbers}, one("id"))[0]["x"].tolist() == [5, 6, 5]
     assert read(tmp_path, {"t.parquet": numbers}, one("id"), "string")[0]["x"].tolist() == hashed
     texts = pa.table({"x": pa.array(["5", "6", "5"], pa.large_string()).dictionary_encode()})

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mimn.data.ids import string_id
+from mimn.bundle.fields import code_of
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/formats/ids.md").read_text()
 VECTORS = {json.loads(text): int(number) for text, number in re.findall(r'^\| `("[^|]*")` \| `(\d+)`', DOCUMENT, re.M)}
@@ -36,7 +36,7 @@ def escaped(text: str) -> str:
 
 
 def test_vectors_are_what_the_code_computes_and_reach_every_branch() -> None:
-    assert {text: string_id(text) for text in VECTORS} == VECTORS
+    assert {text: code_of(text) for text in VECTORS} == VECTORS
     lengths = {len(text.encode()) for text in VECTORS}
     assert {31, 32, 33, 128} <= lengths
     assert any(n % 8 >= 5 for n in lengths), "a group of four bytes and single ones"

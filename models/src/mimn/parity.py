@@ -62,7 +62,6 @@ class ParityReport:
     histories: int
     undecided: int
     """Steps and histories left out, because a gap below `MARGIN` chose a channel."""
-    largest_difference: float
 
 
 class Graph:
@@ -128,7 +127,6 @@ class _Check:
         self.reference = reference_of(model.config, weights, dtype, *specs)
         self.random = np.random.default_rng(0)
         self.steps = self.scores = self.histories = self.undecided = 0
-        self.largest = 0.0
         self.step_tolerance = HALF_TOLERANCE if self.layout.half_floats else TOLERANCE
         sharp = SHARP_FOLD_TOLERANCE if model.config.shifts else TOLERANCE
         self.fold_tolerance = HALF_FOLD_TOLERANCE if self.layout.half_floats else sharp
@@ -153,7 +151,7 @@ class _Check:
                 f"no history could be compared: in each of {max(BATCHES)} the two largest read weights came closer "
                 f"than {MARGIN}; the model does not distinguish its slots: train it further"
             )
-        return ParityReport(self.steps, self.scores, self.histories, self.undecided, self.largest)
+        return ParityReport(self.steps, self.scores, self.histories, self.undecided)
 
     def vectors(self, *shape: int) -> Floats:
         return self._drawn(*shape)[0]
@@ -351,4 +349,3 @@ class _Check:
                 f"{what}: ONNX and {other} differ by {float(np.max(difference)):.3g}, "
                 f"allowed are {tolerance:g} + {tolerance:g} * |x|"
             )
-        self.largest = max(self.largest, float(np.max(difference, initial=0.0)))

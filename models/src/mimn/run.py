@@ -24,6 +24,7 @@ CONFIG, METRICS, MODEL, CHECKPOINT, LOG, CURVES = (
     "curves.png",
 )
 PREDICTIONS = "predictions-{length}.npz"
+ITEM_IDS, CATEGORY_IDS = "items.ids.npy", "categories.ids.npy"
 
 
 @cache

@@ -127,7 +127,7 @@ _WHOLE = re.compile(r"([0-9]++)(?:\.0++)?")
 
 
 def code_of(text: str) -> int:
-    """The 64-bit code of a text: XXH64 of its UTF-8, 1 in place of 0 (as `mimn.data.ids`)."""
+    """The 64-bit code of a text, and the id of a string, 1 to 2^64 - 1: XXH64 of its UTF-8, 1 in place of 0."""
     return xxhash.xxh64_intdigest(text.encode()) or 1
 
 

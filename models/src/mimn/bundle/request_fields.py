@@ -71,7 +71,6 @@ class RequestFields:
         """
         self.specs = tuple(spec for spec in specs if spec.source != "item")
         self.codes = codes
-        self._vectors = vectors
         self.names = names_asked(self.specs)
         self._writers: list[tuple[FieldSpec, _Writer]] = []
         self.places: dict[str, slice] = {}

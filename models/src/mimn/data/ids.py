@@ -14,6 +14,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mimn.bundle.fields import code_of
+
 TOGETHER = 256
 """Longer strings, in bytes, are hashed one by one."""
 SECOND_SEED = 1
@@ -22,15 +24,9 @@ PENDING = 1 << 22
 """Strings that are gathered before repeated ones are dropped."""
 
 
-def string_id(text: str) -> int:
-    """The id of one string: 1 to 2^64 - 1."""
-    return xxhash.xxh64_intdigest(text.encode()) or 1
-
-
 def string_ids(texts: Iterable[str]) -> NDArray[np.uint64]:
-    """The ids of strings. [n] → [n] uint64"""
-    digest = xxhash.xxh64_intdigest
-    return np.array([digest(text.encode()) or 1 for text in texts], np.uint64)
+    """The ids of strings: their `code_of`. [n] → [n] uint64"""
+    return np.fromiter(map(code_of, texts), np.uint64)
 
 
 def xxh64(data: NDArray[np.uint8], offsets: NDArray[np.int64], seed: int = 0) -> NDArray[np.uint64]:

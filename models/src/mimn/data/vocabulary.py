@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.data.events import DataError, Events
+from mimn.run import CATEGORY_IDS, ITEM_IDS
 
 UNKNOWN_ROW = 0
 Ids = NDArray[np.int64] | NDArray[np.uint64]
@@ -88,8 +89,8 @@ class EmbeddingIds:
 
     def save(self, folder: Path) -> None:
         """Write both arrays into `folder`, as the uint64 arrays that a bundle holds."""
-        np.save(folder / "items.ids.npy", self.items.astype(np.uint64), allow_pickle=False)
-        np.save(folder / "categories.ids.npy", self.categories.astype(np.uint64), allow_pickle=False)
+        np.save(folder / ITEM_IDS, self.items.astype(np.uint64), allow_pickle=False)
+        np.save(folder / CATEGORY_IDS, self.categories.astype(np.uint64), allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> EmbeddingIds:
@@ -99,7 +100,7 @@ class EmbeddingIds:
             DataError: a file is missing, is not a plain array, or its ids do not rise.
         """
         arrays = []
-        for name in ("items.ids.npy", "categories.ids.npy"):
+        for name in (ITEM_IDS, CATEGORY_IDS):
             try:
                 arrays.append(np.load(folder / name, allow_pickle=False).astype(np.int64))
             except (OSError, ValueError) as error:

@@ -34,14 +34,12 @@ from mimn.nn.checkpoint import load_model, model_fields, untrained
 from mimn.nn.fields import FieldValues
 from mimn.nn.graphs import StateModel
 from mimn.nn.model import ClickModel
-from mimn.run import CONFIG
+from mimn.run import CATEGORY_IDS, CONFIG, ITEM_IDS, METRICS, MODEL
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
 from mimn.toml_text import NotToml, parsed
 
 log = logging.getLogger("mimn.export")
-MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
-ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
 
 
 def export_any(
@@ -119,7 +117,7 @@ def export_run(
     """
     if not run.is_dir():
         raise ExportError(f"--run: {run} is not a folder: give the --output of the training")
-    model = load_model(run / MODEL_FILE)
+    model = load_model(run / MODEL)
     facts = facts_of(run)
     ledger = model.config.ledger
     try:
@@ -131,8 +129,8 @@ def export_run(
         raise ExportError(str(error)) from error
     return export_any(
         model,
-        _ids(run / ITEM_IDS_FILE),
-        _ids(run / CATEGORY_IDS_FILE),
+        _ids(run / ITEM_IDS),
+        _ids(run / CATEGORY_IDS),
         output,
         name=name,
         version=version,
@@ -175,7 +173,7 @@ def facts_of(run: Path) -> RunFacts:
     Raises:
         ExportError: a file of the run is missing or damaged.
     """
-    training = _metrics(run / METRICS_FILE)
+    training = _metrics(run / METRICS)
     try:
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
         impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None

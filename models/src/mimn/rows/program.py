@@ -41,6 +41,8 @@ class Op(IntEnum):
     COPY = auto()
 
 
+INPUTS = 2
+"""The first values: the event and the state. They come from outside."""
 CONSTANT = 1 << 24
 """Added to a place: it is one of the constants."""
 VECTOR = 16
@@ -118,7 +120,7 @@ class _Compiler:
             raise NotReadable("the result is not a state")
         if not self.code or result.place != self.rooms[-1][0]:
             raise NotReadable("the result is not what the last node computes")
-        values, place = _with_reused_room(self.code, self.rooms, keep=2)
+        values, place = _with_reused_room(self.code, self.rooms)
         flat = [number for row in self.code for number in row]
         for at, runs in self.runs:
             flat[at * 9 + 8] = len(flat)
@@ -307,12 +309,12 @@ def _length(true: NDArray[np.bool_]) -> int:
     return len(true) if true.all() else int(np.argmin(true))
 
 
-def _with_reused_room(code: list[list[int]], rooms: list[tuple[int, int]], keep: int) -> tuple[int, int]:
+def _with_reused_room(code: list[list[int]], rooms: list[tuple[int, int]]) -> tuple[int, int]:
     """Move values to places whose earlier values are no longer needed, in `code`. Returns how many numbers a row needs,
     and where the last value is (`reused_rooms`)."""
     fields = [[f for f in (1, 2, 3) if row[f] < CONSTANT and (f != 3 or _reads_second(row))] for row in code]
     touched = [[row[f] for f in of] for row, of in zip(code, fields, strict=True)]
-    place_of, top = reused_rooms(rooms, touched, keep, rooms[-1][0])
+    place_of, top = reused_rooms(rooms, touched, INPUTS, rooms[-1][0])
     for row, of in zip(code, fields, strict=True):
         for f in of:
             row[f] = place_of(row[f])
