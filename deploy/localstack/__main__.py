@@ -53,7 +53,7 @@ from mimn.options import whole_number
 from mimn.release import CorruptRecord, decode_record, record_key
 from mimn.state import namespace
 from mimn.state.codec import HEADER_BYTES
-from uic.settings import check_brokers
+from process.addresses import check_addresses
 
 EXPECTED = (
     StackError,
@@ -123,7 +123,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 def _brokers(text: str) -> str:
     try:
-        return check_brokers(text)
+        return check_addresses(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -30,8 +30,9 @@ from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.valkey import Valkey, redis_answers
 from localstack.wait import until
 from mimn.whole_file import writing
+from process.addresses import check_addresses
 from process.store_url import check_store_url
-from uic.settings import SCHEMES, check_brokers
+from uic.settings import SCHEMES
 
 FOLDER = Path(".stack")
 BUNDLE = Path("models/bundles/online-retail-ledger/2")
@@ -115,7 +116,7 @@ class Options:
             raise StackError(f"REDIS_URL {error}") from None
         try:
             if bootstrap:
-                check_brokers(bootstrap)
+                check_addresses(bootstrap)
         except ValueError as error:
             raise StackError(f"KAFKA_BOOTSTRAP_SERVERS: {error}") from None
         try:

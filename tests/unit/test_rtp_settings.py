@@ -129,6 +129,16 @@ def test_nodes_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert RtpSettings().redis.nodes == "a:6379, b:6379"
 
 
+def test_an_address_that_is_none_stops_the_start_and_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RTP_REDIS__MODE", "sentinel")
+    for address in ("127.0.0.1:99999", "a:\u0661"):
+        monkeypatch.setenv("RTP_REDIS__SENTINELS", address)
+        assert main([]) == 2
+        assert capsys.readouterr().err.startswith(f"rtp: RTP_REDIS__SENTINELS: {address!r} is not host:port, ")
+
+
 def test_a_user_of_the_sentinels_has_a_password_which_is_not_shown() -> None:
     told = {"mode": "sentinel", "sentinels": "a:26379", "sentinel_username": "u"}
     with pytest.raises(ValueError, match="sentinel_username has no sentinel_password"):

@@ -199,7 +199,7 @@ def test_nodes_are_those_of_a_cluster() -> None:
         RedisSettings(nodes="a:6379")
 
 
-@pytest.mark.parametrize("addresses", ["a", "a:6379,,b:6379", "a:6379 b:6379", "a:port"])
+@pytest.mark.parametrize("addresses", ["a", "a:6379,,b:6379", "a:6379 b:6379", "a:port", "a:6379,b:65536"])
 def test_addresses_that_are_not_host_and_port_are_refused(addresses: str) -> None:
     with pytest.raises(ValueError, match="nodes"):
         RedisSettings(mode="cluster", nodes=addresses)
@@ -207,7 +207,7 @@ def test_addresses_that_are_not_host_and_port_are_refused(addresses: str) -> Non
         RedisSettings(mode="sentinel", sentinels=addresses)
 
 
-@pytest.mark.parametrize("addresses", ["", "a", "a:1;b:2", "a:1 b:2", "a:1,,b:2", "a:1,", "a:port"])
+@pytest.mark.parametrize("addresses", ["", "a", "a:1;b:2", "a:1 b:2", "a:1,,b:2", "a:1,", "a:port", "a:65536"])
 def test_brokers_that_are_not_host_and_port_stop_the_start_and_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], addresses: str
 ) -> None:

@@ -66,13 +66,14 @@ SWITCHES: Final = (mimn.rows.library, mimn.bundle.compiled_head, mimn.state.code
 UNITS: Final = {"ms": "milliseconds", "us": "microseconds", "s": "seconds", "bytes": "bytes", "mib": "MiB"}
 """By the last word of a setting's name."""
 PATTERNS: Final = {
-    uic.settings.ADDRESSES: "addresses",
     r"^[A-Za-z0-9._-]{1,200}$": "1 to 200 letters, digits, `.`, `_`, `-`",
     r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 letters, digits, `.`, `_`, `-`",
     r"^[A-Za-z0-9_.-]+$": "letters, digits, `.`, `_`, `-`",
     r"^(rediss?|unix)://": "URL",
 }
 """What a text must match, in words."""
+FORMATS: Final = {"path": "path of a folder", "password": "text, secret", "addresses": "addresses"}
+"""What a text of a kind is, in words."""
 KINDS: Final = {
     "Counter": "counter",
     "Counts": "counter",
@@ -175,7 +176,7 @@ def values(name: str, schema: dict[str, Any]) -> str:
                 raise NothingSaid(f"{name}: PATTERNS has no words for {kind['pattern']}")
             most = f"at most {kind['maxLength']} " if "maxLength" in kind else ""
             return most + PATTERNS[kind["pattern"]]
-        return {"path": "path of a folder", "password": "text, secret"}.get(kind.get("format", ""), "text")
+        return FORMATS.get(kind.get("format", ""), "text")
     unit = UNITS.get(name.rpartition("_")[2])
     return ", ".join(filter(None, ("integer" if kind["type"] == "integer" else "number", unit, _bounds(kind))))
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mimn.state import AHEAD_WITHIN_MS
+from process.addresses import AddressesIfAny
 from process.setting_names import check_names
 from process.store_url import check_store_url
 
@@ -36,10 +37,6 @@ class TlsListener(_Group):
     """Clients must present a certificate signed by this CA (mTLS) and still need an API key."""
 
 
-_ADDRESSES = r"^$|^ *[^, ]+:\d+ *(, *[^, ]+:\d+ *)*$"
-"""None, or `host:port`, several separated by commas."""
-
-
 class RedisSettings(_Group):
     """Where the states are, and how long to try."""
 
@@ -56,10 +53,10 @@ class RedisSettings(_Group):
     """First part of every key; the same as UIC's."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
     """One server, a master that Sentinels watch, or a cluster."""
-    nodes: str = Field(default="", pattern=_ADDRESSES)
+    nodes: AddressesIfAny = ""
     """`host:port`, several with commas; mode `cluster` only. More nodes that a start asks where the others are: of
     these and the one of `url` a single one has to answer."""
-    sentinels: str = Field(default="", pattern=_ADDRESSES)
+    sentinels: AddressesIfAny = ""
     """`host:port`, several with commas; mode `sentinel` only. They are asked over TLS if the URL begins with
     `rediss://`."""
     sentinel_service: str = "mymaster"
@@ -278,7 +275,7 @@ def load_settings(environment: Mapping[str, str]) -> RtpSettings:
 
     Raises:
         ValueError: a variable is unknown, and the message names the nearest setting; or some have a bad value, and it
-            names each. It never shows a value.
+            names each. It shows no secret.
     """
     check_names("RTP", RtpSettings, environment)
     try:

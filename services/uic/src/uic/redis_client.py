@@ -15,6 +15,7 @@ from redis.connection import parse_url
 from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
 
+from process.addresses import hosts_and_ports
 from process.assumptions import broken, takes, uses
 from process.sentinel_login import sentinel_login
 from process.store_tls import check_store_tls
@@ -117,14 +118,17 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
 
     if settings.mode == "cluster":  # cluster clients run the usual on_connect themselves
         check_cluster_client()
-        limits |= {"retry": Retry(NoBackoff(), 1), "startup_nodes": list(starmap(ClusterNode, _hosts(settings.nodes)))}
+        limits |= {
+            "retry": Retry(NoBackoff(), 1),
+            "startup_nodes": list(starmap(ClusterNode, hosts_and_ports(settings.nodes))),
+        }
         return ClusterClient.from_url(settings.url, **limits, redis_connect_func=lambda _: connected())
     if settings.mode == "sentinel":
         given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
         login = {name: given[name] for name in ("username", "password", "db") if name in given}
         limits |= {"ssl": tls}
         of_sentinels = limits | sentinel_login(settings.sentinel_username, settings.sentinel_password)
-        sentinels: Any = Sentinels(_hosts(settings.sentinels), settings.timeout_s, of_sentinels)
+        sentinels: Any = Sentinels(hosts_and_ports(settings.sentinels), settings.timeout_s, of_sentinels)
         return sentinels.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
     # redis-py would keep the connection: where the address is a name, it leads to another server after a failover.
     limits["retry_on_error"] = [ReadOnlyError]
@@ -169,9 +173,3 @@ def info(client: Any, section: str) -> list[dict[str, Any]]:
     said: Any = client.info(section, target_nodes=RedisCluster.PRIMARIES)
     several = all(isinstance(answer, dict) for answer in said.values())
     return list(said.values()) if several else [said]  # redis-py unwraps the answer if there is a single master
-
-
-def _hosts(addresses: str) -> list[tuple[str, int]]:
-    """Host and port of each address of a setting."""
-    parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())
-    return [(host.strip("[] "), int(port)) for host, _, port in parts]

@@ -7,13 +7,13 @@ are not here: they come with the bundle. The docstrings are the text of docs/set
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from process.addresses import Addresses, AddressesIfAny
 from process.setting_names import check_names
 from process.store_url import check_store_url
 from process.tls_causes import TlsSettings, check_tls_files
@@ -51,21 +51,10 @@ SCHEMES = r"^(rediss?|unix)://"
 """How the URL of a store begins."""
 
 
-def check_brokers(text: str) -> str:
-    """The text itself, if it names brokers.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if re.fullmatch(r"(\s*[^,;\s]+:\d+\s*(,|$))+", text) is None or text.endswith(","):
-        raise ValueError(f"{text!r} is not host:port, or several of them separated by commas")
-    return text
-
-
 class KafkaSettings(Group):
     """The log: Kafka, which has the behavior events."""
 
-    bootstrap_servers: Annotated[str, AfterValidator(check_brokers)] = "127.0.0.1:9092"
+    bootstrap_servers: Addresses = "127.0.0.1:9092"
     """Brokers that a start asks for all others: `host:port`, several separated by commas."""
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "behavior-events"
     """The topic of behavior events. Records that cannot be folded go to the topic of this name with `.dlq` at its end,
@@ -179,10 +168,6 @@ class KafkaSettings(Group):
         return self
 
 
-ADDRESSES = r"^$|^ *[^, ]+:\d+ *(, *[^, ]+:\d+ *)*$"
-"""None, or `host:port`, several separated by commas."""
-
-
 class RedisSettings(Group):
     """The state store, Redis or Valkey."""
 
@@ -200,10 +185,10 @@ class RedisSettings(Group):
     """First part of every key; RTP needs the same. Unique per Kafka cluster: consumer groups are named by it."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
     """One server, a master that Sentinels watch, or a cluster."""
-    nodes: Annotated[str, Field(pattern=ADDRESSES)] = ""
+    nodes: AddressesIfAny = ""
     """`host:port`, several separated by commas; mode `cluster` only. More nodes that a start asks where the others are:
     of these and the one of `url` a single one has to answer."""
-    sentinels: Annotated[str, Field(pattern=ADDRESSES)] = ""
+    sentinels: AddressesIfAny = ""
     """`host:port`, several separated by commas; mode `sentinel` only. They are asked over TLS if the URL begins with
     `rediss://`."""
     sentinel_service: str = "mymaster"

@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from process.addresses import hosts_and_ports
 from process.sentinel_login import sentinel_login
 from process.store_tls import check_store_tls
 from rtp.core.outage import Outage
@@ -75,7 +76,7 @@ def _commands(settings: RedisSettings) -> Commands:
             login = {name: given[name] for name in ("username", "password", "db") if name in given}
             options["ssl"] = settings.tls
             of_sentinels = options | sentinel_login(settings.sentinel_username, settings.sentinel_password)
-            sentinels = Sentinels(_hosts(settings.sentinels), connect_s, of_sentinels)
+            sentinels = Sentinels(hosts_and_ports(settings.sentinels), connect_s, of_sentinels)
             if settings.tls:
                 for sentinel in sentinels.sentinels:
                     sentinel.connection_pool.connection_class = RenewedTls
@@ -83,7 +84,7 @@ def _commands(settings: RedisSettings) -> Commands:
             return SentinelCommands(masters, sentinels, settings.pool_size, connect_s)
         case "cluster":
             options["retry"] = Retry(NoBackoff(), 1)
-            options["startup_nodes"] = list(starmap(ClusterNode, _hosts(settings.nodes)))
+            options["startup_nodes"] = list(starmap(ClusterNode, hosts_and_ports(settings.nodes)))
             # `ClusterCommands` keeps to the size; redis-py counts connections that it is about to renew as well.
             most = 2 * settings.pool_size
             cluster = RedisCluster.from_url(url, max_connections=most, require_full_coverage=False, **options)
@@ -92,9 +93,3 @@ def _commands(settings: RedisSettings) -> Commands:
                 for node in cluster.nodes_manager.startup_nodes.values():
                     node.connection_class = RenewedTls
             return ClusterCommands(cluster, settings.pool_size)
-
-
-def _hosts(addresses: str) -> list[tuple[str, int]]:
-    """Host and port of each address of a setting."""
-    parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())
-    return [(host.strip("[] "), int(port)) for host, _, port in parts]
