@@ -13,7 +13,7 @@ from redis.connection import URL_QUERY_ARGUMENT_PARSERS as PARSERS
 
 from process.store_url import OTHERS, SECONDS, WHOLE
 from rtp.__main__ import main
-from rtp.settings import MAX_DRAIN_S, RedisSettings, RtpSettings, load_settings
+from rtp.settings import MAX_DRAIN_S, RedisSettings, RtpSettings, read_settings
 from support.store_urls import QUERIES, UNREADABLE
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
@@ -22,7 +22,7 @@ TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> RtpSettings:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return load_settings(variables)
+    return read_settings()
 
 
 def test_the_defaults_listen_on_loopback_and_read_what_uic_writes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from process.memory import left_out, one_arena, opened_late
-from rtp.settings import load_settings
+from rtp.settings import read_settings
 
 NEVER_RUN = ("rich", "greenlet", "colorama", "pydantic.v1")
 """What structlog (for terminals, and for threads that are none) and FastAPI (to refuse its models) import if it is
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        settings = load_settings(os.environ)
+        settings = read_settings()
     except ValueError as error:
         print(f"rtp: {error}", file=sys.stderr)
         return 2

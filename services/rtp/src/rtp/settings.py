@@ -6,7 +6,7 @@ The docstrings are the text of docs/settings.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -270,14 +270,14 @@ class RtpSettings(BaseSettings):
         return self
 
 
-def load_settings(environment: Mapping[str, str]) -> RtpSettings:
+def read_settings() -> RtpSettings:
     """The settings that the environment gives.
 
     Raises:
         ValueError: a variable is unknown, and the message names the nearest setting; or some have a bad value, and it
             names each. It shows no secret.
     """
-    check_names("RTP", RtpSettings, environment)
+    check_names("RTP", RtpSettings, os.environ)
     try:
         return RtpSettings()
     except ValidationError as error:
