@@ -55,6 +55,18 @@ def test_a_typo_or_a_bad_value_fails_by_name(monkeypatch: pytest.MonkeyPatch, na
         settings(monkeypatch, **{name: value})
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "name", ["RTP_STATE__REFRESH_EVERY_S", "RTP_HTTP__ARRIVAL_S", "RTP_BUNDLE__LOAD_TIMEOUT_S", "RTP_DRAIN__LINGER_S"]
+)
+def test_a_number_that_is_not_finite_stops_the_start_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main([]) == 2
+    assert capsys.readouterr().err == f"rtp: {name}: Input should be a finite number\n"
+
+
 def test_groups_that_contradict_themselves_say_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="lower the one or raise the other"):
         settings(monkeypatch, RTP_DEADLINE__DEFAULT_MS="50", RTP_DEADLINE__MAX_MS="20")

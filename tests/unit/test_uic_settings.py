@@ -95,6 +95,16 @@ def test_a_value_out_of_bounds_ends_the_start_and_is_named(
     assert group in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999"])
+@pytest.mark.parametrize("name", ["UIC_FOLD__DRAIN_TIMEOUT_S", "UIC_FOLD__MISROUTED_SHARE", "UIC_GRPC__ANNOUNCE_S"])
+def test_a_number_that_is_not_finite_stops_the_start_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == f"uic: {name}: Input should be a finite number\n"
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [

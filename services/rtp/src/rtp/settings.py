@@ -10,11 +10,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mimn.state import AHEAD_WITHIN_MS
 from process.addresses import AddressesIfAny
+from process.setting_groups import Group
 from process.setting_names import check_names
 from process.store_url import check_store_url
 
@@ -22,11 +23,7 @@ MAX_DRAIN_S = 9.5
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TlsListener(_Group):
+class TlsListener(Group):
     """TLS of a listener; plain text without a certificate."""
 
     tls_cert_file: Path | None = None
@@ -37,7 +34,7 @@ class TlsListener(_Group):
     """Clients must present a certificate signed by this CA (mTLS) and still need an API key."""
 
 
-class RedisSettings(_Group):
+class RedisSettings(Group):
     """Where the states are, and how long to try."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -104,7 +101,7 @@ class RedisSettings(_Group):
         return self
 
 
-class BundleSettings(_Group):
+class BundleSettings(Group):
     """Which model is served."""
 
     path: Path = Path("models/bundles/online-retail-ledger/2")
@@ -118,7 +115,7 @@ class BundleSettings(_Group):
     sample."""
 
 
-class BundlesSettings(_Group):
+class BundlesSettings(Group):
     """The releases of a rollout record; without a record in the store, `bundle` alone is served."""
 
     folder: Path | None = None
@@ -130,7 +127,7 @@ class BundlesSettings(_Group):
     """How often a release that could not be loaded is tried again."""
 
 
-class ShadowSettings(_Group):
+class ShadowSettings(Group):
     """What releases that score in the background may take."""
 
     cpu_share: float = Field(default=0.2, ge=0, le=1)
@@ -170,14 +167,14 @@ class AdminSettings(TlsListener):
     """0 picks a free port."""
 
 
-class AccessSettings(_Group):
+class AccessSettings(Group):
     """Who may call. Without a file of keys no authentication is required, so both ports must stay on loopback."""
 
     keys_file: Path | None = None
     """Written by `ctr keys make`. Both ports require a key from it; it is read again when it changes."""
 
 
-class DeadlineSettings(_Group):
+class DeadlineSettings(Group):
     """How long a request may take, from its first byte to its answer."""
 
     default_ms: int = Field(default=250, ge=1)
@@ -194,7 +191,7 @@ class DeadlineSettings(_Group):
         return self
 
 
-class LoadSettings(_Group):
+class LoadSettings(Group):
     """How much work is accepted."""
 
     max_in_flight: int = Field(default=256, ge=1)
@@ -204,7 +201,7 @@ class LoadSettings(_Group):
     short ones is woken sooner while others compute. 0: the kernel's own."""
 
 
-class StateSettings(_Group):
+class StateSettings(Group):
     """How a state's freshness is judged."""
 
     stale_after_s: float = Field(default=60.0, gt=0)
@@ -216,7 +213,7 @@ class StateSettings(_Group):
     see `rtp_as_of_ahead_seconds`."""
 
 
-class DrainSettings(_Group):
+class DrainSettings(Group):
     """What happens at SIGTERM. The three together are at most 9.5 s, so that the process ends within 10 s."""
 
     announce_s: float = Field(default=0.0, ge=0)
@@ -234,7 +231,7 @@ class DrainSettings(_Group):
         return self
 
 
-class LogSettings(_Group):
+class LogSettings(Group):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"

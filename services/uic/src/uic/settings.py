@@ -10,10 +10,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.addresses import Addresses, AddressesIfAny
+from process.setting_groups import Group
 from process.setting_names import check_names
 from process.store_url import check_store_url
 from process.tls_causes import TlsSettings, check_tls_files
@@ -28,12 +29,6 @@ KAFKA_TLS: Final = TlsSettings(
     address="UIC_KAFKA__SECURITY_PROTOCOL",
 )
 """The names of the settings of TLS to the brokers."""
-
-
-class Group(BaseModel):
-    """A group of settings: frozen, unknown names refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TlsListener(Group):
