@@ -32,18 +32,20 @@ from rtp.core.request import (
 # What is accepted
 
 
-def _decimal(limit: int) -> str:
-    """A pattern of the decimal numbers from 1 to `limit` without leading zeros."""
-    digits = str(limit)
-    below = [f"[1-9][0-9]{{0,{len(digits) - 2}}}"]
-    for i, digit in enumerate(digits):
-        least = 0 if i else 1
-        if int(digit) > least:
-            below.append(f"{digits[:i]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - i - 1}}}")
-    return "|".join([*below, digits])
-
-
-ID = re.compile(f"0|{_decimal(MAX_ID)}")
+_HIGHEST = str(MAX_ID)
+_FROM_1 = "|".join(
+    [
+        f"[1-9][0-9]{{0,{len(_HIGHEST) - 2}}}",  # fewer digits
+        *(  # as many: the first one that differs is below that of `MAX_ID`, which begins with 1
+            f"{_HIGHEST[:i]}[0-{int(digit) - 1}][0-9]{{{len(_HIGHEST) - i - 1}}}"
+            for i, digit in enumerate(_HIGHEST)
+            if i > 0 and digit > "0"
+        ),
+        _HIGHEST,
+    ]
+)
+"""A pattern of the decimal numbers from 1 to `MAX_ID` without leading zeros."""
+ID = re.compile(f"0|{_FROM_1}")
 
 
 def _id(value: object, least: int) -> int:
@@ -70,7 +72,7 @@ def is_id(value: object, least: int) -> bool:
 
 
 def _id_schema(least: int, description: str) -> WithJsonSchema:
-    pattern = _decimal(MAX_ID) if least else ID.pattern
+    pattern = _FROM_1 if least else ID.pattern
     return WithJsonSchema(
         {
             "description": description,

@@ -63,7 +63,6 @@ class SharedListener:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
         self.beginning: set[asyncio.Task[None]] = set()
         """Accepted connections that have no protocol yet."""
         listener.setblocking(False)
@@ -71,7 +70,6 @@ class SharedListener:
 
     def close(self) -> None:
         """Accept no more; waiting connections are left to the other processes."""
-        self._closed = True
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()
