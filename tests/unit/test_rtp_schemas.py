@@ -21,7 +21,8 @@ from mimn.data.description import ImpressionsTable
 from rtp.core.fold_progress import StateReport, Status
 from rtp.core.request import MAX_CANDIDATES, MAX_ID, ScoreRequest
 from rtp.doors.answer_body import encode_answer, encode_problem
-from rtp.doors.request_body import NAMED_WITHIN_BYTES, decode_request
+from rtp.doors.body_faults import NAMED_WITHIN_BYTES
+from rtp.doors.request_body import decode_request
 from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem, StateAnswer
 from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
 

@@ -12,11 +12,11 @@ from pydantic.json_schema import models_json_schema
 from mimn.bundle.request_fields import RequestFields
 from rtp.core.request import MAX_REQUEST_ID_CHARACTERS
 from rtp.doors import request_id
+from rtp.doors.body_faults import NAMED_WITHIN_BYTES
 from rtp.doors.fields_schema import example as example_of
 from rtp.doors.fields_schema import fields_schema
 from rtp.doors.predict import DEADLINE_HEADER, PREDICT_PATHS
 from rtp.doors.problems import INTERNAL, PROBLEM_JSON, STATUS_TABLE, Row
-from rtp.doors.request_body import NAMED_WITHIN_BYTES
 from rtp.doors.schemas import PredictRequest, PredictResponse, Problem
 from rtp.errors import MAX_FAULTS
 

@@ -1,6 +1,7 @@
 """What `/predict` accepts and what it answers, as models: OpenAPI shows them.
 
-`rtp.doors.request_body` decodes by them and names their faults; `rtp.doors.answer_body` encodes by them.
+`rtp.doors.request_body` decodes by them, `rtp.doors.body_faults` names the faults that they find, and
+`rtp.doors.answer_body` encodes by them.
 """
 
 from __future__ import annotations
