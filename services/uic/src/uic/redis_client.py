@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from process.addresses import hosts_and_ports
 from process.assumptions import broken, takes, uses
-from process.sentinel_login import sentinel_login
+from process.sentinels import sentinel_login
 from process.store_tls import check_store_tls
 from process.tls_causes import BadTlsFiles
 from uic.errors import StartRefused, UnsuitableClient

@@ -13,10 +13,8 @@ from typing import Any
 from redis.exceptions import AuthenticationError
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from process.sentinel_login import login_refused
-from process.sentinel_quorum import QUESTION, too_few
-from process.tls_causes import by_cause
-from uic.store_failures import describe_connection
+from process.sentinels import QUORUM, Named, address_of, login_refused, none_named, too_few
+from uic.store_failures import SETTINGS, describe_connection
 
 
 class Sentinels(Sentinel):
@@ -29,15 +27,11 @@ class Sentinels(Sentinel):
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._asking: threading.Thread | None = None
-        self.named: tuple[str, int] | None = None
-        """The master that they named last."""
-        self._silent = False
-        """Whether none answered when they were asked last."""
+        self.named = Named()
+        """What they said of the master when they were asked last."""
         self.trouble: str | None = None
         """Why no failover is followed, as of when they were asked last: none of them named a master, or they are too
         few to replace it. Empty if all is well, None before they were asked."""
-        self._unnamed = ""
-        """Why none named a master then; empty if one did."""
         self.quorum_untold = ""
         """Why the one that named the master did not say whether they are enough; empty if it did."""
 
@@ -53,19 +47,21 @@ class Sentinels(Sentinel):
                 self._asking = threading.Thread(target=self._ask, args=(service_name,), name="sentinels", daemon=True)
                 self._asking.start()
             asking = self._asking
-        if self.named is None:
+        if self.named.last is None:
             asking.join()
-        elif not self._silent:
+        elif not self.named.silent:
             asking.join(self._timeout_s)
-        if self.named is None or (self._unnamed and not self._silent):
-            raise MasterNotFoundError(self._unnamed)
-        return self.named
+        named = self.named
+        if named.master is None:
+            raise MasterNotFoundError(named.trouble)
+        return named.master
 
     def _ask(self, service_name: str) -> None:
         """Never raises: what a server answers that is no Sentinel is no answer, either."""
         failed: list[tuple[str, str]] = []
         watched = False
         for sentinel in list(self.sentinels):
+            at = sentinel.connection_pool.connection_kwargs
             try:
                 masters: Any = sentinel.sentinel_masters()
                 state = masters.get(service_name)
@@ -74,37 +70,28 @@ class Sentinels(Sentinel):
                 watched = True
                 if not self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]  # as above
                     continue
-                named = str(state["ip"]), int(state["port"])
+                master = str(state["ip"]), int(state["port"])
+            except AuthenticationError:
+                failed.append((address_of(at), login_refused(SETTINGS, at)))
+                continue
             except Exception as error:
-                at = sentinel.connection_pool.connection_kwargs
-                if isinstance(error, AuthenticationError):
-                    why = login_refused("UIC_REDIS", logs_in=bool(at.get("password")))
-                else:
-                    why = describe_connection(error)
-                failed.append((f"{at['host']}:{at['port']}", why))
+                failed.append((address_of(at), describe_connection(error)))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-            self.named, self._silent, self._unnamed = named, False, ""
+            self.named = Named(master)
             self.trouble = self._too_few(sentinel, service_name)
             return
-        silent = len(failed) == len(self.sentinels)
-        if silent:
-            trouble = f"no Sentinel of UIC_REDIS__SENTINELS answers: {'; '.join(by_cause(failed))}"
-        elif watched:
-            trouble = f"the Sentinels take the master {service_name!r} (UIC_REDIS__SENTINEL_SERVICE) to be down"
-        else:
-            trouble = f"the Sentinels watch no master {service_name!r}, the name in UIC_REDIS__SENTINEL_SERVICE"
-        self._silent, self._unnamed, self.trouble = silent, trouble, trouble
+        self.named = none_named(self.named, SETTINGS, service_name, len(self.sentinels), failed, watched=watched)
+        self.trouble = self.named.trouble
 
     def _too_few(self, sentinel: Any, service_name: str) -> str:
         """Ask one whether they are enough to replace the master; never raises."""
-        at = sentinel.connection_pool.connection_kwargs
         self.quorum_untold = ""
         try:
-            answer: object = sentinel.execute_command(*QUESTION, service_name)
+            answer: object = sentinel.execute_command(*QUORUM, service_name)
         except Exception as error:
             answer = error
-        found = too_few(answer, f"{at['host']}:{at['port']}", service_name)
+        found = too_few(answer, address_of(sentinel.connection_pool.connection_kwargs), service_name)
         if isinstance(answer, Exception) and not found:
             self.quorum_untold = describe_connection(answer)
         return found

@@ -20,7 +20,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from process.addresses import hosts_and_ports
-from process.sentinel_login import sentinel_login
+from process.sentinels import sentinel_login
 from process.store_tls import check_store_tls
 from rtp.core.outage import Outage
 from rtp.settings import RedisSettings

@@ -14,11 +14,10 @@ import structlog
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.exceptions import AuthenticationError
 
-from process.sentinel_login import login_refused
-from process.sentinel_quorum import QUESTION, too_few
+from process.sentinels import QUORUM, Named, address_of, login_refused, none_named, too_few
 from process.tls_causes import by_cause
 from rtp.errors import StoreAway
-from rtp.store.commands import failure_of
+from rtp.store.commands import SETTINGS, failure_of
 from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
@@ -32,11 +31,7 @@ class Sentinels(Sentinel):
         """`timeout_s` bounds, in seconds, the wait for one Sentinel. `options` are redis-py's, of a connection."""
         super().__init__(addresses, sentinel_kwargs={**options, "socket_timeout": timeout_s})  # type: ignore[no-untyped-call] # redis-py has no annotation here
         self._timeout_s = timeout_s
-        self._named: tuple[str, int] | None = None
-        self._silent = False
-        """Whether none answered when they were asked last."""
-        self._unnamed = ""
-        """Why none named a master when they were asked last; empty if one did."""
+        self._named = Named()
         self._trouble = Trouble()
         self._asked = False
         """Whether they were asked before."""
@@ -56,19 +51,20 @@ class Sentinels(Sentinel):
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(service_name))
-        if self._named is None:
+        if self._named.last is None:
             await asyncio.wait([self._asking])
-        elif not self._silent:
+        elif not self._named.silent:
             await asyncio.wait([self._asking], timeout=self._timeout_s)
-        if self._named is None or (self._unnamed and not self._silent):
-            raise MasterNotFoundError(self._unnamed)
-        return self._named
+        if (master := self._named.master) is None:
+            raise MasterNotFoundError(self._named.trouble)
+        return master
 
     async def _ask(self, service_name: str) -> None:
         """Never raises: what a server answers that is no Sentinel is no answer, either."""
         failed: list[tuple[str, str]] = []
         watched = False
         for sentinel in list(self.sentinels):
+            at = sentinel.connection_pool.connection_kwargs
             try:
                 masters: Any = await sentinel.sentinel_masters()
                 state = masters.get(service_name)
@@ -77,32 +73,23 @@ class Sentinels(Sentinel):
                 watched = True
                 if not self.check_master_state(state, service_name):
                     continue
-                named = str(state["ip"]), int(state["port"])
+                master = str(state["ip"]), int(state["port"])
+            except AuthenticationError:
+                failed.append((address_of(at), login_refused(SETTINGS, at)))
+                continue
             except Exception as error:
-                at = sentinel.connection_pool.connection_kwargs
-                if isinstance(error, AuthenticationError):
-                    why = login_refused("RTP_REDIS", logs_in=bool(at.get("password")))
-                else:
-                    why = failure_of(error)
-                failed.append((f"{at['host']}:{at['port']}", why))
+                failed.append((address_of(at), failure_of(error)))
                 continue
             self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-            self._named, self._silent, self._unnamed = named, False, ""
+            self._named = Named(master)
             if why := await _too_few(sentinel, service_name):
                 self._fails(why)
             elif self._trouble.ends():
-                log.info("the Sentinels ensure failovers again", master=f"{named[0]}:{named[1]}")
+                log.info("the Sentinels ensure failovers again", master=f"{master[0]}:{master[1]}")
             self._asked = True
             return
-        self._silent = len(failed) == len(self.sentinels)
-        if self._silent:
-            reason = f"no Sentinel of RTP_REDIS__SENTINELS answers: {'; '.join(by_cause(failed))}"
-        elif watched:
-            reason = f"the Sentinels take the master {service_name!r} (RTP_REDIS__SENTINEL_SERVICE) to be down"
-        else:
-            reason = f"the Sentinels watch no master {service_name!r}, the name in RTP_REDIS__SENTINEL_SERVICE"
-        self._unnamed = reason
-        self._fails(reason, failed=by_cause(failed))
+        self._named = none_named(self._named, SETTINGS, service_name, len(self.sentinels), failed, watched=watched)
+        self._fails(self._named.trouble, failed=by_cause(failed))
         self._asked = True
 
     def _fails(self, reason: str, **more: Any) -> None:
@@ -112,9 +99,8 @@ class Sentinels(Sentinel):
 
 async def _too_few(sentinel: Any, service_name: str) -> str:
     """Ask one Sentinel whether they are enough to replace the master; empty if so, or if it does not say."""
-    at = sentinel.connection_pool.connection_kwargs
     try:
-        answer: object = await sentinel.execute_command(*QUESTION, service_name)
+        answer: object = await sentinel.execute_command(*QUORUM, service_name)
     except Exception as error:
         answer = error
-    return too_few(answer, f"{at['host']}:{at['port']}", service_name)
+    return too_few(answer, address_of(sentinel.connection_pool.connection_kwargs), service_name)

@@ -101,7 +101,7 @@ def _named_by_sentinels(settings: RedisSettings, client: Any = None) -> str:
     if settings.mode != "sentinel":
         return ""
     asked: Sentinels | None = client and client.connection_pool.sentinel_manager
-    at = "" if asked is None or asked.named is None else f" at {':'.join(map(str, asked.named))}"
+    at = "" if asked is None or asked.named.last is None else f" at {':'.join(map(str, asked.named.last))}"
     return f"master {settings.sentinel_service!r}{at}"
 
 
