@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from process.interruption import handled
+
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends a launcher from outside: `timeout`, a canceled job, a closed terminal. Ctrl-C raises KeyboardInterrupt."""
 
@@ -26,32 +28,22 @@ def signals_unwind() -> Iterator[None]:
         sys.exit(128 + number)
 
     # A signal that our parent has switched off (`nohup`) stays off.
-    heard = [sign for sign in ENDING if signal.getsignal(sign) is not signal.SIG_IGN]
-    before = {sign: signal.signal(sign, leave) for sign in heard}
-    try:
+    with handled({sign: leave for sign in ENDING if signal.getsignal(sign) is not signal.SIG_IGN}):
         yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
     """Delay signals until the body has ended: an exception between a process's start and our record of its pid would
-    leave it running. Only the main thread receives signals; in other threads there is nothing to do.
+    leave it running.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
     # Handlers, and not a mask, which a started process would inherit.
     heard = [s for s in (signal.SIGINT, *ENDING) if callable(signal.getsignal(s))]
-    before = {sign: signal.signal(sign, lambda number, _: came.append(number)) for sign in heard}
     try:
-        yield
+        with handled({sign: lambda number, _: came.append(number) for sign in heard}):
+            yield
     finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
         for number in came:
             signal.raise_signal(number)
 

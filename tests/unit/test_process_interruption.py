@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from process.interruption import ends_at_once, ends_in_order
+from process.interruption import ends_at_once, ends_in_order, handled
 
 PROGRAM = """
 import signal, sys, threading
@@ -97,6 +97,17 @@ def test_an_interrupt_that_is_switched_off_stays_off_and_one_that_is_handled_sta
     with ends_in_order():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_handlers_are_those_from_before_also_where_a_handler_has_raised() -> None:
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(sign) for sign in signals]
+    with pytest.raises(SystemExit), handled(dict.fromkeys(signals, leave)):
+        signal.raise_signal(signal.SIGHUP)
+    assert [signal.getsignal(sign) for sign in signals] == before
 
 
 def test_a_command_runs_in_a_thread_that_receives_no_signals() -> None:

@@ -1,4 +1,4 @@
-"""How a command hears signals: at once while it imports, in order while it works, at once the second time."""
+"""How a process hears signals; a command at once while it imports, in order while it works, at once the second time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,27 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 @contextmanager
+def handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Within it, signals have these handlers; behind it, those that they had. Only the main thread receives signals; in
+    other threads this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sign: signal.signal(sign, handler) for sign, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
+@contextmanager
 def ends_at_once() -> Iterator[None]:
     """Within it, Ctrl-C, SIGTERM and SIGHUP end the process, with 128 + their number. For imports, before there is
     anything to put in order: an exception in the middle of one may be dropped there, or leave Python's import lock
     held, for which other threads wait. A signal that is switched off (`nohup`) stays off; all other handlers,
     the calling program's too, are replaced."""
-    with _handled({s: _end for s in ENDING if signal.getsignal(s) not in (signal.SIG_IGN, None)}):
+    with handled({s: _end for s in ENDING if signal.getsignal(s) not in (signal.SIG_IGN, None)}):
         yield
 
 
@@ -36,22 +51,8 @@ def ends_in_order() -> Iterator[None]:
         signal.default_int_handler(number, frame)
 
     pythons = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with _handled({signal.SIGINT: first} if pythons else {}):
+    with handled({signal.SIGINT: first} if pythons else {}):
         yield
-
-
-@contextmanager
-def _handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
-    """Only the main thread receives signals; in other threads there is nothing to do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {sign: signal.signal(sign, handler) for sign, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -14,14 +14,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import proven_step
 from mimn.state import Keys, namespace
+from process.interruption import handled
 from process.memory import give_back
 from process.tls_causes import BadTlsFiles
 from uic.core.kafka_tools import KafkaTools
@@ -234,7 +234,8 @@ def serve(settings: UicSettings) -> int:
         app = App(settings)
         settle_interpreter()
         give_back()
-        with _signals(app.stop, app.reload):
+        calls = {signal.SIGTERM: app.stop, signal.SIGINT: app.stop, signal.SIGHUP: app.reload}
+        with handled({sign: lambda *_, call=call: call() for sign, call in calls.items()}):
             app.run()
     except StartRefused as refusal:
         say(log, logging.CRITICAL, "start refused", detail=refusal.detail)
@@ -314,15 +315,3 @@ def _model(settings: UicSettings) -> tuple[Bundle, Step]:
     except (BundleError, GoldenMismatch) as error:
         raise StartRefused(str(error)) from error
     return bundle, step
-
-
-@contextmanager
-def _signals(stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `stop`, SIGHUP calls `reload`."""
-    calls = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
-    previous = {s: signal.signal(s, lambda *_, call=call: call()) for s, call in calls.items()}
-    try:
-        yield
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)
