@@ -7,7 +7,6 @@ are meant to stay (`Options.outlives`). What a killed launcher leaves behind is 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from localstack.topics import EVENTS, PARTITIONS, create_topics, topics
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.valkey import Valkey, redis_answers
 from localstack.wait import until
+from mimn.file_lock import hold
 from mimn.whole_file import writing
 from process.addresses import check_addresses
 from process.store_url import check_store_url
@@ -423,10 +423,8 @@ def _locked(folder: Path) -> Iterator[None]:
             f"{folder} cannot be written ({error.strerror}): name a folder for the stack's data that can, with --folder"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StackError(f"another launcher is using {folder}: wait until it has finished") from None
+        if not hold(lock):
+            raise StackError(f"another launcher is using {folder}: wait until it has finished")
         yield
 
 
