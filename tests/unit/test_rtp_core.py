@@ -19,10 +19,10 @@ from mimn.bundle.fields import FieldSpec, Kind
 from mimn.bundle.request_fields import RequestFields
 from mimn.state import Progress, StateHeader, UserState, encode_progress
 from rtp.core.admission import FOR_THE_LINE, IN_A_ROW_S, Admission
+from rtp.core.circuit_breaker import CircuitBreaker
 from rtp.core.fields import NONE, fields_of, of_others, request_vector
 from rtp.core.fold_progress import FoldProgress, PartitionProgress, Status, fold_progress
 from rtp.core.handover import Coverage, objections
-from rtp.core.outage import Outage
 from rtp.core.request import FieldValue, ScoreRequest
 from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded
 from rtp.head_queue import HeadQueue
@@ -226,33 +226,33 @@ def test_a_release_replaces_another_only_if_users_keep_their_states(
         assert word in objection
 
 
-# Outage
+# The circuit breaker
 
 
 def test_the_store_is_left_alone_after_so_many_late_replies_and_tried_now_and_then() -> None:
-    outage = Outage(failures_to_pause=3, retry_every_s=1.0)
+    breaker = CircuitBreaker(failures_to_pause=3, retry_every_s=1.0)
     for _ in range(2):
-        outage.late(10.0)
-    assert outage.may_ask(10.0)
-    outage.late(10.0)
-    assert [outage.may_ask(now) for now in (10.5, 11.0, 11.0, 11.9, 12.0)] == [False, True, False, False, True]
-    outage.answered()
-    assert [outage.may_ask(12.0) for _ in range(3)] == [True] * 3
+        breaker.late(10.0)
+    assert breaker.may_ask(10.0)
+    breaker.late(10.0)
+    assert [breaker.may_ask(now) for now in (10.5, 11.0, 11.0, 11.9, 12.0)] == [False, True, False, False, True]
+    breaker.answered()
+    assert [breaker.may_ask(12.0) for _ in range(3)] == [True] * 3
 
 
 def test_no_connection_pauses_at_once() -> None:
-    outage = Outage(failures_to_pause=3, retry_every_s=1.0)
-    outage.away(10.0)
-    assert not outage.may_ask(10.99)
-    assert outage.may_ask(11.0)
+    breaker = CircuitBreaker(failures_to_pause=3, retry_every_s=1.0)
+    breaker.away(10.0)
+    assert not breaker.may_ask(10.99)
+    assert breaker.may_ask(11.0)
 
 
 def test_one_answer_between_late_replies_starts_the_count_again() -> None:
-    outage = Outage(failures_to_pause=2, retry_every_s=1.0)
-    outage.late(0.0)
-    outage.answered()
-    outage.late(0.0)
-    assert not outage.paused
+    breaker = CircuitBreaker(failures_to_pause=2, retry_every_s=1.0)
+    breaker.late(0.0)
+    breaker.answered()
+    breaker.late(0.0)
+    assert not breaker.paused
 
 
 @given(
@@ -260,17 +260,17 @@ def test_one_answer_between_late_replies_starts_the_count_again() -> None:
     st.integers(1, 4),
 )
 def test_while_paused_at_most_one_request_asks_in_each_interval(steps: list[tuple[float, str]], failures: int) -> None:
-    outage = Outage(failures, retry_every_s=1.0)
+    breaker = CircuitBreaker(failures, retry_every_s=1.0)
     now, asked = 0.0, []
     for wait, step in steps:
         now += wait
-        if step == "ask" and outage.paused:
-            if outage.may_ask(now):
+        if step == "ask" and breaker.paused:
+            if breaker.may_ask(now):
                 asked.append(now)
         elif step == "late":
-            outage.late(now)
+            breaker.late(now)
         elif step == "away":
-            outage.away(now)
+            breaker.away(now)
     assert all(later - earlier >= 1.0 for earlier, later in pairwise(asked))
 
 

@@ -19,7 +19,7 @@ from redis.asyncio.connection import DefaultParser
 
 from localstack import wait
 from rtp import store as rtp_store
-from rtp.core.outage import Outage
+from rtp.core.circuit_breaker import CircuitBreaker
 from rtp.errors import StoreAway, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import RedisStateReader, open_store
@@ -41,8 +41,8 @@ def told(store: ScriptedStore, **more: object) -> RedisSettings:
 
 def unpaused(told: RedisSettings) -> RedisStateReader:
     """A reader that asks each time, whatever became of the times before."""
-    outage = Outage(1_000_000, retry_every_s=0.0)
-    return RedisStateReader(rtp_store._commands(told), lambda _: outage)
+    breaker = CircuitBreaker(1_000_000, retry_every_s=0.0)
+    return RedisStateReader(rtp_store._commands(told), lambda _: breaker)
 
 
 # Late, by a loop that other work keeps from its sockets
@@ -367,12 +367,12 @@ class Silent:
 
 @pytest.mark.parametrize(("timeout_s", "paused"), [(FAIR_S, True), (FAIR_S - 0.001, False)])
 def test_a_store_is_late_only_for_those_that_gave_it_time(timeout_s: float, paused: bool) -> None:
-    outage = Outage(5, retry_every_s=100.0)
-    reader = RedisStateReader(cast("Commands", Silent()), lambda _: outage)
+    breaker = CircuitBreaker(5, retry_every_s=100.0)
+    reader = RedisStateReader(cast("Commands", Silent()), lambda _: breaker)
     for _ in range(5):
         with pytest.raises(StoreLate):
             asyncio.run(reader.read("a", timeout_s))
-    assert outage.paused == paused
+    assert breaker.paused == paused
 
 
 # Reads that meet

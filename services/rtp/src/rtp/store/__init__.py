@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from process.addresses import hosts_and_ports
 from process.sentinels import sentinel_login
 from process.store_tls import check_store_tls
-from rtp.core.outage import Outage
+from rtp.core.circuit_breaker import CircuitBreaker
 from rtp.settings import RedisSettings
 from rtp.store.cluster import ClusterCommands
 from rtp.store.commands import SETTINGS, Commands
@@ -43,12 +43,12 @@ def open_store(settings: RedisSettings) -> RedisStateReader:
     url = settings.url.get_secret_value()
     check_store_tls(SETTINGS, url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
     commands = _commands(settings)
-    new = partial(Outage, settings.failures_to_pause, settings.retry_every_ms / 1000)
+    new = partial(CircuitBreaker, settings.failures_to_pause, settings.retry_every_ms / 1000)
     if isinstance(commands, ClusterCommands):
-        outages: defaultdict[str, Outage] = defaultdict(new)
-        return RedisStateReader(commands, lambda key: outages[commands.node_of(key)])
-    outage = new()
-    return RedisStateReader(commands, lambda _: outage)
+        breakers: defaultdict[str, CircuitBreaker] = defaultdict(new)
+        return RedisStateReader(commands, lambda key: breakers[commands.node_of(key)])
+    breaker = new()
+    return RedisStateReader(commands, lambda _: breaker)
 
 
 def _commands(settings: RedisSettings) -> Commands:

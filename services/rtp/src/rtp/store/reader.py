@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import structlog
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
-from rtp.core.outage import Outage
+from rtp.core.circuit_breaker import CircuitBreaker
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.store.commands import FAIR_S, Commands, TooManyConnects, reason_of
 from rtp.time_limits import within
@@ -28,10 +28,10 @@ log = structlog.stdlib.get_logger(__name__)
 class RedisStateReader:
     """Reads under a timeout, and stops asking the store for a while when it is away. Implements `StateReader`."""
 
-    def __init__(self, commands: Commands, outage_of: Callable[[str], Outage]) -> None:
-        """`outage_of` gives the one that counts for a key: nodes of a cluster fail one by one."""
+    def __init__(self, commands: Commands, breaker_of: Callable[[str], CircuitBreaker]) -> None:
+        """`breaker_of` gives the one that counts for a key: nodes of a cluster fail one by one."""
         self._commands = commands
-        self._outage_of = outage_of
+        self._breaker_of = breaker_of
         self._trouble = Trouble()
         """Why a read of a request failed lately, if not for want of time."""
         self._failed_at = 0.0
@@ -58,8 +58,8 @@ class RedisStateReader:
         """
         if timeout_s <= 0:
             raise StoreLate("no time is left to ask the store")
-        outage = self._outage_of(key)
-        if not outage.may_ask(monotonic()):
+        breaker = self._breaker_of(key)
+        if not breaker.may_ask(monotonic()):
             raise StoreAway("the store was away a moment ago and is not asked by every request")
         try:
             value = await self._commands.get(key, timeout_s)
@@ -69,14 +69,14 @@ class RedisStateReader:
             failed = _ours(error, timeout_s)
             if isinstance(failed, StoreLate):
                 if timeout_s >= FAIR_S:
-                    outage.late(monotonic())
+                    breaker.late(monotonic())
                 raise failed from error
             if isinstance(failed, StoreAway):
-                outage.away(monotonic())
+                breaker.away(monotonic())
             else:
-                outage.answered()
+                breaker.answered()
             raise self._told(failed) from error
-        outage.answered()
+        breaker.answered()
         if self._trouble.reason is not None:
             self._went_well()
         return value

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Outage:
+class CircuitBreaker:
     """Counts failures and decides which request may ask. Time is an argument, in seconds of any steady clock.
 
     Invariant: while paused, `may_ask` says yes at most once every `retry_every_s`.
