@@ -145,7 +145,7 @@ def said_of(group: type[BaseModel]) -> dict[str, str]:
     """
     said: dict[str, str] = {}
     for one in reversed(group.__mro__):
-        if one.__module__ == group.__module__:
+        if issubclass(one, BaseModel) and one is not BaseModel:
             (node,) = ast.parse(inspect.getsource(one)).body
             assert isinstance(node, ast.ClassDef)  # noqa: S101
             said |= docstrings(node.body)

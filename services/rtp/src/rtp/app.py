@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from process.memory import give_back
+from process.setting_groups import TlsListener
 from process.tls_causes import BadTlsFiles
 from rtp.background import Background
 from rtp.core.admission import Admission
@@ -41,7 +42,7 @@ from rtp.release import InService, Release
 from rtp.reload import announce
 from rtp.runtime import load_model
 from rtp.scorer import Scorer
-from rtp.settings import RtpSettings, TlsListener
+from rtp.settings import RtpSettings
 from rtp.slices import ask_for_slices
 from rtp.store import open_store
 from rtp.store_clock import StoreClock

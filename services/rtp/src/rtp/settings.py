@@ -15,23 +15,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mimn.state import AHEAD_WITHIN_MS
 from process.addresses import AddressesIfAny
-from process.setting_groups import Group
+from process.setting_groups import Group, TlsListener
 from process.setting_names import check_names
 from process.store_url import check_store_url
 
 MAX_DRAIN_S = 9.5
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class TlsListener(Group):
-    """TLS of a listener; plain text without a certificate."""
-
-    tls_cert_file: Path | None = None
-    """Certificate, followed by those up to its CA, PEM."""
-    tls_key_file: Path | None = None
-    """Private key of the certificate, PEM, without a passphrase."""
-    tls_client_ca_file: Path | None = None
-    """Clients must present a certificate signed by this CA (mTLS) and still need an API key."""
 
 
 class RedisSettings(Group):

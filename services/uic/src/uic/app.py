@@ -23,6 +23,7 @@ from mimn.bundle.graph import proven_step
 from mimn.state import Keys, namespace
 from process.interruption import handled
 from process.memory import give_back
+from process.setting_groups import TlsListener
 from process.tls_causes import BadTlsFiles
 from uic.core.kafka_tools import KafkaTools
 from uic.core.log_throttle import LogThrottle
@@ -47,7 +48,7 @@ from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
 from uic.priority import give_way
-from uic.settings import FaultSettings, KafkaSettings, TlsListener, UicSettings
+from uic.settings import FaultSettings, KafkaSettings, UicSettings
 from uic.store import RedisStore
 
 log = logging.getLogger("uic.app")

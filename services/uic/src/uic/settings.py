@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.addresses import Addresses, AddressesIfAny
-from process.setting_groups import Group
+from process.setting_groups import Group, TlsListener
 from process.setting_names import check_names
 from process.store_url import check_store_url
 from process.tls_causes import TlsSettings, check_tls_files
@@ -29,17 +29,6 @@ KAFKA_TLS: Final = TlsSettings(
     address="UIC_KAFKA__SECURITY_PROTOCOL",
 )
 """The names of the settings of TLS to the brokers."""
-
-
-class TlsListener(Group):
-    """TLS of a listener; plain text without a certificate."""
-
-    tls_cert_file: Path | None = None
-    """Certificate chain, PEM."""
-    tls_key_file: Path | None = None
-    """Private key of the certificate, PEM, without a passphrase."""
-    tls_client_ca_file: Path | None = None
-    """Clients must present a certificate signed by this CA (mTLS), and still need an API key."""
 
 
 SCHEMES = r"^(rediss?|unix)://"
