@@ -36,11 +36,15 @@ def left_out(*modules: str) -> Iterator[None]:
 
 
 def opened_late(package: str, **modules: str) -> None:
-    """Import modules of `package` without its `__init__`, which runs when a name of it is asked for that `modules` does
-    not tell the module of.
+    """Import `package` without running its `__init__`. The `__init__` runs later, when a name of the package is asked
+    for that `modules` does not list.
 
     For a package whose `__init__` imports much beside the modules that are needed. Does nothing where the package is
     imported already.
+
+    Args:
+        package: its name.
+        modules: names of the package, each with the module that it is taken from.
     """
     if package in sys.modules or (spec := find_spec(package)) is None or (loader := spec.loader) is None:
         return

@@ -10,8 +10,8 @@ from process.memory import left_out, one_arena, opened_late
 from rtp.settings import read_settings
 
 NEVER_RUN = ("rich", "greenlet", "colorama", "pydantic.v1")
-"""What structlog (for terminals, and for threads that are none) and FastAPI (to refuse its models) import if it is
-installed, and the service never runs."""
+"""Packages that structlog (for terminal colors and greenlets) and FastAPI (for models of pydantic 1) import if they are
+installed. The service does not use them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

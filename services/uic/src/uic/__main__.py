@@ -17,8 +17,8 @@ from process.setting_names import UnknownSetting
 from process.tls_causes import BadTlsFiles
 
 NEVER_RUN = ("rich", "greenlet", "colorama", "opentelemetry")
-"""What structlog (for terminals, and for threads that are none) and redis-py (for its own metrics) import if it is
-installed, and the service never runs."""
+"""Packages that structlog (for terminal colors and greenlets) and redis-py (for its own metrics) import if they are
+installed. The service does not use them."""
 
 USAGE = """usage: uic COMMAND ...
 
