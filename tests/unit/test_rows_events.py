@@ -46,7 +46,7 @@ from support import skips
 from support.variants import library_of
 from uic.core.event import LAST_ACTION
 from uic.core.event_columns import read_common
-from uic.core.fold import absorb
+from uic.core.numpy_states import absorb
 
 NOW = 1_700_000_000_000
 DAY_MS = 86_400_000

@@ -52,7 +52,7 @@ class CompiledEvents:
     def absorb(
         self, headers: NDArray[np.void], rows: Integers, offsets: Integers, times: Integers, values: Sequence[bytes]
     ) -> NDArray[np.bool_]:
-        """`uic.core.fold.absorb`."""
+        """`uic.core.numpy_states.absorb`."""
         return absorb(self._built, headers, rows, offsets, times, Texts.of(values))
 
     def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)

@@ -66,7 +66,7 @@ def decode_all(records: Sequence[Record], sound: NDArray[np.bool_], compiled: Re
         sound: [n], which records have a value, and a key that was checked. The numbers of others mean nothing.
         compiled: None where there is no compiled code.
     """
-    if compiled is not None and isinstance(records, Records):
+    if compiled is not None and isinstance(records, Records):  # read where they lie: no Python value for any of them
         read, stamps = compiled.read(records.values, records.keys, LAST_ACTION), records.timestamps
         typed = (
             compiled.named(records.headers, CONTENT_TYPE) if records.have_headers else np.zeros(len(records), np.bool_)
@@ -108,7 +108,7 @@ def in_bounds(items: NDArray[np.uint64], times: NDArray[np.int64], stamps: NDArr
 def _read(records: Sequence[Record], sound: NDArray[np.bool_], compiled: ReadsEvents | None) -> Read:
     """Those that have the common form."""
     n, at = len(records), np.flatnonzero(sound)
-    if compiled is None and len(at) < FEW:
+    if compiled is None and len(at) < FEW:  # `decode_all` parses all of them
         items, categories = np.zeros((2, n), np.uint64)
         return items, categories, np.zeros(n, np.int64), np.zeros(n, np.uint8), np.zeros(n, np.bool_)
     chosen = records if len(at) == n else [records[i] for i in at.tolist()]

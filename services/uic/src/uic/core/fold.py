@@ -6,6 +6,9 @@ erasure ends a user's row, and later events begin a new row from the initial sta
 erasures. The erasure of one item is an event of its user, which the digest covers; only instead of a step, the item is
 taken out of the state.
 
+What is done to many states at once (`ports.ManyStates`) is done by numpy (`numpy_states`), or by compiled code with the
+same results. A round chooses one of them when it begins, and nothing below asks which.
+
 Loaded states are never modified: results stay in the round's own arrays until the store has acknowledged them.
 """
 
@@ -24,15 +27,12 @@ from mimn.state import (
     Progress,
     Staged,
     StateLayout,
-    extend_digests,
-    read_headers,
-    read_tensors,
     rest_of,
-    user_hashes,
 )
 from uic.core.event import ERASE_ITEM
+from uic.core.numpy_states import NUMPY, in_waves
 from uic.core.ordering import ERASE, Batch
-from uic.core.ports import Compiled, Counting, FoldsMany, Forget, Step, Vectors
+from uic.core.ports import Counting, FoldsMany, Forget, ManyStates, Step, Vectors
 from uic.core.records import taken, values_of
 from uic.core.staged_values import States
 
@@ -82,10 +82,11 @@ class Round:
     Built by `plan`, then `run`.
     """
 
-    def __init__(self, initial: NDArray[np.float32], layout: StateLayout, compiled: Compiled | None = None) -> None:
+    def __init__(self, initial: NDArray[np.float32], layout: StateLayout, compiled: ManyStates | None = None) -> None:
+        """`initial` [F] and `layout` are the bundle's; without `compiled`, numpy does its work."""
         self._initial = initial
         self._layout = layout
-        self._compiled = compiled
+        self._many: ManyStates = NUMPY if compiled is None else compiled
         self.waves = 0
         self.headers: NDArray[np.void] = np.empty(0, HEADERS)
         self.tensors: NDArray[np.float32] = np.empty((0, len(initial)), np.float32)
@@ -143,8 +144,7 @@ class Round:
             headers = self._begin(cached, part_of, in_part, np.zeros(len(part_of), np.bool_))
         self.headers = headers
 
-        add = absorb if self._compiled is None else self._compiled.absorb
-        new = add(headers, row, columns[0], columns[3], values)
+        new = self._many.absorb(headers, row, columns[0], columns[3], values)
         folded_before = [0] * len(parts)
         if np.count_nonzero(new) < len(new):
             folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts)).tolist()
@@ -189,25 +189,20 @@ class Round:
         by_row = self.place[row].argsort(kind="stable")
         depth[self.place] = depth.copy()
         self.waves = int(depth[0])
-        sound: NDArray[np.bool_] | None = None
-        folded = False
         if isinstance(step, FoldsMany) and not np.count_nonzero(queued.action == ERASE_ITEM):
-            folded = True  # what remains is to be counted, wave by wave
+            # One call for all events is several times faster than waves. The step decides this, whatever `_many` is.
+            # Within the call no item can be taken out of a state, so a round that erases one goes by waves.
             sound = self._fold_rows(step, vectors, by_row, depth, tensors[:, rest])
-            if self._compiled is not None:
-                self._count_rows(self._compiled, by_row, depth, sound, counting, ledger)
-                return
-            if counting is None and ledger is None:
-                return
-        wave = np.empty(len(row), np.int64)
-        wave[by_row] = np.arange(len(row)) - np.repeat(np.cumsum(depth) - depth, depth)
-        order = np.lexsort((self.place[row], wave))
+            self._count_rows(by_row, depth, sound, counting, ledger)
+            return
+        in_order, widths = in_waves(depth)
+        order = by_row[in_order]
         ids, actions = (queued.item[order], queued.category[order]), queued.action[order]
         erases = actions == ERASE_ITEM
         any_erase = bool(erases.any())
         if any_erase:
             actions = np.where(erases, 0, actions)  # what a step would make of them is not used
-        inputs = None if folded else vectors(*ids, actions)
+        inputs = vectors(*ids, actions)
         before_ledger = tensors if ledger is None else tensors[:, : -ledger.words]
         times = queued.time[order]
         if counting is not None:
@@ -215,22 +210,18 @@ class Round:
             moments = counting.moments(times, actions)
         if ledger is not None:
             keys = ledger.keys(ids[0])
-        widths = np.bincount(wave).tolist()
         states = np.ascontiguousarray(tensors[: widths[0], rest])
         begin = 0
         for width, next_width in zip(widths, [*widths[1:], 0], strict=True):
             end = begin + width
             good: NDArray[np.bool_] | None = ~erases[begin:end] if any_erase else None
-            if inputs is None:
-                good = None if sound is None else sound[order[begin:end]]
-            else:
-                before, states = states, step(inputs[begin:end], states)
-                if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
-                    finite: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
-                    self._note(order[begin:end][~finite if good is None else ~finite & good])
-                    good = finite if good is None else finite & good
-                if good is not None:
-                    states = np.where(good[:, np.newaxis], states, before)
+            before, states = states, step(inputs[begin:end], states)
+            if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
+                finite: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
+                self._note(order[begin:end][~finite if good is None else ~finite & good])
+                good = finite if good is None else finite & good
+            if good is not None:
+                states = np.where(good[:, np.newaxis], states, before)
             if counting is not None:
                 counting.sketch.add(before_ledger[:width], addresses[begin:end], moments[begin:end], good)
             if ledger is not None:
@@ -239,28 +230,23 @@ class Round:
                 tensors[place, rest] = states[place]
                 forget(tensors[place], int(ids[0][begin + place]))
                 states[place] = tensors[place, rest]
-            if not folded:
-                tensors[next_width:width, rest] = states[next_width:]
-                states = states[:next_width]
+            tensors[next_width:width, rest] = states[next_width:]
+            states = states[:next_width]
             begin = end
 
     def _fold_rows(
         self, step: FoldsMany, vectors: Vectors, by_row: Integers, depth: Integers, part: NDArray[np.float32]
     ) -> NDArray[np.bool_] | None:
         """Fold all events in one call. `by_row`: the events by place; `depth`: by place how many; `part`: what the step
-        gets of each state. → by event whether its result was finite, or None if all were"""
+        gets of each state. → in the order of `by_row`, whether an event's result was finite, or None if all were"""
         queued = self._events
-        found = step.fold(vectors(queued.item[by_row], queued.category[by_row], queued.action[by_row]), depth, part)
-        if found is None:
-            return None
-        self._note(by_row[~found])
-        sound = np.empty_like(found)
-        sound[by_row] = found
+        sound = step.fold(vectors(queued.item[by_row], queued.category[by_row], queued.action[by_row]), depth, part)
+        if sound is not None:
+            self._note(by_row[~sound])
         return sound
 
-    def _count_rows(  # noqa: PLR0917 (what `run` has)
+    def _count_rows(
         self,
-        compiled: Compiled,
         by_row: Integers,
         depth: Integers,
         sound: NDArray[np.bool_] | None,
@@ -271,18 +257,17 @@ class Round:
         it."""
         queued, states = self._events, self.tensors
         items, times = queued.item[by_row], queued.time[by_row]
-        sound = None if sound is None else sound[by_row]
         if counting is not None:
             before_ledger = states if ledger is None else states[:, : -ledger.words]
             addresses = counting.addresses(items, queued.category[by_row])
             moments = counting.moments(times, queued.action[by_row])
-            compiled.add_counts(counting.sketch, before_ledger, depth, addresses, moments, sound)
+            self._many.add_counts(counting.sketch, before_ledger, depth, addresses, moments, sound)
         if ledger is not None:
-            compiled.add_entries(ledger, states, depth, items, times, sound)
+            self._many.add_entries(ledger, states, depth, items, times, sound)
 
     def states(self, fingerprint: bytes, layout: StateLayout) -> States:
         """The rows' states as they are stored, once `run` is done."""
-        return States(Staged(self.headers, self.tensors, self.place, fingerprint, layout), self._compiled)
+        return States(Staged(self.headers, self.tensors, self.place, fingerprint, layout), self._many)
 
     def _begin(
         self, values: list[bytes | None], at_part: Integers, user: Integers, fresh: NDArray[np.bool_]
@@ -315,17 +300,13 @@ class Round:
             names.append(part.batch.keys[index])
         self._begun = np.array(begins, np.int64)
         if begins:
-            hashes = user_hashes(names) if self._compiled is None else self._compiled.user_hashes(names)
-            headers["user"][self._begun] = hashes
+            headers["user"][self._begun] = self._many.user_hashes(names)
             headers["last_offset"][self._begun] = -1
             headers["partial"][suspects] = True
         if len(begins) < len(values):
             self._continued = np.array([row for row, value in enumerate(values) if value is not None], np.int64)
             self._values = [value for value in values if value is not None]
-            if self._compiled is None:
-                headers[self._continued] = read_headers(self._values)
-            else:
-                self._compiled.read_headers(self._values, headers, self._continued)
+            self._many.read_headers(self._values, headers, self._continued)
         progress = [part.progress for part in self._parts]
         # Offsets of an earlier era belong to another log, or to another reading of this log: they compare with nothing.
         era = np.array([p.era for p in progress], headers["era"].dtype)[at_part]
@@ -343,11 +324,7 @@ class Round:
         self.tensors = np.empty((len(self.headers), len(self._initial)), np.float32)
         self.tensors[self.place[self._begun]] = self._initial
         if len(self._continued):
-            places = self.place[self._continued]
-            if self._compiled is None:
-                self.tensors[places] = read_tensors(self._values, self._layout)
-            else:
-                self._compiled.read_tensors(self._values, self._layout, self.tensors, places)
+            self._many.read_tensors(self._values, self._layout, self.tensors, self.place[self._continued])
         return self.tensors
 
     def _note(self, events: Integers) -> None:
@@ -355,28 +332,6 @@ class Round:
         for operation in self._events.operation[events].tolist():
             at = int(np.searchsorted(self._first_operation, operation, "right")) - 1
             self._parts[at].not_finite.append(operation - int(self._first_operation[at]))
-
-
-def absorb(
-    headers: NDArray[np.void], rows: Integers, offsets: Integers, times: Integers, values: Sequence[bytes]
-) -> NDArray[np.bool_]:
-    """Count, digest, last offset and last time of headers after events, in place; an event at or below a header's last
-    offset changes nothing. [n] of dtype `HEADERS`; [E] each, those of one header with rising offsets → [E]: whether it
-    was new"""
-    new: NDArray[np.bool_] = offsets > headers["last_offset"][rows]
-    at = new.nonzero()[0]
-    of = rows[at]
-    folded = np.bincount(of, minlength=len(headers))
-    latest = np.zeros(len(headers), np.int64)
-    np.maximum.at(latest, of, at)
-    some = folded.nonzero()[0]
-    headers["event_count"] += folded.astype(np.uint64)
-    headers["last_offset"][some] = offsets[latest[some]]
-    headers["last_event_time"][some] = times[latest[some]]
-    digests = headers["digest"].tolist()
-    extend_digests(digests, of.tolist(), offsets[at], [values[i] for i in at.tolist()])
-    headers["digest"] = np.frombuffer(b"".join(digests), headers.dtype["digest"])
-    return new
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:

@@ -170,7 +170,7 @@ def take_together(
     partition has a record or two. None where only `take` can tell: there is no compiled code, records are not in
     columns, a key is not plain, or offsets do not rise."""
     mine = [each for each in waiting if isinstance(each.pending, Records)]
-    if compiled is None or not mine:
+    if compiled is None or not mine:  # numpy has no table of keys: `take` walks the records instead
         return [None] * len(waiting)
     sizes = [len(each.pending) for each in mine]
     together = joined_columns([cast("Records", each.pending) for each in mine])

@@ -76,8 +76,9 @@ class Counting(Protocol):
         """When events happened, and what they count. [k], [k] → [k, 2, S]"""
 
 
-class Compiled(ReadsRecords, Protocol):
-    """What C does for the records and events of a batch, with the results of the functions that it stands for."""
+class ManyStates(Protocol):
+    """What a round does to many states at once. Numpy does it (`numpy_states.NumpyStates`), or compiled code, with the
+    same results to the last byte."""
 
     def user_hashes(self, keys: Sequence[bytes], /) -> NDArray[np.uint64]:
         """`mimn.state.user_hashes`."""
@@ -91,7 +92,7 @@ class Compiled(ReadsRecords, Protocol):
         values: Sequence[bytes],
         /,
     ) -> NDArray[np.bool_]:
-        """`fold.absorb`."""
+        """`numpy_states.absorb`."""
 
     def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
         self,
@@ -103,7 +104,8 @@ class Compiled(ReadsRecords, Protocol):
         sound: NDArray[np.bool_] | None,
         /,
     ) -> None:
-        """`Sketch.add`: the first `depth[0]` events into the first state, in order, and so on, in place."""
+        """`Sketch.add`: the first `depth[0]` events into the first state, in order, and so on, in place; those that are
+        not sound change nothing. `depth` never rises."""
 
     def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
         self,
@@ -132,6 +134,10 @@ class Compiled(ReadsRecords, Protocol):
         /,
     ) -> None:
         """`into[to] = mimn.state.read_tensors(values, layout)`."""
+
+
+class Compiled(ReadsRecords, ManyStates, Protocol):
+    """What C does for the records and events of a batch, with the results of the functions that it stands for."""
 
 
 class StateStore(Protocol):

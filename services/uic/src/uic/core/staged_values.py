@@ -8,26 +8,26 @@ from typing import overload
 
 from mimn.rows.encoded import Encoded
 from mimn.state import Staged
-from uic.core.ports import Compiled
+from uic.core.ports import ManyStates
 
 
 class States:
     """All states of a round. One object a round: commits of the same round have the same."""
 
-    def __init__(self, staged: Staged, compiled: Compiled | None) -> None:
-        """`staged` is not changed any more."""
+    def __init__(self, staged: Staged, many: ManyStates) -> None:
+        """`staged` is not changed any more; `many` encodes it."""
         self.staged = staged
-        self._compiled = compiled
+        self._many = many
 
     @cached_property
     def together(self) -> Encoded:
         """The stored values, by row, as C reads them."""
-        return Encoded.of(self.encoded) if self._compiled is None else self._compiled.encode_states(self.staged)
+        return self._many.encode_states(self.staged)
 
     @cached_property
     def encoded(self) -> list[bytes]:
         """The stored values, by row."""
-        return self.staged.encoded() if self._compiled is None else self.together.apart()
+        return self.together.apart()
 
 
 class StagedValues(Sequence[tuple[str, bytes | None]]):
