@@ -25,7 +25,6 @@ from support.sentinel_node import LOGINS, SentinelNode, ask_for_login
 from torture.wire import Wire
 from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
-from uic.core.numpy_states import NUMPY
 from uic.core.ports import StateStore
 from uic.core.staged_values import StagedValues, States
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
@@ -177,7 +176,7 @@ def test_states_of_a_round_are_stored_as_they_are_encoded(subject: Subject) -> N
     headers, tensors = np.zeros(3, HEADERS), np.arange(12, dtype=np.float32).reshape(4, 3)
     staged = Staged(headers, tensors, np.array([3, 0, 1]), bytes(16), layout)
     values = staged.encoded()
-    keys, states = [user.encode() for user in users], States(staged, NUMPY)
+    keys, states = [user.encode() for user in users], States(staged, None)
     commits = [Commit(p, ABSENT, b"p1", StagedValues(keys[p:], [2, 0, 1][p:], states), created=3 - p) for p in range(4)]
     assert subject.store.commit(commits) == [Written()] * 4
     found = [values[2], values[0], values[1]]

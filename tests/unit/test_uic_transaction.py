@@ -17,7 +17,6 @@ from support import skips
 from support.scripted_store import ScriptedStore
 from uic import transaction
 from uic.core.commit import ABSENT, Commit, NoAnswer
-from uic.core.numpy_states import NUMPY
 from uic.core.staged_values import StagedValues, States
 from uic.settings import RedisSettings
 from uic.store import RedisStore
@@ -34,9 +33,7 @@ def states(n: int, half: int, floats: int) -> States:
     tensors = layout.round(RNG.standard_normal((n + 3, layout.floats)).astype(np.float32))
     headers = np.frombuffer(RNG.bytes(n * HEADERS.itemsize), HEADERS).copy()
     headers["partial"] = RNG.random(n) > 0.5
-    return States(
-        Staged(headers, tensors, RNG.integers(0, n + 3, n), RNG.bytes(32), layout), compiled_events() or NUMPY
-    )
+    return States(Staged(headers, tensors, RNG.integers(0, n + 3, n), RNG.bytes(32), layout), compiled_events())
 
 
 def drawn(partition: int, n: int, of: States) -> Commit:

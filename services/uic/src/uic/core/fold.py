@@ -7,7 +7,7 @@ erasures. The erasure of one item is an event of its user, which the digest cove
 taken out of the state.
 
 What is done to many states at once (`ports.ManyStates`) is done by numpy (`numpy_states`), or by compiled code with the
-same results. A round chooses one of them when it begins, and nothing below asks which.
+same results. A round chooses one of them when it begins, and folding does not ask which.
 
 Loaded states are never modified: results stay in the round's own arrays until the store has acknowledged them.
 """
@@ -32,7 +32,7 @@ from mimn.state import (
 from uic.core.event import ERASE_ITEM
 from uic.core.numpy_states import NUMPY, in_waves
 from uic.core.ordering import ERASE, Batch
-from uic.core.ports import Counting, FoldsMany, Forget, ManyStates, Step, Vectors
+from uic.core.ports import Compiled, Counting, FoldsMany, Forget, ManyStates, Step, Vectors
 from uic.core.records import taken, values_of
 from uic.core.staged_values import States
 
@@ -82,10 +82,11 @@ class Round:
     Built by `plan`, then `run`.
     """
 
-    def __init__(self, initial: NDArray[np.float32], layout: StateLayout, compiled: ManyStates | None = None) -> None:
+    def __init__(self, initial: NDArray[np.float32], layout: StateLayout, compiled: Compiled | None = None) -> None:
         """`initial` [F] and `layout` are the bundle's; without `compiled`, numpy does its work."""
         self._initial = initial
         self._layout = layout
+        self._compiled = compiled
         self._many: ManyStates = NUMPY if compiled is None else compiled
         self.waves = 0
         self.headers: NDArray[np.void] = np.empty(0, HEADERS)
@@ -267,7 +268,7 @@ class Round:
 
     def states(self, fingerprint: bytes, layout: StateLayout) -> States:
         """The rows' states as they are stored, once `run` is done."""
-        return States(Staged(self.headers, self.tensors, self.place, fingerprint, layout), self._many)
+        return States(Staged(self.headers, self.tensors, self.place, fingerprint, layout), self._compiled)
 
     def _begin(
         self, values: list[bytes | None], at_part: Integers, user: Integers, fresh: NDArray[np.bool_]

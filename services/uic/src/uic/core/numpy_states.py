@@ -9,11 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.encoded import Encoded
 from mimn.state import (
     Ledger,
     Sketch,
-    Staged,
     StateLayout,
     extend_digests,
     read_headers,
@@ -73,10 +71,6 @@ class NumpyStates:
             chosen = None if sound is None else sound[begin:end]
             ledger.add(states[:width], keys.part(begin, end), times[begin:end], chosen)
             begin = end
-
-    def encode_states(self, states: Staged) -> Encoded:
-        """`mimn.state.Staged.encoded`."""
-        return Encoded.of(states.encoded())
 
     def read_headers(self, values: Sequence[bytes], into: NDArray[np.void], to: Integers) -> None:
         """`mimn.state.read_headers`."""

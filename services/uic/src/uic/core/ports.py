@@ -119,9 +119,6 @@ class ManyStates(Protocol):
     ) -> None:
         """`Ledger.add`, in the same order."""
 
-    def encode_states(self, states: Staged, /) -> Encoded:
-        """`mimn.state.Staged.encoded`."""
-
     def read_headers(self, values: Sequence[bytes], into: NDArray[np.void], to: NDArray[np.int64], /) -> None:
         """`into[to] = mimn.state.read_headers(values)`."""
 
@@ -138,6 +135,9 @@ class ManyStates(Protocol):
 
 class Compiled(ReadsRecords, ManyStates, Protocol):
     """What C does for the records and events of a batch, with the results of the functions that it stands for."""
+
+    def encode_states(self, states: Staged, /) -> Encoded:
+        """`mimn.state.Staged.encoded`."""
 
 
 class StateStore(Protocol):
