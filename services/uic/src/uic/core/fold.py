@@ -21,14 +21,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import (
-    HEADERS,
-    Ledger,
-    Progress,
-    Staged,
-    StateLayout,
-    rest_of,
-)
+from mimn.state import HEADERS, Ledger, Progress, Staged, StateLayout, rest_of
 from uic.core.event import ERASE_ITEM
 from uic.core.numpy_states import NUMPY, in_waves
 from uic.core.ordering import ERASE, Batch

@@ -9,15 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import (
-    Ledger,
-    Sketch,
-    StateLayout,
-    extend_digests,
-    read_headers,
-    read_tensors,
-    user_hashes,
-)
+from mimn.state import Ledger, Sketch, StateLayout, extend_digests, read_headers, read_tensors, user_hashes
 
 Integers = NDArray[np.int64]
 
