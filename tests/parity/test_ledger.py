@@ -26,7 +26,7 @@ from mimn.data.split import parts_of
 from mimn.data.vocabulary import EmbeddingIds, build_vocabulary
 from mimn.data.windows import WindowPlan, WindowSampler
 from mimn.export import ExportError, RunFacts, export_bundle
-from mimn.export.parts import drawn_table
+from mimn.export.untrained import drawn_table
 from mimn.nn.model import BatchError, MimnModel
 from mimn.rows.library import library
 from mimn.scoring import predict

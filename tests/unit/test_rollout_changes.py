@@ -19,7 +19,8 @@ from mimn.bundle.fields import FieldSpec
 from mimn.bundle.manifest import HEAD
 from mimn.calibration import UNCALIBRATED, Calibration, Piecewise, Platt, Prior
 from mimn.export.parts import RunFacts
-from mimn.export.run import export_any, untrained_model
+from mimn.export.run import export_any
+from mimn.export.untrained import untrained_model
 from support.bundles import FIXTURES, TINY
 from uic.rollout.changes import changes
 from uic.rollout.main import _show

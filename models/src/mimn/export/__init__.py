@@ -13,7 +13,8 @@ calibrator and training record.
 
 The untrained form has the sizes of a real bundle but meaningless scores: for load tests and for developing services.
 
-parts  what all bundles have    recurrent, sequence  the two kinds    run  where models come from
+parts  what all bundles have           recurrent, sequence  the two kinds
+run    where trained models come from  untrained            models before any training
 """
 
 from mimn.export.parts import ExportError, RunFacts

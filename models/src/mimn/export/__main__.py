@@ -12,18 +12,10 @@ import torch
 
 from mimn.bundle import BundleError, check_name
 from mimn.config import ConfigError
-from mimn.export.parts import ExportError, RunFacts, drawn_members, drawn_table
-from mimn.export.run import (
-    config_of,
-    drawn_codes,
-    export_again,
-    export_any,
-    export_run,
-    list_length,
-    specs_of,
-    untrained_model,
-)
+from mimn.export.parts import ExportError, RunFacts
+from mimn.export.run import export_again, export_any, export_run, list_length
 from mimn.export.sequence import EVENTS
+from mimn.export.untrained import config_of, drawn_codes, drawn_members, drawn_table, specs_of, untrained_model
 from mimn.nn.checkpoint import CheckpointError
 from mimn.options import whole_number
 from mimn.parity import ParityError

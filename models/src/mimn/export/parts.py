@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mimn.baselines import ModelConfig
 from mimn.bundle import ActionSpec, EmbeddingTable, FieldData, ItemTable, MemberIndex, Reads
 from mimn.bundle.fields import FIRST, FieldSpec
-from mimn.bundle.item_table import NO_TABLE, STATISTICS, Neighbors
+from mimn.bundle.item_table import NO_TABLE
 from mimn.bundle.members import MemberReads
 from mimn.bundle.request_fields import FLOAT32_MAX, RequestFields, asked_for
 from mimn.calibration import UNCALIBRATED, Calibration
@@ -140,34 +140,6 @@ def reads_of(config: ModelConfig, facts: RunFacts) -> Reads | None:
     except ValueError as error:
         raise ExportError(str(error)) from error
     return Reads(ledger, table, config.read_groups, members)
-
-
-def drawn_members(config: ModelConfig, item_ids: Ids, random: np.random.Generator) -> MemberIndex | None:
-    """An index in which half of the items stand for three others each, for untrained models; None without
-    `member_reads`."""
-    if config.ledger is None or not config.member_reads:
-        return None
-    candidates = np.repeat(item_ids[::2], 3)
-    return MemberIndex.of(config.ledger, candidates, random.choice(item_ids, len(candidates)))
-
-
-def drawn_table(config: ModelConfig, item_ids: Ids, random: np.random.Generator) -> ItemTable | None:
-    """A table of items with random values, for untrained models; None for one that reads none."""
-    if config.ledger is None or not config.read_groups:
-        return None
-    rows = len(item_ids) + 1
-    neighbors = None
-    if "neighbors" in config.read_groups:
-        shape = rows, config.ledger_neighbors
-        drawn = random.integers(0, rows, shape, dtype=np.int32)
-        neighbors = Neighbors(drawn, random.normal(size=shape).astype(np.float32))
-    return ItemTable(
-        ids=item_ids,
-        statistics=random.gamma(2.0, 1.0, (rows, len(STATISTICS))).astype(np.float32),
-        types=random.integers(0, 9, (rows, len(config.ledger_types)), dtype=np.int32),
-        vectors=random.normal(size=(rows, config.ledger_vectors)).astype(np.float32),
-        neighbors=neighbors,
-    )
 
 
 def action_specs(actions: Actions | None) -> dict[ActionName, ActionSpec] | None:

@@ -1,24 +1,21 @@
-"""Where exported models come from: a run's folder, a bundle that was exported before, or nowhere (untrained)."""
+"""Where exported models come from: a run's folder, or a bundle that was exported before."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import msgspec
 import numpy as np
-import torch
 
 from mimn import config_file
-from mimn.baselines import ModelConfig, folded_blocks, model_config
+from mimn.baselines import folded_blocks
 from mimn.bundle import ItemTable, MemberIndex, load_bundle
-from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
 from mimn.calibration import UNCALIBRATED
-from mimn.config import ConfigError, MimnConfig
+from mimn.config import ConfigError
 from mimn.data.description import read_description
 from mimn.data.events import DataError
 from mimn.data.fields import FILE, FittedFields
@@ -30,14 +27,12 @@ from mimn.impressions.long_histories import LONG_HISTORIES, LongHistories
 from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault, fitted_of
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.checkpoint import load_model, model_fields, untrained
-from mimn.nn.fields import FieldValues
+from mimn.nn.checkpoint import load_model
 from mimn.nn.graphs import StateModel
 from mimn.nn.model import ClickModel
 from mimn.run import CATEGORY_IDS, CONFIG, ITEM_IDS, METRICS, MODEL
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
-from mimn.toml_text import NotToml, parsed
 
 log = logging.getLogger("mimn.export")
 
@@ -204,51 +199,6 @@ def facts_of(run: Path) -> RunFacts:
     )
 
 
-def untrained_model(
-    config: ModelConfig, items: int, categories: int, seed: int, specs: Sequence[FieldSpec] = ()
-) -> ClickModel:
-    """A model of `config` before training, with the given numbers of items and categories, and fields."""
-    torch.manual_seed(seed)
-    fields = model_fields(config, specs, drawn_values(specs, items + 1)) if specs else None
-    return untrained(config, items + 1, categories + 1, fields)
-
-
-def drawn_values(specs: Sequence[FieldSpec], items: int) -> FieldValues:
-    """Random values of the items' fields, two in each list."""
-    own = [spec for spec in specs if spec.source == "item"]
-    single = [torch.randint(spec.rows, (items,)) for spec in own if spec.tabled and spec.kind != "multi"]
-    return FieldValues(
-        rows=torch.stack(single, -1) if single else torch.empty(items, 0, dtype=torch.int64),
-        lists=tuple(torch.randint(spec.rows, (items, 2)) for spec in own if spec.kind == "multi"),
-        numbers=torch.randn(items, sum(not spec.tabled for spec in own)),
-    )
-
-
-def drawn_codes(specs: Sequence[FieldSpec]) -> dict[str, Ids]:
-    """The codes of the values "0", "1" and so on of listed fields."""
-    return {
-        spec.name: np.sort(np.array([code_of(str(value)) for value in range(spec.rows - FIRST)], np.uint64))
-        for spec in specs
-        if spec.listed
-    }
-
-
-def specs_of(path: Path | None) -> tuple[FieldSpec, ...]:
-    """The fields that a JSON file describes, such as a run's `fields.json`; none without one.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    if path is None:
-        return ()
-    try:
-        specs = msgspec.json.decode(path.read_bytes(), type=tuple[FieldSpec, ...])
-        check_fields(specs)
-    except (OSError, ValueError, msgspec.DecodeError) as error:
-        raise ConfigError(f"--fields: {path} does not describe fields: {error}") from error
-    return specs
-
-
 def _ids(path: Path) -> Ids:
     try:
         ids = np.load(path, allow_pickle=False)
@@ -265,18 +215,3 @@ def _metrics(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ExportError(f"{path} is not JSON: {error}") from error
     return metrics if isinstance(metrics, dict) else {"metrics": metrics}
-
-
-def config_of(path: Path | None) -> ModelConfig:
-    """The `[model]` table of a TOML file, the default sizes without one.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    if path is None:
-        return MimnConfig()
-    try:
-        table = parsed(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, NotToml) as error:
-        raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
-    return model_config(table.get("model", {}))
