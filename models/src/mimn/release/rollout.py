@@ -139,7 +139,7 @@ def observe(
 ) -> tuple[Record, tuple[Finding, ...]]:
     """Move a rollout to the state that a look at its gates shows; returns the gates that are closed still.
 
-    Of a canary only what it waits for changes, and nothing of a rollout that serves everybody or has ended.
+    For a canary, only `hold` changes. A rollout that serves everybody or has ended does not change.
 
     Raises:
         Conflict: the record has another revision than the one that was looked at.
