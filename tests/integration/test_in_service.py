@@ -16,7 +16,7 @@ from localstack.stack import Addresses, Options
 from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.wait import until
 from mimn.bundle import load_bundle
-from mimn.release import Checked, Record, begin, canary, encode_record, observe, promote, record_key
+from mimn.release import Checked, Record, begin, canary, encode_record, observe, promote, record_key, shadow
 from mimn.state import Keys
 from support.bulk_running import run_main
 from support.bundles import SKETCH, TINY
@@ -153,27 +153,47 @@ def test_state_erase_and_verify_say_that_users_are_answered_from_another_namespa
     assert run_main(state.main, world.environment | away, "ann")[0] == 0
 
 
-def test_erase_names_a_namespace_that_is_kept_for_a_way_back_and_is_not_folded_up_to_it(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def said() -> str:
-        assert run_main(erase.main, world.environment, "bob", "--yes")[0] == 0
-        return capsys.readouterr().err
-
+def kept() -> Record:
     back = begin(None, OLD, serving=NEW, origin="log", salt=SALT, now_ms=NOW_MS)
     back = observe(back, "r1", Checked(back.revision, ()), now_ms=NOW_MS)[0]
-    back = promote(back, "r1", Checked(back.revision, ()), keep_ms=3_600_000, now_ms=NOW_MS)
-    world.record(encode_record(back))
-    assert said() == "", "the store does not have what is kept"
-    kept = f"namespace {NEW.namespace} (tiny-sketch/1), which is kept for a way back, still has what it had"
-    start = "start UIC workers with UIC_BUNDLE__PATH=FOLDER/tiny-sketch/1 UIC_BUNDLE__GENERATION=3"
-    late = "until its own UIC workers have come beyond that offset; they had not after 5 s"
+    return promote(back, "r1", Checked(back.revision, ()), keep_ms=3_600_000, now_ms=NOW_MS)
+
+
+def shadowed() -> Record:
+    return shadow(ready(), "r1", percent=5, now_ms=NOW_MS)
+
+
+@pytest.mark.parametrize("more", [(), ("--item", "7")], ids=["user", "item"])
+@pytest.mark.parametrize(
+    ("record", "what", "follows"),
+    [
+        (kept, "which is kept for a way back", "a rollback would answer by it"),
+        (tried, "by which a canary answers users", "the canary answers by it"),
+        (shadowed, "by which a shadow scores requests", "the shadow scores by it"),
+    ],
+)
+def test_erase_names_a_namespace_beside_the_one_in_service_that_is_not_folded_up_to_it(
+    world: World,
+    capsys: pytest.CaptureFixture[str],
+    record: Callable[[], Record],
+    what: str,
+    follows: str,
+    more: tuple[str, ...],
+) -> None:
+    def said() -> str:
+        assert run_main(erase.main, world.environment, "bob", "--yes", *more)[0] == 0
+        return capsys.readouterr().err
+
+    world.record(encode_record(record()))
+    assert said() == "", "the store does not have it"
+    named = f"namespace {NEW.namespace} (tiny-sketch/1), {what}, still has what it had: {follows}"
+    late = "until its own UIC workers have come beyond that offset; they had not after 5 s: wait, or if they were stopped, "
     for ago_s, why in ((1, late), (65, "Nothing folds it now (4 of 4 partitions lag")):
         world.fold_new(ago_s=ago_s)
         text = said()
-        assert kept in text
+        assert named in text
         assert why in text
-        assert (start in text) is (ago_s > 1)
+        assert text.endswith("start UIC workers with UIC_BUNDLE__PATH=FOLDER/tiny-sketch/1 UIC_BUNDLE__GENERATION=3\n")
     world.fold_new(ago_s=1, next_offset=1000)
     assert said() == ""
     world.topic = "another"

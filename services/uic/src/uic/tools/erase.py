@@ -6,13 +6,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Final, TextIO
 
 from ctr.uic.v1 import uic_service_pb2 as pb
 from uic.settings import read_client_settings
 from uic.tools.confirm import confirmed
 from uic.tools.grpc_client import Refused, UicClient, add_options, connected, user_id
-from uic.tools.in_service import REACHED_WITHIN_S, Answering, elsewhere, kept_behind, variables
+from uic.tools.in_service import REACHED_WITHIN_S, Answering, Role, elsewhere, others_behind, variables
+
+OF_ROLE: Final = {
+    Role.CANARY: ("by which a canary answers users", "the canary answers by it"),
+    Role.SHADOW: ("by which a shadow scores requests", "the shadow scores by it"),
+    Role.KEPT: ("which is kept for a way back", "a rollback would answer by it"),
+}
+"""Of a namespace that has not folded the erasure: what it is there for, and what follows."""
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -48,8 +55,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         )
     if (serving := elsewhere(settings.redis, settings.bundle)) is not None:
         print(f"ctr erase: {_also(serving, position)}", file=sys.stderr)
-    for kept in kept_behind(settings.redis, settings.kafka.topic, position.partition, position.offset):
-        print(f"ctr erase: {_before_a_rollback(kept, settings.kafka.topic)}", file=sys.stderr)
+    for role, late in others_behind(settings.redis, settings.kafka.topic, position.partition, position.offset):
+        print(f"ctr erase: {_not_erased(role, late, settings.kafka.topic)}", file=sys.stderr)
     return 0
 
 
@@ -65,19 +72,19 @@ def _also(serving: Answering, position: pb.LogPosition) -> str:
     return text
 
 
-def _before_a_rollback(kept: Answering, topic: str) -> str:
-    """That a namespace which is kept for a way back has what was erased."""
-    text = (
-        f"namespace {kept.release.namespace} ({kept.release.bundle}), which is kept for a way back, still has what it "
-        "had: a rollback would answer by it"
-    )
-    if kept.topic != topic:
-        return f"{text}. It is made of topic {kept.topic}: erase the same by its own UIC"
-    if kept.unfolded is None:
+def _not_erased(role: Role, late: Answering, topic: str) -> str:
+    """That a namespace beside the one that serves has what was erased."""
+    what, follows = OF_ROLE[role]
+    text = f"namespace {late.release.namespace} ({late.release.bundle}), {what}, still has what it had: {follows}"
+    if late.topic != topic:
+        return f"{text}. It is made of topic {late.topic}: erase the same by its own UIC"
+    workers = f"UIC workers with {variables(late.release)}"
+    if late.unfolded is None:
         return (
-            f"{text}, until its own UIC workers have come beyond that offset; they had not after {REACHED_WITHIN_S:g} s"
+            f"{text}, until its own UIC workers have come beyond that offset; they had not after "
+            f"{REACHED_WITHIN_S:g} s: wait, or if they were stopped, start {workers}"
         )
-    return f"{text}. Nothing folds it now ({kept.unfolded}): start UIC workers with {variables(kept.release)}"
+    return f"{text}. Nothing folds it now ({late.unfolded}): start {workers}"
 
 
 def _erase(uic: UicClient, user: str, item: int | None) -> pb.LogPosition:

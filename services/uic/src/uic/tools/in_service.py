@@ -5,8 +5,9 @@ settings name, and after a rollout users may be answered from another one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 from mimn.bundle import BundleError, read_manifest
@@ -25,9 +26,20 @@ REACHED_WITHIN_S: Final = 5.0
 PAUSE_S: Final = 0.1
 
 
+class Role(StrEnum):
+    """What the record has a namespace for, beside the one that serves."""
+
+    CANARY = "canary"
+    """It answers some users."""
+    SHADOW = "shadow"
+    """Requests are scored by it, and it answers no user."""
+    KEPT = "kept"
+    """It would answer all users after a rollback."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """A release that answers users, or would after a rollback."""
+    """A release that answers users, is tried on their requests, or would answer after a rollback."""
 
     release: Release
     unfolded: str | None
@@ -58,8 +70,16 @@ class InService:
     """Why it cannot be read."""
     answering: tuple[Answering, ...] = ()
     """Each namespace once, that of what serves first."""
+    shadows: tuple[Answering, ...] = ()
+    """The other namespaces by which requests are scored and not answered."""
     kept: tuple[Answering, ...] = ()
-    """The other namespaces that are kept for a way back, as far as the store has them."""
+    """The other namespaces that are kept for a way back."""
+
+    @property
+    def beside(self) -> tuple[tuple[Role, Answering], ...]:
+        """The namespaces beside the one that serves, as far as the store has them, and what each is there for."""
+        of = ((Role.CANARY, self.answering[1:]), (Role.SHADOW, self.shadows), (Role.KEPT, self.kept))
+        return tuple((role, one) for role, some in of for one in some if one.topic is not None)
 
 
 def read_in_service(client: Any, prefix: str) -> InService:
@@ -76,15 +96,20 @@ def read_in_service(client: Any, prefix: str) -> InService:
     except CorruptRecord as error:
         return InService(error=str(error))
     now_ms = clock_ms(client)
-    answering: dict[str, Answering] = {}
-    kept: dict[str, Answering] = {}
-    back = [one.replaces for one in record.rollouts if one.state is State.SERVING]
-    for releases, found in ((record.answering, answering), (back, kept)):
+    seen: set[str] = set()
+
+    def others(releases: Iterable[Release]) -> Iterator[Answering]:
         for release in releases:
-            if (name := release.namespace) not in answering:
-                found.setdefault(name, _answering(client, release, Keys(name, prefix), now_ms))
-    there = (one for one in kept.values() if one.topic is not None)
-    return InService(record, answering=tuple(answering.values()), kept=tuple(there))
+            if (name := release.namespace) not in seen:
+                seen.add(name)
+                yield _answering(client, release, Keys(name, prefix), now_ms)
+
+    return InService(
+        record,
+        answering=tuple(others(record.answering)),
+        shadows=tuple(others(arm.release for arm in record.shadows)),
+        kept=tuple(others(one.replaces for one in record.rollouts if one.state is State.SERVING)),
+    )
 
 
 def _answering(client: Any, release: Release, keys: Keys, now_ms: int) -> Answering:
@@ -130,7 +155,7 @@ def elsewhere(settings: RedisSettings, bundle: BundleSettings | None) -> Answeri
     return found.answering[0]
 
 
-def kept_behind(
+def others_behind(
     settings: RedisSettings,
     topic: str,
     partition: int,
@@ -138,17 +163,17 @@ def kept_behind(
     *,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[Answering, ...]:
-    """The namespaces that are kept for a way back and have not folded this record, after up to `REACHED_WITHIN_S`; none
+) -> tuple[tuple[Role, Answering], ...]:
+    """The namespaces beside the one that serves which have not folded this record, after up to `REACHED_WITHIN_S`; none
     also if the store does not answer."""
     client = None
     deadline = clock() + REACHED_WITHIN_S
     try:
         client = open_client(settings)
         while True:
-            kept = read_in_service(client, settings.prefix).kept
-            late = tuple(one for one in kept if one.topic != topic or not one.beyond(partition, offset))
-            if all(one.topic != topic or one.unfolded for one in late) or clock() > deadline:
+            beside = read_in_service(client, settings.prefix).beside
+            late = tuple((role, one) for role, one in beside if one.topic != topic or not one.beyond(partition, offset))
+            if all(one.topic != topic or one.unfolded for _, one in late) or clock() > deadline:
                 return late
             sleep(PAUSE_S)
     except (*FAILURES, UicError):
