@@ -19,7 +19,7 @@ from conftest import MakeTopics, RedisForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.valkey import Valkey
 from localstack.wait import until
-from mimn.release import begin, encode_record, record_key
+from mimn.release import abort, begin, encode_record, record_key
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
 from support import bulk_running, skips
 from support.bulk_running import (
@@ -287,6 +287,42 @@ def test_a_backfill_of_another_topic_than_the_one_that_its_rollout_names_is_refu
     record = begin(None, new, serving=old, origin=f"topic:{world.topics.events}", salt=SALT, now_ms=NOW_MS)
     world.client.set(key, encode_record(record))
     done(told, "backfill", *work)
+
+
+@pytest.mark.parametrize("verb", ["backfill", "snapshot"])
+@pytest.mark.parametrize("partitions", [1, N])
+def test_a_load_whose_rollout_is_aborted_meanwhile_says_so_and_does_not_begin_again(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], verb: str, partitions: int
+) -> None:
+    fill(world, 400)
+    folder = str(tmp_path / "folder")
+    load = ("--work", folder, "--workers", "1") if verb == "backfill" else ("restore", "--from", folder)
+    if verb == "snapshot":
+        worker = world.worker()
+        world.wait_folded()
+        done(world.environment(), "snapshot", "create", "--to", folder)
+        worker.stop()
+        world.empty_store()
+    new = read_release(BUNDLE, 0)[0]
+    old = replace(new, fingerprint="0" * 64)
+    record = begin(None, new, serving=old, origin="backfill", salt=SALT, now_ms=NOW_MS)
+    world.client.set(record_key(world.keys.prefix), encode_record(record))
+    steps: list[str] = []
+
+    def aborted(step: str) -> None:
+        steps.append(step)
+        if step == "hand_over" and steps.count(step) == partitions:
+            given_up = abort(record, "r1", reason="slower", now_ms=NOW_MS)
+            world.client.set(record_key(world.keys.prefix), encode_record(given_up))
+
+    command = import_module(f"uic.bulk.commands.{verb}").main
+    why = f"rollout r1 was aborted, and no rollout uses its namespace {new.namespace} again"
+    code, said = run_main(partial(command, after=aborted), world.environment(), *load)
+    assert (code, said, steps.count("hand_over")) == (1, "", partitions)
+    assert why in (told := capsys.readouterr().err)
+    assert "`ctr rollout gc`" in told
+    code, said = run_main(command, world.environment(), *load)
+    assert (code, said, why in capsys.readouterr().err) == (1, "", True)
 
 
 @pytest.mark.parametrize("verb", ["backfill", "snapshot"])

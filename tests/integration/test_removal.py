@@ -204,6 +204,29 @@ def test_a_removal_that_another_one_has_taken_over_removes_nothing_more(valkey: 
         assert (valkey.client.exists(keys.meta), found.names()) == (1, [keys.namespace])
 
 
+def test_of_two_removals_at_once_the_refused_one_names_the_other_and_no_worker(valkey: RedisForTest) -> None:
+    keys = small(valkey)
+    found = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
+
+    def another() -> None:
+        if found.exists(keys.namespace):
+            found.drop(keys.namespace, force=False, after=lambda step: None)
+
+    watched = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: another())
+    with pytest.raises(BulkRefused, match=f"another command removes namespace {keys.namespace}.*: run this again$"):
+        watched.drop(keys.namespace, force=False, after=lambda step: None)
+    assert not found.exists(keys.namespace)
+
+    for goes in (True, False):
+        keys = small(valkey)
+        begun = Removal(valkey.client, keys)
+        begun.close({0: record_at(7), 1: record_at(7)}, force=False)
+        if goes:
+            begun.remove(lambda step: None)
+        with pytest.raises(BulkRefused, match="another command removes namespace"):
+            Removal(valkey.client, keys).close({0: record_at(7), 1: record_at(7)}, force=False)
+
+
 def test_a_partition_that_is_folded_since_it_was_looked_at_keeps_its_namespace_as_it_is(valkey: RedisForTest) -> None:
     keys = small(valkey)
     valkey.client.delete(keys.progress(0))

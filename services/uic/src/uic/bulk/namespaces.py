@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mimn.release import OPEN, CorruptRecord, State, decode_record, other_topic, record_key
+from mimn.release import OPEN, CorruptRecord, State, decode_record, other_topic, record_key, spoiled
 from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from mimn.state.codec import FLAGS_AT
 from uic.bulk.errors import BulkRefused
-from uic.bulk.removal import Removal
+from uic.bulk.removal import Removal, another_removes
 from uic.bulk.watch import WATCHED_S, Watch, is_mark
 from uic.core.start_position import LogBounds, contradiction
 from uic.errors import StoreUnavailable
@@ -260,6 +260,8 @@ class Namespaces:
         with _asking():
             seen = self._watch.watch(keys, partitions)
             refusal = None if seen.read is not None else self._scorers.settle()
+        if seen.removed:
+            raise another_removes(found.namespace)
         if seen.written:
             raise BulkRefused(
                 f"{seen.written} partitions of namespace {found.namespace} were written within {WATCHED_S:g} s: a "
@@ -319,6 +321,28 @@ def refuse_another_topic(store: RedisStore, keys: Keys, topic: str) -> None:
             f"rollout {going.id} makes namespace {keys.namespace} of topic {named}, and UIC_KAFKA__TOPIC is {topic}: "
             "correct that and UIC_KAFKA__PARTITIONS"
         )
+
+
+def refuse_aborted(store: RedisStore, keys: Keys) -> None:
+    """Refuse states of a rollout that was aborted: nothing uses its namespace any more.
+
+    Raises:
+        BulkRefused: as said.
+        StoreUnavailable: no answer.
+    """
+    with _asking():
+        stored = store.client.get(record_key(keys.prefix))
+    try:
+        record = decode_record(stored) if stored else None
+    except CorruptRecord:  # as above
+        return
+    if record is None or keys.namespace not in spoiled(record):
+        return
+    ended = next(one for one in reversed(record.rollouts) if one.release.namespace == keys.namespace)
+    raise BulkRefused(
+        f"rollout {ended.id} was aborted, and no rollout uses its namespace {keys.namespace} again: nothing more is "
+        "loaded, and what was is of no use and goes by `ctr rollout gc` alone (`ctr rollout start` begins another)"
+    )
 
 
 def roles(record: bytes) -> dict[str, list[str]]:

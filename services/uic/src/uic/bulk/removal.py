@@ -29,6 +29,11 @@ SLICE: Final = 500
 """Keys that are removed at a time."""
 
 
+def another_removes(name: str) -> BulkRefused:
+    """What a removal that is not alone says."""
+    return BulkRefused(f"another command removes namespace {name}, or the store has lost writes: run this again")
+
+
 class Removal:
     """One removal of a namespace. Every method raises redis-py's errors if the store does not answer."""
 
@@ -57,10 +62,14 @@ class Removal:
             force: whatever it has by now.
 
         Raises:
-            BulkRefused: a worker has written one meanwhile. `open_again` undoes what was done.
+            BulkRefused: a worker has written one meanwhile, or another removal has begun. `open_again` undoes what was
+                done.
         """
         for p, record in seen.items():
-            if not self._close(self._keys.progress(p), record or b"", force=force):
+            stored = self._close(self._keys.progress(p), record or b"", force=force)
+            if stored != self._mark:
+                if stored.startswith(REMOVAL) or (record and not stored):
+                    raise another_removes(self._keys.namespace)
                 raise BulkRefused(
                     f"a worker has begun to fold partition {p} of namespace {self._keys.namespace}: stop the workers "
                     "that have it and run this again"
@@ -92,7 +101,7 @@ class Removal:
         after("keys")
         for progress in self._replaced:
             if self._client.get(progress) != self._mark:
-                raise self._taken_over()
+                raise another_removes(self._keys.namespace)
         self._client.unlink(self._keys.meta)
         self._client.srem(self._keys.namespaces, self._keys.namespace)
         after("name")
@@ -104,24 +113,19 @@ class Removal:
     def _pattern(self) -> str:
         return f"{self._keys.prefix}:{{{self._keys.namespace}.*"
 
-    def _close(self, progress: str, record: bytes, *, force: bool) -> bool:
-        while (stored := replace(self._client, progress, record, self._mark)) != self._mark:
-            if not force:
-                return False
+    def _close(self, progress: str, record: bytes, *, force: bool) -> bytes:
+        """What is stored then: the mark, unless it was another record and not `force`."""
+        while (stored := replace(self._client, progress, record, self._mark)) != self._mark and force:
             record = stored
-        self._replaced[progress] = record
-        return True
+        if stored == self._mark:
+            self._replaced[progress] = record
+        return stored
 
     def _unlink(self, progress: str, keys: Sequence[str | bytes]) -> int:
         gone = int(self._client.eval(REMOVE, 1 + len(keys), progress, *keys, self._mark))
         if gone < 0:
-            raise self._taken_over()
+            raise another_removes(self._keys.namespace)
         return gone
-
-    def _taken_over(self) -> BulkRefused:
-        return BulkRefused(
-            f"another command removes namespace {self._keys.namespace}, or the store has lost writes: run this again"
-        )
 
     def _slices(self) -> Iterator[dict[str, list[bytes]]]:
         """All keys but the marks, by the progress record of their partition."""

@@ -33,6 +33,8 @@ class Watched:
     """Partitions that were."""
     read: bool | None
     """Whether another process read a progress record; None if the store does not tell that."""
+    removed: bool = False
+    """Whether a progress record went, or a removal's mark took its place."""
 
 
 class Watch:
@@ -58,7 +60,8 @@ class Watch:
         after_ages = [self.idle_s(key) for key in recorded]
         later = self._forks()
         traced = forks == later and not any(busy for _, busy in forks)
-        return Watched(written, _read(ages, after_ages, lasted_s, traced=traced))
+        removed = any(a[0] is not None and b[0] is None for a, b in zip(before, after, strict=True))
+        return Watched(written, _read(ages, after_ages, lasted_s, traced=traced), removed)
 
     def idle_s(self, key: str) -> float | None:
         """Seconds since a key was last read or written; None if it is not there or the store does not tell."""

@@ -31,7 +31,7 @@ from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptLedgers, keep
 from uic.bulk.loading import ENTRY_BYTES
-from uic.bulk.namespaces import refuse_another_topic
+from uic.bulk.namespaces import refuse_aborted, refuse_another_topic
 from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import PartitionLog
 from uic.bulk.progress_line import ProgressLine
@@ -119,6 +119,7 @@ class Backfill:
     def run(self) -> int:
         """Fold and load all that is not there yet."""
         refuse_another_topic(self._store, self._keys, self._target.topic)
+        refuse_aborted(self._store, self._keys)
         self._check_log()
         bounds = self._bounds()
         folded = self._work.below(STATES).exists(MANIFEST)

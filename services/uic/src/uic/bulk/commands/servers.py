@@ -10,6 +10,7 @@ from mimn.options import positive
 from mimn.state import Keys
 from uic.bulk.folder import Folder
 from uic.bulk.loading import Loaded, Loader
+from uic.bulk.namespaces import refuse_aborted
 from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates
@@ -76,16 +77,19 @@ def load(
         after: called after each step.
 
     Raises:
-        BulkRefused, EvictingStore, StoreUnavailable: as `Loader`.
+        BulkRefused: as `Loader`, or the rollout that the states are of was aborted, also when all are loaded.
+        EvictingStore, StoreUnavailable: as `Loader`.
     """
     politeness = Politeness(options.bytes_per_s, options.latency_ms / 1000)
     loader = Loader(store, keys, politeness, take_over=options.take_over, after=after)
+    refuse_aborted(store, keys)
     missing = loader.refuse(manifest, memory_share=options.memory_share)
     store.claim_namespace(manifest.n, manifest.topic)
     line = ProgressLine(said, sum(p.users for p in missing), "states")
     for saved in missing:
         loader.load(folder, saved, erased.get(saved.partition, {}))
         line.add(saved.users)
+        refuse_aborted(store, keys)
     store.claim_namespace(manifest.n, manifest.topic)  # again, before it counts: the store may have been emptied
     loader.confirm(manifest)
     return loader.done
