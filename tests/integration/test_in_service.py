@@ -187,7 +187,7 @@ def test_erase_names_a_namespace_beside_the_one_in_service_that_is_not_folded_up
     world.record(encode_record(record()))
     assert said() == "", "the store does not have it"
     named = f"namespace {NEW.namespace} (tiny-sketch/1), {what}, still has what it had: {follows}"
-    late = "until its own UIC workers have come beyond that offset; they had not after 5 s: wait, or if they were stopped, "
+    late = "until its own UIC workers have come beyond that offset; they had not after 5 s: wait, or if they were stop"
     for ago_s, why in ((1, late), (65, "Nothing folds it now (4 of 4 partitions lag")):
         world.fold_new(ago_s=ago_s)
         text = said()

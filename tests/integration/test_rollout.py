@@ -27,8 +27,22 @@ from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from localstack.web import web
-from mimn.release import BUCKETS, Record, State, announcement_key, bucket_of, instances_key, record_key
-from mimn.state import partition_of
+from mimn.release import (
+    BUCKETS,
+    Checked,
+    Record,
+    State,
+    announcement_key,
+    begin,
+    bucket_of,
+    encode_record,
+    instances_key,
+    observe,
+    promote,
+    record_key,
+    rollback,
+)
+from mimn.state import Keys, partition_of
 from rtp.rollout_follower import ARMS_WITHIN_S
 from support.bulk_running import cut_log, done, run_main
 from support.bundles import SKETCH, TINY
@@ -37,6 +51,7 @@ from support.rollouts import QUICK, Deployment, deployed
 from uic.errors import UnsuitableTopic
 from uic.preflight import check_topic
 from uic.rollout.desk import Desk
+from uic.rollout.planning import read_release
 from uic.settings import KafkaSettings
 from uic.tools import erase
 
@@ -599,6 +614,33 @@ def test_a_bundle_that_was_rolled_back_begins_again_in_its_namespace_though_the_
         known = [running.old.progress(p) for p in range(4)]
         cut_log(real_kafka, topics.events, {p: one.next_offset for p, one in enumerate(known) if one is not None})
         assert running.closed("plan", bundle) == {"log"}, "it stopped before where the log begins now"
+
+
+def test_a_bundle_begins_again_in_the_namespace_that_was_rolled_back_last_as_long_as_the_store_has_it(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
+        old = read_release(running.old_bundle, 0)[0]
+        new = [read_release(running.new_bundle, generation)[0] for generation in (0, 1)]
+        record: Record | None = None
+        for release in new:
+            record = begin(record, release, serving=old, origin="log", salt="0" * 16, now_ms=1)
+            identity = f"r{record.begun}"
+            record = observe(record, identity, Checked(record.revision, ()), now_ms=1)[0]
+            record = promote(record, identity, Checked(record.revision, ()), keep_ms=0, now_ms=1)
+            record = rollback(record, identity, reason="worse", now_ms=1)
+            keys = Keys(release.namespace, valkey.prefix)
+            valkey.client.sadd(keys.namespaces, keys.namespace)
+            valkey.client.copy(running.old.keys.meta, keys.meta)
+        assert record is not None
+        valkey.client.set(record_key(valkey.prefix), encode_record(record))
+        for release in (new[1], new[0]):
+            plan = running.done("plan", str(running.new_bundle))
+            assert plan["what"].endswith(f" to {release.namespace}")
+            keys = Keys(release.namespace, valkey.prefix)
+            valkey.client.srem(keys.namespaces, keys.namespace)  # `gc` has removed it
+        assert running.done("start", str(running.new_bundle))["namespace"] == new[0].namespace
 
 
 def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(

@@ -281,13 +281,82 @@ def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
     record = ready(bad, old)
     record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
     valkey.client.set(record_key(valkey.prefix), encode_record(record))
-    announce(valkey, bad)
+    announce(valkey, bad, revision=record.revision + 1)
     put(valkey.client, Stored(load_bundle(bundles[0]), prefix=valkey.prefix))
     status, said = rollout("rollback")
     assert (status, said["serving"]) == (0, "tiny/1")
-    assert [note for note in said["notes"] if note.startswith("host:1 has not loaded tiny/1: ") and "tiny/2" in note]
-    announce(valkey, old)
+    assert said["notes"] == ["host:1 has not loaded tiny/1: not yet; until it has, it goes on answering by tiny/2"]
+    announce(valkey, old, revision=said["revision"])
     assert rollout("rollback")[1]["notes"] == []
+    announce(valkey, old, revision=record.revision)
+    late = f"host:1 follows revision {record.revision} of the record, not {said['revision']}"
+    assert rollout("rollback")[1]["notes"] == [f"{late}; until it follows the record, it goes on as before"]
+
+
+def test_an_rtp_that_cannot_read_the_record_closes_the_gate_and_each_way_back_names_it(
+    own_valkey: Valkey, rollout: Command, bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the rights of its user in the store were taken. It announces itself all the same."""
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    monkeypatch.setenv("UIC_REDIS__PREFIX", "uic")
+    with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
+
+        def may_read(*, yes: bool) -> None:
+            sign = "+" if yes else "-"
+            client.execute_command("ACL SETUSER", "rtp", f"{sign}get", f"{sign}mget")
+
+        put(client, Stored(load_bundle(bundles[0])))
+        client.execute_command("ACL SETUSER", "rtp", "on", ">secret", "~*", "+@all")
+        url = own_valkey.address.replace("redis://", "redis://rtp:secret@")
+        with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", url, bundles[0])) as rtp:
+
+            def told() -> dict[str, Any]:
+                return dict(rollout("list")[1]["rtp"][0])
+
+            def reads(*, yes: bool) -> None:
+                may_read(yes=yes)
+                until(lambda: (told()["unread"] == "") is yes, "it says so", within_s=30)
+
+            def names_it(note: str) -> None:
+                assert note.startswith(f"{told()['instance']} cannot read the rollout record (")
+                assert note.endswith("until it follows the record, it goes on answering by tiny/2")
+
+            def serving() -> str:
+                arms = web().get(f"{rtp.admin_url}/releases", timeout=30).json()["arms"]
+                return " ".join(f"{one['arm']} {one['bundle']}" for one in arms)
+
+            rollout("start", str(bundles[1]))
+            assert rollout("wait", "r1", "--timeout", "30s")[0] == 0
+            reads(yes=False)
+            for named in ((), ("--rtp", rtp.admin_url)):
+                status, said = rollout("promote", "r1", *named)
+                [closed] = said["gates"]
+                assert (status, closed["gate"], closed["time_may_open_it"]) == (3, "loaded", True), said
+                who = rtp.admin_url if named else told()["instance"]
+                assert closed["reason"].startswith(f"{who} cannot read the rollout record (")
+            reads(yes=True)
+            assert rollout("canary", "r1", "--percent", "50")[0] == 0
+            until(lambda: "canary" in serving(), "the canary answers", within_s=30)
+            reads(yes=False)
+            for way_back in (("canary", "r1", "--percent", "5"), ("abort", "r1")):
+                status, said = rollout(*way_back)
+                assert (status, len(said["notes"])) == (0, 1), said
+                names_it(said["notes"][0])
+            assert "canary tiny/2" in serving()
+            reads(yes=True)
+            until(lambda: serving() == "serving tiny/1", "the abort is followed", within_s=30)
+
+            rollout("start", str(bundles[1]))
+            assert rollout("wait", "r2", "--timeout", "30s")[0] == 0
+            assert rollout("promote", "r2")[0] == 0
+            until(lambda: serving() == "serving tiny/2", "the new release answers", within_s=30)
+            reads(yes=False)
+            status, said = rollout("rollback")
+            assert status == 0, said
+            names_it(said["notes"][0])
+            reads(yes=True)
+            until(lambda: serving() == "serving tiny/1", "the rollback is followed", within_s=30)
+            assert not [note for note in rollout("rollback")[1]["notes"] if "record" in note]
 
 
 @pytest.mark.parametrize("tried", [False, True], ids=["it serves for good", "it is a canary"])
@@ -655,10 +724,10 @@ def ready(new: Release, old: Release) -> Record:
     return observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
 
 
-def announce(valkey: RedisForTest, serving: Release, refused: str = "") -> None:
+def announce(valkey: RedisForTest, serving: Release, refused: str = "", revision: int | None = None) -> None:
     """Say in the store what RTP says of itself; `refused`: why it could not load the record's bundle of this name."""
     loaded = Loaded(serving.bundle, serving.manifest, serving.namespace, SERVING)
     why = (NotLoaded(serving.bundle, refused),) if refused else ()
-    told = Announcement(instance="host:1", revision=None, loaded=(loaded,), refused=why)
+    told = Announcement(instance="host:1", revision=revision, loaded=(loaded,), refused=why)
     valkey.client.sadd(instances_key(valkey.prefix), told.instance)
     valkey.client.set(announcement_key(valkey.prefix, told.instance), encode_announcement(told))

@@ -15,9 +15,12 @@ from mimn.release import (
     Comparison,
     Gate,
     Loaded,
+    NotLoaded,
     behind,
     compare,
+    decode_announcement,
     foreign,
+    lags,
     not_built,
     not_loaded,
     out_of_memory,
@@ -215,6 +218,28 @@ def test_a_process_that_follows_a_newer_record_than_the_store_has_is_judged_by_w
         late = not_loaded(told, new, behind_it)
         assert late is not None
         assert late.passes
+
+
+def test_a_process_that_cannot_read_the_record_does_not_follow_it_whatever_revision_it_has() -> None:
+    new = release("shop", "2")
+    loaded = (Loaded(new.bundle, new.manifest, new.namespace, STANDBY),)
+    for revision in (5, 6, None):
+        told = Announcement(instance="web:1", revision=revision, unread="the store refuses", loaded=loaded)
+        late = not_loaded(told, new, 5)
+        assert late is not None
+        assert (late.passes, late.reason) == (True, "web:1 cannot read the rollout record (the store refuses)")
+    of_before = b'{"instance": "web:1", "revision": 5, "loaded": [], "refused": [{"bundle": "a/1", "reason": "no"}]}'
+    told = decode_announcement(of_before)
+    assert (lags(told, 5), told.unread, told.refused[0].passes) == (None, None, False)
+
+
+def test_what_a_store_that_was_away_kept_from_loading_is_waited_for() -> None:
+    new = release("shop", "2")
+    for passes in (True, False):
+        told = Announcement(instance="web:1", revision=5, refused=(NotLoaded(new.bundle, "StoreAway: no", passes),))
+        missing = not_loaded(told, new, 5)
+        assert missing is not None
+        assert (missing.passes, missing.reason) == (passes, "web:1 has not loaded shop/2: StoreAway: no")
 
 
 def test_memory_is_for_both_and_a_fork() -> None:

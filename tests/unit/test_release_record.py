@@ -52,7 +52,7 @@ from mimn.release import (
     to_roll_back,
 )
 from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
-from mimn.release.rollout import free_generation, left_behind, spoiled
+from mimn.release.rollout import free_generation, kept_generation, left_behind, spoiled
 from support.releases import NOW_MS, SALT, begun, release
 from uic.rollout.views import rollout_view
 
@@ -501,6 +501,29 @@ def test_a_rolled_back_namespace_is_used_again_after_it_was_collected() -> None:
     record = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
     record = collect(rollback(record, "r1", reason="aborted; no, worse", now_ms=NOW_MS), "r1", now_ms=NOW_MS)
     assert begun(NEW, record=record).open is not None
+
+
+def test_a_rollout_goes_on_in_the_latest_namespace_that_rollouts_have_left_in_the_store() -> None:
+    first, second = NEW, replace(NEW, generation=1)
+    assert kept_generation(None, NEW.fingerprint, [first.namespace]) is None
+    record = begun(first, OLD)
+    for identity in ("r1", "r2"):
+        record = ready(record if identity == "r1" else begun(second, record=record))
+        record = promote(record, identity, open_gates(record), keep_ms=1000, now_ms=NOW_MS)
+        record = rollback(record, identity, reason="worse", now_ms=NOW_MS)
+    there = [OLD.namespace, first.namespace, second.namespace]
+    assert kept_generation(record, NEW.fingerprint, there) == 1
+    assert kept_generation(record, NEW.fingerprint, there[:2]) == 0, "the store does not have the latest any more"
+    assert kept_generation(record, NEW.fingerprint, there[:1]) is None
+    collected = collect(record, "r2", now_ms=NOW_MS)
+    assert kept_generation(collected, NEW.fingerprint, there) == 0, "a worker that was paused has begun it again"
+    record = abort(begun(second, record=record), "r3", reason="slower", now_ms=NOW_MS)
+    assert kept_generation(record, NEW.fingerprint, there) == 0
+    before = replace(OLD, generation=3)
+    tried = ready(begun(first, before))
+    served = promote(tried, "r1", open_gates(tried), keep_ms=0, now_ms=NOW_MS)
+    for record in (served, retire(served, now_ms=NOW_MS)):
+        assert kept_generation(record, OLD.fingerprint, [OLD.namespace, before.namespace]) == 3
 
 
 def test_heads_are_rolled_out_on_what_serves_although_a_rollout_back_to_it_was_aborted() -> None:

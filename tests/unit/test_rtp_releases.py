@@ -550,6 +550,76 @@ def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None
     asyncio.run(play(World()))
 
 
+def test_a_process_that_cannot_read_the_record_says_so_and_not_of_one_that_it_reads_and_does_not_obey() -> None:
+    async def play(world: World) -> None:
+        announcer = Announcer(
+            world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=1.0,
+            clock=lambda: world.now,
+        )  # fmt: skip
+
+        async def said() -> rollouts.Announcement:
+            world.now += 1
+            await world.follow()
+            await announcer.look()
+            (name,) = world.store.announced
+            return rollouts.decode_announcement(world.store.values.pop(rollouts.announcement_key("uic", name)))
+
+        new = promoted()
+        await world.follow(new)
+        assert (await said()).unread is None
+        world.store.refused = {"uic:rollout"}
+        told = await said()
+        assert (told.revision, told.unread) == (new.revision, "refused")
+        late = rollouts.not_loaded(told, named(SKETCH), new.revision)
+        assert late is not None
+        assert (late.gate, late.passes) == (Gate.LOADED, True)
+        world.store.refused = set()
+        world.store.values["uic:rollout"] = b"of a later version"
+        assert "are not a rollout record" in ((await said()).unread or "")
+        world.store.values["uic:rollout"] = encode_record(begun())
+        told = await said()
+        assert (told.revision, told.unread) == (new.revision, None), "the store came back with an older record"
+        assert world.follower.trouble
+        del world.store.values["uic:rollout"]
+        assert (await said()).unread is None
+        assert world.follower.trouble
+
+    asyncio.run(play(World()))
+
+
+def test_a_release_that_a_store_without_an_answer_keeps_from_loading_is_told_as_what_time_may_bring() -> None:
+    async def play(world: World) -> None:
+        announcer = Announcer(
+            world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=1.0,
+            clock=lambda: world.now,
+        )  # fmt: skip
+
+        async def lacked() -> Finding | None:
+            await world.follow()
+            await announcer.look()
+            (name,) = world.store.announced
+            told = rollouts.decode_announcement(world.store.values.pop(rollouts.announcement_key("uic", name)))
+            return rollouts.not_loaded(told, named(SKETCH), begun().revision)
+
+        world.store.silent = {key for key in world.stored[SKETCH].values if ":s:" not in str(key)}
+        world.store.values["uic:rollout"] = encode_record(begun())
+        missing = await lacked()
+        assert missing is not None
+        assert ("StoreAway" in missing.reason, missing.passes) == (True, True)
+        world.now += 10
+        world.follower.retry()
+        world.broken["tiny-sketch"] = ReloadRefused("it is of another day")
+        missing = await lacked()
+        assert missing is not None
+        assert ("another day" in missing.reason, missing.passes) == (True, False)
+        world.broken.clear()
+        world.store.silent = set()
+        world.now += 10
+        assert await lacked() is None
+
+    asyncio.run(play(World()))
+
+
 def test_two_processes_of_one_host_name_and_process_id_are_two() -> None:
     """As of containers that share the host's network: each is process 1 of the same host."""
 

@@ -22,6 +22,8 @@ SERVING: Final = "serving"
 """The name of the arm that has every user whom no other arm has."""
 STANDBY: Final = "standby"
 """The role of a release that is loaded and not asked."""
+SHADOW_OF: Final = "shadow:"
+"""Begins the role of a release that scores without answering."""
 _Short = Annotated[str, Meta(max_length=400)]
 
 
@@ -40,6 +42,9 @@ class NotLoaded(Struct, frozen=True):
 
     bundle: _Short
     reason: _Short
+    passes: bool = False
+    """The process tries again by itself, and time alone may bring it: the store did not answer. Earlier versions do not
+    say it."""
 
 
 class Announcement(Struct, frozen=True, kw_only=True):
@@ -49,6 +54,9 @@ class Announcement(Struct, frozen=True, kw_only=True):
     """`<host name>:<process id>:<random digits>`."""
     revision: int | None
     """Of the rollout record that it follows; None without one."""
+    unread: _Short | None = None
+    """Why it cannot read the record that the store has; None if it can, or is of a version that does not say it. It
+    goes on by `revision` meanwhile. A record that it reads and does not obey, because it is older, is not unread."""
     loaded: tuple[Loaded, ...] = ()
     refused: tuple[NotLoaded, ...] = ()
 
@@ -96,15 +104,24 @@ def serves_another(told: Announcement, release: Release) -> Finding | None:
     return None
 
 
+def answers(told: Announcement, release: Release) -> bool:
+    """Whether a process says that it answers users by `release`."""
+    return any(
+        (one.manifest, one.namespace) == (release.manifest, release.namespace)
+        and one.role != STANDBY
+        and not one.role.startswith(SHADOW_OF)
+        for one in told.loaded
+    )
+
+
 def not_loaded(told: Announcement, release: Release, revision: int) -> Finding | None:
-    """Whether a process follows an older revision of the record, or lacks `release`.
+    """Whether a process does not follow the record, or lacks `release`.
 
     One that follows a newer revision than the store has is judged by what it has loaded: after the store came back with
     older data it waits for a command that changes the record, and what it has loaded serves at once when one does.
     """
-    if told.revision is None or told.revision < revision:
-        text = f"{told.instance} follows revision {told.revision} of the record, not {revision}"
-        return Finding(Gate.LOADED, text, passes=True)
+    if (late := lags(told, revision)) is not None:
+        return late
     missing = lacks(told, release)
     if missing is None or told.revision == revision:
         return missing
@@ -116,10 +133,21 @@ def not_loaded(told: Announcement, release: Release, revision: int) -> Finding |
     )
 
 
+def lags(told: Announcement, revision: int) -> Finding | None:
+    """Whether a process cannot read the record, or follows an older revision of it."""
+    if told.unread is not None:
+        text = f"{told.instance} cannot read the rollout record ({told.unread})"
+    elif told.revision is None or told.revision < revision:
+        text = f"{told.instance} follows revision {told.revision} of the record, not {revision}"
+    else:
+        return None
+    return Finding(Gate.LOADED, text, passes=True)
+
+
 def lacks(told: Announcement, release: Release) -> Finding | None:
     """Whether a process has not loaded `release`."""
     if (release.manifest, release.namespace) in [(one.manifest, one.namespace) for one in told.loaded]:
         return None
-    why = [one.reason for one in told.refused if one.bundle == release.bundle]
-    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'not yet'}"
-    return Finding(Gate.LOADED, text, passes=not why)
+    refused = next((one for one in told.refused if one.bundle == release.bundle), None)
+    text = f"{told.instance} has not loaded {release.bundle}: {'not yet' if refused is None else refused.reason}"
+    return Finding(Gate.LOADED, text, passes=refused is None or refused.passes)

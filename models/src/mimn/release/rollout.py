@@ -39,6 +39,8 @@ SHADOW = "shadow"
 LOADING = "every other gate is open; scoring processes load what is ready"
 """It does not say which have: the record is not written again when they have."""
 _ENDED = frozenset({State.COLLECTED, State.ABORTED, State.ROLLED_BACK, State.RETIRED})
+_KEEPS = frozenset({State.SERVING, State.ROLLED_BACK, State.RETIRED})
+"""There is a namespace that does not serve and that another rollout may go on in."""
 
 
 def begin(
@@ -132,6 +134,17 @@ def free_generation(record: Record | None, fingerprint: str, occupied: Collectio
     while f"{fingerprint[:16]}-{generation}" in taken:
         generation += 1
     return generation
+
+
+def kept_generation(record: Record | None, fingerprint: str, there: Collection[str]) -> int | None:
+    """The generation of the namespace that earlier rollouts have left of this fingerprint: one that is `there` and not
+    an aborted rollout's, and of several the latest. None if there is none."""
+    if record is None:
+        return None
+    usable = set(there) - spoiled(record)
+    kept = (_left(one) for one in reversed(record.rollouts) if one.state in _KEEPS)
+    of_it = (one for one in kept if one.fingerprint == fingerprint and one.namespace in usable)
+    return next((one.generation for one in of_it), None)
 
 
 def observe(
@@ -349,7 +362,7 @@ def collect(record: Record, identity: str, *, now_ms: int, by: str = "") -> Reco
         return record
     if rollout.state not in _ENDED:
         raise NotAllowed(f"rollout {identity} is {rollout.state}")
-    gone = _given_up(rollout)
+    gone = _left(rollout)
     what = f"namespace {gone.namespace} of {gone.bundle} was removed"
     if rollout.head_only:
         what = "it had no namespace of its own"
@@ -360,16 +373,16 @@ def left_behind(record: Record, rollout: Rollout) -> str | None:
     """The namespace that an ended rollout leaves in the store, None if something may still read it."""
     if rollout.state not in _ENDED - {State.COLLECTED}:
         return None
-    name = _given_up(rollout).namespace
+    name = _left(rollout).namespace
     needed = {one.namespace for one in record.held}
     if record.open is not None:
         needed |= {record.open.release.namespace, record.open.replaces.namespace}
     return None if name in needed else name
 
 
-def _given_up(rollout: Rollout) -> Release:
-    """What an ended rollout leaves behind: the release before of one that was promoted for good, else its own."""
-    return rollout.replaces if rollout.state is State.RETIRED else rollout.release
+def _left(rollout: Rollout) -> Release:
+    """What a rollout leaves behind: the release before of one that was promoted, else its own."""
+    return rollout.replaces if rollout.state in (State.SERVING, State.RETIRED) else rollout.release
 
 
 def leaves_nothing(rollout: Rollout) -> bool:

@@ -19,7 +19,7 @@ from mimn.release import (
     encode_announcement,
     instances_key,
 )
-from mimn.release.announcement import EVERY_S, LASTS_S, STANDBY
+from mimn.release.announcement import EVERY_S, LASTS_S, SHADOW_OF, STANDBY
 from rtp.core.ports import StateReader
 from rtp.errors import StoreError
 from rtp.metrics import Metrics
@@ -96,15 +96,17 @@ class Announcer:
     def _told(self) -> Announcement:
         traffic, record = self._in_service.traffic, self._follower.record
         roles: list[tuple[str, Release]] = [(arm.name, arm.release) for arm in traffic.arms]
-        roles += [(f"shadow:{arm.name}", arm.release) for arm in traffic.shadows]
+        roles += [(f"{SHADOW_OF}{arm.name}", arm.release) for arm in traffic.shadows]
         roles += [(STANDBY, release) for release in self._in_service.standby]
         return Announcement(
             instance=self._instance,
             revision=None if record is None else record.revision,
+            unread=None if (unread := self._follower.unread) is None else unread[:MAX_REASON],
             loaded=tuple(
                 Loaded(release.bundle, release.model.sha256, release.keys.namespace, role) for role, release in roles
             ),
             refused=tuple(
-                NotLoaded(release.bundle, one.reason[:MAX_REASON]) for release, one in self._follower.refused.items()
+                NotLoaded(release.bundle, one.reason[:MAX_REASON], one.passes)
+                for release, one in self._follower.refused.items()
             ),
         )

@@ -22,7 +22,7 @@ from mimn import release as rollouts
 from mimn.release import SERVING, Buckets, CorruptRecord, Record, decode_record, record_key
 from rtp.core.fields import Fields, fields_of, of_others
 from rtp.core.ports import StateReader
-from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
+from rtp.errors import ReloadRefused, ReloadTimedOut, StoreAway, StoreError, StoreLate
 from rtp.field_history import read_asked
 from rtp.loader import Loader
 from rtp.metrics import Metrics
@@ -61,6 +61,13 @@ class Refusal:
 
     reason: str
     again_at: float
+    passes: bool = False
+    """The store did not answer, so that the next try may succeed by itself."""
+
+
+class NotObeyed(CorruptRecord):
+    """The store has an older record than the one in force, or none any more: it is read, and stays without effect until
+    a command of today writes one."""
 
 
 class RolloutFollower:
@@ -116,6 +123,8 @@ class RolloutFollower:
         """The record in force; None while none was ever seen."""
         self.refused: dict[rollouts.Release, Refusal] = {}
         self._trouble = Trouble()
+        self.unread: str | None = None
+        """Why the record that the store has cannot be read; None if it can, also if it is not obeyed."""
         metrics.record_up.set(1)
 
     @property
@@ -164,7 +173,7 @@ class RolloutFollower:
         """Try every refused release again at the next look, and every manifest that could not be read: bundles may have
         been copied here meanwhile."""
         self._unread, self._hung = set(), False
-        self.refused = {release: Refusal(one.reason, 0.0) for release, one in self.refused.items()}
+        self.refused = {release: Refusal(one.reason, 0.0, one.passes) for release, one in self.refused.items()}
 
     async def look(self) -> None:
         """Read the record once, and take up what it says. Never raises: the next look tries again."""
@@ -173,7 +182,7 @@ class RolloutFollower:
             if value is None:
                 if self.record is not None:
                     self._older = b""  # who begins a new record decides today, whatever its revision
-                    raise CorruptRecord("it is gone from the store; the last one stays in force")
+                    raise NotObeyed("it is gone from the store; the last one stays in force")
                 self._obeyed = True  # without a record, what the settings name is what should serve
             elif value == self._value:
                 self._older = None
@@ -188,10 +197,13 @@ class RolloutFollower:
                 self._obeyed = True  # no program can say what else should serve
             if not (ours := isinstance(error, StoreError | CorruptRecord)):
                 self._value = None  # it may not have been taken up whole
-            reason = f"the rollout record cannot be followed: {error if ours else repr(error)}"
+            why = str(error) if ours else repr(error)
+            self.unread = None if isinstance(error, NotObeyed) else why
+            reason = f"the rollout record cannot be followed: {why}"
             if self._trouble.begins(error, reason):
                 log.warning("the rollout record is not followed", reason=reason, exc_info=not ours and error)
         else:
+            self.unread = None
             if self._trouble.ends():
                 log.info("the rollout record is followed again")
         self._metrics.record_up.set(0 if self.trouble else 1)
@@ -199,12 +211,12 @@ class RolloutFollower:
         self._moved.set()
 
     def _refuse_older(self, value: bytes, record: Record) -> None:
-        """Raises CorruptRecord for a record that a store with older data brought back: it may name what was rolled back
+        """Raises NotObeyed for a record that a store with older data brought back: it may name what was rolled back
         since. A command that changes it is a decision of today, and is obeyed."""
         known = 0 if self.record is None else self.record.revision
         if value == self._older or (self._older is None and record.revision < known):
             self._older = value
-            raise CorruptRecord(
+            raise NotObeyed(
                 f"the store has revision {record.revision}, which is older than {known}; that one stays in force until "
                 "a rollout command changes the record (ctr rollout list)"
             )
@@ -276,7 +288,8 @@ class RolloutFollower:
                     log.error("release refused, the others go on", bundle=release.bundle, reason=reason)
                 # A load that hangs would hang again, and too many of those keep every other release from loading.
                 wait_s = math.inf if isinstance(error, ReloadTimedOut) else self._retry_every_s
-                self.refused[release] = Refusal(reason, self._clock() + wait_s)
+                passes = isinstance(error, StoreAway | StoreLate)
+                self.refused[release] = Refusal(reason, self._clock() + wait_s, passes)
             self._assign()
             self._moved.set()
 

@@ -128,8 +128,12 @@ def _releases(in_service: InService, follower: RolloutFollower) -> dict[str, Any
         "arms": [_arm(arm) for arm in traffic.arms],
         "shadows": [_arm(arm) for arm in traffic.shadows],
         "standby": [_bundle(release) for release in in_service.standby],
-        "refused": [{"bundle": one.bundle, "reason": refusal.reason} for one, refusal in follower.refused.items()],
+        "refused": [
+            {"bundle": one.bundle, "reason": refusal.reason, "passes": refusal.passes}
+            for one, refusal in follower.refused.items()
+        ],
         "trouble": follower.trouble,
+        "unread": follower.unread,
     }
 
 

@@ -88,6 +88,12 @@ class Namespaces:
         with _asking():
             return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
 
+    def usable(self) -> list[str]:
+        """As `names`, without those whose removal has begun: partition 0 has the first mark, and loses it last."""
+        names = self.names()
+        with _asking():
+            return [name for name in names if not is_mark(self._client.get(Keys(name, self._prefix).progress(0)))]
+
     def survey(self, logs: Callable[[], Logs]) -> list[Sized]:
         """How all namespaces stand.
 

@@ -133,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--generation",
             type=whole_number(0),
-            help="of the namespace (default: that in service, or the first free one)",
+            help="of the namespace (default: that in service, that of an earlier rollout, or the first free one)",
         )
         one.add_argument(
             "--rate", type=positive, default=RATE, help="events a second to count on (default %(default)s)"

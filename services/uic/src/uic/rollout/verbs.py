@@ -18,6 +18,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from mimn import release as rollouts
 from mimn.release import (
+    Announcement,
     Conflict,
     Finding,
     GateClosed,
@@ -27,10 +28,12 @@ from mimn.release import (
     Rollout,
     State,
     free_generation,
+    kept_generation,
     leaves_nothing,
     left_behind,
     other_topic,
 )
+from mimn.release.announcement import LASTS_S
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.errors import StoreUnavailable
@@ -38,7 +41,7 @@ from uic.redis_client import FAILURES
 from uic.rollout import planning
 from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
-from uic.rollout.origins import origin_of
+from uic.rollout.origins import Origin, origin_of
 from uic.rollout.planning import Plan
 from uic.rollout.views import counted, finding_view, iso_time, process_view, rollout_view, summary
 from uic.settings import ClientSettings
@@ -47,6 +50,11 @@ from uic.tools.interrupted import says_if_interrupted
 from uic.tools.scorers import Scorers
 
 POLL_S: Final = 1.0
+FOLLOWED_WITHIN_S: Final = LASTS_S
+"""A process follows the record within a second, and one that has ended is not among those that announce themselves
+after this time."""
+PAUSE_S: Final = 0.25
+UNSEEN: Final = "whether every RTP follows it was not seen"
 ALL_THE_SAME: Final = "--force"
 """The option by which a rollback takes users to a namespace that lacks partitions."""
 
@@ -151,9 +159,7 @@ class Verbs:
             # Of the bundle in service, states that are not folded from its log alone are meant to be other states.
             rebuilt = how.other_log or (not how.reads_log and release.manifest == serving.manifest)
             same = release.fingerprint == serving.fingerprint and not rebuilt
-            # A fold of the log goes on with what is there; a load needs an empty namespace.
-            occupied = () if same or how.reads_log else {*self._namespaces.names(), serving.namespace}
-            generation = serving.generation if same else free_generation(record, release.fingerprint, occupied)
+            generation = serving.generation if same else self._generation(record, release.fingerprint, how, serving)
             if record is not None and (going := record.open) is not None and going.release.manifest == release.manifest:
                 generation = going.release.generation
         release = rollouts.Release(
@@ -176,6 +182,14 @@ class Verbs:
             findings=(*others, *planned.findings),
             changes=planning.told_changes(self._settings, path, bundle, serving),
         )
+
+    def _generation(self, record: Record | None, fingerprint: str, how: Origin, serving: Release) -> int:
+        """The generation of a new namespace, or of one to go on in: a fold of the log goes on with what is there, where
+        an earlier rollout has left it; a load needs an empty one."""
+        if not how.reads_log:
+            return free_generation(record, fingerprint, {*self._namespaces.names(), serving.namespace})
+        kept = kept_generation(record, fingerprint, self._namespaces.usable())
+        return free_generation(record, fingerprint) if kept is None else kept
 
     def _serving_another(self, release: Release) -> Iterator[Finding]:
         """Scoring processes that answer by another release. The first record says what serves, and they follow it: it
@@ -235,7 +249,10 @@ class Verbs:
         if rollouts.smaller(record, identity, percent):
             after = rollouts.shrink(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
             self._desk.replace(record, after)
-            return Answer(rollout_view(after, _of(after, identity)))
+            smaller = _of(after, identity)
+            with says_if_interrupted("ctr rollout canary", f"the smaller canary is in the record; {UNSEEN}"):
+                notes = tuple(self._goes_on(after, smaller))
+            return Answer(rollout_view(after, smaller), notes)
         look = self._look(record, rollout)
         with self._noting(record, identity, look):
             after = rollouts.canary(
@@ -277,8 +294,11 @@ class Verbs:
             lambda record: rollouts.abort(record, identity, reason=reason, now_ms=self._gates.now_ms(), by=self._by)
         )
         rollout = _of(after, identity)
-        notes = () if rollout.head_only else (f"stop the UIC workers of {rollout.release.namespace}, then: rollout gc",)
-        return Answer(rollout_view(after, rollout), notes)
+        with says_if_interrupted("ctr rollout abort", f"the abort is in the record; {UNSEEN}"):
+            notes = list(self._goes_on(after, rollout))
+        if not rollout.head_only:
+            notes.append(f"stop the UIC workers of {rollout.release.namespace}, then: rollout gc")
+        return Answer(rollout_view(after, rollout), tuple(notes))
 
     def rollback(self, identity: str | None, reason: str, *, force: bool) -> Answer:
         """Answer all users with the previous release again.
@@ -304,14 +324,42 @@ class Verbs:
 
         after = self._desk.change(back)
         rollout = _of(after, named)
-        silenced = list(self._silenced())  # asked before who is there: the store may take writes again in between
-        lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
-        notes = [f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking]
-        notes += silenced
-        written = f"the rollback is in the record; whether UIC folds {after.serving.namespace} was not seen to the end"
+        written = f"the rollback is in the record; {UNSEEN}, nor whether UIC folds {after.serving.namespace}"
         with says_if_interrupted("ctr rollout rollback", written):
+            notes = list(self._goes_on(after, rollout))
             notes += self._unfolded(after.serving, watched=not rollout.head_only)
         return Answer(rollout_view(after, rollout), tuple(notes))
+
+    def _goes_on(self, record: Record, rollout: Rollout) -> Iterator[str]:
+        """Which RTPs go on answering by a rollout that `record` has taken users from: those that cannot follow the
+        record, and those that have not loaded what serves. The record is written by then, so an error of the store is a
+        note."""
+        silenced = list(self._silenced())  # asked before who is there: the store may take writes again in between
+        bad = rollout.release.bundle
+        try:
+            # In a store that refuses writes no process can say that it follows.
+            told = self._scorers.announced() if silenced else self._following(record.revision)
+        except FAILURES as error:
+            yield f"which RTPs follow the record could not be read ({describe(error)})"
+            return
+        for one in told:
+            if not silenced and (late := rollouts.lags(one, record.revision)) is not None:
+                by_it = f"answering by {bad}" if rollouts.answers(one, rollout.release) else "as before"
+                yield f"{late.reason}; until it follows the record, it goes on {by_it}"
+            back = rollout.state is State.ROLLED_BACK
+            if back and (found := rollouts.lacks(one, record.serving)) is not None:
+                yield f"{found.reason}; until it has, it goes on answering by {bad}"
+        yield from silenced
+
+    def _following(self, revision: int) -> list[Announcement]:
+        """What processes announce, once all follow this revision, or after `FOLLOWED_WITHIN_S`."""
+        left_s = FOLLOWED_WITHIN_S
+        while True:
+            told = self._scorers.announced()
+            if left_s <= 0 or not any(rollouts.lags(one, revision) for one in told):
+                return told
+            self._sleep(PAUSE_S)
+            left_s -= PAUSE_S
 
     def _refuse_lost(self, rollout: Rollout) -> None:
         """Refuse the way back to a namespace that has lost partitions. One that cannot be read now is not refused: the

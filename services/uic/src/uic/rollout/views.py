@@ -34,6 +34,7 @@ def process_view(told: Announcement, record: Record | None) -> dict[str, Any]:
     return {
         "instance": told.instance,
         "revision": told.revision,
+        "unread": told.unread or "",
         "loaded": ", ".join(f"{one.bundle} ({role(one)})" for one in told.loaded),
         "refused": "; ".join(f"{one.bundle}: {one.reason}" for one in told.refused),
     }

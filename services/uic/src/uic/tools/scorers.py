@@ -103,7 +103,7 @@ class Scorers:
 
 
 def asked(url: str, access: AccessSettings) -> Announcement:
-    """What the process with this admin address says.
+    """What the process with this admin address says; one of an earlier version leaves out what that did not know.
 
     Raises:
         uic.tools.partitions.Refused: no answer.
@@ -113,6 +113,7 @@ def asked(url: str, access: AccessSettings) -> Announcement:
     return Announcement(
         instance=url,
         revision=said["revision"],
+        unread=said.get("unread"),
         loaded=tuple(Loaded(one["bundle"], one["manifest"], one["namespace"], one.get("arm", "")) for one in loaded),
-        refused=tuple(NotLoaded(one["bundle"], one["reason"]) for one in said["refused"]),
+        refused=tuple(NotLoaded(one["bundle"], one["reason"], one.get("passes", False)) for one in said["refused"]),
     )
