@@ -562,6 +562,34 @@ def test_a_rollback_to_workers_that_were_stopped_a_moment_ago_names_the_erasures
         assert running.done("rollback", identity)["notes"] == []
 
 
+def test_an_erasure_names_the_workers_of_a_canary_that_were_stopped_and_is_done_once_they_run(
+    own_cluster: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, own_cluster, topics, USERS, rtp=False, MODE="cluster") as running:
+        running.done("canary", running.ready(), "--percent", "50", *QUICK)
+        for worker in running.new.workers:
+            worker.stop()
+
+        def erased(user: str) -> str:
+            asked = (user, "--yes", "--grpc", running.old.workers[0].address)
+            assert run_main(erase.main, running.old.workers[0].environment(), *asked)[0] == 0
+            return capsys.readouterr().err
+
+        def states() -> list[bool]:
+            at = partition_of(USERS[0].encode(), 4)
+            return [bool(own_cluster.client.exists(of.keys.state(at, USERS[0]))) for of in (running.old, running.new)]
+
+        said = erased(USERS[0])
+        assert f"namespace {running.new.keys.namespace} (tiny-sketch/1), by which a canary answers users" in said
+        assert said.endswith("start UIC workers with UIC_BUNDLE__PATH=FOLDER/tiny-sketch/1 UIC_BUNDLE__GENERATION=0\n")
+        assert states() == [False, True]
+        running.new.worker()
+        running.new.wait_folded()
+        assert states() == [False, False]
+        assert erased(USERS[1]) == ""
+
+
 def test_a_migration_in_a_cluster(
     own_cluster: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
