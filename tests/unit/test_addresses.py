@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from kafka.cluster import collect_hosts
 
-from process.addresses import check_addresses, check_addresses_if_any, hosts_and_ports
+from process.addresses import bracketed, check_addresses, check_addresses_if_any, hosts_and_ports, joined, plain_host
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,41 @@ def test_no_address_at_all_may_be_allowed() -> None:
     assert hosts_and_ports(check_addresses_if_any("")) == []
     with pytest.raises(ValueError, match="'a' is not host:port"):
         check_addresses_if_any("a")
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1:8001"),
+        ("shop.example", "shop.example", "shop.example:8001"),
+        ("::1", "::1", "[::1]:8001"),
+        ("[::1]", "::1", "[::1]:8001"),
+        ("[::]", "::", "[::]:8001"),
+    ],
+)
+def test_an_ipv6_host_is_taken_with_and_without_brackets_and_has_them_before_a_port(
+    given: str, host: str, address: str
+) -> None:
+    assert plain_host(given) == host
+    assert joined(host, 8001) == address
+
+
+@pytest.mark.parametrize("host", ["[127.0.0.1]", "[shop]", "[", "[]", "[:"])
+def test_brackets_hold_an_ipv6_address(host: str) -> None:
+    with pytest.raises(ValueError, match="is no IPv6 address in brackets"):
+        plain_host(host)
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("::1:8001", "[::1]:8001"),
+        ("[::1]:8001", "[::1]:8001"),
+        ("shop:8001", "shop:8001"),
+        ("127.0.0.1:8001", "127.0.0.1:8001"),
+        ("dns:///shop:8001", "dns:///shop:8001"),
+        ("unix:/run/uic", "unix:/run/uic"),
+    ],
+)
+def test_the_address_of_an_option_gets_the_brackets_that_it_lacks(given: str, address: str) -> None:
+    assert bracketed(given) == address

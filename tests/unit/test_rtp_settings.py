@@ -205,6 +205,20 @@ def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
     assert "ctr keys make" in said
 
 
+@pytest.mark.parametrize("name", ["RTP_HTTP", "RTP_ADMIN"])
+def test_a_port_that_is_taken_on_an_ipv6_address_is_named_with_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for variable in ("RTP_HTTP__PORT", "RTP_ADMIN__PORT"):
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setenv(f"{name}__HOST", "[::1]")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv(f"{name}__PORT", str(port))
+        assert main([]) == 2
+    assert f"cannot listen on [::1]:{port}: Address already in use" in capsys.readouterr().err
+
+
 def test_a_socket_that_was_handed_down_counts_by_where_it_is_bound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

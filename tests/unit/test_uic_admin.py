@@ -266,8 +266,27 @@ def test_a_web_page_decides_nothing(rig: Rig, headers: dict[str, str]) -> None:
 
 def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
     app = admin_app(rig.updater, rig.metrics, lambda: True)
-    with pytest.raises(StartRefused, match="UIC_ADMIN__PORT"):
+    with pytest.raises(StartRefused, match=r"\(Address already in use\): free the port, or set .* UIC_ADMIN__PORT"):
         AdminServer(app, AdminSettings(port=rig.door.port))
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::", "[::]"])
+def test_the_admin_door_listens_on_ipv6(rig: Rig, host: str) -> None:
+    door = AdminServer(admin_app(rig.updater, rig.metrics, lambda: True), AdminSettings(host=host, port=0))
+    door.start()
+    try:
+        connection = http.client.HTTPConnection("::1", door.port, timeout=10)
+        connection.request("GET", "/livez")
+        assert connection.getresponse().status == 200
+        connection.close()
+    finally:
+        door.stop()
+
+
+def test_a_host_without_an_address_is_told_as_that(rig: Rig) -> None:
+    app = admin_app(rig.updater, rig.metrics, lambda: True)
+    with pytest.raises(StartRefused, match=r"cannot listen on no\.such\.invalid:0 \(.+\): correct UIC_ADMIN__HOST"):
+        AdminServer(app, AdminSettings(host="no.such.invalid", port=0))
 
 
 def subclasses(kind: type[UicError]) -> Iterator[type[UicError]]:

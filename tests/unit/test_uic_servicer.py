@@ -492,8 +492,27 @@ def test_reflection_lists_the_service(rig: Rig) -> None:
 
 def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
     second = GrpcServer(rig.service, GrpcSettings(port=rig.port), lambda: True)
-    with pytest.raises(StartRefused, match="UIC_GRPC__PORT"):
+    with pytest.raises(StartRefused, match=r"\(Address already in use\): free the port, or set .* UIC_GRPC__PORT"):
         second.start()
+
+
+def test_a_host_that_is_not_this_machines_is_told_as_that_and_not_as_a_port_that_is_taken(rig: Rig) -> None:
+    elsewhere = GrpcServer(rig.service, GrpcSettings(host="[2001:db8::1]", port=0), lambda: True)
+    with pytest.raises(StartRefused) as refused:
+        elsewhere.start()
+    said = "cannot listen on [2001:db8::1]:0 (Cannot assign requested address): correct UIC_GRPC__HOST and"
+    assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::", "[::]"])
+def test_the_service_listens_on_ipv6(host: str) -> None:
+    rig = Rig(host=host)
+    try:
+        with grpc.insecure_channel(f"[::1]:{rig.port}") as channel:
+            asked = pb.PublishBehaviorsRequest(events=[event()])
+            assert UserInterestCenterStub(channel).PublishBehaviors(asked, timeout=10).positions
+    finally:
+        rig.close()
 
 
 def subclasses(kind: type[UicError]) -> Iterator[type[UicError]]:

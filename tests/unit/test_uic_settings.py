@@ -311,6 +311,26 @@ def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
     assert "/nowhere/keys" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["UIC_GRPC__HOST", "UIC_ADMIN__HOST"])
+@pytest.mark.parametrize("host", ["::", "[::]"])
+def test_ipv6_beyond_loopback_needs_keys_in_both_forms(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, host: str
+) -> None:
+    monkeypatch.setenv(name, host)
+    assert main(["serve"]) == 2
+    assert f"{name}=:: would listen without authentication" in capsys.readouterr().err
+
+
+def test_brackets_around_what_is_no_ipv6_address_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UIC_GRPC__HOST", "[127.0.0.1]")
+    assert main(["serve"]) == 2
+    said = capsys.readouterr().err
+    assert "UIC_GRPC__HOST" in said
+    assert "'[127.0.0.1]' is no IPv6 address in brackets" in said
+
+
 def test_tls_of_clients_is_whole_or_refused() -> None:
     with pytest.raises(ValidationError, match="rediss://"):
         RedisSettings(tls_ca_file=Path("ca.pem"))

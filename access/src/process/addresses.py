@@ -1,8 +1,10 @@
-"""Addresses of servers, as a setting or an option gives them: `host:port`, several separated by commas."""
+"""Addresses as settings and options give them: of servers, `host:port`, several separated by commas; of a listener, the
+host alone."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, WithJsonSchema
@@ -43,8 +45,40 @@ def hosts_and_ports(addresses: str) -> list[tuple[str, int]]:
     return [(host.strip().strip("[]"), int(port)) for host, _, port in parts]
 
 
+def plain_host(host: str) -> str:
+    """The host itself; of an IPv6 address in brackets, as it stands in URLs, what is between them.
+
+    Raises:
+        ValueError: what is between brackets is no IPv6 address.
+    """
+    if not host.startswith("["):
+        return host
+    bare = host[1:].removesuffix("]")
+    try:
+        IPv6Address(bare)
+    except ValueError:
+        raise ValueError(f"{host!r} is no IPv6 address in brackets") from None
+    return bare
+
+
+def joined(host: str, port: int | str) -> str:
+    """`host:port`, with an IPv6 address in brackets: its own colons could not be told from the one before the port."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bracketed(address: str) -> str:
+    """`host:port` itself, and with the brackets that an IPv6 address lacks."""
+    host, _, port = address.rpartition(":")
+    try:
+        return joined(str(IPv6Address(host)), port)
+    except ValueError:
+        return address
+
+
 _SCHEMA: Final = WithJsonSchema({"type": "string", "format": "addresses"})
 Addresses = Annotated[str, AfterValidator(check_addresses), _SCHEMA]
 """A setting that names at least one server."""
 AddressesIfAny = Annotated[str, AfterValidator(check_addresses_if_any), _SCHEMA]
 """A setting that may be empty."""
+Host = Annotated[str, AfterValidator(plain_host), WithJsonSchema({"type": "string", "format": "host"})]
+"""A setting that names the host of a listener; IPv6 with or without brackets, and the value has none."""

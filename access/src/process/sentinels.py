@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
 
+from process.addresses import joined
 from process.tls_causes import by_cause
 
 QUORUM: Final = ("SENTINEL", "CKQUORUM")
@@ -76,7 +77,7 @@ def too_few(answer: object, address: str, service: str) -> str:
 
 def address_of(options: Mapping[str, Any]) -> str:
     """`host:port` of a Sentinel, by the options of redis-py's connections to it."""
-    return f"{options['host']}:{options['port']}"
+    return joined(options["host"], options["port"])
 
 
 def sentinel_login(username: str, password: SecretStr | None) -> dict[str, str]:

@@ -72,7 +72,12 @@ PATTERNS: Final = {
     r"^(rediss?|unix)://": "URL",
 }
 """What a text must match, in words."""
-FORMATS: Final = {"path": "path of a folder", "password": "text, secret", "addresses": "addresses"}
+FORMATS: Final = {
+    "path": "path of a folder",
+    "password": "text, secret",
+    "addresses": "addresses",
+    "host": "name or address; IPv6 as `::1` or `[::1]`",
+}
 """What a text of a kind is, in words."""
 KINDS: Final = {
     "Counter": "counter",

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
+from process.addresses import joined
 from process.memory import give_back
 from process.setting_groups import TlsListener
 from process.tls_causes import BadTlsFiles
@@ -161,12 +162,12 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
     configure(settings.log.level, settings.log.format)
     ask_for_slices(settings.load.slice_us)
     where, setting = (
-        f"{settings.http.host}:{settings.http.port}" if fd is None else f"descriptor {fd}",
+        joined(settings.http.host, settings.http.port) if fd is None else f"descriptor {fd}",
         "RTP_HTTP__PORT",
     )
     try:
         public = bind(settings.http.host, settings.http.port) if fd is None else inherited(fd)
-        where, setting = f"{settings.admin.host}:{settings.admin.port}", "RTP_ADMIN__PORT"
+        where, setting = joined(settings.admin.host, settings.admin.port), "RTP_ADMIN__PORT"
         admin = bind(settings.admin.host, settings.admin.port)
     except OSError as error:
         return _refuse(f"cannot listen on {where}: {error.strerror or error}. Set {setting} to a free port")

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mimn.state import AHEAD_WITHIN_MS
-from process.addresses import AddressesIfAny
+from process.addresses import AddressesIfAny, Host
 from process.setting_groups import Group, TlsListener
 from process.setting_names import check_names
 from process.store_url import check_store_url
@@ -128,7 +128,7 @@ class ShadowSettings(Group):
 class HttpSettings(TlsListener):
     """The public listener."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; one beyond loopback needs `RTP_ACCESS__KEYS_FILE`."""
     port: Port = 8000
     """0 picks a free port. Not used where the process inherits a socket (`--fd`)."""
@@ -150,7 +150,7 @@ class AdminSettings(TlsListener):
     """The listener for metrics and admin calls. Not for callers: keep it on loopback or behind a network policy, with
     or without keys."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; one beyond loopback needs `RTP_ACCESS__KEYS_FILE`."""
     port: Port = 8002
     """0 picks a free port."""

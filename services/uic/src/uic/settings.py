@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from process.addresses import Addresses, AddressesIfAny
+from process.addresses import Addresses, AddressesIfAny, Host
 from process.setting_groups import Group, TlsListener
 from process.setting_names import check_names
 from process.store_url import check_store_url
@@ -217,7 +217,7 @@ class BundleSettings(Group):
 class GrpcSettings(TlsListener):
     """The port for publishing events, reading states and erasing users."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; one beyond loopback needs `UIC_ACCESS__KEYS_FILE`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """0 picks a free port."""
@@ -239,7 +239,7 @@ class GrpcSettings(TlsListener):
 class AdminSettings(TlsListener):
     """The port for metrics, health and operators. Keep it on loopback or a private network, with keys or without."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; one beyond loopback needs `UIC_ACCESS__KEYS_FILE`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8003
     """0 picks a free port."""

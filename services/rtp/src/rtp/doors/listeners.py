@@ -22,6 +22,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from access import KeyRing, ListenerTls
+from process.addresses import joined
 from rtp.core.admission import Admission
 from rtp.doors.direct import Predict
 from rtp.doors.guard import GuardedApp
@@ -279,4 +280,4 @@ def inherited(descriptor: int) -> socket.socket:
 def _address(bound: socket.socket, tls: ListenerTls | None) -> str:
     name = bound.getsockname()
     scheme = "http" if tls is None else "https"
-    return f"{scheme}://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
+    return f"{scheme}://{joined(name[0], name[1])}" if isinstance(name, tuple) else f"unix:{name}"

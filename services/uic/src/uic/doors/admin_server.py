@@ -24,6 +24,7 @@ from uvicorn.server import Server
 from access import ListenerTls
 from uic.doors.admin import PROBLEM_JSON, problem
 from uic.doors.http_faults import MAX_HEAD_BYTES, http_fault
+from uic.doors.listening import bind, cannot_listen
 from uic.errors import StartRefused
 from uic.settings import AdminSettings
 
@@ -59,10 +60,7 @@ class AdminServer:
         try:
             self._listener = _listen(settings.host, settings.port)
         except OSError as error:
-            raise StartRefused(
-                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): free the port, or set "
-                "UIC_ADMIN__HOST and UIC_ADMIN__PORT"
-            ) from error
+            raise StartRefused(cannot_listen(settings.host, settings.port, error, "UIC_ADMIN")) from error
         self.port = int(self._listener.getsockname()[1])
         self._server = _Server(app, tls.context() if tls else None, malformed)
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
@@ -83,11 +81,8 @@ class AdminServer:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
+    listener = bind(host, port)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
         listener.listen()
     except OSError:
         listener.close()

@@ -16,9 +16,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from access import Door, ListenerTls, check_rules
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import add_UserInterestCenterServicer_to_server
+from process.addresses import joined
 from uic.doors.guard import GRPC_RULES, Guard
 from uic.doors.health import SERVICE_NAME as HEALTH
 from uic.doors.health import HealthService
+from uic.doors.listening import cannot_listen, why_not
 from uic.doors.servicer import SERVICE, UserInterestCenter, status_of
 from uic.doors.slow_requests import SlowRequestLimit
 from uic.doors.trailers import refuse
@@ -102,7 +104,7 @@ class GrpcServer:
     ) -> None:
         """Does not listen yet. Without a `guard` no authentication is required."""
         check_rules(methods(), GRPC_RULES, "uic.doors.guard")
-        self._address = f"{settings.host}:{settings.port}"
+        self._host, self._port = settings.host, settings.port
         self._tls = tls
         self._announce_s = settings.announce_s
         self._serving = serving
@@ -151,22 +153,22 @@ class GrpcServer:
         try:
             port = self._listen()
         except RuntimeError as error:
-            raise StartRefused(
-                f"cannot listen on {self._address}: free the port, or set UIC_GRPC__HOST and UIC_GRPC__PORT"
-            ) from error
+            cause = why_not(self._host, self._port) or error  # the library does not say it
+            raise StartRefused(cannot_listen(self._host, self._port, cause, "UIC_GRPC")) from error
         self._server.start()
         self._health.start()
         self._follower.start()
         return port
 
     def _listen(self) -> int:
+        address = joined(self._host, self._port)
         if self._tls is None:
-            return self._server.add_insecure_port(self._address)
+            return self._server.add_insecure_port(address)
         key, chain, authority = self._tls.pem()
         credentials = grpc.ssl_server_credentials(
             [(key, chain)], root_certificates=authority, require_client_auth=authority is not None
         )
-        return self._server.add_secure_port(self._address, credentials)
+        return self._server.add_secure_port(address, credentials)
 
     def watches(self) -> int:
         """How many streams follow the health."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from process.addresses import bracketed, joined
 from uic.settings import ClientSettings
 from uic.tools.proxies import DIRECT, proxy_variable
 
@@ -84,7 +85,7 @@ def connected(options: argparse.Namespace, settings: ClientSettings) -> Iterator
     Raises:
         Refused: the files of secret or CA cannot be read.
     """
-    address = options.grpc or f"{settings.grpc.host}:{settings.grpc.port}"
+    address = bracketed(options.grpc) if options.grpc else joined(settings.grpc.host, settings.grpc.port)
     access = settings.access
     try:
         secret = access.secret_file.read_text("utf-8").strip() if access.secret_file else ""

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
+from process.addresses import joined
 from uic.settings import AccessSettings, read_client_settings
 from uic.tools.table import table
 
@@ -43,7 +44,7 @@ def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None =
     settings = read_client_settings()
     admin, access = settings.admin, settings.access
     urls = [url for given in options.admin for url in given.split(",") if url]
-    urls = urls or [f"http{'s' if admin.tls_cert_file else ''}://{admin.host}:{admin.port}"]
+    urls = urls or [f"http{'s' if admin.tls_cert_file else ''}://{joined(admin.host, admin.port)}"]
     if len(urls) > 1 and verb != "partitions":
         print(f"ctr {verb}: give one --admin, that of the worker that owns the partition", file=sys.stderr)
         return 2

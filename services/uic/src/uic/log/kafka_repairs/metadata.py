@@ -11,6 +11,7 @@ from kafka.cluster import ClusterMetadata
 from kafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
 from mimn.state import NO_TOPIC_ID
+from process.addresses import joined
 
 NO_BROKER: Final = -1
 """What the brokers name as the leader of a partition that has none."""
@@ -18,7 +19,7 @@ NO_BROKER: Final = -1
 
 def address_of(node: Any) -> str:
     """Where a broker is, `host:port`."""
-    return f"{node.host}:{node.port}"
+    return joined(node.host, node.port)
 
 
 def addresses_of(nodes: Iterable[Any]) -> str:

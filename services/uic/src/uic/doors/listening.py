@@ -1,0 +1,47 @@
+"""The address of a door: its socket, and why there is none."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from process.addresses import joined
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet.
+
+    Raises:
+        OSError: the address is taken or not this machine's.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def why_not(host: str, port: int) -> OSError | None:
+    """Why no socket can be bound; None if one can, so that the cause was another one, or is over."""
+    try:
+        bind(host, port).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def cannot_listen(host: str, port: int, error: Exception, group: str) -> str:
+    """What a start says.
+
+    Args:
+        error: the cause.
+        group: the beginning of the settings' names, as in `UIC_GRPC`.
+    """
+    cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    fix = "free the port, or set" if taken else "correct"
+    return f"cannot listen on {joined(host, port)} ({cause}): {fix} {group}__HOST and {group}__PORT"
