@@ -222,7 +222,7 @@ def _event_under(headers: Sequence[tuple[str, bytes]]) -> Callable[[bytes], None
     def event(value: bytes) -> None:
         found = decode(value, headers, USER, NOW_MS)
         if isinstance(found, Reason):
-            detail = explain(found, value)
+            detail = explain(found, value, headers)
             assert detail.isprintable()
             assert len(detail.encode()) < 1024
         else:

@@ -149,7 +149,7 @@ def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
     for at, (reason, record) in sent.items():
         dead = found[at]
         assert (dead.reason, dead.topic) == (reason, topics.events)
-        assert dead.detail == explain(reason, record["value"])
+        assert dead.detail == explain(reason, record["value"], record.get("headers", []))
         assert (dead.key, dead.value) == (record["key"], record["value"])
         assert list(dead.headers) == record.get("headers", [])
 

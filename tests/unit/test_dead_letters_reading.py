@@ -70,7 +70,7 @@ def test_a_letter_that_fits_comes_back_whole(letter: Letter) -> None:
         letter.key,
         letter.value,
         letter.headers,
-        detail=explain(letter.reason, letter.value),
+        detail=explain(letter.reason, letter.value, letter.headers),
     )
 
 

@@ -233,6 +233,11 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (log_checks.partitioner([], N, 0.01), OK, "no record"),
     (log_checks.partitioner(sample(200), N, 0.01), OK, "all lie"),
     (log_checks.partitioner(sample(198, wrong=2), N, 0.01), WARN, "murmur2_random"),
+    (
+        log_checks.partitioner(sample(198, wrong=2), N, 0.01),
+        WARN,
+        "neither partitioner.class nor partitioner.ignore.keys",
+    ),
     (log_checks.partitioner(sample(197, wrong=3), N, 0.01), FAIL, "murmur2_random"),
     (log_checks.partitioner(sample(99, keyless=2), N, 0.01), OK, "the newest 99 records with a key"),
     (log_checks.partitioner(sample(0, keyless=2), N, 0.01), OK, "no record with a key"),

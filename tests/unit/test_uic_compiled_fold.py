@@ -71,6 +71,14 @@ def with_headers(name: str, value: bytes | None, as_json: bool) -> Kind:
     return made
 
 
+def with_json(change: Callable[[str], str]) -> Kind:
+    def made(user: str, item: int, at: int) -> tuple[bytes, bytes, list[dict[str, object]]]:
+        content = change(MessageToJson(event(user, item, at), indent=None))
+        return user.encode(), content.encode(), [{"name": "content-type", "value": b"application/json"}]
+
+    return made
+
+
 KINDS: list[Kind] = [
     *[plain] * 12,
     with_value(None),
@@ -88,6 +96,9 @@ KINDS: list[Kind] = [
     with_fields(action=99),
     with_fields(action=0),
     with_headers("content-type", b"application/json", as_json=True),
+    with_json(lambda text: text),
+    with_json(lambda text: text.replace('"itemId":', '"item_id":1,"itemId":')),
+    with_json(lambda text: text.replace('"itemId":"', '"itemId":"1_')),
     with_headers("content-type", b"text/plain", as_json=False),
     with_headers("trace", None, as_json=False),
     lambda user, item, at: (None, event(user, item, at).SerializeToString(), None),

@@ -17,13 +17,13 @@ from uic.core.event import (
     ACTIONS,
     EARLIEST_MS,
     MAX_VALUE_BYTES,
-    SHOWN_NAME,
     Reason,
     check_key,
     decode,
     explain,
 )
 from uic.core.event_columns import Decoded, decode_all
+from uic.core.event_json import SHOWN_NAME
 from uic.core.record_headers import Headers
 from uic.core.records import BatchRecord, Records
 
@@ -133,7 +133,7 @@ def test_an_action_that_the_enum_does_not_name_is_a_dead_letter_in_both_forms(ac
         (b'{"itemId": "my secret"}', "itemId: is not an integer from 0 to 2^64 - 1"),
         (b'{"user_id": 3}', "user_id: is not a string"),
         (b'{"eventTime": 1.5}', "eventTime: is not an integer from -2^63 to 2^63 - 1"),
-        (b'{"userId": "my secret", "userId": "b"}', "value: names a field twice"),
+        (b'{"userId": "my secret", "userId": "b"}', "userId: is there twice"),
         (b'{"my\\u001bname": 1}', "'my\\x1bname': is not a field"),
         (b'{"' + b"x" * 5000 + b'": 1}', "x" * SHOWN_NAME + ": is not a field"),
     ],
@@ -149,6 +149,27 @@ def test_a_detail_names_field_and_rule_and_no_value(value: bytes, says: str) -> 
 @given(st.sampled_from(Reason), st.none() | st.binary(max_size=100) | st.text(max_size=60).map(str.encode))
 def test_every_reason_has_a_detail_for_any_record(reason: Reason, value: bytes | None) -> None:
     assert explain(reason, value).isprintable()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_time_that_an_event_exceeds_is_named(as_json: bool) -> None:
+    headers = AS_JSON if as_json else []
+    for at, says in (
+        (NOW_MS + DAY_MS + 1, "event_time: is more than a day after the record's own timestamp (header uic-timestamp)"),
+        (EARLIEST_MS - 1, "event_time: is before 2000-01-01: send milliseconds since 1970"),
+    ):
+        late = event(event_time=at)
+        value = json_format.MessageToJson(late).encode() if as_json else late.SerializeToString()
+        assert read(value, headers) is Reason.BAD_TIME
+        assert explain(Reason.BAD_TIME, value, headers).startswith(says)
+
+
+@pytest.mark.parametrize("headers", [[], AS_JSON])
+def test_the_frame_of_a_schema_registry_is_named(headers: list[tuple[str, bytes]]) -> None:
+    value = b"\x00\x00\x00\x00\x07\x00" + event().SerializeToString()
+    reason = read(value, headers)
+    assert reason in (Reason.MALFORMED_PROTOBUF, Reason.MALFORMED_JSON)
+    assert "value: begins with a byte 0, as serializers for a Schema Registry" in explain(reason, value, headers)
 
 
 def test_the_last_content_type_counts_and_others_mean_protobuf() -> None:
@@ -284,16 +305,21 @@ fields = st.fixed_dictionaries(
 )
 
 
+ODD = (',"item_id":6', ',"action":true', ',"action":"05"', ',"category_id":"1_0"', ',"category_id":1e300', ',"x":1')
+"""More fields of JSON that are not allowed, and of some events twice."""
+
+
 @st.composite
 def sent_records(draw: st.DrawFn) -> tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]:
     """A record as producers send it, sometimes as JSON, sometimes with a byte changed, cut off, or put behind."""
     key = draw(st.sampled_from(KEYS))
     made = event(**{"user_id": key, **draw(fields)})
     timestamp_ms = draw(st.sampled_from([NOW_MS, -1, 0, 2**62]))
-    kind = draw(st.sampled_from(["as it is"] * 5 + ["JSON", "changed", "cut", "longer", "twice"]))
-    if kind == "JSON":
+    kind = draw(st.sampled_from(["as it is"] * 5 + ["JSON", "odd JSON", "changed", "cut", "longer", "twice"]))
+    if kind in ("JSON", "odd JSON"):
+        more = draw(st.sampled_from(ODD)) if kind == "odd JSON" else ""
         return (
-            json_format.MessageToJson(made).encode(),
+            json_format.MessageToJson(made).encode().removesuffix(b"}") + f"{more}}}".encode(),
             draw(st.sampled_from([AS_JSON, ()])),
             key.encode(),
             timestamp_ms,

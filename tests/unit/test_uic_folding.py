@@ -447,6 +447,8 @@ def test_too_many_misrouted_records_stop_consumption_before_they_become_dead_let
     assert worker.dead_letters.arrived == []
     assert not worker.updater.status.serving
     assert worker.updater.status.reasons[0].startswith("misrouted")
+    for cause in ("partitioner=murmur2_random", "partitioner.class", "partitioner.ignore.keys", "no partition"):
+        assert cause in worker.updater.status.reasons[0]
     assert worker.phase(0) is Phase.BROKEN
     assert 0 not in worker.log.reading
     accepting = Worker(topic, store, chunk=500, misrouted_share=1.0, seed=1)

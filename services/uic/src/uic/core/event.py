@@ -7,15 +7,14 @@ about the few that fail.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Protocol
 
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
+from uic.core.event_json import Fault, read_json
 
 MAX_KEY_BYTES: Final = 128
 MAX_EVENT_ID_BYTES: Final = 64
@@ -77,13 +76,24 @@ RULES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.KEY_MISMATCH: ("user_id", "differs from the record's key"),
     Reason.ITEM_ZERO: ("item_id", "is 0: name the item, ids begin at 1"),
     Reason.BAD_EVENT_ID: ("event_id", "is too long: at most 64 bytes of UTF-8"),
-    Reason.BAD_TIME: ("event_time", "is out of bounds: milliseconds since 1970, from 2000-01-01 to a day from now"),
+    Reason.BAD_TIME: (
+        "event_time",
+        "is out of bounds: milliseconds since 1970, from 2000-01-01 to the record's timestamp + 1 day",
+    ),
     Reason.UNKNOWN_ACTION: ("action", f"is not one that the bundle names, of {', '.join(_BEHAVIORS)}"),
     Reason.NON_FINITE: ("", "made the step graph return a non-finite number; the state was kept"),
 }
 """For each reason the field (empty: the whole event) and the rule that it breaks, in words for the producer."""
-SHOWN_NAME: Final = 64
-"""Characters of an unknown JSON field's name that `explain` repeats."""
+_EARLY: Final = "is before 2000-01-01: send milliseconds since 1970"
+_LATE: Final = (
+    "is more than a day after the record's own timestamp (header uic-timestamp); both are milliseconds since 1970: "
+    "correct the one that is wrong"
+)
+_FRAMED: Final = (
+    "begins with a byte 0, as serializers for a Schema Registry write it: send the event alone, without such a "
+    "serializer (docs/formats/event.md)"
+)
+"""Neither protobuf nor JSON can begin so."""
 
 
 class Record(Protocol):
@@ -157,17 +167,8 @@ def parse(
     """
     if len(value) > MAX_VALUE_BYTES:
         return Reason.TOO_LARGE
-    if headers and is_json(headers):
-        parsed = _parse_json(value)
-        if isinstance(parsed, Reason):
-            return parsed
-        event = parsed
-    else:
-        try:
-            event = BehaviorEvent.FromString(value)
-        except DecodeError:
-            return Reason.MALFORMED_PROTOBUF
-    return check_event(event, key, timestamp_ms) or event
+    event = _read(value, headers)
+    return event if isinstance(event, Reason) else check_event(event, key, timestamp_ms) or event
 
 
 def decode(
@@ -187,65 +188,28 @@ def is_json(headers: Sequence[tuple[str, bytes | None]]) -> bool:
     return False
 
 
-def explain(reason: Reason, value: bytes | None) -> str:
-    """The field and the rule that a record with this value broke. It never repeats a value; of JSON it may name an
-    unknown field."""
+def explain(reason: Reason, value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = ()) -> str:
+    """The field and the rule that a record with this value and these headers broke. It never repeats a value; of JSON
+    it may name an unknown field."""
     field, rule = RULES[reason]
-    if reason is Reason.MALFORMED_JSON:
-        return _explain_json(value or b"")
+    value = value or b""
+    if reason in (Reason.MALFORMED_PROTOBUF, Reason.MALFORMED_JSON) and value.startswith(b"\0"):
+        rule = _FRAMED
+    elif reason is Reason.MALFORMED_JSON and isinstance(fault := read_json(value), Fault):
+        return str(fault)
+    elif reason is Reason.BAD_TIME and isinstance(event := _read(value, headers), BehaviorEvent):
+        rule = _EARLY if event.event_time < EARLIEST_MS else _LATE
     return f"{field}: {rule}" if field else rule
 
 
-def _parse_json(value: bytes) -> BehaviorEvent | Reason:
-    if not value.lstrip().startswith(b"{"):  # the parser takes some arrays and strings for empty messages
-        return Reason.MALFORMED_JSON
-    event = BehaviorEvent()
+def _read(value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> BehaviorEvent | Reason:
+    """What the value holds, whether or not it is a valid event."""
+    if headers and is_json(headers):
+        read = read_json(value)
+        if isinstance(read, Fault):
+            return Reason.UNKNOWN_ACTION if read.only_the_action else Reason.MALFORMED_JSON
+        return read
     try:
-        json_format.Parse(value, event)
-        return event
-    except Exception:  # protobuf documents ParseError alone, and raises others for some numbers and surrogates
-        return Reason.UNKNOWN_ACTION if _only_the_action_is_unknown(value) else Reason.MALFORMED_JSON
-
-
-def _only_the_action_is_unknown(value: bytes) -> bool:
-    """Whether JSON that was refused is sound but for the name of its action."""
-    try:
-        fields = json.loads(value)
-        if not isinstance(fields.pop("action", None), str):
-            return False
-        json_format.Parse(value, BehaviorEvent(), ignore_unknown_fields=True)  # also ignores unknown names of enums
-        json_format.ParseDict(fields, BehaviorEvent())
-    except Exception:  # as above, and AttributeError
-        return False
-    return True
-
-
-def _explain_json(value: bytes) -> str:
-    try:
-        fields = json.loads(value.decode())  # of bytes it would guess the encoding
-    except (ValueError, RecursionError):
-        return "value: is not JSON in UTF-8 without a byte order mark"
-    if not isinstance(fields, dict):
-        return "value: is not a JSON object"
-    known = [name for field in BehaviorEvent.DESCRIPTOR.fields for name in (field.json_name, field.name)]
-    for name in fields:
-        if name not in known:
-            shown = name[:SHOWN_NAME] if name.isprintable() else ascii(name)[:SHOWN_NAME]
-            return f"{shown}: is not a field; the fields are {', '.join(dict.fromkeys(known))}"
-    for name, content in fields.items():
-        try:
-            json_format.ParseDict({name: content}, BehaviorEvent())
-        except Exception:  # as above
-            kind = BehaviorEvent.DESCRIPTOR.fields_by_camelcase_name.get(name)
-            kind = kind or BehaviorEvent.DESCRIPTOR.fields_by_name[name]
-            return f"{name}: is not {_KINDS[kind.type]}"
-    return "value: names a field twice"
-
-
-_KINDS: Final = {
-    BehaviorEvent.DESCRIPTOR.fields_by_name["user_id"].type: "a string",
-    BehaviorEvent.DESCRIPTOR.fields_by_name["item_id"].type: "an integer from 0 to 2^64 - 1",
-    BehaviorEvent.DESCRIPTOR.fields_by_name["event_time"].type: "an integer from -2^63 to 2^63 - 1",
-    BehaviorEvent.DESCRIPTOR.fields_by_name["action"].type: f"one of {', '.join(Action.keys())}",
-}
-"""By protobuf type: what JSON must hold."""
+        return BehaviorEvent.FromString(value)
+    except DecodeError:
+        return Reason.MALFORMED_PROTOBUF

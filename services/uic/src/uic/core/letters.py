@@ -70,7 +70,7 @@ def to_wire(letter: Letter, max_bytes: int) -> Wire:
     """
     ours = [
         (REASON, letter.reason.value.encode()),
-        (DETAIL, explain(letter.reason, letter.value).encode()),
+        (DETAIL, explain(letter.reason, letter.value, letter.headers).encode()),
         (TOPIC, letter.topic.encode()),
         (PARTITION, str(letter.partition).encode()),
         (OFFSET, str(letter.offset).encode()),

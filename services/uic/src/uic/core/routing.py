@@ -8,6 +8,13 @@ must accept that first.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
+
+PRODUCERS: Final = (
+    "librdkafka (C, Go, .NET, confluent-kafka): set partitioner=murmur2_random; Java: set neither partitioner.class "
+    "nor partitioner.ignore.keys, and give records no partition"
+)
+"""How each kind of producer comes to partition by murmur2."""
 
 
 class MisroutedWindow:

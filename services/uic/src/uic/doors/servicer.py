@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["UserInterestCenter"].full_name
 MAX_EVENTS: Final = 1000
+TIME_BOUNDS: Final = "is out of bounds: milliseconds since 1970, from 2000-01-01 to a day from now"
+"""For `event_time` of an event that is published now."""
 DEADLINE_MARGIN_S: Final = 0.05
 """Part of the caller's deadline that is kept for the way back, so that it gets our answer and not its own timeout."""
 LEAST_S: Final = 0.01
@@ -324,6 +326,8 @@ def _record(
         wrong = Reason.TOO_LARGE
     if wrong is not None:
         field, rule = RULES[wrong]
+        if wrong is Reason.BAD_TIME:
+            rule = TIME_BOUNDS
         field = {"": "", "key": ".user_id"}.get(field, f".{field}")
         raise InvalidField(f"events[{index}]{field}: {rule}")
     return key, value

@@ -15,7 +15,7 @@ from mimn.state import Actions, partition_of
 from uic.core.letters import Letter
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, Waiting, decode, take, take_together
 from uic.core.ports import Compiled, DeadLetters, Log
-from uic.core.routing import MisroutedWindow
+from uic.core.routing import PRODUCERS, MisroutedWindow
 from uic.core.start_position import BrokenReason
 from uic.fold.session import InHand, Reading, Sending, Sessions
 from uic.fold.take_up import TakeUp, Topic
@@ -126,7 +126,7 @@ class Decoding:
                     reading,
                     BrokenReason.MISROUTED,
                     f"more than {share} of the last records do not lie in their key's partition; producers must "
-                    "partition by murmur2 (librdkafka: partitioner=murmur2_random)",
+                    f"partition by murmur2 ({PRODUCERS})",
                 )
                 continue
             self._misrouted.add(len(held.batch.records), misrouted)

@@ -9,6 +9,7 @@ from mimn.state import partition_of
 from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, TopicFacts, fail, ok, warn
 from uic.core.event import check_key
 from uic.core.kafka_tools import KafkaTools
+from uic.core.routing import PRODUCERS
 from uic.core.topics import ranges
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, TO_WRITE
 from uic.tools.doctor.samples import Sample
@@ -200,7 +201,7 @@ def partitioner(
     if not seen:
         return ok(check, "no record with a key to check yet")
     found = f"{misrouted} of the newest {seen} records with a key lie in another partition than their key's"
-    fix = "librdkafka producers (C, Go, .NET, confluent-kafka) must set partitioner=murmur2_random"
+    fix = f"let producers partition by murmur2. {PRODUCERS}"
     if misrouted > tolerated_share * seen:
         return fail(check, found, fix)
     if misrouted:
