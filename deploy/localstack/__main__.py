@@ -148,7 +148,8 @@ def _run(given: argparse.Namespace) -> int:
             wipe(given.folder)
         case "topics":
             at: str = given.bootstrap_servers
-            until(lambda: broker_answers(at), f"the Kafka of --bootstrap-servers answers ({at})", within_s=10)
+            unmet = f"the Kafka of --bootstrap-servers ({at}) does not answer: start it, or correct the option"
+            until(lambda: broker_answers(at), "the Kafka answers", within_s=10, unmet=unmet)
             wanted = topics(given.topic, given.partitions)
             made = create_topics(at, wanted, replication=given.replication)
             for topic in wanted:

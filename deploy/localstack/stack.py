@@ -198,7 +198,13 @@ class Stack:
             self._say(f"Valkey at {redis_url}")
         else:
             given = redis_url
-            until(lambda: redis_answers(given), f"the Redis of REDIS_URL answers PING ({_bare(given)})", within_s=5)
+            until(
+                lambda: redis_answers(given),
+                "the Redis answers PING",
+                within_s=5,
+                unmet=f"the Redis of REDIS_URL ({_bare(given)}) does not answer: start it, or correct or unset "
+                "REDIS_URL",
+            )
         bootstrap = options.bootstrap
         if bootstrap is None:
             self.broker = self._new_broker(logs)
@@ -212,8 +218,10 @@ class Stack:
             given_broker = bootstrap
             until(
                 lambda: broker_answers(given_broker),
-                f"the Kafka of KAFKA_BOOTSTRAP_SERVERS answers ({given_broker})",
+                "the Kafka answers",
                 within_s=10,
+                unmet=f"the Kafka of KAFKA_BOOTSTRAP_SERVERS ({given_broker}) does not answer: start it, or correct or "
+                "unset KAFKA_BOOTSTRAP_SERVERS",
             )
         self.created_topics = create_topics(bootstrap, topics(options.topic, options.partitions))
         if options.bootstrap:

@@ -17,6 +17,7 @@ def until(
     within_s: float,
     every_s: float = 0.02,
     alive: Callable[[], None] | None = None,
+    unmet: str = "",
 ) -> None:
     """Return as soon as `condition()` is true.
 
@@ -28,6 +29,7 @@ def until(
         within_s:  deadline in seconds.
         every_s:   pause between two calls, in seconds.
         alive:     called after each call; raises to stop waiting early (a process that ended never becomes ready).
+        unmet:     the failure's message in full, for people who can do something about it; empty: made of `what`.
 
     Raises:
         NotReady: the deadline has passed.
@@ -44,5 +46,5 @@ def until(
         if alive:
             alive()
         if time.monotonic() > deadline:
-            raise NotReady(f"not after {within_s:g} s: {what}{seen}")
+            raise NotReady(f"{unmet or f'not after {within_s:g} s: {what}'}{seen}")
         time.sleep(every_s)

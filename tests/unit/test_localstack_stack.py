@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,6 +191,7 @@ def test_the_signals_that_end_a_launcher_take_its_stack_down(tmp_path: Path) -> 
 import sys
 sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
 from pathlib import Path
+from typing import Any
 from localstack.signals import signals_unwind
 from test_localstack_stack import Listener
 import time
@@ -314,6 +316,25 @@ def test_a_given_kafka_is_refused_where_a_broker_of_the_stack_has_the_events(tmp
         (options.folder / log).mkdir(parents=True)
         with pytest.raises(StackError, match=r"which is not the broker of this start.*unset KAFKA_BOOTSTRAP_SERVERS"):
             Stack(options).start()
+
+
+@pytest.mark.parametrize("away", ["REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS"])
+def test_a_given_server_that_is_away_is_told_as_that_with_what_to_do(
+    tmp_path: Path, closed_port: str, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    def at_once(condition: Callable[[], object], what: str, **told: Any) -> None:
+        until(condition, what, **told | {"within_s": 0})
+
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(stack_module, "until", at_once)
+    if away != "REDIS_URL":
+        monkeypatch.setattr(stack_module, "redis_answers", lambda _: True)
+    store = f"redis://{closed_port}/0"
+    options = Options(folder=tmp_path / "stack", bundle=tmp_path, redis_url=store, bootstrap=closed_port)
+    with pytest.raises(NotReady) as refused:
+        Stack(options).start()
+    server = f"the Redis of REDIS_URL ({store})" if away == "REDIS_URL" else f"the Kafka of {away} ({closed_port})"
+    assert str(refused.value) == f"{server} does not answer: start it, or correct or unset {away}"
 
 
 def test_the_kafka_that_was_given_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

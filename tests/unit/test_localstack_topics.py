@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -59,7 +60,11 @@ def test_an_address_that_names_no_broker_is_wrong_usage(given: str, capsys: pyte
 def test_a_broker_that_does_not_answer_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "until", lambda condition, what, **_: until(condition, what, within_s=0))
+    def at_once(condition: Callable[[], object], what: str, **told: Any) -> None:
+        until(condition, what, **told | {"within_s": 0})
+
+    monkeypatch.setattr(launcher, "until", at_once)
     address = f"127.0.0.1:{free_port()}"
     assert main(["topics", "--bootstrap-servers", address]) == 1
-    assert capsys.readouterr().err == f"topics: not after 0 s: the Kafka of --bootstrap-servers answers ({address})\n"
+    said = f"the Kafka of --bootstrap-servers ({address}) does not answer: start it, or correct the option"
+    assert capsys.readouterr().err == f"topics: {said}\n"
