@@ -250,6 +250,7 @@ def test_one_letter_is_shown_decoded_with_headers_and_bytes(
         letter(topics, 3, value=b'{"item_id": "12"}', headers=as_json),
         letter(topics, 4, value=b"\xff\x00", key=b"\xfe"),
         letter(topics, 5, value=None),
+        letter(topics, 6, value=b'{"item_id": "1_2"}', headers=as_json),
     )
     _, text = run("show", "1", "2")
     assert "reason     item_zero" in text
@@ -257,6 +258,7 @@ def test_one_letter_is_shown_decoded_with_headers_and_bytes(
     assert "header     trace: abc" in text
     assert '"item_id": "3"' in text
     assert '"item_id": "12"' in run("show", "1", "3")[1]
+    assert "decoded" not in run("show", "1", "6")[1], "its meaning is a guess"
     _, text = run("show", "1", "4")
     assert "key        0xfe" in text
     assert "000000  ff 00" in text

@@ -162,7 +162,13 @@ def test_a_namespace_whose_removal_was_interrupted_is_listed_as_one_that_goes(va
     found = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
     logs = {"events": dict.fromkeys((0, 1), LogBounds(0, 9, NO_TOPIC_ID))}
     [before] = found.survey(lambda: logs)
-    assert (before.removed, before.lag, found.usable()) == (False, 4, [keys.namespace])
+    assert (before.removed, before.lag, found.usable(None)) == (False, 4, [keys.namespace])
+
+    assert (found.topic(keys.namespace), found.usable("events"), found.usable("other")) == (
+        "events",
+        [keys.namespace],
+        [],
+    )
 
     def end() -> None:
         raise KeyboardInterrupt
@@ -170,7 +176,7 @@ def test_a_namespace_whose_removal_was_interrupted_is_listed_as_one_that_goes(va
     with pytest.raises(KeyboardInterrupt):
         found.drop(keys.namespace, force=False, after=at("progress", end))
     [after] = found.survey(lambda: logs)
-    assert (after.removed, after.lag, found.usable()) == (True, None, [])
+    assert (after.removed, after.lag, found.usable(None)) == (True, None, [])
 
 
 def test_what_a_worker_folds_while_the_log_is_asked_is_no_truncated_log(valkey: RedisForTest) -> None:

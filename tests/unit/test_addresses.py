@@ -65,7 +65,7 @@ def test_an_ipv6_host_is_taken_with_and_without_brackets_and_has_them_before_a_p
     assert joined(host, 8001) == address
 
 
-@pytest.mark.parametrize("host", ["[127.0.0.1]", "[shop]", "[", "[]", "[:"])
+@pytest.mark.parametrize("host", ["[127.0.0.1]", "[shop]", "[", "[]", "[:", "[::1", "::1]", "]"])
 def test_brackets_hold_an_ipv6_address(host: str) -> None:
     with pytest.raises(ValueError, match="is no IPv6 address in brackets"):
         plain_host(host)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from struct import pack
+from types import SimpleNamespace
+from typing import cast
 from zlib import crc32
 
 import msgspec
@@ -53,8 +55,12 @@ from mimn.release import (
 )
 from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
 from mimn.release.rollout import free_generation, kept_generation, left_behind, spoiled
+from mimn.state import Keys
 from support.releases import NOW_MS, SALT, begun, release
+from uic.bulk.errors import BulkRefused
+from uic.bulk.namespaces import refuse_aborted
 from uic.rollout.views import rollout_view
+from uic.store import RedisStore
 
 GOLDEN = Path(__file__).parents[1] / "golden/rollout.bin"
 OLD, NEW = release("shop", "1"), release("bazaar", "1")
@@ -495,6 +501,22 @@ def test_an_aborted_namespace_is_never_resumed() -> None:
     with pytest.raises(NotAllowed, match="begin with generation 1"):
         begun(NEW, record=record)
     assert free_generation(record, NEW.fingerprint) == 1
+
+
+def test_an_aborted_way_back_to_a_namespace_that_is_held_still_lets_it_be_loaded() -> None:
+    """A runbook loads the states of a namespace again before a rollback to it."""
+    keys = Keys(OLD.namespace, "p")
+    record = promote(ready(), "r1", open_gates(ready()), keep_ms=1000, now_ms=NOW_MS)
+    record = abort(begun(OLD, record=record), "r2", reason="later", now_ms=NOW_MS)
+    assert OLD.namespace in spoiled(record)
+
+    def refuse(record: Record) -> None:
+        store = SimpleNamespace(client=SimpleNamespace(get=lambda _: encode_record(record)))
+        refuse_aborted(cast(RedisStore, store), keys)
+
+    refuse(record)
+    with pytest.raises(BulkRefused, match="rollout r2 was aborted, and no rollout uses its namespace"):
+        refuse(retire(record, now_ms=NOW_MS + 2000))
 
 
 def test_a_rolled_back_namespace_is_used_again_after_it_was_collected() -> None:

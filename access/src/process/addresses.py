@@ -51,11 +51,13 @@ def plain_host(host: str) -> str:
     Raises:
         ValueError: what is between brackets is no IPv6 address.
     """
-    if not host.startswith("["):
+    if not host.startswith("[") and not host.endswith("]"):
         return host
-    bare = host[1:].removesuffix("]")
+    bare = host[1:-1]
     try:
         IPv6Address(bare)
+        if host != f"[{bare}]":
+            raise ValueError
     except ValueError:
         raise ValueError(f"{host!r} is no IPv6 address in brackets") from None
     return bare

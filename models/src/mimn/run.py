@@ -58,7 +58,7 @@ def update_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     Raises:
         OSError, ValueError: `path` cannot be read as JSON, or not be written.
     """
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
+    with path.with_name(f".{path.name}.lock").open("ab") as lock:
         hold(lock, wait=True)
         value = json.loads(path.read_text("utf-8"))
         change(value)

@@ -62,6 +62,7 @@ from mimn.release.rollout import (
     smaller,
     spoiled,
     to_roll_back,
+    was_aborted,
 )
 
 __all__ = [
@@ -137,4 +138,5 @@ __all__ = [
     "spoiled",
     "table",
     "to_roll_back",
+    "was_aborted",
 ]

@@ -118,11 +118,12 @@ def spoiled(record: Record) -> frozenset[str]:
     """Namespaces of aborted rollouts, as long as the record remembers them: what was wrong with one must not come back
     by its states. Also of those that were collected, because a worker of one that was paused meanwhile builds it again
     when it goes on. What serves is none of them."""
-    aborted = {one.release.namespace for one in record.rollouts if _aborted(one) and not one.head_only}
+    aborted = {one.release.namespace for one in record.rollouts if was_aborted(one) and not one.head_only}
     return frozenset(aborted - {record.serving.namespace})
 
 
-def _aborted(rollout: Rollout) -> bool:
+def was_aborted(rollout: Rollout) -> bool:
+    """Whether a rollout ended by an abort, also once its namespace was removed."""
     collected = rollout.state is State.COLLECTED and rollout.reason.startswith(f"{State.ABORTED};")  # see `collect`
     return rollout.state is State.ABORTED or collected
 

@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mimn.release import OPEN, CorruptRecord, State, decode_record, other_topic, record_key, spoiled
+from mimn.release import (
+    OPEN,
+    CorruptRecord,
+    State,
+    decode_record,
+    other_topic,
+    record_key,
+    spoiled,
+    was_aborted,
+)
 from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from mimn.state.codec import FLAGS_AT
@@ -88,11 +97,15 @@ class Namespaces:
         with _asking():
             return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
 
-    def usable(self) -> list[str]:
-        """As `names`, without those whose removal has begun: partition 0 has the first mark, and loses it last."""
-        names = self.names()
-        with _asking():
-            return [name for name in names if not is_mark(self._client.get(Keys(name, self._prefix).progress(0)))]
+    def topic(self, name: str) -> str | None:
+        """What a namespace is made of; None if it does not say."""
+        return self._folded(name).topic
+
+    def usable(self, topic: str | None) -> list[str]:
+        """As `names`, without those whose removal has begun, and those that are made of another topic than `topic`."""
+        of_it = [name for name in self.names() if topic is None or self.topic(name) in (None, topic)]
+        with _asking():  # partition 0 has the first mark, and loses it last
+            return [name for name in of_it if not is_mark(self._client.get(Keys(name, self._prefix).progress(0)))]
 
     def survey(self, logs: Callable[[], Logs]) -> list[Sized]:
         """How all namespaces stand.
@@ -330,7 +343,8 @@ def refuse_another_topic(store: RedisStore, keys: Keys, topic: str) -> None:
 
 
 def refuse_aborted(store: RedisStore, keys: Keys) -> None:
-    """Refuse states of a rollout that was aborted: nothing uses its namespace any more.
+    """Refuse states of a rollout that was aborted, unless another one has its namespace for a way back: nothing uses it
+    any more.
 
     Raises:
         BulkRefused: as said.
@@ -342,9 +356,11 @@ def refuse_aborted(store: RedisStore, keys: Keys) -> None:
         record = decode_record(stored) if stored else None
     except CorruptRecord:  # as above
         return
-    if record is None or keys.namespace not in spoiled(record):
+    if record is None or keys.namespace not in spoiled(record) - {held.namespace for held in record.held}:
         return
-    ended = next(one for one in reversed(record.rollouts) if one.release.namespace == keys.namespace)
+    ended = next(
+        one for one in reversed(record.rollouts) if was_aborted(one) and one.release.namespace == keys.namespace
+    )
     raise BulkRefused(
         f"rollout {ended.id} was aborted, and no rollout uses its namespace {keys.namespace} again: nothing more is "
         "loaded, and what was is of no use and goes by `ctr rollout gc` alone (`ctr rollout start` begins another)"

@@ -12,9 +12,12 @@ def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet.
 
     Raises:
-        OSError: the address is taken or not this machine's.
+        OSError: the address is taken or not this machine's, or the host cannot be a name.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except UnicodeError as error:  # a name with an empty label, or one of more than 63 characters
+        raise OSError(errno.EINVAL, "no host can have this name") from error
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -86,9 +86,7 @@ def open_run(
     except TopicAuthorizationFailedError as error:
         raise LogRefused(f"topic {topic} {refusal(client, TO_WRITE)}") from error
     except Overtaken as error:
-        raise LogUnavailable(
-            f"another run of {name} has begun at the same time: run this again when it ends"
-        ) from error
+        raise LogUnavailable(f"{name}: {error.args[0]}: run this again when that one has ended") from error
     except KafkaError as error:
         if isinstance(error, NotBegun) and error.__cause__ is None:
             raise LogUnavailable(

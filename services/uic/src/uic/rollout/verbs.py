@@ -184,12 +184,14 @@ class Verbs:
         )
 
     def _generation(self, record: Record | None, fingerprint: str, how: Origin, serving: Release) -> int:
-        """The generation of a new namespace, or of one to go on in: a fold of the log goes on with what is there, where
-        an earlier rollout has left it; a load needs an empty one."""
+        """The generation of a new namespace, or of one to go on in: a fold of the log goes on with what is there of
+        it, where an earlier rollout has left it; a load needs an empty one."""
+        there = set(self._namespaces.names())
         if not how.reads_log:
-            return free_generation(record, fingerprint, {*self._namespaces.names(), serving.namespace})
-        kept = kept_generation(record, fingerprint, self._namespaces.usable())
-        return free_generation(record, fingerprint) if kept is None else kept
+            return free_generation(record, fingerprint, {*there, serving.namespace})
+        usable = self._namespaces.usable(self._namespaces.topic(serving.namespace))
+        kept = kept_generation(record, fingerprint, usable)
+        return free_generation(record, fingerprint, there.difference(usable)) if kept is None else kept
 
     def _serving_another(self, release: Release) -> Iterator[Finding]:
         """Scoring processes that answer by another release. The first record says what serves, and they follow it: it

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from uic.core.event import is_json
+from uic.core.event_json import Fault, read_json
 from uic.tools.letter_reading import DeadLetter
 
 SHOWN_HEADERS: Final = 100
@@ -61,14 +62,14 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _event(letter: DeadLetter) -> dict[str, Any] | None:
-    """The value as an event, unknown JSON fields ignored; None if it cannot be read as one."""
-    event = BehaviorEvent()
+    """The value as an event; None if it cannot be read as one, of which `detail` says why."""
     try:
-        if is_json(letter.headers):
-            json_format.Parse(letter.value or b"", event, ignore_unknown_fields=True)
-        else:
-            event.ParseFromString(letter.value or b"")
-    except (json_format.ParseError, DecodeError, ValueError, RecursionError):
+        event = (
+            read_json(letter.value or b"") if is_json(letter.headers) else BehaviorEvent.FromString(letter.value or b"")
+        )
+    except DecodeError:
+        return None
+    if isinstance(event, Fault):
         return None
     shown: dict[str, Any] = json_format.MessageToDict(event, preserving_proto_field_name=True)
     return shown

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.errors import (
@@ -31,6 +31,8 @@ from kafka.errors import (
 from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionState
 
 from uic.log.kafka_repairs import producers
+
+OVERTAKEN: Final = "another run of this name has begun at the same time"
 
 
 class Overtaken(KafkaError):  # type: ignore[misc]  # kafka-python has no types
@@ -99,7 +101,7 @@ def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], t
             if not result.wait(timeout_ms=max(0.0, deadline - time.monotonic()) * 1000):
                 raise NotBegun("earlier runs are not shut out")
         except (InvalidProducerEpochError, ProducerFencedError) as error:
-            raise Overtaken("another run has begun at the same time") from error
+            raise Overtaken(OVERTAKEN) from error
 
     done(manager.initialize_transactions)
     marked: ProducerIdAndEpoch = manager.producer_id_and_epoch
@@ -111,7 +113,7 @@ def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], t
     except KafkaError as error:
         # While another run shuts this one out, the coordinator answers a commit by an error that it has no name for.
         if UnknownError.__name__ in str(error):
-            raise Overtaken("another run has begun at the same time") from error
+            raise Overtaken(f"{OVERTAKEN}, or their coordinator has failed, which its log would say") from error
         raise
     done(manager.initialize_transactions)  # which waits for the markers
     manager.transactional_id = None  # what follows is in no transaction
