@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -36,11 +37,13 @@ from support.bulk_running import (
     run_main,
 )
 from support.releases import NOW_MS, SALT
+from support.small_disk import ctr_on_disk
 from support.world import BUNDLE, World
 from uic.bulk.backfill_job import STATES
 from uic.bulk.commands import backfill
 from uic.bulk.folder import UNFINISHED
 from uic.rollout.planning import read_release
+from uic.tools import verify
 
 pytestmark = pytest.mark.servers
 
@@ -268,6 +271,23 @@ def test_a_store_that_dies_before_or_during_a_load_is_told_with_what_to_do(
     assert said.endswith("; run it again")
     own_valkey.start()
     done(told, "backfill", *work)
+    said = killed_after("partition", "snapshot", "create", "--to", str(tmp_path / "another"))
+    assert re.search(r"^ctr snapshot: cannot read .*; run it again$", said), said
+    assert run_main(verify.main, told, "--repair")[0] == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"^ctr verify: cannot read .*; run it again$", said), said
+
+
+@pytest.mark.parametrize("verb", ["archive", "backfill"])
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path, world: World, verb: str) -> None:
+    fill(world, 1500)
+    disk = tmp_path / "disk"
+    arguments = {"archive": ("--to", str(disk / "a")), "backfill": ("--work", str(disk / "w"), "--workers", "1")}[verb]
+    ended = ctr_on_disk(disk, "16k", verb, *arguments, environment=world.environment())
+    assert ended.status == 1
+    [*_, last] = ended.err.splitlines()
+    assert last.startswith(f"ctr {verb}: {disk}")
+    assert last.endswith("No space left on device. Free space there, and run this again: it goes on")
 
 
 def test_a_backfill_of_another_topic_than_the_one_that_its_rollout_names_is_refused(

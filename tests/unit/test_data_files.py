@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
+import os
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -418,3 +419,40 @@ def test_the_null_of_hive_and_mysql_is_no_value(tmp_path: Path) -> None:
     codes = [one for batch in reader.batches() for one in batch["x"].tolist()]
     assert codes[0] == 0
     assert list(reader.texts["x"].values()) == ["buy"]
+
+
+@pytest.mark.parametrize("table", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("change", ["longer", "as long"])
+@pytest.mark.parametrize("changed", ["first", "last"])
+def test_a_file_that_changes_while_its_table_is_read_is_refused(
+    tmp_path: Path, table: str, change: str, changed: str
+) -> None:
+    """Whichever of the files it is: one that was read already had perhaps not all of its rows yet."""
+    kind = {"csv": TEXT, "csv.gz": gzip.compress(TEXT), "parquet": parquet(TABLE)}[table]
+    put(tmp_path, {f"first.{table}": kind, f"last.{table}": kind})
+    reader = reader_of(tmp_path, "*")
+    batches = reader.batches()
+    next(batches), next(batches)
+    file = tmp_path / f"{changed}.{table}"
+    if change == "longer":
+        with file.open("ab") as more:
+            more.write(TEXT)
+    else:
+        os.utime(file, ns=(0, 1))
+    with pytest.raises(DataError, match=rf"{file} changed while it was read: wait until it is whole, and run this"):
+        list(batches)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_not_told_as_damaged(tmp_path: Path) -> None:
+    put(tmp_path, {"e.gz": gzip.compress(TEXT)})
+    reader = reader_of(tmp_path, "e.gz")
+    (tmp_path / "e.gz").write_bytes(gzip.compress(TEXT)[:-9])
+    with pytest.raises(DataError, match=r"e\.gz changed while it was read"):
+        list(reader.batches())
+
+
+def test_a_file_that_changed_before_its_table_is_read_again_is_read(tmp_path: Path) -> None:
+    put(tmp_path, {"e.csv": TEXT})
+    assert ids_of(tmp_path, "e.csv") == [7, 8, 9]
+    put(tmp_path, {"e.csv": TEXT + b"10,buy\n"})
+    assert ids_of(tmp_path, "e.csv") == [7, 8, 9, 10]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimn.bundle.fields import code_of
+from mimn.data import convert
 from mimn.data.__main__ import main
 from mimn.data.check import check
 from mimn.data.description import read_description
@@ -203,6 +204,24 @@ def test_a_conversion_that_fails_leaves_nothing(
     files = ["--reviews", str(put(place, "reviews", reviews)), "--meta", str(put(place, "meta", meta))]
     assert main(["convert", "amazon-books", *files, "--output", str(place / "data/x")]) == 1
     assert message in capsys.readouterr().err
+    assert not (place / "data").exists() or not list((place / "data").iterdir())
+
+
+def test_a_file_that_is_still_downloaded_is_refused_and_nothing_stays(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews, meta = put(place, "reviews", lines(REVIEW_2014)), put(place, "meta", lines(*META_2014))
+    review = convert._review
+
+    def while_more_comes(line: str) -> convert.Row:
+        with reviews.open("ab") as file:
+            file.write(b"\n")  # once a line that was there, and none of its own
+        return review(line)
+
+    monkeypatch.setattr(convert, "_review", while_more_comes)
+    told = ["--reviews", str(reviews), "--meta", str(meta), "--output", str(place / "data/x")]
+    assert main(["convert", "amazon-books", *told]) == 1
+    assert f"{reviews} changed while it was read: wait until it is whole" in capsys.readouterr().err
     assert not (place / "data").exists() or not list((place / "data").iterdir())
 
 

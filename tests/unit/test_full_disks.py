@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import signal
@@ -18,7 +19,7 @@ from mimn.data import mapped
 from mimn.data.mapped import new_array, save
 from support.small_disk import ctr_on_disk
 from uic.bulk import work_folder
-from uic.bulk.errors import FolderFull, FolderUnavailable
+from uic.bulk.errors import BulkRefused, FolderFull, FolderUnavailable
 from uic.bulk.work_folder import LOCK, WorkFolder
 
 DESCRIPTION = """name = "shop"
@@ -194,4 +195,15 @@ def test_a_temporary_folder_that_cannot_be_written_is_named(tmp_path: Path) -> N
     folder = WorkFolder("test-", tmp_path)
     with pytest.raises(FolderFull, match="is full"), folder.writing(), Path("/dev/full").open("wb", 0) as file:
         file.write(b"1")
+    folder.close()
+
+
+def test_too_little_memory_is_not_told_as_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    folder = WorkFolder("test-", tmp_path)
+    with pytest.raises(BulkRefused, match="there is too little memory") as mapped_too_much, folder.writing():
+        mmap.mmap(-1, 1 << 60)
+    with pytest.raises(BulkRefused, match="there is too little memory"), folder.writing():
+        np.empty(1 << 60, np.uint8)
+    assert not isinstance(mapped_too_much.value, FolderUnavailable)
+    assert str(tmp_path) not in str(mapped_too_much.value)
     folder.close()

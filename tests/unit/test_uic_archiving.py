@@ -16,6 +16,7 @@ from uic.bulk.archiving import Archiver
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import UNFINISHED, Folder
 from uic.core.records import BatchRecord
+from uic.core.same_topic import Identity
 from uic.core.start_position import LogBounds
 
 TOPIC = "behavior-events"
@@ -27,6 +28,7 @@ class Log:
     """A topic of two partitions, which retention may cut."""
 
     def __init__(self, records: int, value: bytes = b"event") -> None:
+        self.topic_id = TOPIC_ID
         self.starts = [0, 0]
         self.partitions: list[list[BatchRecord]] = [[], []]
         self.send(records, value)
@@ -40,6 +42,9 @@ class Log:
 
     def bounds(self) -> list[LogBounds]:
         return [LogBounds(start, len(log), TOPIC_ID) for start, log in zip(self.starts, self.partitions, strict=True)]
+
+    def identity(self) -> Identity:
+        return Identity(TOPIC, self.topic_id, len(self.partitions))
 
     def start(self, partition: int) -> int:
         return self.starts[partition]
@@ -372,3 +377,44 @@ def test_a_manifest_of_a_version_to_come_is_refused(tmp_path: Path) -> None:
     manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 7'))
     with pytest.raises(BadArchive, match="is of version 7, and this program knows 1"):
         archive(log, str(tmp_path))
+
+
+class MadeAgain(Log):
+    """A topic that is deleted and created again, with other records, once so many polls were answered."""
+
+    def __init__(self, records: int, polls: int, value: bytes = b"event") -> None:
+        super().__init__(records, value)
+        self.polls = polls
+
+    def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
+        for some, reached in super().read(partition, start, end):
+            if not self.polls:
+                self.topic_id, self.partitions = bytes([8]) * 16, [[], []]
+                self.send(30, b"of another topic")
+            self.polls -= 1
+            yield [record._replace(value=self.partitions[partition][record.offset].value) for record in some], reached
+
+
+@pytest.mark.parametrize("polls", range(8))
+def test_no_file_has_records_of_a_topic_that_was_created_again_whenever_that_was(tmp_path: Path, polls: int) -> None:
+    with pytest.raises(BulkRefused, match=r"was deleted and created again while it was archived\. .* Run this again"):
+        archive(MadeAgain(25, polls), str(tmp_path))
+    opened = archive_of(str(tmp_path))
+    found = [one for p in range(2) if (m := opened.manifest(p)) for some in opened.records(m) for one in some["value"]]
+    assert {value.as_py() for value in found} <= {b"event"}
+
+
+def test_damaged_files_are_not_archived_again_from_a_topic_that_was_created_again(tmp_path: Path) -> None:
+    archive(Log(25), str(tmp_path))
+    for file in (below(tmp_path) / "1").glob("*.parquet"):
+        file.write_bytes(b"")
+    before = contents(tmp_path)
+    with pytest.raises(BulkRefused, match="was deleted and created again"):
+        archive(MadeAgain(25, 0), str(tmp_path), replace_damaged=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_topic_without_an_id_is_archived_as_before(tmp_path: Path) -> None:
+    log = Log(25)
+    log.topic_id = bytes(16)
+    assert held(archive(log, str(tmp_path))) == [[*range(25)]] * 2

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from mimn.arrow import pa, pcsv, pq
 from mimn.data.column_values import MAX_TEXT_BYTES
 from mimn.data.events import DataError
+from mimn.data.files import Unchanged
 from mimn.data.ids import string_ids
 from mimn.whole_file import cause
 
@@ -282,8 +283,9 @@ def _criteo_batches(path: Path, skip: Callable[[Any], str]) -> Iterator[pa.Recor
     """The rows of Criteo's file; `skip` is called for each line with another number of fields.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or changed meanwhile.
     """
+    unchanged = Unchanged([path])
     names = ("label", *CRITEO_NUMBERS, *CRITEO_VALUES)
     numbers = dict.fromkeys(("label", *CRITEO_NUMBERS), pa.int64())
     try:
@@ -298,18 +300,21 @@ def _criteo_batches(path: Path, skip: Callable[[Any], str]) -> Iterator[pa.Recor
             ),
         )
     except (OSError, pa.ArrowException) as error:
+        unchanged.check_all()
         raise DataError(
             f"{path} cannot be read as Criteo's train.txt (a label, 13 whole numbers, 26 values, separated by "
             f"tabs): {error}"
         ) from error
+    unchanged.check_all()
 
 
 def _records(path: Path, read: Callable[[str], Row], done: Converted, *, encoding: str = "utf-8") -> Iterator[Row]:
     """What `read` makes of each line; lines that it refuses are counted.
 
     Raises:
-        DataError: the file cannot be read, or has no line that can be used.
+        DataError: the file cannot be read, changed meanwhile, or has no line that can be used.
     """
+    unchanged = Unchanged([path])
     used = number = 0
     before = dict(done.refused)
     try:
@@ -328,7 +333,9 @@ def _records(path: Path, read: Callable[[str], Row], done: Converted, *, encodin
                     used += 1
                     yield row
     except (OSError, EOFError, zlib.error) as error:
+        unchanged.check_all()
         raise DataError(f"{path} cannot be read after line {number}: {error}; download it again") from error
+    unchanged.check_all()
     if not used:
         reasons = [
             f"{reason}: {n - before.get(reason, 0)}" for reason, n in done.refused.items() if n > before.get(reason, 0)

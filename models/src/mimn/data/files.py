@@ -20,6 +20,7 @@ from typing import Any, Literal
 from mimn.arrow import pa, pc, pcsv, pq
 from mimn.data.description import Table
 from mimn.data.events import DataError
+from mimn.whole_file import cause
 
 BATCH_ROWS = 1 << 17
 CSV_BLOCK_BYTES = 8 << 20
@@ -120,6 +121,45 @@ def _links_last(path: Path) -> tuple[bool, Path]:
 def _is_mark(name: str, said: Sequence[str]) -> bool:
     """Whether a name is a mark of a writer, and not one that the description says."""
     return name.startswith(_MARKS) and name not in said
+
+
+class Unchanged:
+    """Files that must stay as they are while they are read: one that is still being written, or replaced, is read in
+    part, which its rows do not tell."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Notes size and time of change of each.
+
+        Raises:
+            DataError: one is gone, or cannot be looked at.
+        """
+        self._found = {path: _size_and_time(path) for path in paths}
+
+    def check(self, path: Path) -> None:
+        """Look at one again.
+
+        Raises:
+            DataError: it is another one.
+        """
+        if _size_and_time(path) != self._found[path]:
+            raise DataError(f"{path} changed while it was read: wait until it is whole, and run this again")
+
+    def check_all(self) -> None:
+        """Look at all again, once the last one was read.
+
+        Raises:
+            DataError: one is another one.
+        """
+        for path in self._found:
+            self.check(path)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {cause(error)}") from error
+    return found.st_size, found.st_mtime_ns
 
 
 def column_names(path: Path, table: Table) -> list[str]:

@@ -9,6 +9,7 @@ reason, and the first of each is remembered.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ from mimn.data.column_values import (
 )
 from mimn.data.description import Table
 from mimn.data.events import DataError
-from mimn.data.files import column_names, expand, hint, is_parquet, record_batches
+from mimn.data.files import Unchanged, column_names, expand, hint, is_parquet, record_batches
 from mimn.data.ids import Strings, xxh64
 
 
@@ -89,10 +90,11 @@ class TableReader:
             ids: how ids are written.
 
         Raises:
-            DataError: a pattern matches no file.
+            DataError: a pattern matches no file, or a file cannot be looked at.
         """
         self._table, self._root, self._wanted, self._ids = table, root, wanted, ids
         self.paths = expand(table.files, root)
+        self._unchanged = Unchanged(self.paths)
         self.refused = Refused()
         self.rows = 0
         """Rows read, refused ones included."""
@@ -113,7 +115,7 @@ class TableReader:
         `note` is called with those of each batch, by the column's name.
 
         Raises:
-            DataError: a file cannot be read, or a whole column cannot be used.
+            DataError: a file cannot be read, or changed since this reader was made, or a whole column cannot be used.
         """
         for path in self.paths:
             first_row = 0
@@ -133,6 +135,7 @@ class TableReader:
                 self.rows += batch.num_rows
                 first_row += batch.num_rows
                 yield out
+        self._unchanged.check_all()
 
     def refuse(self, reason: str, mask: NDArray[np.bool_]) -> None:
         """Count rows of the batch that `batches` has yielded last, [n], as refused, too: by a rule of the caller."""
@@ -184,7 +187,11 @@ class TableReader:
         return ", ".join(self._table.files)
 
     def _read(self, path: Path) -> Iterator[tuple[bool, pa.RecordBatch]]:
-        """Batches of the wanted columns, and whether the file says of which types they are."""
+        """Batches of the wanted columns, and whether the file says of which types they are.
+
+        Raises:
+            DataError: the file cannot be read, or changed since this reader was made.
+        """
         columns = sorted({want.column for want in self._wanted.values()})
         repeated = {
             w.column
@@ -204,7 +211,9 @@ class TableReader:
             for batch in record_batches(path, self._table, columns, repeated, broken):
                 yield typed, batch
         except (OSError, pa.ArrowException) as error:
+            self._unchanged.check(path)  # else it is no damage
             raise DataError(f"{path} cannot be read: {_in_one_line(error)}{_fix(error, parquet=typed)}") from error
+        self._unchanged.check(path)
 
     def _check_columns(self, path: Path, wanted: Sequence[str], there: Sequence[str]) -> None:
         missing = [w for w in self._wanted.values() if w.column in set(wanted) - set(there)]
@@ -309,6 +318,8 @@ class TableReader:
 
 def _fix(error: Exception, *, parquet: bool) -> str:
     """What to do about a file that cannot be read, as far as the error tells."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return ": there is too little memory: raise its limit (ulimit -v, or the container's), and run this again"
     if "invalid UTF8" in str(error):
         return ': set `encoding`, such as "latin-1"'
     of_system = isinstance(error, OSError) and error.errno

@@ -192,7 +192,7 @@ class RedisStore:
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None] | NoAnswer]:
         """See `StateStore`."""
         names = [[self._transactions.names(p).state + user for user in users] for p, users in wanted]
-        with _named("load states"):
+        with _named("read states"):
             if self._clustered:  # one MGET per partition: its keys share a slot
                 partitions = [partition for partition, _ in wanted]
                 asked = [partial(self._values_of, p, some) for p, some in zip(partitions, names, strict=True)]

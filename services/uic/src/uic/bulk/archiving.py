@@ -9,6 +9,7 @@ from typing import Protocol
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.core.records import BatchRecord
+from uic.core.same_topic import Identity, made_again
 from uic.core.start_position import LogBounds
 
 RECORDS_A_FILE = 500_000
@@ -28,6 +29,9 @@ class Archived:
 
 class Log(Protocol):
     """What is archived: `PartitionReader` says how it reads and fails."""
+
+    def identity(self) -> Identity:
+        """Which topic there is now."""
 
     def start(self, partition: int) -> int:
         """Where the partition begins now."""
@@ -118,7 +122,8 @@ class Archiver:
         """Archive one partition up to offset `end`. What is written stays written, however the run ends.
 
         Raises:
-            BulkRefused: another run writes the partition; or retention has removed records since `refuse`.
+            BulkRefused: another run writes the partition; or retention has removed records since `refuse`; or the topic
+                was deleted and created again.
             BadArchive: another run has written it meanwhile, where there are no locks; or as `refuse`.
         """
         with self._archive.locked(partition):
@@ -127,6 +132,7 @@ class Archiver:
     def _run(self, partition: int, end: int) -> Archived:
         archive = self._archive
         start = self._log.start(partition)  # partitions before this one may have taken hours
+        self._refuse_another_topic()
         manifest = archive.manifest(partition)
         if manifest is None:
             self._refuse_lost(partition, start)
@@ -166,13 +172,30 @@ class Archiver:
                     f"{file.name} of partition {manifest.partition} had {file.records} records, and the log has "
                     f"{len(records)} there (compaction?): take the file from a copy, or archive into another folder"
                 )
+            self._refuse_another_topic()
             manifest = self._archive.replace(manifest, file, [arrow_of(records)] if records else [])
         return manifest
 
     def _write(
         self, manifest: PartitionManifest, records: list[BatchRecord], first: int, position: int
     ) -> PartitionManifest:
+        self._refuse_another_topic()
         return self._archive.add(manifest, [arrow_of(records)] if records else [], first, position - 1)
+
+    def _refuse_another_topic(self) -> None:
+        """What was read until now may be of a topic that was created under the name meanwhile: no offset tells it.
+
+        Raises:
+            BulkRefused: it may be.
+        """
+        about = self._archive.about
+        begun = Identity(about.topic, self._archive.topic_id, about.partitions)
+        if made_again(begun, self._log.identity()):
+            raise BulkRefused(
+                f"topic {about.topic} was deleted and created again while it was archived. {self._archive.folder.url} "
+                "holds the old one as far as it was read before that, and nothing of the new one. Run this again: the "
+                "new topic gets an archive of its own"
+            )
 
 
 def _bytes_of(record: BatchRecord) -> int:

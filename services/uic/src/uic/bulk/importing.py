@@ -21,6 +21,7 @@ from uic.bulk.errors import BulkRefused
 from uic.bulk.history import PLACE, History, HistoryRecord, Place, decode_place, encode_place
 from uic.bulk.numbers_there import Numbers, told
 from uic.core.records import BatchRecord
+from uic.core.same_topic import Identity, has_grown, made_again
 from uic.core.topics import erased_topic, import_run
 from uic.errors import LogUnavailable
 from uic.log.bounded_producer import close_producer, open_run
@@ -130,7 +131,7 @@ class Importer:
         """
         Args:
             client: options of the Kafka client.
-            bounds: the topic as it is now; it may grow until `run`, which looks again.
+            bounds: the topic as it is now; its records may have become more by `run`, which looks again.
             erasures: its notes of erased users.
             timeout_s: how long a record may be on its way.
             max_request_bytes: largest record.
@@ -156,7 +157,8 @@ class Importer:
         Raises:
             BulkRefused: the topic has records of another source, or of this one twice, or lacks some between others;
                 another import appends to it; the settings or the topic do not allow a record (`REFUSED`), or it would
-                come behind later ones. Those before it were appended.
+                come behind later ones. Those before it were appended. Or the topic was deleted and created again, or
+                given more partitions, before all of it was appended.
             LogUnavailable: something was not acknowledged; run it again. Or the notes of erasures cannot be read.
         """
         topic, partitions = self._bounds.topic, range(len(self._bounds.partitions))
@@ -235,7 +237,28 @@ class Importer:
         self._land(producer, flying, there.brought)
         if done.records < IN_FLIGHT:
             self._scan(reader, there)
+        self._refuse_another_topic(reader.identity())  # once nothing more is appended: all of it went into this one
         return there, done
+
+    def _refuse_another_topic(self, now: Identity) -> None:
+        """
+        Raises:
+            BulkRefused: the topic is not, or no longer as large as, the one with which the import began.
+        """
+        begun = self._bounds.identity
+        if made_again(begun, now):
+            raise BulkRefused(
+                f"topic {begun.topic} was deleted and created again while it was imported into: what was appended "
+                "before that is gone, and later records may be in the new one. Delete it, create it, and run this "
+                "again, before producers begin. If it has their events by now, import into another new topic"
+            )
+        if has_grown(begun, now):
+            raise BulkRefused(
+                f"topic {begun.topic} was given more partitions while it was imported into: it has {now.partitions}, "
+                f"and what was appended lies where the number of before, {begun.partitions}, says. If it has nothing "
+                "but this import, delete it, create it with the number that you want, set UIC_KAFKA__PARTITIONS to "
+                "that, and run this again; else see docs/runbooks/grown-topic.md"
+            )
 
     def _another(self) -> str:
         return f"another import appends to {self._bounds.topic} now: wait until it has ended, and run this again"
@@ -246,11 +269,12 @@ class Importer:
         itself has written is not there yet, and is not read later: to this run, it comes after the import.
 
         Raises:
-            BulkRefused: records of the source are there twice, or out of order.
+            BulkRefused: records of the source are there twice, or out of order; or it is another topic, or has grown.
             LogUnavailable: no answer.
         """
         now = reader.bounds()
-        for partition, log in enumerate(now.partitions[: len(self._bounds.partitions)]):
+        self._refuse_another_topic(now.identity)
+        for partition, log in enumerate(now.partitions):
             if log.start > 0:
                 there.cut.add(partition)
             for records, _ in reader.read_settled(partition, max(there.upto.get(partition, 0), log.start), now):

@@ -3,6 +3,7 @@ that makes a folder of that name removes it: no process holds it then."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import IO, Final
 
 from mimn.whole_file import cause
-from uic.bulk.errors import FolderFull, FolderUnavailable, is_full
+from uic.bulk.errors import BulkRefused, FolderFull, FolderUnavailable, is_full
 
 LOCK: Final = ".held"
 """A file in the folder, locked while its process lives."""
+NO_MEMORY: Final = (
+    "there is too little memory: raise its limit (ulimit -v, or the container's), or run this on a larger machine"
+)
 
 
 class WorkFolder:
@@ -52,10 +56,15 @@ class WorkFolder:
 
         Raises:
             FolderFull, FolderUnavailable: in place of the body's OSError; the message names the fix.
+            BulkRefused: there is too little memory, which no folder is to blame for.
         """
         try:
             yield
+        except MemoryError as error:
+            raise BulkRefused(NO_MEMORY) from error
         except OSError as error:
+            if error.errno == errno.ENOMEM:  # as a file is mapped
+                raise BulkRefused(NO_MEMORY) from error
             fix = "or set TMPDIR to another folder"
             if is_full(error):
                 raise FolderFull(f"the temporary folder {self._below} is full: free space there, {fix}") from error

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from kafka import KafkaConsumer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.errors import LogUnavailable
+from uic.log.connection_causes import ConnectionsFailed
+from uic.log.kafka_repairs.clients import explained, failures_of, open_kafka_client
 from uic.log.kafka_repairs.partition_records import Markers, SettledRecords, read_batches_with_uic
 from uic.log.outcomes import Outcomes
-from uic.log.unreachable import unreachable
+from uic.log.unreachable import stopped, unreachable
 from uic.settings import MAX_BATCH_BYTES
 
 T = TypeVar("T")
@@ -51,6 +53,24 @@ def open_lone_consumer(
         raise unreachable(client, error) from error
     read_batches_with_uic(consumer, most_bytes=most_bytes)
     return consumer
+
+
+def silent(client: Mapping[str, Any], consumer: KafkaConsumer, topic: str, waited_s: float) -> LogUnavailable:
+    """The error to raise where a consumer that had a connection gets no answer any more.
+
+    Args:
+        client: options of the Kafka client.
+        consumer: opened with these.
+        topic: that is read.
+        waited_s: how long nothing came.
+    """
+    what = f"no answer for {waited_s:.0f} s while reading {topic}"
+    if not (failures := failures_of(consumer)):
+        brokers = ", ".join(client["bootstrap_servers"])
+        return LogUnavailable(f"{what} from {brokers}: `ctr doctor` says which brokers are away; run this again")
+    error = KafkaTimeoutError(what)
+    error.__cause__ = ConnectionsFailed(failures)
+    return LogUnavailable(f"{stopped(error, what).detail}; run this again")
 
 
 def read_settled(

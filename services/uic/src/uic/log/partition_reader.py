@@ -16,12 +16,13 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from uic.core.records import BatchRecord
+from uic.core.same_topic import Identity
 from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.kafka_repairs.fetching import poll_once
 from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
-from uic.log.lone_consumer import open_lone_consumer, read_settled
+from uic.log.lone_consumer import open_lone_consumer, read_settled, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
 from uic.log.topic_facts import topic_id_of
@@ -50,6 +51,11 @@ class TopicBounds:
     log_ends: Sequence[int]
     """Where each partition ends (high watermark). While a transaction is open in it, that is above the `end` of its
     bounds, the last stable offset."""
+
+    @property
+    def identity(self) -> Identity:
+        """Which topic this is."""
+        return Identity(self.topic, self.topic_id, len(self.partitions))
 
 
 class PartitionReader:
@@ -89,6 +95,26 @@ class PartitionReader:
             UnsuitableTopic: there is no such topic.
         """
         with self._named(NO_ANSWER, TO_SEE):
+            _, topic_id, count = self.identity()
+            there = [TopicPartition(self._topic, p) for p in range(count)]
+            timeout_ms = int(self._idle_s * 1000)
+            begins = self._consumer.beginning_offsets(there, timeout_ms=timeout_ms)
+            # Before the last stable offsets: what is produced between the two would look like an open transaction.
+            with up_to_the_high_watermark(self._consumer):
+                log_ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
+            ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
+        partitions = [log_bounds(begins[tp], ends[tp], topic_id) for tp in there]
+        at_least = [max(log_ends[tp], now.end) for tp, now in zip(there, partitions, strict=True)]
+        return TopicBounds(self._topic, topic_id, partitions, at_least)
+
+    def identity(self) -> Identity:
+        """Which topic there is now. Asked after records were read, it says of which topic they are: if it is the one
+        of before, so are they.
+
+        Raises:
+            LogUnavailable, TopicRefused, UnsuitableTopic: as `bounds`.
+        """
+        with self._named(NO_ANSWER, TO_SEE):
             admin = open_kafka_client(
                 KafkaAdminClient, **self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)}
             )
@@ -97,18 +123,8 @@ class PartitionReader:
                     [found] = admin.describe_topics([self._topic])
             finally:
                 admin.close()
-            check_there(self._client, found)
-            there = [TopicPartition(self._topic, p) for p in range(len(found["partitions"]))]
-            timeout_ms = int(self._idle_s * 1000)
-            begins = self._consumer.beginning_offsets(there, timeout_ms=timeout_ms)
-            # Before the last stable offsets: what is produced between the two would look like an open transaction.
-            with up_to_the_high_watermark(self._consumer):
-                log_ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
-            ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
-        topic_id = topic_id_of(found)
-        partitions = [log_bounds(begins[tp], ends[tp], topic_id) for tp in there]
-        at_least = [max(log_ends[tp], now.end) for tp, now in zip(there, partitions, strict=True)]
-        return TopicBounds(self._topic, topic_id, partitions, at_least)
+        check_there(self._client, found)
+        return Identity(self._topic, topic_id_of(found), len(found["partitions"]))
 
     def start(self, partition: int) -> int:
         """Where a partition begins now.
@@ -175,7 +191,7 @@ class PartitionReader:
                         position, deadline = min(reached, end), time.monotonic() + self._idle_s
                         yield [record for record in found if record.offset < end], position
                     elif time.monotonic() > deadline:
-                        raise LogUnavailable(f"no answer for {self._idle_s:.0f} s while reading {self._topic}")
+                        raise silent(self._client, consumer, self._topic, self._idle_s)
             except OffsetOutOfRangeError as error:
                 raise LogUnavailable(
                     f"{self._topic}, partition {partition}: retention removed offset {position} while the log was "

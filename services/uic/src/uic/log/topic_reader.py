@@ -18,7 +18,7 @@ from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
-from uic.log.lone_consumer import open_lone_consumer, read_settled
+from uic.log.lone_consumer import open_lone_consumer, read_settled, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, check_there, refusal
 from uic.log.unreachable import stopped, unreachable
@@ -83,11 +83,11 @@ def read_to_end(
                 raise UnsuitableTopic(f"topic {topic} {wrong}")
             chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
             span = _span(consumer, chosen, last=last, since_ms=since_ms or {}, idle_s=idle_s)
-            yield from _read(consumer, topic, span.starts, span.stable, idle_s)
+            yield from _read(client, consumer, topic, span.starts, span.stable, idle_s=idle_s)
         if span.behind:
             yield from read_settled(
                 client,
-                lambda opened: _read(opened, topic, span.behind, span.ends, idle_s),
+                lambda opened: _read(client, opened, topic, span.behind, span.ends, idle_s=idle_s),
                 timeout_s=idle_s,
                 most_bytes=most_bytes,
             )
@@ -156,10 +156,12 @@ def _span(
 
 
 def _read(
+    client: Mapping[str, Any],
     consumer: KafkaConsumer,
     topic: str,
     starts: Mapping[TopicPartition, int],
     ends: Mapping[TopicPartition, int],
+    *,
     idle_s: float,
 ) -> Iterator[LogRecord]:
     """The records from `starts` to `ends` (exclusive), with whatever `consumer` hands out."""
@@ -200,4 +202,4 @@ def _read(
                 unread.discard(tp)
                 consumer.pause(tp)
         if unread and time.monotonic() > deadline:
-            raise LogUnavailable(f"no answer for {idle_s:.0f} s while reading {topic}")
+            raise silent(client, consumer, topic, idle_s)

@@ -15,6 +15,7 @@ from typing import Final, TextIO
 
 from mimn.state import partition_of
 from uic.core.event import Reason
+from uic.core.same_topic import Identity, has_grown, made_again
 from uic.core.topics import replay_run
 from uic.errors import UicError, UnsuitableTopic
 from uic.log.bounded_producer import open_run
@@ -140,9 +141,11 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
             return 2
     for why, count in skipped.most_common():
         print(f"skipped {count}: {why}", file=out)
+    begun = None
     if chosen:
-        chosen = _not_erased(chosen, kafka, out)
-    if not chosen:
+        begun = _identity(kafka)
+        chosen = _not_erased(chosen, kafka, begun, out)
+    if begun is None or not chosen:
         print(f"0 to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
         return 1
     with closing(_begun(chosen, kafka)) as log:
@@ -177,7 +180,9 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
             print(f"ctr dead-letters: {result.why}", file=sys.stderr)
         if result.ended_by is not None:
             raise result.ended_by
-        return 1 if result.why else 0
+        if changed := _changed(begun, _identity(kafka)):
+            print(f"ctr dead-letters: {changed}", file=sys.stderr)
+        return 1 if result.why or changed else 0
 
 
 def _begun(chosen: Sequence[DeadLetter], kafka: KafkaSettings) -> KafkaLog:
@@ -191,17 +196,38 @@ def _begun(chosen: Sequence[DeadLetter], kafka: KafkaSettings) -> KafkaLog:
     return KafkaLog(options, timeout_s=TIMEOUT_S, max_request_bytes=most, run=run)
 
 
-def _not_erased(chosen: list[DeadLetter], kafka: KafkaSettings, out: TextIO | None) -> list[DeadLetter]:
-    """Those of `chosen` whose user was not erased since."""
+def _identity(kafka: KafkaSettings) -> Identity:
+    """Which topic the event topic is now."""
     log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S, max_request_bytes=kafka.max_request_bytes)
     with closing(log):
-        topic_id = log.topic_id(kafka.topic)
-        if (found := log.partition_count(kafka.topic)) != kafka.partitions:
-            raise UnsuitableTopic(
-                f"topic {kafka.topic} has {found} partitions, UIC_KAFKA__PARTITIONS says {kafka.partitions}"
-            )
+        return Identity(kafka.topic, log.topic_id(kafka.topic), log.partition_count(kafka.topic))
+
+
+def _changed(begun: Identity, now: Identity) -> str:
+    """What became of the topic while letters were replayed into it; empty if it is the one of before."""
+    if made_again(begun, now):
+        return (
+            f"topic {begun.topic} was deleted and created again while letters were replayed into it: what was replayed "
+            f"before that is gone. {RUN_AGAIN} (without --again)"
+        )
+    if has_grown(begun, now):
+        return (
+            f"topic {begun.topic} was given more partitions while letters were replayed into it: it has "
+            f"{now.partitions}, and they lie where {begun.partitions} says: see docs/runbooks/grown-topic.md"
+        )
+    return ""
+
+
+def _not_erased(
+    chosen: list[DeadLetter], kafka: KafkaSettings, begun: Identity, out: TextIO | None
+) -> list[DeadLetter]:
+    """Those of `chosen` whose user was not erased since."""
+    if begun.partitions != kafka.partitions:
+        raise UnsuitableTopic(
+            f"topic {kafka.topic} has {begun.partitions} partitions, UIC_KAFKA__PARTITIONS says {kafka.partitions}"
+        )
     erasures = KafkaErasures(kafka.client_options(), kafka.topic, kafka.partitions, timeout_s=TIMEOUT_S)
-    noted = erasures.noted(range(kafka.partitions), topic_id)
+    noted = erasures.noted(range(kafka.partitions), begun.topic_id)
     left = [letter for letter in chosen if not erased_since(letter, noted, kafka.partitions)]
     if len(left) < len(chosen):
         print(f"skipped {len(chosen) - len(left)}: their user was erased since", file=out)

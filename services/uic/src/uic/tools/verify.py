@@ -128,7 +128,10 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
                 print(f"ctr verify: progress was not compared with the log: {error}", file=sys.stderr)
             verifier = Verifier(bundle, store, log, repair=options.repair)
             found = [verifier.look(p) for p in options.partition or range(settings.kafka.partitions)]
-    except (BundleError, StartRefused, StoreUnavailable, LogUnavailable) as error:
+    except StoreUnavailable as error:
+        print(f"ctr verify: {error}; run it again", file=sys.stderr)  # what was repaired stays
+        return 1
+    except (BundleError, StartRefused, LogUnavailable) as error:
         print(f"ctr verify: {error}", file=sys.stderr)
         return 1
     for row in found:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from uic.bulk.archive import begin_archive, incomplete
 from uic.bulk.archiving import RECORDS_A_FILE, Archiver
-from uic.bulk.errors import BulkRefused
+from uic.bulk.errors import BulkRefused, FolderFull
 from uic.bulk.folder import Folder
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.partition_reader import log_reader
@@ -73,6 +73,9 @@ def main(
                 done = [archiver.run(p, bounds.partitions[p].end) for p in options.partition or range(count)]
             manifests = filter(None, map(archive.manifest, range(count)))
             complete_from = {m.partition: m.complete_from for m in manifests}
+    except FolderFull as error:
+        print(f"ctr archive: {error}. Free space there, and run this again: it goes on", file=sys.stderr)
+        return 1
     except (BulkRefused, UnsuitableTopic, LogUnavailable) as error:
         print(f"ctr archive: {error}", file=sys.stderr)
         return 1

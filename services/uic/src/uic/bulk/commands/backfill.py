@@ -27,7 +27,7 @@ from uic.bulk.archive import Archive, arrow_of, begin_archive, incomplete, open_
 from uic.bulk.archiving import Archiver
 from uic.bulk.backfill_job import ARCHIVE, JOB, KEPT, STATES, BackfillJob, Target, new_job, read_job
 from uic.bulk.commands.servers import add_loading, erasures_of, load, says_run_again
-from uic.bulk.errors import BulkRefused
+from uic.bulk.errors import BulkRefused, FolderFull
 from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptLedgers, keep
 from uic.bulk.loading import ENTRY_BYTES
@@ -86,6 +86,9 @@ def main(
             return command.estimate()
         with says_if_interrupted("ctr backfill", "run it again with the same --work; it goes on"), says_run_again():
             return command.run()
+    except FolderFull as error:
+        print(f"ctr backfill: {error}. Free space there, and run this again: it goes on", file=sys.stderr)
+        return 1
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
         print(f"ctr backfill: {error}", file=sys.stderr)
         return 1
@@ -141,7 +144,15 @@ class Backfill:
                 f"loaded: {'; '.join(_rule(name) for name in rejected)}"
             )
         loaded = load(
-            folder, manifest, self._options, self._store, self._keys, erased={}, said="loaded", after=self._after
+            folder,
+            manifest,
+            self._options,
+            self._store,
+            self._keys,
+            kafka=self._settings.kafka,
+            erased={},
+            said="loaded",
+            after=self._after,
         )
         outcomes = _total(p.outcomes for p in manifest.partitions)
         became = [_counted(outcomes)] if any(outcomes.values()) else []

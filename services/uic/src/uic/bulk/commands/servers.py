@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from uuid import UUID
 
 from mimn.options import positive
 from mimn.state import Keys
+from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.loading import Loaded, Loader
 from uic.bulk.namespaces import refuse_aborted
 from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates
+from uic.core.same_topic import Identity, has_grown, made_again
 from uic.errors import StoreUnavailable
 from uic.log.erasures import KafkaErasures
+from uic.log.partition_reader import log_reader
 from uic.settings import KafkaSettings
 from uic.store import RedisStore
 
@@ -60,6 +64,7 @@ def load(
     store: RedisStore,
     keys: Keys,
     *,
+    kafka: KafkaSettings,
     erased: Mapping[int, Mapping[bytes, int]],
     said: str,
     after: Callable[[str], None],
@@ -72,13 +77,16 @@ def load(
         options: those of `add_loading`.
         store: where to.
         keys: of the namespace.
+        kafka: where the log is from which the states were folded.
         erased: partition → key → offset up to which events are erased; such states are left out.
         said: what was done to a state, for the line of progress.
         after: called after each step.
 
     Raises:
-        BulkRefused: as `Loader`, or the rollout that the states are of was aborted, also when all are loaded.
+        BulkRefused: as `Loader`, or the rollout that the states are of was aborted, also when all are loaded; or the
+            log is no longer the one from which they were folded.
         EvictingStore, StoreUnavailable: as `Loader`.
+        LogUnavailable, UnsuitableTopic: what the topic is now cannot be found out, or it is gone.
     """
     politeness = Politeness(options.bytes_per_s, options.latency_ms / 1000)
     loader = Loader(store, keys, politeness, take_over=options.take_over, after=after)
@@ -92,4 +100,26 @@ def load(
         refuse_aborted(store, keys)
     store.claim_namespace(manifest.n, manifest.topic)  # again, before it counts: the store may have been emptied
     loader.confirm(manifest)
+    with log_reader(kafka) as reader:
+        _refuse_another_topic(manifest, reader.identity())
     return loader.done
+
+
+def _refuse_another_topic(manifest: SavedStates, now: Identity) -> None:
+    """Loading takes long, and UIC does not go on from states of another log.
+
+    Raises:
+        BulkRefused: the topic is not, or no longer as large as, the one from which the states were folded.
+    """
+    begun = Identity(manifest.topic, UUID(manifest.topic_id).bytes, manifest.n)
+    if made_again(begun, now):
+        raise BulkRefused(
+            f"topic {manifest.topic} was deleted and created again while its states were loaded, and UIC does not go "
+            "on from states of a log that is gone. Drop the namespace (ctr namespaces drop), and see "
+            "docs/runbooks/restore.md#the-topic-is-lost-as-well"
+        )
+    if has_grown(begun, now):
+        raise BulkRefused(
+            f"topic {manifest.topic} was given more partitions while its states were loaded: it has {now.partitions}, "
+            f"and they are of {manifest.n}, so UIC does not go on from them: see docs/runbooks/grown-topic.md"
+        )

@@ -89,6 +89,7 @@ class Snapshot:
         self._root = Folder(options.to)
         self._of: str = getattr(options, "of_namespace", None) or self._namespace
 
+    @says_run_again()
     def create(self) -> int:
         """Take a snapshot, and remove expired ones if asked to: before it, so that a full disk has room, and after it
         those that it replaces. What goes before it is needed no more, whether or not this one is taken."""
@@ -160,6 +161,7 @@ class Snapshot:
             print(f"warning: that it was verified is not noted, and `list` does not say so: {error}", file=sys.stderr)
         return 0
 
+    @says_run_again()
     def expire(self) -> int:
         """Remove expired snapshots."""
         now = self._stores_time()
@@ -192,7 +194,15 @@ class Snapshot:
         again = f"whole partitions stay; run it again with --id {identity}, and it loads the rest"
         with says_if_interrupted("ctr snapshot restore", again):
             done = load(
-                folder, manifest, options, self._store, self._keys, erased=erased, said="restored", after=self._after
+                folder,
+                manifest,
+                options,
+                self._store,
+                self._keys,
+                kafka=self._settings.kafka,
+                erased=erased,
+                said="restored",
+                after=self._after,
             )
         report = {
             "id": identity,

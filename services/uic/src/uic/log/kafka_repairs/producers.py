@@ -222,6 +222,8 @@ def has_failed(producer: KafkaProducer) -> bool:
 
 def end_sender(producer: KafkaProducer) -> None:
     """End the producer's thread at once. `close` flushes first and, when that takes too long, raises and lets the
-    thread go on forever."""
+    thread go on forever. It does not count as closed then, and is closed once more when it is collected, where that
+    prints a traceback."""
     producer._sender.force_close()
     producer._sender.join(1.0)
+    producer._closed = True

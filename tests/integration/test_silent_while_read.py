@@ -1,0 +1,83 @@
+"""A broker that goes silent while a topic is read, or before a producer is closed."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from conftest import MakeTopics, TopicsForTest
+from localstack.dev_broker import DevBroker
+from uic.errors import LogUnavailable
+from uic.log import topic_reader
+from uic.log.bounded_producer import close_producer, open_producer
+from uic.log.partition_reader import PartitionReader
+from uic.log.topic_reader import read_to_end
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def names(own_kafka: DevBroker, make_topics: MakeTopics) -> Iterator[TopicsForTest]:
+    """A topic with a record, on a broker that this test may freeze."""
+    made = make_topics(own_kafka.address, 1)
+    producer = KafkaProducer(bootstrap_servers=own_kafka.address, acks="all")
+    producer.send(made.events, key=b"u", value=b"x").get(10)
+    producer.close()
+    yield made
+    own_kafka.thaw()
+
+
+def refused(own_kafka: DevBroker, names: TopicsForTest) -> re.Pattern[str]:
+    return re.compile(
+        f"no answer for 1 s while reading {names.events}.*{re.escape(own_kafka.address)}.*; run this again$"
+    )
+
+
+def test_a_broker_that_goes_silent_while_a_partition_is_read_is_named_and_the_way_on(
+    own_kafka: DevBroker, names: TopicsForTest
+) -> None:
+    with PartitionReader({"bootstrap_servers": [own_kafka.address]}, names.events, idle_s=1.0) as reader:
+        assert reader.bounds().log_ends == [1]
+        own_kafka.freeze()
+        with pytest.raises(LogUnavailable) as told:
+            list(reader.read(0, 0, 1))
+        own_kafka.thaw()
+    assert refused(own_kafka, names).match(str(told.value)), str(told.value)
+
+
+def test_a_broker_that_goes_silent_while_a_topic_is_read_is_named_and_the_way_on(
+    own_kafka: DevBroker, names: TopicsForTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = topic_reader._read
+
+    def then_silent(*arguments: Any, **named: Any) -> Iterator[Any]:
+        own_kafka.freeze()
+        yield from read(*arguments, **named)
+
+    monkeypatch.setattr(topic_reader, "_read", then_silent)
+    with pytest.raises(LogUnavailable) as told:
+        list(read_to_end({"bootstrap_servers": [own_kafka.address]}, names.events, idle_s=1.0))
+    assert refused(own_kafka, names).match(str(told.value)), str(told.value)
+
+
+def test_a_producer_that_could_not_send_all_is_closed_once(
+    own_kafka: DevBroker, names: TopicsForTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was closed again when it was collected, which printed a traceback."""
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    producer = open_producer({"bootstrap_servers": [own_kafka.address]}, timeout_s=30, max_request_bytes=1 << 20)
+    producer.partitions_for(names.events)
+    own_kafka.freeze()
+    producer.send(names.events, key=b"u", value=b"y")
+    close_producer(producer, wait_s=0)
+    producer.__del__()
+    del producer
+    gc.collect()
+    assert unraisable == []
