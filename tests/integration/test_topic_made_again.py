@@ -25,7 +25,7 @@ from uic.bulk.folder import Folder
 from uic.core.event import Reason
 from uic.core.letters import Letter, to_wire
 from uic.log.topic_reader import read_to_end
-from uic.tools import dead_letters
+from uic.tools import dead_letters, letter_replay
 
 pytestmark = pytest.mark.servers
 
@@ -222,7 +222,7 @@ def test_letters_are_not_reported_as_replayed_if_the_topic_is_another_one_by_the
     producer.close()
     for name, said in environment(names).items():
         monkeypatch.setenv(name, said)
-    replay = dead_letters.replay
+    replay = letter_replay.replay
 
     def then_changed(*arguments: object) -> object:
         result = replay(*arguments)  # type: ignore[arg-type]

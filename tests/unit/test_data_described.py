@@ -25,6 +25,8 @@ from mimn.data.events import DataError
 from mimn.data.ids import Strings, string_ids, xxh64
 from mimn.data.preparation import prepare
 from mimn.data.prepared import Prepared
+from mimn.data.sorting import SortingWriter
+from uic.bulk.commands import import_history
 
 T = 1_600_000_000
 
@@ -491,3 +493,24 @@ def test_an_offset_keeps_items_of_behaviors_apart(make: Make) -> None:
     assert check(path).values["share of impressions whose item has no event"] == 1.0
     with pytest.raises(DataError, match=r"`events.item_offset` belongs to `ids = \"uint64\"`"):
         read_description(make(f'ids = "string"\n{toml}'))
+
+
+def test_an_import_of_a_file_that_is_still_written_appends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed_port: str
+) -> None:
+    """It is refused before the brokers are asked for anything: here there is none."""
+    file, path = tmp_path / "events.csv", tmp_path / "d.toml"
+    file.write_text(f"uid,sku,ts\n1,2,{T}\n")
+    path.write_text('name = "s"\n[events]\nfiles = ["events.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n')
+    add = SortingWriter.add
+
+    def while_more_comes(writer: SortingWriter, columns: Any) -> None:
+        with file.open("a") as more:
+            more.write(f"1,3,{T}\n")
+        add(writer, columns)
+
+    monkeypatch.setattr(SortingWriter, "add", while_more_comes)
+    monkeypatch.setenv("UIC_KAFKA__BOOTSTRAP_SERVERS", closed_port)
+    assert import_history.main(["--description", str(path)]) == 1
+    told = f"{file} changed while it was read: wait until it is whole, and run this again"
+    assert capsys.readouterr().err == f"ctr import: {told}\n"

@@ -213,7 +213,7 @@ def test_a_file_that_is_still_downloaded_is_refused_and_nothing_stays(
     reviews, meta = put(place, "reviews", lines(REVIEW_2014)), put(place, "meta", lines(*META_2014))
     review = convert._review
 
-    def while_more_comes(line: str) -> convert.Row:
+    def while_more_comes(line: str) -> tuple[str, str, float | None, int]:
         with reviews.open("ab") as file:
             file.write(b"\n")  # once a line that was there, and none of its own
         return review(line)

@@ -165,6 +165,7 @@ CHANGES: dict[str, Broken] = {
         lambda patch: patch.delattr(ClusterMetadata, "leader_epoch_for_partition")
     ),
     "a producer has a thread _sender with force_close()": lambda patch: patch.delattr(Sender, "force_close"),
+    "a producer that is _closed is not closed again": lambda patch: patch.setattr(KafkaProducer, "close", other),
     "an idempotent producer asks for its id with init_producer_id() while it has none": lambda patch: patch.setattr(
         Sender, "run_once", other
     ),

@@ -260,11 +260,11 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(Fetcher._handle_offset_for_leader_epoch_response, "topics", "partitions", "end_offset")
         )
     ),
-    "a producer has a thread _sender with force_close(), and is not closed twice once it is _closed": lambda: (
-        uses(KafkaProducer.__init__, "_sender", "_closed")
-        and uses(KafkaProducer.close, "_closed")
-        and takes(Sender.force_close, "self")
-        and hasattr(Sender, "join")
+    "a producer has a thread _sender with force_close()": lambda: (
+        uses(KafkaProducer.__init__, "_sender") and takes(Sender.force_close, "self") and hasattr(Sender, "join")
+    ),
+    "a producer that is _closed is not closed again": lambda: (
+        uses(KafkaProducer.__init__, "_closed") and uses(KafkaProducer.close, "_closed")
     ),
     "an idempotent producer asks for its id with init_producer_id() while it has none": lambda: (
         uses(KafkaProducer.__init__, "_transaction_manager")
