@@ -90,8 +90,8 @@ def load(
     """
     politeness = Politeness(options.bytes_per_s, options.latency_ms / 1000)
     loader = Loader(store, keys, politeness, take_over=options.take_over, after=after)
-    refuse_aborted(store, keys)
     missing = loader.refuse(manifest, memory_share=options.memory_share)
+    refuse_aborted(store, keys)
     store.claim_namespace(manifest.n, manifest.topic)
     line = ProgressLine(said, sum(p.users for p in missing), "states")
     for saved in missing:
