@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,8 +17,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from process.store_tls import cause_of, check_store_tls
-from process.tls_causes import MOST, BadTlsFiles, Cause, by_cause
+from process.tls_causes import MOST, BadTlsFiles, Cause, KeyHasPassphrase, by_cause, no_passphrase
+from rtp.settings import RedisSettings as RtpRedis
+from rtp.store import _commands
 from support.certificates import Certificates
+from uic.redis_client import open_client
+from uic.settings import RedisSettings as UicRedis
 from uic.store_failures import MOST_OF_REPLY, describe
 
 
@@ -83,3 +88,30 @@ def test_a_key_with_a_passphrase_is_refused_and_asks_no_terminal_unless_the_url_
     with pytest.raises(BadTlsFiles, match=r"RTP_REDIS__TLS_KEY_FILE=.*locked\.key: .*passphrase"):
         check_store_tls("RTP_REDIS", "rediss://h", issued.ca, issued.client, locked)
     check_store_tls("RTP_REDIS", "rediss://h?ssl_password=open", issued.ca, issued.client, locked)
+    with pytest.raises(BadTlsFiles, match="is the passphrase right"):
+        check_store_tls("RTP_REDIS", "rediss://h?ssl_password=wrong", issued.ca, issued.client, locked)
+
+
+@pytest.mark.parametrize(("query", "password"), [("", None), ("?ssl_password=a%20b", "a b")])
+def test_connections_to_the_store_have_a_passphrase_in_every_mode_or_ask_no_terminal(
+    query: str, password: str | None, tmp_path: Path
+) -> None:
+    issued = Certificates.issue(tmp_path)
+    files = {"tls_ca_file": issued.ca, "tls_cert_file": issued.client, "tls_key_file": issued.client_key}
+    url = f"rediss://h:1{query}"
+    sentinels = {"mode": "sentinel", "sentinels": "h:2"}
+    of_uic = [open_client(UicRedis(url=url, **files, **mode)) for mode in ({}, sentinels)]  # type: ignore[arg-type]
+    given = [client.connection_pool.connection_kwargs for client in of_uic]
+    of_rtp: Any = [_commands(RtpRedis(url=url, **files, **mode)) for mode in ({}, sentinels)]  # type: ignore[arg-type]
+    given += [commands._pool.connection_kwargs for commands in of_rtp]
+    assert [one["ssl_password"] for one in given] == [password or no_passphrase] * 4
+
+
+def test_a_key_with_a_passphrase_is_told_with_the_settings_at_a_later_connection() -> None:
+    with pytest.raises(KeyHasPassphrase) as raised:
+        no_passphrase()
+    cause = cause_of(wrapped(raised.value, 2), "UIC_REDIS")
+    assert cause is not None
+    assert cause.said == "the key has a passphrase"
+    assert "UIC_REDIS__TLS_KEY_FILE" in cause.fix
+    assert "ssl_password in the query of UIC_REDIS__URL" in cause.fix

@@ -29,6 +29,21 @@ _OUR_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA")
 _NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "UNSUPPORTED_PROTOCOL"}
 
 
+class KeyHasPassphrase(OSError):
+    """A private key has a passphrase, and none is set. It is an `OSError`, as all else that OpenSSL and the system say,
+    because the libraries take nothing else for a connection that failed."""
+
+
+def no_passphrase() -> str:
+    """For `load_cert_chain`, as its password. With None OpenSSL would ask the terminal of the process, if it has one,
+    and its thread would wait there for good.
+
+    Raises:
+        KeyHasPassphrase: always; it is called for a key that has a passphrase alone.
+    """
+    raise KeyHasPassphrase("the key has a passphrase")
+
+
 class BadTlsFiles(ValueError):
     """TLS files for connections to a server that cannot be used. Names the setting, the file and the reason."""
 
@@ -57,10 +72,17 @@ class TlsSettings(NamedTuple):
     """What may be wrong if a server ends each connection without a word."""
     other_files: str = ""
     """Which file besides these three may be meant if one is not there."""
+    passphrase: str = ""
+    """Where the passphrase of the key can be set; empty if nowhere."""
 
     def files(self) -> str:
         """The three, in words."""
         return f"the files of {self.ca_file}, {self.cert_file} and {self.key_file}"
+
+    def without_passphrase(self) -> str:
+        """What to do about a key that has one."""
+        or_set = f", or set {self.passphrase}" if self.passphrase else ""
+        return f"store the key of {self.key_file} without one, readable by the service alone{or_set}"
 
 
 def check_tls_files(
@@ -95,12 +117,14 @@ def check_tls_files(
         except OSError as error:
             raise BadTlsFiles(f"{name}={file}: {_of_file(error)}") from error
     try:
-        # Without a password OpenSSL would ask for it at the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password=passphrase)
+        password = passphrase or no_passphrase
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password=password)
+    except KeyHasPassphrase as error:
+        raise BadTlsFiles(f"{names.key_file}={key_file}: {error}; {names.without_passphrase()}") from error
     except OSError as error:
         raise BadTlsFiles(
             f"{names.cert_file}={cert_file} with {names.key_file}={key_file}: {_of_file(error)}; do they belong "
-            "together, and has the key no passphrase?"
+            f"together{', and is the passphrase right' if passphrase else ''}?"
         ) from error
 
 
@@ -121,6 +145,8 @@ def cause_behind(error: BaseException | None, names: TlsSettings) -> Cause | Non
         match error:
             case None:
                 return None
+            case KeyHasPassphrase():
+                return Cause(str(error), names.without_passphrase())
             case ssl.SSLError():
                 said, fix = _of_tls(error, names)
                 return Cause(bounded(said), fix)

@@ -18,7 +18,7 @@ from redis.retry import Retry
 from process.addresses import hosts_and_ports
 from process.assumptions import broken, takes, uses
 from process.sentinels import sentinel_login
-from process.store_tls import check_store_tls
+from process.store_tls import check_store_tls, tls_options
 from process.tls_causes import BadTlsFiles
 from uic.errors import StartRefused, UnsuitableClient
 from uic.sentinels import Sentinels
@@ -106,11 +106,7 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
     }
     tls = settings.url.startswith("rediss://")
     if tls:
-        limits |= {
-            "ssl_ca_certs": settings.tls_ca_file and str(settings.tls_ca_file),
-            "ssl_certfile": settings.tls_cert_file and str(settings.tls_cert_file),
-            "ssl_keyfile": settings.tls_key_file and str(settings.tls_key_file),
-        }
+        limits |= tls_options(settings.url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
 
     def on_connect(connection: Any) -> None:
         connection.on_connect()

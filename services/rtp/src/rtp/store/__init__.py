@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 
 from process.addresses import hosts_and_ports
 from process.sentinels import sentinel_login
-from process.store_tls import check_store_tls
+from process.store_tls import check_store_tls, tls_options
 from rtp.core.circuit_breaker import CircuitBreaker
 from rtp.settings import RedisSettings
 from rtp.store.cluster import ClusterCommands
@@ -61,11 +61,7 @@ def _commands(settings: RedisSettings) -> Commands:
         "retry": Retry(NoBackoff(), 0),
     }
     if settings.tls:
-        options |= {
-            "ssl_ca_certs": settings.tls_ca_file and str(settings.tls_ca_file),
-            "ssl_certfile": settings.tls_cert_file and str(settings.tls_cert_file),
-            "ssl_keyfile": settings.tls_key_file and str(settings.tls_key_file),
-        }
+        options |= tls_options(url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
     match settings.mode:
         case "single":
             # As `ConnectionPool.from_url`, but for the protocol, which is ours to choose: we read the replies.

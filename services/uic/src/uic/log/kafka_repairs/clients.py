@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
+from process.tls_causes import no_passphrase
 from uic.log.connection_causes import ConnectionsFailed, NoConnection
 from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.connections import Manager
@@ -34,6 +35,9 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
     """A connected client: `kind` is the library's `KafkaConsumer`, `KafkaProducer` or `KafkaAdminClient`, and `options`
     are its options. Close it.
 
+    A key that has a passphrase is a connection that fails, as `why_no_connection` tells it, and no question at the
+    terminal, for which the thread of the client would wait for good.
+
     The library starts a thread and opens files before it looks for a broker, and leaves them if it finds none. Here
     they are closed, whatever the constructor raises.
 
@@ -42,6 +46,7 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
         UnsuitableClient: see `check_client`.
     """
     check_client()
+    options = {"ssl_password": no_passphrase, **options}
     managers: list[Manager] = []
     with ExitStack() as started:
 
