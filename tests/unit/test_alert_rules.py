@@ -330,6 +330,20 @@ SCENARIOS = {
         "CertificateExpired",
         {"severity": "page", "instance": "uic-0", "listener": "grpc"},
     ),
+    "the certificate of a client of Kafka expires, and is renewed": scenario(
+        f'uic_tls_client_certificate_expires_seconds{{server="kafka",{UIC}}}',
+        "60x4 2000000x4",
+        [("30s", False), ("1m", True), ("2m", True), ("2m30s", False)],
+        "CertificateExpired",
+        {"severity": "page", "instance": "uic-0", "server": "kafka"},
+    ),
+    "the certificate of a client of the store is in its last week": scenario(
+        f'rtp_tls_client_certificate_expires_seconds{{server="store",{RTP}}}',
+        "604860x4 2000000x4",
+        [("1m", False), ("1m30s", True), ("2m", True), ("2m30s", False)],
+        "CertificateExpires",
+        {"severity": "ticket", "instance": "rtp-0", "server": "store"},
+    ),
     "log lines are dropped, for a moment": scenario(
         f"uic_log_lines_dropped_total{{{UIC}}}",
         "0 0 900x40",

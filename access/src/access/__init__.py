@@ -5,6 +5,7 @@ Both services use it, so one key file and one rule about addresses apply to both
 """
 
 from access.address import is_loopback
+from access.client_certificates import ClientCertificates
 from access.keys import BadKeys, Key, Scope, make_key, parse_keys
 from access.ring import KeyRing
 from access.rules import AccessDecision, Door, Rule, check_rules, judge, refusal
@@ -14,6 +15,7 @@ __all__ = [
     "AccessDecision",
     "BadKeys",
     "BadTls",
+    "ClientCertificates",
     "Door",
     "Key",
     "KeyRing",

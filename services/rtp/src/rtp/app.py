@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 import uvloop
 from fastapi import FastAPI
 
-from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
+from access import BadKeys, BadTls, ClientCertificates, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from process.addresses import joined
 from process.memory import give_back
@@ -90,6 +90,11 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         log_every=settings.log.request_sample,
     )
 
+    client_certificates = ClientCertificates(
+        {"store": settings.redis.tls_cert_file},
+        lambda server, ends: metrics.client_certificate_expires.labels(server).set(ends),
+    )
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         announce(in_service.current, metrics)
@@ -100,8 +105,10 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             lifecycle.announce_start()
             if keys is not None:
                 keys.watch(metrics.count_key_read)
+            client_certificates.watch()
             yield
         finally:
+            client_certificates.close()
             if keys is not None:
                 keys.close()
             scorer.shadows.close()

@@ -309,6 +309,13 @@ class Metrics:
             ["listener"],
             registry=registry,
         )
+        self.client_certificate_expires = Gauge(
+            "rtp_tls_client_certificate_expires_seconds",
+            "Unix time at which the certificate ceases to be valid with which this process connects to a server: "
+            "store. Its file is read again every minute. None without such a certificate.",
+            ["server"],
+            registry=registry,
+        )
         self.keys = Gauge("rtp_keys", "Keys in effect; 0 if no authentication is required.", registry=registry)
         self.keys_refused = Gauge(
             "rtp_keys_refused",

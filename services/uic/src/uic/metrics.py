@@ -190,7 +190,8 @@ class Metrics:
         self.lag = Gauge(
             "uic_lag_records",
             "Records of the log that are not folded: those behind progress, all that another log has than the one that "
-            "was folded, or those behind the place where a log lost its tail. Absent while that place is not known.",
+            "was folded, or those behind the place where a log lost its tail. Absent while that place is not known, "
+            "and while the thread that reads the log is blocked.",
             ["partition"],
             registry=r,
         )
@@ -260,6 +261,13 @@ class Metrics:
             "uic_tls_certificate_expires_seconds",
             "Unix time at which the certificate of a listener ceases to be valid: grpc, admin. None without TLS.",
             ["listener"],
+            registry=r,
+        )
+        self.client_certificate_expires = Gauge(
+            "uic_tls_client_certificate_expires_seconds",
+            "Unix time at which the certificate ceases to be valid with which this process connects to a server: "
+            "kafka, store. Its file is read again every minute. None without such a certificate.",
+            ["server"],
             registry=r,
         )
         self.keys = Gauge("uic_keys", "Keys in effect; 0 if no keys are configured.", registry=r)
