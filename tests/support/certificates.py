@@ -69,7 +69,10 @@ class TlsFront:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self.port: int = self._listener.getsockname()[1]
+        self.connections = 0
+        """So far."""
         self.handshakes = 0
+        """How many of them went through the handshake."""
 
     def __enter__(self) -> Self:
         self._accepting.start()
@@ -82,6 +85,7 @@ class TlsFront:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
+                self.connections += 1
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

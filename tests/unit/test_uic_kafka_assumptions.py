@@ -57,6 +57,9 @@ CHANGES: dict[str, Broken] = {
     "a manager keeps connections in _conns and makes one in _connect(node, conn), which ends in close_future": (
         lambda patch: patch.setattr(KafkaConnection, "__init__", other)
     ),
+    "_connect resets the backoff if told, which is kept by node, also where init_future has failed": lambda patch: (
+        patch.setattr(KafkaConnectionManager, "_connect", other)
+    ),
     "a connection keeps requests in in_flight_requests: number, future, when it was sent, …": lambda patch: (
         patch.setattr(KafkaConnection, "_send_request", other)
     ),
@@ -238,6 +241,9 @@ def test_the_library_still_needs_each_repair() -> None:
     assert "except Errors.NodeNotReadyError" in inspect.getsource(KafkaNetClient.maybe_connect), "and no other error"
     assert "random.choice(self.cluster.bootstrap_brokers())" in inspect.getsource(KafkaConnectionManager._do_bootstrap)
     assert "await self._refresh_future" in inspect.getsource(ClusterMetadata.refresh_metadata)
+    connecting = inspect.getsource(KafkaConnectionManager._connect)
+    assert "raise" not in inspect.getsource(KafkaConnection.initialize).partition("except Exception as error")[2]
+    assert connecting.index("await conn.initialize(") < connecting.index("self.reset_backoff("), "whatever became of it"
     assert "await transport.handshake()" in inspect.getsource(KafkaConnectionManager._build_transport)
     assert "timeout" not in inspect.getsource(KafkaSSLTransport.handshake)
     source = inspect.getsource(BaseCoordinator.join_group_async)

@@ -15,9 +15,11 @@ batches, the log behind an open transaction, to shut out earlier runs of a comma
 * `coordinators.find_coordinator`: a group's coordinator is looked for whenever the group is asked about.
 * `coordinators.describe_group`: what a broker refuses to say of a group is an error.
 * `offsets.LeaderAwareFetcher`: offsets of partitions without a leader are an error that names these partitions.
-* `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file.
+* `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file. And a key with a
+  passphrase is a connection that fails, and no question at the terminal.
 * `connections.Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; TLS has no
-  longer than the connection; a broker that the client has not heard of is looked up before a request to it fails.
+  longer than the connection; after one that ends before the first answer there is a pause; a broker that the client has
+  not heard of is looked up before a request to it fails.
 * `connections._QUESTIONS`: what any broker can answer is asked of another one, too, if one is gone or silent; so are
   fresh metadata, which the library waits for from one broker.
 * `bootstrap.BootstrapServer`: a server that is silent does not keep a client from the next one, and is named.

@@ -65,6 +65,13 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnection.__init__, "connected", "_close_future")
         and isinstance(KafkaConnection.close_future, property)
     ),
+    "_connect resets the backoff if told, which is kept by node, also where init_future has failed": lambda: (
+        takes(KafkaConnectionManager._connect, "self", "node", "conn", "reset_backoff_on_connect", "timeout_at")
+        and uses(KafkaConnectionManager._connect, "initialize", "reset_backoff", "update_backoff")
+        and uses(KafkaConnection.initialize, "close")
+        and uses(KafkaConnectionManager.update_backoff, "_backoff")
+        and uses(KafkaConnectionManager.reset_backoff, "_backoff")
+    ),
     "a connection keeps requests in in_flight_requests: number, future, when it was sent, …": lambda: (
         uses(KafkaConnection.__init__, "in_flight_requests")
         and uses(KafkaConnection._send_request, "in_flight_requests", "monotonic", "append")

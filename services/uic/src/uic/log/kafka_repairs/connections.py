@@ -213,13 +213,25 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         conn = self._conns.get(node_id)
         return conn is not None and conn.connected and not conn.in_flight_requests
 
-    async def _connect(self, node: Any, conn: Any, *given: Any, **named: Any) -> None:
+    async def _connect(
+        self, node: Any, conn: Any, reset_backoff_on_connect: bool = True, timeout_at: float | None = None
+    ) -> None:
+        """Connect, and pause before the next try unless the broker has answered. The library takes a connection for
+        made that ended while the first answer was waited for, and makes another one at once. A broker that refuses our
+        certificate ends each so: in TLS 1.3 it says so behind the handshake."""
         address = address_of(node)
         self._connecting[node.node_id] = address, time.monotonic()
         conn.init_future.add_both(lambda _: self._connecting.pop(node.node_id, None))
         conn.close_future.add_errback(self._note, address)
         wanted = _Wanted(node.node_id, node.host, node.port, conn.close_future)
-        await super()._connect(wanted, conn, *given, **named)
+        before = self._backoff.get(node.node_id)
+        await super()._connect(wanted, conn, reset_backoff_on_connect=False, timeout_at=timeout_at)
+        if not reset_backoff_on_connect:
+            return
+        if conn.init_future.succeeded():
+            self.reset_backoff(node.node_id)
+        elif conn.close_future.failed() and self._backoff.get(node.node_id) == before:
+            self.update_backoff(node.node_id)
 
     def maybe_raise_auth_failure(self, node_id: Any) -> None:
         """Nothing: a login is tried again after the usual pause, because brokers refuse one also while what they ask

@@ -1,0 +1,60 @@
+"""How often a client connects to a broker that takes its connections and ends them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kafka.errors import KafkaError
+from kafka.net.selector import NetworkSelector
+
+from localstack.ports import LOOPBACK
+from localstack.wait import until
+from support.certificates import Certificates, TlsFront
+from uic.log.kafka_repairs.connections import Manager
+
+LONGEST_PAUSE_S = 1.0
+LEAST_JITTER = 0.8
+"""The library's pauses are by up to a fifth shorter than told, or longer."""
+GROWING = 6
+"""Pauses before the longest one: of 50, 100, 200, 400 and 800 ms, and the first try, which has none."""
+WATCHED_S = 6.0
+
+
+@contextmanager
+def connecting(port: int, issued: Certificates) -> Iterator[tuple[Manager, NetworkSelector]]:
+    net = NetworkSelector()
+    manager = Manager(
+        net, bootstrap_servers=f"{LOOPBACK}:{port}", security_protocol="SSL", ssl_cafile=str(issued.ca),
+        reconnect_backoff_max_ms=int(LONGEST_PAUSE_S * 1000),
+    )  # fmt: skip
+    net.start()
+    try:
+        yield manager, net
+    finally:
+        manager.close()
+        net.close()
+
+
+def test_a_broker_that_refuses_our_certificate_behind_the_handshake_is_tried_again_after_the_usual_pauses(
+    tmp_path: Path, closed_port: str
+) -> None:
+    issued = Certificates.issue(tmp_path)
+    behind = int(closed_port.rpartition(":")[2])
+    with TlsFront(issued, behind, ask_clients=True) as front, connecting(front.port, issued) as (manager, net):
+        (node,) = manager.cluster.bootstrap_brokers()
+
+        async def connect() -> bool:
+            try:
+                await manager.get_connection(node.node_id)
+            except KafkaError:
+                return False
+            return True
+
+        end = time.monotonic() + WATCHED_S
+        until(lambda: net.run(connect) or time.monotonic() > end, "time is over", within_s=30, every_s=0.002)
+        allowed = GROWING + WATCHED_S / (LEAST_JITTER * LONGEST_PAUSE_S)
+        assert front.connections / allowed <= 1
+        assert front.connections >= GROWING, "and it is tried again"
