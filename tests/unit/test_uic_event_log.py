@@ -35,6 +35,7 @@ from uic.doors.publisher import Publisher
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log import event_log, on_demand_thread, owed_verdicts
 from uic.log.bounded_producer import close_producer
+from uic.log.connection_causes import NoConnection
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import DELIVERY_SHARE, VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
 from uic.log.kafka_repairs.connections import Manager
@@ -246,6 +247,28 @@ def test_two_calls_that_lose_one_producer_leave_the_next_one_alone(
         append(log, 60)
     assert append(log, 60, b"after") == [Position(0, 7)]
     assert (silent.closings > 0, fresh.closings, fresh.sent) == (True, 0, [b"meanwhile", b"after"])
+
+
+@pytest.mark.parametrize(("waits", "told"), [(True, NotSent), (False, NotAcknowledged)])
+def test_why_a_producer_has_no_connection_is_told_where_it_sent_nothing_or_got_no_answer(
+    waits: bool,
+    told: type[NotSent] | type[NotAcknowledged],
+    connect: Callable[[Brokers], KafkaLog],
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(timeout: float) -> None:
+        clock.now += timeout
+        raise KafkaTimeoutError
+
+    refused = NoConnection("the key has a passphrase", "store it without one", answered=True)
+    monkeypatch.setattr(event_log, "failures_of", lambda producer: {"h:1": refused, "h:2": refused})
+    log = connect(Brokers([Producer(late, waits=waits)]))
+    with pytest.raises(told) as raised:
+        append(log, 1.0)
+    error: Any = raised.value
+    assert error.why == "h:1, h:2 (the key has a passphrase; store it without one)"
+    assert error.why in error.detail
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,22 @@ def test_a_topic_that_is_missing_is_told_by_the_fold_alone(clock: Clock) -> None
     assert log.messages() == []
 
 
+def test_why_there_is_no_connection_is_told_of_records_that_were_not_acknowledged(clock: Clock) -> None:
+    fake = FakeEventLog({T: 4})
+    log = WatchedLog(fake, 4, 1.0)
+
+    def append(*given: Any) -> Any:
+        clock.now += 2 * PATIENCE_S
+        raise NotSent("nothing was written", "h:1 (Connection refused; start Kafka there)")
+
+    fake.append = append  # type: ignore[method-assign, assignment]
+    with pytest.raises(NotSent):
+        publish(log, 0)
+    why = "h:1 (Connection refused; start Kafka there)"
+    assert log.messages() == [PublishingAway(f"topic {T}: records are not acknowledged in time: {why}")]
+    log.close()
+
+
 def test_of_a_call_that_got_through_in_part_only_the_other_partitions_fail(clock: Clock) -> None:
     fake = FakeEventLog({T: 4})
     log = WatchedLog(fake, 4, 1.0)

@@ -106,7 +106,7 @@ class NotAcknowledged(LogUnavailable):
     retriable = False
 
     def __init__(self, positions: tuple[int, ...], total: int, why: str = "") -> None:
-        """`why` the brokers refused some, as far as they did; empty if they did not."""
+        """`why`, as far as that is known: the brokers refused some, or there is no connection to them; else empty."""
         super().__init__(
             f"{len(positions)} of {total} records were not acknowledged in time and may or may not be in the log; "
             "if you send them again, one that is in the log already is folded twice" + (f" ({why})" if why else "")
@@ -118,6 +118,11 @@ class NotAcknowledged(LogUnavailable):
 
 class NotSent(LogUnavailable):
     """No leader could be sent some of the call's records in time, and none of them is in the log: try again."""
+
+    def __init__(self, detail: str, why: str = "") -> None:
+        """`why` there is no connection to a broker; empty if that is not known. `detail` says it, too."""
+        super().__init__(detail)
+        self.why = why
 
 
 class LogRefused(LogUnavailable):

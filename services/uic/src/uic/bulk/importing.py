@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
 from mimn.state import partition_of
 from uic.bulk.erased_history import ErasedHistory
@@ -28,6 +34,8 @@ from uic.log.bounded_producer import close_producer, open_run
 from uic.log.erasures import Erasure, KafkaErasures, encode_erasure
 from uic.log.kafka_repairs.runs import Overtaken, failure_of_run
 from uic.log.partition_reader import PartitionReader, TopicBounds
+from uic.log.topic_answers import TO_WRITE
+from uic.log.unreachable import described
 
 IN_FLIGHT: Final = 20_000
 """Records that wait for acknowledgment."""
@@ -190,8 +198,10 @@ class Importer:
                     raise BulkRefused(f"{fix}, and run the import again, which goes on there") from error
             if isinstance(failed, Overtaken):
                 raise BulkRefused(self._another()) from error
+            may_not = isinstance(failed, TopicAuthorizationFailedError)
+            why = described(failed, self._client, topic, TO_WRITE) if may_not else type(failed).__name__
             raise LogUnavailable(
-                f"not all records were acknowledged ({type(failed).__name__}): run the import again, it goes on behind "
+                f"not all records were acknowledged ({why}): run the import again, it goes on behind "
                 "the last one that is in the topic"
             ) from error
         finally:

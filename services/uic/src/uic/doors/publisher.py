@@ -121,9 +121,10 @@ class Publisher:
         try:
             [position] = self._log.append(topic, self._partitions, [record], timeout_s)
         except (NotAcknowledged, NotSent) as error:
+            why = f" ({error.why})" if error.why else ""
             raise LogUnavailable(
                 "the erasure was not acknowledged in time and may or may not be in the log: repeat the call, a second "
-                "erasure is harmless"
+                f"erasure is harmless{why}"
             ) from error
         return position
 

@@ -29,14 +29,14 @@ from kafka.errors import (
 from uic.core.topics import bring_back, ranges
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.kafka_repairs.clients import answered_by, explained, is_unknown, open_kafka_client
+from uic.log.kafka_repairs.clients import answered_by, explained, failures_of, is_unknown, open_kafka_client
 from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, has_failed
 from uic.log.kafka_repairs.runs import Overtaken
 from uic.log.kafka_repairs.withdrawal import withdraw
 from uic.log.owed_verdicts import OwedVerdicts
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
-from uic.log.unreachable import unreachable
+from uic.log.unreachable import by_broker, unreachable
 
 LEAST_IN_SYNC = "min.insync.replicas"
 DELIVERY_SHARE = 0.8
@@ -204,7 +204,7 @@ class KafkaLog:
         elif late := [future for future in futures if not future.is_done]:
             self._verdicts.expect(producer, late, verdict_by - time.monotonic())
         if failed:
-            raise _not_appended(topic, failed, len(futures), len(records))
+            raise _not_appended(topic, failed, len(futures), len(records), by_broker(failures_of(producer)))
         return positions
 
     def check(self, topic: str, partitions: int, timeout_s: float) -> None:
@@ -346,7 +346,7 @@ def _held(lock: threading.Lock, timeout_s: float) -> Iterator[None]:
         lock.release()
 
 
-def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total: int) -> LogUnavailable:
+def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total: int, cut_off: str) -> LogUnavailable:
     """What to raise.
 
     Args:
@@ -354,6 +354,7 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
         failed: the records that have no position, by their index, and why.
         sent: how many the producer took, the first ones.
         total: how many there are.
+        cut_off: which brokers the producer has no connection to, or no answer from, and why; empty if there are none.
     """
     refused = [error for error in failed.values() if isinstance(error, REFUSALS)]
     not_there = (*REFUSALS, NotAppended)
@@ -364,17 +365,15 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
             of_records = not any(isinstance(error, NO_RIGHT) for error in refused)
             return LogRefused(f"nothing was written: {_why_refused(topic, refused[0])}", of_records=of_records)
         if any(isinstance(error, NeverSent) for error in failed.values()):
-            return NotSent(
-                f"nothing was written: topic {topic}: no broker that leads the partition took the records in time; "
-                "send them again"
-            )
+            said = f"nothing was written: topic {topic}: no broker that leads the partition took the records in time"
+            return NotSent(f"{said}{f': {cut_off}' if cut_off else ''}; send them again", cut_off)
         if sent:
             return LogUnavailable(
                 "nothing was written: this worker's producer had to begin its count of records again; send them again"
             )
         return LogUnavailable(f"the producer accepts no records now: {type(failed[0]).__name__}")
     overtaken = [error for error in failed.values() if isinstance(error, Overtaken)]
-    why = _why_refused(topic, refused[0]) if refused else str(overtaken[0]) if overtaken else ""
+    why = _why_refused(topic, refused[0]) if refused else str(overtaken[0]) if overtaken else cut_off
     return NotAcknowledged(tuple(sorted(failed)), total, why)
 
 

@@ -81,9 +81,9 @@ def _no_answer(client: Mapping[str, Any], error: BaseException, *, all_silent: b
         return f"{no_broker(client)}: {why}" if none_answers else f"{NO_ANSWER} in time ({why}): {_WHICH}"
     some_answer = any(failure.answered for failure in failures.values())
     if not none_answers:
-        return f"{'no connection to the brokers' if some_answer else NO_ANSWER}: {_by_cause(failures)}"
+        return f"{'no connection to the brokers' if some_answer else NO_ANSWER}: {by_broker(failures)}"
     reasons = set(map(str, failures.values()))
-    why = reasons.pop() if len(reasons) == 1 and failures.keys() <= set(addresses) else _by_cause(failures)
+    why = reasons.pop() if len(reasons) == 1 and failures.keys() <= set(addresses) else by_broker(failures)
     if some_answer:
         return f"no connection to the brokers at {', '.join(addresses)}: {why}"
     return f"{no_broker(client)}: {why}"
@@ -99,7 +99,7 @@ def stopped(error: Exception, what: str = NO_ANSWER) -> LogUnavailable:
     if isinstance(error, Leaderless):
         return NoLeader(error.words, tuple(tp.partition for tp in error.partitions))
     failures = _failures(error)
-    return LogUnavailable(f"{what}: {_by_cause(failures) if failures else _words(error) or type(error).__name__}")
+    return LogUnavailable(f"{what}: {by_broker(failures) if failures else _words(error) or type(error).__name__}")
 
 
 def described(error: BaseException, client: Mapping[str, Any], topic: str = "", right: str = TO_READ) -> str:
@@ -169,7 +169,7 @@ def to_correct(error: BaseException) -> str:
     """Why there is no connection, if an operator has to correct something: TLS or the login. Empty if the brokers may
     only be away."""
     failures = {at: why for at, why in _failures(error).items() if why.answered and why.said != RESET}
-    return _by_cause(failures) if failures else ""
+    return by_broker(failures) if failures else ""
 
 
 def seen_and_fix(error: BaseException, client: Mapping[str, Any]) -> tuple[str, str]:
@@ -192,7 +192,8 @@ def _failures(error: BaseException) -> Mapping[str, NoConnection]:
     return {}
 
 
-def _by_cause(failures: Mapping[str, NoConnection]) -> str:
+def by_broker(failures: Mapping[str, NoConnection]) -> str:
+    """What `failures_of` says, each reason once: `a:1, b:1 (Connection refused; …)`. Empty if there is none."""
     if set(failures) == {""}:  # which one is not known
         return str(failures[""])
     return "; ".join(by_cause((address, str(failure)) for address, failure in failures.items()))

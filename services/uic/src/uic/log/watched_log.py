@@ -240,7 +240,8 @@ class WatchedLog:
 
 def _failure(topic: str, error: LogUnavailable) -> Failure:
     if isinstance(error, (NotAcknowledged, NotSent)):
-        return Failure(f"topic {topic}: records are not acknowledged in time", refused=False, unanswered=True)
+        why = f": {error.why}" if error.why else ""
+        return Failure(f"topic {topic}: records are not acknowledged in time{why}", refused=False, unanswered=True)
     if isinstance(error, WrongClock):
         return Failure(error.detail, refused=True, untimely=True)
     return Failure(error.detail, refused=not error.retriable)
