@@ -16,11 +16,13 @@ from kafka import KafkaProducer
 from conftest import RedisForTest, TopicsForTest
 from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
+from localstack.web import web
 from mimn.state import partition_of
 from support.certificates import Certificates
 from support.secured_kafka import SecuredKafka, secured_kafka
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from torture.watching import metric
+from uic.fold.health import NOT_LET_IN
 
 pytestmark = pytest.mark.servers
 
@@ -143,6 +145,43 @@ def test_a_group_that_may_not_be_joined_is_logged_once_and_joined_once_it_may(
         assert sum('event="consumer failed"' in line for line in lines(uic)) == 1
         secured.grant("READ", "group", valkey.prefix, prefixed=True)
         until(lambda: uic.admin("/readyz").get("status") == "ready", "it joins by itself", within_s=15)
+
+
+@pytest.mark.alone
+def test_a_group_that_may_not_be_used_any_more_is_told_at_once_and_its_worker_is_not_ready_until_it_may(
+    secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    secured.grant("READ", "group", valkey.prefix, prefixed=True)
+    with running_uic(tmp_path, valkey, named, **login(secured)) as uic:
+        append(secured, named, 8)
+        until(lambda: folded(uic) == 8, "events are folded", within_s=60)
+        secured.revoke("READ", "group", valkey.prefix, prefixed=True)
+        append(secured, named, 8)
+        reason = f"log_unavailable: group {valkey.prefix}."
+
+        def said() -> tuple[int, str]:
+            answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=10)
+            return answer.status_code, answer.text
+
+        def is_told(status: int) -> bool:
+            code, text = said()
+            return code == status and reason in text and "is refused: user uic needs READ on it" in text
+
+        until(lambda: is_told(200), "it is told while the worker has its partitions", within_s=30, every_s=0.05)
+        until(lambda: is_told(503) and NOT_LET_IN in said()[1], "it is not ready", within_s=60)
+        end = time.monotonic() + LONG_ENOUGH_S
+        answers: set[int] = set()
+
+        def asked_long_enough() -> bool:
+            answers.add(said()[0])
+            return time.monotonic() > end
+
+        until(asked_long_enough, "several tries are over", within_s=LONG_ENOUGH_S + 30)
+        assert answers == {503}
+        assert sum('event="offset commit failed"' in line for line in lines(uic)) == 1
+        secured.grant("READ", "group", valkey.prefix, prefixed=True)
+        until(lambda: said() == (200, '{"status": "ready", "degraded": []}\n'), "it goes on by itself", within_s=30)
+        until(lambda: folded(uic) >= 16, "it folds", within_s=15)
 
 
 def test_dead_letters_that_may_not_be_written_are_logged_when_that_begins_and_when_it_ends(

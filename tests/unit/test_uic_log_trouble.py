@@ -11,12 +11,16 @@ from support.fake_topics import FakeErasures, FakeTopic
 from support.fold_worker import Worker
 from support.hand_model import users_of
 from support.replayed import assert_exactly_once
+from uic.core.log_throttle import QUIET_S
 from uic.core.ports import (
+    Advised,
     Assigned,
     BrokersSilent,
     DeadLettersAway,
     Described,
     ErasuresAway,
+    LogAway,
+    LogBlocked,
     LostGroup,
     PartitionCount,
     TopicAway,
@@ -25,7 +29,7 @@ from uic.core.ports import (
 )
 from uic.core.start_position import LogBounds
 from uic.core.status import Phase
-from uic.fold.health import UNHEARD
+from uic.fold.health import NOT_LET_IN, UNHEARD, UNREAD
 
 USERS = users_of(0, 1, 5)
 
@@ -101,6 +105,77 @@ def test_a_worker_that_no_broker_answers_says_so_and_is_not_ready_once_it_may_be
     assert heard(BrokersSilent("", out_of_group=True)) == (False, (UNHEARD,))
     assert heard(BrokersSilent("")) == (True, ())
     assert worker.phase() is Phase.FOLDING
+
+
+def test_a_worker_that_cannot_be_in_its_group_is_not_ready_until_it_is_and_a_failure_that_passes_changes_nothing(
+    worker: Worker,
+) -> None:
+    def heard(message: LogAway) -> tuple[bool, tuple[str, ...]]:
+        worker.log.reading.clear()
+        worker.log.queued.append(message)
+        worker.settle()
+        return worker.updater.status.serving, worker.updater.status.reasons
+
+    assert heard(LogAway("a moment")) == (True, ("log_unavailable: a moment",))
+    refused = "group g is refused: user uic needs READ on it"
+    assert heard(LogAway(refused, out_of_group=True)) == (False, (NOT_LET_IN, f"log_unavailable: {refused}"))
+    assert heard(LogAway("no broker answers")) == (False, (NOT_LET_IN, "log_unavailable: no broker answers"))
+    worker.log.assign(0)
+    worker.catch_up()
+    worker.settle()
+    assert (worker.updater.status.serving, worker.updater.status.reasons) == (True, ())
+    assert_exactly_once(worker.store, worker.log.topic)
+
+
+def test_a_worker_that_starts_and_may_not_join_is_still_said_to_start() -> None:
+    worker = Worker(FakeTopic(), FakeStore())
+    worker.log.queued.append(LogAway("group g is refused", out_of_group=True))
+    worker.settle()
+    first, *_ = worker.updater.status.reasons
+    assert first.startswith("starting: ")
+
+
+def test_a_worker_whose_poll_thread_is_blocked_says_so_and_tells_no_lag_that_it_does_not_know(worker: Worker) -> None:
+    def heard(message: LogBlocked) -> tuple[bool, tuple[str, ...], int | None]:
+        worker.log.queued.append(message)
+        worker.settle()
+        status = worker.updater.status
+        return status.serving, status.reasons, status.partitions[0].lag
+
+    worker.settle()
+    assert worker.partition().lag == 0
+    said = "log_unavailable: blocked for 20 s"
+    assert heard(LogBlocked("blocked for 20 s")) == (True, (said,), None)
+    assert heard(LogBlocked("blocked for 20 s", out_of_group=True)) == (False, (UNREAD, said), None)
+    assert heard(LogBlocked("", out_of_group=True)) == (False, (UNREAD,), 0)
+    assert heard(LogBlocked("")) == (True, (), 0)
+
+
+def test_offset_commits_that_fail_all_the_time_are_logged_once_a_minute_with_how_many_were_left_out(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines() -> list[dict[str, object]]:
+        return [vars(record)["uic_fields"] for record in caplog.records if record.msg == "offset commit failed"]
+
+    with caplog.at_level(logging.INFO, "uic.fold"):
+        worker.log.queued += [Advised((0,), "CommitFailedError: x")] * 50
+        worker.settle()
+        assert [line.get("left_out") for line in lines()] == [None]
+        worker.now += QUIET_S
+        worker.log.queued.append(Advised((0,), "CommitFailedError: x"))
+        worker.settle()
+        assert [line.get("left_out") for line in lines()] == [None, 49]
+    assert worker.updater.status.reasons == (), "the coordinator may only be moving"
+
+
+def test_an_offset_commit_that_is_refused_is_told_until_one_is_accepted(worker: Worker) -> None:
+    refused = "group g is refused: user uic needs READ on it"
+    worker.log.queued.append(Advised((0,), refused, refused=True))
+    worker.settle()
+    assert list(worker.updater.status.reasons) == [f"log_unavailable: {refused}"]
+    worker.log.queued.append(Advised((0,), None))
+    worker.settle()
+    assert list(worker.updater.status.reasons) == []
 
 
 def test_a_member_without_partitions_is_ready() -> None:

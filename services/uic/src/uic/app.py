@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
+from access import BadKeys, BadTls, ClientCertificates, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import proven_step
 from mimn.state import Keys, namespace
@@ -55,6 +55,8 @@ log = logging.getLogger("uic.app")
 
 IDLE_S = 0.05
 WAIT_S = 1.0
+DRAIN_MARGIN_S = 5.0
+"""How much longer than its parts a drain may take."""
 REFUSED, FAILED = 2, 1
 """Exit statuses: something must be corrected first; something went wrong."""
 
@@ -85,6 +87,7 @@ class App:
         self._dead_letters = DeadLetterProducer(
             kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s
         )
+        self._stalls = StallWatch.of(settings.redis.timeout_s)
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
             model=Model.of(bundle, step),
@@ -96,7 +99,7 @@ class App:
             ),
             settings=settings.fold,
             metrics=self._metrics,
-            stalls=StallWatch.of(settings.redis.timeout_s),
+            stalls=self._stalls,
             after=crash_after(settings.fault),
         )
         call_s = settings.grpc.timeout_s
@@ -118,6 +121,10 @@ class App:
         for listener, of_listener in tls.items():
             if of_listener is not None:
                 self._metrics.certificate_expires.labels(listener).set(of_listener.validity().ends)
+        self._client_certificates = ClientCertificates(
+            {"kafka": kafka.ssl_certfile, "store": settings.redis.tls_cert_file},
+            lambda server, ends: self._metrics.client_certificate_expires.labels(server).set(ends),
+        )
         self._grpc = GrpcServer(service, settings.grpc, lambda: self._updater.status.serving, guard, tls["grpc"])
         self._admin = AdminServer(
             admin_app(self._updater, self._metrics, self._alive, guard=guard),
@@ -152,6 +159,7 @@ class App:
             self._metrics.keys.set_function(lambda: len(keys))
             self._metrics.keys_refused.set_function(lambda: keys.refused)
             keys.watch(lambda taken_up: self._metrics.key_reads.labels("taken_up" if taken_up else "refused").inc())
+        self._client_certificates.watch()
         self._admin.start()
         port = self._grpc.start()
         say(log, logging.INFO, "listening", grpc=port, admin=self._admin.port)
@@ -169,6 +177,20 @@ class App:
     def stop(self) -> None:
         """Begin to drain. May be called from a signal handler."""
         self._stopping.set()
+
+    @property
+    def longest_drain_s(self) -> float:
+        """Longer than `run` takes after `stop`, if nothing hangs that has no time limit."""
+        return self._settings.fold.drain_timeout_s + self._stalls.bound_s + DRAIN_MARGIN_S
+
+    def end_in_time(self) -> None:
+        """End the process with `FAILED` if it has not ended `longest_drain_s` after `stop`: a thread may be blocked for
+        good, as one that reads a file of a mount that hangs, and the orderly end waits for it. States and progress are
+        as after a kill. Runs on a thread of its own."""
+        self._stopping.wait()
+        time.sleep(self.longest_drain_s)
+        say(log, logging.CRITICAL, "not drained in time: a thread is blocked", seconds=self.longest_drain_s)
+        os._exit(FAILED)
 
     def reload(self) -> None:
         """Read again what can be: the keys. May be called from a signal handler."""
@@ -196,6 +218,7 @@ class App:
         self._admin.stop()
         if self._keys is not None:
             self._keys.close()
+        self._client_certificates.close()
         self._event_log.close()
         self._store.close()
         say(log, logging.INFO, "drained", left_group=left, seconds=round(time.monotonic() - began, 2))
@@ -236,6 +259,7 @@ def serve(settings: UicSettings) -> int:
         settle_interpreter()
         give_back()
         calls = {signal.SIGTERM: app.stop, signal.SIGINT: app.stop, signal.SIGHUP: app.reload}
+        threading.Thread(target=app.end_in_time, name="end in time", daemon=True).start()
         with handled({sign: lambda *_, call=call: call() for sign, call in calls.items()}):
             app.run()
     except StartRefused as refusal:

@@ -10,6 +10,24 @@ QUIET_S: Final = 60.0
 """How long a further reason of the same kind is no news."""
 
 
+class Rarely:
+    """Which of many failures of one kind are worth a line: the first, and then one whenever none was for `QUIET_S`."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._logged_at: float | None = None
+        self._left_out = 0
+
+    def due(self, now: float) -> int | None:
+        """How many failures had no line since the last one that had, if this one is worth a line, which is taken for
+        written then; else None. `now` is in monotonic seconds."""
+        if self._logged_at is not None and now - self._logged_at < QUIET_S:
+            self._left_out += 1
+            return None
+        left_out, self._left_out, self._logged_at = self._left_out, 0, now
+        return left_out
+
+
 class LogThrottle:
     """What was logged of a server that does not answer, since it was there."""
 

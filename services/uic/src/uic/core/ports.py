@@ -311,6 +311,8 @@ class Advised:
     partitions: tuple[int, ...]
     error: str | None
     """None: it accepted us as a member of the group that owns them."""
+    refused: bool = False
+    """Whether it did not because this user lacks a right, which `error` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,10 +389,22 @@ class BrokersSilent:
 
 
 @dataclass(frozen=True, slots=True)
+class LogBlocked:
+    """The thread that reads the log waits for something without a time limit: it polls nothing and answers nothing."""
+
+    detail: str
+    """For how long, and what to look at; empty: it goes on."""
+    out_of_group: bool = False
+    """As of `BrokersSilent`."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
     detail: str
+    out_of_group: bool = False
+    """Whether the next client will be no member, either: this user may not be one, or none was for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +414,16 @@ class LostGroup:
     detail: str
 
 
-LogTrouble = TopicAway | ErasuresAway | DeadLettersAway | TopicCompacted | PublishingAway | ReadRefused | BrokersSilent
+LogTrouble = (
+    TopicAway
+    | ErasuresAway
+    | DeadLettersAway
+    | TopicCompacted
+    | PublishingAway
+    | ReadRefused
+    | BrokersSilent
+    | LogBlocked
+)
 """What begins or ends to be wrong with the log and its topics. Sessions go on."""
 
 LogMessage = (

@@ -12,6 +12,7 @@ from uic.core.ports import (
     BrokersSilent,
     DeadLettersAway,
     ErasuresAway,
+    LogBlocked,
     LogTrouble,
     PublishingAway,
     ReadRefused,
@@ -40,7 +41,11 @@ REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespa
 """Why partitions wait that have a removal's mark."""
 UNHEARD = "out_of_group: no broker answered for so long that the group may not have this worker any more"
 """Why a worker that was cut off is not ready."""
-LOG = {"topic", "bounds", "fetches", "log", "brokers"}
+UNREAD = "out_of_group: the log was not read for so long that the group may not have this worker any more"
+"""The same of one whose thread that reads the log was blocked."""
+NOT_LET_IN = "out_of_group: this worker is in no group, so it holds no partition"
+"""The same of one that cannot be in its group; why not is told of the log."""
+LOG = {"topic", "bounds", "fetches", "log", "brokers", "thread", "commits"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
 """What can be degraded of the notes of erasures: their topic is looked at now and then, and read when one is needed."""
@@ -66,6 +71,8 @@ class Health:
         """Why this process is no working member of the group; empty while it is one."""
         self._unheard = ""
         """Why it may not be one, whatever its client believes: no broker answered for long."""
+        self._unread = ""
+        """The same: the thread that reads the log was blocked for long."""
         self.ahead_ms = 0
         """Our clock less the store's, as last measured."""
         self.status = STARTING
@@ -166,10 +173,12 @@ class Health:
                 self.log_failed("fetches", detail)
             case BrokersSilent(detail, out_of_group):
                 self._brokers_silent(detail, out_of_group=out_of_group)
+            case LogBlocked(detail, out_of_group):
+                self._log_blocked(detail, out_of_group=out_of_group)
 
     def log_failed(self, what: str, detail: str) -> None:
         """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, `fetches` of records,
-        all `brokers`, or the whole `log`."""
+        `commits` of offsets, all `brokers`, the `thread` that reads, or the whole `log`."""
         parts = LOG if what == "brokers" else {what}  # the silence of all says no more than that of a part did
         if not self._degraded.keys() & parts:
             say(log, logging.WARNING, "log unavailable", what=what, detail=detail)
@@ -189,6 +198,25 @@ class Health:
             self.log_failed("brokers", detail)
         else:
             self.log_answered("brokers")
+        self.changed()
+
+    def _log_blocked(self, detail: str, *, out_of_group: bool) -> None:
+        """The thread that reads the log is blocked; empty: it goes on. `out_of_group`: as above."""
+        self._unread = UNREAD if out_of_group else ""
+        if detail:
+            self.log_failed("thread", detail)
+        else:
+            self.log_answered("thread")
+        self.changed()
+
+    def commits_refused(self, detail: str) -> None:
+        """The group's coordinator lets this user commit nothing. Its client notices only seconds later that the user
+        may not be in the group, either."""
+        self.log_failed("commits", detail)
+
+    def not_let_in(self) -> None:
+        """This process cannot be in its group."""
+        self.not_joined = self.not_joined or NOT_LET_IN
         self.changed()
 
     def leaders_away(self, sessions: Iterable[Session]) -> None:
@@ -288,7 +316,7 @@ class Health:
         sessions = sorted(self._sessions, key=lambda session: session.partition)
         broken = [f"{s.reason} (partition {s.partition})" for s in sessions if isinstance(s, Broken)]
         reasons = [*([self.stopped] if self.stopped else []), *broken]
-        not_joined = [why for why in (self.not_joined, self._unheard) if why]
+        not_joined = [why for why in (self.not_joined, self._unheard, self._unread) if why]
         held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
         away = [s.partition for s in sessions if s.leaderless]
         behind = [f"log_unavailable: {bring_back(away)}"] if away else []
@@ -298,6 +326,8 @@ class Health:
         if removed := ranges(s.partition for s in sessions if isinstance(s, TakingUp) and s.removed):
             behind.append(f"namespace_removed: partitions {removed} wait: {REMOVED}")
         views = tuple(map(_view, sessions))
+        if "thread" in self._degraded:  # where the log ends is not asked any more
+            views = tuple(replace(view, end_offset=None) for view in views)
         self.status = Status(
             not reasons and not not_joined,
             tuple(dict.fromkeys((*reasons, *not_joined, *self._degradations(), *behind))),

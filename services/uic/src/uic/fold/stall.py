@@ -23,7 +23,7 @@ class StallWatch:
 
     def __init__(self, bound_s: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
         """Reports no stall before the first progress. `bound_s`: the longest time between two records of progress."""
-        self._bound_s = bound_s
+        self.bound_s = bound_s
         self._clock = clock
         self._seen: float | None = None
 
@@ -42,7 +42,7 @@ class StallWatch:
 
     def judge(self, status: Status) -> Status:
         """The fold's last status, with the stall if there is one."""
-        if (seen := self._seen) is None or (silent_s := self._clock() - seen) < self._bound_s:
+        if (seen := self._seen) is None or (silent_s := self._clock() - seen) < self.bound_s:
             return status
         stalled = f"fold_stalled: the fold has stood still for {silent_s:.0f} s"
         return replace(status, serving=False, reasons=(stalled, *status.reasons))

@@ -22,11 +22,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import perf_counter
+from typing import Any
 
 from mimn.state import Progress
 from uic.core.cache import StateCache
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
+from uic.core.log_throttle import Rarely
 from uic.core.ordering import Batch
 from uic.core.ports import (
     Advised,
@@ -149,6 +151,7 @@ class StateUpdater:
             metrics=metrics,
         )
         self._resolutions: deque[Resolution] = deque()
+        self._failed_commits = Rarely()
         self._as_of = AsOf(
             store=ports.store,
             event_log=ports.log,
@@ -253,7 +256,7 @@ class StateUpdater:
                     self._take_up.stop(reading, BrokenReason.WITNESS)
             case Assigned(partitions):
                 self._health.not_joined = ""
-                self._health.log_answered("log", "bounds")
+                self._health.log_answered("log", "bounds", "commits")
                 if partitions:
                     say(log, logging.INFO, "assigned", partitions=ranges(partitions))
                 if partitions and max(partitions) >= self._topic.partitions:
@@ -290,11 +293,17 @@ class StateUpdater:
                 if isinstance(session, Reading):
                     session.unreadable = f"the batch at offset {offset} cannot be read ({detail}); to leave it out, "
                     session.unreadable += f"continue from offset {max(next_offset, offset + 1)}"
-            case Advised(partitions, error):
+            case Advised(partitions, error, refused):
                 self._metrics.offset_commits.labels("failed" if error else "ok").inc()
                 if error:
-                    say(log, logging.INFO, "offset commit failed", detail=error, partitions=ranges(partitions))
+                    if (left_out := self._failed_commits.due(now)) is not None:
+                        told: dict[str, Any] = {"left_out": left_out} if left_out else {}
+                        told |= {"detail": error, "partitions": ranges(partitions)}
+                        say(log, logging.INFO, "offset commit failed", **told)
+                    if refused:
+                        self._health.commits_refused(error)
                 else:
+                    self._health.log_answered("commits")
                     self._settlement.accepted(partitions, now)
             case PartitionCount(count) if count != self._topic.partitions:
                 self._wrong_count(str(count))
@@ -302,8 +311,10 @@ class StateUpdater:
                 self._decoding.counted()
             case NotCounted(detail):
                 self._decoding.not_counted(detail, now)
-            case LogAway(detail):
+            case LogAway(detail, out_of_group):
                 self._health.log_failed("log", detail)
+                if out_of_group:
+                    self._health.not_let_in()
                 for session in self._sessions:
                     self._sessions.end(session.partition)
             case LostGroup(detail):

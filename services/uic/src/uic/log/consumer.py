@@ -17,12 +17,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka.errors import AuthorizationError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.kafka_tools import KafkaTools
@@ -52,6 +52,7 @@ from uic.core.records import joined
 from uic.core.start_position import log_bounds
 from uic.core.topics import erased_topic
 from uic.log.backpressure import Backpressure
+from uic.log.blocked import Blocked
 from uic.log.broker_view import BrokerView
 from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs.assumptions import check_client
@@ -62,7 +63,7 @@ from uic.log.kafka_repairs.metadata import fresh_topic_id, leaderless, learn_top
 from uic.log.kafka_repairs.offsets import ends_of_epochs
 from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
-from uic.log.silence import Silence
+from uic.log.silence import SESSIONS, Silence
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, refusal
 from uic.log.unreachable import described, to_correct, unreachable, was_answered
 from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
@@ -81,6 +82,10 @@ polling without a pause would cost a core."""
 LONGEST_REFUSED_S = 1.0
 """The same, while the brokers refuse to let this user read."""
 DESCRIBE_MS = 3000
+MOST_QUESTIONS = 6
+"""Which may follow one another, each for as long as `DESCRIBE_MS`, before the poll thread is known to go on."""
+BLOCKED_S = 5.0
+"""How much longer than the longest of its waits the poll thread may take before it counts as blocked."""
 CHECK_INTERVAL_S = 1.0
 TOPICS_LOOK_S = 5.0
 """How often the brokers are asked what folding alone does not show: whether the topic of erasures is there, which only
@@ -132,7 +137,7 @@ class LogConsumer(threading.Thread):
         # Owned by the poll thread (and the listener, which runs while the poll thread waits in `poll`):
         self._tags: dict[int, int] = {}
         self._backpressure = Backpressure(queue_records)
-        self._commits = OffsetCommits(self._topic, self._messages.put)
+        self._commits = self._offset_commits()
         self._check_due = 0.0
         self._look_due = 0.0
         self._topic_id = NO_TOPIC_ID
@@ -152,9 +157,14 @@ class LogConsumer(threading.Thread):
         self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
-        self._silence = Silence(settings.session_timeout_ms / 1000)
+        session_s = settings.session_timeout_ms / 1000
+        self._silence = Silence(session_s)
+        longest_s = max(settings.request_timeout_ms, MOST_QUESTIONS * DESCRIBE_MS) / 1000
+        self._blocked = Blocked(longest_s + BLOCKED_S, session_s, settings.without_time_limit())
         self._accepted_at = -math.inf
         """When a coordinator last accepted a client as a member, as far as that is told; monotonic, in seconds."""
+        self._member_at = -math.inf
+        """The same, or when one last said that it has this worker."""
         self._broker: BrokerView | None = None
 
     # For the fold thread
@@ -162,12 +172,13 @@ class LogConsumer(threading.Thread):
     def messages(self, timeout_s: float) -> list[LogMessage]:
         """See `Log`."""
         found: list[LogMessage] = []
-        try:
+        with suppress(queue.Empty):
             found.append(self._messages.get(timeout=timeout_s) if timeout_s > 0 else self._messages.get_nowait())
             while True:
                 found.append(self._messages.get_nowait())
-        except queue.Empty:
-            return found
+        if (blocked := self._blocked.judge(time.monotonic())) is not None:
+            found.append(blocked)
+        return found
 
     def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
         """See `Log`."""
@@ -215,6 +226,7 @@ class LogConsumer(threading.Thread):
         while not self._leaving.is_set():
             consumer = None
             pause_s = REOPEN_S
+            self._goes_on()
             try:
                 self._joined_as = self._group(self._store)
                 consumer = open_consumer(
@@ -222,12 +234,14 @@ class LogConsumer(threading.Thread):
                     receive_message_max_bytes=self._answer_bytes,
                     most_bytes=self._settings.max_batch_bytes,
                 )
+                self._goes_on()
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 with explained(consumer):
                     learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                     self._note_answer()
                     self._consume(consumer)
                     self._obey(consumer)
+                    self._goes_on()
                     self._commits.finish(consumer)
             except _Lost as lost:
                 say(log, logging.WARNING, "not a working member of the group: joining from scratch", detail=str(lost))
@@ -242,11 +256,12 @@ class LogConsumer(threading.Thread):
                 if why != self._failure:  # each try ends alike, whether no broker answers or one refuses
                     say(log, logging.WARNING, "consumer failed", detail=why)
                 self._failure = why
-                self._messages.put(LogAway(why))
+                self._messages.put(LogAway(why, out_of_group=self._stays_out(error)))
                 self._note_answer(error)
                 if consumer is not None:
                     pause_s = min(REOPEN_S * 2**self._failures, LONGEST_REOPEN_S)
                     self._failures += 1
+            self._goes_on()
             if consumer is not None:
                 _close(consumer)
             self._begin_clean()
@@ -256,16 +271,32 @@ class LogConsumer(threading.Thread):
         """Forget what belonged to a consumer that is gone."""
         for partition in list(self._tags):
             self._forget(partition)
-        self._commits = OffsetCommits(self._topic, self._messages.put)
+        self._commits = self._offset_commits()
         self._announced = False
         self._watchdog = Watchdog()
         if self._broker is not None:
             self._broker.close()
             self._broker = None
 
+    def _offset_commits(self) -> OffsetCommits:
+        return OffsetCommits(self._topic, self._messages.put, lambda error: described(error, self._client, self._topic))
+
+    def _goes_on(self) -> None:
+        """The poll thread has waited for nothing that never ends."""
+        self._blocked.goes_on(time.monotonic())
+
+    def _stays_out(self, error: Exception) -> bool:
+        """Whether the next client will be no member of the group, either. A failure that passes is no reason to say so:
+        it ends with the next client, and partitions that move meanwhile are as for a worker that restarts."""
+        if isinstance(error, AuthorizationError):
+            return True
+        out_s = SESSIONS * self._settings.session_timeout_ms / 1000
+        return time.monotonic() - self._member_at >= out_s
+
     def _consume(self, consumer: KafkaConsumer) -> None:
         pause_s = 0.0
         while not self._leaving.is_set():
+            self._goes_on()
             self._look_at_heartbeats(consumer)
             self._obey(consumer, pause_s)
             for partition in self._backpressure.relieved():
@@ -301,6 +332,7 @@ class LogConsumer(threading.Thread):
             while True:
                 command = self._commands.get(timeout=wait_s) if wait_s > 0 else self._commands.get_nowait()
                 command(consumer)
+                self._goes_on()
                 wait_s = 0.0
         except queue.Empty:
             return
@@ -354,6 +386,7 @@ class LogConsumer(threading.Thread):
         Raises:
             KafkaError: no broker answers, or it refuses.
         """
+        self._goes_on()
         try:
             broker = self._asked()
             with broker.explained():
@@ -361,6 +394,8 @@ class LogConsumer(threading.Thread):
         except KafkaError as error:
             self._note_answer(error)
             raise
+        finally:
+            self._goes_on()
         self._note_answer()
 
     def _note_answer(self, error: Exception | None = None) -> None:
@@ -380,7 +415,13 @@ class LogConsumer(threading.Thread):
         for a broker."""
         if (at := accepted_at(consumer)) > self._accepted_at:
             self._accepted_at = at
-            self._tell_silence(self._silence.is_member(at))
+            self._is_member(at)
+
+    def _is_member(self, at: float) -> None:
+        """The group's coordinator said at `at` that it has this worker, or does not let us ask."""
+        self._member_at = max(at, self._member_at)
+        self._blocked.is_member(at)
+        self._tell_silence(self._silence.is_member(at))
 
     def _give_back(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, list[Any]]) -> None:
         """Fetch again later what was fetched now."""
@@ -591,7 +632,7 @@ class LogConsumer(threading.Thread):
         self._look_due = time.monotonic() + LOOK_S
         member = consumer.group_metadata().member_id
         if view is None or member in view.members:
-            self._tell_silence(self._silence.is_member(time.monotonic()))
+            self._is_member(time.monotonic())
         holds = frozenset(tp.partition for tp in consumer.assignment())
         if problem := self._watchdog.look(view, member, holds, time.monotonic()):
             raise _Lost(problem)

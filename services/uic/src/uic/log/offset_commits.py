@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import AuthorizationError
 from kafka.structs import OffsetAndMetadata
 
 from uic.core.ports import Advised
@@ -20,10 +21,14 @@ INTERVAL_S = 0.2
 class OffsetCommits:
     """For one client; a new client gets a new one. Used by the poll thread only."""
 
-    def __init__(self, topic: str, report: Callable[[Advised], None]) -> None:
-        """`report` is called with the outcome of each commit."""
+    def __init__(
+        self, topic: str, report: Callable[[Advised], None], refusal: Callable[[BaseException], str] = str
+    ) -> None:
+        """`report` is called with the outcome of each commit; `refusal` says which right is missing, by an error of a
+        client."""
         self._topic = topic
         self._report = report
+        self._refusal = refusal
         self._advice: dict[int, int] = {}
         self._under_way = False
         self._due = 0.0
@@ -45,6 +50,9 @@ class OffsetCommits:
 
         def answered(_: object, response: object) -> None:
             self._under_way = False
+            if isinstance(response, AuthorizationError):
+                self._report(Advised(partitions, self._refusal(response), refused=True))
+                return
             error = f"{type(response).__name__}: {response}" if isinstance(response, BaseException) else None
             self._report(Advised(partitions, error))
 

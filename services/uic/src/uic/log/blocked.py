@@ -1,0 +1,62 @@
+"""Whether the poll thread is blocked; pure, with no clock of its own.
+
+All that it waits for has a time limit but one: its client's own thread, which reads the TLS files and looks names up,
+and waits there for as long as the system does, as for a mount that hangs. A thread that waits cannot say so. So it
+records when it last went on, and the fold thread compares that time with a bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uic.core.ports import LogBlocked
+from uic.log.silence import SESSIONS
+
+_GOES_ON = LogBlocked("")
+
+
+@dataclass(slots=True)
+class Blocked:
+    """Of one worker. Times are monotonic, in seconds. The poll thread calls `goes_on` and `is_member`, the fold thread
+    `judge`."""
+
+    bound_s: float
+    """Longer than the poll thread waits for anything that has a time limit."""
+    session_s: float
+    """The group's session timeout."""
+    to_see: str
+    """What an operator has to look at."""
+    _last: float | None = None
+    """When it last went on; None before it began."""
+    _member_at: float | None = None
+    """When the group last said that it has this worker."""
+    _out_since: float | None = None
+    """When it had last gone on before it was blocked for so long that the group may not have this worker any more."""
+    _told: LogBlocked = _GOES_ON
+
+    def goes_on(self, now: float) -> None:
+        """The thread begins something, or is done with it."""
+        self._last = now
+
+    def is_member(self, at: float) -> None:
+        """The group's coordinator said at `at` that it has this worker, or does not let us ask."""
+        self._member_at = at
+
+    def judge(self, now: float) -> LogBlocked | None:
+        """What is to be told, if it is another thing than before: each second, while it lasts. A worker that may be out
+        of the group stays so until `is_member`."""
+        if (last := self._last) is None:
+            return None
+        blocked_s = now - last
+        if blocked_s >= max(self.bound_s, SESSIONS * self.session_s):
+            self._out_since = last
+        elif self._out_since is not None and (at := self._member_at) is not None and at > self._out_since:
+            self._out_since = None
+        found = LogBlocked("", out_of_group=self._out_since is not None)
+        if blocked_s >= self.bound_s:
+            words = f"the thread that reads the log has been blocked for {blocked_s:.0f} s: {self.to_see}"
+            found = LogBlocked(words, out_of_group=found.out_of_group)
+        if found == self._told:
+            return None
+        self._told = found
+        return found
