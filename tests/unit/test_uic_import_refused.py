@@ -1,0 +1,38 @@
+"""What an import says of a right that it lacks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from kafka.errors import NotEnoughReplicasError, TopicAuthorizationFailedError
+
+from mimn.state import NO_TOPIC_ID
+from uic.bulk import importing
+from uic.bulk.importing import Importer
+from uic.errors import LogUnavailable
+from uic.log.erasures import KafkaErasures
+from uic.log.partition_reader import TopicBounds
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TopicAuthorizationFailedError("events"), "topic events is refused: user uic needs WRITE on it"),
+        (NotEnoughReplicasError(), "(NotEnoughReplicasError): run the import again"),
+    ],
+)
+def test_a_right_that_is_taken_away_while_an_import_runs_is_named(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "open_run", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(importing, "failure_of_run", lambda producer: None)
+    monkeypatch.setattr(importing, "close_producer", lambda producer, wait_s: None)
+    client = {"sasl_plain_username": "uic"}
+    erasures = KafkaErasures(client, "events", 1, timeout_s=1.0)
+    bounds = TopicBounds("events", NO_TOPIC_ID, [], [])
+    importer = Importer(client, bounds, erasures, timeout_s=1.0, max_request_bytes=1)
+    with pytest.raises(LogUnavailable) as raised, importer._begun("events", [0]):
+        raise error
+    assert said in raised.value.detail
+    assert "run the import again" in raised.value.detail
