@@ -42,7 +42,7 @@ TOLD_S = 60
 """Within this a worker says that a thread is blocked: 23 s by its default settings, after it noticed that it must
 connect again."""
 ENDS_S = 45
-"""Within this a worker ends that is blocked: 23 s by its default settings, on a busy machine."""
+"""Within this a worker ends that is blocked: 28 s by its default settings, on a busy machine."""
 
 
 @dataclass(frozen=True)

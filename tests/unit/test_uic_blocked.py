@@ -51,6 +51,24 @@ def test_after_three_sessions_it_is_out_of_the_group_until_the_group_has_it_agai
     assert blocked.judge(141.0) == LogBlocked("")
 
 
+def test_what_the_group_said_before_is_no_proof_that_it_has_the_worker_after(blocked: Blocked) -> None:
+    assert blocked.judge(100.0 + OUT_S) == told(30, out=True)
+    blocked.goes_on(131.0)
+    blocked.is_member(101.0)  # a heartbeat that was answered before its thread was blocked, and is seen only now
+    assert blocked.judge(131.0) == LogBlocked("", out_of_group=True)
+    blocked.is_member(131.5)
+    blocked.is_member(101.0)
+    assert blocked.judge(132.0) == LogBlocked("")
+
+
+def test_a_process_that_was_stopped_as_a_whole_has_no_thread_that_is_blocked(blocked: Blocked) -> None:
+    assert blocked.judge(101.0) is None
+    assert blocked.judge(125.0) is None, "the fold thread was not there to look, either"
+    for second in range(126, 126 + int(BOUND_S)):
+        found = blocked.judge(float(second))
+    assert found == told(20, out=True), "it has not gone on since"
+
+
 def test_a_bound_that_is_longer_than_three_sessions_counts() -> None:
     blocked = Blocked(BOUND_S, 1.0, LOOK)
     blocked.goes_on(100.0)

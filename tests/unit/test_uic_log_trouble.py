@@ -23,6 +23,7 @@ from uic.core.ports import (
     LogBlocked,
     LostGroup,
     PartitionCount,
+    Revoked,
     TopicAway,
     TopicCompacted,
     Unreadable,
@@ -176,6 +177,12 @@ def test_an_offset_commit_that_is_refused_is_told_until_one_is_accepted(worker: 
     worker.log.queued.append(Advised((0,), None))
     worker.settle()
     assert list(worker.updater.status.reasons) == []
+
+
+def test_a_worker_whose_partitions_are_taken_away_commits_nothing_that_could_be_refused(worker: Worker) -> None:
+    worker.log.queued += [Advised((0,), "group g is refused", refused=True), Revoked((0,))]
+    worker.settle()
+    assert not [reason for reason in worker.updater.status.reasons if "refused" in reason]
 
 
 def test_a_member_without_partitions_is_ready() -> None:

@@ -172,6 +172,7 @@ class App:
             self._dead_letters.start()
             self._fold()
         finally:
+            self.stop()  # for `end_in_time`, if it ends by itself
             self._drain()
 
     def stop(self) -> None:
@@ -180,8 +181,10 @@ class App:
 
     @property
     def longest_drain_s(self) -> float:
-        """Longer than `run` takes after `stop`, if nothing hangs that has no time limit."""
-        return self._settings.fold.drain_timeout_s + self._stalls.bound_s + DRAIN_MARGIN_S
+        """Longer than `run` takes after `stop`, if nothing hangs that has no time limit: it waits for a call that
+        connects a producer."""
+        settings = self._settings
+        return settings.fold.drain_timeout_s + settings.grpc.timeout_s + self._stalls.bound_s + DRAIN_MARGIN_S
 
     def end_in_time(self) -> None:
         """End the process with `FAILED` if it has not ended `longest_drain_s` after `stop`: a thread may be blocked for
@@ -189,7 +192,12 @@ class App:
         as after a kill. Runs on a thread of its own."""
         self._stopping.wait()
         time.sleep(self.longest_drain_s)
-        say(log, logging.CRITICAL, "not drained in time: a thread is blocked", seconds=self.longest_drain_s)
+        say(
+            log,
+            logging.CRITICAL,
+            "not drained in time: a thread is blocked, or reads for long",
+            seconds=self.longest_drain_s,
+        )
         os._exit(FAILED)
 
     def reload(self) -> None:

@@ -23,8 +23,9 @@ class Identity(NamedTuple):
 def made_again(begun: Identity, now: Identity) -> bool:
     """Whether the topic was deleted and created again since `begun`. Where the brokers have no topic ids, only fewer
     partitions show it."""
-    known = NO_TOPIC_ID not in (begun.topic_id, now.topic_id)
-    return (known and begun.topic_id != now.topic_id) or now.partitions < begun.partitions
+    if NO_TOPIC_ID not in (begun.topic_id, now.topic_id):
+        return begun.topic_id != now.topic_id  # with fewer partitions a broker has not heard yet that it has grown
+    return now.partitions < begun.partitions
 
 
 def has_grown(begun: Identity, now: Identity) -> bool:

@@ -269,6 +269,7 @@ class StateUpdater:
                 say(log, logging.INFO, "revoked", partitions=ranges(partitions))
                 for p in partitions:
                     self._sessions.end(p)
+                self._health.log_answered("commits")  # those of the others go on, and say again what they say
                 if not list(self._sessions):
                     self._health.log_answered("bounds")  # none is asked for any more
             case Described():

@@ -8,11 +8,15 @@ records when it last went on, and the fold thread compares that time with a boun
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from uic.core.ports import LogBlocked
 from uic.log.silence import SESSIONS
 
 _GOES_ON = LogBlocked("")
+UNWATCHED_S: Final = 5.0
+"""A pause of this length between two judgments is one of the whole process, as by SIGSTOP or a frozen container, or the
+fold thread waits, too: neither says anything about the poll thread."""
 
 
 @dataclass(slots=True)
@@ -28,10 +32,14 @@ class Blocked:
     """What an operator has to look at."""
     _last: float | None = None
     """When it last went on; None before it began."""
+    _judged: float | None = None
+    """When it was last judged."""
+    _watched_from: float = 0.0
+    """From when on it was judged without a pause."""
     _member_at: float | None = None
     """When the group last said that it has this worker."""
     _out_since: float | None = None
-    """When it had last gone on before it was blocked for so long that the group may not have this worker any more."""
+    """When it was last found blocked for so long that the group may not have this worker any more."""
     _told: LogBlocked = _GOES_ON
 
     def goes_on(self, now: float) -> None:
@@ -40,16 +48,19 @@ class Blocked:
 
     def is_member(self, at: float) -> None:
         """The group's coordinator said at `at` that it has this worker, or does not let us ask."""
-        self._member_at = at
+        self._member_at = at if self._member_at is None else max(at, self._member_at)
 
     def judge(self, now: float) -> LogBlocked | None:
         """What is to be told, if it is another thing than before: each second, while it lasts. A worker that may be out
         of the group stays so until `is_member`."""
         if (last := self._last) is None:
             return None
-        blocked_s = now - last
-        if blocked_s >= max(self.bound_s, SESSIONS * self.session_s):
-            self._out_since = last
+        if self._judged is not None and now - self._judged > UNWATCHED_S:
+            self._watched_from = now
+        self._judged = now
+        blocked_s = now - max(last, self._watched_from)
+        if now - last >= max(self.bound_s, SESSIONS * self.session_s):
+            self._out_since = now  # what the group said before that is old
         elif self._out_since is not None and (at := self._member_at) is not None and at > self._out_since:
             self._out_since = None
         found = LogBlocked("", out_of_group=self._out_since is not None)

@@ -79,6 +79,8 @@ class PartitionReader:
         self._topic = topic
         self._idle_s = idle_s
         self._most_bytes = most_bytes
+        self._admin: KafkaAdminClient | None = None
+        """For questions about the topic; connected when first needed."""
         self._consumer = open_lone_consumer(
             client,
             timeout_s=idle_s,
@@ -115,14 +117,11 @@ class PartitionReader:
             LogUnavailable, TopicRefused, UnsuitableTopic: as `bounds`.
         """
         with self._named(NO_ANSWER, TO_SEE):
-            admin = open_kafka_client(
-                KafkaAdminClient, **self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)}
-            )
-            try:
-                with explained(admin):
-                    [found] = admin.describe_topics([self._topic])
-            finally:
-                admin.close()
+            if self._admin is None:
+                bounded = {"bootstrap_timeout_ms": int(self._idle_s * 1000)}
+                self._admin = open_kafka_client(KafkaAdminClient, **self._client | bounded)
+            with explained(self._admin):
+                [found] = self._admin.describe_topics([self._topic])
         check_there(self._client, found)
         return Identity(self._topic, topic_id_of(found), len(found["partitions"]))
 
@@ -213,6 +212,8 @@ class PartitionReader:
     def close(self) -> None:
         """Close the connection."""
         self._consumer.close(autocommit=False, timeout_ms=1000)
+        if self._admin is not None:
+            self._admin.close()
 
     def __enter__(self) -> PartitionReader:
         return self
