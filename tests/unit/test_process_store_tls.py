@@ -104,7 +104,10 @@ def test_connections_to_the_store_have_a_passphrase_in_every_mode_or_ask_no_term
     given = [client.connection_pool.connection_kwargs for client in of_uic]
     of_rtp: Any = [_commands(RtpRedis(url=url, **files, **mode)) for mode in ({}, sentinels)]  # type: ignore[arg-type]
     given += [commands._pool.connection_kwargs for commands in of_rtp]
-    assert [one["ssl_password"] for one in given] == [password or no_passphrase] * 4
+    in_cluster: Any = _commands(RtpRedis(url=url, **files, mode="cluster", nodes="h:3"))  # type: ignore[arg-type]
+    nodes = in_cluster._cluster.nodes_manager
+    given += [nodes.connection_kwargs, *(node.connection_kwargs for node in nodes.startup_nodes.values())]
+    assert [one["ssl_password"] for one in given] == [password or no_passphrase] * 7
 
 
 def test_a_key_with_a_passphrase_is_told_with_the_settings_at_a_later_connection() -> None:

@@ -68,8 +68,8 @@ def _commands(settings: RedisSettings) -> Commands:
             pool = ConnectionPool(**{**options, **parse_url(url), "protocol": 2})
             return PoolCommands(pool, settings.pool_size, connect_s)
         case "sentinel":
-            given = parse_url(url)
-            login = {name: given[name] for name in ("username", "password", "db") if name in given}
+            of_url = parse_url(url)
+            login = {name: of_url[name] for name in ("username", "password", "db") if name in of_url}
             options["ssl"] = settings.tls
             of_sentinels = options | sentinel_login(settings.sentinel_username, settings.sentinel_password)
             sentinels = Sentinels(hosts_and_ports(settings.sentinels), connect_s, of_sentinels)
@@ -82,10 +82,14 @@ def _commands(settings: RedisSettings) -> Commands:
             options["retry"] = Retry(NoBackoff(), 1)
             options["startup_nodes"] = list(starmap(ClusterNode, hosts_and_ports(settings.nodes)))
             # `ClusterCommands` keeps to the size; redis-py counts connections that it is about to renew as well.
-            most = 2 * settings.pool_size
-            cluster = RedisCluster.from_url(url, max_connections=most, require_full_coverage=False, **options)
+            options |= {"max_connections": 2 * settings.pool_size, "require_full_coverage": False, "ssl": settings.tls}
+            given: dict[str, Any] = {**parse_url(url), **options}
+            given.pop("connection_class", None)  # which `ssl` stands for
+            passphrase = given.pop("ssl_password", None)  # its connections take one, and it does not
+            cluster = RedisCluster(**given)
             if settings.tls:
-                cluster.nodes_manager.connection_kwargs["connection_class"] = RenewedTls
+                cluster.nodes_manager.connection_kwargs |= {"connection_class": RenewedTls, "ssl_password": passphrase}
                 for node in cluster.nodes_manager.startup_nodes.values():
                     node.connection_class = RenewedTls
+                    node.connection_kwargs["ssl_password"] = passphrase
             return ClusterCommands(cluster, settings.pool_size)

@@ -204,7 +204,9 @@ class KafkaLog:
         elif late := [future for future in futures if not future.is_done]:
             self._verdicts.expect(producer, late, verdict_by - time.monotonic())
         if failed:
-            raise _not_appended(topic, failed, len(futures), len(records), by_broker(failures_of(producer)))
+            # What only says that time was over is what the callers are told anyway, and names no cause.
+            known = {at: why for at, why in failures_of(producer).items() if why.telling}
+            raise _not_appended(topic, failed, len(futures), len(records), by_broker(known))
         return positions
 
     def check(self, topic: str, partitions: int, timeout_s: float) -> None:
@@ -354,7 +356,7 @@ def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total
         failed: the records that have no position, by their index, and why.
         sent: how many the producer took, the first ones.
         total: how many there are.
-        cut_off: which brokers the producer has no connection to, or no answer from, and why; empty if there are none.
+        cut_off: which brokers the producer has no connection to, and why; empty if that is not known of any.
     """
     refused = [error for error in failed.values() if isinstance(error, REFUSALS)]
     not_there = (*REFUSALS, NotAppended)
