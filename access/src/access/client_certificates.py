@@ -49,5 +49,5 @@ class ClientCertificates:
             threading.Thread(target=run, name="client certificates", daemon=True).start()
 
     def close(self) -> None:
-        """Look no more. A look that hangs is left to end with the process."""
+        """Stop looking. A look that hangs is left to end with the process."""
         self._ended.set()
