@@ -366,7 +366,7 @@ def test_actions_that_the_bundle_does_not_name_are_refused_before_anything_is_ap
     path.write_text(f'{DESCRIPTION}action = "act"\n{known}')
     said = done(told, *command, "--another-source")
     assert "40 of 40 records appended" in said
-    assert "20 rows refused: act: an action that is none of the wire" in said
+    assert "20 rows refused: act: an action without `is` in `[actions]`" in said
 
 
 def test_a_bundle_that_is_not_there_is_named(

@@ -309,20 +309,25 @@ def test_a_backfill_of_another_topic_than_the_one_that_its_rollout_names_is_refu
     done(told, "backfill", *work)
 
 
+def to_load(world: World, verb: str, folder: str) -> tuple[str, ...]:
+    """The arguments of a command that loads 400 events' states into the empty store."""
+    fill(world, 400)
+    if verb == "backfill":
+        return ("--work", folder, "--workers", "1")
+    worker = world.worker()
+    world.wait_folded()
+    done(world.environment(), "snapshot", "create", "--to", folder)
+    worker.stop()
+    world.empty_store()
+    return ("restore", "--from", folder)
+
+
 @pytest.mark.parametrize("verb", ["backfill", "snapshot"])
 @pytest.mark.parametrize("partitions", [1, N])
 def test_a_load_whose_rollout_is_aborted_meanwhile_says_so_and_does_not_begin_again(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], verb: str, partitions: int
 ) -> None:
-    fill(world, 400)
-    folder = str(tmp_path / "folder")
-    load = ("--work", folder, "--workers", "1") if verb == "backfill" else ("restore", "--from", folder)
-    if verb == "snapshot":
-        worker = world.worker()
-        world.wait_folded()
-        done(world.environment(), "snapshot", "create", "--to", folder)
-        worker.stop()
-        world.empty_store()
+    load = to_load(world, verb, str(tmp_path / "folder"))
     new = read_release(BUNDLE, 0)[0]
     old = replace(new, fingerprint="0" * 64)
     record = begin(None, new, serving=old, origin="backfill", salt=SALT, now_ms=NOW_MS)
@@ -350,15 +355,7 @@ def test_a_load_whose_rollout_is_aborted_meanwhile_says_so_and_does_not_begin_ag
 def test_a_store_that_is_emptied_after_some_partitions_were_handed_over_is_not_reported_as_loaded(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], verb: str, partitions: int
 ) -> None:
-    fill(world, 400)
-    folder = str(tmp_path / "folder")
-    load = ("--work", folder, "--workers", "1") if verb == "backfill" else ("restore", "--from", folder)
-    if verb == "snapshot":
-        worker = world.worker()
-        world.wait_folded()
-        done(world.environment(), "snapshot", "create", "--to", folder)
-        worker.stop()
-        world.empty_store()
+    load = to_load(world, verb, str(tmp_path / "folder"))
     steps: list[str] = []
 
     def emptied(step: str) -> None:

@@ -156,10 +156,10 @@ def test_an_import_names_the_file_and_row_behind_rows_that_the_reader_refuses(tm
             ("i: empty", "2.csv", 1),
             (f"u: empty, or longer than {MAX_KEY_BYTES} bytes", "2.csv", 4),
             ("i: item 0", "2.csv", 5),
-            ("a: an action that is none of the wire", "2.csv", 7),
+            ("a: an action without `is` in `[actions]`", "2.csv", 7),
         )
     }
-    assert history.left_out.rows["a: an action that is none of the wire"] == 2
+    assert history.left_out.rows["a: an action without `is` in `[actions]`"] == 2
     history.close()
 
 

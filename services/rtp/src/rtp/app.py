@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from access import BadKeys, BadTls, ClientCertificates, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from process.addresses import joined
+from process.listening import bind
 from process.memory import give_back
 from process.setting_groups import TlsListener
 from process.tls_causes import BadTlsFiles
@@ -31,7 +32,7 @@ from rtp.core.shadowing import ShadowBudget
 from rtp.doors.admin import create_admin_app
 from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, protect
 from rtp.doors.health import Readiness
-from rtp.doors.listeners import Lifecycle, Service, bind, inherited, run
+from rtp.doors.listeners import Lifecycle, Service, inherited, run
 from rtp.doors.predict import PredictDoor
 from rtp.doors.problems import STATUS_TABLE
 from rtp.doors.public import create_public_app

@@ -247,23 +247,6 @@ def file_is_left() -> bool:
     return True
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet, so that a port in use is found before a bundle is loaded.
-
-    Raises:
-        OSError: the address is not available.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
 def inherited(descriptor: int) -> socket.socket:
     """The socket that a launcher passed on; several processes may accept on it.
 

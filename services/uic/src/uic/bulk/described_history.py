@@ -191,7 +191,7 @@ class DescribedHistory:
                 (sizes == 0) | (sizes > MAX_KEY_BYTES)
             )[place],
             f"{self._description.events.item}: item 0": columns["item"] == 0,
-            f"{self._description.events.action}: an action that is none of the wire": (
+            f"{self._description.events.action}: an action without `is` in `[actions]`": (
                 columns["action"] == NOT_ON_THE_WIRE
             ),
         }

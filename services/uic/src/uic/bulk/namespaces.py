@@ -14,6 +14,7 @@ from typing import Any, Final
 from mimn.release import (
     OPEN,
     CorruptRecord,
+    Record,
     State,
     decode_record,
     other_topic,
@@ -99,7 +100,7 @@ class Namespaces:
 
     def topic(self, name: str) -> str | None:
         """What a namespace is made of; None if it does not say."""
-        return self._folded(name).topic
+        return self._meta(Keys(name, self._prefix)).get("topic")
 
     def usable(self, topic: str | None) -> list[str]:
         """As `names`, without those whose removal has begun, and those that are made of another topic than `topic`."""
@@ -129,11 +130,15 @@ class Namespaces:
         """
         return self._sized(self._folded(name), {})
 
-    def _folded(self, name: str) -> _Folded:
-        keys = Keys(name, self._prefix)
+    def _meta(self, keys: Keys) -> dict[str, Any]:
         with _asking():
             meta = read_meta(self._client.get(keys.meta))
-            said: dict[str, Any] = meta if isinstance(meta, dict) else {}
+        return meta if isinstance(meta, dict) else {}
+
+    def _folded(self, name: str) -> _Folded:
+        keys = Keys(name, self._prefix)
+        said = self._meta(keys)
+        with _asking():
             return _Folded(
                 keys,
                 said.get("partitions"),
@@ -320,6 +325,16 @@ def _progress(record: bytes | None) -> Progress | None:
         return None
 
 
+def _record(store: RedisStore, keys: Keys) -> Record | None:
+    """The rollout record; None if there is none, or none that can be read: `ctr rollout` says what to do about that."""
+    with _asking():
+        stored = store.client.get(record_key(keys.prefix))
+    try:
+        return decode_record(stored) if stored else None
+    except CorruptRecord:
+        return None
+
+
 def refuse_another_topic(store: RedisStore, keys: Keys, topic: str) -> None:
     """Refuse states of another topic than the one that a rollout on its way makes a namespace of.
 
@@ -327,12 +342,8 @@ def refuse_another_topic(store: RedisStore, keys: Keys, topic: str) -> None:
         BulkRefused: as said.
         StoreUnavailable: no answer.
     """
-    with _asking():
-        stored = store.client.get(record_key(keys.prefix))
-    try:
-        going = decode_record(stored).open if stored else None
-    except CorruptRecord:  # `ctr rollout` says what to do about it
-        return
+    record = _record(store, keys)
+    going = None if record is None else record.open
     if going is None or going.release.namespace != keys.namespace:
         return
     if (named := other_topic(going.origin)) not in (None, topic):
@@ -350,12 +361,7 @@ def refuse_aborted(store: RedisStore, keys: Keys) -> None:
         BulkRefused: as said.
         StoreUnavailable: no answer.
     """
-    with _asking():
-        stored = store.client.get(record_key(keys.prefix))
-    try:
-        record = decode_record(stored) if stored else None
-    except CorruptRecord:  # as above
-        return
+    record = _record(store, keys)
     if record is None or keys.namespace not in spoiled(record) - {held.namespace for held in record.held}:
         return
     ended = next(

@@ -22,9 +22,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
 from access import ListenerTls
+from process.listening import bind
 from uic.doors.admin import PROBLEM_JSON, problem
 from uic.doors.http_faults import MAX_HEAD_BYTES, http_fault
-from uic.doors.listening import bind, cannot_listen
+from uic.doors.listening import cannot_listen
 from uic.errors import StartRefused
 from uic.settings import AdminSettings
 
