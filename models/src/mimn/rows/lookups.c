@@ -127,30 +127,46 @@ static void asinhs(double *x, i64 n) {
     }
 }
 
-typedef double eight __attribute__((vector_size(64)));
 typedef double four __attribute__((vector_size(32)));
 typedef double two __attribute__((vector_size(16)));
-typedef float eight_floats __attribute__((vector_size(32)));
 
-static inline eight widened(const float *x) {
+/* Eight doubles, in one register or in two. GCC keeps a vector that is wider than a register in memory. */
 #ifdef __AVX512F__
-    return (eight)_mm512_cvtps_pd(_mm256_loadu_ps(x));
-#else
-    eight_floats some;
-    memcpy(&some, x, sizeof some);
-    return __builtin_convertvector(some, eight);
-#endif
-}
+typedef __m512d eight;
 
+static inline eight eight_zeros(void) { return _mm512_setzero_pd(); }
+static inline eight eight_at(const double *x) { return _mm512_loadu_pd(x); }
+static inline void eight_to(double *to, eight x) { _mm512_storeu_pd(to, x); }
+static inline eight widened(const float *x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
+static inline eight plus(eight x, eight y) { return _mm512_add_pd(x, y); }
+static inline eight times(eight x, eight y) { return _mm512_mul_pd(x, y); }
+/* a * x + y, rounded once. */
+static inline eight fused(double a, eight x, eight y) { return _mm512_fmadd_pd(_mm512_set1_pd(a), x, y); }
+static inline double sum_of(eight x) {
+    four sum = (four)_mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+#else
+typedef struct { __m256d low, high; } eight;
+
+static inline eight eight_zeros(void) { return (eight){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+static inline eight eight_at(const double *x) { return (eight){_mm256_loadu_pd(x), _mm256_loadu_pd(x + 4)}; }
+static inline void eight_to(double *to, eight x) { _mm256_storeu_pd(to, x.low), _mm256_storeu_pd(to + 4, x.high); }
+static inline eight widened(const float *x) {
+    return (eight){_mm256_cvtps_pd(_mm_loadu_ps(x)), _mm256_cvtps_pd(_mm_loadu_ps(x + 4))};
+}
+static inline eight plus(eight x, eight y) { return (eight){_mm256_add_pd(x.low, y.low), _mm256_add_pd(x.high, y.high)}; }
+static inline eight times(eight x, eight y) { return (eight){_mm256_mul_pd(x.low, y.low), _mm256_mul_pd(x.high, y.high)}; }
 /* a * x + y, rounded once. */
 static inline eight fused(double a, eight x, eight y) {
-#ifdef __AVX512F__
-    return (eight)_mm512_fmadd_pd(_mm512_set1_pd(a), (__m512d)x, (__m512d)y);
-#else
-    for (int i = 0; i < 8; i++) y[i] = fma(a, x[i], y[i]);
-    return y;
-#endif
+    const __m256d all = _mm256_set1_pd(a);
+    return (eight){_mm256_fmadd_pd(all, x.low, y.low), _mm256_fmadd_pd(all, x.high, y.high)};
 }
+static inline double sum_of(eight x) {
+    four sum = (four)_mm256_add_pd(x.low, x.high);
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+#endif
 
 /* A ledger's layout and scalars (mimn.state.ledger). */
 enum { TAG_BITS = 20, TAG_SHIFT = 12, LEVEL_BITS = 6, MOST_BASKETS = 63, LAST_LEVEL = 63, BASKET_BITS = 7, LAST_BASKET = 127 };
@@ -212,8 +228,12 @@ static inline i32 number_of(const reads *t, u64 key) {
 #ifdef __AVX512F__
         u32 same = _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(t->keys + at), _mm512_set1_epi32((i32)low));
 #else
+        const __m256i all = _mm256_set1_epi32((i32)low), *keys = (const __m256i *)(t->keys + at);
         u32 same = 0;
-        for (int i = 0; i < AT_ONCE; i++) same |= (u32)(t->keys[at + i] == low) << i;
+        for (int i = 0; i < 2; i++) {
+            const __m256i equal = _mm256_cmpeq_epi32(_mm256_loadu_si256(keys + i), all);
+            same |= (u32)_mm256_movemask_ps(_mm256_castsi256_ps(equal)) << 8 * i;
+        }
 #endif
         if (same) {
             at += (u32)__builtin_ctz(same);
@@ -285,7 +305,8 @@ static void release(const reads *t, i64 count) {
 
 /* p from v on, 8 * `many` numbers of it, in the order of entries. The sums stay in registers: each entry waits for the one before. */
 static inline __attribute__((always_inline)) void add_some(const reads *t, i64 count, i64 v, const int many) {
-    eight sum[MOST_EIGHTS] = {{0}}, late[MOST_EIGHTS] = {{0}};
+    eight sum[MOST_EIGHTS], late[MOST_EIGHTS];
+    for (int k = 0; k < many; k++) sum[k] = late[k] = eight_zeros();
     for (i64 i = 1; i <= count; i++) {
         const entry e = t->entries[i];
         const float *x = t->weighted + e.number * t->width + v;
@@ -294,7 +315,7 @@ static inline __attribute__((always_inline)) void add_some(const reads *t, i64 c
             sum[k] = fused(e.every, some, sum[k]), late[k] = fused(e.later, some, late[k]);
         }
     }
-    memcpy(t->p + v, sum, (size_t)many * sizeof *sum), memcpy(t->p + t->width + v, late, (size_t)many * sizeof *late);
+    for (int k = 0; k < many; k++) eight_to(t->p + v + 8 * k, sum[k]), eight_to(t->p + t->width + v + 8 * k, late[k]);
 }
 
 /* p, whole. */
@@ -365,18 +386,15 @@ static double length_of(const double *p, i64 n) {
     return length > 1e-12 ? length : 1e-12;
 }
 
-static inline double sum_of(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
-
 /* Of x with p, and with q behind it. */
 static inline void dots(const float *x, const double *p, i64 n, double *out) {
     const double *q = p + n;
-    eight sum = {0}, late = {0};
+    eight sum = eight_zeros(), late = eight_zeros();
     double rest = 0, late_rest = 0;
     i64 i = 0;
     for (; i + 8 <= n; i += 8) {
-        eight of_p, of_q, some = widened(x + i);
-        memcpy(&of_p, p + i, sizeof(of_p)), memcpy(&of_q, q + i, sizeof(of_q));
-        sum += some * of_p, late += some * of_q;
+        const eight some = widened(x + i);
+        sum = plus(sum, times(some, eight_at(p + i))), late = plus(late, times(some, eight_at(q + i)));
     }
     for (; i < n; i++) rest += x[i] * p[i], late_rest += x[i] * q[i];
     out[0] = sum_of(sum) + rest, out[1] = sum_of(late) + late_rest;
