@@ -10,7 +10,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, redirect_stderr
+from contextlib import AbstractContextManager, closing, redirect_stderr
 from pathlib import Path
 
 import grpc
@@ -128,6 +128,7 @@ def test_the_rights_of_the_runbook_suffice_for_the_service_and_its_commands(
             assert findings[f"topic {topic}"][0] == "OK"
         assert findings[f"cleanup.policy of {named.events}"] == ("OK", "delete")
         assert findings["rights on the topics"][0] == "OK"
+        assert findings["rights on the transactional ids"][0] == "OK"
         assert "refused" not in said
         assert run_main(verify.main, environment)[0] == 0
     archive = str(tmp_path / "archive")
@@ -174,9 +175,9 @@ def test_a_topic_that_may_not_be_seen_is_refused_by_name_and_nothing_is_written(
 def test_the_doctor_names_each_right_that_is_missing_and_what_it_is_for(
     broker: SecuredKafka, named: TopicsForTest, environment: dict[str, str]
 ) -> None:
-    def of_rights() -> tuple[str, str]:
+    def of_rights(resources: str = "topics") -> tuple[str, str]:
         _, said = run_main(doctor.main, environment, "--json")
-        (found,) = (one for one in json.loads(said)["findings"] if one["check"] == "rights on the topics")
+        (found,) = (one for one in json.loads(said)["findings"] if one["check"] == f"rights on the {resources}")
         return found["verdict"], found["seen"]
 
     for topic in (named.events, named.dlq, named.erased):
@@ -188,9 +189,14 @@ def test_the_doctor_names_each_right_that_is_missing_and_what_it_is_for(
     assert f"no WRITE on {named.dlq}: a partition with a bad record waits" in seen
     broker.grant("WRITE", "topic", named.dlq)
     assert of_rights()[0] == "WARN", "producers may be the only ones who write events"
+    broker.grant("WRITE", "transactional_id", f"{named.events}.replay")
+    refused = f"no WRITE on {named.events}.import: ctr import is refused"
+    assert of_rights("transactional ids") == ("WARN", refused)
+    with closing(KafkaAdminClient(bootstrap_servers=broker.address)) as admin:
+        assert named.events not in str(admin.list_transactions()), "no run has begun"
 
 
-def test_an_import_without_the_right_on_its_transactional_id_names_it_and_writes_nothing(
+def test_an_import_without_a_right_names_it_and_writes_nothing(
     broker: SecuredKafka, named: TopicsForTest, environment: dict[str, str], tmp_path: Path
 ) -> None:
     for topic in (named.events, named.erased):
@@ -203,6 +209,10 @@ def test_an_import_without_the_right_on_its_transactional_id_names_it_and_writes
     code, said = told(environment, *command)
     assert (code, f"topic {named.events} is refused: {NEEDS} WRITE on it" in said) == (1, True), said
     broker.grant("WRITE", "topic", named.events)
+    broker.revoke("READ", "topic", named.events)
+    code, said = told(environment, *command)
+    assert (code, f"topic {named.events} is refused: {NEEDS} READ on it" in said) == (1, True), said
+    broker.grant("READ", "topic", named.events)
     broker.revoke("WRITE", "transactional_id", f"{named.events}.", prefixed=True)
     code, said = told(environment, *command)
     wanted = f"transactional id {named.events}.import is refused: {NEEDS} WRITE on it"

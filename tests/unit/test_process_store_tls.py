@@ -118,3 +118,19 @@ def test_a_key_with_a_passphrase_is_told_with_the_settings_at_a_later_connection
     assert cause.said == "the key has a passphrase"
     assert "UIC_REDIS__TLS_KEY_FILE" in cause.fix
     assert "ssl_password in the query of UIC_REDIS__URL" in cause.fix
+
+
+def test_a_key_that_the_passphrase_does_not_open_is_told_with_the_settings_at_a_later_connection(
+    tmp_path: Path,
+) -> None:
+    issued = Certificates.issue(tmp_path)
+    key = load_pem_private_key(issued.client_key.read_bytes(), None)
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open")))
+    with pytest.raises(ssl.SSLError) as raised:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(issued.client, locked, password="wrong")
+    cause = cause_of(wrapped(raised.value, 2), "UIC_REDIS")
+    assert cause is not None
+    assert cause.said == "a key or certificate cannot be read (PEM lib)"
+    assert "UIC_REDIS__TLS_KEY_FILE" in cause.fix
+    assert cause.fix.endswith("and whether ssl_password in the query of UIC_REDIS__URL opens the key")

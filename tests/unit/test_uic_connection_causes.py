@@ -6,10 +6,11 @@ import ssl
 from pathlib import Path
 
 import pytest
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import (
     CoordinatorNotAvailableError,
     GroupAuthorizationFailedError,
+    IllegalSaslStateError,
     KafkaConnectionError,
     KafkaError,
     KafkaProtocolError,
@@ -20,16 +21,19 @@ from kafka.errors import (
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
+    UnsupportedSaslMechanismError,
 )
 
 from localstack.ports import LOOPBACK, free_port
 from process.tls_causes import BadTlsFiles
 from support.certificates import Certificates, TlsFront
+from support.choosy_brokers import MECHANISM, TOPIC, choosy_brokers
 from uic.errors import LogUnavailable
 from uic.log.connection_causes import ConnectionsFailed, NoConnection, does_not_answer, why_no_connection
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.topic_answers import TO_WRITE
 from uic.log.topic_reader import read_to_end
-from uic.log.unreachable import described, seen_and_fix, stopped, to_correct, unreachable
+from uic.log.unreachable import described, seen_and_fix, stopped, to_correct, unreachable, was_answered
 from uic.settings import KafkaSettings
 
 CLIENT = {"bootstrap_servers": ["a:1", "b:1"], "security_protocol": "SASL_SSL"}
@@ -155,6 +159,52 @@ def test_only_an_error_that_says_no_more_than_that_there_is_no_answer_is_explain
         "no connection to the brokers: Authentication failed: no; correct UIC_KAFKA__SASL_USERNAME or "
         "UIC_KAFKA__SASL_PASSWORD"
     )
+
+
+TLS_ALERT = bytes.fromhex("15030300020246")
+REFUSED = {
+    "the mechanism": (
+        UnsupportedSaslMechanismError.errno,
+        b"",
+        "the broker does not know this SASL mechanism",
+        "SASL_MECHANISM",
+    ),
+    "any login": (IllegalSaslStateError.errno, b"", "the broker asks for no login at this port", "SECURITY_PROTOCOL"),
+    "plain text": (0, TLS_ALERT, "the broker answers with TLS", "SECURITY_PROTOCOL"),
+}
+
+
+@pytest.mark.parametrize(("login", "noise", "said", "setting"), REFUSED.values(), ids=REFUSED)
+def test_what_one_broker_of_several_refuses_while_a_client_runs_is_told_with_its_address_and_the_setting(
+    login: int, noise: bytes, said: str, setting: str
+) -> None:
+    with choosy_brokers(3) as brokers:
+        client = {
+            "bootstrap_servers": [brokers[0].address],
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": MECHANISM,
+            "sasl_plain_username": "uic",
+            "sasl_plain_password": "any",
+        }
+        consumer = open_kafka_client(KafkaConsumer, **client, bootstrap_timeout_ms=5000)
+        try:
+            consumer.end_offsets([TopicPartition(TOPIC, 0)], timeout_ms=5000)
+            brokers[1].login, brokers[1].noise = login, noise
+            with pytest.raises(KafkaError) as raised, explained(consumer):
+                consumer.end_offsets([TopicPartition(TOPIC, 1)], timeout_ms=5000)
+            assert consumer.end_offsets([TopicPartition(TOPIC, 2)], timeout_ms=5000), "the others answer"
+        finally:
+            consumer.close()
+        where, fix = brokers[1].address, f"correct UIC_KAFKA__{setting}"
+    error = raised.value
+    why = f"{where} ({said}; {fix})"
+    assert described(error, client) == unreachable(client, error).detail == f"no connection to the brokers: {why}"
+    assert stopped(error).detail.endswith(f": {why}")
+    assert to_correct(error) == why
+    assert seen_and_fix(error, client) == (f"{where} ({said})", fix)
+    assert was_answered(error) is False, "no question of it was"
+    error.__cause__ = None
+    assert f"{said}; {fix}" in described(error, client), "also if it is not known where"
 
 
 def test_a_refusal_names_the_right_and_what_it_is_for() -> None:

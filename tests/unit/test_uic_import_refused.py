@@ -1,4 +1,4 @@
-"""What an import says of a right that it lacks."""
+"""What imports and replays say of a right that they lack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from kafka.errors import NotEnoughReplicasError, TopicAuthorizationFailedError
 from mimn.state import NO_TOPIC_ID
 from uic.bulk import importing
 from uic.bulk.importing import Importer
-from uic.errors import LogUnavailable
+from uic.errors import LogRefused, LogUnavailable
+from uic.log import bounded_producer
+from uic.log.bounded_producer import open_run
 from uic.log.erasures import KafkaErasures
 from uic.log.partition_reader import TopicBounds
 
@@ -36,3 +38,21 @@ def test_a_right_that_is_taken_away_while_an_import_runs_is_named(
         raise error
     assert said in raised.value.detail
     assert "run the import again" in raised.value.detail
+
+
+@pytest.mark.parametrize(("refused", "right"), [("begin_run", "WRITE"), ("without_marker", "READ")])
+def test_a_run_names_the_right_that_each_of_its_questions_needs(
+    refused: str, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes to a partition is told only to who may read it."""
+
+    def refuse(*_: object) -> None:
+        raise TopicAuthorizationFailedError("events")
+
+    monkeypatch.setattr(bounded_producer, "open_kafka_client", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(bounded_producer, "end_sender", lambda producer: None)
+    monkeypatch.setattr(bounded_producer, "begin_run", lambda *_: None)
+    monkeypatch.setattr(bounded_producer, refused, refuse)
+    client = {"sasl_plain_username": "uic"}
+    with pytest.raises(LogRefused, match=f"topic events is refused: user uic needs {right} on it"):
+        open_run(client, "events.import", "events", [0], timeout_s=1.0, max_request_bytes=1)

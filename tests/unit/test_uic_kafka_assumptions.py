@@ -81,6 +81,9 @@ CHANGES: dict[str, Broken] = {
     "an admin client describes groups with _describe_groups_request(groups) and _describe_groups_process_response": (
         lambda patch: patch.setattr(KafkaAdminClient, "_describe_groups_process_response", other)
     ),
+    "an admin client's _manager has run(coro, …), and InitProducerIdRequest asks for a transactional_id": (
+        lambda patch: patch.setattr(KafkaConnectionManager, "run", other)
+    ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda patch: patch.setattr(KafkaConnectionManager, "bootstrap_async", other)
     ),

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import InvalidReceiveError
 
 from uic.log.kafka_repairs.fetching import MemberFetcher, fetch_refused, poll_once
 
@@ -28,6 +30,17 @@ def test_a_poll_ends_with_the_first_answer_although_it_is_empty(monkeypatch: pyt
     assert rounds == [500]
     assert consumer.poll(timeout_ms=20) == {}
     assert len(rounds) > 10, "the library asks again until its time is over"
+
+
+def test_plain_text_that_a_broker_refuses_with_a_tls_alert_is_no_answer_that_is_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Fetcher, "_handle_fetch_error", lambda *_: None)
+    made: Any = object.__new__(MemberFetcher)
+    made._handle_fetch_error(1, InvalidReceiveError(f"Invalid frame length: {0x15030300}"))
+    assert made.too_large == ""
+    made._handle_fetch_error(1, InvalidReceiveError("Invalid frame length: 104857601"))
+    assert made.too_large.endswith("Invalid frame length: 104857601")
 
 
 REFUSED = 29

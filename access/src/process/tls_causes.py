@@ -26,6 +26,8 @@ _NAMES: Final = {62, 64}
 _FILES: Final = {errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR}
 _OUR_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA")
 """In the names of alerts by which a server refuses its client's certificate, or the lack of one."""
+_PEM_IN_SSL: Final = "PEM lib"
+"""All that OpenSSL says of a key that the passphrase does not open, and of a file that is no PEM."""
 _NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "UNSUPPORTED_PROTOCOL"}
 
 
@@ -78,6 +80,10 @@ class TlsSettings(NamedTuple):
     def files(self) -> str:
         """The three, in words."""
         return f"the files of {self.ca_file}, {self.cert_file} and {self.key_file}"
+
+    def and_passphrase(self) -> str:
+        """The setting with which a key that has a passphrase must fit."""
+        return f", and whether {self.passphrase} opens the key" if self.passphrase else ""
 
     def without_passphrase(self) -> str:
         """What to do about a key that has one."""
@@ -193,6 +199,8 @@ def _of_tls(error: ssl.SSLError, names: TlsSettings) -> tuple[str, str]:
         return reason, f"that server refuses the certificate of {names.cert_file}, or asks for one"
     if library in ("X509", "PEM"):
         return reason, f"see {names.files()}"
+    if _PEM_IN_SSL in reason:
+        return "a key or certificate cannot be read (PEM lib)", f"see {names.files()}{names.and_passphrase()}"
     return reason, ""
 
 

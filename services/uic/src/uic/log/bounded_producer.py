@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -15,7 +15,7 @@ from uic.errors import LogRefused, LogUnavailable
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.kafka_repairs.producers import end_sender, repair_producer
 from uic.log.kafka_repairs.runs import NotBegun, Overtaken, begin_run, without_marker
-from uic.log.topic_answers import TO_WRITE, refusal
+from uic.log.topic_answers import TO_READ, TO_WRITE, refusal
 from uic.log.unreachable import unreachable
 
 TRANSACTION_MS = 10_000
@@ -102,25 +102,30 @@ def open_run(
 def _refuse_unmarked(
     client: Mapping[str, Any],
     name: str,
-    places: Collection[TopicPartition],
+    places: Sequence[TopicPartition],
     marked: ProducerIdAndEpoch,
     timeout_s: float,
 ) -> None:
     """
     Raises:
         LogUnavailable: earlier runs are not shut out everywhere.
+        LogRefused: only who may read a partition is told who writes to it.
         KafkaError: a broker does not answer.
     """
     if not places:
         return
     timeout_ms = int(timeout_s * 1000)
     options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
-    with closing(open_kafka_client(KafkaAdminClient, **dict(client) | options)) as admin, explained(admin):
-        if lacking := without_marker(admin, places, marked):
-            raise LogUnavailable(
-                f"earlier runs of {name} are not shut out of partitions {ranges(lacking)}, which have, or had a moment "
-                "ago, no leader; nothing was appended: run this again once they have one"
-            )
+    try:
+        with closing(open_kafka_client(KafkaAdminClient, **dict(client) | options)) as admin, explained(admin):
+            lacking = without_marker(admin, places, marked)
+    except TopicAuthorizationFailedError as error:
+        raise LogRefused(f"topic {places[0].topic} {refusal(client, TO_READ)}") from error
+    if lacking:
+        raise LogUnavailable(
+            f"earlier runs of {name} are not shut out of partitions {ranges(lacking)}, which have, or had a moment "
+            "ago, no leader; nothing was appended: run this again once they have one"
+        )
 
 
 def _options(timeout_s: float, max_request_bytes: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from kafka.errors import (
     IllegalSaslStateError,
     InvalidReceiveError,
     KafkaConnectionError,
+    KafkaProtocolError,
     KafkaTimeoutError,
     RequestTimedOutError,
     SaslAuthenticationFailedError,
@@ -36,6 +37,14 @@ _TLS_ALERT: Final = 0x1503
 """The first two bytes of a TLS alert, which is what a server with TLS answers to plain text."""
 _TIMED_OUT: Final = re.compile(r"Request timed out after (\d+) ms")
 """How it says that it has waited for an answer."""
+BEFORE_ANY_ANSWER: Final = (
+    IllegalSaslStateError,
+    KafkaProtocolError,
+    SaslAuthenticationFailedError,
+    UnsupportedSaslMechanismError,
+)
+"""Errors that end a connection, and that its questions get. No broker has refused one of these: a login is refused
+before anything may be asked, and what cannot be read is no answer."""
 _CLASS_NAME: Final = re.compile(r"^(\[Error \d+\] )?(\w+Error: )+")
 
 
@@ -96,7 +105,7 @@ def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
             return does_not_answer(int(waited[1]) / 1000, connected=False)
         case KafkaTimeoutError() | RequestTimedOutError() | Cancelled():
             return NoConnection(bounded(words_of(error)), _NO_BROKER, answered=False, telling=False)
-        case InvalidReceiveError() if (frame := _FRAME.search(str(error))) and int(frame[1]) >> 16 == _TLS_ALERT:
+        case InvalidReceiveError() if answers_with_tls(error):
             return NoConnection("the broker answers with TLS", f"correct {_PROTOCOL}", answered=True)
     # The library keeps some errors of the system as an argument of its own.
     behind = next((one for one in error.args if isinstance(one, BaseException)), error)
@@ -110,6 +119,12 @@ def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
     if isinstance(error, KafkaConnectionError):
         return NoConnection(bounded(said), _NO_BROKER, answered=False, telling=bool(error.args) and "timed" not in said)
     return NoConnection(bounded(said), "", answered=True)
+
+
+def answers_with_tls(error: InvalidReceiveError) -> bool:
+    """Whether what came in place of an answer is a TLS alert."""
+    frame = _FRAME.search(str(error))
+    return frame is not None and int(frame[1]) >> 16 == _TLS_ALERT
 
 
 def does_not_answer(seconds: float, *, connected: bool) -> NoConnection:

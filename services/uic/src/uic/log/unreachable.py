@@ -21,14 +21,13 @@ from kafka.errors import (
     NotLeaderForPartitionError,
     OffsetNotAvailableError,
     RequestTimedOutError,
-    SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
     UnknownBrokerIdError,
 )
 
 from process.tls_causes import RESET, by_cause
 from uic.errors import LogUnavailable, NoLeader
-from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection, words_of
+from uic.log.connection_causes import BEFORE_ANY_ANSWER, ConnectionsFailed, NoConnection, why_no_connection, words_of
 from uic.log.kafka_repairs.metadata import NO_BROKER
 from uic.log.kafka_repairs.offsets import Leaderless
 from uic.log.topic_answers import TO_READ, refusal, time_refused
@@ -44,7 +43,7 @@ _NO_ANSWER: Final = (
     KafkaTimeoutError,
     NodeNotReadyError,
     RequestTimedOutError,
-    SaslAuthenticationFailedError,
+    *BEFORE_ANY_ANSWER,
 )
 """Errors of a client that say no more than that it has no connection, or no answer."""
 
@@ -185,11 +184,10 @@ def _failures(error: BaseException) -> Mapping[str, NoConnection]:
     """Why the client has no connection, by address; empty if that is unknown, or not what is wrong."""
     if not isinstance(error, _NO_ANSWER):
         return {}
-    if isinstance(error.__cause__, ConnectionsFailed):
-        return error.__cause__.failures
-    if isinstance(error, SaslAuthenticationFailedError):
+    failures = error.__cause__.failures if isinstance(error.__cause__, ConnectionsFailed) else {}
+    if not failures and isinstance(error, BEFORE_ANY_ANSWER):
         return {"": why_no_connection(error, "SASL_SSL")}
-    return {}
+    return failures
 
 
 def by_broker(failures: Mapping[str, NoConnection]) -> str:

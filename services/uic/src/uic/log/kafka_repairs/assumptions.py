@@ -33,6 +33,7 @@ from kafka.producer.transaction_manager import (
 )
 from kafka.protocol.api_message import ApiMessage
 from kafka.protocol.metadata import MetadataRequest
+from kafka.protocol.producer import InitProducerIdRequest, InitProducerIdResponse
 from kafka.record.default_records import DefaultRecordBatch
 
 from process.assumptions import broken, takes, uses
@@ -112,6 +113,11 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and takes(KafkaAdminClient._describe_groups_process_response, "self", "response")
             and uses(KafkaAdminClient._describe_groups_process_response, "groups", "group_id")
         )
+    ),
+    "an admin client's _manager has run(coro, …), and InitProducerIdRequest asks for a transactional_id": lambda: (
+        takes(KafkaConnectionManager.run, "self", "coro")
+        and {"transactional_id", "transaction_timeout_ms"} <= set(InitProducerIdRequest.fields)
+        and "error_code" in InitProducerIdResponse.fields
     ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda: (

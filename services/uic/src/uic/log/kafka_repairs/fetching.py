@@ -8,6 +8,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import InvalidReceiveError, TopicAuthorizationFailedError
 from kafka.util import Timer
 
+from uic.log.connection_causes import answers_with_tls
 from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 
 
@@ -44,7 +45,7 @@ class MemberFetcher(LeaderAwareFetcher):
         return super()._parse_fetched_data(completed_fetch)
 
     def _handle_fetch_error(self, node_id: Any, exception: BaseException) -> None:
-        if isinstance(exception, InvalidReceiveError):
+        if isinstance(exception, InvalidReceiveError) and not answers_with_tls(exception):
             self.too_large = str(exception)
         super()._handle_fetch_error(node_id, exception)
 

@@ -25,10 +25,13 @@ from kafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     ProducerFencedError,
+    TransactionalIdAuthorizationFailedError,
     UnknownError,
     UnsupportedVersionError,
+    for_code,
 )
 from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionState
+from kafka.protocol.producer import InitProducerIdRequest
 
 from uic.log.kafka_repairs import producers
 
@@ -118,6 +121,23 @@ def begin_run(producer: KafkaProducer, partitions: Collection[TopicPartition], t
     done(manager.initialize_transactions)  # which waits for the markers
     manager.transactional_id = None  # what follows is in no transaction
     return marked
+
+
+def may_begin(admin: KafkaAdminClient, name: str) -> bool:
+    """Whether the brokers let this user begin runs of this name. To ask begins none: Kafka looks at the right first,
+    and then refuses a transaction that may take no time, whatever its name.
+
+    Raises:
+        KafkaError: no answer.
+    """
+    error: type[KafkaError] = admin._manager.run(_asked_for_no_time, admin, name)
+    return error is not TransactionalIdAuthorizationFailedError
+
+
+async def _asked_for_no_time(admin: KafkaAdminClient, name: str) -> type[KafkaError]:
+    answer = await admin._manager.send(InitProducerIdRequest(transactional_id=name, transaction_timeout_ms=0))
+    error: type[KafkaError] = for_code(answer.error_code)
+    return error
 
 
 def without_marker(

@@ -11,7 +11,7 @@ from uic.core import deployment
 from uic.core.deployment import Finding
 from uic.core.kafka_tools import KafkaTools
 from uic.core.start_position import BrokenReason, LogBounds, contradiction
-from uic.core.topics import erased_topic
+from uic.core.topics import erased_topic, import_run, replay_run
 from uic.settings import UicSettings
 from uic.tools.doctor import clocks, log_checks, namespace_checks, store_checks, traffic
 from uic.tools.doctor.installation import Library, Model, bundle_loads, library
@@ -147,6 +147,8 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     )
     if known := [(topic, uses) for topic, uses in of_topics if topic is not None]:
         yield log_checks.topic_rights(known)
+    commands = {import_run(kafka.topic): "ctr import", replay_run(kafka.topic): "ctr dead-letters replay"}
+    yield log_checks.run_rights(log.unusable_runs, commands)
 
 
 def without_secrets(url: str) -> str:

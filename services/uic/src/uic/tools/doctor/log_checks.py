@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mimn.state import partition_of
@@ -165,6 +165,15 @@ def topic_rights(uses: Sequence[tuple[TopicFacts, Sequence[Use]]]) -> Finding:
     seen = "; ".join(f"no {use.right} on {name}: {use.without}" for name, use in missing)
     judged = fail if any(use.stops for _, use in missing) else warn
     return judged(check, seen, f"give the user what {RIGHTS_PAGE} lists")
+
+
+def run_rights(unusable: Collection[str], commands: Mapping[str, str]) -> Finding:
+    """Our user may use the transactional ids of the commands that append. `commands` names each one's."""
+    check = "rights on the transactional ids"
+    if not unusable:
+        return ok(check, "as many as the commands use")
+    seen = "; ".join(f"no {TO_WRITE} on {name}: {commands[name]} is refused" for name in sorted(unusable))
+    return warn(check, seen, f"give the user what {RIGHTS_PAGE} lists")
 
 
 def record_size(topic: TopicFacts, max_request_bytes: int, tools: KafkaTools) -> Finding:

@@ -16,9 +16,10 @@ from mimn.bundle import Bundle
 from process.tls_causes import BadTlsFiles
 from uic.core.deployment import TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
-from uic.core.topics import erased_topic
+from uic.core.topics import erased_topic, import_run, replay_run
 from uic.errors import UicError, UnsuitableClient
 from uic.log.kafka_repairs.clients import broker_version, explained, open_kafka_client
+from uic.log.kafka_repairs.runs import may_begin
 from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
@@ -40,6 +41,8 @@ class Log:
     """What to do about that, if the error says it."""
     version: tuple[int, ...] | None = None
     topics: Mapping[str, TopicFacts]
+    unusable_runs: frozenset[str] = frozenset()
+    """Transactional ids of commands that our user may not use."""
     troubles: Mapping[str, str] = field(default_factory=dict)
     """Why the brokers do not show a topic that may exist, by its name."""
     samples: tuple[Sample, ...] = ()
@@ -76,6 +79,8 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
             troubles = {t["name"]: told for t in answers if (told := trouble_of(client, t)) not in ("", ABSENT)}
             topics = topic_facts(admin, shown)
             version = broker_version(admin)
+            runs = (import_run(settings.topic), replay_run(settings.topic))
+            unusable = frozenset(name for name in runs if not may_begin(admin, name))
     except KafkaError as error:
         return _unreached(error, client)
     finally:
@@ -99,6 +104,7 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
     return Log(
         version=version,
         topics=topics,
+        unusable_runs=unusable,
         troubles=troubles,
         samples=_samples(records),
         sample_error=sample_error,
