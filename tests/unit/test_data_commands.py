@@ -281,6 +281,42 @@ def test_check_counts_texts_that_no_number_of_a_request_has(
     assert "fields.context.hour" not in said, "with a vocabulary 21.0 is 21"
 
 
+@pytest.mark.parametrize(
+    ("of_csv", "of_parquet", "ways"),
+    [
+        (["true", "false"], pa.array([True, False]), ("'0'", "b", "'false'", "a", 2)),
+        (["True", "False"], pa.array(["true", "x"]), ("'True'", "a", "'true'", "b", 1)),
+        (["21.0", "3.5"], pa.array([21.0, 22.0]), ("'21'", "b", "'21.0'", "a", 1)),
+        (["21", "22"], pa.array([21.0, 22.0]), None),
+        (["true", "false"], pa.array(["true", "1.5"]), None),
+        (["021", "7.50"], pa.array(["21", "7.5"]), None),
+    ],
+    ids=["bool", "case", "floats", "alike", "texts", "other texts"],
+)
+def test_check_finds_values_that_files_write_in_two_ways(
+    shop: Callable[..., Path], of_csv: list[str], of_parquet: pa.Array, ways: tuple[Any, ...] | None
+) -> None:
+    toml = MANY["toml"].replace("impressions.csv", "shown/*") + '[fields.context]\nmember = { kind = "categorical" }\n'
+    path = shop(**MANY | {"toml": toml})
+    (folder := path.parent / "shown").mkdir()
+    head, *rows = SHOWN.splitlines()
+    lines = [f"{row},{of_csv[n % 2]}" for n, row in enumerate(rows)]
+    (folder / "a.csv").write_text("\n".join([f"{head},member", *lines, ""]))
+    second: dict[str, Any] = {"uid": [1, 2], "sku": [5, 6], "ts": [T + 9, T + 10], "clicked": [0, 1], "at": [0, T + 20]}
+    pq.write_table(pa.table(second | {"member": of_parquet}), folder / "b.parquet")
+    found, _ = checked(path)
+    if ways is None:
+        assert found == ""
+        return
+    first, of_first, other, of_other, n = ways
+    names = {"a": re.escape(str(folder / "a.csv")), "b": re.escape(str(folder / "b.parquet"))}
+    assert re.search(
+        rf"`impressions`, column member: `fields.context.member` has {first} \(first in {names[of_first]}\) and "
+        rf"{other} \(first in {names[of_other]}\) as values of their own, and {n} values in all",
+        found,
+    ), found
+
+
 def test_check_counts_texts_that_may_mean_that_there_is_no_value_and_numbers_that_are_none(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

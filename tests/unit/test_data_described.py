@@ -366,6 +366,15 @@ def test_what_cannot_be_used_is_named_with_its_fix_and_nothing_is_half_written(
             ('window = "1m"\n[fields.context.hour]', 'window = "1m"\nposition = "p"\n[fields.context.position]'),
             r"position is what `impressions.position` is called as a field",
         ),
+        (
+            ('kind = "categorical"', 'kind = "categorical"\ncolumn = "clicked"'),
+            r"`fields.context.hour`: column clicked is `impressions.label`, .+ or name another column",
+        ),
+        (("[fields.context.price]", "[fields.context.clicked_at]"), r"column clicked_at is `impressions.label_time`"),
+        (
+            ('window = "1m"\n[fields.context.hour]', 'window_end = "ends"\n[fields.context.ends]'),
+            r"column ends is `impressions.window_end`",
+        ),
     ],
 )
 def test_a_description_is_read_strictly(make: Make, change: tuple[str, str], message: str) -> None:

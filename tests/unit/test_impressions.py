@@ -266,6 +266,7 @@ def test_saved_probabilities_name_their_impressions(signal_run: TrainedRun) -> N
     with np.load(signal_run.folder / run.PREDICTIONS.format(length=16)) as saved:
         for name in ("user_id", "item_id", "time_ms"):
             assert saved[name].tolist() == getattr(shown, name)[predicted.occasions.rows].tolist()
+        assert (saved["user_id"].dtype, saved["item_id"].dtype) == (np.uint64, np.uint64), "as hashes of texts are"
         assert saved["label"].tolist() == predicted.labels.tolist()
         assert saved["raw"].tolist() == predicted.scores.astype(np.float32).tolist()
 

@@ -36,12 +36,14 @@ from mimn.data.field_tally import FieldTally
 from mimn.data.ids import Strings
 from mimn.data.labels import known_labels, labels_known
 from mimn.data.local_dates import LocalDates
-from mimn.data.misread import MisreadIds, misread_values
+from mimn.data.misread import MisreadIds, misread_values, written_twice
 from mimn.data.number_bounds import usual_bounds
+from mimn.data.own_events import Distance, OwnEvents
 from mimn.data.rounding import WholeTimes
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
 from mimn.data.tables import Columns, TableReader
 from mimn.data.tallies import FirstTimes, NumberTally, RepeatedRows, Tally
+from mimn.data.zones import Zones
 
 DAY_MS = 86_400_000
 MANY_IMPRESSIONS = 50
@@ -80,6 +82,8 @@ class _Check:
         self._strings = Strings()
         self._users, self._items = Tally(), Tally()
         self._first_events = FirstTimes()
+        self._own_events = OwnEvents()
+        self._zones = Zones()
         self._event_days = ("", "")
         """The first and the last day of the events."""
         self._user_keys: NDArray[np.uint64] | None = None
@@ -98,6 +102,8 @@ class _Check:
         self._events(described.events)
         if described.impressions is not None:
             self._impressions(described.impressions)
+            if self._zones.finding:
+                report.findings.append(self._zones.finding)
         if described.members is not None:
             for _ in self._read(self._reader("members"), "members"):
                 pass
@@ -129,7 +135,7 @@ class _Check:
         scaled = {column: NumberTally() for column in numbers if self._is_scaled(wanted[column])}
         misread = MisreadIds()
         strings = self._strings if self._description.ids == "string" else None
-        for batch in reader.batches(strings=strings, note=misread.add):
+        for batch in reader.batches(strings=strings, note=misread.add, zones=self._zones):
             used += len(next(iter(batch.values())))
             if rows is not None:
                 rows.add(batch)
@@ -149,7 +155,7 @@ class _Check:
         for column, n in infinite.items():
             if n:
                 self._report.values[f"values of {wanted[column].said} that are infinite, read as missing"] = n
-        self._find_misread(reader, wanted)
+        self._find_misread(name, reader, wanted)
         for column, first, meaning, n in misread.found:
             self._report.values[f"values of {wanted[column].said} such as {first!r}: {meaning}"] = n
         self._report.findings += fields.findings(name, reader.files)
@@ -166,14 +172,20 @@ class _Check:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
             raise DataError(f"`{name}`: none of {reader.rows} rows can be used: {reasons}")
 
-    def _find_misread(self, reader: TableReader, wanted: Mapping[str, Wanted]) -> None:
-        """Note texts of fields that may mean something else."""
+    def _find_misread(self, name: TableName, reader: TableReader, wanted: Mapping[str, Wanted]) -> None:
+        """Note texts of fields that may mean something else, and find values that are written in two ways."""
         for column, want in wanted.items():
             field = self._field(want)
             if field is None or field.kind != "categorical" or field.vocabulary is not None:
                 continue
             for first, meaning, n in misread_values(reader.texts[column].values()):
                 self._report.values[f"values of {want.said} such as {first!r}: {meaning}"] = n
+            if twice := written_twice(reader.texts[column].values()):
+                ways = " and ".join(f"{text!r} (first in {reader.first_file(column, text)})" for text in twice[0])
+                self._report.findings.append(
+                    f"`{name}`, column {want.column}: `{want.said}` has {ways} as values of their own, and "
+                    f"{len(twice)} values in all that are written in more than one way: write each alike in all files"
+                )
 
     def _field(self, want: Wanted) -> Field | None:
         """The field that a column holds."""
@@ -246,6 +258,7 @@ class _Check:
                 dates.add(batch["time"])
                 if self._description.impressions is not None:
                     self._first_events.add(batch["user"], batch["time"])
+                    self._own_events.add_events(batch["user"], items, batch["time"])
             if "action" in batch:
                 actions.update(batch["action"].tolist())
         if table.category is None:
@@ -310,6 +323,9 @@ class _Check:
                 early += int(np.count_nonzero((at >= 0) & (at < batch["time"][label == 1])))
                 within = (batch["label_time"] >= batch["time"]) & (batch["label_time"] <= known_ms)
                 unlabelled += int(np.count_nonzero(within & (batch["label"] == 0)))
+            at = batch.get("label_time", batch["time"])
+            at = np.where((label == 1) & (at >= 0), at, batch["time"])
+            self._own_events.add_impressions(batch["user"], batch["item"], at, label == 1)
             shown, clicked = shown + len(label), clicked + int(label.sum())
             days, place = np.unique(batch["time"] // DAY_MS, return_inverse=True)
             of_day = zip(np.bincount(place).tolist(), np.bincount(place, label).tolist(), strict=True)
@@ -344,6 +360,8 @@ class _Check:
                 self._report.findings.append(self._without_row("user", reader, sample["user"]))
         if shown - without_user >= MANY_IMPRESSIONS and with_history < FEW_WITH_HISTORY * (shown - without_user):
             self._report.findings.append(self._without_history(table.time, reader, with_history, shown, sorted(by_day)))
+        if distance := self._own_events.distance:
+            self._report.findings.append(self._far_events(table.time, reader, distance))
         if weights:
             self._report.findings.append(weights)
         self._report.values |= {
@@ -414,6 +432,20 @@ class _Check:
             f"`impressions`, column {column} of {reader.files}: {said} an event before it, so histories are empty: "
             f"events are from {first} to {last}, impressions from {_day(days[0] * DAY_MS)} to "
             f"{_day(days[-1] * DAY_MS)}. Compare year, zone and `time_unit` of the two"
+        )
+
+    def _far_events(self, column: str, reader: TableReader, distance: Distance) -> str:
+        """What is wrong where the events of clicks are at a distance of time zones."""
+        before = distance.minutes < 0
+        hours, minutes = divmod(abs(distance.minutes), 60)
+        said = f"{hours} h" + (f" {minutes} min" if minutes else "")
+        what = "so the answer is in its history" if before else "so the latest events are not in its history"
+        events = self._reader("events")
+        return (
+            f"`impressions`, column {column} of {reader.files}: {distance.clicked[0]} of {distance.clicked[1]} clicked "
+            f"impressions that were looked at have an event of their user and item about {said} "
+            f"{'before' if before else 'behind'} them, and {distance.others[0]} of {distance.others[1]} others have, "
+            f"{what}: compare its zone with that of column {self._description.events.time} of {events.files}"
         )
 
     def _parts(self, parts: Counter[tuple[int, int]], untrained: int) -> None:

@@ -9,6 +9,7 @@ fix. Values of fields become text by `mimn.bundle.fields.text_of`, as those of r
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ PER_MS: dict[TimeUnit, tuple[int, int]] = {"s": (1000, 1), "ms": (1, 1), "us": (
 TIMES = 'use whole numbers with `time_unit`, timestamps, or ISO text such as 2024-05-01T12:00:00Z (`time_unit = "iso"`)'
 """What a column of times may hold."""
 FRACTIONS = 'holds fractions: make the field `kind = "numeric"`, or write it as text'
+_ZONED = r"\d[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$"
+_NAMED_ZONE = r"\s*(UTC|GMT)\s*$"
 HASHES = (1 << 64) - 1
 MAX_TEXT_BYTES = 128
 """Longest id, as in the event's format."""
@@ -319,8 +322,8 @@ def _instants(column: pa.Array, place: Place) -> pa.Array:
     the digits, and warehouses the zone's name behind."""
     written = column.cast(pa.string())
     text = pc.replace_substring_regex(written, r"(:\d\d)[.,](\d{1,3})\d*", r"\1.\2")
-    text = pc.replace_substring_regex(text, r"\s*(UTC|GMT)\s*$", "Z")
-    zoned = pc.match_substring_regex(text, r"\d[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$")
+    text = pc.replace_substring_regex(text, _NAMED_ZONE, "Z")
+    zoned = pc.match_substring_regex(text, _ZONED)
     none = pa.scalar(None, pa.string())
     read = [
         parsed(pc.if_else(mask, text, none), (pa.timestamp("ms", zone),), place, f"not a time: {TIMES}", written)
@@ -332,6 +335,15 @@ def _instants(column: pa.Array, place: Place) -> pa.Array:
 def says_its_unit(kind: pa.DataType) -> bool:
     """Whether times of a type need no `time_unit`."""
     return _is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+
+
+def says_zone(column: pa.Array, at: int) -> bool | None:
+    """Whether the time in a row says its zone; None if its type has none: numbers, and dates."""
+    if pa.types.is_timestamp(column.type):
+        return column.type.tz is not None
+    if not _is_text(column.type):
+        return None
+    return re.search(_ZONED, re.sub(_NAMED_ZONE, "Z", column[at].as_py())) is not None
 
 
 def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tuple[str, NDArray[np.bool_]]]]:

@@ -328,6 +328,17 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if (self.impressions.window is None) == (self.impressions.window_end is None):
                 raise ValueError("`[impressions]` needs either `window` or `window_end`: when a label is known")
             _ = self.impressions.window_ms
+            self._check_answers(self.impressions)
+
+    def _check_answers(self, impressions: ImpressionsTable) -> None:
+        answers = {getattr(impressions, key): key for key in ("window_end", "label_time", "label")}
+        for name, field in self.fields.context.items():
+            column = field.column or name
+            if field.kind not in ("cross", "past_rate") and column in answers:
+                raise ValueError(
+                    f"`fields.context.{name}`: column {column} is `impressions.{answers[column]}`, which says whether "
+                    "it was clicked, and no request has it: remove the field, or name another column"
+                )
 
     def _check_rate(self, source: Source, name: str, field: Field) -> None:
         if source == "context" and not field.of:

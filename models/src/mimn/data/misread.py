@@ -24,6 +24,9 @@ _MISREAD = (
     ),
 )
 """What they look like, and what they are here."""
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+_TRUTH = {"true": "1", "false": "0"}
+"""What `mimn.bundle.fields.text_of` makes of true and false that are no texts."""
 
 
 def misread_values(texts: Iterable[str]) -> Iterator[tuple[str, str, int]]:
@@ -33,6 +36,19 @@ def misread_values(texts: Iterable[str]) -> Iterator[tuple[str, str, int]]:
         like = [text for text in values if misread.fullmatch(text)]
         if like:
             yield like[0], meaning, len(like)
+
+
+def written_twice(texts: Iterable[str]) -> list[list[str]]:
+    """Of the different texts of a field: those that are most likely one value, such as 21 and 21.0, or true and 1."""
+    there = set(texts)
+    ways: dict[str, list[str]] = {}
+    for text in sorted(there):
+        if text.lower() in _TRUTH:
+            ways.setdefault(_TRUTH[text.lower()], []).append(text)
+        elif whole := _WHOLE.fullmatch(text):
+            ways.setdefault(whole[1], []).append(text)
+    found = [[value, *others] if value in there else others for value, others in ways.items()]
+    return [same for same in found if len(same) > 1]
 
 
 class MisreadIds:

@@ -10,6 +10,7 @@ reason, and the first of each is remembered.
 from __future__ import annotations
 
 import errno
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from mimn.data.description import Table
 from mimn.data.events import DataError
 from mimn.data.files import Unchanged, column_names, expand, hint, is_parquet, record_batches
 from mimn.data.ids import Strings, xxh64
+from mimn.data.zones import Zones
 
 
 @dataclass(slots=True)
@@ -102,28 +104,40 @@ class TableReader:
         """A column whose numbers were found to be times in the table's `time_unit`."""
         self._yielded: tuple[Path, int, NDArray[np.bool_]] | None = None
         self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
-        """The text of each code, by column; empty where texts are not kept. It is `mimn.bundle.fields.text_of` of the
-        value, and of a list `column_values.text_of_list`."""
+        """The text of each code, by column, in the order of the files; empty where texts are not kept. It is
+        `mimn.bundle.fields.text_of` of the value, and of a list `column_values.text_of_list`."""
+        self._texts_before: list[dict[str, int]] = []
+        """How many texts of each column were known before each file."""
         self.text_bytes: dict[str, NDArray[np.int64]] = {}
         """Of the batch that `batches` has yielded last: how long the text of each code is, in bytes of UTF-8, even if
         texts are not kept; 0 for none. [n]"""
 
     def batches(
-        self, *, strings: Strings | None = None, note: Callable[[str, pa.Array], None] | None = None
+        self,
+        *,
+        strings: Strings | None = None,
+        note: Callable[[str, pa.Array], None] | None = None,
+        zones: Zones | None = None,
     ) -> Iterator[Columns]:
-        """The rows that can be used, in the order of the files. `strings` also notes the strings that are ids, and
-        `note` is called with those of each batch, by the column's name.
+        """The rows that can be used, in the order of the files. `strings` also notes the strings that are ids, `note`
+        is called with those of each batch, by the column's name, and `zones` looks at times.
 
         Raises:
             DataError: a file cannot be read, or changed since this reader was made, or a whole column cannot be used.
         """
         for path in self.paths:
             first_row = 0
+            self._texts_before.append({name: len(texts) for name, texts in self.texts.items()})
             for typed, batch in self._read(path):
                 out, good = {}, np.ones(batch.num_rows, np.bool_)
                 for name, want in self._wanted.items():
                     out[name], bad = self._convert(
-                        batch.column(want.column), name, Place(path, want, first_row, typed), strings, note
+                        batch.column(want.column),
+                        name,
+                        Place(path, want, first_row, typed),
+                        strings=strings,
+                        note=note,
+                        zones=zones,
                     )
                     for reason, mask in bad:
                         self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
@@ -181,6 +195,11 @@ class TableReader:
                 good = ~np.any([mask for _, mask in bad], axis=0)
                 yield hashed[good], column.filter(pa.array(good))
 
+    def first_file(self, name: str, text: str) -> Path:
+        """The first file in which the column `name`, one of `texts`, has a text that is there."""
+        at = list(self.texts[name].values()).index(text)
+        return self.paths[bisect_right(self._texts_before, at, key=lambda known: known[name]) - 1]
+
     @property
     def files(self) -> str:
         """The files' names, as the description has them."""
@@ -232,8 +251,10 @@ class TableReader:
         column: pa.Array,
         name: str,
         place: Place,
+        *,
         strings: Strings | None,
         note: Callable[[str, pa.Array], None] | None,
+        zones: Zones | None,
     ) -> tuple[NDArray[Any], list[tuple[str, NDArray[np.bool_]]]]:
         """The column's values, and which rows cannot be used and why."""
         meaning = place.want.meaning
@@ -262,6 +283,8 @@ class TableReader:
                     times, bad = to_times(column, replace(place, in_unit=self._in_unit))
                     if not says_its_unit(column.type) and bool((times >= 0).any()):
                         self._in_unit = place.want.column
+                    if zones is not None:
+                        zones.add(column, times, place)
                     return times, bad
         except UnicodeDecodeError as error:
             raise DataError(f"{place} holds text that is not UTF-8: {error}") from error

@@ -50,8 +50,8 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     save_predictions(
         trained.folder / run.PREDICTIONS.format(length=length),
         {
-            "user_id": users,
-            "item_id": shown.item_id[predicted.occasions.rows],
+            "user_id": users.astype(np.uint64),
+            "item_id": shown.item_id[predicted.occasions.rows].astype(np.uint64),
             "time_ms": shown.time_ms[predicted.occasions.rows],
             "label": predicted.labels,
             **{name: values.astype(np.float32) for name, values in probabilities.items()},
