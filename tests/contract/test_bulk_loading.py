@@ -292,6 +292,17 @@ def test_a_store_that_fails_is_told_in_the_words_of_all_commands(world: World) -
     is_whole(world)
 
 
+def test_a_store_that_hangs_as_it_is_asked_whether_it_forks_is_told_with_what_was_under_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(section: str) -> list[dict[str, Any]]:
+        raise StoreUnavailable("cannot read the store's configuration: TimeoutError")
+
+    monkeypatch.setattr(world.store, "info", hangs)
+    with pytest.raises(StoreUnavailable, match=r"^cannot load partition 2: cannot read the store's configuration: "):
+        world.load()
+
+
 def test_a_namespace_that_is_removed_meanwhile_is_not_taken_for_one_that_a_worker_folds(world: World) -> None:
     mark = REMOVAL + b"0123456789abcdef"
     world.meanwhile["states", 1] = lambda: world.client.set(world.keys.progress(PARTITION), mark)

@@ -127,7 +127,9 @@ def test_the_bytes_are_those_of_a_live_uic_for_all_users_and_partitions(
     assert said["same_bits"] == said["users"] == len(states(world, live))
 
 
-def test_uic_goes_on_exactly_once_where_the_backfill_ended(tmp_path: Path, world: World) -> None:
+def test_uic_goes_on_exactly_once_where_the_backfill_ended(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     fill(world)
     done(world.environment(), "backfill", "--work", str(tmp_path))
     handed_over = [decode_progress(world.client.get(world.keys.progress(p))).lineage for p in range(N)]
@@ -136,8 +138,12 @@ def test_uic_goes_on_exactly_once_where_the_backfill_ended(tmp_path: Path, world
     world.wait_folded()
     now = [decode_progress(world.client.get(world.keys.progress(p))).lineage for p in range(N)]
     assert now == handed_over, "and it began no lineage of its own"
+    capsys.readouterr()
     said = json.loads(done(world.environment(), "backfill", "--work", str(tmp_path), "--verify", "--json"))
     assert (said["wrong"], said["moved_on"] > 0) == (0, True)
+    told = capsys.readouterr().err
+    assert re.search(r"^read ([\d,]+) of \1 records, ", told, re.MULTILINE), told
+    assert re.search(r"^compared (\d+) of \1 users, ", told, re.MULTILINE), told
 
 
 def test_a_backfill_killed_at_each_step_is_finished_by_the_next_run(tmp_path: Path, world: World) -> None:
@@ -452,6 +458,46 @@ def test_a_signal_to_the_command_alone_ends_its_processes_and_the_next_run_goes_
     assert "Traceback" not in said
     done(world.environment(), "backfill", *command)
     assert not list(half(f"*{UNFINISHED}"))
+    assert not world.compare()
+
+
+@pytest.mark.parametrize("source", ["log", "archive"])
+def test_a_second_run_on_one_folder_of_work_is_refused_while_the_first_folds_and_loads(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    fill(world, 100)
+    work: tuple[str, ...] = ("--work", str(tmp_path / "work"), "--workers", "1")
+    if source == "archive":
+        done(world.environment(), "archive", "--to", str(tmp_path / "archive"))
+        work += ("--from", f"archive:{tmp_path / 'archive'}")
+    refusals: list[str] = []
+
+    def second(step: str) -> None:
+        if step in ("job", "fold", "claim"):
+            refusals.append(refused(capsys, world.environment(), *work).splitlines()[-1])
+
+    assert run(world.environment(), "backfill", *work, after=second)[0] == 0
+    told = f"another run writes {tmp_path / 'work'}: wait until it has ended, and run this again"
+    assert set(refusals) == {f"ctr backfill: {told}"}
+    assert len(refusals) >= 3
+    assert not world.compare()
+    done(world.environment(), "backfill", *work)
+
+
+def test_a_damaged_file_of_folded_states_is_refused_with_what_to_do_which_helps(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 100)
+    work = ("--work", str(tmp_path / "work"), "--workers", "1")
+    assert killed(world.environment(), "backfill", "seal", 0, *work) == KILLED
+    states = tmp_path / "work" / STATES
+    (states / "0.parquet").write_bytes(b"another one")
+    said = refused(capsys, world.environment(), *work)
+    assert f"{states}/0.parquet is not the file that was written" in said
+    assert f"Without a copy, remove {states} and run this again: it folds the archive again" in said
+    assert not list(world.client.scan_iter(match=f"{world.keys.prefix}:*"))
+    shutil.rmtree(states)
+    done(world.environment(), "backfill", *work)
     assert not world.compare()
 
 

@@ -255,6 +255,19 @@ def test_a_second_run_is_refused_while_one_writes_and_both_may_go_on_afterwards(
     assert held(archive(log, str(tmp_path))) == [[*range(25)]] * 2
 
 
+def test_how_far_a_run_is_adds_up_to_what_was_left(tmp_path: Path) -> None:
+    log = Log(25)
+    archive(log, str(tmp_path))
+    log.send(10)
+    archiver, read = Archiver(archive_of(str(tmp_path)), log), list[int]()
+    for partition, now in enumerate(log.bounds()):
+        assert archiver.left(partition, now) == 10
+        archiver.run(partition, now.end, read.append)
+        assert archiver.left(partition, now) == 0
+    assert read == [7, 3, 7, 3]
+    assert Archiver(archive_of(str(tmp_path / "new")), log).left(0, log.bounds()[0]) == 35
+
+
 def test_two_runs_at_once_where_there_are_no_locks_lose_nothing_and_one_of_them_says_so() -> None:
     log, to = Log(25), f"memory://archive-{uuid.uuid4().hex}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -172,10 +173,37 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(folder: Folder) -> Non
     assert folder.names() == []
 
 
-def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_at_once_leave_a_whole_one(tmp_path: Path) -> None:
+    """As two processes do where there are no locks, whichever ends first."""
+    folder = Folder(str(tmp_path))
+    with folder.writing("a.bin") as (first, of_first):
+        first.write(b"first ")
+        with suppress(RuntimeError), folder.writing("a.bin") as (killed, _):
+            killed.write(b"killed")
+            raise RuntimeError
+        with folder.writing("a.bin") as (second, of_second):
+            second.write(b"second")
+        assert folder.read("a.bin", of_second.sha256) == b"second"
+        first.write(b"and last")
+    assert folder.read("a.bin", of_first.sha256) == b"first and last"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_unfinished_files_are_removed_and_others_stay(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.remove_unfinished()
+    folder.write("a.bin", b"whole")
+    folder.below("deep").write("b.bin", b"whole")
+    (tmp_path / f"a.bin.0a{UNFINISHED}").write_bytes(b"half")
+    folder.remove_unfinished()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "deep"]
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(str(tmp_path))
     folder.write("a.bin", b"before")
-    (tmp_path / f"a.bin{UNFINISHED}").symlink_to("/dev/full")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0a")
+    (tmp_path / f"a.bin.0a{UNFINISHED}").symlink_to("/dev/full")
     with pytest.raises(FolderUnavailable, match="No space left on device"):
         folder.write("a.bin", b"after")
     assert folder.read("a.bin") == b"before"

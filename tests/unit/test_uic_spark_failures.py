@@ -38,11 +38,30 @@ KILLED = (
     "failure: Task 0 in stage 0.0 failed 1 times, most recent failure: Lost task 0.0 in stage 0.0 (TID 0): "
     "org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)\n\tat org.apache.spark.Task\n"
 )
+THROWN = "An error occurred while calling o44.collectToPython.\n: {}\n\tat org.apache.spark.Task\n"
+CAUSED = THROWN.format("org.apache.spark.SparkException: Job aborted") + "Caused by: {}\n\tat java.base/java.io\n"
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
+        (
+            JavaError(
+                CAUSED.format(
+                    "org.apache.spark.SparkException: EOFException occurred while reading the port number from "
+                    "pyspark.daemon's stdout"
+                )
+            ),
+            "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib",
+        ),
+        (
+            JavaError(CAUSED.format("java.io.IOException: no route to host")),
+            "Spark's job failed (JavaError: java.io.IOException: no route to host): correct that",
+        ),
+        (
+            JavaError(THROWN.format("org.apache.spark.SparkException: no class of that name")),
+            "(JavaError: org.apache.spark.SparkException: no class of that name): correct that",
+        ),
         (
             SparkError(TRACE.format("uic.bulk.errors.BadArchive: partition 2 has a hole: 5")),
             "partition 2 has a hole: 5",

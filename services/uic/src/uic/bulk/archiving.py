@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,8 +118,14 @@ class Archiver:
                 "that are folded from it will be partial"
             )
 
-    def run(self, partition: int, end: int) -> Archived:
-        """Archive one partition up to offset `end`. What is written stays written, however the run ends.
+    def left(self, partition: int, now: LogBounds) -> int:
+        """How many offsets of a partition are still to be archived."""
+        manifest = self._archive.manifest(partition)
+        return now.end - max(now.start, 0 if manifest is None else manifest.end)
+
+    def run(self, partition: int, end: int, done: Callable[[int], None] = lambda offsets: None) -> Archived:
+        """Archive one partition up to offset `end`. What is written stays written, however the run ends. `done` is
+        called with how many more offsets were read, now and then.
 
         Raises:
             BulkRefused: another run writes the partition; or retention has removed records since `refuse`; or the topic
@@ -127,9 +133,9 @@ class Archiver:
             BadArchive: another run has written it meanwhile, where there are no locks; or as `refuse`.
         """
         with self._archive.locked(partition):
-            return self._run(partition, end)
+            return self._run(partition, end, done)
 
-    def _run(self, partition: int, end: int) -> Archived:
+    def _run(self, partition: int, end: int, done: Callable[[int], None]) -> Archived:
         archive = self._archive
         start = self._log.start(partition)  # partitions before this one may have taken hours
         self._refuse_another_topic()
@@ -156,6 +162,7 @@ class Archiver:
                     first, waiting, size = manifest.end, [], 0
                 waiting.append(record)
                 size += more
+            done(reached - position)
             position = reached
         if position > first:
             manifest = self._write(manifest, waiting, first, position)

@@ -2,6 +2,7 @@
 which namespace, under which lineages.
 
     <work>/job.json        the job
+    <work>/job.lock        empty; locked by the run that works on it
     <work>/archive/        the log's records, when the job reads the log itself
     <work>/kept/           the states whose ledgers are kept, when the job keeps some
     <work>/states/         the folded states (`saved_states`)
@@ -25,6 +26,7 @@ from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptLedgers
 
 JOB: Final = "job.json"
+LOCK: Final = "job.lock"
 STATES: Final = "states"
 ARCHIVE: Final = "archive"
 KEPT: Final = "kept"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -89,6 +90,10 @@ class Folder:
         for name in self._listed():
             if name not in keep:
                 self.remove(name)
+
+    def remove_unfinished(self) -> None:
+        """Remove unfinished files, which a killed job left. For the one job that writes here."""
+        self.remove_others(self.names())
 
     def _listed(self) -> dict[str, int]:
         with self._answering():
@@ -178,7 +183,8 @@ class Folder:
     def _writing(self, path: str) -> Iterator[_Hashing]:
         self._fs.makedirs(self._root, exist_ok=True)
         if self._local:
-            unfinished = Path(path + UNFINISHED)
+            # Each writer has a file of its own: where there are no locks, two may write the same one.
+            unfinished = Path(f"{path}.{secrets.token_hex(4)}{UNFINISHED}")
             try:
                 with unfinished.open("wb") as file:
                     yield _Hashing(file)

@@ -135,6 +135,7 @@ class Importer:
         bring_back_erased: bool = False,
         erasures_known: bool = True,
         after: Callable[[str], None] = lambda step: None,
+        progress: Callable[[str, int], Callable[[int], None]] = lambda word, total: lambda more: None,
     ) -> None:
         """
         Args:
@@ -148,6 +149,8 @@ class Importer:
             erasures_known: whether the source says whom it left out, so that what is missing is a gap.
             after: called after each step: "scan", "record" (one was handed to the client), "send" (all are
                 acknowledged), "note".
+            progress: called with "read" or "sent" and a total of records; what it returns is called with how many more
+                are, now and then.
         """
         self._client = client
         self._bounds = bounds
@@ -158,6 +161,7 @@ class Importer:
         self._bring_back_erased = bring_back_erased
         self._erasures_known = erasures_known
         self._after = after
+        self._progress = progress
 
     def run(self, history: History, reader: PartitionReader) -> Imported:
         """Append what the topic lacks, and wait until all of it is acknowledged.
@@ -223,6 +227,7 @@ class Importer:
             self._refuse_gaps(history, there)
         erased = ErasedHistory() if self._bring_back_erased else there.erased
         done = Imported()
+        sent = self._progress("sent", history.records - there.records)
         flying: deque[tuple[Any, HistoryRecord]] = deque()
         for record in self._missing(history, there.lanes, erased, done):
             partition = partition_of(record.key, len(self._bounds.partitions))
@@ -237,6 +242,7 @@ class Importer:
             )
             flying.append((future, record))
             done.records += 1
+            sent(1)
             self._after("record")
             if done.records == IN_FLIGHT:
                 # Of two that began at once, the one that comes here last sees what the other has appended.
@@ -284,10 +290,15 @@ class Importer:
         """
         now = reader.bounds()
         self._refuse_another_topic(now.identity)
+        begins = [max(there.upto.get(partition, 0), log.start) for partition, log in enumerate(now.partitions)]
+        read = self._progress("read", sum(now.log_ends) - sum(begins))
         for partition, log in enumerate(now.partitions):
             if log.start > 0:
                 there.cut.add(partition)
-            for records, _ in reader.read_settled(partition, max(there.upto.get(partition, 0), log.start), now):
+            position = begins[partition]
+            for records, reached in reader.read_settled(partition, position, now):
+                read(reached - position)
+                position = reached
                 for record in records:
                     there.add(partition, record)
             there.upto[partition] = now.log_ends[partition]

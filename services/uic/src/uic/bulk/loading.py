@@ -145,6 +145,8 @@ class Loader:
             return
         except FAILURES as error:
             raise StoreUnavailable(f"cannot load partition {partition}: {describe(error)}") from error
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"cannot load partition {partition}: {error}", answered=error.answered) from error
         self.done.partitions += 1
         self.done.states += states
         self.done.bytes += size
@@ -278,7 +280,7 @@ class Loader:
             if executed is not None:  # else one of the keys was changed after the look, and nothing is written
                 _answered([*queued, executed, *(executed if isinstance(executed, list) else [])])
                 return
-        raise StoreUnavailable(f"what the load of partition {partition} depends on keeps changing")
+        raise StoreUnavailable("what the load depends on keeps changing")
 
     def _refuse_folded(self, saved: SavedPartition, record: bytes | None) -> None:
         """Raises BulkRefused or _HandedOver if the partition has a progress record."""

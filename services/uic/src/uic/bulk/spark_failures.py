@@ -15,10 +15,14 @@ _OURS: Final = re.compile(r"^(?:\w+\.)*uic\.bulk\.errors\.\w+: (.+)$", re.MULTIL
 """What a task refused, as the last line of a Python traceback."""
 _RAISED: Final = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)")
 """The last line of a Python traceback: what a task raised."""
+_CAUSED: Final = re.compile(r"^Caused by: (.+)$", re.MULTILINE)
+_THROWN: Final = re.compile(r"^: (.+)$", re.MULTILINE)
+"""What Java threw; the line before only says which call of ours that ended."""
 _NO_JAVA: Final = ("JAVA_GATEWAY_EXITED", "Java gateway process exited", "UnsupportedClassVersionError")
 _KILLED: Final = (
     "Python worker exited unexpectedly",
     "Python worker failed to connect back",
+    "reading the port number from pyspark.daemon",
     "ExecutorLostFailure",
     "OutOfMemoryError",
     "Container killed",
@@ -44,6 +48,6 @@ def fold_failed(error: BaseException, text: str | None) -> str:
             "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib, or give the "
             f"executors more, and {GOES_ON}"
         )
-    raised = _RAISED.search(text)
-    said = raised[1] if raised else next((line for line in text.splitlines() if line.strip()), "")
+    found = next(filter(None, (pattern.search(text) for pattern in (_RAISED, _CAUSED, _THROWN))), None)
+    said = found[1] if found else next((line for line in text.splitlines() if line.strip()), "")
     return f"Spark's job failed ({type(error).__name__}: {said.strip()[:LONGEST]}): correct that, and {GOES_ON}"

@@ -6,12 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TextIO
 
 from uic.bulk.archive import begin_archive, incomplete
 from uic.bulk.archiving import RECORDS_A_FILE, Archiver
+from uic.bulk.commands.servers import says_it_goes_on
 from uic.bulk.errors import BulkRefused, FolderFull
 from uic.bulk.folder import Folder
+from uic.bulk.progress_line import ProgressLine
+from uic.bulk.waiting_line import says_if_it_waits
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.partition_reader import log_reader
 from uic.preflight import check_log_is_whole
@@ -52,16 +56,20 @@ def main(
     kafka = read_client_settings().kafka
     kafka.check_files()
     try:
-        with says_if_interrupted("ctr archive", "whole files stay; run the same command again, and it goes on"):
-            check_log_is_whole(kafka, lambda said: print(f"ctr archive: warning: {said}", file=sys.stderr))
-            with log_reader(kafka) as reader:
-                bounds = reader.bounds()
+        stays = "whole files stay; run the same command again, and it goes on"
+        with says_if_interrupted("ctr archive", stays), says_it_goes_on():
+            with ExitStack() as opened:
+                with says_if_it_waits("the brokers"):
+                    check_log_is_whole(kafka, lambda said: print(f"ctr archive: warning: {said}", file=sys.stderr))
+                    reader = opened.enter_context(log_reader(kafka))
+                    bounds = reader.bounds()
                 count = len(bounds.partitions)
                 if wrong := [p for p in options.partition or () if not 0 <= p < count]:
                     parser.error(f"--partition {wrong[0]}: the topic has partitions 0 to {count - 1}")
                 told = kafka.partitions if "partitions" in kafka.model_fields_set else None  # a default says nothing
                 archive = begin_archive(Folder(options.to), kafka.topic, bounds.topic_id, count, told)
                 archive.after = after
+                partitions = options.partition or range(count)
                 archiver = Archiver(
                     archive,
                     reader,
@@ -70,7 +78,9 @@ def main(
                     replace_damaged=options.replace_damaged,
                 )
                 archiver.refuse(bounds.partitions)
-                done = [archiver.run(p, bounds.partitions[p].end) for p in options.partition or range(count)]
+                left = sum(archiver.left(p, bounds.partitions[p]) for p in partitions)
+                line = ProgressLine("archived", left, "offsets")
+                done = [archiver.run(p, bounds.partitions[p].end, line.add) for p in partitions]
             manifests = filter(None, map(archive.manifest, range(count)))
             complete_from = {m.partition: m.complete_from for m in manifests}
     except FolderFull as error:

@@ -25,9 +25,9 @@ from mimn.state import Keys, Progress, namespace
 from uic.bulk import pool
 from uic.bulk.archive import Archive, arrow_of, begin_archive, incomplete, open_archive
 from uic.bulk.archiving import Archiver
-from uic.bulk.backfill_job import ARCHIVE, JOB, KEPT, STATES, BackfillJob, Target, new_job, read_job
-from uic.bulk.commands.servers import add_loading, erasures_of, load, says_run_again
-from uic.bulk.errors import BulkRefused, FolderFull
+from uic.bulk.backfill_job import ARCHIVE, JOB, KEPT, LOCK, STATES, BackfillJob, Target, new_job, read_job
+from uic.bulk.commands.servers import add_loading, erasures_of, load, says_it_goes_on, says_run_again
+from uic.bulk.errors import BulkRefused, DamagedFile, FolderFull
 from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptLedgers, keep
 from uic.bulk.loading import ENTRY_BYTES
@@ -46,6 +46,7 @@ from uic.bulk.saved_states import (
     states_of,
 )
 from uic.bulk.verification import Verified, compare, expect
+from uic.bulk.waiting_line import says_if_it_waits
 from uic.core.event import RULES, Reason, Record
 from uic.core.records import BatchRecord
 from uic.core.start_position import contradiction
@@ -84,7 +85,8 @@ def main(
             return command.verify(options.sample)
         if options.dry_run:
             return command.estimate()
-        with says_if_interrupted("ctr backfill", "run it again with the same --work; it goes on"), says_run_again():
+        again = "run it again with the same --work; it goes on"
+        with says_if_interrupted("ctr backfill", again), says_run_again(), says_it_goes_on():
             return command.run()
     except FolderFull as error:
         print(f"ctr backfill: {error}. Free space there, and run this again: it goes on", file=sys.stderr)
@@ -120,22 +122,35 @@ class Backfill:
         self._work = Folder(options.work)
 
     def run(self) -> int:
-        """Fold and load all that is not there yet."""
+        """Fold and load all that is not there yet.
+
+        Raises:
+            BulkRefused: another run writes the folder of work; or there is another reason not to.
+        """
         refuse_another_topic(self._store, self._keys, self._target.topic)
         refuse_aborted(self._store, self._keys)
         self._check_log()
         bounds = self._bounds()
-        folded = self._work.below(STATES).exists(MANIFEST)
-        if not folded:
+        if not self._folded():
             self._refuse_folded_namespace()
+        with self._work.locked(LOCK) as alone:
+            if not alone:
+                raise BulkRefused(f"another run writes {self._work.url}: wait until it has ended, and run this again")
+            return self._run(bounds)
+
+    def _folded(self) -> bool:
+        return self._work.below(STATES).exists(MANIFEST)
+
+    def _run(self, bounds: TopicBounds) -> int:
+        for folder in (self._work, self._work.below(KEPT), self._work.below(STATES)):
+            folder.remove_unfinished()
         job = read_job(self._work, self._target) or self._begin(bounds)
         self._refuse_other_ledgers(job)
         self._refuse_another_log(job, self._bounds())  # again: the archive may have gone beyond the ends of before
-        if not folded:
+        if not self._folded():
             self._fold(job)
         folder = self._work.below(STATES)
-        manifest = read_manifest(folder)
-        check_files(folder, manifest)
+        manifest = self._checked(folder)
         records = sum(p.records for p in manifest.partitions)
         rejected = _total(p.rejected for p in manifest.partitions)
         if records and sum(rejected.values()) == records and not manifest.users:
@@ -264,6 +279,8 @@ class Backfill:
         share = min(1.0, sample / max(manifest.users, 1))
         choose = random.Random(0)  # noqa: S311 (a sample)
         verified = Verified()
+        read = ProgressLine("read", sum(saved.records for saved in manifest.partitions), "records")
+        compared = ProgressLine("compared", min(sample, manifest.users), "users")
         for saved in manifest.partitions:
             users = [u for some, _ in states_of(folder, saved) for u in some if choose.random() < share]
             if not users:
@@ -271,7 +288,8 @@ class Backfill:
             records, kept = self._records(job, saved), pool.kept_partition(job, self._work.url, saved.partition)
             if kept is not None:
                 records = (record for record in records if kept.holds(record.key, record.offset))
-            expected = expect(records, set(users), job.erased_keys(saved.partition), model.actions)
+            counted = _counting(records, read.add)
+            expected = expect(counted, set(users), job.erased_keys(saved.partition), model.actions)
             values = self._store.stored_values(saved.partition, [u.decode() for u in users])
             compare(
                 dict(zip(users, values, strict=True)),
@@ -282,6 +300,7 @@ class Backfill:
                 verified=verified,
                 kept={} if kept is None else kept.shared(set(users)),
             )
+            compared.add(len(users))
         self._say(
             asdict(verified) | {"wrong": verified.wrong},
             f"{verified.users} users compared: {verified.wrong} wrong ({verified.missing} missing, {verified.count} by "
@@ -304,10 +323,10 @@ class Backfill:
             with log_reader(self._settings.kafka) as reader:
                 archiver = Archiver(archive, reader)
                 archiver.refuse(bounds.partitions)
-                line = ProgressLine("archived", sum(b.end - b.start for b in bounds.partitions), "records")
+                left = sum(archiver.left(partition, now) for partition, now in enumerate(bounds.partitions))
+                line = ProgressLine("archived", left, "offsets")
                 for partition, now in enumerate(bounds.partitions):
-                    archiver.run(partition, now.end)
-                    line.add(now.end - now.start)
+                    archiver.run(partition, now.end, line.add)
         else:
             archive = open_archive(Folder(source.removeprefix("archive:")), bounds.topic_id)
         job = new_job(self._target, archive, self._erased(archive), self._lineages, kept)
@@ -326,6 +345,21 @@ class Backfill:
             topic_id=str(UUID(bytes=bounds.topic_id)),
             n=self._target.n,
         )
+
+    def _checked(self, folder: Folder) -> SavedStates:
+        """The manifest of the folded states, whose files are whole.
+
+        Raises:
+            DamagedFile: they are not. The archive still has what they are folded from.
+        """
+        try:
+            manifest = read_manifest(folder)
+            check_files(folder, manifest)
+        except DamagedFile as error:
+            raise DamagedFile(
+                f"{error}. Without a copy, remove {folder.url} and run this again: it folds the archive again"
+            ) from error
+        return manifest
 
     def _fold(self, job: BackfillJob) -> None:
         folder = self._work.below(STATES)
@@ -413,10 +447,11 @@ class Backfill:
     def _check_log(self) -> None:
         """Refuse a log that a worker would not go on with."""
         kafka = self._settings.kafka
-        check_log_is_whole(kafka, lambda said: print(f"ctr backfill: warning: {said}", file=sys.stderr))
+        with says_if_it_waits("the brokers"):
+            check_log_is_whole(kafka, lambda said: print(f"ctr backfill: warning: {said}", file=sys.stderr))
 
     def _bounds(self) -> TopicBounds:
-        with log_reader(self._settings.kafka) as reader:
+        with says_if_it_waits("the brokers"), log_reader(self._settings.kafka) as reader:
             bounds = reader.bounds()
         if len(bounds.partitions) != self._target.n:
             raise BulkRefused(
@@ -445,6 +480,13 @@ class Backfill:
 
     def _say(self, report: Mapping[str, object], words: str) -> None:
         print(json.dumps(report) if self._options.json else words, file=self._out)
+
+
+def _counting(records: Iterable[Record], done: Callable[[int], None]) -> Iterator[Record]:
+    """The records; `done` is called with 1 at each."""
+    for record in records:
+        yield record
+        done(1)
 
 
 def _value_bytes(folded: FoldedPartition) -> int:

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TextIO
 from uuid import UUID
@@ -25,6 +25,8 @@ from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.history import refuse_short_retention
 from uic.bulk.importing import Importer
+from uic.bulk.progress_line import ProgressLine
+from uic.bulk.waiting_line import says_if_it_waits
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.partition_reader import log_reader
@@ -130,8 +132,10 @@ def _append(
         lacking = history.complete_from
         if missing := incomplete(lacking, len(lacking), SHORTER):
             print(f"ctr import: {missing}", file=sys.stderr)
-    with log_reader(kafka) as reader:
-        bounds = reader.bounds()
+    with ExitStack() as opened:
+        with says_if_it_waits("the brokers"):
+            reader = opened.enter_context(log_reader(kafka))
+            bounds = reader.bounds()
         if isinstance(history, ArchivedHistory) and history.topic == (kafka.topic, bounds.topic_id):
             raise BulkRefused(f"the archive is of topic {kafka.topic} itself: its records are there already")
         if len(bounds.partitions) != kafka.partitions:
@@ -150,6 +154,7 @@ def _append(
             bring_back_erased=options.bring_back_erased,
             erasures_known=not options.without_erasures,
             after=after,
+            progress=lambda word, total: ProgressLine(word, total, "records").add,
         ).run(history, reader)
     report = {
         "topic": kafka.topic,

@@ -17,7 +17,7 @@ from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates
 from uic.core.same_topic import Identity, has_grown, made_again
-from uic.errors import StoreUnavailable
+from uic.errors import LogUnavailable, StoreUnavailable
 from uic.log.erasures import KafkaErasures
 from uic.log.partition_reader import log_reader
 from uic.settings import KafkaSettings
@@ -45,6 +45,21 @@ def says_run_again() -> Iterator[None]:
         yield
     except StoreUnavailable as error:
         raise StoreUnavailable(f"{error}; run it again", answered=error.answered) from error
+
+
+@contextmanager
+def says_it_goes_on() -> Iterator[None]:
+    """Within, brokers that do not answer end a command that goes on where it ended when it is run again.
+
+    Raises:
+        LogUnavailable: the body's, which says so unless it stays as it is until something is corrected.
+    """
+    try:
+        yield
+    except LogUnavailable as error:
+        if not error.retriable:
+            raise
+        raise LogUnavailable(f"{error}. What is written stays, and the same command goes on") from error
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
