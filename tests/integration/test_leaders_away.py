@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.net.manager import KafkaConnectionManager
 
 from conftest import RedisForTest, TopicsForTest
@@ -22,7 +22,6 @@ from support.hand_model import users_of
 from support.two_brokers import SESSION_MS, TwoBrokers, two_brokers
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from torture.watching import metric
-from uic.log.broker_view import BrokerView
 from uic.log.kafka_repairs import connections
 from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.settings import KafkaSettings
@@ -56,6 +55,12 @@ def counts(uic: RunningUic) -> list[int]:
     """The events in the state of a user of each partition."""
     states = [uic.state(user) for p in range(4) for user in users_of(p, 4, 1)]
     return [state.event_count if state else 0 for state in states]
+
+
+def ends(admin: KafkaAdminClient, *partitions: int) -> dict[int, int]:
+    """Where partitions of the events end."""
+    found = admin.list_partition_offsets({TopicPartition("events", p): OffsetSpec.LATEST for p in partitions})
+    return {place.partition: at.offset for place, at in found.items()}
 
 
 def degraded(uic: RunningUic) -> list[str]:
@@ -108,11 +113,11 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
         assert "partitions 1,3 have no leader" in done.stdout
 
         options = KafkaSettings(bootstrap_servers=named.bootstrap).client_options() | {"metadata_max_age_ms": 300_000}
-        with closing(BrokerView(options, named.events, "group")) as view:
-            assert view.log_ends([0, 2]) == {0: 3, 2: 3}
+        with closing(open_kafka_client(KafkaAdminClient, **options)) as view:
+            assert ends(view, 0, 2) == {0: 3, 2: 3}
             brokers.second.start()
             brokers.wait_leaders(named.events, LED)
-            assert view.log_ends(range(4)) == {0: 3, 1: 1, 2: 3, 3: 1}, "the broker that is back is looked up"
+            assert ends(view, 0, 1, 2, 3) == {0: 3, 1: 1, 2: 3, 3: 1}, "the broker that is back is looked up"
         until(lambda: degraded(uic) == [], "it goes on by itself", within_s=SETTLES_S)
         append(brokers, named, 1, 3)
         until(lambda: counts(uic) == [3, 2, 3, 2], "all are folded, each event once", within_s=30)

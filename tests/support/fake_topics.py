@@ -150,6 +150,8 @@ class FakeLog:
         self.away = False
         self.leaderless: set[int] = set()
         """Partitions that no broker leads."""
+        self.refused: dict[int, str] = {}
+        """Partitions whose leader refuses this client, and why."""
         self.coordinator_refuses = False
         self.knows_epochs = True
         """Whether its brokers tell where leader epochs end."""
@@ -181,7 +183,7 @@ class FakeLog:
     def messages(self, timeout_s: float) -> list[LogMessage]:
         if not self.away:
             for p, (tag, position) in list(self.reading.items()):
-                if p not in self.leaderless:
+                if p not in self.leaderless and p not in self.refused:
                     self._fetch(p, tag, position)
         found, self.queued = self.queued, []
         return found
@@ -195,8 +197,11 @@ class FakeLog:
             return
         if led_by_none := tuple(tag for p, tag in tags.items() if p in self.assigned & self.leaderless):
             self.queued.append(LeaderAway(led_by_none))
+        for p, why in self.refused.items():
+            if p in self.assigned and p in tags:
+                self.queued.append(NotDescribed((tags[p],), why))
         for p, tag in tags.items():
-            if p in self.assigned - self.leaderless:
+            if p in self.assigned - self.leaderless - self.refused.keys():
                 log = self.topic.partitions[p]
                 reading = self.reading.get(p)
                 position = reading[1] if reading is not None and reading[0] == tag else None

@@ -17,7 +17,9 @@ from kafka.errors import KafkaError
 
 from conftest import TopicsForTest
 from localstack.apache_kafka import ApacheKafka
+from localstack.ports import LOOPBACK
 from localstack.wait import until
+from support.cut_off import Cut
 from support.kafka_home import kafka_home
 
 SESSION_MS = 3000
@@ -45,8 +47,9 @@ class First(ApacheKafka):
 class Second(ApacheKafka):
     """Node 2."""
 
-    def __init__(self, home: Path, folder: Path, first: First) -> None:
+    def __init__(self, home: Path, folder: Path, first: First, cut: Cut | None) -> None:
         super().__init__(home, folder, name="kafka-2")
+        self._cut = cut
         del self.ports["controller"]
         self._free.remove("controller")
         self._first = first
@@ -57,12 +60,14 @@ class Second(ApacheKafka):
 
     def settings(self) -> dict[str, str]:
         """Its `server.properties`."""
-        listener = f"PLAINTEXT://127.0.0.1:{self.ports['kafka']}"
+        listener = f"PLAINTEXT://{self.address}"
+        if self._cut is not None:
+            self._cut.upstream = self.port
         return self._first.settings() | {
             "process.roles": "broker",
             "node.id": "2",
             "listeners": listener,
-            "advertised.listeners": listener,
+            "advertised.listeners": listener if self._cut is None else f"PLAINTEXT://{LOOPBACK}:{self._cut.port}",
             "log.dirs": str(self.folder.resolve() / "data"),
         }
 
@@ -111,12 +116,13 @@ class TwoBrokers:
 
 
 @contextmanager
-def two_brokers(folder: Path) -> Iterator[TwoBrokers]:
-    """Start both (about 12 s), and stop them afterwards. Skips the test where there is no Kafka or no Java."""
+def two_brokers(folder: Path, cut: Cut | None = None) -> Iterator[TwoBrokers]:
+    """Start both (about 12 s), and stop them afterwards. Skips the test where there is no Kafka or no Java. All clients
+    reach node 2 through `cut`, if that is given: it can refuse them, and node 2 goes on to lead its partitions."""
     home = kafka_home(folder / "home")
     with First(home, folder / "1") as first:
         _keep_offsets(first)
-        with Second(home, folder / "2", first) as second:
+        with Second(home, folder / "2", first, cut) as second:
             yield TwoBrokers(first, second)
 
 

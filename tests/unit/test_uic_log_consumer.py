@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +11,11 @@ from uuid import UUID
 
 import pytest
 from kafka import TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.consumer.fetcher import IsolationLevel
 from kafka.coordinator.heartbeat import Heartbeat
-from kafka.errors import KafkaConnectionError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+from kafka.future import Future
 
 from uic.core.epochs import EpochEnd
 from uic.core.ports import (
@@ -24,6 +27,7 @@ from uic.core.ports import (
     LeaderAway,
     LogMessage,
     NotCounted,
+    NotDescribed,
     OutOfRange,
     PartitionCount,
     ReadRefused,
@@ -33,6 +37,8 @@ from uic.core.ports import (
 from uic.core.records import BatchRecord
 from uic.log import consumer
 from uic.log.consumer import LogConsumer
+from uic.log.kafka_repairs import leaders
+from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 from uic.log.kafka_repairs.partition_records import FetchedBatch
 from uic.settings import KafkaSettings
 
@@ -41,6 +47,53 @@ NO_DEAD_LETTERS = (
     "topic events.dlq does not exist. Create it: kafka-topics.sh --bootstrap-server 127.0.0.1:9092 --create "
     "--topic events.dlq --partitions 4 --config cleanup.policy=delete --config retention.ms=-1"
 )
+
+
+class Leaders(LeaderAwareFetcher):
+    """What asks the leaders for offsets."""
+
+    def __init__(self, busy: BusyLog) -> None:
+        self.busy = busy
+        self._isolation_level = IsolationLevel.READ_COMMITTED
+
+    async def _fetch_offsets_by_times_async(self, timestamps: Any, timeout_ms: int | None = None) -> Any:
+        busy = self.busy
+        busy.end += 1
+        if {busy.leaders[place.partition] for place in timestamps} & busy.refusing:
+            raise KafkaConnectionError("refused")
+        is_stable = self._isolation_level is IsolationLevel.READ_COMMITTED and busy.open_from is not None
+        end = busy.open_from if is_stable else busy.end
+        [at] = set(timestamps.values())
+        busy.asked.append("beginnings" if at == OffsetSpec.EARLIEST else "ends")
+        return {place: SimpleNamespace(offset=0 if at == OffsetSpec.EARLIEST else end) for place in timestamps}
+
+
+class Loop:
+    """Runs what is asked of a leader at once; of a silent one when it `answers`."""
+
+    def __init__(self, busy: BusyLog) -> None:
+        self._busy = busy
+        self._late: list[tuple[Future, Any, tuple[Any, ...]]] = []
+
+    def call_soon(self, ask: Any, *given: Any) -> Future:
+        found = Future()
+        _, leader, *_ = given
+        if leader in self._busy.silent:
+            self._late.append((found, ask, given))
+            return found
+        with pytest.raises(StopIteration) as ended:
+            ask(*given).send(None)
+        return found.success(ended.value.value)
+
+    async def wait_for(self, future: Future, timeout_ms: float) -> Any:
+        if not future.is_done:
+            raise KafkaTimeoutError(f"Timed out after {timeout_ms} ms")
+        return future.value
+
+    def answers(self) -> None:
+        late, self._late = self._late, []
+        for found, ask, given in late:
+            found.success(asyncio.run(ask(*given)))
 
 
 class BusyLog:
@@ -60,13 +113,19 @@ class BusyLog:
         self.leaders = {0: 1}
         self.topic_id: UUID | None = None
         self.parked: list[int] = []
+        self.refusing: set[int] = set()
+        """Leaders that refuse this client."""
+        self.silent: set[int] = set()
+        """Leaders that have not answered yet."""
+        self.asked: list[str] = []
         self._cluster = SimpleNamespace(
-            request_update=lambda: None,
+            request_update=lambda: Future().success(True),
             topic_id=lambda topic: self.topic_id,
             leader_for_partition=lambda place: self.leaders[place.partition],
         )
-        self._net = SimpleNamespace(run=lambda *what: None)
-        self._manager = SimpleNamespace(wait_for=None)
+        self._fetcher = Leaders(self)
+        self._manager = Loop(self)
+        self._net = SimpleNamespace(run=lambda ask, *given: asyncio.run(ask(*given)))
 
     def assignment(self) -> set[TopicPartition]:
         return {TopicPartition("events", p) for p in self.leaders}
@@ -77,17 +136,8 @@ class BusyLog:
     def pause(self, place: TopicPartition) -> None:
         self.parked.append(place.partition)
 
-    def beginning_offsets(self, places: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
-        self.end += 1
-        return dict.fromkeys(places, 0)
-
     def resume(self, place: TopicPartition) -> None:
         """To be read."""
-
-    def end_offsets(self, places: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
-        """The last stable offsets."""
-        self.end += 1
-        return dict.fromkeys(places, self.end if self.open_from is None else self.open_from)
 
     def explained(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -102,10 +152,6 @@ class BusyLog:
         if self.count is None:
             raise KafkaConnectionError("away")
         return self.count
-
-    def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
-        self.end += 1
-        return dict.fromkeys(partitions, self.end)
 
 
 def consumer_of(busy: BusyLog) -> tuple[LogConsumer, Any]:
@@ -132,25 +178,19 @@ def test_what_is_produced_while_a_log_is_described_is_no_open_transaction() -> N
 
 def test_where_epochs_end_is_asked_before_where_the_log_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """What retention removes between the two would seem to have been folded."""
-    busy, asked = BusyLog(), list[str]()
-    begins = busy.beginning_offsets
+    busy = BusyLog()
 
-    def ends(_consumer: Any, epochs: dict[Any, int], _timeout_ms: int) -> dict[Any, EpochEnd]:
-        asked.append("epochs")
+    async def ends(_manager: Any, epochs: dict[Any, int], _timeout_ms: int) -> dict[Any, EpochEnd]:
+        busy.asked.append("epochs")
         return {tp: EpochEnd(epoch, 3) for tp, epoch in epochs.items()}
 
-    def starts(*given: Any, **named: Any) -> Any:
-        asked.append("beginnings")
-        return begins(*given, **named)
-
-    monkeypatch.setattr(consumer, "ends_of_epochs", ends)
-    monkeypatch.setattr(busy, "beginning_offsets", starts)
+    monkeypatch.setattr(leaders, "ends_of_epochs", ends)
     log, client = consumer_of(busy)
     log.describe({0: 7}, {0: 5})
     log._obey(client)
     (said,) = log.messages(0)
     assert isinstance(said, Described)
-    assert (said.bounds.epoch_end, asked) == (EpochEnd(5, 3), ["epochs", "beginnings"])
+    assert (said.bounds.epoch_end, busy.asked[:2]) == (EpochEnd(5, 3), ["epochs", "beginnings"])
 
 
 def told_of(log: LogConsumer, client: Any, **tags: int) -> list[LogMessage]:
@@ -170,6 +210,70 @@ def test_partitions_without_a_leader_keep_none_of_the_others_from_being_describe
     assert [(said.partition, said.tag) for said in others if isinstance(said, Described)] == [(0, 5), (2, 7)]
     busy.leaders[1] = busy.leaders[3] = 2
     assert [type(said) for said in told_of(log, client, p1=6, p3=8)] == [Described, Described]
+
+
+def test_a_leader_that_refuses_or_is_silent_keeps_none_of_the_others_from_being_described() -> None:
+    busy = BusyLog()
+    busy.leaders, busy.refusing, busy.silent = {0: 1, 1: 2, 2: 1, 3: 3}, {2}, {3}
+    log, client = consumer_of(busy)
+    told = told_of(log, client, p0=5, p1=6, p2=7, p3=8)
+    assert [said.tag for said in told if isinstance(said, Described)] == [5, 7]
+    [refused] = [said for said in told if isinstance(said, NotDescribed)]
+    assert refused.tags == (6,)
+    log._hear_leaders(client)
+    assert log.messages(0) == []
+    busy._manager.answers()
+    log._hear_leaders(client)
+    [late] = log.messages(0)
+    assert isinstance(late, Described)
+    assert (late.partition, late.tag) == (3, 8)
+
+
+def test_a_late_answer_about_a_topic_that_was_made_again_meanwhile_is_none() -> None:
+    busy = BusyLog()
+    busy.leaders, busy.silent, busy.topic_id = {0: 1, 1: 2}, {2}, UUID(int=1)
+    log, client = consumer_of(busy)
+    told_of(log, client, p1=6)
+    busy.topic_id = UUID(int=2)
+    told_of(log, client, p0=5)
+    busy._manager.answers()
+    log._hear_leaders(client)
+    assert log.messages(0) == [NotDescribed((6,), "the topic was made again meanwhile")]
+
+
+def test_progress_is_judged_for_what_is_described_and_once_each_leader_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = BusyLog()
+    busy.leaders, busy.refusing, busy.silent = {0: 1, 1: 2, 2: 3}, {2}, {3}
+    log, client = consumer_of(busy)
+    log._tags = {0: 5, 1: 6, 2: 7}
+    monkeypatch.setattr(consumer, "position", lambda *_: 3)
+    seen: list[dict[int, int]] = []
+    monkeypatch.setattr(log._watchdog.__class__, "progress", lambda _, behind, now: seen.append(behind))
+    told_of(log, client, p0=5, p1=6, p2=7)
+    assert seen == []
+    busy._manager.answers()
+    log._hear_leaders(client)
+    assert seen == [{5: 3, 7: 3}]
+    told_of(log, client, p1=6)
+    assert seen == [{5: 3, 7: 3}], "nothing was learned"
+
+
+@pytest.mark.parametrize("trouble", ["refusing", "silent"])
+def test_what_is_read_of_a_leader_that_does_not_answer_is_taken_up_again_where_the_topic_was_made_again(
+    trouble: str,
+) -> None:
+    busy = BusyLog()
+    busy.leaders, busy.topic_id = {0: 1, 1: 2}, UUID(int=1)
+    log, client = consumer_of(busy)
+    told_of(log, client, p0=5, p1=6)
+    log._read(client, 1, 6, 40)
+    setattr(busy, trouble, {2})
+    assert OutOfRange(1, 6) not in told_of(log, client, p1=6)
+    busy.topic_id = UUID(int=2)
+    assert OutOfRange(1, 6) in told_of(log, client, p1=6)
+    assert busy.parked == [1]
 
 
 def test_what_is_read_without_a_leader_of_a_topic_that_was_made_again_is_taken_up_again() -> None:

@@ -29,7 +29,7 @@ from uic.core.ports import (
     Unreadable,
 )
 from uic.core.start_position import LogBounds
-from uic.core.status import Phase
+from uic.core.status import PartitionStatus, Phase
 from uic.fold.health import NOT_LET_IN, UNHEARD, UNREAD
 
 USERS = users_of(0, 1, 5)
@@ -276,6 +276,58 @@ def test_partitions_without_a_leader_are_named_and_the_others_are_folded(caplog:
     assert caplog.messages.count("has no leader") == 2
     assert caplog.messages.count("has a leader again") == 3
     assert not any("available" in message for message in caplog.messages)
+
+
+def test_partitions_whose_leader_refuses_are_named_have_no_lag_and_keep_no_other_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    topic = FakeTopic(4)
+    worker = Worker(topic, FakeStore())
+
+    def events() -> None:
+        for p in range(4):
+            topic.event(users_of(p, 4, 1)[0])
+
+    def lag(partition: str) -> float | None:
+        return worker.metrics.registry.get_sample_value("uic_lag_records", {"partition": partition})
+
+    def views() -> dict[int, PartitionStatus]:
+        return {view.partition: view for view in worker.updater.status.partitions}
+
+    events()
+    worker.log.assign(0, 1)
+    worker.catch_up()
+    worker.settle()
+    before = views()
+    worker.log.refused = {1: "b:9093 (expired)", 2: "c:9094 (silent)"}
+    worker.log.assign(2, 3)
+    events()
+    worker.settle(60)
+    assert worker.updater.status.serving
+    assert list(worker.updater.status.reasons) == [
+        "log_unavailable: partition 1: b:9093 (expired); partition 2: c:9094 (silent)"
+    ]
+    now = views()
+    assert {p: (view.phase, view.end_offset, view.lag, view.reason) for p, view in now.items()} == {
+        0: (Phase.FOLDING, 2, 0, ""),
+        1: (Phase.FOLDING, None, None, "the log does not answer: b:9093 (expired)"),
+        2: (Phase.TAKING_UP, None, None, "the log does not answer: c:9094 (silent)"),
+        3: (Phase.FOLDING, 2, 0, ""),
+    }
+    assert [one for one in ("0", "1", "2", "3") if lag(one) is not None] == ["0", "3"]
+    assert (now[0].as_of_ms or 0) > (before[0].as_of_ms or 0), "it says that it is caught up"
+    assert now[1].as_of_ms == before[1].as_of_ms
+    worker.log.refused = {}
+    worker.catch_up()
+    worker.settle(60)
+    assert list(worker.updater.status.reasons) == []
+    assert {p: (view.lag, view.reason) for p, view in views().items()} == dict.fromkeys(range(4), (0, ""))
+    assert worker.counted("uic_records_total", outcome="folded") == 8
+    assert [message for message in caplog.messages if message.startswith("log ")] == [
+        "log unavailable",
+        "log available again",
+    ]
 
 
 def test_erasures_without_a_leader_keep_their_partition_waiting_and_no_other(caplog: pytest.LogCaptureFixture) -> None:

@@ -191,7 +191,8 @@ class Metrics:
             "uic_lag_records",
             "Records of the log that are not folded: those behind progress, all that another log has than the one that "
             "was folded, or those behind the place where a log lost its tail. Absent while that place is not known, "
-            "and while the thread that reads the log is blocked.",
+            "while the partition has no leader or its leader does not answer, and while the thread that reads the log "
+            "is blocked.",
             ["partition"],
             registry=r,
         )

@@ -269,7 +269,8 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class NotDescribed:
-    """No answer to `Log.describe`: the broker is away or the topic is."""
+    """No answer to `Log.describe` for these: their leader is silent or refuses us, no broker answers, or the topic is
+    away. Others that were asked about with them may be described."""
 
     tags: tuple[int, ...]
     detail: str

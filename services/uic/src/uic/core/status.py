@@ -39,7 +39,7 @@ class PartitionStatus:
     next_offset: int | None
     """None before progress is known."""
     end_offset: int | None
-    """End of the log when it was last asked."""
+    """End of the log as of the last question; None if that had no answer."""
     as_of_ms: int | None
     lineage: int | None
     era: int | None

@@ -46,10 +46,14 @@ def ranges(partitions: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
+def named(partitions: Collection[int]) -> str:
+    """Partitions in a sentence: `partitions 0-3,7`."""
+    return f"{_one_or_more(partitions, 'partition', 'partitions')} {ranges(partitions)}"
+
+
 def without_leader(partitions: Collection[int]) -> str:
     """That partitions have no leader."""
-    noun, verb = _one_or_more(partitions, "partition", "partitions"), _one_or_more(partitions, "has", "have")
-    return f"{noun} {ranges(partitions)} {verb} no leader"
+    return f"{named(partitions)} {_one_or_more(partitions, 'has', 'have')} no leader"
 
 
 def bring_back(partitions: Collection[int]) -> str:

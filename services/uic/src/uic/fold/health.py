@@ -21,7 +21,7 @@ from uic.core.ports import (
 )
 from uic.core.start_position import WRITTEN_AGAIN, BrokenReason, parts_at
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
-from uic.core.topics import bring_back, erased_topic, ranges
+from uic.core.topics import bring_back, erased_topic, named, ranges
 from uic.errors import StoreUnavailable
 from uic.fold.session import Broken, Claiming, Lost, Reading, Session, Sessions, TakingUp
 from uic.logs import say
@@ -223,13 +223,34 @@ class Health:
         """No broker leads these partitions. The brokers answer, so this is told of each and not of the log."""
         new = [session for session in sessions if not session.leaderless]
         for session in new:
-            session.leaderless = True
+            session.leaderless, session.untold = True, ""
         if new:
             say(log, logging.WARNING, "has no leader", detail=bring_back([session.partition for session in new]))
             self.changed()
 
-    def leader_answered(self, session: Session) -> None:
-        """The partition has a leader."""
+    def not_described(self, sessions: Iterable[Session], detail: str) -> None:
+        """The log does not say where these partitions begin and end: their leader refuses us, or no broker answers."""
+        for session in sessions:
+            session.leaderless, session.untold = False, detail
+        self._look_at_bounds()
+
+    def _look_at_bounds(self) -> None:
+        """Say of which partitions the log does not tell the bounds, and why; of no partition in particular if it tells
+        none of them, each for the same reason."""
+        untold: dict[str, list[int]] = {}
+        for session in self._sessions:
+            untold.setdefault(session.untold, []).append(session.partition)
+        told = untold.pop("", [])
+        if not untold:
+            self.log_answered("bounds")
+        elif not told and len(untold) == 1:
+            self.log_failed("bounds", *untold)
+        else:
+            self.log_failed("bounds", "; ".join(f"{named(those)}: {detail}" for detail, those in untold.items()))
+
+    def described(self, session: Session) -> None:
+        """The log says where the partition begins and ends, so it has a leader, which answers."""
+        session.untold = ""
         if session.leaderless:
             session.leaderless = False
             say(log, logging.INFO, "has a leader again", partition=session.partition)
@@ -310,6 +331,7 @@ class Health:
         if now < self._due:
             return
         self._due = now + INTERVAL_S
+        self._look_at_bounds()
         self._tell()
 
     def _tell(self) -> None:
@@ -368,19 +390,27 @@ def phase_of(session: Session) -> Phase:
             return Phase.BROKEN
 
 
+def why_waits(session: Session) -> str:
+    """Why a partition is not folded, or its newest records are not; empty if all are."""
+    if session.reason:
+        return session.reason
+    if session.leaderless:
+        return NO_LEADER
+    if session.untold:
+        return f"the log does not answer: {session.untold}"
+    held = isinstance(session, Reading) and session.held
+    return "the newest records wait for an open transaction to end" if held else ""
+
+
 def _view(session: Session) -> PartitionStatus:
     p = session.progress
-    held = isinstance(session, Reading) and session.held
-    if session.leaderless:
-        waits = NO_LEADER
-    else:
-        waits = "the newest records wait for an open transaction to end" if held else ""
+    is_told = not (session.leaderless or session.untold)
     return PartitionStatus(
         partition=session.partition,
         phase=phase_of(session),
-        reason=session.reason or waits,
+        reason=why_waits(session),
         next_offset=None if p is None else p.next_offset,
-        end_offset=session.end,
+        end_offset=session.end if is_told else None,
         as_of_ms=None if p is None else p.as_of_ms,
         lineage=None if p is None else p.lineage,
         era=None if p is None else p.era,

@@ -130,6 +130,9 @@ class Session:
     """Whether the store did not answer for it when last asked."""
     leaderless: bool = False
     """Whether no broker led the partition when the log was last asked."""
+    untold: str = ""
+    """Why the log did not say where the partition begins and ends when it was last asked; empty if it did, or said that
+    no broker leads it."""
     unclaimed: bool = False
     """Whether the store had no answer to its claim and has none of it, so that it is taken up once more."""
     start: int | None = None

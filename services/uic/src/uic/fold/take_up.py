@@ -34,7 +34,7 @@ from uic.core.start_position import (
 from uic.core.start_position import Broken as Stop
 from uic.core.unfolded_erasures import below, logs_of, users_to_forget
 from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NoLeader, NotBroken, NotOurs, StoreUnavailable
-from uic.fold.health import REMOVED, Health, phase_of
+from uic.fold.health import REMOVED, Health, phase_of, why_waits
 from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Session, Sessions, TakingUp
 from uic.fold.settlement import Settlement
 from uic.logs import say
@@ -119,20 +119,12 @@ class TakeUp:
         self._claim(now)
         self._keep_namespace(now)
 
-    def not_described(self, tags: Sequence[int], detail: str, now: float) -> None:
-        """The log did not answer: ask again later."""
-        self._ask_again(tags, f"the log does not answer: {detail}", now)
-
-    def leaders_away(self, tags: Sequence[int], now: float) -> None:
-        """No broker leads these: ask again later."""
-        self._ask_again(tags, "", now)
-
-    def _ask_again(self, tags: Sequence[int], reason: str, now: float) -> None:
+    def ask_again(self, tags: Sequence[int], now: float) -> None:
+        """The log did not say where these begin and end: ask it again later."""
         for session in self._sessions.of(TakingUp):
             if session.tag in tags:
                 session.stored = None
                 session.due = now + self._settings.retry_interval_s
-                session.reason = reason
 
     def described(self, session: TakingUp, bounds: LogBounds, now: float) -> None:
         """The log answered: decide."""
@@ -368,6 +360,8 @@ class TakeUp:
                 start=session.start,
                 end=session.end,
                 epoch_end=session.epoch_end,
+                leaderless=session.leaderless,
+                untold=session.untold,
                 progress=session.progress,
                 known=session.known,
                 erased=session.erased,
@@ -415,5 +409,5 @@ def _under_way(session: Session) -> str:
     if decided is None:
         return does
     return f"{does}, for an operator's {decided.action}, which is not done yet" + (
-        f": {session.reason}" if session.reason else ""
+        f": {why}" if (why := why_waits(session)) else ""
     )

@@ -256,7 +256,7 @@ class StateUpdater:
                     self._take_up.stop(reading, BrokenReason.WITNESS)
             case Assigned(partitions):
                 self._health.not_joined = ""
-                self._health.log_answered("log", "bounds", "commits")
+                self._health.log_answered("log", "commits")
                 if partitions:
                     say(log, logging.INFO, "assigned", partitions=ranges(partitions))
                 if partitions and max(partitions) >= self._topic.partitions:
@@ -270,20 +270,17 @@ class StateUpdater:
                 for p in partitions:
                     self._sessions.end(p)
                 self._health.log_answered("commits")  # those of the others go on, and say again what they say
-                if not list(self._sessions):
-                    self._health.log_answered("bounds")  # none is asked for any more
             case Described():
                 self._described(message, now)
             case NotDescribed(tags, detail):
-                self._health.log_failed("bounds", detail)
-                self._take_up.not_described(tags, detail, now)
+                self._health.not_described([session for session in self._sessions if session.tag in tags], detail)
+                self._take_up.ask_again(tags, now)
             case LeaderAway(tags):
-                self._health.log_answered("bounds")
                 away = [session for session in self._sessions if session.tag in tags]
                 if away:
                     self._health.log_answered("log")
                 self._health.leaders_away(away)
-                self._take_up.leaders_away(tags, now)
+                self._take_up.ask_again(tags, now)
             case OutOfRange(partition, tag):
                 session = self._sessions.tagged(partition, tag)
                 if session is not None:
@@ -350,12 +347,11 @@ class StateUpdater:
         reading.position = message.position
 
     def _described(self, message: Described, now: float) -> None:
-        self._health.log_answered("bounds")
         session, bounds = self._sessions.tagged(message.partition, message.tag), message.bounds
         if session is None:
             return
         self._health.log_answered("log")
-        self._health.leader_answered(session)
+        self._health.described(session)
         session.start, session.end = bounds.start, message.log_end
         if self._health.stopped:
             return  # only the lag is of interest

@@ -6,13 +6,13 @@ membership is exactly what is to be checked here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     GroupAuthorizationFailedError,
     UnknownTopicOrPartitionError,
@@ -114,15 +114,6 @@ class BrokerView:
             (found,) = self._admin.describe_topics([topic])
         described: Mapping[str, Any] = found
         return described
-
-    def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
-        """Partition → the log's end (high watermark): records of transactions that are still open lie below it.
-
-        Raises:
-            KafkaError: no answer.
-        """
-        wanted = {TopicPartition(self._topic, p): OffsetSpec.LATEST for p in partitions}
-        return {tp.partition: int(at.offset) for tp, at in self._admin.list_partition_offsets(wanted).items()}
 
     def group(self) -> GroupView | None:
         """The group; None if the brokers do not let us ask who coordinates it, or how it is.

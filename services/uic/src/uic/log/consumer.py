@@ -16,8 +16,9 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -59,8 +60,8 @@ from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.clients import explained
 from uic.log.kafka_repairs.fetching import fetch_refused, poll_once, position, too_large, unblock_paused
 from uic.log.kafka_repairs.group import accepted_at, is_settled, open_consumer
+from uic.log.kafka_repairs.leaders import LeaderAsked, ask_leaders
 from uic.log.kafka_repairs.metadata import fresh_topic_id, leaderless, learn_topic, partition_count
-from uic.log.kafka_repairs.offsets import ends_of_epochs
 from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
 from uic.log.silence import SESSIONS, Silence
@@ -109,6 +110,17 @@ class _TooLarge(Exception):
     """A broker's answer was larger than this client reads: the next one reads larger ones."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a leader is asked of the log's bounds."""
+
+    leader: LeaderAsked
+    tags: tuple[int, ...]
+    """Of the partitions, in their order."""
+    topic_id: bytes
+    asked_ms: int
+
+
 class LogConsumer(threading.Thread):
     """`Log` on a Kafka consumer group. Begin with `start`, end with `leave`."""
 
@@ -149,6 +161,9 @@ class LogConsumer(threading.Thread):
         """How many clients found a broker since then."""
         self._read_refused = False
         self._to_correct = ""
+        self._open: list[_Question] = []
+        self._seen: dict[int, int | None] = {}
+        """What was described since all questions were last answered: tag → position, None if nothing lies beyond it."""
         self._topic_away = ""
         self._topics_due = 0.0
         self._told: dict[type[LogMessage], LogMessage] = {}
@@ -273,6 +288,7 @@ class LogConsumer(threading.Thread):
             self._forget(partition)
         self._commits = self._offset_commits()
         self._announced = False
+        self._open, self._seen = [], {}
         self._watchdog = Watchdog()
         if self._broker is not None:
             self._broker.close()
@@ -299,6 +315,7 @@ class LogConsumer(threading.Thread):
             self._goes_on()
             self._look_at_heartbeats(consumer)
             self._obey(consumer, pause_s)
+            self._hear_leaders(consumer)
             for partition in self._backpressure.relieved():
                 consumer.resume(self._tp(partition))
             self._commits.send(consumer)
@@ -490,52 +507,77 @@ class LogConsumer(threading.Thread):
         if not wanted:
             return
         asked_ms = time.time_ns() // 1_000_000
-        partitions = [self._tp(p) for p in wanted]
         try:
             with explained(consumer):
                 topic_id = fresh_topic_id(consumer, self._topic, DESCRIBE_MS)
-                self._note_answer()  # what comes next is asked of the leaders, and one of them may be silent
-                if topic_id != self._topic_id:  # everything that is read must be checked again
-                    wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
-                    partitions = [self._tp(p) for p in wanted]
-                away = leaderless(consumer, partitions)
-                partitions = [tp for tp in partitions if tp not in away]
-                # Before the beginnings: what retention removes between the two would not be told from what was folded.
-                folded = {tp: epochs[tp.partition] for tp in partitions if epochs and tp.partition in epochs}
-                epoch_ends = ends_of_epochs(consumer, folded, DESCRIBE_MS) if folded else {}
-                starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
-                # Before the last stable offsets: what is produced between the two would look like an open transaction.
-                log_ends = self._asked().log_ends([tp.partition for tp in partitions])
-                ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
         except KafkaError as error:
-            self._look_at_connections(error)
             self._note_answer(error)
+            self._look_at_connections([error])
             self._messages.put(NotDescribed(tuple(wanted.values()), described(error, self._client, self._topic)))
             return
-        self._to_correct = ""
         self._note_answer()
+        is_other, self._topic_id = topic_id != self._topic_id, topic_id
+        if is_other:  # everything that is read must be checked again
+            wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
+        partitions = [self._tp(p) for p in wanted]
+        away = leaderless(consumer, partitions)
+        led = [tp for tp in partitions if tp not in away]
+        folded = {tp: epochs[tp.partition] for tp in led if epochs and tp.partition in epochs}
+        for asked in ask_leaders(consumer, led, folded, DESCRIBE_MS):
+            tags_asked = tuple(wanted[tp.partition] for tp in asked.partitions)
+            self._open.append(_Question(asked, tags_asked, topic_id, asked_ms))
         if away:
             self._messages.put(LeaderAway(tuple(wanted[tp.partition] for tp in away)))
-            if topic_id != self._topic_id:  # what is read of them may be of the other topic
-                self._out_of_range(consumer, away)
-        behind = {}
-        for tp in partitions:
-            p, tag = tp.partition, wanted[tp.partition]
-            at = position(consumer, tp) if self._tags.get(p) == tag else None
-            bounds = log_bounds(starts[tp], ends[tp], topic_id, epoch_ends.get(tp))
-            self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], bounds.end)))
-            if at is not None and at < bounds.end and not (self._read_refused or self._backpressure.is_full(tag)):
-                behind[tag] = at
-        self._topic_id = topic_id
-        if problem := self._watchdog.progress(behind, time.monotonic()):
+        told = self._hear_leaders(consumer)
+        if is_other:  # what is read of the others may be of the other topic
+            self._out_of_range(consumer, [tp for tp in partitions if tp not in told])
+
+    def _hear_leaders(self, consumer: KafkaConsumer) -> set[TopicPartition]:
+        """Tell what leaders have answered that were asked for bounds. Returns the partitions whose bounds were told."""
+        done = [question for question in self._open if question.leader.is_done]
+        if not done:
+            return set()
+        self._open = [question for question in self._open if question not in done]
+        told: set[TopicPartition] = set()
+        errors: list[KafkaError] = []
+        for question in done:
+            answer = question.leader.answer
+            if isinstance(answer, KafkaError):
+                errors.append(answer)
+                self._messages.put(NotDescribed(question.tags, described(answer, self._client, self._topic)))
+                continue
+            if question.topic_id != self._topic_id:
+                self._messages.put(NotDescribed(question.tags, "the topic was made again meanwhile"))
+                continue
+            told.update(answer)
+            for tp, tag in zip(question.leader.partitions, question.tags, strict=True):
+                extent = answer[tp]
+                at = position(consumer, tp) if self._tags.get(tp.partition) == tag else None
+                bounds = log_bounds(extent.start, extent.stable_end, question.topic_id, extent.epoch_end)
+                log_end = max(extent.log_end, bounds.end)
+                self._messages.put(Described(tp.partition, tag, bounds, question.asked_ms, at, log_end))
+                waits = at is not None and at < bounds.end
+                reads = not (self._read_refused or self._backpressure.is_full(tag))
+                self._seen[tag] = at if waits and reads else None
+        self._look_at_connections(errors)
+        if not self._open:
+            self._look_at_progress()
+        return told
+
+    def _look_at_progress(self) -> None:
+        """Each leader that was asked has answered, or will not."""
+        seen, self._seen = self._seen, {}
+        behind = {tag: at for tag, at in seen.items() if at is not None}
+        if seen and (problem := self._watchdog.progress(behind, time.monotonic())):
             raise _Lost(problem)
 
-    def _look_at_connections(self, error: KafkaError) -> None:
+    def _look_at_connections(self, errors: Collection[KafkaError]) -> None:
         """Log what is to be corrected, once: it may come up long after the log became unavailable."""
-        found = to_correct(error)
+        found = "; ".join(dict.fromkeys(filter(None, map(to_correct, errors))))
         if found and found != self._to_correct:
             say(log, logging.WARNING, "no connection to the brokers", detail=found)
-        self._to_correct = found or self._to_correct
+        if found or not (errors or self._open):
+            self._to_correct = found
 
     def _count_partitions(self, consumer: KafkaConsumer) -> None:
         """The client's own metadata may be minutes old."""

@@ -103,12 +103,16 @@ def broker_version(client: Any) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def explained(client: Any) -> Iterator[None]:
-    """Errors of a client get why it has no connection as their cause, a `ConnectionsFailed`, if it has none."""
+def explained(client: Any, broker: Any = None) -> Iterator[None]:
+    """Errors of a client get why it has no connection as their cause, a `ConnectionsFailed`, if it has none; only to
+    one broker if its number is given."""
     try:
         yield
     except KafkaError as error:
-        if failures := failures_of(client):
+        failures = failures_of(client)
+        if failures and broker is not None and (node := client._manager.cluster.broker_metadata(broker)) is not None:
+            failures = {at: why for at, why in failures.items() if at == address_of(node)}
+        if failures:
             raise error from ConnectionsFailed(failures, brokers=_brokers_of(client))
         raise
 

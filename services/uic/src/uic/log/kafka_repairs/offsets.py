@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
@@ -46,6 +47,21 @@ class LeaderAwareFetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no 
             raise Leaderless(lost)
         return offsets
 
+    async def offsets_at(self, partitions: Collection[TopicPartition], at: int, timeout_ms: int) -> dict[Any, int]:
+        """Where logs begin or end; `at` is an `OffsetSpec`.
+
+        Raises:
+            KafkaError: one of the leaders does not say.
+        """
+        found = await self._fetch_offsets_by_times_async(dict.fromkeys(partitions, at), timeout_ms)
+        return {tp: int(found[tp].offset) for tp in partitions}
+
+    def of_all_records(self) -> Self:
+        """The same, to ask for offsets: for it, logs end at the high watermark."""
+        other = copy(self)
+        other._isolation_level = IsolationLevel.READ_UNCOMMITTED
+        return other
+
 
 @contextmanager
 def up_to_the_high_watermark(consumer: KafkaConsumer) -> Iterator[None]:
@@ -60,8 +76,8 @@ def up_to_the_high_watermark(consumer: KafkaConsumer) -> Iterator[None]:
         fetcher._isolation_level = before
 
 
-def ends_of_epochs(
-    consumer: KafkaConsumer, epochs: Mapping[TopicPartition, int], timeout_ms: int
+async def ends_of_epochs(
+    manager: KafkaConnectionManager, epochs: Mapping[TopicPartition, int], timeout_ms: int
 ) -> dict[TopicPartition, EpochEnd]:
     """Where the records of leader epochs end, as the leaders say, of those partitions that have been led in a later
     epoch since, by the client's latest metadata. Left out is what a leader does not know, or is too old to say.
@@ -71,13 +87,6 @@ def ends_of_epochs(
     Raises:
         KafkaError: no answer, or not from the leader.
     """
-    found: dict[TopicPartition, EpochEnd] = consumer._net.run(_ends_of_epochs, consumer._manager, epochs, timeout_ms)
-    return found
-
-
-async def _ends_of_epochs(
-    manager: KafkaConnectionManager, epochs: Mapping[TopicPartition, int], timeout_ms: int
-) -> dict[TopicPartition, EpochEnd]:
     by_leader: dict[int, list[tuple[TopicPartition, int, int]]] = defaultdict(list)
     for tp, epoch in epochs.items():
         now = manager.cluster.leader_epoch_for_partition(tp)
