@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stderr
+from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -29,6 +29,7 @@ from mimn.release import (
     SERVING,
     Announcement,
     Checked,
+    Finding,
     Gate,
     Loaded,
     NotLoaded,
@@ -586,6 +587,43 @@ def test_a_wait_outlives_an_outage_of_the_store_and_tells_its_begin_and_its_end(
         "the store does not answer", "the store answers again", "the store does not answer",
     ]  # fmt: skip
     assert told[0].endswith("looking again until --timeout is over")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first look", "the second look"])
+def test_a_wait_ends_when_its_time_is_over_though_users_are_being_compared(
+    valkey: RedisForTest, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """And says so; a look before it is told, too."""
+    unread = Finding(Gate.ERASURES, "the notes of erasures cannot be read", passes=True)
+    monkeypatch.setattr("uic.rollout.gates.Gates._erased", lambda *_: ({}, [unread]))
+    old, new = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = begin(None, new, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    for path in (bundles[0], SKETCH):
+        put(valkey.client, Stored(load_bundle(path), prefix=valkey.prefix))
+    settings = ClientSettings(
+        redis=RedisSettings(url=valkey.url, prefix=valkey.prefix), kafka=KafkaSettings(request_timeout_ms=1000)
+    )
+    now = 0.0
+
+    def clock() -> float:
+        """Each look at it takes a second."""
+        nonlocal now
+        now += 1
+        return now
+
+    demands = Demands(steady_ms=0, extent=Extent(whole=0, sample=0))
+    with closing(open_client(settings.redis)) as client:
+        verbs = Verbs(client, settings, demands, sleep=lambda seconds: None, clock=clock)
+        with pytest.raises(TimedOut) as late:
+            verbs.wait("r1", timeout_s=3 if first else 14)
+    said = "users of rollout r1 were still being compared when --timeout was over"
+    if first:
+        assert str(late.value) == said
+        assert valkey.client.get(record_key(valkey.prefix)) == encode_record(record)
+    else:
+        assert str(late.value).startswith(f"{said}; the look before: rollout r1 is verifying: ")
+        assert unread.reason in str(late.value)
 
 
 @pytest.mark.parametrize("refused", [True, False], ids=["this user is refused", "never answered"])

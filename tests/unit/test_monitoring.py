@@ -11,6 +11,7 @@ import yaml
 
 from mimn.state import StateError
 from rtp.core.fold_progress import Status
+from rtp.metrics import KEPT_S
 from rtp.metrics import Metrics as RtpMetrics
 from uic.core.event import Reason
 from uic.core.status import Phase
@@ -104,6 +105,13 @@ def test_the_shortest_range_of_an_alert_holds_two_scrapes() -> None:
     scrape_s = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["global"]["scrape_interval"]
     ranges = re.findall(r"\[(\d+)m[\]:]", " ".join(rule["expr"] for rule in RULES))
     assert min(map(int, ranges)) * 60 >= 2 * int(scrape_s.removesuffix("s"))
+
+
+def test_what_an_arm_counted_stays_for_longer_than_an_alert_looks_back() -> None:
+    text = " ".join(rule["expr"] for rule in RULES)
+    ranges = re.findall(r"\brtp_(?:arm|shadow)_\w+(?:\{[^}]*\})?\[(\d+)m[\]:]", text)
+    assert ranges
+    assert 2 * 60 * max(map(int, ranges)) <= KEPT_S
 
 
 def test_the_scraped_ports_are_the_admin_ports() -> None:

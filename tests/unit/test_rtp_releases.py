@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from prometheus_client.openmetrics.exposition import generate_latest
 from structlog.testing import capture_logs
 
 from mimn import release as rollouts
@@ -977,6 +978,51 @@ class Failing:
 
     def score(self, *_: object) -> object:
         raise self._error
+
+
+class Numbered:
+    """A model as another version."""
+
+    def __init__(self, of: OnnxModel, version: str) -> None:
+        self._of, self.version, self.sha256 = of, version, f"{int(version):064x}"
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._of, name)
+
+
+def test_after_two_hundred_rollouts_there_are_as_many_series_as_after_two() -> None:
+    """Each by way of a canary and a shadow, and one an hour."""
+    world, first, record = World(), named(TINY), begun()
+
+    def release(number: int) -> rollouts.Release:
+        return replace(first, version=str(number), manifest=f"{number:064x}")
+
+    async def roll_out(number: int) -> None:
+        world.instead["tiny"] = Numbered(model(TINY), str(number))  # type: ignore[assignment]
+        new, every = release(number), ((0, 10_000),)
+        before = first if number == 2 else release(number - 1)
+        world.now += 3600
+        steps = (
+            replace(record, serving=before, shadows=(Arm("shadow", new, every),)),
+            replace(record, serving=before, arms=(Arm("canary", new, every),)),
+            replace(record, serving=new),
+        )
+        for step, one in enumerate(steps):
+            await world.follow(replace(one, revision=10 * number + step))
+            await world.ask(USERS[0])
+            await world.scorer.shadows.settled()
+        assert world.served() == {"serving": f"tiny/{number}"}
+
+    async def series(last: int, first: int = 2) -> int:
+        for number in range(first, last + 1):
+            await roll_out(number)
+        return len(generate_latest(world.metrics.registry).splitlines())  # type: ignore[no-untyped-call]
+
+    async def play() -> tuple[int, int]:
+        return await series(3), await series(201, 4)
+
+    after_two, after_all = asyncio.run(play())
+    assert after_two == after_all
 
 
 @pytest.mark.parametrize("error", [ScoringFailed("the head graph returned a non-finite score"), KeyError("x")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from rtp.core.ports import Model
 from rtp.errors import ReloadRefused, ReloadTimedOut
 from rtp.loader import MAX_ABANDONED, Loader
 from rtp.metrics import Metrics
-from rtp.progress_watcher import NoNamespace, ProgressWatcher
-from rtp.release import InService, Release
+from rtp.progress_watcher import NoNamespace, ProgressReader, ProgressWatcher
+from rtp.release import Arm, InService, Release, Traffic
 from rtp.reload import SAMPLE, Reloader
 from rtp.runtime import OnnxModel
+from rtp.store_clock import StoreClock
 from support.fake_state_reader import FakeStateReader, progress_reader
 from support.stored import Stored, now_ms
 from support.waiting import until
@@ -304,6 +306,52 @@ def test_an_error_that_no_one_foresaw_is_trouble_and_the_next_look_tries_again(
         assert trouble(watching) is None
 
     asyncio.run(look())
+
+
+def test_that_states_grow_old_because_progress_cannot_be_read_is_not_laid_to_workers() -> None:
+    world, later_s = World(model(TINY)), 0.0
+    clock = StoreClock(world.store, timeout_s=0.05, steady_s=lambda: later_s)
+    reader = ProgressReader(world.store, clock, timeout_s=0.05, ahead_within_ms=5_000)
+    watching = ProgressWatcher(
+        world.in_service, reader, world.metrics, every_s=0.01, stale_after_ms=60_000, clock=lambda: later_s
+    )
+
+    def seen() -> str | None:
+        asyncio.run(watching.look())
+        return watching.stale
+
+    name = world.before.keys.namespace
+    assert seen() is None
+    world.store.away, later_s = True, 200.0
+    assert seen() == (
+        f"states count as stale: 4 of 4 partitions of namespace {name} (tiny/1), whose progress was last read whole "
+        "200 s ago"
+    )
+    assert trouble(watching) == "StoreAway: away"
+    world.store.away, world.store.clock_ms = False, lambda: now_ms() + 200_000
+    assert "does a UIC worker fold it?" in (seen() or "")
+
+
+def test_why_the_progress_of_a_canary_is_not_read_is_told_of_it() -> None:
+    world = World(model(TINY))
+    stored = Stored(load_bundle(SKETCH))
+    for partition in range(stored.partitions):
+        stored.progress(partition, as_of_ms=now_ms() - 61_000)
+    whole = {**world.store.values, **stored.values}
+    canary = Arm("canary", Release.of(model(SKETCH), prefix="uic", generation=0), ((0, 5000),))
+    world.in_service.assign(Traffic((Arm("serving", world.in_service.current), canary)))
+    watching = watcher(world)
+    world.store.values = whole
+    asyncio.run(watching.look())
+    assert (watching.stale or "").endswith("; does a UIC worker fold it?")
+    world.store.silent = {stored.keys.meta, *(stored.keys.progress(p) for p in range(stored.partitions))}
+    asyncio.run(watching.look())
+    assert re.fullmatch(
+        r"states count as stale: 4 of 4 partitions of namespace \S+ \(tiny-sketch/1\), whose progress was last read "
+        r"whole \d+ s ago \(StoreAway: away\)",
+        watching.stale or "",
+    )
+    assert trouble(watching) is None
 
 
 def test_an_emptied_store_keeps_the_partition_count_and_forgets_the_progress() -> None:

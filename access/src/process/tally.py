@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -45,6 +46,10 @@ class Counts(Collector):
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
         return self._of.setdefault(values, Count())
+
+    def remove(self, *first: str) -> None:
+        """Remove each series whose label values begin with these."""
+        _remove(self._of, first)
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """For the registry."""
@@ -98,6 +103,10 @@ class Tallies(Collector):
         found = self._of.get(values)
         return self._of.setdefault(values, Tally(self._buckets)) if found is None else found
 
+    def remove(self, *first: str) -> None:
+        """Remove each series whose label values begin with these."""
+        _remove(self._of, first)
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """For the registry."""
         family = HistogramMetricFamily(self._name, self._about, labels=self._labels)
@@ -118,3 +127,8 @@ class CountedElsewhere(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """For the registry."""
         yield CounterMetricFamily(self._name, self._about, value=self._value())
+
+
+def _remove(series: dict[tuple[str, ...], Any], first: tuple[str, ...]) -> None:
+    for values in [one for one in series if one[: len(first)] == first]:
+        del series[values]

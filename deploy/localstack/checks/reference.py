@@ -56,10 +56,12 @@ Each process answers `/metrics` on its admin port (`UIC_ADMIN__PORT`, `RTP_ADMIN
 keys are required, the key needs the scope `metrics` ([security](security.md)). `deploy/prometheus.yml` says what to
 scrape, `deploy/alerts.yml` when to alert.
 
-Counters begin at 0 with the process. A histogram has the series `_bucket`, `_sum` and `_count`. Some counters and
-histograms also have `_created`, the time at which they began. An info is a gauge that is always 1 and tells something
-by its labels. Both services also have `process_cpu_seconds_total`, `process_resident_memory_bytes`,
-`process_virtual_memory_bytes`, `process_start_time_seconds`, `process_open_fds` and `process_max_fds` (on Linux).
+Counters begin at 0 with the process. RTP's series of an arm and bundle, or of a shadow, go half an hour after it was
+last assigned to users, so `/metrics` does not grow with the releases. A histogram has the series `_bucket`, `_sum` and
+`_count`. Some counters and histograms also have `_created`, the time at which they began. An info is a gauge that is
+always 1 and tells something by its labels. Both services also have `process_cpu_seconds_total`,
+`process_resident_memory_bytes`, `process_virtual_memory_bytes`, `process_start_time_seconds`, `process_open_fds` and
+`process_max_fds` (on Linux).
 """
 SWITCHES: Final = (mimn.rows.library, mimn.bundle.compiled_head, mimn.state.codec)
 """Modules whose `SWITCH` is a variable of the environment."""

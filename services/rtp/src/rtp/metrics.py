@@ -4,11 +4,12 @@ and the comments that are headings, are those of docs/metrics.md.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from access import AccessDecision
@@ -17,6 +18,7 @@ from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, Keys, Wr
 from process.log_lines import dropped
 from process.tally import Count, CountedElsewhere, Counts, Tallies, Tally
 from rtp.core.fold_progress import Status
+from rtp.core.lingering import Lingering
 from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded, ScoringFailed, StateUnavailable
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -25,6 +27,10 @@ _CORRELATION = (-0.5, 0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 _UNFORESEEN = "Internal"
 _FAILURES = (ScoringFailed, DeadlineMissed, StateUnavailable, Overloaded, Draining, InvalidRequest)
 """What a request that has an arm may end with."""
+KEPT_S = 1800.0
+"""For how long the series of an arm and bundle that are assigned to no users stay: twice as long as an alert rule looks
+back, so that no rule misses the end of what it counts."""
+_END = b"# EOF\n"
 _LATENCY_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -270,7 +276,7 @@ class Metrics:
             buckets=_CORRELATION,
             registry=registry,
         )
-        self.shadow_shed = Counter(
+        self.shadow_shed = Counts(
             "rtp_shadow_shed",
             "Requests that a shadow did not score, by reason: full (too many wait, RTP_SHADOW__MAX_PENDING), busy (no "
             "time is left, RTP_SHADOW__CPU_SHARE), or the error's name, such as ScoringFailed.",
@@ -279,6 +285,8 @@ class Metrics:
         )  # fmt: skip
         self._of_arm: dict[tuple[str, str], ArmMetrics] = {}
         self._of_shadow: dict[tuple[str, str], ShadowMetrics] = {}
+        self._arms = Lingering[tuple[str, str]](KEPT_S)
+        self._shadows = Lingering[tuple[str, str]](KEPT_S)
 
         # Reloads
         self.reloads = Counter(
@@ -360,6 +368,25 @@ class Metrics:
             known = self._of_shadow[arm, bundle] = ShadowMetrics(*(one.labels(arm, bundle) for one in families))
         return known
 
+    def count_shed(self, arm: str, bundle: str, reason: str) -> None:
+        """Count a request that a shadow did not score."""
+        self.of_shadow(arm, bundle)
+        self.shadow_shed.labels(arm, bundle, reason).inc()
+
+    def keep(self, arms: Collection[tuple[str, str]], shadows: Collection[tuple[str, str]], now_s: float) -> None:
+        """Remove the series of each arm and shadow, with its bundle, that was not among these for `KEPT_S` seconds.
+        Call it often: requests in flight count for arms that have ended, whose series begin again then."""
+        of_arms = (self.arm_scored, self.arm_failed, self.arm_candidates, self.arm_head_seconds)
+        for ended in self._arms.over(self._of_arm, arms, now_s):
+            del self._of_arm[ended]
+            for family in of_arms:
+                family.remove(*ended)
+        of_shadows = (self.shadow_seconds, self.shadow_difference, self.shadow_correlation, self.shadow_shed)
+        for ended in self._shadows.over(self._of_shadow, shadows, now_s):
+            del self._of_shadow[ended]
+            for measured in of_shadows:
+                measured.remove(*ended)
+
     def serves(self, name: str, version: str, keys: Keys) -> None:
         """Show that a bundle is served, with `keys` to its states, and no other one."""
         self.bundle.clear()
@@ -383,7 +410,22 @@ class Metrics:
         """Count a change of the file of keys."""
         self.key_reads.labels("taken_up" if taken_up else "refused").inc()
 
-    def render(self) -> bytes:
-        """All metrics in the OpenMetrics text format."""
-        text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call] # the package has no annotation here
-        return text
+    async def render(self) -> bytes:
+        """All metrics in the OpenMetrics text format. Requests go on between two of them: to write all takes as long as
+        many requests."""
+        parts = []
+        for metric in self.registry.collect():
+            text: bytes = generate_latest(_Alone(metric))  # type: ignore[no-untyped-call] # the package has none here
+            parts.append(text.removesuffix(_END))
+            await asyncio.sleep(0)
+        return b"".join((*parts, _END))
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """One metric as a registry."""
+
+    metric: Metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self.metric

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -132,16 +134,19 @@ class ProgressWatcher:
         *,
         every_s: float,
         stale_after_ms: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`stale_after_ms` is the age from which `stale` counts a partition."""
+        """`stale_after_ms` is the age from which `stale` counts a partition; `clock` gives seconds."""
         self._in_service = in_service
         self._reader = reader
         self._metrics = metrics
         self._every_s = every_s
         self._stale_after_ms = stale_after_ms
+        self._clock = clock
         self._troubles: defaultdict[str, Trouble] = defaultdict(Trouble)
         """Of each namespace: why its last reading failed."""
-        self._read: set[str] = set()
+        self._read_s: dict[str, float] = {}
+        """When all of each namespace's progress was last read."""
         self._no_time = Trouble()
         self._skew_s = 0.0
         """Our clock less the store's, as last measured."""
@@ -155,21 +160,36 @@ class ProgressWatcher:
 
     @property
     def stale(self) -> str | None:
-        """Which namespaces that users are answered from are not kept up to date, None if all are: the store gives their
-        states, so nothing else here fails."""
+        """Which namespaces that users are answered from are not kept up to date, as far as this process has read, None
+        if all are: the store gives their states, so nothing else here fails."""
         now_ms = self._reader.clock.now_ms()
         answering = {release.keys.namespace: release for release in self._in_service.answering}
-        found = []
+        behind, unread = [], []
         for name, release in answering.items():
             progress = release.progress
             if progress is not None and (stale := progress.stale(now_ms, self._stale_after_ms)):
-                found.append(f"{stale} of {progress.size} partitions of namespace {name} ({release.bundle})")
-        if not found:
-            return None
-        return (
-            f"states are stale: {', '.join(found)} were not caught up with the log within the last "
-            f"{self._stale_after_ms / 1000:g} s; does a UIC worker fold it?{self._clocks}"
+                found = f"{stale} of {progress.size} partitions of namespace {name} ({release.bundle})"
+                if (reason := self._troubles[name].reason) is None:
+                    behind.append(found)
+                else:
+                    unread.append(f"{found}, whose progress was {self._last_read(name, reason)}")
+        said = []
+        if behind:
+            said.append(
+                f"states are stale: {', '.join(behind)} were not caught up with the log within the last "
+                f"{self._stale_after_ms / 1000:g} s; does a UIC worker fold it?{self._clocks}"
+            )
+        if unread:  # UIC may fold them all the same
+            said.append(f"states count as stale: {', '.join(unread)}")
+        return "; ".join(said) or None
+
+    def _last_read(self, namespace: str, reason: str) -> str:
+        """When that was, and why not since, unless `trouble` says so."""
+        read_s = self._read_s.get(namespace)
+        when = (
+            "not read since it was loaded" if read_s is None else f"last read whole {self._clock() - read_s:.0f} s ago"
         )
+        return when if reason == self.trouble else f"{when} ({reason})"
 
     @property
     def _clocks(self) -> str:
@@ -206,13 +226,14 @@ class ProgressWatcher:
             unreadable += reading.unreadable
             if reading.missing is not None:
                 self._failed(name, reading.missing)
-            elif self._troubles[name].ends() or name not in self._read:
+                continue
+            if self._troubles[name].ends() or name not in self._read_s:
                 log.info("progress is read", namespace=name, partitions=reading.progress.size)
-                self._read.add(name)
+            self._read_s[name] = self._clock()
         known = {one.keys.namespace for one in namespaces}
-        for name in self._troubles.keys() - known:
-            del self._troubles[name]
-        self._read &= known
+        for of_namespace in (self._troubles, self._read_s):
+            for name in of_namespace.keys() - known:
+                del of_namespace[name]
         self._metrics.store_up.set(0 if self.trouble else 1)
         self._metrics.unreadable_progress.inc(unreadable)
         self._measure()

@@ -207,6 +207,12 @@ class RolloutFollower:
             if self._trouble.ends():
                 log.info("the rollout record is followed again")
         self._metrics.record_up.set(0 if self.trouble else 1)
+        traffic = self._in_service.traffic
+        self._metrics.keep(
+            [(arm.name, arm.release.bundle) for arm in traffic.arms],
+            [(arm.name, arm.release.bundle) for arm in traffic.shadows],
+            self._clock(),
+        )
         self._load()
         self._moved.set()
 

@@ -127,4 +127,4 @@ class Shadows:
         return True
 
     def _shed(self, shadow: Arm, reason: str) -> None:
-        self._metrics.shadow_shed.labels(shadow.name, shadow.release.bundle, reason).inc()
+        self._metrics.count_shed(shadow.name, shadow.release.bundle, reason)

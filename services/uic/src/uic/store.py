@@ -250,12 +250,13 @@ class RedisStore:
         with _named("read who has a state"):
             return int(self.client.scard(self._keys.users(partition)))
 
-    def unlisted(self, fingerprint: bytes) -> dict[int, list[str]]:
+    def unlisted(self, fingerprint: bytes, proceed: Callable[[], None] = lambda: None) -> dict[int, list[str]]:
         """By partition, the users with a state whom the list of users with a state lacks, as after that list was
         deleted; no partition that has none. For jobs in bulk: the server names all of its keys, `SCANNED` in a call.
 
         Args:
             fingerprint: that of the states, at least 16 bytes.
+            proceed: called before each `NAMED` keys, and raises to end it.
 
         Raises:
             StoreUnavailable: no answer.
@@ -264,6 +265,7 @@ class RedisStore:
         with _named("look for states"):
             keys = self.client.scan_iter(match=self._keys.states, count=SCANNED)
             while some := list(islice(keys, NAMED)):
+                proceed()
                 users: dict[int, dict[str, None]] = defaultdict(dict)  # SCAN may name a key twice
                 for key in some:
                     if (of := self._keys.owner(key)) is not None:

@@ -80,7 +80,7 @@ def create_admin_app(
 
     @app.get("/metrics", response_class=Response)
     async def render() -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE)
+        return Response(await metrics.render(), media_type=CONTENT_TYPE)
 
     @app.get("/bundle", dependencies=[parameters()], responses=_UNKNOWN)
     async def bundle() -> dict[str, Any]:

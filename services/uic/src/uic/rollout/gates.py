@@ -27,7 +27,7 @@ from uic.log.erasures import KafkaErasures
 from uic.redis_client import clock_ms, info
 from uic.rollout.comparison import Extent, Seen, compare_users, look_for_users
 from uic.rollout.log_policy import LogPolicy
-from uic.rollout.namespaces import Namespace, Reading
+from uic.rollout.namespaces import Namespace, Reading, always
 from uic.settings import ClientSettings
 from uic.store import RedisStore
 from uic.tools.partitions import NotNow, Refused
@@ -96,12 +96,19 @@ class Gates:
         self._policy = LogPolicy(settings.kafka)
         self._clustered = settings.redis.mode == "cluster"
 
-    def namespace(self, release: Release) -> Namespace:
-        """The namespace of a release."""
-        return Namespace(self._client, self._settings.redis.prefix, release, clustered=self._clustered)
+    def namespace(self, release: Release, proceed: Callable[[], None] = always) -> Namespace:
+        """The namespace of a release; `proceed` as in `Namespace`."""
+        return Namespace(self._client, self._settings.redis.prefix, release, clustered=self._clustered, proceed=proceed)
 
     def look(
-        self, record: Record, rollout: Rollout, *, users: bool = True, waits: bool = False, patient: bool = False
+        self,
+        record: Record,
+        rollout: Rollout,
+        *,
+        users: bool = True,
+        waits: bool = False,
+        patient: bool = False,
+        proceed: Callable[[], None] = always,
     ) -> Look:
         """Every gate of `rollout`.
 
@@ -113,12 +120,13 @@ class Gates:
             waits: the look may make the rollout ready. Otherwise what is not ready is loaded by no scoring process, and
                 that closes a gate.
             patient: give scoring processes the time that it takes to follow the record.
+            proceed: called again and again while users are compared, and raises to end that.
         """
         unready = () if waits or (early := not_ready(record, rollout)) is None else (early,)
         unloaded = unready or tuple(self._loaded(record, rollout.release, FOLLOWED_WITHIN_S if patient else 0.0))
         if rollout.head_only:
             return Look(Checked(record.revision, unloaded), None)
-        old, new = self.namespace(rollout.replaces), self.namespace(rollout.release)
+        old, new = self.namespace(rollout.replaces, proceed), self.namespace(rollout.release, proceed)
         before, after = old.read(), new.read()
         lineages = "0" * 16 if after is None else after.lineages
         topic = other_topic(rollout.origin)
@@ -131,7 +139,7 @@ class Gates:
                 else:
                     seen, more = self._look(old, new, before, after)
                 if Gate.COVERAGE not in self._demands.waived:
-                    more += self._unlisted(rollout.replaces)
+                    more += self._unlisted(rollout.replaces, proceed)
                 found = (one for one in seen.findings() if one.gate not in self._demands.waived)
                 findings = (*more, *found, *self._memory(), *unloaded)
             else:
@@ -229,11 +237,11 @@ class Gates:
         erased = {user for users in noted.values() for user in users}
         return look_for_users(old, new, (before.partitions, after.partitions), erased), findings
 
-    def _unlisted(self, serving: Release) -> Iterator[Finding]:
+    def _unlisted(self, serving: Release, proceed: Callable[[], None]) -> Iterator[Finding]:
         """Users in service whom the store does not list: those whom it lists are looked for in the new namespace."""
         store = RedisStore(self._settings.redis, self.namespace(serving).keys)
         try:
-            unlisted = store.unlisted(bytes.fromhex(serving.fingerprint))
+            unlisted = store.unlisted(bytes.fromhex(serving.fingerprint), proceed)
         finally:
             store.close()
         if unlisted:

@@ -139,7 +139,10 @@ def build_parser() -> argparse.ArgumentParser:
             "--rate", type=positive, default=RATE, help="events a second to count on (default %(default)s)"
         )
     verb("wait", "Look at a rollout until it is ready.", rollout="1", gates=True).add_argument(
-        "--timeout", type=seconds, default=seconds("24h"), help="such as 10m (default 24h)"
+        "--timeout",
+        type=seconds,
+        default=seconds("24h"),
+        help="such as 10m (default 24h); no comparison of users outlasts it",
     )
     canary = verb("canary", "Answer a share of users with the new release.", rollout="1", gates=True)
     canary.add_argument("--percent", type=positive, required=True, help="of the users, from 0.01 to 100")

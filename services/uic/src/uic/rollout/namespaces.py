@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +15,10 @@ from uic.tools.in_service import progress_of
 
 CHUNK: Final = 500
 """Users in one round trip."""
+
+
+def always() -> None:
+    """What goes on to its end."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,12 @@ class StateSize(NamedTuple):
 class Namespace:
     """Reads one namespace."""
 
-    def __init__(self, client: Any, prefix: str, release: Release, *, clustered: bool) -> None:
+    def __init__(
+        self, client: Any, prefix: str, release: Release, *, clustered: bool, proceed: Callable[[], None] = always
+    ) -> None:
+        """`proceed` is called before each `CHUNK` of users, and raises to end what reads them."""
         self._client = client
+        self._proceed = proceed
         self.keys = Keys(release.namespace, prefix)
         self._fingerprint = bytes.fromhex(release.fingerprint)[:16]
         self._clustered = clustered
@@ -81,11 +89,13 @@ class Namespace:
 
     def users(self, partition: int) -> Iterator[list[str]]:
         """The partition's users with a state, in chunks; one may come twice."""
+        self._proceed()
         chunk: list[str] = []
         for user in self._client.sscan_iter(self.keys.users(partition), count=CHUNK):
             chunk.append(user.decode())
             if len(chunk) == CHUNK:
                 yield chunk
+                self._proceed()
                 chunk = []
         if chunk:
             yield chunk
@@ -106,6 +116,7 @@ class Namespace:
         """The headers of the states of some users of the partition. [n]"""
         values: list[bytes | None] = []
         for begin in range(0, len(users), CHUNK):
+            self._proceed()
             pipeline = self._client.pipeline(transaction=False)
             for user in users[begin : begin + CHUNK]:
                 pipeline.getrange(self.keys.state(partition, user), 0, HEADER_BYTES - 1)

@@ -212,7 +212,8 @@ class Verbs:
 
     def wait(self, identity: str, timeout_s: float) -> Answer:
         """Look at a rollout until it is ready; its state in the record follows what is seen. A store that stops
-        answering is asked again; one that did not answer the first time may be that of wrong settings.
+        answering is asked again; one that did not answer the first time may be that of wrong settings. Users may take
+        long to compare, so that is given up when `timeout_s` is over, and leaves the record as it is.
 
         Raises:
             GateClosed: a gate is closed that time does not open.
@@ -222,10 +223,16 @@ class Verbs:
             FAILURES, StoreUnavailable: the store did not answer the first look, or refuses its user.
         """
         deadline = self._clock() + timeout_s
+        before = ""
         answered = away = False
+
+        def in_time() -> None:
+            if self._clock() > deadline:
+                raise TimedOut(f"users of rollout {identity} were still being compared when --timeout was over{before}")
+
         while True:
             try:
-                record, rollout, closed = self._observe(identity)
+                record, rollout, closed = self._observe(identity, in_time)
             except (*FAILURES, StoreUnavailable) as error:
                 failure = error.__cause__ or error if isinstance(error, StoreUnavailable) else error
                 if not answered or isinstance(failure, AuthenticationError | NoPermissionError):
@@ -243,6 +250,7 @@ class Verbs:
                 seen = f"rollout {identity} is {rollout.state}: {GateClosed(closed)}"
             if self._clock() + POLL_S > deadline:
                 raise TimedOut(seen)
+            before = f"; the look before: {seen}"
             self._sleep(POLL_S)
 
     def canary(self, identity: str, percent: float) -> Answer:
@@ -487,13 +495,14 @@ class Verbs:
 
     # Parts
 
-    def _observe(self, identity: str) -> tuple[Record, Rollout, tuple[Finding, ...]]:
-        """Look once, and note what is seen. Users are compared once the lag was small for long enough."""
+    def _observe(self, identity: str, proceed: Callable[[], None]) -> tuple[Record, Rollout, tuple[Finding, ...]]:
+        """Look once, and note what is seen. Users are compared once the lag was small for long enough; `proceed` as in
+        `Gates.look`."""
         record, rollout = self._found(identity)
         look = self._gates.look(record, rollout, users=False, waits=True)
         after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
         if not rollout.head_only and {one.gate for one in closed} == {rollouts.Gate.DIGEST}:
-            look = self._gates.look(record, rollout, waits=True)
+            look = self._gates.look(record, rollout, waits=True, proceed=proceed)
             after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
         self._desk.replace(record, after)
         return after, _of(after, identity), closed
