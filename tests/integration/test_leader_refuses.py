@@ -103,9 +103,7 @@ def test_partitions_of_a_leader_that_refuses_this_client_are_named_and_keep_no_o
             until(lambda: all(as_of(uic)[p] > at[p] + 2 for p in (0, 2)), "as-of times go on", within_s=SETTLES_S)
             assert all(as_of(uic)[p] < at[p] + 1 for p in (1, 3)), "but for what the clocks differ by"
             uic.worker.stop()
-            with running_uic(
-                tmp_path / "two", valkey, named, UIC_FOLD__AS_OF_INTERVAL_S="1"
-            ) as late:
+            with running_uic(tmp_path / "two", valkey, named, UIC_FOLD__AS_OF_INTERVAL_S="1") as late:
                 append(producer, named, 0, 2)
                 until(lambda: counts(late) == [3, 1, 3, 1], "the others are taken up", within_s=SETTLES_S)
                 until(lambda: said(late), "/readyz names partitions and broker", within_s=SETTLES_S)
