@@ -7,6 +7,7 @@ for the distinct ids and values, and eight bytes a row to find rows that repeat 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -64,20 +65,25 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
 
-def check(path: Path) -> Report:
+def check(path: Path, now_ms: int | None = None) -> Report:
     """The report of the data set that the description at `path` describes.
+
+    Args:
+        path: of the description.
+        now_ms: times a day after it cannot be true; the clock's by default.
 
     Raises:
         DataError: the description or a whole column cannot be used; the message names file, column and fix.
     """
-    return _Check(read_description(path), path.parent).run()
+    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    return _Check(read_description(path), path.parent, latest_ms=now_ms + DAY_MS).run()
 
 
 class _Check:
     """One run of `check`."""
 
-    def __init__(self, description: Description, root: Path) -> None:
-        self._description, self._root = description, root
+    def __init__(self, description: Description, root: Path, latest_ms: int) -> None:
+        self._description, self._root, self._latest_ms = description, root, latest_ms
         self._report = Report({"name": description.name})
         self._strings = Strings()
         self._users, self._items = Tally(), Tally()
@@ -241,7 +247,7 @@ class _Check:
         first, last = np.iinfo(np.int64).max, -1
         whole = WholeTimes()
         dates = LocalDates()
-        zero = 0
+        zero = future = 0
         actions: Counter[int] = Counter()
         reader = self._reader("events")
         for batch in self._read(reader, "events"):
@@ -249,6 +255,7 @@ class _Check:
             items = batch["item"] + np.uint64(table.item_offset)
             self._items.add(items)
             zero += int(np.count_nonzero(items == 0))
+            future += self._in_future(batch)
             self._note_without_category("events", batch["item"], table.item_offset)
             if "category" in batch:
                 categories = np.union1d(categories, batch["category"])
@@ -266,6 +273,7 @@ class _Check:
                 categories = np.union1d(categories, rows["category"][np.isin(rows["key"], self._items.ids)])
         self._find_without_category("events", reader)
         self._find_item_0("events", table.item, reader, zero)
+        self._find_future("events", table.time, reader, future)
         if dates.found is not None and self._description.impressions is not None:
             n, clocks = dates.found
             self._report.findings.append(
@@ -303,7 +311,7 @@ class _Check:
 
     def _impressions(self, table: ImpressionsTable) -> None:
         shown = clicked = late = without_user = new_item = undated = early = unlabelled = zero = untrained = 0
-        with_history = no_row = no_user_row = 0
+        future = with_history = no_row = no_user_row = 0
         weights = None
         parts: Counter[tuple[int, int]] = Counter()
         sample = {"user": 0, "item": 0}
@@ -315,6 +323,7 @@ class _Check:
             label = known_labels(batch, known_ms)
             late += int(batch["label"].sum()) - int(label.sum())
             zero += int(np.count_nonzero(batch["item"] == 0))
+            future += self._in_future(batch)
             if "weight" in batch:
                 weights = weights or weight_not_above_0(table, batch["weight"])
             if "label_time" in batch:
@@ -348,6 +357,7 @@ class _Check:
                 parts.update(zip(part.tolist(), label.tolist(), strict=True))
         self._find_without_category("impressions", reader)
         self._find_item_0("impressions", table.item, reader, zero)
+        self._find_future("impressions", table.time, reader, future)
         if shown >= MANY_IMPRESSIONS:
             if without_user == shown:
                 self._report.findings.append(self._strangers("user", reader, sample["user"]))
@@ -365,6 +375,8 @@ class _Check:
         if weights:
             self._report.findings.append(weights)
         self._report.values |= {
+            "impressions from": _day(min(by_day) * DAY_MS),
+            "impressions to": _day(max(by_day) * DAY_MS),
             "clicked": clicked,
             "click rate": clicked / shown,
             "clicked after the window, counted as not clicked": late,
@@ -492,6 +504,17 @@ class _Check:
             self._report.findings.append(
                 f"`{name}`, column {column} of {reader.files}: {rows} rows have item 0, which events and requests must "
                 "not name: number items from 1"
+            )
+
+    def _in_future(self, batch: Columns) -> int:
+        return int(np.count_nonzero(batch["time"] > self._latest_ms))
+
+    def _find_future(self, name: str, column: str, reader: TableReader, rows: int) -> None:
+        """Training takes them, because what it makes of a data set must not depend on the day."""
+        if rows:
+            self._report.findings.append(
+                f"`{name}`, column {column} of {reader.files}: {rows} times are more than a day from now, and the "
+                "split takes them as they are: correct them, or leave the rows out"
             )
 
 
