@@ -14,7 +14,7 @@ from kafka import TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.consumer.fetcher import IsolationLevel
 from kafka.coordinator.heartbeat import Heartbeat
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+from kafka.errors import KafkaConnectionError
 from kafka.future import Future
 
 from uic.core.epochs import EpochEnd
@@ -36,7 +36,7 @@ from uic.core.ports import (
 )
 from uic.core.records import BatchRecord
 from uic.log import consumer
-from uic.log.consumer import LogConsumer
+from uic.log.consumer import LEADER_PAUSE_S, LogConsumer
 from uic.log.kafka_repairs import leaders
 from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 from uic.log.kafka_repairs.partition_records import FetchedBatch
@@ -59,6 +59,7 @@ class Leaders(LeaderAwareFetcher):
     async def _fetch_offsets_by_times_async(self, timestamps: Any, timeout_ms: int | None = None) -> Any:
         busy = self.busy
         busy.end += 1
+        busy.hears.append({busy.leaders[place.partition] for place in timestamps})
         if {busy.leaders[place.partition] for place in timestamps} & busy.refusing:
             raise KafkaConnectionError("refused")
         is_stable = self._isolation_level is IsolationLevel.READ_COMMITTED and busy.open_from is not None
@@ -69,31 +70,15 @@ class Leaders(LeaderAwareFetcher):
 
 
 class Loop:
-    """Runs what is asked of a leader at once; of a silent one when it `answers`."""
-
-    def __init__(self, busy: BusyLog) -> None:
-        self._busy = busy
-        self._late: list[tuple[Future, Any, tuple[Any, ...]]] = []
+    """Runs what is asked of a leader at once."""
 
     def call_soon(self, ask: Any, *given: Any) -> Future:
-        found = Future()
-        _, leader, *_ = given
-        if leader in self._busy.silent:
-            self._late.append((found, ask, given))
-            return found
         with pytest.raises(StopIteration) as ended:
             ask(*given).send(None)
-        return found.success(ended.value.value)
+        return Future().success(ended.value.value)
 
-    async def wait_for(self, future: Future, timeout_ms: float) -> Any:
-        if not future.is_done:
-            raise KafkaTimeoutError(f"Timed out after {timeout_ms} ms")
+    async def wait_for(self, future: Future, _timeout_ms: float) -> Any:
         return future.value
-
-    def answers(self) -> None:
-        late, self._late = self._late, []
-        for found, ask, given in late:
-            found.success(asyncio.run(ask(*given)))
 
 
 class BusyLog:
@@ -115,8 +100,8 @@ class BusyLog:
         self.parked: list[int] = []
         self.refusing: set[int] = set()
         """Leaders that refuse this client."""
-        self.silent: set[int] = set()
-        """Leaders that have not answered yet."""
+        self.hears: list[set[int]] = []
+        """The leaders that were asked, by question."""
         self.asked: list[str] = []
         self._cluster = SimpleNamespace(
             request_update=lambda: Future().success(True),
@@ -124,7 +109,7 @@ class BusyLog:
             leader_for_partition=lambda place: self.leaders[place.partition],
         )
         self._fetcher = Leaders(self)
-        self._manager = Loop(self)
+        self._manager = Loop()
         self._net = SimpleNamespace(run=lambda ask, *given: asyncio.run(ask(*given)))
 
     def assignment(self) -> set[TopicPartition]:
@@ -212,67 +197,69 @@ def test_partitions_without_a_leader_keep_none_of_the_others_from_being_describe
     assert [type(said) for said in told_of(log, client, p1=6, p3=8)] == [Described, Described]
 
 
-def test_a_leader_that_refuses_or_is_silent_keeps_none_of_the_others_from_being_described() -> None:
+def test_a_leader_that_refuses_keeps_none_of_the_others_from_being_described() -> None:
     busy = BusyLog()
-    busy.leaders, busy.refusing, busy.silent = {0: 1, 1: 2, 2: 1, 3: 3}, {2}, {3}
+    busy.leaders, busy.refusing = {0: 1, 1: 2, 2: 1, 3: 3}, {2}
     log, client = consumer_of(busy)
     told = told_of(log, client, p0=5, p1=6, p2=7, p3=8)
-    assert [said.tag for said in told if isinstance(said, Described)] == [5, 7]
-    [refused] = [said for said in told if isinstance(said, NotDescribed)]
-    assert refused.tags == (6,)
-    log._hear_leaders(client)
-    assert log.messages(0) == []
-    busy._manager.answers()
-    log._hear_leaders(client)
-    [late] = log.messages(0)
-    assert isinstance(late, Described)
-    assert (late.partition, late.tag) == (3, 8)
+    assert sorted(said.tag for said in told if isinstance(said, Described)) == [5, 7, 8]
+    assert [said.tags for said in told if isinstance(said, NotDescribed)] == [(6,)]
 
 
-def test_a_late_answer_about_a_topic_that_was_made_again_meanwhile_is_none() -> None:
-    busy = BusyLog()
-    busy.leaders, busy.silent, busy.topic_id = {0: 1, 1: 2}, {2}, UUID(int=1)
-    log, client = consumer_of(busy)
-    told_of(log, client, p1=6)
-    busy.topic_id = UUID(int=2)
-    told_of(log, client, p0=5)
-    busy._manager.answers()
-    log._hear_leaders(client)
-    assert log.messages(0) == [NotDescribed((6,), "the topic was made again meanwhile")]
-
-
-def test_progress_is_judged_for_what_is_described_and_once_each_leader_has_answered(
+def test_a_leader_that_gave_no_answer_is_asked_again_after_a_pause_and_a_new_leader_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    busy, now = BusyLog(), [100.0]
+    busy.leaders, busy.refusing = {0: 1, 1: 2}, {2}
+    monkeypatch.setattr(consumer, "time", SimpleNamespace(monotonic=lambda: now[0], time_ns=time.time_ns))
+    log, client = consumer_of(busy)
+    [first] = [said for said in told_of(log, client, p0=5, p1=6) if isinstance(said, NotDescribed)]
+    busy.refusing, busy.hears = set(), []
+    [again] = [said for said in told_of(log, client, p0=5, p1=6) if isinstance(said, NotDescribed)]
+    assert again == first
+    assert {2} not in busy.hears
+    busy.leaders[1] = 3
+    assert {type(said) for said in told_of(log, client, p0=5, p1=6)} == {Described}
+    busy.leaders[1] = 2
+    now[0] += LEADER_PAUSE_S
+    assert {type(said) for said in told_of(log, client, p0=5, p1=6)} == {Described}
+
+
+def test_a_topic_that_no_leader_knows_for_a_moment_is_no_other_topic() -> None:
     busy = BusyLog()
-    busy.leaders, busy.refusing, busy.silent = {0: 1, 1: 2, 2: 3}, {2}, {3}
+    busy.leaders, busy.topic_id = {0: 1, 1: 2}, UUID(int=1)
+    log, client = consumer_of(busy)
+    told_of(log, client, p0=5, p1=6)
+    log._read(client, 1, 6, 40)
+    busy.topic_id, busy.refusing = None, {1, 2}
+    assert {type(said) for said in told_of(log, client, p0=5, p1=6)} == {NotDescribed}
+    assert (busy.parked, log._topic_id) == ([], UUID(int=1).bytes)
+
+
+def test_progress_is_judged_for_what_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = BusyLog()
+    busy.leaders, busy.refusing = {0: 1, 1: 2, 2: 3}, {2}
     log, client = consumer_of(busy)
     log._tags = {0: 5, 1: 6, 2: 7}
     monkeypatch.setattr(consumer, "position", lambda *_: 3)
     seen: list[dict[int, int]] = []
     monkeypatch.setattr(log._watchdog.__class__, "progress", lambda _, behind, now: seen.append(behind))
     told_of(log, client, p0=5, p1=6, p2=7)
-    assert seen == []
-    busy._manager.answers()
-    log._hear_leaders(client)
     assert seen == [{5: 3, 7: 3}]
     told_of(log, client, p1=6)
     assert seen == [{5: 3, 7: 3}], "nothing was learned"
 
 
-@pytest.mark.parametrize("trouble", ["refusing", "silent"])
-def test_what_is_read_of_a_leader_that_does_not_answer_is_taken_up_again_where_the_topic_was_made_again(
-    trouble: str,
-) -> None:
+def test_what_is_read_of_a_leader_that_does_not_answer_is_taken_up_again_where_the_topic_was_made_again() -> None:
     busy = BusyLog()
     busy.leaders, busy.topic_id = {0: 1, 1: 2}, UUID(int=1)
     log, client = consumer_of(busy)
     told_of(log, client, p0=5, p1=6)
     log._read(client, 1, 6, 40)
-    setattr(busy, trouble, {2})
-    assert OutOfRange(1, 6) not in told_of(log, client, p1=6)
+    busy.refusing = {2}
+    assert OutOfRange(1, 6) not in told_of(log, client, p0=5, p1=6)
     busy.topic_id = UUID(int=2)
-    assert OutOfRange(1, 6) in told_of(log, client, p1=6)
+    assert OutOfRange(1, 6) in told_of(log, client, p0=5, p1=6)
     assert busy.parked == [1]
 
 

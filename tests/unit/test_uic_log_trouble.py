@@ -311,7 +311,7 @@ def test_partitions_whose_leader_refuses_are_named_have_no_lag_and_keep_no_other
     now = views()
     assert {p: (view.phase, view.end_offset, view.lag, view.reason) for p, view in now.items()} == {
         0: (Phase.FOLDING, 2, 0, ""),
-        1: (Phase.FOLDING, None, None, "the log does not answer: b:9093 (expired)"),
+        1: (Phase.FOLDING, None, None, "the log does not say where it ends: b:9093 (expired)"),
         2: (Phase.TAKING_UP, None, None, "the log does not answer: c:9094 (silent)"),
         3: (Phase.FOLDING, 2, 0, ""),
     }

@@ -234,6 +234,11 @@ class Health:
             session.leaderless, session.untold = False, detail
         self._look_at_bounds()
 
+    def not_asked(self, sessions: Iterable[Session]) -> None:
+        """The log is not asked about these for now, so its trouble of before may be over."""
+        for session in sessions:
+            session.untold = ""
+
     def _look_at_bounds(self) -> None:
         """Say of which partitions the log does not tell the bounds, and why; of no partition in particular if it tells
         none of them, each for the same reason."""
@@ -306,6 +311,7 @@ class Health:
             for session in self._sessions:
                 self._sessions.park(session.partition)
                 session.reason = reason
+            self.not_asked(self._sessions)
         self.changed()
 
     def changed(self) -> None:
@@ -391,13 +397,14 @@ def phase_of(session: Session) -> Phase:
 
 
 def why_waits(session: Session) -> str:
-    """Why a partition is not folded, or its newest records are not; empty if all are."""
+    """Why a partition is not folded, its newest records are not, or where its log ends is not known; else empty."""
     if session.reason:
         return session.reason
     if session.leaderless:
         return NO_LEADER
     if session.untold:
-        return f"the log does not answer: {session.untold}"
+        silent = "the log does not say where it ends" if isinstance(session, Reading) else "the log does not answer"
+        return f"{silent}: {session.untold}"
     held = isinstance(session, Reading) and session.held
     return "the newest records wait for an open transaction to end" if held else ""
 

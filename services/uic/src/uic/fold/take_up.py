@@ -226,6 +226,7 @@ class TakeUp:
         try:
             said = self._store.read_progress([s.partition for s in new])
         except StoreUnavailable as error:
+            self._health.not_asked(new)
             self._health.store_failed("read_progress", error, new, now)
             return
         known: list[TakingUp] = []
@@ -243,6 +244,7 @@ class TakeUp:
                 session.stored = record
                 known.append(session)
         self._health.store_answered(s for s in new if s.removed or s.stored is not None)
+        self._health.not_asked(s for s in new if s.stored is None)
         epochs = {s.partition: _last_epoch(s.stored) for s in known if s.stored is not None}
         self._log.describe(
             {s.partition: s.tag for s in known}, {p: epoch for p, epoch in epochs.items() if epoch != NO_EPOCH}
@@ -257,6 +259,7 @@ class TakeUp:
             self._health.stop(f"namespace: {error.detail}")
             return False
         except StoreUnavailable as error:
+            self._health.not_asked(s for s in sessions if isinstance(s, TakingUp))
             self._health.store_failed("read_progress", error, sessions, now)
             return False
         return True

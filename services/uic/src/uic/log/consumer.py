@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -60,7 +59,7 @@ from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.clients import explained
 from uic.log.kafka_repairs.fetching import fetch_refused, poll_once, position, too_large, unblock_paused
 from uic.log.kafka_repairs.group import accepted_at, is_settled, open_consumer
-from uic.log.kafka_repairs.leaders import LeaderAsked, ask_leaders
+from uic.log.kafka_repairs.leaders import LeaderAnswer, ask_leaders, led_by
 from uic.log.kafka_repairs.metadata import fresh_topic_id, leaderless, learn_topic, partition_count
 from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
@@ -83,6 +82,8 @@ polling without a pause would cost a core."""
 LONGEST_REFUSED_S = 1.0
 """The same, while the brokers refuse to let this user read."""
 DESCRIBE_MS = 3000
+LEADER_PAUSE_S = 5.0
+"""After a leader had no answer; each try may take `DESCRIBE_MS`, for which nothing is read."""
 MOST_QUESTIONS = 6
 """Which may follow one another, each for as long as `DESCRIBE_MS`, before the poll thread is known to go on."""
 BLOCKED_S = 5.0
@@ -108,17 +109,6 @@ class _Lost(Exception):
 
 class _TooLarge(Exception):
     """A broker's answer was larger than this client reads: the next one reads larger ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What a leader is asked of the log's bounds."""
-
-    leader: LeaderAsked
-    tags: tuple[int, ...]
-    """Of the partitions, in their order."""
-    topic_id: bytes
-    asked_ms: int
 
 
 class LogConsumer(threading.Thread):
@@ -161,9 +151,8 @@ class LogConsumer(threading.Thread):
         """How many clients found a broker since then."""
         self._read_refused = False
         self._to_correct = ""
-        self._open: list[_Question] = []
-        self._seen: dict[int, int | None] = {}
-        """What was described since all questions were last answered: tag → position, None if nothing lies beyond it."""
+        self._silent_until: dict[Any, tuple[float, KafkaError]] = {}
+        """By leader that had no answer: until when it is not asked again, and why it had none."""
         self._topic_away = ""
         self._topics_due = 0.0
         self._told: dict[type[LogMessage], LogMessage] = {}
@@ -288,7 +277,7 @@ class LogConsumer(threading.Thread):
             self._forget(partition)
         self._commits = self._offset_commits()
         self._announced = False
-        self._open, self._seen = [], {}
+        self._silent_until = {}
         self._watchdog = Watchdog()
         if self._broker is not None:
             self._broker.close()
@@ -315,7 +304,6 @@ class LogConsumer(threading.Thread):
             self._goes_on()
             self._look_at_heartbeats(consumer)
             self._obey(consumer, pause_s)
-            self._hear_leaders(consumer)
             for partition in self._backpressure.relieved():
                 consumer.resume(self._tp(partition))
             self._commits.send(consumer)
@@ -516,67 +504,61 @@ class LogConsumer(threading.Thread):
             self._messages.put(NotDescribed(tuple(wanted.values()), described(error, self._client, self._topic)))
             return
         self._note_answer()
-        is_other, self._topic_id = topic_id != self._topic_id, topic_id
+        is_other = topic_id != self._topic_id
         if is_other:  # everything that is read must be checked again
             wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
         partitions = [self._tp(p) for p in wanted]
         away = leaderless(consumer, partitions)
         led = [tp for tp in partitions if tp not in away]
         folded = {tp: epochs[tp.partition] for tp in led if epochs and tp.partition in epochs}
-        for asked in ask_leaders(consumer, led, folded, DESCRIBE_MS):
-            tags_asked = tuple(wanted[tp.partition] for tp in asked.partitions)
-            self._open.append(_Question(asked, tags_asked, topic_id, asked_ms))
+        answers = self._leaders_say(consumer, led, folded)
+        told = {tp: extent for one in answers if isinstance(one.found, dict) for tp, extent in one.found.items()}
+        for one in answers:
+            if isinstance(one.found, KafkaError):
+                why = described(one.found, self._client, self._topic)
+                self._messages.put(NotDescribed(tuple(wanted[tp.partition] for tp in one.partitions), why))
         if away:
             self._messages.put(LeaderAway(tuple(wanted[tp.partition] for tp in away)))
-        told = self._hear_leaders(consumer)
+        if led and not told:
+            return  # a topic that is unknown for a moment is no other one
         if is_other:  # what is read of the others may be of the other topic
             self._out_of_range(consumer, [tp for tp in partitions if tp not in told])
-
-    def _hear_leaders(self, consumer: KafkaConsumer) -> set[TopicPartition]:
-        """Tell what leaders have answered that were asked for bounds. Returns the partitions whose bounds were told."""
-        done = [question for question in self._open if question.leader.is_done]
-        if not done:
-            return set()
-        self._open = [question for question in self._open if question not in done]
-        told: set[TopicPartition] = set()
-        errors: list[KafkaError] = []
-        for question in done:
-            answer = question.leader.answer
-            if isinstance(answer, KafkaError):
-                errors.append(answer)
-                self._messages.put(NotDescribed(question.tags, described(answer, self._client, self._topic)))
-                continue
-            if question.topic_id != self._topic_id:
-                self._messages.put(NotDescribed(question.tags, "the topic was made again meanwhile"))
-                continue
-            told.update(answer)
-            for tp, tag in zip(question.leader.partitions, question.tags, strict=True):
-                extent = answer[tp]
-                at = position(consumer, tp) if self._tags.get(tp.partition) == tag else None
-                bounds = log_bounds(extent.start, extent.stable_end, question.topic_id, extent.epoch_end)
-                log_end = max(extent.log_end, bounds.end)
-                self._messages.put(Described(tp.partition, tag, bounds, question.asked_ms, at, log_end))
-                waits = at is not None and at < bounds.end
-                reads = not (self._read_refused or self._backpressure.is_full(tag))
-                self._seen[tag] = at if waits and reads else None
-        self._look_at_connections(errors)
-        if not self._open:
-            self._look_at_progress()
-        return told
-
-    def _look_at_progress(self) -> None:
-        """Each leader that was asked has answered, or will not."""
-        seen, self._seen = self._seen, {}
-        behind = {tag: at for tag, at in seen.items() if at is not None}
-        if seen and (problem := self._watchdog.progress(behind, time.monotonic())):
+        behind = {}
+        for tp, extent in told.items():
+            p, tag = tp.partition, wanted[tp.partition]
+            at = position(consumer, tp) if self._tags.get(p) == tag else None
+            bounds = log_bounds(extent.start, extent.stable_end, topic_id, extent.epoch_end)
+            self._messages.put(Described(p, tag, bounds, asked_ms, at, max(extent.log_end, bounds.end)))
+            if at is not None and at < bounds.end and not (self._read_refused or self._backpressure.is_full(tag)):
+                behind[tag] = at
+        self._topic_id = topic_id
+        if problem := self._watchdog.progress(behind, time.monotonic()):
             raise _Lost(problem)
+
+    def _leaders_say(
+        self, consumer: KafkaConsumer, led: Collection[TopicPartition], epochs: Mapping[TopicPartition, int]
+    ) -> list[LeaderAnswer]:
+        """Ask the leaders of partitions. Reading waits meanwhile, so that what is told is not older than what was read
+        before it; one that had no answer is not asked again for `LEADER_PAUSE_S`."""
+        by_leader, now = led_by(consumer, led), time.monotonic()
+        silent = {leader: why for leader, (until, why) in self._silent_until.items() if now < until}
+        asked = {leader: of_it for leader, of_it in by_leader.items() if leader not in silent}
+        answers = ask_leaders(consumer, asked, epochs, DESCRIBE_MS) if asked else []
+        failed = {one.leader: one.found for one in answers if isinstance(one.found, KafkaError)}
+        until = time.monotonic() + LEADER_PAUSE_S
+        kept = {leader: self._silent_until[leader] for leader in silent}
+        self._silent_until = kept | {leader: (until, why) for leader, why in failed.items()}
+        self._look_at_connections([why for _, why in self._silent_until.values()])
+        return answers + [
+            LeaderAnswer(leader, tuple(by_leader[leader]), why) for leader, why in silent.items() if leader in by_leader
+        ]
 
     def _look_at_connections(self, errors: Collection[KafkaError]) -> None:
         """Log what is to be corrected, once: it may come up long after the log became unavailable."""
         found = "; ".join(dict.fromkeys(filter(None, map(to_correct, errors))))
         if found and found != self._to_correct:
             say(log, logging.WARNING, "no connection to the brokers", detail=found)
-        if found or not (errors or self._open):
+        if found or not errors:
             self._to_correct = found
 
     def _count_partitions(self, consumer: KafkaConsumer) -> None:

@@ -3,25 +3,17 @@ leader gives none. A broker may refuse a client that the others let in."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import KafkaError, KafkaTimeoutError
-from kafka.future import Future
+from kafka.errors import KafkaError
 
 from uic.core.epochs import EpochEnd
 from uic.log.kafka_repairs.clients import explained
 from uic.log.kafka_repairs.offsets import ends_of_epochs
-from uic.log.kafka_repairs.race import ms_until
-
-PATIENCE_MS: Final = 500
-"""How long all leaders are waited for. The answer of one that needs longer comes later."""
 
 
 class Extent(NamedTuple):
@@ -35,70 +27,59 @@ class Extent(NamedTuple):
     epoch_end: EpochEnd | None
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderAsked:
-    """A question to one leader."""
+class LeaderAnswer(NamedTuple):
+    """What a leader says of the partitions that it was asked about: all of them, or why none."""
 
+    leader: Any
+    """Its number."""
     partitions: tuple[TopicPartition, ...]
-    _future: Future
+    found: dict[TopicPartition, Extent] | KafkaError
 
-    @property
-    def is_done(self) -> bool:
-        """Whether it is known what the leader says."""
-        return bool(self._future.is_done)
 
-    @property
-    def answer(self) -> dict[TopicPartition, Extent] | KafkaError:
-        """What the leader says, or why it does not. Only when that is known."""
-        if self._future.exception is not None:
-            raise self._future.exception
-        answer: dict[TopicPartition, Extent] | KafkaError = self._future.value
-        return answer
+def led_by(consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> dict[Any, list[TopicPartition]]:
+    """Partitions by the number of their leader, by the client's latest metadata."""
+    found: dict[Any, list[TopicPartition]] = defaultdict(list)
+    for tp in partitions:
+        found[consumer._cluster.leader_for_partition(tp)].append(tp)
+    return dict(found)
 
 
 def ask_leaders(
     consumer: KafkaConsumer,
-    partitions: Collection[TopicPartition],
+    led: Mapping[Any, Collection[TopicPartition]],
     epochs: Mapping[TopicPartition, int],
     timeout_ms: int,
-) -> list[LeaderAsked]:
-    """Ask the leaders of partitions, by the client's latest metadata, and wait for a moment.
+) -> list[LeaderAnswer]:
+    """Ask leaders, and wait for all of them.
 
     Args:
         consumer: reads committed records.
-        partitions: each has a leader.
+        led: partitions by the number of their leader.
         epochs: as of `Log.describe`.
-        timeout_ms: how long a leader may take for each of up to four questions, one after the other.
+        timeout_ms: how long a leader may take for each of up to four questions, one after the other. The first that has
+            no answer is the last.
     """
-    asked: list[LeaderAsked] = consumer._net.run(_ask, consumer, partitions, epochs, timeout_ms)
-    return asked
+    answers: list[LeaderAnswer] = consumer._net.run(_ask, consumer, led, epochs, timeout_ms)
+    return answers
 
 
 async def _ask(
     consumer: KafkaConsumer,
-    partitions: Collection[TopicPartition],
+    led: Mapping[Any, Collection[TopicPartition]],
     epochs: Mapping[TopicPartition, int],
     timeout_ms: int,
-) -> list[LeaderAsked]:
-    led_by: dict[Any, list[TopicPartition]] = defaultdict(list)
-    for tp in partitions:
-        led_by[consumer._cluster.leader_for_partition(tp)].append(tp)
-    manager = consumer._manager
-    asked = [
-        LeaderAsked(tuple(led), manager.call_soon(_answer_of, consumer, leader, led, epochs, timeout_ms))
-        for leader, led in led_by.items()
-    ]
-    deadline = time.monotonic() + PATIENCE_MS / 1000
-    for one in asked:
-        with suppress(KafkaTimeoutError):
-            await manager.wait_for(one._future, ms_until(deadline))
-    return asked
+) -> list[LeaderAnswer]:
+    asked = {
+        leader: consumer._manager.call_soon(_answer_of, consumer, leader, partitions, epochs, timeout_ms)
+        for leader, partitions in led.items()
+    }
+    return [LeaderAnswer(leader, tuple(led[leader]), await future) for leader, future in asked.items()]
 
 
 async def _answer_of(
     consumer: KafkaConsumer,
     leader: Any,
-    led: list[TopicPartition],
+    led: Collection[TopicPartition],
     epochs: Mapping[TopicPartition, int],
     timeout_ms: int,
 ) -> dict[TopicPartition, Extent] | KafkaError:
