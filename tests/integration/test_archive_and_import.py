@@ -493,7 +493,11 @@ class Stopped(Exception):
 
 
 def test_an_import_that_goes_on_brings_nothing_back_of_a_user_who_was_erased_meanwhile(
-    tmp_path: Path, kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    kafka: str,
+    make_topics: MakeTopics,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     topics = make_topics(kafka, 1)
     later = time.time_ns() // 1_000_000 + 3_600_000
@@ -516,6 +520,8 @@ def test_an_import_that_goes_on_brings_nothing_back_of_a_user_who_was_erased_mea
     said = done(environment(topics), "import_history", *command)
     left_out = sum(user == "gone" for user, _ in rows[there:-1])
     assert f"{left_out} left out: their user or item was erased in {topics.events} since" in said
+    left = len(rows) - there
+    assert f"went through {left} of {left} records" in capsys.readouterr().err, "with those that are left out"
     expected = sorted([*rows[:there], *(row for row in rows[there:] if row[0] == "stays"), rows[-1]])
     assert times_of(topics) == expected, "what is newer than the erasure is history of a user who came back"
     assert "0 of" in done(environment(topics), "import_history", *command)

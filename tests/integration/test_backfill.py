@@ -187,6 +187,17 @@ def test_a_wrong_state_is_found_by_verify(tmp_path: Path, world: World) -> None:
     assert (found["missing"], found["digest"], found["count"]) == (1, 1, 1)
 
 
+def test_verify_ends_with_all_records_also_where_a_partition_has_no_user_of_the_sample(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 100)
+    done(world.environment(), "backfill", "--work", str(tmp_path))
+    capsys.readouterr()
+    run(world.environment(), "backfill", "--work", str(tmp_path), "--verify", "--sample", "1")
+    read = re.findall(r"^(\w+) ([\d,]+) of ([\d,]+) records", capsys.readouterr().err, re.MULTILINE)
+    assert [(word, count == total) for word, count, total in read] == [("read", True)]
+
+
 def refused(capsys: pytest.CaptureFixture[str], told: dict[str, str], *arguments: str) -> str:
     """The reason of a refused backfill."""
     code, _ = run(told, "backfill", *arguments)
@@ -499,6 +510,39 @@ def test_a_damaged_file_of_folded_states_is_refused_with_what_to_do_which_helps(
     shutil.rmtree(states)
     done(world.environment(), "backfill", *work)
     assert not world.compare()
+
+
+def test_damaged_states_of_a_namespace_with_loaded_partitions_are_told_with_another_generation(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 100)
+    work = ("--work", str(tmp_path / "work"), "--workers", "1")
+    assert killed(world.environment(), "backfill", "hand_over", 0, *work) == KILLED
+    states = tmp_path / "work" / STATES
+    (states / "0.parquet").write_bytes(b"another one, but partition 0 is loaded")
+    whole = (states / "3.parquet").read_bytes()
+    (states / "3.parquet").write_bytes(b"another one")
+    said = refused(capsys, world.environment(), *work)
+    assert f"{states}/3.parquet is not the file that was written" in said
+    assert f"Without a copy, fold into another namespace, because {world.keys.namespace} has partitions already" in said
+    assert f"raise UIC_BUNDLE__GENERATION, and choose another --work, with --from archive:{tmp_path}/work/" in said
+    (states / "3.parquet").write_bytes(whole)
+    done(world.environment(), "backfill", *work)
+    assert not world.compare()
+
+
+def test_a_partition_whose_notes_cannot_be_read_is_told_with_the_folder_to_remove(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 100)
+    work = ("--work", str(tmp_path / "work"), "--workers", "1")
+    assert killed(world.environment(), "backfill", "fold", 0, *work) == KILLED
+    states = tmp_path / "work" / STATES
+    damaged = next(states.glob("*.json"))
+    damaged.write_bytes(b"{")
+    said = refused(capsys, world.environment(), *work)
+    assert f"{damaged} cannot be read" in said
+    assert f"Without a copy, remove {states} and run this again: it folds the archive again" in said
 
 
 def test_two_loads_do_not_mix(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:

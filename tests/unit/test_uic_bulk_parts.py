@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -197,6 +199,36 @@ def test_unfinished_files_are_removed_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / f"a.bin.0a{UNFINISHED}").write_bytes(b"half")
     folder.remove_unfinished()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "deep"]
+
+
+def test_what_another_writer_finishes_while_unfinished_files_are_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write("a.bin", b"whole")
+    listed = Folder._listed
+
+    def then_another_one_ends(self: Folder) -> dict[str, int]:
+        found = listed(self)
+        self.write("b.bin", b"whole")
+        return found
+
+    monkeypatch.setattr(Folder, "_listed", then_another_one_ends)
+    folder.remove_unfinished()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "b.bin"]
+
+
+def test_without_locks_unfinished_files_of_the_last_day_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    for name in ("now", "left"):
+        (tmp_path / f"{name}.0a{UNFINISHED}").write_bytes(b"half")
+    two_days_ago = time.time() - 2 * 86_400
+    os.utime(tmp_path / f"left.0a{UNFINISHED}", (two_days_ago, two_days_ago))
+    Folder(str(tmp_path)).remove_unfinished()
+    assert [path.name for path in tmp_path.iterdir()] == [f"now.0a{UNFINISHED}"]
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

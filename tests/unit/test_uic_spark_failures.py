@@ -40,6 +40,10 @@ KILLED = (
 )
 THROWN = "An error occurred while calling o44.collectToPython.\n: {}\n\tat org.apache.spark.Task\n"
 CAUSED = THROWN.format("org.apache.spark.SparkException: Job aborted") + "Caused by: {}\n\tat java.base/java.io\n"
+DAEMON_ENDED = (
+    "org.apache.spark.SparkException: EOFException occurred while reading the port number from pyspark.daemon's stdout "
+    "and terminated with code: {}."
+)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,20 @@ CAUSED = THROWN.format("org.apache.spark.SparkException: Job aborted") + "Caused
                 )
             ),
             "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib",
+        ),
+        (
+            JavaError(CAUSED.format(DAEMON_ENDED.format(137))),
+            "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib",
+        ),
+        (
+            JavaError(CAUSED.format(DAEMON_ENDED.format(1))),
+            "Python could not start on an executor (code 1): see what that wrote, and run this again",
+        ),
+        (
+            JavaError(
+                CAUSED.format("java.io.IOException: it is closed") + "Caused by: java.io.IOException: no route\n"
+            ),
+            "Spark's job failed (JavaError: java.io.IOException: no route): correct that",
         ),
         (
             JavaError(CAUSED.format("java.io.IOException: no route to host")),

@@ -20,3 +20,16 @@ def hold(file: IO[Any] | int, *, wait: bool = False) -> bool:
         if error.errno not in WITHOUT_LOCKS:
             raise
     return True
+
+
+def has_locks(file: IO[Any] | int) -> bool:
+    """Whether the open file is on a disk with locks. This process may hold it afterwards, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        return False
+    return True

@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from mimn.file_lock import hold
+from mimn.file_lock import has_locks, hold
 from mimn.whole_file import sync_folder
 from uic.bulk.errors import DamagedFile, FolderFull, FolderUnavailable, is_full
 
 UNFINISHED: Final = ".unfinished"
 """Suffix of a file that is being written."""
 BLOCK: Final = 1 << 20
+LEFT_AFTER_S: Final = 86_400
+"""Where there are no locks, an unfinished file that was not written for this long was left by a killed job."""
 
 
 @dataclass(slots=True)
@@ -92,8 +95,18 @@ class Folder:
                 self.remove(name)
 
     def remove_unfinished(self) -> None:
-        """Remove unfinished files, which a killed job left. For the one job that writes here."""
-        self.remove_others(self.names())
+        """Remove unfinished files, which a killed job left. For the one job that writes here. Where there are no locks,
+        another may write here all the same: files of the last day stay. Behind a URL there are no such files."""
+        if not self._local:
+            return
+        for name in self._listed():
+            if name.endswith(UNFINISHED) and self._was_left(name):
+                self.remove(name)
+
+    def _was_left(self, name: str) -> bool:
+        with self._answering(), suppress(FileNotFoundError), Path(self._path(name)).open("rb") as file:
+            return has_locks(file) or time.time() - os.fstat(file.fileno()).st_mtime > LEFT_AFTER_S
+        return False
 
     def _listed(self) -> dict[str, int]:
         with self._answering():
@@ -183,7 +196,7 @@ class Folder:
     def _writing(self, path: str) -> Iterator[_Hashing]:
         self._fs.makedirs(self._root, exist_ok=True)
         if self._local:
-            # Each writer has a file of its own: where there are no locks, two may write the same one.
+            # Each writer has an unfinished file of its own: where there are no locks, two may write the same file.
             unfinished = Path(f"{path}.{secrets.token_hex(4)}{UNFINISHED}")
             try:
                 with unfinished.open("wb") as file:

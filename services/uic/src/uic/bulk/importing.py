@@ -135,7 +135,7 @@ class Importer:
         bring_back_erased: bool = False,
         erasures_known: bool = True,
         after: Callable[[str], None] = lambda step: None,
-        progress: Callable[[str, int], Callable[[int], None]] = lambda word, total: lambda more: None,
+        progress: Callable[[str, int, str], Callable[[int], None]] = lambda word, total, what: lambda more: None,
     ) -> None:
         """
         Args:
@@ -149,8 +149,8 @@ class Importer:
             erasures_known: whether the source says whom it left out, so that what is missing is a gap.
             after: called after each step: "scan", "record" (one was handed to the client), "send" (all are
                 acknowledged), "note".
-            progress: called with "read" or "sent" and a total of records; what it returns is called with how many more
-                are, now and then.
+            progress: called with "read" and a total of "offsets", or "went through" and a total of "records"; what it
+                returns is called with how many more are, now and then.
         """
         self._client = client
         self._bounds = bounds
@@ -227,7 +227,8 @@ class Importer:
             self._refuse_gaps(history, there)
         erased = ErasedHistory() if self._bring_back_erased else there.erased
         done = Imported()
-        sent = self._progress("sent", history.records - there.records)
+        left = history.records - there.records
+        went_through = self._progress("went through", left, "records")
         flying: deque[tuple[Any, HistoryRecord]] = deque()
         for record in self._missing(history, there.lanes, erased, done):
             partition = partition_of(record.key, len(self._bounds.partitions))
@@ -242,7 +243,7 @@ class Importer:
             )
             flying.append((future, record))
             done.records += 1
-            sent(1)
+            went_through(1)
             self._after("record")
             if done.records == IN_FLIGHT:
                 # Of two that began at once, the one that comes here last sees what the other has appended.
@@ -251,6 +252,8 @@ class Importer:
             while len(flying) > IN_FLIGHT:
                 self._landed(*flying.popleft(), there.brought)
         self._land(producer, flying, there.brought)
+        if done.records < left:
+            went_through(left - done.records)  # those that are left out
         if done.records < IN_FLIGHT:
             self._scan(reader, there)
         self._refuse_another_topic(reader.identity())  # once nothing more is appended: all of it went into this one
@@ -291,7 +294,7 @@ class Importer:
         now = reader.bounds()
         self._refuse_another_topic(now.identity)
         begins = [max(there.upto.get(partition, 0), log.start) for partition, log in enumerate(now.partitions)]
-        read = self._progress("read", sum(now.log_ends) - sum(begins))
+        read = self._progress("read", sum(now.log_ends) - sum(begins), "offsets")
         for partition, log in enumerate(now.partitions):
             if log.start > 0:
                 there.cut.add(partition)

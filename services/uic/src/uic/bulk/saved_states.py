@@ -206,13 +206,13 @@ def read_manifest(folder: Folder) -> SavedStates:
     return manifest
 
 
-def check_files(folder: Folder, manifest: SavedStates) -> None:
-    """Compare the hash of every file.
+def check_files(folder: Folder, partitions: Iterable[SavedPartition]) -> None:
+    """Compare the hash of the states' file of each of the partitions.
 
     Raises:
         DamagedFile: one is missing, or is not what was written.
     """
-    for saved in manifest.partitions:
+    for saved in partitions:
         folder.check(states_file(saved.partition), saved.sha256)
 
 

@@ -395,7 +395,7 @@ def verify(folder: Folder, manifest: SavedStates, layout: StateLayout) -> int:
     Raises:
         DamagedFile: something is not what was written.
     """
-    check_files(folder, manifest)
+    check_files(folder, manifest.partitions)
     fingerprint = bytes.fromhex(manifest.fingerprint)
     for saved in manifest.partitions:
         users = 0

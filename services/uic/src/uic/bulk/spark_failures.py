@@ -16,17 +16,22 @@ _OURS: Final = re.compile(r"^(?:\w+\.)*uic\.bulk\.errors\.\w+: (.+)$", re.MULTIL
 _RAISED: Final = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)")
 """The last line of a Python traceback: what a task raised."""
 _CAUSED: Final = re.compile(r"^Caused by: (.+)$", re.MULTILINE)
+"""The last one is the root cause."""
 _THROWN: Final = re.compile(r"^: (.+)$", re.MULTILINE)
 """What Java threw; the line before only says which call of ours that ended."""
 _NO_JAVA: Final = ("JAVA_GATEWAY_EXITED", "Java gateway process exited", "UnsupportedClassVersionError")
 _KILLED: Final = (
     "Python worker exited unexpectedly",
     "Python worker failed to connect back",
-    "reading the port number from pyspark.daemon",
     "ExecutorLostFailure",
     "OutOfMemoryError",
     "Container killed",
 )
+_DAEMON: Final = re.compile(
+    r"reading the port number from pyspark\.daemon's stdout(?: and terminated with code: (\d+))?"
+)
+"""What starts Python on an executor has ended: killed, where the code is of a signal or Spark knows none."""
+_KILLED_CODES: Final = (None, "137", "143")
 _NO_DRIVER: Final = ("Answer from Java side is empty", "An error occurred while trying to connect to the Java server")
 
 
@@ -43,11 +48,14 @@ def fold_failed(error: BaseException, text: str | None) -> str:
         return refused[1].strip()
     if any(mark in text for mark in _NO_JAVA):
         return "Spark did not start, because Java did not: set JAVA_HOME to Java 17 or newer, or put it in the PATH"
-    if any(mark in text for mark in _KILLED):
+    daemon = _DAEMON.search(text)
+    if daemon and daemon[1] not in _KILLED_CODES:
+        return f"Python could not start on an executor (code {daemon[1]}): see what that wrote, and {GOES_ON}"
+    if daemon or any(mark in text for mark in _KILLED):
         return (
             "a process of Spark that folded was killed, perhaps for lack of memory: lower --memory-mib, or give the "
             f"executors more, and {GOES_ON}"
         )
-    found = next(filter(None, (pattern.search(text) for pattern in (_RAISED, _CAUSED, _THROWN))), None)
-    said = found[1] if found else next((line for line in text.splitlines() if line.strip()), "")
+    found = next(filter(None, (pattern.findall(text) for pattern in (_RAISED, _CAUSED, _THROWN))), None)
+    said = found[-1] if found else next((line for line in text.splitlines() if line.strip()), "")
     return f"Spark's job failed ({type(error).__name__}: {said.strip()[:LONGEST]}): correct that, and {GOES_ON}"

@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -39,7 +39,6 @@ from uic.bulk.saved_states import (
     MANIFEST,
     SavedPartition,
     SavedStates,
-    check_files,
     read_manifest,
     saved_partition,
     seal,
@@ -150,7 +149,8 @@ class Backfill:
         if not self._folded():
             self._fold(job)
         folder = self._work.below(STATES)
-        manifest = self._checked(folder)
+        with self._says_what_helps(job, folder):
+            manifest = read_manifest(folder)
         records = sum(p.records for p in manifest.partitions)
         rejected = _total(p.rejected for p in manifest.partitions)
         if records and sum(rejected.values()) == records and not manifest.users:
@@ -158,17 +158,18 @@ class Backfill:
                 f"all {records} records were rejected ({_counted(rejected)}), so no user has a state, and nothing was "
                 f"loaded: {'; '.join(_rule(name) for name in rejected)}"
             )
-        loaded = load(
-            folder,
-            manifest,
-            self._options,
-            self._store,
-            self._keys,
-            kafka=self._settings.kafka,
-            erased={},
-            said="loaded",
-            after=self._after,
-        )
+        with self._says_what_helps(job, folder):
+            loaded = load(
+                folder,
+                manifest,
+                self._options,
+                self._store,
+                self._keys,
+                kafka=self._settings.kafka,
+                erased={},
+                said="loaded",
+                after=self._after,
+            )
         outcomes = _total(p.outcomes for p in manifest.partitions)
         became = [_counted(outcomes)] if any(outcomes.values()) else []
         if rejected:
@@ -280,10 +281,10 @@ class Backfill:
         choose = random.Random(0)  # noqa: S311 (a sample)
         verified = Verified()
         read = ProgressLine("read", sum(saved.records for saved in manifest.partitions), "records")
-        compared = ProgressLine("compared", min(sample, manifest.users), "users")
         for saved in manifest.partitions:
             users = [u for some, _ in states_of(folder, saved) for u in some if choose.random() < share]
             if not users:
+                read.add(saved.records)
                 continue
             records, kept = self._records(job, saved), pool.kept_partition(job, self._work.url, saved.partition)
             if kept is not None:
@@ -300,7 +301,6 @@ class Backfill:
                 verified=verified,
                 kept={} if kept is None else kept.shared(set(users)),
             )
-            compared.add(len(users))
         self._say(
             asdict(verified) | {"wrong": verified.wrong},
             f"{verified.users} users compared: {verified.wrong} wrong ({verified.missing} missing, {verified.count} by "
@@ -346,25 +346,29 @@ class Backfill:
             n=self._target.n,
         )
 
-    def _checked(self, folder: Folder) -> SavedStates:
-        """The manifest of the folded states, whose files are whole.
+    @contextmanager
+    def _says_what_helps(self, job: BackfillJob, folder: Folder) -> Iterator[None]:
+        """Within, folded states that are damaged are told with what to do: the archive still has their events.
 
         Raises:
-            DamagedFile: they are not. The archive still has what they are folded from.
+            DamagedFile: the body's, which says so.
         """
         try:
-            manifest = read_manifest(folder)
-            check_files(folder, manifest)
+            yield
         except DamagedFile as error:
-            raise DamagedFile(
-                f"{error}. Without a copy, remove {folder.url} and run this again: it folds the archive again"
-            ) from error
-        return manifest
+            helps = f"remove {folder.url} and run this again: it folds the archive again"
+            if any(self._store.progress_of(range(job.n)).values()):  # then a new fold would be refused
+                helps = (
+                    f"fold into another namespace, because {job.namespace} has partitions already: raise "
+                    f"UIC_BUNDLE__GENERATION, and choose another --work, with --from archive:{job.archive}"
+                )
+            raise DamagedFile(f"{error}. Without a copy, {helps}") from error
 
     def _fold(self, job: BackfillJob) -> None:
         folder = self._work.below(STATES)
         archive = job.open_archive()
-        missing = [p for p in range(job.n) if saved_partition(folder, p) is None]
+        with self._says_what_helps(job, folder):
+            missing = [p for p in range(job.n) if saved_partition(folder, p) is None]
         manifests = [job.manifest(archive, p) for p in range(job.n)]
         lacking = incomplete({m.partition: m.complete_from for m in manifests}, job.n)
         if lacking and job.kept is None:  # memories beside ledgers that are kept are told at the end

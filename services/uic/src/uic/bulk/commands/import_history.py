@@ -154,7 +154,7 @@ def _append(
             bring_back_erased=options.bring_back_erased,
             erasures_known=not options.without_erasures,
             after=after,
-            progress=lambda word, total: ProgressLine(word, total, "records").add,
+            progress=lambda word, total, what: ProgressLine(word, total, what).add,
         ).run(history, reader)
     report = {
         "topic": kafka.topic,
@@ -221,7 +221,8 @@ def _archived(
     grown = archive.about.grew_from is not None or grew_from is not None  # it was not given more notes' partitions
     notes = erasures_of_topic(kafka, archive.about.topic, None if grown else archive.partitions)
     try:
-        erased = notes.read(range(archive.partitions), archive.topic_id)
+        with says_if_it_waits("the brokers"):
+            erased = notes.read(range(archive.partitions), archive.topic_id)
     except LogUnavailable as error:
         raise BulkRefused(
             f"the notes of erased users of {archive.about.topic} cannot be read ({error.detail}), so erased users "

@@ -15,7 +15,7 @@ from uic.bulk.loading import Loaded, Loader
 from uic.bulk.namespaces import refuse_aborted
 from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
-from uic.bulk.saved_states import SavedStates
+from uic.bulk.saved_states import SavedStates, check_files
 from uic.core.same_topic import Identity, has_grown, made_again
 from uic.errors import LogUnavailable, StoreUnavailable
 from uic.log.erasures import KafkaErasures
@@ -87,7 +87,7 @@ def load(
     """Load the partitions that are not there yet, and hand each over to UIC; what was done.
 
     Args:
-        folder: where the states are; their hashes were checked.
+        folder: where the states are. The hashes of those that are not there yet are checked before one is loaded.
         manifest: of the states.
         options: those of `add_loading`.
         store: where to.
@@ -100,6 +100,7 @@ def load(
     Raises:
         BulkRefused: as `Loader`, or the rollout that the states are of was aborted, also when all are loaded; or the
             log is no longer the one from which they were folded.
+        DamagedFile: a file of states is not what was written.
         EvictingStore, StoreUnavailable: as `Loader`.
         LogUnavailable, UnsuitableTopic: what the topic is now cannot be found out, or it is gone.
     """
@@ -107,6 +108,7 @@ def load(
     loader = Loader(store, keys, politeness, take_over=options.take_over, after=after)
     missing = loader.refuse(manifest, memory_share=options.memory_share)
     refuse_aborted(store, keys)
+    check_files(folder, missing)
     store.claim_namespace(manifest.n, manifest.topic)
     line = ProgressLine(said, sum(p.users for p in missing), "states")
     for saved in missing:

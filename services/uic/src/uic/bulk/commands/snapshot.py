@@ -18,7 +18,7 @@ from uic.bulk.commands.servers import add_loading, erasures_of, load, says_run_a
 from uic.bulk.errors import BulkRefused, FolderFull, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.progress_line import ProgressLine
-from uic.bulk.saved_states import SavedStates, check_files, refuse_others
+from uic.bulk.saved_states import SavedStates, refuse_others
 from uic.core.start_position import BrokenReason, contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds, log_reader
@@ -190,7 +190,6 @@ class Snapshot:
         self._refuse_another_log(manifest, now)
         notes = erasures_of(self._settings.kafka)
         erased = notes.read(range(manifest.n), UUID(manifest.topic_id).bytes)
-        check_files(folder, manifest)
         again = f"whole partitions stay; run it again with --id {identity}, and it loads the rest"
         with says_if_interrupted("ctr snapshot restore", again):
             done = load(
