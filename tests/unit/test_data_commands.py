@@ -479,7 +479,7 @@ def test_check_finds_times_of_the_future_and_says_from_when_to_when_impressions_
     today = check(path, now_ms=(T + 2 * DAY) * 1000)
     assert (today.values["impressions from"], today.values["impressions to"]) == ("2020-09-13", "2020-09-16")
     said = [one for one in today.findings if "more than a day from now" in one]
-    assert [one.partition(", and the split")[0] for one in said] == [
+    assert [one.partition(", and training reads them as they are")[0] for one in said] == [
         "`events`, column ts of events.parquet: 1 times are more than a day from now",
         "`impressions`, column ts of impressions.csv: 3 times are more than a day from now",
     ]

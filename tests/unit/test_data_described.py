@@ -115,6 +115,15 @@ def test_a_click_after_the_window_is_none(make: Make) -> None:
     assert check(path).values["clicked after the window, counted as not clicked"] == 1
 
 
+def test_the_time_until_which_a_coupon_can_be_clicked_may_be_a_field(make: Make) -> None:
+    """It is known when the coupon is shown."""
+    toml = TOML.replace('window = "1m"', 'window_end = "ends"') + '[fields.context.ends]\nkind = "numeric"\n'
+    shown = prepared(make(toml, impressions=IMPRESSIONS | {"ends": [T + 70, T + 80, T + 66]})).impressions
+    assert shown is not None
+    assert shown.label.tolist() == [1, 1, 0]
+    assert shown.context["ends"].tolist() == [T + 70, T + 66, T + 80]
+
+
 def test_a_folder_that_is_prepared_is_not_read_again_until_a_file_changes(make: Make) -> None:
     path = make()
     first = prepared(path)
@@ -371,10 +380,6 @@ def test_what_cannot_be_used_is_named_with_its_fix_and_nothing_is_half_written(
             r"`fields.context.hour`: column clicked is `impressions.label`, .+ or name another column",
         ),
         (("[fields.context.price]", "[fields.context.clicked_at]"), r"column clicked_at is `impressions.label_time`"),
-        (
-            ('window = "1m"\n[fields.context.hour]', 'window_end = "ends"\n[fields.context.ends]'),
-            r"column ends is `impressions.window_end`",
-        ),
     ],
 )
 def test_a_description_is_read_strictly(make: Make, change: tuple[str, str], message: str) -> None:

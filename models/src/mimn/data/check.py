@@ -108,8 +108,8 @@ class _Check:
         self._events(described.events)
         if described.impressions is not None:
             self._impressions(described.impressions)
-            if self._zones.finding:
-                report.findings.append(self._zones.finding)
+            if self._zones.both:
+                report.values["times with and without a zone"] = self._zones.both
         if described.members is not None:
             for _ in self._read(self._reader("members"), "members"):
                 pass
@@ -332,9 +332,7 @@ class _Check:
                 early += int(np.count_nonzero((at >= 0) & (at < batch["time"][label == 1])))
                 within = (batch["label_time"] >= batch["time"]) & (batch["label_time"] <= known_ms)
                 unlabelled += int(np.count_nonzero(within & (batch["label"] == 0)))
-            at = batch.get("label_time", batch["time"])
-            at = np.where((label == 1) & (at >= 0), at, batch["time"])
-            self._own_events.add_impressions(batch["user"], batch["item"], at, label == 1)
+            self._own_events.add_impressions(batch["user"], batch["item"], batch["time"], label == 1)
             shown, clicked = shown + len(label), clicked + int(label.sum())
             days, place = np.unique(batch["time"] // DAY_MS, return_inverse=True)
             of_day = zip(np.bincount(place).tolist(), np.bincount(place, label).tolist(), strict=True)
@@ -451,13 +449,13 @@ class _Check:
         before = distance.minutes < 0
         hours, minutes = divmod(abs(distance.minutes), 60)
         said = f"{hours} h" + (f" {minutes} min" if minutes else "")
-        what = "so the answer is in its history" if before else "so the latest events are not in its history"
-        events = self._reader("events")
+        what = "the click is in its own history" if before else "the latest events are not in the history"
+        events, (n, clicks), (m, others) = self._reader("events"), distance.clicked, distance.others
         return (
-            f"`impressions`, column {column} of {reader.files}: {distance.clicked[0]} of {distance.clicked[1]} clicked "
-            f"impressions that were looked at have an event of their user and item about {said} "
-            f"{'before' if before else 'behind'} them, and {distance.others[0]} of {distance.others[1]} others have, "
-            f"{what}: compare its zone with that of column {self._description.events.time} of {events.files}"
+            f"`impressions`, column {column} of {reader.files}: {n} of {clicks} clicked impressions that were looked "
+            f"at have an event of their user and item about {said} {'before' if before else 'after'} them; of the "
+            f"others, {m} of {others} have. So {what}: compare the zone of the column with that of column "
+            f"{self._description.events.time} of {events.files}"
         )
 
     def _parts(self, parts: Counter[tuple[int, int]], untrained: int) -> None:
@@ -510,11 +508,11 @@ class _Check:
         return int(np.count_nonzero(batch["time"] > self._latest_ms))
 
     def _find_future(self, name: str, column: str, reader: TableReader, rows: int) -> None:
-        """Training takes them, because what it makes of a data set must not depend on the day."""
+        """Training reads them, because what it makes of a data set must not depend on the day."""
         if rows:
             self._report.findings.append(
-                f"`{name}`, column {column} of {reader.files}: {rows} times are more than a day from now, and the "
-                "split takes them as they are: correct them, or leave the rows out"
+                f"`{name}`, column {column} of {reader.files}: {rows} times are more than a day from now, and "
+                "training reads them as they are: correct them, or leave the rows out"
             )
 
 

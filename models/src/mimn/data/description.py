@@ -331,7 +331,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             self._check_answers(self.impressions)
 
     def _check_answers(self, impressions: ImpressionsTable) -> None:
-        answers = {getattr(impressions, key): key for key in ("window_end", "label_time", "label")}
+        answers = {getattr(impressions, key): key for key in ("label_time", "label")}
         for name, field in self.fields.context.items():
             column = field.column or name
             if field.kind not in ("cross", "past_rate") and column in answers:

@@ -1,9 +1,10 @@
 """Clicks whose own events lie hours away: times of events and of impressions that are of different zones.
 
 A click is most often an event, too, within moments. If one table's times are of another zone, the event lies a
-constant time away: hours before its impression, where a model reads the answer in the history, or hours behind it,
-where the latest history is missing. That is told from users who come back to an item, or are shown what they looked at,
-by two marks: the distance is nearly the same for many, and impressions without a click have no such event.
+constant time away: hours before its impression, where a model reads the answer in the history, or hours after it,
+where the latest history is missing. That is told from users who come back to an item, from what is shown again after a
+fixed time, and from events of timers by three marks: the distance is nearly the same for many clicks, these have no
+event near them, and impressions without a click have no such distance.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ Ids = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 SAMPLED_ROWS = 1 << 19
 """Rows that are kept of each table: those of a share of the users."""
+HOUR_MS = 3_600_000
+"""Dates and times that are rounded to hours are at constant distances by themselves, so whole hours are left out."""
 STEP_MS = 900_000
 """Time zones differ by quarters of an hour."""
 EARLY_MS = 60_000
@@ -41,9 +44,9 @@ class Distance:
     minutes: int
     """Below 0: before. Some clicks take up to a quarter of an hour longer."""
     clicked: tuple[int, int]
-    """Impressions with such an event, and all that were looked at."""
+    """Impressions with such an event and none near them, and all that were looked at."""
     others: tuple[int, int]
-    """As `clicked`, of impressions without a click."""
+    """Impressions without a click: those with such an event, and all that were looked at."""
 
 
 class OwnEvents:
@@ -63,7 +66,7 @@ class OwnEvents:
         Args:
             users: of the impressions.
             items: their candidates.
-            times_ms: when each was clicked, and where that is not known, or it was not, shown.
+            times_ms: when each was shown.
             clicked: whether it was.
         """
         self._shown.limit = min(self._shown.limit, self._events.limit)
@@ -88,22 +91,29 @@ class OwnEvents:
         asked += np.clip(shown_at[there], first - 2 * reach, last + 2 * reach) - first
         order = np.argsort(asked)
         asked, clicked = asked[order], clicked[there][order]
-        hits = np.zeros((2, len(steps)), np.int64)
+        of_asked = of_shown[there][order]
+        near = [at.searchsorted(asked + step * STEP_MS - EARLY_MS) for step in (-1, 2)]
+        far = clicked & (near[0] == near[1])
+        # What is shown twice, and clicked once, has the event of the click both times.
+        never = ~np.isin(of_asked, of_asked[clicked])
+        hits = np.zeros((3, len(steps)), np.int64)
         before = at.searchsorted(asked + steps[0] * STEP_MS - EARLY_MS)
         for column, step in enumerate(steps.tolist()):
             behind = at.searchsorted(asked + (step + 1) * STEP_MS - EARLY_MS)
             has = behind > before
-            hits[:, column] = np.count_nonzero(has & clicked), np.count_nonzero(has & ~clicked)
+            hits[:, column] = [np.count_nonzero(has & rows) for rows in (far, ~clicked, never)]
             before = behind
         for column in np.argsort(-hits[0], kind="stable").tolist():
-            n, m = hits[:, column].tolist()
+            n, m, of_never = hits[:, column].tolist()
             if n < max(MANY_CLICKS, OFTEN * n_clicked):
                 break
             if not LEAST <= abs(steps[column]) <= MOST:
                 continue
             # A click may take its time, so the next step may have as many.
-            around = np.r_[hits[0, column - AROUND : column - 1], hits[0, column + 2 : column + AROUND + 1]]
-            if n >= PEAK * around.mean() and n * n_others >= FOR_CLICKS_ALONE * m * n_clicked:
+            around = np.r_[column - AROUND : column - 1, column + 2 : column + AROUND + 1]
+            if of_never >= MANY_CLICKS and of_never >= PEAK * hits[2, around].mean():
+                continue
+            if n >= PEAK * hits[0, around].mean() and n * n_others >= FOR_CLICKS_ALONE * m * n_clicked:
                 return Distance(int(steps[column]) * STEP_MS // 60_000, (n, n_clicked), (m, n_others))
         return None
 
@@ -118,8 +128,9 @@ class _Sample:
 
     def add(self, users: Ids, items: Ids, times_ms: Ints, clicked: NDArray[np.bool_]) -> None:
         """Keep rows, and fewer users if they are too many. [n] each"""
-        hashed = mix(users)
-        self._keep(hashed, hashed + items, times_ms, clicked)
+        timed = times_ms % HOUR_MS != 0
+        hashed = mix(users[timed])
+        self._keep(hashed, hashed + items[timed], times_ms[timed], clicked[timed])
         while self._n > SAMPLED_ROWS and self.limit:
             self.limit //= np.uint64(2)
             parts, self._parts, self._n = self._parts, [], 0

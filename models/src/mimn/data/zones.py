@@ -1,7 +1,7 @@
 """Which columns of times say their zone, and which do not, and are read as UTC.
 
-Where both are there, a clock's local times most often stand beside true ones. Then an impression may lie hours behind
-the event of its own click, which is in its history.
+Where both are there, a clock's local times may stand beside true ones. Then an impression may lie hours after the event
+of its own click, which is in its history. Whether they are UTC the owner of the files knows.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Zones:
             self._first.setdefault(said, f"{place} is {column.type}" if typed else place.holds(column, int(timed[0])))
 
     @property
-    def finding(self) -> str | None:
-        """What the owner of the files should fix."""
+    def both(self) -> str | None:
+        """One of each, if there are both."""
         if len(self._first) < 2:
             return None
         return (
             f"{self._first[False]}, without a zone, which is read as UTC, and {self._first[True]}, with one: if the "
-            "first is of another zone, clicks lie hours before or behind their impressions. Write the zones of both"
+            "first is of another zone, clicks lie hours before or after their impressions"
         )
