@@ -133,7 +133,7 @@ def test_the_rights_of_the_runbook_suffice_for_the_service_and_its_commands(
         assert run_main(verify.main, environment)[0] == 0
     archive = str(tmp_path / "archive")
     code, said = told(environment, "archive", "--to", archive, "--json")
-    assert (code, json.loads(said)["records"]) == (0, len(USERS) + 3), said
+    assert (code, json.loads(said.partition("\n")[0])["records"]) == (0, len(USERS) + 3), said
     # And the notes of erasures are read, and a whole log folded and loaded:
     later = environment | {"UIC_BUNDLE__GENERATION": "1"}
     code, said = told(later, "backfill", "--work", str(tmp_path / "work"), "--workers", "1")
@@ -233,9 +233,9 @@ def test_an_archive_without_the_right_to_read_says_so(
     assert (code, f"topic {named.events} is refused: {NEEDS} READ on it" in said) == (1, True), said
     broker.grant("READ", "topic", named.events)
     code, said = told(environment, "archive", "--to", str(tmp_path / "archive"), "--json")
-    report, warning, _ = said.split("\n")
+    report, *wrong = said.splitlines()
     assert (code, json.loads(report)["records"]) == (0, 1)
-    assert f"warning: cleanup.policy of {named.events}: the broker does not report it" in warning
+    assert any(f"warning: cleanup.policy of {named.events}: the broker does not report it" in line for line in wrong)
 
 
 def test_a_start_waits_for_the_right_on_its_topic_and_goes_on_when_it_is_given(
