@@ -494,13 +494,18 @@ def test_a_second_run_on_one_folder_of_work_is_refused_while_the_first_folds_and
     done(world.environment(), "backfill", *work)
 
 
+def killed_at(step: str, folder: Path, world: World) -> tuple[tuple[str, ...], Path]:
+    """A run that was killed after a step: the options that go on with it, and where its folded states are."""
+    fill(world, 100)
+    work = ("--work", str(folder), "--workers", "1")
+    assert killed(world.environment(), "backfill", step, 0, *work) == KILLED
+    return work, folder / STATES
+
+
 def test_a_damaged_file_of_folded_states_is_refused_with_what_to_do_which_helps(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fill(world, 100)
-    work = ("--work", str(tmp_path / "work"), "--workers", "1")
-    assert killed(world.environment(), "backfill", "seal", 0, *work) == KILLED
-    states = tmp_path / "work" / STATES
+    work, states = killed_at("seal", tmp_path, world)
     (states / "0.parquet").write_bytes(b"another one")
     said = refused(capsys, world.environment(), *work)
     assert f"{states}/0.parquet is not the file that was written" in said
@@ -514,17 +519,14 @@ def test_a_damaged_file_of_folded_states_is_refused_with_what_to_do_which_helps(
 def test_damaged_states_of_a_namespace_with_loaded_partitions_are_told_with_another_generation(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fill(world, 100)
-    work = ("--work", str(tmp_path / "work"), "--workers", "1")
-    assert killed(world.environment(), "backfill", "hand_over", 0, *work) == KILLED
-    states = tmp_path / "work" / STATES
+    work, states = killed_at("hand_over", tmp_path, world)
     (states / "0.parquet").write_bytes(b"another one, but partition 0 is loaded")
     whole = (states / "3.parquet").read_bytes()
     (states / "3.parquet").write_bytes(b"another one")
     said = refused(capsys, world.environment(), *work)
     assert f"{states}/3.parquet is not the file that was written" in said
     assert f"Without a copy, fold into another namespace, because {world.keys.namespace} has partitions already" in said
-    assert f"raise UIC_BUNDLE__GENERATION, and choose another --work, with --from archive:{tmp_path}/work/" in said
+    assert f"raise UIC_BUNDLE__GENERATION, and choose another --work, with --from archive:{tmp_path}/" in said
     (states / "3.parquet").write_bytes(whole)
     done(world.environment(), "backfill", *work)
     assert not world.compare()
@@ -533,10 +535,7 @@ def test_damaged_states_of_a_namespace_with_loaded_partitions_are_told_with_anot
 def test_a_partition_whose_notes_cannot_be_read_is_told_with_the_folder_to_remove(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fill(world, 100)
-    work = ("--work", str(tmp_path / "work"), "--workers", "1")
-    assert killed(world.environment(), "backfill", "fold", 0, *work) == KILLED
-    states = tmp_path / "work" / STATES
+    work, states = killed_at("fold", tmp_path, world)
     damaged = next(states.glob("*.json"))
     damaged.write_bytes(b"{")
     said = refused(capsys, world.environment(), *work)

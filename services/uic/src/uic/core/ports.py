@@ -1,5 +1,5 @@
 """What UIC needs of the world, one protocol each. Real ones in `store`, `log` and `mimn.bundle`; fakes in the tests,
-held to the same contract suites.
+held to the same contract suites. The file is long because what the ports take and tell stands beside them.
 """
 
 from __future__ import annotations

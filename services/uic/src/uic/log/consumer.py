@@ -541,16 +541,17 @@ class LogConsumer(threading.Thread):
         """Ask the leaders of partitions. Reading waits meanwhile, so that what is told is not older than what was read
         before it; one that had no answer is not asked again for `LEADER_PAUSE_S`."""
         by_leader, now = led_by(consumer, led), time.monotonic()
-        silent = {leader: why for leader, (until, why) in self._silent_until.items() if now < until}
+        silent = {leader: one for leader, one in self._silent_until.items() if now < one[0]}
         asked = {leader: of_it for leader, of_it in by_leader.items() if leader not in silent}
         answers = ask_leaders(consumer, asked, epochs, DESCRIBE_MS) if asked else []
-        failed = {one.leader: one.found for one in answers if isinstance(one.found, KafkaError)}
         until = time.monotonic() + LEADER_PAUSE_S
-        kept = {leader: self._silent_until[leader] for leader in silent}
-        self._silent_until = kept | {leader: (until, why) for leader, why in failed.items()}
+        failed = {one.leader: (until, one.found) for one in answers if isinstance(one.found, KafkaError)}
+        self._silent_until = silent | failed
         self._look_at_connections([why for _, why in self._silent_until.values()])
         return answers + [
-            LeaderAnswer(leader, tuple(by_leader[leader]), why) for leader, why in silent.items() if leader in by_leader
+            LeaderAnswer(leader, tuple(of_it), silent[leader][1])
+            for leader, of_it in by_leader.items()
+            if leader in silent
         ]
 
     def _look_at_connections(self, errors: Collection[KafkaError]) -> None:

@@ -57,7 +57,8 @@ class LeaderAwareFetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no 
         return {tp: int(found[tp].offset) for tp in partitions}
 
     def of_all_records(self) -> Self:
-        """The same, to ask for offsets: for it, logs end at the high watermark."""
+        """The same, to ask for offsets: for it, logs end at the high watermark. `up_to_the_high_watermark` would hold
+        for questions to other leaders meanwhile, too."""
         other = copy(self)
         other._isolation_level = IsolationLevel.READ_UNCOMMITTED
         return other
