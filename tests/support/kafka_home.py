@@ -10,10 +10,11 @@ import pytest
 
 from localstack.apache_kafka import has_java
 from support import skips
+from support.class_archive import java_options
 
 SCRIPT = """#!/bin/sh
 # Like Apache's script of this name: it execs Java, which keeps the pid.
-exec "${{JAVA_HOME:+$JAVA_HOME/bin/}}java" $KAFKA_HEAP_OPTS -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \\
+exec "${{JAVA_HOME:+$JAVA_HOME/bin/}}java" $KAFKA_HEAP_OPTS -XX:+UseSerialGC -XX:TieredStopAtLevel=1 {options} \\
     -Dlog4j2.configurationFile={log4j} -cp "{libs}/*" {main} "$@"
 """
 
@@ -36,11 +37,13 @@ def kafka_home(folder: Path) -> Path:
     script = os.environ.get("CTR_KAFKA_BROKER")
     if not script or not (Path(script).resolve().parent / "libs").is_dir() or not has_java(os.environ):
         pytest.skip(skips.NO_KAFKA_HOME)
-    return made_of(Path(script).resolve().parent, folder)
+    return made_of(Path(script), folder)
 
 
-def made_of(jars: Path, folder: Path) -> Path:
-    """Write the distribution to `folder`; `jars` has `libs/`. Returns `folder`."""
+def made_of(broker_script: Path, folder: Path) -> Path:
+    """Write the distribution to `folder`; the script has `libs/` next to it. Returns `folder`."""
+    libs = broker_script.resolve().parent / "libs"
+    options = java_options(broker_script)
     programs = {
         "kafka-server-start.sh": "kafka.Kafka",
         "kafka-storage.sh": "kafka.tools.StorageTool",
@@ -51,6 +54,6 @@ def made_of(jars: Path, folder: Path) -> Path:
     log4j.write_text(CONSOLE)
     for name, main in programs.items():
         script = folder / "bin" / name
-        script.write_text(SCRIPT.format(log4j=log4j, libs=jars / "libs", main=main))
+        script.write_text(SCRIPT.format(log4j=log4j, libs=libs, main=main, options=options))
         script.chmod(0o755)
     return folder

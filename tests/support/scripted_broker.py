@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 from localstack.process import Ended
 from localstack.signals import end_with_us, has_ended
+from support.class_archive import java_options
 
 
 class ScriptedBroker:
@@ -49,7 +51,8 @@ class ScriptedBroker:
 
     def _run(self, verb: str, *options: str) -> str:
         command = [str(self._script), verb, "--data", str(self._folder), *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        told = {**os.environ, "JAVA_TOOL_OPTIONS": java_options(self._script)}
+        done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=90, check=False)
         if done.returncode:
             raise Ended(f"{self._script.name} {verb} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
         return done.stdout
