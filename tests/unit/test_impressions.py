@@ -143,12 +143,13 @@ def test_evaluation_says_each_slice_and_leaves_out_what_is_undefined(signal_run:
 
 
 def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
-    signal_run: TrainedRun, capsys: pytest.CaptureFixture[str]
+    signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--run", str(signal_run.folder), "--cache", str(signal_run.folder.parent / "cache")]
+    shutil.copytree(signal_run.folder, tmp_path / "run")
+    arguments = ["--run", str(tmp_path / "run"), "--cache", str(signal_run.folder.parent / "cache")]
     assert main(["calibrate", *arguments, "--method", "platt"]) == 0
     assert json.loads(capsys.readouterr().out)["method"] == "platt"
-    stored = signal_run.fitted()
+    stored = fitted_of(tmp_path / "run")
     assert stored is not None
     fitted = stored.calibration
     assert isinstance(fitted, Platt)
@@ -158,7 +159,6 @@ def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
     overall = json.loads(capsys.readouterr().out)["overall"]
     assert overall["raw"] != overall["calibrated"]
     assert overall["progressive"] != overall["calibrated"]
-    (signal_run.folder / "calibration.json").unlink()
 
 
 def test_calibration_says_what_was_asked_for_beside_what_is_stored(
@@ -170,7 +170,8 @@ def test_calibration_says_what_was_asked_for_beside_what_is_stored(
     fitted = signal_run.fitted()
     assert fitted is not None
     assert isinstance(fitted.calibration, Platt)
-    assert printed == {"asked": "shift", "method": "platt", "slope": 1.0, "intercept": fitted.calibration.intercept}
+    of = {"asked": "shift", "length": 16, "method": "platt", "slope": 1.0, "intercept": fitted.calibration.intercept}
+    assert printed == of
     assert json.loads((signal_run.folder / "calibration.json").read_text()) == printed
     (signal_run.folder / "calibration.json").unlink()
 
@@ -191,7 +192,7 @@ def test_the_method_that_was_asked_for_is_stored_and_files_without_it_are_read(t
     knots = Piecewise((-1.0, 0.5), (-2.0, 0.25))
     every = (
         Fitted("none", UNCALIBRATED), Fitted("prior", Prior(0.25)), Fitted("shift", Platt(1.0, -0.5)),
-        Fitted("platt", Platt(1.0, 0.0)), Fitted("piecewise", knots),
+        Fitted("platt", Platt(1.0, 0.0)), Fitted("piecewise", knots), Fitted("piecewise", knots, 200),
     )  # fmt: skip
     for one in every:
         run.write_json(path, one.told())
@@ -199,10 +200,105 @@ def test_the_method_that_was_asked_for_is_stored_and_files_without_it_are_read(t
     for old in (*every[:3], Fitted("platt", Platt(1.5, 0.0)), Fitted("piecewise", knots)):
         run.write_json(path, msgspec.to_builtins(old.calibration))
         assert fitted_of(tmp_path) == old
-    for damaged in ({"asked": "guess", "method": "prior", "rate": 0.5}, {"asked": "prior"}):
+    for damaged in (
+        {"asked": "guess", "method": "prior", "rate": 0.5},
+        {"asked": "prior"},
+        {"asked": "prior", "length": "all", "method": "prior", "rate": 0.5},
+    ):
         run.write_json(path, damaged)
         with pytest.raises(RunFault, match="calibrate again"):
             fitted_of(tmp_path)
+
+
+def test_figures_of_an_earlier_calibrator_are_told_by_calibrate_and_left_out_by_export(
+    signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, folder)
+    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    calibrate(trained, "platt", 16)
+    first = evaluate(trained, 16, resamples=2)
+    assert facts_of(folder).training["evaluation"]["16"] == first["overall"]
+    calibrate(trained, "platt", 16)
+    assert not caplog.records, "it is the same calibrator"
+
+    calibrate(trained, "shift", 16)
+    assert "on the latest 16 events are those of an earlier calibrator: evaluate again with --length 16" in caplog.text
+    caplog.clear()
+    kept = {kind: of for kind, of in first["overall"].items() if kind not in ("calibrated", "progressive")}
+    assert facts_of(folder).training["evaluation"]["16"] == kept
+    (told,) = caplog.messages
+    assert told.endswith(
+        "on the latest 16 events are left out, because they are those of another calibrator: evaluate again with "
+        "--length 16"
+    )
+    caplog.clear()
+    second = evaluate(trained, 16, resamples=2)
+    assert second["overall"]["calibrated"] != first["overall"]["calibrated"]
+    assert facts_of(folder).training["evaluation"]["16"] == second["overall"]
+    assert not caplog.records
+    (folder / "calibration.json").unlink()
+    assert facts_of(folder).training["evaluation"]["16"] == kept
+
+
+def test_an_evaluation_of_an_earlier_version_is_exported_as_it_is(
+    signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(signal_run.folder, tmp_path / "run")
+    found = {"auc": {"value": 0.7}, "calibrated": {"pcoc": {"value": 1.0}}}
+    run.update_json(tmp_path / "run" / run.METRICS, lambda record: record.update(evaluation={"16": {"overall": found}}))
+    run.write_json(tmp_path / "run/calibration.json", {"method": "platt", "slope": 1.5, "intercept": 0.0})
+    facts = facts_of(tmp_path / "run")
+    assert facts.training["evaluation"] == {"16": found}
+    assert facts.calibration == Platt(1.5, 0.0)
+    assert not caplog.records
+
+
+def test_evaluation_says_that_the_calibrator_is_of_another_length(
+    signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, folder)
+    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    calibrate(trained, "prior", 1)  # looks at no impression
+    caplog.clear()
+    evaluate(trained, 8, resamples=2)
+    assert not caplog.records
+    calibrate(trained, "platt", 1)
+    assert json.loads((folder / "calibration.json").read_text())["length"] == 1
+    caplog.clear()
+    evaluate(trained, 8, resamples=2)
+    assert caplog.messages == [
+        "the calibrator was fitted to scores on the latest 1 events, and these are on the latest 8: for a calibrator "
+        "of them, calibrate with --length 8 first"
+    ]
+    caplog.clear()
+    evaluate(trained, 1, resamples=2)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("command", "full"),
+    [
+        ("calibrate", "calibration.json"),
+        ("calibrate", run.METRICS),
+        ("evaluate", run.PREDICTIONS.format(length=16)),
+        ("evaluate", run.METRICS),
+    ],
+)
+def test_calibrate_and_evaluate_on_a_full_disk_name_the_folder(
+    command: str, full: str, signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, folder)
+    (folder / f".{full}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    arguments = [command, "--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]
+    arguments += ["--method", "platt"] if command == "calibrate" else []
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"error: {folder} cannot be written, because its disk is full: make room there, then {command} again\n"
+    )
+    assert main(arguments) == 0
 
 
 def test_calibration_says_how_many_served_states_hold_more_events_than_it_reads(
@@ -812,6 +908,24 @@ def test_a_run_without_history_and_one_without_an_end_are_not_exported(
     assert main(["export", *arguments]) == 1
     assert "holds no finished run" in capsys.readouterr().err
     assert not (tmp_path / "bundles").exists()
+
+
+def test_a_run_that_was_killed_before_its_first_epoch_ended_is_to_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    path, cache, folder = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "cache", tmp_path / "run"
+    monkeypatch.setattr("mimn.training.procedure.fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(path, configured(POOLING, epochs=1), folder, cache=cache)
+    export = ["export", "--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
+    for command in (export, ["calibrate", "--method", "platt"], ["evaluate"]):
+        assert main([*command, "--run", str(folder), "--cache", str(cache)]) == 1
+        assert capsys.readouterr().err == (
+            f"error: {folder} holds no finished run: wait until its training has ended, or finish it with --resume\n"
+        )
 
 
 def test_an_epoch_whose_last_step_ran_away_is_no_model(tmp_path: Path) -> None:

@@ -119,6 +119,24 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
     assert "resumed after epoch 2" in (output / run.LOG).read_text()
 
 
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_run_that_was_killed_is_neither_exported_nor_evaluated_before_it_is_finished(
+    after: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, output, bundles = epochs(smoke_config(folder), 3), tmp_path / "run", tmp_path / "bundles"
+    train_until_killed(config, output, monkeypatch, after=after)
+    assert (output / run.MODEL).exists() == (after > 0)
+    export = ["--run", str(output), "--output", str(bundles), "--name", "half", "--version", "1"]
+    said = f"{output} holds no finished run: wait until its training has ended, or finish it with --resume\n"
+    assert export_main(export) == 1
+    assert capsys.readouterr().err == f"export: {said}"
+    assert evaluate.main(["--run", str(output)]) == 1
+    assert capsys.readouterr().err == f"error: {said}"
+    assert not bundles.exists()
+    train.train(config, output, resume=True)
+    assert export_main(export) == 0
+
+
 def test_a_schedule_chosen_by_validation_ends_when_patience_runs_out_and_resumes_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -533,6 +551,22 @@ def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[
     assert "train it first" in capsys.readouterr().err
     assert evaluate.main(["--run", str(folder / "whole"), "--length", "0"]) == 1
     assert "length must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("full", [run.PREDICTIONS.format(length=50), run.METRICS])
+def test_an_evaluation_on_a_full_disk_names_the_folder_and_says_to_evaluate_again(
+    full: str, folder: Path, trained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained
+    output = tmp_path / "run"
+    shutil.copytree(folder / "whole", output)
+    (output / f".{full}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    asked = ["--run", str(output), "--length", "50"]
+    assert evaluate.main(asked) == 1
+    assert capsys.readouterr().err == (
+        f"error: {output} cannot be written, because its disk is full: make room there, then evaluate again\n"
+    )
+    assert evaluate.main(asked) == 0
 
 
 def test_the_command_names_a_wrong_field(tmp_path: Path, capsys: Any) -> None:

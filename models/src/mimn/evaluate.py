@@ -33,6 +33,7 @@ from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run_config import read_config
 from mimn.scoring import figures, predict
 from mimn.table.floors import floor_predictions
+from mimn.training.disk import named_if_full
 from mimn.whole_file import writing
 
 EVALUATED: tuple[Part, ...] = ("validation", "test")
@@ -59,14 +60,15 @@ def evaluate(
         EvaluationFailed: the folder holds no finished run, or the data is not what it was trained on.
         ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used, or a part of it
             has no instances.
+        DiskFull: what was found has no room.
     """
     torch.set_num_threads(1)
     if length < 1:
         raise EvaluationFailed(f"length must be at least 1, not {length}")
     try:
-        record = json.loads((folder / run.METRICS).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvaluationFailed(f"{folder} holds no finished run ({error}): train it first") from error
+        record = run.finished(folder)
+    except run.NoFinishedRun as error:
+        raise EvaluationFailed(str(error)) from error
     config = read_config(folder / run.CONFIG)
     config = config.with_description(description_of(config.data.description, description))
     data = load_data(config.data)
@@ -112,8 +114,9 @@ def evaluate(
         result["floors"], floor_scores = floor_figures(data, length)
         stored |= {f"test_popularity_{name}": scores for name, scores in floor_scores.items()}
     result["predictions_sha256"] = predictions_sha256(stored)
-    save_predictions(folder / run.PREDICTIONS.format(length=length), stored)
-    note_evaluation(folder, length, result)
+    with named_if_full(folder, "evaluate again"):
+        save_predictions(folder / run.PREDICTIONS.format(length=length), stored)
+        note_evaluation(folder, length, result)
     return result
 
 

@@ -25,6 +25,32 @@ CONFIG, METRICS, MODEL, CHECKPOINT, LOG, CURVES = (
 )
 PREDICTIONS = "predictions-{length}.npz"
 ITEM_IDS, CATEGORY_IDS = "items.ids.npy", "categories.ids.npy"
+COPY_AGAIN = "copy it again from where the model was trained, or train again"
+
+
+class NoFinishedRun(Exception):
+    """A folder that holds no finished run; the message says why and what to do."""
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    """What `metrics.json` says of the run in `folder`. Training writes it last: a model without it may be any epoch's.
+
+    Raises:
+        NoFinishedRun: training has not begun or not ended there, or the file is damaged.
+        OSError: it cannot be read.
+    """
+    path = folder / METRICS
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        begun = (folder / CONFIG).exists()
+        remedy = "wait until its training has ended, or finish it with --resume" if begun else "train it first"
+        raise NoFinishedRun(f"{folder} holds no finished run: {remedy}") from error
+    except ValueError as error:
+        raise NoFinishedRun(f"{path} is not JSON ({error}): {COPY_AGAIN}") from error
+    if not isinstance(record, dict):
+        raise NoFinishedRun(f"{path} is not the record of a run: {COPY_AGAIN}")
+    return record
 
 
 @cache

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import msgspec
 import numpy as np
@@ -24,13 +23,14 @@ from mimn.export.recurrent import export_bundle
 from mimn.export.sequence import EVENTS, export_sequence
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.long_histories import LONG_HISTORIES, LongHistories
+from mimn.impressions.measured import outdated, overall
 from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault, fitted_of
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import load_model
 from mimn.nn.graphs import StateModel
 from mimn.nn.model import ClickModel
-from mimn.run import CATEGORY_IDS, CONFIG, ITEM_IDS, METRICS, MODEL
+from mimn.run import CATEGORY_IDS, CONFIG, ITEM_IDS, MODEL, NoFinishedRun, finished
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
 
@@ -112,8 +112,8 @@ def export_run(
     """
     if not run.is_dir():
         raise ExportError(f"--run: {run} is not a folder: give the --output of the training")
-    model = load_model(run / MODEL)
     facts = facts_of(run)
+    model = load_model(run / MODEL)
     ledger = model.config.ledger
     try:
         if ledger is not None and model.config.read_groups:
@@ -166,20 +166,18 @@ def facts_of(run: Path) -> RunFacts:
     """What a run's folder says beside its model: the values of its fields, and of a run on impressions its calibrator.
 
     Raises:
-        ExportError: a file of the run is missing or damaged.
+        ExportError: the run is not finished, or a file of it is missing or damaged.
     """
-    training = _metrics(run / METRICS)
     try:
+        training = finished(run)
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
         impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
         fitted = fitted_of(run)
         if impressions is None:
             return RunFacts(training=training, codes=codes)
         history = config_file.read(run / CONFIG, ImpressionConfig).history
-    except (ConfigError, DataError, RunFault) as error:
+    except (NoFinishedRun, ConfigError, DataError, RunFault) as error:
         raise ExportError(str(error)) from error
-    if not training:
-        raise ExportError(f"{run} holds no finished run: finish it with --resume")
     if not history:
         raise ExportError(
             f"{run} was trained with history = false: a served state holds events, and its model has never read one. "
@@ -189,10 +187,19 @@ def facts_of(run: Path) -> RunFacts:
         found = msgspec.convert(training[LONG_HISTORIES], LongHistories)
         if found.warning is not None:
             log.warning(found.warning)
-    evaluated = {length: figures.get("overall") for length, figures in training.get("evaluation", {}).items()}
+    evaluation = training.get("evaluation", {})
+    for length in outdated(evaluation, fitted):
+        log.warning(
+            "%s: the figures of its probabilities on the latest %s events are left out, because they are those of "
+            "another calibrator: evaluate again with --length %s",
+            run,
+            length,
+            length,
+        )
     told = {name: value for name, value in training.items() if name != "description"}
+    told["evaluation"] = overall(evaluation, fitted)  # by slice it would be longer than all the rest of a manifest
     return RunFacts(
-        training=told | {"evaluation": evaluated},  # by slice it would be longer than all the rest of a manifest
+        training=told,
         codes=codes,
         calibration=UNCALIBRATED if fitted is None else fitted.calibration,
         negatives_kept=training.get("negatives_kept", 1.0) * impressions.negatives_kept,
@@ -205,13 +212,3 @@ def _ids(path: Path) -> Ids:
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read as an array of ids: {error}") from error
     return np.asarray(ids).astype(np.uint64)
-
-
-def _metrics(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        metrics = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ExportError(f"{path} is not JSON: {error}") from error
-    return metrics if isinstance(metrics, dict) else {"metrics": metrics}

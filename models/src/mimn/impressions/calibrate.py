@@ -9,9 +9,11 @@ import msgspec
 
 from mimn import run
 from mimn.baselines import state_bytes
-from mimn.calibration import UNCALIBRATED, Calibration, Method, fit
+from mimn.calibration import FROM_LABELS, UNCALIBRATED, Calibration, Method, fit
 from mimn.impressions.long_histories import LONG_HISTORIES, long_histories
+from mimn.impressions.measured import outdated
 from mimn.impressions.trained import CALIBRATION, Fitted, Scorer, TrainedRun
+from mimn.training.disk import named_if_full
 
 log = logging.getLogger("mimn.calibrate")
 MANY = 0.01
@@ -25,6 +27,7 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Fitted:
 
     Raises:
         CalibrationError: it cannot be fitted; the file stays as it was.
+        DiskFull: it has no room.
     """
     data = trained.data.labelled
     rows = trained.data.rows("validation")
@@ -36,9 +39,17 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Fitted:
             100 * longer,
             length,
         )
-    fitted = Fitted(method, calibrated(trained, method, length))
-    run.write_json(trained.folder / CALIBRATION, fitted.told())
-    note_long_histories(trained, fitted.calibration)
+    fitted = Fitted(method, calibrated(trained, method, length), length if method in FROM_LABELS else None)
+    with named_if_full(trained.folder, "calibrate again"):
+        run.write_json(trained.folder / CALIBRATION, fitted.told())
+        note_long_histories(trained, fitted.calibration)
+    for old in outdated(run.finished(trained.folder).get("evaluation", {}), fitted):
+        log.warning(
+            "figures and predictions on the latest %s events are those of an earlier calibrator: evaluate again with "
+            "--length %s",
+            old,
+            old,
+        )
     return fitted
 
 

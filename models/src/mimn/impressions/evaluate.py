@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared
 from mimn.evaluate import note_evaluation, save_predictions
 from mimn.impressions.figures import RESAMPLES, Rows, figures
+from mimn.impressions.measured import MEASURED
 from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.trained import Fitted, Predicted, Scorer, TrainedRun
+from mimn.training.disk import named_if_full
+
+log = logging.getLogger("mimn.evaluate")
 
 HISTORY_EDGES = (0, 1, 20, 50, 100, 200, 500, 1000)
 """Slices by history: none, 1 to 19 events, 20 to 49 and so on."""
@@ -38,27 +43,38 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
 
     Raises:
         RunFault: the run's calibration is damaged.
+        DiskFull: what was found has no room.
     """
+    fitted = trained.fitted()
+    if fitted is not None and fitted.length not in (None, length):
+        log.warning(
+            "the calibrator was fitted to scores on the latest %d events, and these are on the latest %d: for a "
+            "calibrator of them, calibrate with --length %d first",
+            fitted.length,
+            length,
+            length,
+        )
     predicted = trained.predict("test", length)
-    probabilities = probabilities_of(trained, predicted, length, trained.fitted())
+    probabilities = probabilities_of(trained, predicted, length, fitted)
     shown = trained.data.labelled.impressions
     users = shown.user_id[predicted.occasions.rows]
     rows = Rows(predicted.labels, predicted.scores, probabilities, users, predicted.weights)
     result: dict[str, Any] = {"overall": figures(rows, resamples), "slices": {}}
     for family, name, mask in slices(trained, predicted):
         result["slices"].setdefault(family, {})[name] = figures(rows.where(mask), resamples)
-    save_predictions(
-        trained.folder / run.PREDICTIONS.format(length=length),
-        {
-            "user_id": users.astype(np.uint64),
-            "item_id": shown.item_id[predicted.occasions.rows].astype(np.uint64),
-            "time_ms": shown.time_ms[predicted.occasions.rows],
-            "label": predicted.labels,
-            **{name: values.astype(np.float32) for name, values in probabilities.items()},
-        },
-    )
-    draw(rows, result["slices"]["history"], trained.folder / PICTURE.format(length=length), trained.config.name)
-    note_evaluation(trained.folder, length, result)
+    if fitted is not None:
+        result[MEASURED] = fitted.sha256
+    predictions = {
+        "user_id": users.astype(np.uint64),
+        "item_id": shown.item_id[predicted.occasions.rows].astype(np.uint64),
+        "time_ms": shown.time_ms[predicted.occasions.rows],
+        "label": predicted.labels,
+        **{name: values.astype(np.float32) for name, values in probabilities.items()},
+    }
+    with named_if_full(trained.folder, "evaluate again"):
+        save_predictions(trained.folder / run.PREDICTIONS.format(length=length), predictions)
+        draw(rows, result["slices"]["history"], trained.folder / PICTURE.format(length=length), trained.config.name)
+        note_evaluation(trained.folder, length, result)
     return result
 
 

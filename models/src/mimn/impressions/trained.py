@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -98,10 +99,12 @@ class TrainedRun(Scorer):
         """
         torch.set_num_threads(1)
         try:
-            record = json.loads((folder / run.METRICS).read_text("utf-8"))
-            path = description_of(record["description"], description)
-        except (OSError, ValueError, KeyError) as error:
-            raise RunFault(f"{folder} holds no finished run on impressions ({error}): train it first") from error
+            record = run.finished(folder)
+        except run.NoFinishedRun as error:
+            raise RunFault(str(error)) from error
+        if "description" not in record:
+            raise RunFault(f"{folder} holds a run that is not on impressions: name one of `impressions train`")
+        path = description_of(record["description"], description)
         config = config_file.read(folder / run.CONFIG, ImpressionConfig)
         if read_description(path) != read_description(folder / DESCRIPTION):
             raise RunFault(f"{path} differs from {folder / DESCRIPTION}: restore it, or train again")
@@ -134,15 +137,23 @@ class TrainedRun(Scorer):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A calibrator, and the method that was asked for: the calibrator alone does not say it, because that of `shift` is
-    a `platt`."""
+    """A calibrator, and how it was fitted. The calibrator alone does not say it: that of `shift` is a `platt`."""
 
     asked: Method
     calibration: Calibration
+    length: int | None = None
+    """How many of the latest events the scores read that it was fitted to; None if it looks at none, or in files of
+    earlier versions."""
 
     def told(self) -> dict[str, Any]:
         """What `calibration.json` and `calibrate` say."""
-        return {"asked": self.asked, **msgspec.to_builtins(self.calibration)}
+        length = {} if self.length is None else {"length": self.length}
+        return {"asked": self.asked, **length, **msgspec.to_builtins(self.calibration)}
+
+    @property
+    def sha256(self) -> str:
+        """What tells it from other calibrators."""
+        return hashlib.sha256(json.dumps(self.told(), sort_keys=True).encode()).hexdigest()
 
 
 def fitted_of(run: Path) -> Fitted | None:
@@ -154,9 +165,9 @@ def fitted_of(run: Path) -> Fitted | None:
     path = run / CALIBRATION
     try:
         told: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict)
-        asked = told.pop("asked", None)
+        asked, length = told.pop("asked", None), msgspec.convert(told.pop("length", None), int | None)
         found: Calibration = msgspec.convert(told, Calibration)
-        return Fitted(_method_of(found) if asked is None else msgspec.convert(asked, Method), found)
+        return Fitted(_method_of(found) if asked is None else msgspec.convert(asked, Method), found, length)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, CalibrationError) as error:

@@ -1,0 +1,33 @@
+"""Which calibrator the figures of an evaluation are of: `calibrate` may have fitted another one since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mimn.impressions.trained import Fitted
+
+MEASURED = "calibration_sha256"
+"""Where an evaluation in `metrics.json` has the sha256 of the calibrator that it measured."""
+KINDS = ("calibrated", "progressive")
+"""The kinds of probabilities that a calibrator gives."""
+
+
+def outdated(evaluation: Mapping[str, Any], fitted: Fitted | None) -> list[str]:
+    """The lengths whose evaluations are of another calibrator than `fitted`, the run's now.
+
+    One without a calibrator has no such figures, and one of an earlier version does not say which it measured.
+    """
+    now = None if fitted is None else fitted.sha256
+    return [length for length, found in evaluation.items() if found.get(MEASURED, now) != now]
+
+
+def overall(evaluation: Mapping[str, Any], fitted: Fitted | None) -> dict[str, Any]:
+    """The figures of all test impressions by length, without those of another calibrator than `fitted`."""
+    old = outdated(evaluation, fitted)
+    return {
+        length: {kind: of for kind, of in found["overall"].items() if kind not in KINDS}
+        if length in old
+        else found.get("overall")
+        for length, found in evaluation.items()
+    }
