@@ -1,4 +1,5 @@
-"""From when until when a listener's certificate is valid: as another reader of certificates says, and told at start."""
+"""From when until when a listener's certificate is valid: as another reader of certificates says, and told at start. A
+client CA that is none is told, too."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from access import BadTls, ListenerTls
-from access.certificate import validity
+from access.certificate import key_kind, validity
+from support.certificates import Certificates
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -53,12 +55,14 @@ def test_the_dates_are_those_that_cryptography_reads(one: datetime, other: datet
 def test_damage_is_told_by_one_error(junk: bytes, at: int) -> None:
     der = x509.load_pem_x509_certificate(certificate(NOW - DAY, NOW + DAY)).public_bytes(Encoding.DER)
     damaged = der[:at] + junk
-    said = ""
-    try:
-        validity(b"-----BEGIN CERTIFICATE-----\n" + b64encode(damaged) + b"\n-----END CERTIFICATE-----\n")
-    except ValueError as error:
-        said = str(error)
-    assert said in ("", "has dates that cannot be read", "has no certificate")
+    pem = b"-----BEGIN CERTIFICATE-----\n" + b64encode(damaged) + b"\n-----END CERTIFICATE-----\n"
+    for read, what in ((validity, "dates that"), (key_kind, "a key that")):
+        said = ""
+        try:
+            read(pem)
+        except ValueError as error:
+            said = str(error)
+        assert said in ("", f"has {what} cannot be read", "has no certificate")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,14 @@ def test_a_certificate_that_clients_refuse_for_its_dates_is_logged_and_taken(
     if told:
         assert f"certificate {cert} {told}" in caplog.text
         assert "Replace its files and restart" in caplog.text
+
+
+def test_a_client_ca_that_is_none_is_logged_and_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    issued = Certificates.issue(tmp_path)
+    assert ListenerTls.of(issued.server, issued.server_key, issued.ca) is not None
+    assert not caplog.records
+    assert ListenerTls.of(issued.server, issued.server_key, issued.client) is not None
+    assert f"client CA {issued.client} holds no CA certificate" in caplog.text
 
 
 def test_a_file_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
 import time
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +24,7 @@ from kafka.future import Future
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
+from support.certificates import Certificates
 from support.fake_metadata import Metadata
 from uic.log.connection_causes import NoConnection, why_no_connection
 from uic.log.kafka_repairs import connections, transports
@@ -91,6 +95,32 @@ def test_a_login_that_was_refused_once_is_tried_again() -> None:
     manager.reset_backoff(1)
     manager.get_connection(1)
     assert 1 in manager._conns
+    net.close()
+
+
+@pytest.mark.parametrize("spoil", ["another key", "no file"])
+def test_a_file_of_tls_that_cannot_be_used_is_told_as_other_reasons_for_no_connection(
+    tmp_path: Path, spoil: str
+) -> None:
+    issued = Certificates.issue(tmp_path)
+    shutil.copy(issued.server_key, issued.client_key)
+    if spoil == "no file":
+        issued.client_key.unlink()
+    net: Any = NetworkSelector()
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        address = f"127.0.0.1:{broker.getsockname()[1]}"
+        manager = connections.Manager(
+            net, bootstrap_servers=address, security_protocol="SSL",
+            ssl_certfile=str(issued.client), ssl_keyfile=str(issued.client_key),
+        )  # fmt: skip
+        (node,) = manager.cluster.bootstrap_brokers()
+        conn = manager.get_connection(node.node_id)
+        with pytest.raises(KafkaConnectionError):
+            net.run(conn.init_future)
+    why = manager.failures()[address]
+    assert why.said == ("KEY_VALUES_MISMATCH" if spoil == "another key" else "No such file or directory")
+    assert "UIC_KAFKA__SSL_CERTFILE and UIC_KAFKA__SSL_KEYFILE" in why.fix
+    manager.close()
     net.close()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from access.certificate import Validity, validity
+from access.certificate import Validity, key_kind, validity
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,21 @@ class ListenerTls:
     """Clients must present a certificate signed by this CA (mTLS). It permits the connection, and grants no scope."""
 
     @classmethod
-    def of(cls, cert_file: Path | None, key_file: Path | None, client_ca_file: Path | None) -> Self | None:
-        """TLS from these files, or None if none is given. A certificate that is not valid now is logged.
+    def of(
+        cls,
+        cert_file: Path | None,
+        key_file: Path | None,
+        client_ca_file: Path | None,
+        key_kinds: Sequence[str] = (),
+    ) -> Self | None:
+        """TLS from these files, or None if none is given. What keeps clients out, and refuses no start, is logged: a
+        certificate that is not valid now, and a client CA that is none.
+
+        Args:
+            cert_file:      as in this class.
+            key_file:       likewise.
+            client_ca_file: likewise.
+            key_kinds:      of keys that the listener and its clients can use, as `key_kind` names them; empty for all.
 
         Raises:
             BadTls: one is given without the other, or they cannot be used.
@@ -43,10 +57,19 @@ class ListenerTls:
         if cert_file is None or key_file is None:
             raise BadTls("a certificate and its key belong together: set both")
         tls = cls(cert_file, key_file, client_ca_file)
-        tls.context()
+        context = tls.context()
+        if key_kinds:
+            tls._check_key(key_kinds)
         if (trouble := tls.validity().trouble(time.time())) is not None:
             # A refused start would help no client, and take the service from those that do not verify.
             log.warning("certificate %s %s: clients refuse it. Replace its files and restart", cert_file, trouble)
+        if client_ca_file is not None and not context.get_ca_certs():
+            # No refusal: clients whose own certificates are in the file may connect, and this may be meant.
+            log.warning(
+                "client CA %s holds no CA certificate: at most clients whose own certificate is in it can connect. "
+                "Give it the certificate of the CA that issued theirs, and restart",
+                client_ca_file,
+            )
         return tls
 
     def context(self) -> ssl.SSLContext:
@@ -80,6 +103,17 @@ class ListenerTls:
             return validity(self.cert_file.read_bytes())
         except (OSError, ValueError) as error:
             raise BadTls(f"certificate {self.cert_file}: {_why(error)}") from error
+
+    def _check_key(self, kinds: Sequence[str]) -> None:
+        try:
+            kind = key_kind(self.cert_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise BadTls(f"certificate {self.cert_file}: {_why(error)}") from error
+        if kind not in kinds:
+            raise BadTls(
+                f"certificate {self.cert_file} has a key that clients of this port cannot use "
+                f"({kind or 'of another kind'}): make one of {', '.join(kinds)}"
+            )
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
         """Key, certificate chain and client CA, as they are in the files."""

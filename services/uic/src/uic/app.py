@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from access import BadKeys, BadTls, ClientCertificates, KeyRing, ListenerTls, is_loopback
@@ -31,7 +31,7 @@ from uic.core.ports import Ports, Step
 from uic.core.topics import group_name
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
-from uic.doors.grpc import GrpcServer
+from uic.doors.grpc import KEY_KINDS, GrpcServer
 from uic.doors.guard import Guard
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
@@ -117,7 +117,7 @@ class App:
             settings=settings.grpc,
             ahead_ms=lambda: self._updater.status.ahead_ms,
         )
-        tls = {"grpc": _tls(settings.grpc, "UIC_GRPC"), "admin": _tls(settings.admin, "UIC_ADMIN")}
+        tls = {"grpc": _tls(settings.grpc, "UIC_GRPC", KEY_KINDS), "admin": _tls(settings.admin, "UIC_ADMIN")}
         for listener, of_listener in tls.items():
             if of_listener is not None:
                 self._metrics.certificate_expires.labels(listener).set(of_listener.validity().ends)
@@ -326,9 +326,9 @@ def _keys(settings: UicSettings) -> KeyRing | None:
     return None
 
 
-def _tls(listener: TlsListener, group: str) -> ListenerTls | None:
+def _tls(listener: TlsListener, group: str, key_kinds: Sequence[str] = ()) -> ListenerTls | None:
     try:
-        return ListenerTls.of(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
+        return ListenerTls.of(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file, key_kinds)
     except BadTls as error:
         raise StartRefused(f"{group}__TLS_…: {error}") from error
 

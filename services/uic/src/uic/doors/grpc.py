@@ -33,6 +33,9 @@ IDLE_MS: Final = 300_000
 FILES_SHARE: Final = 0.75
 """Of the files that the process may open, what connections may take: no key is needed to open one, and the rest is for
 the admin port, the brokers and the store."""
+KEY_KINDS: Final = ("RSA", "P-256", "P-384")
+"""Of the key of a certificate. The gRPC library takes P-521 and Ed25519 as well, but none of its clients connects then:
+they offer no such signature."""
 HEALTH_INTERVAL_S: Final = 0.2
 LAST_WORDS_S: Final = 0.2
 """For answers and health changes that are still being sent when the last call has ended."""
@@ -147,14 +150,13 @@ class GrpcServer:
         """Listen, and return the port.
 
         Raises:
-            StartRefused: the address is taken or not this machine's.
+            StartRefused: the address is taken or not this machine's, or the library cannot use the files of TLS.
         """
         self._health.show(self._serving())
         try:
             port = self._listen()
         except RuntimeError as error:
-            cause = why_not(self._host, self._port) or error  # the library does not say it
-            raise StartRefused(cannot_listen(self._host, self._port, cause, "UIC_GRPC")) from error
+            raise StartRefused(self._why_not(error)) from error
         self._server.start()
         self._health.start()
         self._follower.start()
@@ -169,6 +171,18 @@ class GrpcServer:
             [(key, chain)], root_certificates=authority, require_client_auth=authority is not None
         )
         return self._server.add_secure_port(address, credentials)
+
+    def _why_not(self, error: RuntimeError) -> str:
+        """Why the library does not listen; it says no more than that."""
+        cause = why_not(self._host, self._port)
+        if cause is None and self._tls is not None:  # OpenSSL takes more than the library does
+            files = {"CERT": self._tls.cert_file, "KEY": self._tls.key_file, "CLIENT_CA": self._tls.client_ca_file}
+            named = ", ".join(f"UIC_GRPC__TLS_{name}_FILE={file}" for name, file in files.items() if file is not None)
+            return (
+                f"the gRPC library cannot use one of {named}: no file may begin with a byte order mark, or hold a "
+                "TRUSTED CERTIFICATE"
+            )
+        return cannot_listen(self._host, self._port, cause or error, "UIC_GRPC")
 
     def watches(self) -> int:
         """How many streams follow the health."""

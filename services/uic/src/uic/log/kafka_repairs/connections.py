@@ -98,7 +98,7 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
                 made.success(await super(Manager, self)._build_transport(node, timeout_at))
             except Exception as error:
                 _forget_locals(error)
-                made.failure(error)
+                made.failure(_of_connection(error) if isinstance(error, OSError) else error)
 
         def end(_: object) -> None:
             if not ended.is_done:
@@ -273,6 +273,13 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         }
         failed = {at: why for at, (when, why) in self._failed.items() if now - when <= RECENT_S and at not in open_to}
         return dict(sorted((silent | failed).items()))
+
+
+def _of_connection(error: OSError) -> KafkaConnectionError:
+    """An error of TLS files, as the library raises all others of a connection; it reads the files outside of that."""
+    failed = KafkaConnectionError("no TLS with these files")
+    failed.__cause__ = error
+    return failed
 
 
 def _forget_locals(error: BaseException | None) -> None:
