@@ -64,7 +64,7 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
         result["slices"].setdefault(family, {})[name] = figures(rows.where(mask), resamples)
     if fitted is not None:
         result[MEASURED] = fitted.sha256
-    predictions = {
+    predictions: dict[str, NDArray[Any]] = {
         "user_id": users.astype(np.uint64),
         "item_id": shown.item_id[predicted.occasions.rows].astype(np.uint64),
         "time_ms": shown.time_ms[predicted.occasions.rows],
