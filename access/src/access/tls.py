@@ -39,13 +39,13 @@ class ListenerTls:
         key_kinds: Sequence[str] = (),
     ) -> Self | None:
         """TLS from these files, or None if none is given. What keeps clients out, and refuses no start, is logged: a
-        certificate that is not valid now, and a client CA that is none.
+        certificate that is not valid now or whose key some of them cannot use, and a client CA that is none.
 
         Args:
             cert_file:      as in this class.
             key_file:       likewise.
             client_ca_file: likewise.
-            key_kinds:      of keys that the listener and its clients can use, as `key_kind` names them; empty for all.
+            key_kinds:      of keys that all clients of the listener can use, as `key_kind` names them; empty for all.
 
         Raises:
             BadTls: one is given without the other, or they cannot be used.
@@ -58,8 +58,14 @@ class ListenerTls:
             raise BadTls("a certificate and its key belong together: set both")
         tls = cls(cert_file, key_file, client_ca_file)
         context = tls.context()
-        if key_kinds:
-            tls._check_key(key_kinds)
+        if key_kinds and (kind := tls._key_kind()) not in key_kinds:
+            # Clients that can use it may be the only ones.
+            log.warning(
+                "certificate %s has a key that not all clients of this port can use (%s): one of %s is for all",
+                cert_file,
+                kind or "of another kind",
+                ", ".join(key_kinds),
+            )
         if (trouble := tls.validity().trouble(time.time())) is not None:
             # A refused start would help no client, and take the service from those that do not verify.
             log.warning("certificate %s %s: clients refuse it. Replace its files and restart", cert_file, trouble)
@@ -104,16 +110,11 @@ class ListenerTls:
         except (OSError, ValueError) as error:
             raise BadTls(f"certificate {self.cert_file}: {_why(error)}") from error
 
-    def _check_key(self, kinds: Sequence[str]) -> None:
+    def _key_kind(self) -> str:
         try:
-            kind = key_kind(self.cert_file.read_bytes())
+            return key_kind(self.cert_file.read_bytes())
         except (OSError, ValueError) as error:
             raise BadTls(f"certificate {self.cert_file}: {_why(error)}") from error
-        if kind not in kinds:
-            raise BadTls(
-                f"certificate {self.cert_file} has a key that clients of this port cannot use "
-                f"({kind or 'of another kind'}): make one of {', '.join(kinds)}"
-            )
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
         """Key, certificate chain and client CA, as they are in the files."""

@@ -34,8 +34,8 @@ FILES_SHARE: Final = 0.75
 """Of the files that the process may open, what connections may take: no key is needed to open one, and the rest is for
 the admin port, the brokers and the store."""
 KEY_KINDS: Final = ("RSA", "P-256", "P-384")
-"""Of the key of a certificate. The gRPC library takes P-521 and Ed25519 as well, but none of its clients connects then:
-they offer no such signature."""
+"""Of the key of a certificate. The gRPC library takes P-521 and Ed25519 as well, but none of its own clients connects
+then: they offer no such signature. Clients in Go and Java have other libraries."""
 HEALTH_INTERVAL_S: Final = 0.2
 LAST_WORDS_S: Final = 0.2
 """For answers and health changes that are still being sent when the last call has ended."""
@@ -179,8 +179,8 @@ class GrpcServer:
             files = {"CERT": self._tls.cert_file, "KEY": self._tls.key_file, "CLIENT_CA": self._tls.client_ca_file}
             named = ", ".join(f"UIC_GRPC__TLS_{name}_FILE={file}" for name, file in files.items() if file is not None)
             return (
-                f"the gRPC library cannot use one of {named}: no file may begin with a byte order mark, or hold a "
-                "TRUSTED CERTIFICATE"
+                f"the gRPC library cannot use one of {named}: the key must be one of {', '.join(KEY_KINDS)}, and no "
+                "file may begin with a byte order mark or hold a TRUSTED CERTIFICATE"
             )
         return cannot_listen(self._host, self._port, cause or error, "UIC_GRPC")
 
