@@ -125,6 +125,12 @@ def foreign_ca(stack: ExitStack, pki: Pki, valkey: RedisForTest) -> dict[str, An
     return {"url": f"rediss://localhost:{port}/0", **files(pki.foreign.ca, None)}
 
 
+def ca_of_the_system(stack: ExitStack, pki: Pki, valkey: RedisForTest) -> dict[str, Any]:
+    """The system trusts the store's CA, and the setting names another one."""
+    stack.enter_context(pytest.MonkeyPatch.context()).setenv("SSL_CERT_FILE", str(pki.ours.ca))
+    return foreign_ca(stack, pki, valkey)
+
+
 def no_client(stack: ExitStack, pki: Pki, valkey: RedisForTest) -> dict[str, Any]:
     port = stack.enter_context(front(pki.ours, valkey, ask_clients=True))
     return {"url": f"rediss://localhost:{port}/0", **files(pki.ours.ca, None)}
@@ -152,6 +158,7 @@ def sentinels(stack: ExitStack, pki: Pki, valkey: RedisForTest) -> dict[str, Any
         (expired, "certificate has expired", "valid now"),
         (wrong_name, "Hostname mismatch, certificate is not valid for 'localhost'", "must hold the address"),
         (foreign_ca, "certificate verify failed: ", "_REDIS__TLS_CA_FILE must name the CA"),
+        (ca_of_the_system, "certificate verify failed: ", "_REDIS__TLS_CA_FILE must name the CA"),
         # The server's refusal is lost if it closes before our first command has arrived.
         (no_client, "(?i)ALERT_CERTIFICATE_REQUIRED|reset|unknown error|EOF", "refuses the certificate of"),
         (foreign_client, "(?i)ALERT_UNKNOWN_CA|reset|unknown error|EOF", "refuses the certificate of"),

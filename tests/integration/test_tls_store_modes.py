@@ -114,8 +114,10 @@ async def read(settings: RtpRedis, key: str) -> bytes | None:
 
 
 def test_what_uic_writes_rtp_reads_and_neither_talks_to_who_has_a_foreign_certificate(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is foreign if the setting names another CA, though the system trusts it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(store.issued.ca))
     trusted = store.told | files(store.issued, store.issued.ca)
     written = RedisStore(UicRedis(**trusted, timeout_s=5), KEYS)
     assert written.commit([Commit(3, ABSENT, b"p", (("u", b"state"),))]) == [Written()]
@@ -129,9 +131,12 @@ def test_what_uic_writes_rtp_reads_and_neither_talks_to_who_has_a_foreign_certif
         refused.read_progress([3])
 
 
-def test_rtp_reads_renewed_files_whenever_it_connects(store: Store, tmp_path: Path) -> None:
+def test_both_services_read_renewed_files_when_they_connect(store: Store, tmp_path: Path) -> None:
     """The authority is another one, too, so neither an old certificate nor an old CA is of any use."""
-    settings = RtpRedis(**store.told | files(store.issued, store.issued.ca))
+    told = store.told | files(store.issued, store.issued.ca)
+    settings = RtpRedis(**told)
+    folded = RedisStore(UicRedis(**told, timeout_s=5), KEYS)
+    found = folded.read_progress([3])
     key = KEYS.state(3, "u")
     store.servers[0].client().set(key, b"state")
     with asyncio.Runner() as runner:
@@ -157,6 +162,14 @@ def test_rtp_reads_renewed_files_whenever_it_connects(store: Store, tmp_path: Pa
 
         until(reads, "RTP reads by the new files", within_s=30)
         runner.run(opened.close())
+
+    def folds() -> bool:
+        with suppress(StoreUnavailable):
+            return folded.read_progress([3]) == found
+        return False
+
+    until(folds, "UIC reads by the new files", within_s=30)
+    folded.close()
 
 
 async def _opened(settings: RtpRedis) -> RedisStateReader:

@@ -1,11 +1,16 @@
-"""What is found behind an error of the store's client, and which TLS files are refused."""
+"""Whom connections to the store trust, what is found behind an error of its client, and which TLS files are refused."""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import socket
 import ssl
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -15,13 +20,16 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from redis.asyncio.connection import SSLConnection, parse_url
 
-from process.store_tls import cause_of, check_store_tls
+from process.store_tls import RenewedContext, cause_of, check_store_tls, tls_options
 from process.tls_causes import MOST, BadTlsFiles, Cause, KeyHasPassphrase, by_cause, no_passphrase
 from rtp.settings import RedisSettings as RtpRedis
 from rtp.store import _commands
-from support.certificates import Certificates
+from rtp.store.connection import RenewedTls as OfRtp
+from support.certificates import Certificates, TlsFront
 from uic.redis_client import open_client
+from uic.renewed_tls import RenewedTls as OfUic
 from uic.settings import RedisSettings as UicRedis
 from uic.store_failures import MOST_OF_REPLY, describe
 
@@ -108,6 +116,159 @@ def test_connections_to_the_store_have_a_passphrase_in_every_mode_or_ask_no_term
     nodes = in_cluster._cluster.nodes_manager
     given += [nodes.connection_kwargs, *(node.connection_kwargs for node in nodes.startup_nodes.values())]
     assert [one["ssl_password"] for one in given] == [password or no_passphrase] * 7
+
+
+# The context
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Counts the contexts that are made: each reads all CAs that it trusts."""
+    counted = Mock(side_effect=ssl.create_default_context)
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    return counted
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> Certificates:
+    return Certificates.issue(tmp_path / "issued")
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Certificates:
+    return Certificates.issue(tmp_path / "foreign")
+
+
+def context_of(ca: Path | None, shown: Certificates) -> RenewedContext:
+    return RenewedContext(tls_options("rediss://h", ca, shown.client, shown.client_key))
+
+
+@pytest.mark.parametrize("of_system", [False, True], ids=["a CA file", "the system's CAs"])
+def test_a_context_is_made_once_until_a_file_is_another(
+    of_system: bool, issued: Certificates, foreign: Certificates, made: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(issued.ca if of_system else foreign.ca))
+
+    def get() -> ssl.SSLContext:
+        """As each connection does, which has a context of its own."""
+        return context_of(None if of_system else issued.ca, issued).get()
+
+    first = get()
+    assert get() is first
+    assert made.call_count == 1
+    authority = first.get_ca_certs()
+    assert len(authority) == 1
+    foreign.ca.rename(issued.ca)
+    assert get().get_ca_certs() != authority
+    assert get() is get()
+    assert made.call_count == 2
+    for file in ("client_key", "client"):
+        shutil.copyfile(getattr(foreign, file), getattr(issued, file))
+    assert get() is get()
+    assert made.call_count == 3
+
+
+def test_a_certificate_that_cannot_be_used_costs_no_reading_of_cas_and_is_used_once_it_can(
+    issued: Certificates, foreign: Certificates, made: Mock
+) -> None:
+    opened = context_of(None, replace(issued, client_key=foreign.client_key))
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError, match="KEY_VALUES_MISMATCH"):
+            opened.get()
+    assert made.call_count == 0
+    issued.client_key.rename(foreign.client_key)
+    assert opened.get() is opened.get()
+    assert made.call_count == 1
+
+
+def test_the_cas_that_are_named_are_trusted_in_place_of_the_systems(
+    issued: Certificates, foreign: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(foreign.ca))
+    [authority] = issued.trust().get_ca_certs()
+    pem = issued.ca.read_text()
+    for named in ({"ssl_ca_certs": str(issued.ca)}, {"ssl_ca_data": pem}):
+        assert RenewedContext(named).get().get_ca_certs() == [authority]
+    assert RenewedContext({"ssl_ca_path": str(issued.ca.parent)}).get().get_ca_certs() == [], "looked up when needed"
+    assert RenewedContext({}).get().get_ca_certs() == foreign.trust().get_ca_certs()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "ssl_cert_reqs=none",
+        "ssl_cert_reqs=optional",
+        "ssl_check_hostname=false",
+        "ssl_min_version=772",
+        "ssl_ciphers=ECDHE-RSA-AES128-GCM-SHA256",
+        "ssl_include_verify_flags=[VERIFY_X509_STRICT,VERIFY_CRL_CHECK_LEAF]",
+        "ssl_exclude_verify_flags=VERIFY_X509_TRUSTED_FIRST",
+    ],
+)
+def test_a_context_is_what_redis_py_makes_of_the_urls_options(query: str) -> None:
+    options: Any = parse_url(f"rediss://h:1/0?{query}")
+    assert options.pop("connection_class") is SSLConnection
+    theirs = SSLConnection(**options).ssl_context.get()
+    ours = OfRtp(**options).ssl_context.get()
+
+    def seen(context: ssl.SSLContext) -> list[object]:
+        ciphers = [cipher["name"] for cipher in context.get_ciphers()]
+        return [context.verify_mode, context.check_hostname, context.verify_flags, context.minimum_version, ciphers]
+
+    assert seen(ours) == seen(theirs)
+
+
+@pytest.fixture
+def front(issued: Certificates) -> Iterator[TlsFront]:
+    """With nothing behind it."""
+    with TlsFront(issued, 1) as front:
+        yield front
+
+
+@pytest.mark.parametrize("service", ["UIC", "RTP"])
+def test_connections_that_fail_read_the_cas_once(
+    service: str, foreign: Certificates, front: TlsFront, made: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RTP's would otherwise hold up all requests: it opens as many as its pool has while the store is away."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(foreign.ca))
+    url, tries = f"rediss://localhost:{front.port}", 5
+
+    async def by_rtp() -> None:
+        commands = _commands(RtpRedis(url=url, connect_timeout_ms=20_000))  # type: ignore[arg-type]
+        for _ in range(tries):
+            with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
+                await commands.time_ms(20)
+        await commands.close()
+
+    if service == "RTP":
+        asyncio.run(by_rtp())
+    else:
+        client = open_client(UicRedis(url=url, timeout_s=20))
+        for _ in range(tries):
+            with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
+                client.ping()
+    assert front.connections == tries
+    assert made.call_count == 1
+
+
+def test_connections_have_our_context_in_every_mode(issued: Certificates) -> None:
+    """Those of UIC in a cluster are seen in tests with servers: it connects when it is opened."""
+    sentinels = {"mode": "sentinel", "sentinels": "h:2"}
+    for mode in ({}, sentinels):
+        told: dict[str, Any] = {"url": "rediss://h:1", "tls_ca_file": issued.ca, **mode}
+        of_uic = open_client(UicRedis(**told)).connection_pool
+        of_rtp: Any = _commands(RtpRedis(**told))
+        pools = [(of_uic, OfUic), (of_rtp._pool, OfRtp)]
+        if mode:
+            pools += [(one.connection_pool, OfUic) for one in of_uic.sentinel_manager.sentinels]
+            pools += [(one.connection_pool, OfRtp) for one in of_rtp._sentinels.sentinels]
+        for pool, ours in pools:
+            assert isinstance(pool.make_connection(), ours)
+    in_cluster: Any = _commands(RtpRedis(url="rediss://h:1", mode="cluster", nodes="h:3"))  # type: ignore[arg-type]
+    nodes = in_cluster._cluster.nodes_manager
+    assert nodes.connection_kwargs["connection_class"] is OfRtp
+    assert {node.connection_class for node in nodes.startup_nodes.values()} == {OfRtp}
 
 
 def test_a_key_with_a_passphrase_is_told_with_the_settings_at_a_later_connection() -> None:

@@ -19,7 +19,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio.cluster import ClusterNode, NodesManager
-from redis.asyncio.connection import AbstractConnection, DefaultParser, RedisSSLContext, SSLConnection
+from redis.asyncio.connection import AbstractConnection, DefaultParser, SSLConnection
 from redis.asyncio.connection import Connection as TcpConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
@@ -398,8 +398,8 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "nodes_manager learns slots_cache by initialize() and move_slot(), and closes by aclose()": lambda patch: (
         patch.setattr(NodesManager, "initialize", other)
     ),
-    "an SSLConnection gets its TLS context from ssl_context whenever it connects, which keeps it in context": (
-        lambda patch: patch.setattr(RedisSSLContext, "get", other)
+    "an SSLConnection gets its TLS context by ssl_context.get() whenever it connects": lambda patch: patch.setattr(
+        SSLConnection, "_connection_arguments", other
     ),
     "nodes_manager takes another node by set_nodes(), made with its connection_kwargs": lambda patch: patch.setattr(
         NodesManager, "set_nodes", other

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from redis.cluster import ClusterNode, NodesManager, RedisCluster
+from redis.connection import SSLConnection
 
 from process.assumptions import broken
 from uic.bulk.commands import namespaces
 from uic.errors import UnsuitableClient
-from uic.redis_client import ASSUMPTIONS, ClusterClient, check_cluster_client
+from uic.redis_client import ASSUMPTIONS, ClusterClient, check_client
 
 
 def other(*_: object) -> None:
@@ -25,6 +26,12 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     ),
     "nodes_manager knows nodes by their names, in nodes_cache": lambda patch: patch.setattr(
         NodesManager, "get_node", other
+    ),
+    "nodes_manager makes its connections by connection_pool_class": lambda patch: patch.setattr(
+        NodesManager, "create_redis_node", other
+    ),
+    "an SSLConnection speaks TLS by _wrap_socket_with_ssl(sock) whenever it connects": lambda patch: patch.setattr(
+        SSLConnection, "_connect", other
     ),
 }
 
@@ -39,7 +46,7 @@ def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, mo
     CHANGES[name](monkeypatch)
     assert broken(ASSUMPTIONS) == [name]
     with pytest.raises(UnsuitableClient, match="redis-py") as refused:
-        check_cluster_client.__wrapped__()
+        check_client.__wrapped__()
     assert name in refused.value.detail
 
 
@@ -49,11 +56,11 @@ def test_the_namespaces_command_says_that_the_client_is_not_one_it_is_for(
     monkeypatch.setenv("UIC_REDIS__URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
     CHANGES[next(iter(CHANGES))](monkeypatch)
-    check_cluster_client.cache_clear()
+    check_client.cache_clear()
     try:
         assert namespaces.main([]) == 1
     finally:
-        check_cluster_client.cache_clear()
+        check_client.cache_clear()
     assert "redis-py" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import PRIMARY, ClusterNode, NodesManager, RedisCluster, get_node_name
-from redis.connection import parse_url
+from redis.connection import SSLConnection, parse_url
 from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
 
@@ -21,6 +21,7 @@ from process.sentinels import sentinel_login
 from process.store_tls import check_store_tls, tls_options
 from process.tls_causes import BadTlsFiles
 from uic.errors import StartRefused, UnsuitableClient
+from uic.renewed_tls import RenewedTls, RenewedTlsOfMaster, RenewedTlsPool
 from uic.sentinels import Sentinels
 from uic.settings import RedisSettings
 from uic.store_failures import SETTINGS
@@ -37,8 +38,15 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     "nodes_manager knows nodes by their names, in nodes_cache": lambda: uses(
         NodesManager.get_node, "get_node_name", "nodes_cache"
     ),
+    "nodes_manager makes its connections by connection_pool_class": lambda: uses(
+        NodesManager.create_redis_node, "connection_pool_class"
+    ),
+    "an SSLConnection speaks TLS by _wrap_socket_with_ssl(sock) whenever it connects": lambda: (
+        takes(SSLConnection._wrap_socket_with_ssl, "self", "sock")
+        and uses(SSLConnection._connect, "_wrap_socket_with_ssl")
+    ),
 }
-"""What `ClusterClient` assumes of redis-py."""
+"""What `ClusterClient` and `RenewedTls` assume of redis-py."""
 
 
 _KNOWS_WHO_FAILED: Final = "last_failed_node_name" in inspect.signature(NodesManager.initialize).parameters
@@ -70,11 +78,11 @@ class ClusterClient(RedisCluster):
 
 
 @cache
-def check_cluster_client() -> None:
-    """Once, before the first connection to a cluster.
+def check_client() -> None:
+    """Once, before the first connection to a cluster or over TLS.
 
     Raises:
-        UnsuitableClient: the installed redis-py is not one that `ClusterClient` is for.
+        UnsuitableClient: the installed redis-py is not one that `ClusterClient` and `RenewedTls` are for.
     """
     if found := broken(ASSUMPTIONS):
         raise UnsuitableClient(
@@ -92,7 +100,7 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
     Raises:
         FAILURES: no node of a cluster answers.
         StartRefused: the TLS files that the settings name cannot be used.
-        UnsuitableClient: see `check_cluster_client`.
+        UnsuitableClient: see `check_client`.
     """
     try:
         check_store_tls(SETTINGS, settings.url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
@@ -105,6 +113,8 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         "retry": Retry(NoBackoff(), 0),
     }
     tls = settings.url.startswith("rediss://")
+    if tls or settings.mode == "cluster":
+        check_client()
     if tls:
         limits |= tls_options(settings.url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
 
@@ -113,11 +123,12 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         connected()
 
     if settings.mode == "cluster":  # cluster clients run the usual on_connect themselves
-        check_cluster_client()
         limits |= {
             "retry": Retry(NoBackoff(), 1),
             "startup_nodes": list(starmap(ClusterNode, hosts_and_ports(settings.nodes))),
         }
+        if tls:
+            limits["connection_pool_class"] = RenewedTlsPool
         return ClusterClient.from_url(settings.url, **limits, redis_connect_func=lambda _: connected())
     if settings.mode == "sentinel":
         given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
@@ -125,9 +136,15 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         limits |= {"ssl": tls}
         of_sentinels = limits | sentinel_login(settings.sentinel_username, settings.sentinel_password)
         sentinels: Any = Sentinels(hosts_and_ports(settings.sentinels), settings.timeout_s, of_sentinels)
+        if tls:
+            for sentinel in sentinels.sentinels:
+                sentinel.connection_pool.connection_class = RenewedTls
+            login["connection_class"] = RenewedTlsOfMaster
         return sentinels.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
     # redis-py would keep the connection: where the address is a name, it leads to another server after a failover.
     limits["retry_on_error"] = [ReadOnlyError]
+    if tls:
+        limits["connection_class"] = RenewedTls
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
 
 

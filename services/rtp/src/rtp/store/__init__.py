@@ -26,7 +26,7 @@ from rtp.core.circuit_breaker import CircuitBreaker
 from rtp.settings import RedisSettings
 from rtp.store.cluster import ClusterCommands
 from rtp.store.commands import SETTINGS, Commands
-from rtp.store.connection import RenewedTls
+from rtp.store.connection import RenewedTls, RenewedTlsOfMaster
 from rtp.store.pool import PoolCommands, SentinelCommands
 from rtp.store.reader import RedisStateReader
 from rtp.store.sentinels import Sentinels
@@ -64,18 +64,20 @@ def _commands(settings: RedisSettings) -> Commands:
         options |= tls_options(url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
     match settings.mode:
         case "single":
-            # As `ConnectionPool.from_url`, but for the protocol, which is ours to choose: we read the replies.
-            pool = ConnectionPool(**{**options, **parse_url(url), "protocol": 2})
+            # As `ConnectionPool.from_url`, but for the class, and for the protocol, because we read the replies.
+            own: dict[str, Any] = {"protocol": 2} | ({"connection_class": RenewedTls} if settings.tls else {})
+            pool = ConnectionPool(**{**options, **parse_url(url), **own})
             return PoolCommands(pool, settings.pool_size, connect_s)
         case "sentinel":
             of_url = parse_url(url)
-            login = {name: of_url[name] for name in ("username", "password", "db") if name in of_url}
+            login: dict[str, Any] = {name: of_url[name] for name in ("username", "password", "db") if name in of_url}
             options["ssl"] = settings.tls
             of_sentinels = options | sentinel_login(settings.sentinel_username, settings.sentinel_password)
             sentinels = Sentinels(hosts_and_ports(settings.sentinels), connect_s, of_sentinels)
             if settings.tls:
                 for sentinel in sentinels.sentinels:
                     sentinel.connection_pool.connection_class = RenewedTls
+                login["connection_class"] = RenewedTlsOfMaster
             masters = SentinelConnectionPool(settings.sentinel_service, sentinels, **options, **login)  # type: ignore[no-untyped-call] # redis-py has no annotation here
             return SentinelCommands(masters, sentinels, settings.pool_size, connect_s)
         case "cluster":

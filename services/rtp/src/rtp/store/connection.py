@@ -20,17 +20,18 @@ from redis.asyncio.cluster import ClusterNode, NodesManager
 from redis.asyncio.connection import (
     AbstractConnection,
     DefaultParser,
-    RedisSSLContext,
     SSLConnection,
     UnixDomainSocketConnection,
 )
 from redis.asyncio.connection import (
     Connection as TcpConnection,
 )
+from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
 from process.assumptions import broken, takes, uses
+from process.store_tls import RenewedContext
 from rtp.errors import UnsuitableClient
 
 # What is assumed
@@ -69,8 +70,8 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and takes(NodesManager.move_slot, "self", "e")
         and takes(NodesManager.aclose, "self", "attr")
     ),
-    "an SSLConnection gets its TLS context from ssl_context whenever it connects, which keeps it in context": lambda: (
-        uses(SSLConnection._connection_arguments, "ssl_context", "get") and uses(RedisSSLContext.get, "context")
+    "an SSLConnection gets its TLS context by ssl_context.get() whenever it connects": lambda: uses(
+        SSLConnection._connection_arguments, "ssl_context", "get"
     ),
     "nodes_manager takes another node by set_nodes(), made with its connection_kwargs": lambda: (
         takes(NodesManager.set_nodes, "self", "old", "new")
@@ -94,12 +95,16 @@ def check_client() -> None:
 
 
 class RenewedTls(SSLConnection):
-    """Reads the TLS files whenever it connects, because they may have been renewed. redis-py reads them once for each
-    connection that it makes, and the nodes of a cluster and the clients of Sentinels keep theirs for good."""
+    """Has the TLS files as they are whenever it connects, because they may have been renewed. redis-py reads them once
+    for each connection that it makes, and the nodes of a cluster and the clients of Sentinels keep theirs for good."""
 
-    def _connection_arguments(self) -> Any:
-        self.ssl_context.context = None
-        return super()._connection_arguments()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context: Any = RenewedContext(options)
+
+
+class RenewedTlsOfMaster(SentinelManagedConnection, RenewedTls):
+    """The same, of the master that Sentinels name."""
 
 
 # The exchange
