@@ -287,6 +287,21 @@ def test_training_warns_when_the_last_epoch_is_the_best(
     assert (said in (output / run.LOG).read_text()) == warned
 
 
+@pytest.mark.parametrize(("aucs", "doubted"), [([0.5, 0.995], True), ([0.999, 0.9], True), ([0.5, 0.985], False)])
+def test_an_auc_that_is_too_good_is_doubted_and_more_training_is_no_advice(
+    folder: Path, tmp_path: Path, aucs: list[float], doubted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = iter(aucs)
+    monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": next(validated)})
+    output = tmp_path / "run"
+    train.train(epochs(smoke_config(folder), 2), output)
+    written = (output / run.LOG).read_text()
+    said = f"{output}: a validation AUC of {max(aucs):.5f} is hardly ever true: most often something that is read is"
+    assert (said in written) == doubted
+    assert ("`ctr data check`" in written) == doubted
+    assert ("raise training.epochs" in written) != doubted
+
+
 def test_a_model_with_context_features_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     config = smoke_config(folder)
     config = msgspec.structs.replace(config, model=config.model | {"context_features": ["hour"]})

@@ -34,6 +34,7 @@ from mimn.data.description import (
 from mimn.data.events import DataError
 from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.field_tally import FieldTally
+from mimn.data.fields_alone import FieldsAlone, Told
 from mimn.data.ids import Strings
 from mimn.data.labels import known_labels, labels_known
 from mimn.data.local_dates import LocalDates
@@ -41,7 +42,7 @@ from mimn.data.misread import MisreadIds, misread_values, written_twice
 from mimn.data.number_bounds import usual_bounds
 from mimn.data.own_events import Distance, OwnEvents
 from mimn.data.rounding import WholeTimes
-from mimn.data.split import LEFT_OUT, PARTS, time_parts
+from mimn.data.split import LEFT_OUT, PARTS, parts_of, time_parts
 from mimn.data.tables import Columns, TableReader
 from mimn.data.tallies import FirstTimes, NumberTally, RepeatedRows, Tally
 from mimn.data.zones import Zones
@@ -53,6 +54,10 @@ and times are the same."""
 FEW_WITH_HISTORY = 0.01
 """A smaller share of the impressions of users with events has an event before it: times are not what they seem."""
 NO_USER_ROW = "share of impressions whose user has no row in [users]"
+BEST_ALONE = "AUC of a field of the context alone, the best"
+SHOWN_ALONE = 3
+TOLD_BY_MISSING = 0.9
+"""Shares of missing values that differ by so much tell the answer by themselves."""
 STRETCHED = 2.0
 """Numbers that are clipped are a finding where they make the deviation so many times as large."""
 
@@ -318,6 +323,8 @@ class _Check:
         split = self._description.split
         by_day: dict[int, tuple[int, int]] = {}
         reader = self._reader("impressions")
+        wanted = columns_of(self._description, "impressions")
+        alone = FieldsAlone([name for name in wanted if name.startswith("context.")], self._train)
         for batch in self._read(reader, "impressions"):
             known_ms = labels_known(batch, table.window_ms)
             label = known_labels(batch, known_ms)
@@ -353,6 +360,9 @@ class _Check:
                 if split.train_from is not None:
                     untrained += int(np.count_nonzero(batch["time"] < instant_ms(split.train_from)))
                 parts.update(zip(part.tolist(), label.tolist(), strict=True))
+                alone.add(batch, label == 1, part == PARTS.index("train"))
+            else:
+                alone.add(batch, label == 1, np.ones(len(label), np.bool_))
         self._find_without_category("impressions", reader)
         self._find_item_0("impressions", table.item, reader, zero)
         self._find_future("impressions", table.time, reader, future)
@@ -370,6 +380,11 @@ class _Check:
             self._report.findings.append(self._without_history(table.time, reader, with_history, shown, sorted(by_day)))
         if distance := self._own_events.distance:
             self._report.findings.append(self._far_events(table.time, reader, distance))
+        if told := alone.told:
+            self._report.values[BEST_ALONE] = ", ".join(
+                f"{wanted[one.column].said} {one.auc:.3f}" for one in told[:SHOWN_ALONE]
+            )
+        self._report.findings += [_answer(wanted[one.column], reader, one) for one in told if one.answer]
         if weights:
             self._report.findings.append(weights)
         self._report.values |= {
@@ -403,6 +418,14 @@ class _Check:
             self._report.findings.append(nothing_to_learn(table, clicked, shown, late))
         if isinstance(split, TimeSplit):
             self._parts(parts, untrained)
+
+    def _train(self, users: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of some different users are of the train part; all where it is one of times."""
+        split = self._description.split
+        if isinstance(split, TimeSplit):
+            return np.ones(len(users), np.bool_)
+        of_users: NDArray[np.bool_] = parts_of(users.view(np.int64), split.fold) == PARTS.index("train")
+        return of_users
 
     def _strangers(self, what: Literal["user", "item"], reader: TableReader, shown: int) -> str:
         """What is wrong where no impression's user, or item, has an event; `shown` is one of them."""
@@ -520,6 +543,19 @@ def _outside(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
     if not len(known):
         return len(ids)
     return int(np.count_nonzero(known.take(known.searchsorted(ids), mode="clip") != ids))
+
+
+def _answer(want: Wanted, reader: TableReader, told: Told) -> str:
+    """What is wrong with a field that tells a click from none by itself."""
+    clicks, others = told.missing
+    missing = ""
+    if abs(clicks - others) >= TOLD_BY_MISSING:
+        missing = f". It is missing in {clicks:.1%} of the impressions with a click, and in {others:.1%} of the others"
+    return (
+        f"`impressions`, column {want.column} of {reader.files}: `{want.said}` alone tells a click from none, with an "
+        f"AUC of {told.auc:.3f} on the train part{missing}. Such a value is most likely known only after the answer, "
+        "and no request has it: remove the field, or write the value as it was when the impression was shown"
+    )
 
 
 def _deviation(x: NDArray[np.float64], weight: NDArray[np.int64]) -> float:

@@ -35,6 +35,8 @@ from mimn.training.settings import TrainingSettings
 
 log = logging.getLogger("mimn.train")
 F = TypeVar("F", np.float32, np.float64)
+TOO_GOOD = 0.99
+"""With such a validation AUC the data is to be doubted, and more training is no advice."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,15 @@ def fit(
             past = Past(schedule.curve, epochs.steps, schedule.start)
             save_checkpoint(checkpoint, model, optimizers, past, task.data_sha256)
         log.info("epoch %d: %s", len(schedule.curve), said(epoch))
-    if schedule.last_is_best:
+    if schedule.best_auc >= TOO_GOOD:
+        log.warning(
+            "%s: a validation AUC of %.5f is hardly ever true: most often something that is read is known only after "
+            "the answer. `ctr data check` on the description says how well single fields of impressions tell it; leave "
+            "out what no request has, and train again",
+            folder,
+            schedule.best_auc,
+        )
+    elif schedule.last_is_best:
         log.warning(
             "%s: the last of %d epochs is the best on validation, so more training may give a better model: raise "
             'training.epochs, or set epochs = "auto" to stop by validation',

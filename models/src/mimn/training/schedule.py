@@ -65,6 +65,11 @@ class Schedule:
         return max(goodness, key=goodness.__getitem__, default=0)
 
     @property
+    def best_auc(self) -> float:
+        """AUC of the best epoch on the validation part; NaN where it is not among the figures."""
+        return self.validations[self.best_epoch].get("auc", math.nan)
+
+    @property
     def last_is_best(self) -> bool:
         """Whether there is an epoch after the start, and the last one is better than all before it."""
         return 0 < self.best_epoch == len(self.curve)
