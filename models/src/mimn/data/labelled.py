@@ -148,14 +148,14 @@ class OccasionBatch:
         return OccasionBatch(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def label_parts(data: Prepared, parts: Sequence[Part] = PARTS) -> Labelled:
+def label_parts(data: Prepared, parts: Sequence[Part] = PARTS, needed: Sequence[Part] | None = None) -> Labelled:
     """The impressions of a prepared data set with the part of each.
 
     `parts`: which parts there shall be. The impressions of the others belong to no part then, and their labels are not
-    in memory: `WITHHELD` stands there.
+    in memory: `WITHHELD` stands there. `needed`: which of them must have both labels; None: all.
 
     Raises:
-        DataError: there are no impressions, or a part is empty or has one label alone.
+        DataError: there are no impressions, or a needed part is empty or has one label alone.
     """
     shown, described = data.impressions, data.description
     if shown is None or described.impressions is None:
@@ -170,7 +170,7 @@ def label_parts(data: Prepared, parts: Sequence[Part] = PARTS) -> Labelled:
         withheld = np.isin(part, [PARTS.index(name) for name in missing])
         part = np.where(withheld, LEFT_OUT, part).astype(part.dtype)
         shown = replace(shown, label=np.where(withheld, WITHHELD, shown.label).astype(np.uint8))
-    for name in parts:
+    for name in parts if needed is None else needed:
         rows = part == PARTS.index(name)
         clicks = int(shown.label[rows].sum())
         if clicks in (0, int(rows.sum())):

@@ -23,7 +23,7 @@ from mimn.export.recurrent import export_bundle
 from mimn.export.sequence import EVENTS, export_sequence
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.long_histories import LONG_HISTORIES, LongHistories
-from mimn.impressions.measured import outdated, overall
+from mimn.impressions.measured import LATER, evaluation_of, outdated, overall
 from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault, fitted_of
 from mimn.nn.baselines.model import BaselineModel
@@ -196,8 +196,11 @@ def facts_of(run: Path) -> RunFacts:
             length,
             length,
         )
-    told = {name: value for name, value in training.items() if name != "description"}
+    told = {name: value for name, value in training.items() if name not in ("description", LATER)}
     told["evaluation"] = overall(evaluation, fitted)  # by slice it would be longer than all the rest of a manifest
+    if fitted is not None and fitted.on is not None:
+        measured = evaluation_of(training, fitted.on)
+        told["calibrated_on"] = msgspec.to_builtins(fitted.on) | {"evaluation": overall(measured, fitted)}
     return RunFacts(
         training=told,
         codes=codes,

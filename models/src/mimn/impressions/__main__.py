@@ -4,6 +4,7 @@ python -m mimn.impressions train --description dataset.toml --config model.toml 
 python -m mimn.impressions tune --description dataset.toml --config model.toml --space space.toml --output runs/search
 python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
 python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
+python -m mimn.impressions evaluate --run runs/x --on later.toml      and on later ones (calibrate, too)
 python -m mimn.impressions table --plan plan.toml                     rows and seeds that are missing, then the page
 python -m mimn.impressions export --run runs/x --output bundles --name shop --version 1   a bundle for serving
 """
@@ -21,6 +22,7 @@ from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.preparation import cache_folder
+from mimn.data.split import Part
 from mimn.export.__main__ import FAILURES, add_bundle_arguments
 from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate
@@ -80,7 +82,11 @@ def parser() -> argparse.ArgumentParser:
     evaluating = commands.add_parser("evaluate", help="figures on the test impressions")
     for command in (calibrating, evaluating):
         command.add_argument("--run", type=Path, required=True, help="run folder of train")
-        command.add_argument("--description", type=Path, help="where the description is now, if it has moved")
+        data = command.add_mutually_exclusive_group()
+        data.add_argument("--description", type=Path, help="where the description is now, if it has moved")
+        data.add_argument(
+            "--on", type=Path, help="description of later data with the same inputs, in place of training's"
+        )
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
     exporting = commands.add_parser("export", help="write the run as a bundle for serving, with fields and calibrator")
     exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
@@ -121,7 +127,11 @@ def _run(options: argparse.Namespace) -> Any:
         return _tune(options)
     if options.command == "table":
         return _table(options)
-    trained = TrainedRun.load(options.run, options.cache, options.description)
+    if options.on is None:
+        trained = TrainedRun.load(options.run, options.cache, options.description)
+    else:
+        needed: tuple[Part, ...] = ("validation",) if options.command == "calibrate" else ("validation", "test")
+        trained = TrainedRun.load_on(options.on, options.run, options.cache, needed)
     length = trained.config.training.validation_length if options.length is None else options.length
     if length < 1:
         raise ConfigError(f"length must be at least 1, not {length}")

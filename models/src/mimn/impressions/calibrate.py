@@ -11,7 +11,7 @@ from mimn import run
 from mimn.baselines import state_bytes
 from mimn.calibration import FROM_LABELS, UNCALIBRATED, Calibration, Method, fit
 from mimn.impressions.long_histories import LONG_HISTORIES, long_histories
-from mimn.impressions.measured import outdated
+from mimn.impressions.measured import evaluation_of, outdated
 from mimn.impressions.trained import CALIBRATION, Fitted, Scorer, TrainedRun
 from mimn.training.disk import named_if_full
 
@@ -39,11 +39,12 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Fitted:
             100 * longer,
             length,
         )
-    fitted = Fitted(method, calibrated(trained, method, length), length if method in FROM_LABELS else None)
+    read = length if method in FROM_LABELS else None
+    fitted = Fitted(method, calibrated(trained, method, length), read, trained.later)
     with named_if_full(trained.folder, "calibrate again"):
         run.write_json(trained.folder / CALIBRATION, fitted.told())
         note_long_histories(trained, fitted.calibration)
-    for old in outdated(run.finished(trained.folder).get("evaluation", {}), fitted):
+    for old in outdated(evaluation_of(run.finished(trained.folder), trained.later), fitted):
         log.warning(
             "figures and predictions on the latest %s events are those of an earlier calibrator: evaluate again with "
             "--length %s",

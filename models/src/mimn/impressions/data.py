@@ -52,13 +52,18 @@ class ImpressionData:
     labelled: Labelled
 
     @classmethod
-    def load(cls, description: Path, cache: Path, parts: Sequence[Part] = PARTS) -> ImpressionData:
+    def load(
+        cls, description: Path, cache: Path, parts: Sequence[Part] = PARTS, needed: Sequence[Part] | None = None
+    ) -> ImpressionData:
         """The data set of a description, read from its files or from `cache`; of its labels those of `parts` alone.
 
+        `needed`: the parts that must have both labels; None: all of `parts`.
+
         Raises:
-            DataError: it cannot be used, or has no `[impressions]`, or a part without both labels.
+            DataError: it cannot be used, or has no `[impressions]`, or a needed part without both labels.
         """
-        return _loaded(prepare(description, cache).folder, description, cache, tuple(parts))
+        required = tuple(parts if needed is None else needed)
+        return _loaded(prepare(description, cache).folder, description, cache, tuple(parts), required)
 
     @cached_property
     def sha256(self) -> str:
@@ -135,19 +140,37 @@ class ImpressionData:
 class ImpressionReader:
     """Impressions and histories as tensors, by one vocabulary and one meaning of the fields."""
 
-    def __init__(self, data: ImpressionData, ids: EmbeddingIds, fitted: FittedFields, config: ImpressionConfig) -> None:
+    def __init__(
+        self,
+        data: ImpressionData,
+        ids: EmbeddingIds,
+        fitted: FittedFields,
+        config: ImpressionConfig,
+        *,
+        members: MemberIndex | None = None,
+        dated_rates: bool = True,
+    ) -> None:
+        """
+        Args:
+            data: whose impressions and histories.
+            ids, fitted: what the model knows.
+            config: of the model.
+            members: which candidates stand for items; None: as the data says.
+            dated_rates: whether an item's past rate is that of each impression's time; else it is the one that the
+                model was trained with, which is what serving reads.
+        """
         model = config.architecture
         rules = data.prepared.description.action_rules
         self._weight = Actions.of(weights_of(rules)).weight if rules else None
         self._data, self._labelled, self._ids, self._sketch = data, data.labelled, ids, model.sketch
-        self._length = config.training.validation_length
+        self._length, self._dated_rates = config.training.validation_length, dated_rates
         self.member_index: MemberIndex | None = None
         """From items to the candidates that stand for them; None for a model without a ledger."""
         self._reads: Reads | None = None
         if model.ledger is not None:
-            self.member_index = index_of(model.ledger, data.prepared.members)
-            members = MemberReads(model.ledger, self.member_index, model.member_half_lives)
-            self._reads = Reads(model.ledger, members=members)
+            self.member_index = index_of(model.ledger, data.prepared.members) if members is None else members
+            read = MemberReads(model.ledger, self.member_index, model.member_half_lives)
+            self._reads = Reads(model.ledger, members=read)
         self._read: dict[int, ImpressionReads] = {}
         self._fields = encode_fields(data.prepared, data.labelled, fitted, data.rates)
         of_user = sum(spec.tabled and spec.kind != "multi" for spec in fitted.of("user"))
@@ -182,7 +205,12 @@ class ImpressionReader:
         return items, categories
 
     def item_rates(self, impressions: Ints) -> Tensor | None:
-        """The candidates' past rates as of each impression, None without such fields. [...] → [..., Q]"""
+        """The candidates' past rates as of each impression; None without such fields, or where the model has them.
+
+        [...] → [..., Q]
+        """
+        if not self._dated_rates:
+            return None
         rates = self._fields.rates("item", impressions.reshape(-1))
         return torch.from_numpy(rates.reshape(*impressions.shape, -1)) if rates.shape[-1] else None
 
@@ -255,10 +283,12 @@ class ImpressionReader:
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: Path, description: Path, cache: Path, parts: tuple[Part, ...]) -> ImpressionData:
+def _loaded(
+    folder: Path, description: Path, cache: Path, parts: tuple[Part, ...], needed: tuple[Part, ...]
+) -> ImpressionData:
     """The data set that was prepared in `folder`: read once, however many models are trained on it."""
     prepared = prepare(description, cache)
-    return ImpressionData(prepared, label_parts(prepared, parts=parts))
+    return ImpressionData(prepared, label_parts(prepared, parts=parts, needed=needed))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,9 +17,10 @@ from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared
 from mimn.evaluate import note_evaluation, save_predictions
 from mimn.impressions.figures import RESAMPLES, Rows, figures
-from mimn.impressions.measured import MEASURED
+from mimn.impressions.later import LaterData
+from mimn.impressions.measured import LATER, MEASURED
 from mimn.impressions.progressive import Labels, progressive
-from mimn.impressions.trained import Fitted, Predicted, Scorer, TrainedRun
+from mimn.impressions.trained import Fitted, Predicted, RunFault, Scorer, TrainedRun
 from mimn.training.disk import named_if_full
 
 log = logging.getLogger("mimn.evaluate")
@@ -42,7 +44,7 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     Overall and by slice: history length, new and known items, values of context fields, and day after day.
 
     Raises:
-        RunFault: the run's calibration is damaged.
+        RunFault: the run's calibration is damaged, or may have been fitted on these impressions.
         DiskFull: what was found has no room.
     """
     fitted = trained.fitted()
@@ -55,8 +57,13 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
             length,
         )
     predicted = trained.predict("test", length)
-    probabilities = probabilities_of(trained, predicted, length, fitted)
     shown = trained.data.labelled.impressions
+    if fitted is not None and fitted.on is not None and fitted.on.validates(shown.time_ms[predicted.occasions.rows]):
+        raise RunFault(
+            f"the calibration of {trained.folder} was fitted on later data, to labels of the time of these test "
+            "impressions, so it may know their clicks: calibrate again, without --on or on data with other cuts"
+        )
+    probabilities = probabilities_of(trained, predicted, length, fitted)
     users = shown.user_id[predicted.occasions.rows]
     rows = Rows(predicted.labels, predicted.scores, probabilities, users, predicted.weights)
     result: dict[str, Any] = {"overall": figures(rows, resamples), "slices": {}}
@@ -72,10 +79,24 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
         **{name: values.astype(np.float32) for name, values in probabilities.items()},
     }
     with named_if_full(trained.folder, "evaluate again"):
-        save_predictions(trained.folder / run.PREDICTIONS.format(length=length), predictions)
-        draw(rows, result["slices"]["history"], trained.folder / PICTURE.format(length=length), trained.config.name)
-        note_evaluation(trained.folder, length, result)
+        trained.pictures.mkdir(parents=True, exist_ok=True)
+        save_predictions(trained.pictures / run.PREDICTIONS.format(length=length), predictions)
+        draw(rows, result["slices"]["history"], trained.pictures / PICTURE.format(length=length), trained.config.name)
+        if trained.later is None:
+            note_evaluation(trained.folder, length, result)
+        else:
+            _note_later(trained.folder, trained.later, length, result)
     return result
+
+
+def _note_later(folder: Path, later: LaterData, length: int, found: dict[str, Any]) -> None:
+    """Write figures of later data beside those of the run's own."""
+
+    def noted(record: dict[str, Any]) -> None:
+        kept = record.setdefault(LATER, {}).setdefault(later.key, msgspec.to_builtins(later) | {"evaluation": {}})
+        kept["evaluation"][str(length)] = found
+
+    run.update_json(folder / run.METRICS, noted)
 
 
 def probabilities_of(

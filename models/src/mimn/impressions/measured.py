@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mimn.impressions.later import LaterData
 from mimn.impressions.trained import Fitted
 
+LATER = "later"
+"""Where `metrics.json` has the figures of later data, beside the `evaluation` of the run's own."""
 MEASURED = "calibration_sha256"
 """Where an evaluation in `metrics.json` has the sha256 of the calibrator that it measured."""
 KINDS = ("calibrated", "progressive")
 """The kinds of probabilities that a calibrator gives."""
+
+
+def evaluation_of(record: Mapping[str, Any], later: LaterData | None) -> Mapping[str, Any]:
+    """What `metrics.json` says of some later data, or of the run's own, by length."""
+    of_data = record if later is None else record.get(LATER, {}).get(later.key, {})
+    found: Mapping[str, Any] = of_data.get("evaluation", {})
+    return found
 
 
 def outdated(evaluation: Mapping[str, Any], fitted: Fitted | None) -> list[str]:

@@ -51,6 +51,7 @@ def progressive(
         method: `shift`, `platt` or `piecewise`.
         start: before anything is known.
         delays_ms: how long after its impression each click of the train part was seen: the share of clicks by age.
+            None: `shift`, too, counts only windows that are over.
     """
     out, calibration = scores.copy(), start
     delays = np.sort(delays_ms)
@@ -73,5 +74,7 @@ def _shifted(past: Labels, known: NDArray[np.bool_], now: int, delays: Ints, sta
     seen = np.searchsorted(delays, now - past.time_ms) / max(len(delays), 1)
     share = np.where(known, 1.0, seen) * shown
     # A click that was seen when its window ended, at this very time, is known as its impression is.
-    clicked = shown & (past.labels == 1) & (known | (past.seen_ms < now))
+    # Without delays open windows say nothing: their clicks would be clicks of no impressions.
+    early = (past.seen_ms < now) & bool(len(delays))
+    clicked = shown & (past.labels == 1) & (known | early)
     return shifted(past.scores, past.weights * share, float(past.weights @ clicked), start)

@@ -23,6 +23,7 @@ from mimn.data.labelled import OccasionBatch, OccasionSampler
 from mimn.data.split import PARTS, Part
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.later import first_event_ms
 from mimn.impressions.limits import limited
 from mimn.impressions.scoring import predict
 from mimn.nn.checkpoint import model_fields, untrained
@@ -140,6 +141,7 @@ class LabelledImpressions:
             "seed": config.training.seed,
             "data_sha256": data.sha256,
             "prepared_sha256": data.prepared.sha256,
+            "first_event_ms": first_event_ms(data),
             "refused": data.prepared.meta.refused,
             "commit": commit,
             "machine": machine(model),

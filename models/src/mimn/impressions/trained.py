@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,23 @@ import torch
 from numpy.typing import NDArray
 
 from mimn import config_file, run
+from mimn.bundle.members import MemberIndex, MemberIndexError
 from mimn.calibration import Calibration, CalibrationError, Method, Platt
-from mimn.data.description import ImpressionsTable, read_description
+from mimn.data.description import Description, read_description
 from mimn.data.fields import FittedFields
 from mimn.data.labelled import Occasions
-from mimn.data.split import Part
+from mimn.data.split import PARTS, Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data_set import description_of
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.later import LaterData, check_later, check_past, doubt_of_history
 from mimn.impressions.scoring import predict
 from mimn.impressions.train import DESCRIPTION
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import ClickModel
 
+log = logging.getLogger("mimn.impressions")
 CALIBRATION = "calibration.json"
 KEPT = ("commit", "epochs", "best_epoch", "parameters")
 
@@ -63,24 +68,33 @@ class Scorer(ABC):
     @property
     def kept_in_files(self) -> float:
         """The share of unclicked impressions that the data set's files still hold."""
-        return self._impressions.negatives_kept
+        return kept_in_files(self.data.prepared.description)
 
     @property
     def kept(self) -> float:
         """The share of unclicked impressions that training saw, of all that there were."""
-        return self.config.windows.negatives_kept * self.kept_in_files
+        return self.config.windows.negatives_kept * kept_in_files(self.trained_on)
 
     @property
-    def _impressions(self) -> ImpressionsTable:
-        table = self.data.prepared.description.impressions
-        if table is None:
-            raise RunFault("the description has no `[impressions]`")
-        return table
+    def trained_on(self) -> Description:
+        """What training read."""
+        return self.data.prepared.description
+
+
+def kept_in_files(description: Description) -> float:
+    """The share of unclicked impressions that the files of a data set still hold.
+
+    Raises:
+        RunFault: it has no impressions.
+    """
+    if description.impressions is None:
+        raise RunFault("the description has no `[impressions]`")
+    return description.impressions.negatives_kept
 
 
 @dataclass(frozen=True)
 class TrainedRun(Scorer):
-    """One run."""
+    """One run, on the data that it was trained on or on later data."""
 
     folder: Path
     record: dict[str, Any]
@@ -88,6 +102,8 @@ class TrainedRun(Scorer):
     data: ImpressionData
     reader: ImpressionReader
     model: ClickModel
+    later: LaterData | None = None
+    """What `data` is; None: what the run was trained on."""
 
     @classmethod
     def load(cls, folder: Path, cache: Path, description: Path | None = None) -> TrainedRun:
@@ -97,17 +113,13 @@ class TrainedRun(Scorer):
             RunFault: the folder holds no finished run, or the data is not what it was trained on.
             ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used.
         """
-        torch.set_num_threads(1)
-        try:
-            record = run.finished(folder)
-        except run.NoFinishedRun as error:
-            raise RunFault(str(error)) from error
-        if "description" not in record:
-            raise RunFault(f"{folder} holds a run that is not on impressions: name one of `impressions train`")
+        record = _record(folder)
         path = description_of(record["description"], description)
-        config = config_file.read(folder / run.CONFIG, ImpressionConfig)
         if read_description(path) != read_description(folder / DESCRIPTION):
-            raise RunFault(f"{path} differs from {folder / DESCRIPTION}: restore it, or train again")
+            raise RunFault(
+                f"{path} differs from {folder / DESCRIPTION}: restore it, or train again; name a description of later "
+                "data by --on"
+            )
         data = ImpressionData.load(path, cache)
         known = record.get("prepared_sha256", data.prepared.sha256)  # runs of earlier versions do not say it
         if (data.sha256, data.prepared.sha256) != (record["data_sha256"], known):
@@ -115,10 +127,47 @@ class TrainedRun(Scorer):
                 f"{folder}: the data of {path} is not that of training, or an earlier version read it otherwise: train "
                 "again on this data"
             )
-        ids, fitted, model = EmbeddingIds.load(folder), FittedFields.load(folder), load_model(folder / run.MODEL)
-        if config.training.compile:
-            model.compile_steps()
-        return cls(folder, record, config, data, ImpressionReader(data, ids, fitted, config), model)
+        config = config_file.read(folder / run.CONFIG, ImpressionConfig)
+        reader = ImpressionReader(data, EmbeddingIds.load(folder), FittedFields.load(folder), config)
+        return cls(folder, record, config, data, reader, _model(folder, config))
+
+    @classmethod
+    def load_on(cls, later: Path, folder: Path, cache: Path, needed: Sequence[Part] = PARTS[1:]) -> TrainedRun:
+        """The run in a folder on the later data of the description `later`, which is read as serving reads requests:
+        ids, fields, members and items' past rates are the run's.
+
+        `needed`: the parts that must have both labels.
+
+        Raises:
+            RunFault: the folder holds no finished run.
+            ConfigError: the description says something else of the model's inputs, or of what has been learned.
+            DataError, CheckpointError: a file of the run or of the data set cannot be used.
+        """
+        record, config = _record(folder), config_file.read(folder / run.CONFIG, ImpressionConfig)
+        check_later(read_description(folder / DESCRIPTION), later)
+        data = ImpressionData.load(later, cache, needed=needed)
+        check_past(data, later)
+        if config.history and (doubt := doubt_of_history(record, data)) is not None:
+            log.warning("%s: %s", later, doubt)
+        ledger = config.architecture.ledger
+        try:
+            members = None if ledger is None else MemberIndex.load(folder, ledger)
+        except MemberIndexError as error:
+            raise RunFault(f"{folder} holds no members ({error}): train it again") from error
+        ids, fitted = EmbeddingIds.load(folder), FittedFields.load(folder)
+        reader = ImpressionReader(data, ids, fitted, config, members=members, dated_rates=False)
+        which = LaterData.of(later, data)
+        return cls(folder, record, config, data, reader, _model(folder, config), which)
+
+    @property
+    def trained_on(self) -> Description:
+        """As `Scorer.trained_on`."""
+        return self.data.prepared.description if self.later is None else read_description(self.folder / DESCRIPTION)
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of what `evaluate` writes beside its figures."""
+        return self.folder if self.later is None else self.folder / "later" / self.later.key
 
     def scores(self, occasions: Occasions, length: int) -> NDArray[np.float64]:
         """As `Scorer.scores`."""
@@ -135,6 +184,29 @@ class TrainedRun(Scorer):
         return fitted_of(self.folder)
 
 
+def _record(folder: Path) -> dict[str, Any]:
+    """What the `metrics.json` of a finished run on impressions says.
+
+    Raises:
+        RunFault: there is none.
+    """
+    try:
+        record = run.finished(folder)
+    except run.NoFinishedRun as error:
+        raise RunFault(str(error)) from error
+    if "description" not in record:
+        raise RunFault(f"{folder} holds a run that is not on impressions: name one of `impressions train`")
+    return record
+
+
+def _model(folder: Path, config: ImpressionConfig) -> ClickModel:
+    torch.set_num_threads(1)
+    model = load_model(folder / run.MODEL)
+    if config.training.compile:
+        model.compile_steps()
+    return model
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A calibrator, and how it was fitted. The calibrator alone does not say it: that of `shift` is a `platt`."""
@@ -144,11 +216,14 @@ class Fitted:
     length: int | None = None
     """How many of the latest events the scores read that it was fitted to; None if it looks at none, or in files of
     earlier versions."""
+    on: LaterData | None = None
+    """What it was fitted on; None: the data that the run was trained on."""
 
     def told(self) -> dict[str, Any]:
         """What `calibration.json` and `calibrate` say."""
         length = {} if self.length is None else {"length": self.length}
-        return {"asked": self.asked, **length, **msgspec.to_builtins(self.calibration)}
+        on = {} if self.on is None else {"on": msgspec.to_builtins(self.on)}
+        return {"asked": self.asked, **length, **msgspec.to_builtins(self.calibration), **on}
 
     @property
     def sha256(self) -> str:
@@ -166,8 +241,9 @@ def fitted_of(run: Path) -> Fitted | None:
     try:
         told: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict)
         asked, length = told.pop("asked", None), msgspec.convert(told.pop("length", None), int | None)
+        on = msgspec.convert(told.pop("on", None), LaterData | None)
         found: Calibration = msgspec.convert(told, Calibration)
-        return Fitted(_method_of(found) if asked is None else msgspec.convert(asked, Method), found, length)
+        return Fitted(_method_of(found) if asked is None else msgspec.convert(asked, Method), found, length, on)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, CalibrationError) as error:
