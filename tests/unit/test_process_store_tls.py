@@ -6,21 +6,29 @@ import asyncio
 import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import redis
+import redis.asyncio.connection as of_asyncio
+import redis.connection as of_threads
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
-from redis.asyncio.connection import SSLConnection, parse_url
+from cryptography.x509.oid import NameOID
 
 from process.store_tls import RenewedContext, cause_of, check_store_tls, tls_options
 from process.tls_causes import MOST, BadTlsFiles, Cause, KeyHasPassphrase, by_cause, no_passphrase
@@ -193,6 +201,51 @@ def test_the_cas_that_are_named_are_trusted_in_place_of_the_systems(
     assert RenewedContext({}).get().get_ca_certs() == foreign.trust().get_ca_certs()
 
 
+def greets(named: dict[str, Any], port: int) -> bool:
+    """Whether a connection verifies the server."""
+    with socket.create_connection(("localhost", port)) as opened:
+        try:
+            RenewedContext(named).get().wrap_socket(opened, server_hostname="localhost").close()
+        except ssl.SSLCertVerificationError:
+            return False
+    return True
+
+
+def test_a_ca_in_a_folder_that_is_another_behind_its_link_is_trusted_no_longer(
+    issued: Certificates, foreign: Certificates, front: TlsFront, tmp_path: Path
+) -> None:
+    hashed = ["openssl", "x509", "-noout", "-subject_hash", "-in", str(issued.ca)]
+    name = subprocess.run(hashed, capture_output=True, text=True, check=True).stdout.strip()
+    folder = tmp_path / "cas"
+    folder.mkdir()
+    (folder / f"{name}.0").symlink_to(issued.ca)
+    assert greets({"ssl_ca_path": str(folder)}, front.port)
+    foreign.ca.rename(issued.ca)
+    assert not greets({"ssl_ca_path": str(folder)}, front.port)
+
+
+def test_a_ca_counts_without_the_one_above_it(issued: Certificates, tmp_path: Path) -> None:
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("above", "below", "localhost")]
+    now = datetime.now(UTC)
+
+    def signed(at: int) -> bytes:
+        """The certificate of one, by the one above it."""
+        issuer, subject, key = names[at - 1], names[at], keys[at].public_key()
+        made = x509.CertificateBuilder(issuer, subject, key, at, now - timedelta(1), now + timedelta(1))
+        made = made.add_extension(x509.BasicConstraints(ca=at == 1, path_length=None), critical=True)
+        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        return made.sign(keys[at - 1], hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    below, server, key = tmp_path / "below.pem", tmp_path / "server.pem", tmp_path / "server.key"
+    below.write_bytes(signed(1))
+    server.write_bytes(signed(2))
+    key.write_bytes(keys[2].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with TlsFront(replace(issued, server=server, server_key=key), 1) as front:
+        assert greets({"ssl_ca_certs": str(below)}, front.port)
+        assert not greets({}, front.port)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -206,17 +259,28 @@ def test_the_cas_that_are_named_are_trusted_in_place_of_the_systems(
         "ssl_exclude_verify_flags=VERIFY_X509_TRUSTED_FIRST",
     ],
 )
-def test_a_context_is_what_redis_py_makes_of_the_urls_options(query: str) -> None:
-    options: Any = parse_url(f"rediss://h:1/0?{query}")
-    assert options.pop("connection_class") is SSLConnection
-    theirs = SSLConnection(**options).ssl_context.get()
-    ours = OfRtp(**options).ssl_context.get()
+@pytest.mark.parametrize("parse", [of_asyncio.parse_url, of_threads.parse_url], ids=["RTP", "UIC"])
+def test_a_context_is_what_redis_py_makes_of_the_urls_options(parse: Any, query: str) -> None:
+    options: dict[str, Any] = parse(f"rediss://h:1/0?{query}")
+    theirs = context_of_redis_py(options.pop("connection_class")(**options))
+    ours = RenewedContext(options).get()
 
     def seen(context: ssl.SSLContext) -> list[object]:
         ciphers = [cipher["name"] for cipher in context.get_ciphers()]
         return [context.verify_mode, context.check_hostname, context.verify_flags, context.minimum_version, ciphers]
 
     assert seen(ours) == seen(theirs)
+
+
+def context_of_redis_py(connection: Any) -> ssl.SSLContext:
+    """That of an asynchronous connection, or what the other kind wraps its socket with."""
+    if hasattr(connection, "ssl_context"):
+        made: ssl.SSLContext = connection.ssl_context.get()
+        return made
+    seen: list[ssl.SSLContext] = []
+    with patch.object(ssl.SSLContext, "wrap_socket", lambda context, *_, **__: seen.append(context)):
+        connection._wrap_socket_with_ssl(Mock())
+    return seen[0]
 
 
 @pytest.fixture

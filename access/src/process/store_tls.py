@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -55,7 +56,9 @@ class RenewedContext:
         Raises:
             OSError: one cannot be read or used.
         """
-        return _context(self._options, tuple(map(_version, self._options.files())))
+        if self._options.ssl_ca_path:  # a context keeps what it has looked up in a folder, and reads nothing when made
+            return _made(self._options)
+        return _kept(self._options, tuple(map(_version, self._options.files())))
 
 
 class _Options(NamedTuple):
@@ -76,11 +79,16 @@ class _Options(NamedTuple):
 
     def files(self) -> list[str]:
         """All that a context is made of."""
-        authorities: tuple[str | None, ...] = (self.ssl_ca_certs, self.ssl_ca_path)
-        if not (self.ssl_ca_certs or self.ssl_ca_path or self.ssl_ca_data):
+        authorities = [self.ssl_ca_certs, self.ssl_ca_path]
+        if not self.names_authorities():
             of_system = ssl.get_default_verify_paths()
-            authorities = of_system.cafile, of_system.capath
+            folders = os.environ.get(of_system.openssl_capath_env, of_system.openssl_capath)
+            authorities = [of_system.cafile, *folders.split(os.pathsep)]
         return [file for file in (*authorities, self.ssl_certfile, self.ssl_keyfile) if file]
+
+    def names_authorities(self) -> bool:
+        """Whether there are CAs that are trusted in place of the system's."""
+        return bool(self.ssl_ca_certs or self.ssl_ca_path or self.ssl_ca_data)
 
     def show_certificate(self, context: ssl.SSLContext) -> None:
         """Have `context` show our certificate, if there is one."""
@@ -100,12 +108,16 @@ def _version(file: str) -> tuple[int, ...] | None:
         found = Path(file).stat()
     except OSError:  # reading it says why
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size  # a copy may bring its time of change
 
 
 @lru_cache(maxsize=4)
-def _context(options: _Options, _versions: tuple[object, ...]) -> ssl.SSLContext:
+def _kept(options: _Options, _versions: tuple[object, ...]) -> ssl.SSLContext:
     """Made once for files of these versions; what fails is tried again."""
+    return _made(options)
+
+
+def _made(options: _Options) -> ssl.SSLContext:
     # First, because one that cannot be used should not cost the reading of all of the system's CAs at each try.
     options.show_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     made = ssl.create_default_context(
@@ -115,6 +127,8 @@ def _context(options: _Options, _versions: tuple[object, ...]) -> ssl.SSLContext
     mode = options.verify_mode()
     made.check_hostname = options.ssl_check_hostname and mode is not ssl.CERT_NONE
     made.verify_mode = mode
+    if options.names_authorities():
+        made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # each that is named counts, also without its issuer
     for flag in options.ssl_include_verify_flags:
         made.verify_flags |= flag
     for flag in options.ssl_exclude_verify_flags:

@@ -179,8 +179,8 @@ class GrpcServer:
             files = {"CERT": self._tls.cert_file, "KEY": self._tls.key_file, "CLIENT_CA": self._tls.client_ca_file}
             named = ", ".join(f"UIC_GRPC__TLS_{name}_FILE={file}" for name, file in files.items() if file is not None)
             return (
-                f"the gRPC library cannot use one of {named}: the key must be one of {', '.join(KEY_KINDS)}, and no "
-                "file may begin with a byte order mark or hold a TRUSTED CERTIFICATE"
+                f"the gRPC library cannot use one of {named}: the key must be one of {', '.join(KEY_KINDS)} (not "
+                "RSA-PSS), no file may begin with a byte order mark, and the certificate must be no TRUSTED CERTIFICATE"
             )
         return cannot_listen(self._host, self._port, cause or error, "UIC_GRPC")
 

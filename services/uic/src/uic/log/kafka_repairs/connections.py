@@ -277,7 +277,7 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
 
 def _of_connection(error: OSError) -> KafkaConnectionError:
     """An error of TLS files, as the library raises all others of a connection; it reads the files outside of that."""
-    failed = KafkaConnectionError("no TLS with these files")
+    failed = KafkaConnectionError(f"no TLS with these files: {error}")
     failed.__cause__ = error
     return failed
 
