@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import pytest
 from mimn import run
 from mimn.bundle import load_bundle
 from mimn.calibration import Uncalibrated
-from mimn.export.run import export_run
+from mimn.config import ConfigError
+from mimn.data.description import read_description
+from mimn.export.run import export_run, facts_of
 from mimn.impressions.__main__ import main
+from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.evaluate import evaluate
+from mimn.impressions.later import check_later
 from mimn.impressions.measured import LATER
 from mimn.impressions.progressive import Labels, progressive
-from mimn.impressions.train import train
+from mimn.impressions.train import DESCRIPTION, train
 from mimn.impressions.trained import RunFault, TrainedRun, fitted_of
 from mimn.training.settings import TrainingSettings
 from support.impression_log import DAY, Log, T, context, graded, made
@@ -69,6 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained(found)
     second_log().write(found / "second")
     return found
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A copy of `folder`, whose run is not calibrated."""
+    return shutil.copytree(folder, tmp_path / "copy")
 
 
 def command(folder: Path, *arguments: object) -> int:
@@ -171,10 +182,19 @@ def test_an_items_past_rate_is_that_of_the_bundle_and_a_users_counts_the_log(tmp
     ("old", "new", "message"),
     [
         ('[fields.context.signal]\nkind = "categorical"', "", "`fields.context.signal` is not given"),
-        ('kind = "categorical"\n', 'kind = "categorical"\nmin_count = 2\n', "`fields.context.signal.min_count` is 2"),
-        ("[split]", '[fields.context.noise]\nkind = "categorical"\n[split]', "`fields.context.noise` is described"),
+        (
+            'kind = "categorical"\n',
+            'kind = "categorical"\nmin_count = 2\n',
+            "`fields.context.signal.min_count` is 2 in .* and 5 in the run's",
+        ),
+        (
+            "[split]",
+            '[fields.context.noise]\nkind = "categorical"\n[split]',
+            "`fields.context.noise` is described in .* and not given in the run's",
+        ),
         ("[events]", 'ids = "string"\n[events]', "`ids` is 'string' in"),
-        ('"1h"', '"2h"', "`impressions.window` is '2h'"),
+        ('"1h"', '"2h"', "`impressions.window` is '2:00:00' in .* and '1:00:00' in the run's"),
+        ('category = "c"\n[impressions]', "[impressions]", "`events.category` is not given in"),
         (
             "2020-10-03",
             "2020-09-22",
@@ -204,6 +224,98 @@ def test_files_their_columns_order_and_the_name_may_differ(folder: Path) -> None
     path.write_text(text.replace("[impressions]", '[impressions]\nslices = ["noise"]\nuntil = 2020-10-20'))
     assert command(folder, "evaluate", "--on", path) == 0
     assert [of["dataset"] for of in kept(folder)[LATER].values()] == ["week-2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[events]", '[events]\nnulls = ["-"]'),
+        ('user = "u"', 'user = "visitor"'),
+        ('label = "y"', 'label = "clicked"'),
+        ('kind = "categorical"', 'kind = "categorical"\ncolumn = "signal"'),
+        ('"1h"', '"60m"'),
+    ],
+)
+def test_what_means_the_same_may_be_written_or_named_otherwise(
+    old: str, new: str, folder: Path, tmp_path: Path
+) -> None:
+    path = second_log().write(tmp_path / "same")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    check_later(read_description(folder / "run" / DESCRIPTION), path)
+
+
+def test_later_events_may_have_a_new_action_that_is_not_folded(tmp_path: Path) -> None:
+    path = second_log().write(tmp_path / "actions")
+    text = path.read_text().replace(
+        "[impressions]", 'action = "a"\n[actions]\nbuy = { is = "purchase" }\n[impressions]'
+    )
+    path.write_text(text)
+    run_s = read_description(path)
+    path.write_text(text.replace("[actions]", "[actions]\nhover = { weight = 0.0 }"))
+    check_later(run_s, path)
+    path.write_text(text.replace("[actions]", '[actions]\nhover = { is = "view", weight = 0.0 }'))
+    with pytest.raises(ConfigError, match=r"`actions.hover` is described"):
+        check_later(run_s, path)
+
+
+def test_a_calibrator_knows_labels_until_the_last_that_it_was_fitted_to_whatever_the_cut(copy: Path) -> None:
+    log = first_log()
+    log.split = log.split.replace("2020-09-28", "2100-01-01")
+    latest = log.write(copy / "latest")
+    assert command(copy, "calibrate", "--on", latest, "--method", "platt") == 0
+    fitted = fitted_of(copy / "run")
+    assert fitted is not None
+    assert fitted.on is not None
+    assert fitted.on.validation_ms is not None
+    times = log.shown["t"][log.shown["t"] >= T + 10 * DAY]
+    assert fitted.on.validation_ms == (times.min() * 1000, times.max() * 1000 + 1)
+    until = np.datetime64(int(times.max()) + 1, "s").item()
+    with pytest.raises(RunFault, match=f"or measure on data whose `validate_until` is {until} UTC or later"):
+        evaluate(TrainedRun.load(copy / "run", copy / "cache"), 16, resamples=2)
+    assert "calibrated" in on(copy, copy / "second" / "dataset.toml")["overall"]
+
+
+def test_figures_of_later_data_and_another_calibrator_are_named_with_on_and_those_of_the_run_are_not(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    second = copy / "second" / "dataset.toml"
+    assert command(copy, "calibrate", "--method", "platt") == 0
+    evaluate(TrainedRun.load(copy / "run", copy / "cache"), 16, resamples=2)
+    assert command(copy, "calibrate", "--on", second, "--method", "platt") == 0
+    on(copy, second)
+    facts = facts_of(copy / "run").training
+    assert "evaluate again" not in caplog.text, "the run's own figures are of its own calibrator, as they should be"
+    assert "calibrated" in facts["calibrated_on"]["evaluation"]["16"]
+
+    assert command(copy, "calibrate", "--on", second, "--method", "shift") == 0
+    facts = facts_of(copy / "run").training
+    asked = [said.partition("evaluate again with ")[2] for said in caplog.messages if "evaluate again" in said]
+    assert asked == ["--on and --length 16"] * 2, "by calibrate and by export"
+    assert "calibrated" not in facts["calibrated_on"]["evaluation"]["16"]
+
+
+def test_a_calibrator_that_looks_at_no_label_is_of_no_later_data(copy: Path) -> None:
+    assert command(copy, "calibrate", "--on", copy / "second" / "dataset.toml", "--method", "prior") == 0
+    fitted = fitted_of(copy / "run")
+    assert fitted is not None
+    assert fitted.on is None
+    assert "calibrated_on" not in facts_of(copy / "run").training
+
+
+def test_impressions_that_can_still_be_clicked_are_counted_in_a_warning(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = TrainedRun.load_on(copy / "second" / "dataset.toml", copy / "run", copy / "cache")
+    time_s = later.data.labelled.impressions.time_ms[later.data.rows("validation")] // 1000
+    now = T + 29 * DAY
+    still = int((time_s > now - 3600).sum())
+    calibrate(later, "platt", 64, clock=lambda: now)
+    assert [said.split(", ")[0] for said in caplog.messages] == [f"{still} validation impressions can still be clicked"]
+    caplog.clear()
+    calibrate(later, "prior", 64, clock=lambda: now)
+    calibrate(later, "platt", 64, clock=lambda: now + 2 * DAY)
+    assert not caplog.messages
 
 
 def test_a_calibrator_that_may_know_the_test_labels_is_not_measured_on_them(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""`export --members` takes the members of a description that belongs to the run, and refuses others."""
+"""`--members` takes the members of a description that belongs to the run, and refuses others."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +120,22 @@ def test_the_members_of_the_run_itself_are_taken_without_a_word(
 ) -> None:
     assert export(shop, shop / "own/dataset.toml", tmp_path / "bundles") == 0
     assert [one.getMessage() for one in caplog.records if one.name == "mimn.export"] == []
+
+
+def test_later_data_is_scored_with_the_members_that_are_served(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = described(tmp_path / "later", [(c, 20 - m) for c, m in PAIRS])
+    run = shutil.copytree(shop / "run", tmp_path / "run")
+
+    def scores(*members: str) -> list[float]:
+        assert main(["evaluate", "--run", str(run), "--cache", str(shop / "cache"), "--on", str(later), *members]) == 0
+        (folder,) = (run / "later").iterdir()
+        found: list[float] = np.load(folder / "predictions-16.npz")["raw"].tolist()
+        return found
+
+    of_run = scores()
+    assert scores("--members", str(shop / "own/dataset.toml")) == of_run
+    assert scores("--members", str(later)) != of_run
+    assert main(["evaluate", "--run", str(run), "--cache", str(shop / "cache"), "--members", str(later)]) == 1
+    assert "--members belongs to --on" in capsys.readouterr().err

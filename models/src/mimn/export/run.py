@@ -187,20 +187,22 @@ def facts_of(run: Path) -> RunFacts:
         found = msgspec.convert(training[LONG_HISTORIES], LongHistories)
         if found.warning is not None:
             log.warning(found.warning)
-    evaluation = training.get("evaluation", {})
-    for length in outdated(evaluation, fitted):
+    on = None if fitted is None else fitted.on
+    measured = evaluation_of(training, on)
+    for length in outdated(measured, fitted):
         log.warning(
             "%s: the figures of its probabilities on the latest %s events are left out, because they are those of "
-            "another calibrator: evaluate again with --length %s",
+            "another calibrator: evaluate again with %s--length %s",
             run,
             length,
+            "" if on is None else "--on and ",
             length,
         )
     told = {name: value for name, value in training.items() if name not in ("description", LATER)}
-    told["evaluation"] = overall(evaluation, fitted)  # by slice it would be longer than all the rest of a manifest
-    if fitted is not None and fitted.on is not None:
-        measured = evaluation_of(training, fitted.on)
-        told["calibrated_on"] = msgspec.to_builtins(fitted.on) | {"evaluation": overall(measured, fitted)}
+    # By slice they would be longer than all the rest of a manifest.
+    told["evaluation"] = overall(evaluation_of(training, None), fitted)
+    if on is not None:
+        told["calibrated_on"] = msgspec.to_builtins(on) | {"evaluation": overall(measured, fitted)}
     return RunFacts(
         training=told,
         codes=codes,

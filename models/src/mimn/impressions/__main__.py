@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mimn import config_file
+from mimn.bundle.members import MemberIndex
 from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
@@ -87,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
         data.add_argument(
             "--on", type=Path, help="description of later data with the same inputs, in place of training's"
         )
+        command.add_argument(
+            "--members", type=Path, help="with --on: description whose [members] are served, if not the run's"
+        )
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
     exporting = commands.add_parser("export", help="write the run as a bundle for serving, with fields and calibrator")
     exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
@@ -128,10 +132,12 @@ def _run(options: argparse.Namespace) -> Any:
     if options.command == "table":
         return _table(options)
     if options.on is None:
+        if options.members is not None:
+            raise ConfigError("--members belongs to --on: the run's own data has the run's members")
         trained = TrainedRun.load(options.run, options.cache, options.description)
     else:
         needed: tuple[Part, ...] = ("validation",) if options.command == "calibrate" else ("validation", "test")
-        trained = TrainedRun.load_on(options.on, options.run, options.cache, needed)
+        trained = TrainedRun.load_on(options.on, options.run, options.cache, needed, members=_members(options))
     length = trained.config.training.validation_length if options.length is None else options.length
     if length < 1:
         raise ConfigError(f"length must be at least 1, not {length}")
@@ -141,7 +147,6 @@ def _run(options: argparse.Namespace) -> Any:
 
 
 def _export(options: argparse.Namespace) -> Path:
-    members = None if options.members is None else new_members(options.run, options.members, options.cache)
     return export_run(
         options.run,
         options.output,
@@ -149,8 +154,13 @@ def _export(options: argparse.Namespace) -> Path:
         options.version,
         options.state_dtype,
         events=options.events,
-        members=members,
+        members=_members(options),
     )
+
+
+def _members(options: argparse.Namespace) -> MemberIndex | None:
+    """The members that are served in place of the run's."""
+    return None if options.members is None else new_members(options.run, options.members, options.cache)
 
 
 def _table(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,7 +22,7 @@ MANY = 0.01
 """Share of impressions with longer histories than are read, from which on it is said."""
 
 
-def calibrate(trained: TrainedRun, method: Method, length: int) -> Fitted:
+def calibrate(trained: TrainedRun, method: Method, length: int, *, clock: Callable[[], float] = time.time) -> Fitted:
     """The calibrator by `method`, written into the run as `calibration.json`.
 
     `prior` undoes the down-sampling of negatives, in the files and in training, and looks at no impression.
@@ -39,16 +41,25 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Fitted:
             100 * longer,
             length,
         )
+    still = int((data.impressions.known_ms[rows] > clock() * 1000).sum())
+    if method in FROM_LABELS and still:
+        log.warning(
+            "%d validation impressions can still be clicked, and count as unclicked until then: name an earlier "
+            "`validate_until`",
+            still,
+        )
     read = length if method in FROM_LABELS else None
-    fitted = Fitted(method, calibrated(trained, method, length), read, trained.later)
+    on = trained.later if method in FROM_LABELS else None
+    fitted = Fitted(method, calibrated(trained, method, length), read, on)
     with named_if_full(trained.folder, "calibrate again"):
         run.write_json(trained.folder / CALIBRATION, fitted.told())
         note_long_histories(trained, fitted.calibration)
-    for old in outdated(evaluation_of(run.finished(trained.folder), trained.later), fitted):
+    for old in outdated(evaluation_of(run.finished(trained.folder), on), fitted):
         log.warning(
             "figures and predictions on the latest %s events are those of an earlier calibrator: evaluate again with "
-            "--length %s",
+            "%s--length %s",
             old,
+            "" if on is None else "--on and ",
             old,
         )
     return fitted

@@ -61,7 +61,8 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     if fitted is not None and fitted.on is not None and fitted.on.validates(shown.time_ms[predicted.occasions.rows]):
         raise RunFault(
             f"the calibration of {trained.folder} was fitted on later data, to labels of the time of these test "
-            "impressions, so it may know their clicks: calibrate again, without --on or on data with other cuts"
+            "impressions, so it may know their clicks: calibrate again, without --on or on data with other cuts, or "
+            f"measure on data whose `validate_until` is {fitted.on.validated_until} or later"
         )
     probabilities = probabilities_of(trained, predicted, length, fitted)
     users = shown.user_id[predicted.occasions.rows]
@@ -79,9 +80,10 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
         **{name: values.astype(np.float32) for name, values in probabilities.items()},
     }
     with named_if_full(trained.folder, "evaluate again"):
-        trained.pictures.mkdir(parents=True, exist_ok=True)
-        save_predictions(trained.pictures / run.PREDICTIONS.format(length=length), predictions)
-        draw(rows, result["slices"]["history"], trained.pictures / PICTURE.format(length=length), trained.config.name)
+        folder = trained.folder if trained.later is None else trained.folder / LATER / trained.later.key
+        folder.mkdir(parents=True, exist_ok=True)
+        save_predictions(folder / run.PREDICTIONS.format(length=length), predictions)
+        draw(rows, result["slices"]["history"], folder / PICTURE.format(length=length), trained.config.name)
         if trained.later is None:
             note_evaluation(trained.folder, length, result)
         else:

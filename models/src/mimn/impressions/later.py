@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,13 @@ from mimn.data.events import DataError
 from mimn.impressions.data import ImpressionData
 
 TABLES = ("events", "impressions", "users", "items", "members")
-OF_FILES = ("files", "delimiter", "columns", "encoding", "quote", "time_unit", "since", "until", "sha256")
+OF_FILES = ("files", "delimiter", "columns", "encoding", "quote", "nulls", "time_unit", "since", "until", "sha256")
 """Keys of tables: which rows there are, and how they are read."""
+COLUMNS = (
+    *("user", "item", "time", "category", "action", "together"),
+    *("label", "label_time", "window_end", "weight", "position", "request", "key"),
+)
+"""Keys of tables that name a column: it may be called otherwise, and has to be there or not as in the run's."""
 OF_FIGURES = ("slices", "negatives_kept")
 """Keys of `[impressions]` that no input of the model depends on."""
 
@@ -38,15 +43,15 @@ class LaterData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     data_sha256: str
     prepared_sha256: str
     validation_ms: tuple[int, int] | None
-    """From when to before when the validation impressions are; None: they are those of the validation users."""
+    """From when to before when there are validation impressions; None: they are those of the validation users."""
 
     @classmethod
     def of(cls, description: Path, data: ImpressionData) -> LaterData:
         """The data set of the description in a file."""
-        split = data.prepared.description.split
         validation = None
-        if isinstance(split, TimeSplit):
-            validation = instant_ms(split.train_until), instant_ms(split.validate_until)
+        if isinstance(data.prepared.description.split, TimeSplit):
+            time_ms = data.labelled.impressions.time_ms[data.rows("validation")]
+            validation = int(time_ms.min()), int(time_ms.max()) + 1
         return cls(
             dataset=data.prepared.description.name,
             description_sha256=hashlib.sha256(description.read_bytes()).hexdigest(),
@@ -59,6 +64,11 @@ class LaterData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def key(self) -> str:
         """What its figures are kept under."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+
+    @property
+    def validated_until(self) -> str | None:
+        """The first full second behind its validation impressions."""
+        return None if self.validation_ms is None else _said(-(-self.validation_ms[1] // 1000) * 1000)
 
     def validates(self, time_ms: NDArray[np.int64]) -> bool:
         """Whether test impressions of these times may be among its validation impressions."""
@@ -78,8 +88,8 @@ def check_later(trained: Description, description: Path) -> None:
     later = read_description(description)
     for key, old, new in _differences("", _inputs(trained), _inputs(later)):
         raise ConfigError(
-            f"--on: `{key}` is {new} in {description}, and the run was trained with {old}: describe the same inputs, "
-            "or train on this data"
+            f"--on: `{key}` is {new} in {description} and {old} in the run's: describe the same inputs, or train on "
+            "this data"
         )
     old_split, new_split = trained.split, later.split
     if isinstance(old_split, TimeSplit) and isinstance(new_split, TimeSplit):
@@ -132,7 +142,7 @@ def doubt_of_history(record: dict[str, Any], data: ImpressionData) -> str | None
         return None
     return (
         f"events begin at {_said(now)}, and at {_said(then)} in training: histories are shorter than those of served "
-        "states, unless the log has forgotten the earlier events; name the files of all events in `[events]`"
+        "states, which still hold the earlier events; name the files of all events in `[events]`"
     )
 
 
@@ -141,10 +151,21 @@ def _inputs(description: Description) -> dict[str, Any]:
     said: dict[str, Any] = msgspec.to_builtins(description)
     for key in ("name", "source", "split"):
         del said[key]
-    for table in TABLES:
-        for key in (*OF_FILES, *(OF_FIGURES if table == "impressions" else ())):
-            if said[table] is not None:
-                said[table].pop(key, None)
+    for table in (said[name] for name in TABLES if said[name] is not None):
+        for key in OF_FILES:
+            table.pop(key, None)
+        for key in COLUMNS:
+            if table.get(key) is not None:
+                table[key] = {}
+    if description.impressions is not None:
+        for key in OF_FIGURES:
+            del said["impressions"][key]
+        said["impressions"]["window"] = str(timedelta(milliseconds=description.impressions.window_ms))
+    for source in SOURCES:
+        for field in said["fields"][source].values():
+            del field["column"]
+    # Events of the others are not folded.
+    said["actions"] = {name: action for name, action in said["actions"].items() if action["is"] is not None}
     return said
 
 

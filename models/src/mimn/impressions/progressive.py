@@ -51,7 +51,7 @@ def progressive(
         method: `shift`, `platt` or `piecewise`.
         start: before anything is known.
         delays_ms: how long after its impression each click of the train part was seen: the share of clicks by age.
-            None: `shift`, too, counts only windows that are over.
+            Empty: `shift`, too, counts only windows that are over.
     """
     out, calibration = scores.copy(), start
     delays = np.sort(delays_ms)

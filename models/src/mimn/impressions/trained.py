@@ -132,11 +132,20 @@ class TrainedRun(Scorer):
         return cls(folder, record, config, data, reader, _model(folder, config))
 
     @classmethod
-    def load_on(cls, later: Path, folder: Path, cache: Path, needed: Sequence[Part] = PARTS[1:]) -> TrainedRun:
+    def load_on(
+        cls,
+        later: Path,
+        folder: Path,
+        cache: Path,
+        needed: Sequence[Part] = PARTS[1:],
+        *,
+        members: MemberIndex | None = None,
+    ) -> TrainedRun:
         """The run in a folder on the later data of the description `later`, which is read as serving reads requests:
         ids, fields, members and items' past rates are the run's.
 
-        `needed`: the parts that must have both labels.
+        `needed`: the parts that must have both labels. `members`: the index that is served in place of the run's, for
+        a model with `member_reads`.
 
         Raises:
             RunFault: the folder holds no finished run.
@@ -151,7 +160,8 @@ class TrainedRun(Scorer):
             log.warning("%s: %s", later, doubt)
         ledger = config.architecture.ledger
         try:
-            members = None if ledger is None else MemberIndex.load(folder, ledger)
+            if ledger is not None and members is None:
+                members = MemberIndex.load(folder, ledger)
         except MemberIndexError as error:
             raise RunFault(f"{folder} holds no members ({error}): train it again") from error
         ids, fitted = EmbeddingIds.load(folder), FittedFields.load(folder)
@@ -163,11 +173,6 @@ class TrainedRun(Scorer):
     def trained_on(self) -> Description:
         """As `Scorer.trained_on`."""
         return self.data.prepared.description if self.later is None else read_description(self.folder / DESCRIPTION)
-
-    @property
-    def pictures(self) -> Path:
-        """The folder of what `evaluate` writes beside its figures."""
-        return self.folder if self.later is None else self.folder / "later" / self.later.key
 
     def scores(self, occasions: Occasions, length: int) -> NDArray[np.float64]:
         """As `Scorer.scores`."""
@@ -217,7 +222,7 @@ class Fitted:
     """How many of the latest events the scores read that it was fitted to; None if it looks at none, or in files of
     earlier versions."""
     on: LaterData | None = None
-    """What it was fitted on; None: the data that the run was trained on."""
+    """Whose labels it was fitted to; None: those of the data that the run was trained on, or none."""
 
     def told(self) -> dict[str, Any]:
         """What `calibration.json` and `calibrate` say."""
