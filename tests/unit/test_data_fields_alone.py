@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mimn import metrics
 from mimn.data import fields_alone
-from mimn.data.check import BEST_ALONE, Report, check
+from mimn.data.__main__ import main
+from mimn.data.check import BEST_ALONE, KNOWN_BEFORE, Report, check
 from mimn.data.fields_alone import FieldsAlone, Told
 from mimn.data.split import PARTS, parts_of
 
@@ -249,12 +250,45 @@ def test_check_names_the_column_and_prints_the_best_fields(tmp_path: Path, split
         )
     assert said.count("It is missing in 0.0% of the impressions with a click, and in 100.0% of the others") == 1
     assert all(
-        "known only after the answer, and no request has it: remove the field, or write" in f for f in report.findings
+        "known only after the answer; then no request has it: remove the field, or write" in f for f in report.findings
     )
     assert report.values[BEST_ALONE].count(" 1.000") == 3
     report = checked(tmp_path, log, TOML + split, hour=hour, noise=fields["noise"])
     assert report.findings == []
     assert re.fullmatch(r"fields.context.hour 0.\d{3}, fields.context.noise 0.[45]\d{2}", report.values[BEST_ALONE])
+
+
+def test_a_field_that_is_known_before_the_answer_is_named_and_other_findings_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A position of 50 that gets nearly all clicks is as good as an answer."""
+    log = Log(0.02, 40_000)
+    shown = log.rng.integers(1, 51, 40_000)
+    position = np.where(log.clicked, np.minimum(log.rng.geometric(0.5, 40_000), 50), shown).astype(np.int64)
+    report = checked(tmp_path, log, TOML, position=position, outcome=log.clicked.astype(np.int64))
+    assert [re.findall(r"--known-before \S+$", finding) for finding in report.findings] == [
+        ["--known-before fields.context.outcome"],
+        ["--known-before fields.context.position"],
+    ]
+    assert KNOWN_BEFORE not in report.values
+    asked = ["check", str(tmp_path / "dataset.toml"), "--known-before", "fields.context.position"]
+    assert main(asked) == 1
+    said = capsys.readouterr().out
+    assert "1 to fix" in said
+    assert re.search(rf"^{KNOWN_BEFORE} +fields.context.position$", said, re.MULTILINE)
+    assert main([*asked, "--known-before", "fields.context.outcome"]) == 0
+    assert "nothing to fix" in capsys.readouterr().out
+    assert main([*asked, "--known-before", "position"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: --known-before position: {tmp_path / 'dataset.toml'} has no such field; it has "
+        "fields.context.position, fields.context.outcome\n"
+    )
+
+
+def test_a_named_field_that_is_no_finding_is_no_error(tmp_path: Path) -> None:
+    log = Log(0.03, 12_000)
+    checked(tmp_path, log, TOML, noise=log.rng.normal(size=12_000))
+    assert check(tmp_path / "dataset.toml", known_before=["fields.context.noise"]).findings == []
 
 
 @pytest.mark.parametrize("by", ["user", "time"])

@@ -254,6 +254,69 @@ def test_an_evaluation_of_an_earlier_version_is_exported_as_it_is(
     assert not caplog.records
 
 
+def test_the_same_function_by_the_same_method_is_the_same_calibrator() -> None:
+    one = Fitted("platt", Platt(1.5, -0.5), 16)
+    assert one.sha256 == replace(one, length=8).sha256
+    assert one.sha256 != replace(one, calibration=Platt(1.5, -0.4)).sha256
+    assert one.sha256 != replace(one, asked="shift").sha256
+
+
+def test_calibration_by_none_is_that_of_a_run_without_a_calibrator(
+    signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, folder)
+    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    calibrate(trained, "none", 16)
+    found = evaluate(trained, 16, resamples=2)["overall"]
+    (folder / "calibration.json").unlink()
+    assert facts_of(folder).training["evaluation"]["16"] == found
+    assert not caplog.records
+    calibrate(trained, "platt", 16)
+    assert "calibrated" not in facts_of(folder).training["evaluation"]["16"]
+
+
+@pytest.mark.parametrize("before", [{"method": "platt", "slope": 1.5, "intercept": 0.0}, None, {"method": "?"}])
+def test_figures_of_an_earlier_version_are_those_of_the_calibrator_that_is_replaced(
+    before: dict[str, Any] | None, signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, folder)
+    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    found: dict[str, dict[str, Any]] = {
+        "8": {"overall": {"auc": {"value": 0.7}}},
+        "16": {"overall": {"auc": {"value": 0.7}, "calibrated": {"pcoc": {"value": 1.0}}}},
+    }
+    run.update_json(folder / run.METRICS, lambda record: record.update(evaluation=found))
+    if before is not None:
+        run.write_json(folder / "calibration.json", before)
+    calibrate(trained, "platt", 16)
+    assert "on the latest 16 events are those of an earlier calibrator" in caplog.text
+    assert "on the latest 8 events are those" not in caplog.text
+    assert facts_of(folder).training["evaluation"] == {"8": found["8"]["overall"], "16": {"auc": {"value": 0.7}}}
+    calibrate(trained, "prior", 16)
+    assert "calibrated" not in facts_of(folder).training["evaluation"]["16"]
+
+
+@pytest.mark.parametrize(
+    ("aucs", "least", "doubted"),
+    [([0.5, 0.995], 40, True), ([0.999, 0.9], 40, True), ([0.5, 0.985], 40, False), ([0.5, 0.995], 10_000, False)],
+)
+def test_an_auc_that_is_too_good_is_doubted_if_it_is_no_luck_and_more_training_is_no_advice(
+    aucs: list[float], least: int, doubted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([{"auc": auc, "logloss": 1.0 - auc} for auc in aucs])
+    monkeypatch.setattr("mimn.impressions.train.LabelledImpressions.validate", lambda *_: next(figures))
+    monkeypatch.setattr("mimn.impressions.train.MANY_CLICKS", least)
+    path, output = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "run"
+    train(path, configured(POOLING, epochs=2), output, cache=tmp_path / "cache")
+    written = (output / run.LOG).read_text()
+    said = f"{output}: a validation AUC of {max(aucs):.5f} is hardly ever true: most often something that is read is"
+    assert (said in written) == doubted
+    assert ("`ctr data check` looks for fields and histories that hold the answer" in written) == doubted
+    assert ("raise training.epochs" in written) != doubted
+
+
 def test_evaluation_says_that_the_calibrator_is_of_another_length(
     signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -906,7 +969,10 @@ def test_a_run_without_history_and_one_without_an_end_are_not_exported(
     assert "was trained with history = false" in capsys.readouterr().err
     (tmp_path / "run" / run.METRICS).unlink()
     assert main(["export", *arguments]) == 1
-    assert "holds no finished run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds no finished run" in said
+    assert "if it is a copy, copy metrics.json, too" in said
+    assert "finish it with --resume" not in said, "that would train over the finished model"
     assert not (tmp_path / "bundles").exists()
 
 
@@ -924,7 +990,8 @@ def test_a_run_that_was_killed_before_its_first_epoch_ended_is_to_be_finished(
     for command in (export, ["calibrate", "--method", "platt"], ["evaluate"]):
         assert main([*command, "--run", str(folder), "--cache", str(cache)]) == 1
         assert capsys.readouterr().err == (
-            f"error: {folder} holds no finished run: wait until its training has ended, or finish it with --resume\n"
+            f"error: {folder} holds no finished run: wait until its training has ended; if it is a copy, copy "
+            "metrics.json, too; else train it again (--resume starts over without a checkpoint)\n"
         )
 
 

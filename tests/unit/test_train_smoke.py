@@ -127,7 +127,11 @@ def test_a_run_that_was_killed_is_neither_exported_nor_evaluated_before_it_is_fi
     train_until_killed(config, output, monkeypatch, after=after)
     assert (output / run.MODEL).exists() == (after > 0)
     export = ["--run", str(output), "--output", str(bundles), "--name", "half", "--version", "1"]
-    said = f"{output} holds no finished run: wait until its training has ended, or finish it with --resume\n"
+    remedies = {
+        0: "; if it is a copy, copy metrics.json, too; else train it again (--resume starts over without a checkpoint)",
+        2: ", or finish it with --resume",
+    }
+    said = f"{output} holds no finished run: wait until its training has ended{remedies[after]}\n"
     assert export_main(export) == 1
     assert capsys.readouterr().err == f"export: {said}"
     assert evaluate.main(["--run", str(output)]) == 1
@@ -287,19 +291,11 @@ def test_training_warns_when_the_last_epoch_is_the_best(
     assert (said in (output / run.LOG).read_text()) == warned
 
 
-@pytest.mark.parametrize(("aucs", "doubted"), [([0.5, 0.995], True), ([0.999, 0.9], True), ([0.5, 0.985], False)])
-def test_an_auc_that_is_too_good_is_doubted_and_more_training_is_no_advice(
-    folder: Path, tmp_path: Path, aucs: list[float], doubted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    validated = iter(aucs)
-    monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": next(validated)})
+def test_drawn_negatives_may_be_easy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": 0.999})
     output = tmp_path / "run"
-    train.train(epochs(smoke_config(folder), 2), output)
-    written = (output / run.LOG).read_text()
-    said = f"{output}: a validation AUC of {max(aucs):.5f} is hardly ever true: most often something that is read is"
-    assert (said in written) == doubted
-    assert ("`ctr data check`" in written) == doubted
-    assert ("raise training.epochs" in written) != doubted
+    train.train(epochs(smoke_config(folder), 1), output)
+    assert "is hardly ever true" not in (output / run.LOG).read_text()
 
 
 def test_a_model_with_context_features_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:

@@ -43,14 +43,24 @@ def finished(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        begun = (folder / CONFIG).exists()
-        remedy = "wait until its training has ended, or finish it with --resume" if begun else "train it first"
-        raise NoFinishedRun(f"{folder} holds no finished run: {remedy}") from error
+        raise NoFinishedRun(f"{folder} holds no finished run: {_remedy(folder)}") from error
     except ValueError as error:
         raise NoFinishedRun(f"{path} is not JSON ({error}): {COPY_AGAIN}") from error
     if not isinstance(record, dict):
         raise NoFinishedRun(f"{path} is not the record of a run: {COPY_AGAIN}")
     return record
+
+
+def _remedy(folder: Path) -> str:
+    """What helps a folder without `metrics.json`. Without a checkpoint `--resume` would train over the model there."""
+    if not (folder / CONFIG).exists():
+        return "train it first"
+    if (folder / CHECKPOINT).exists():
+        return "wait until its training has ended, or finish it with --resume"
+    return (
+        f"wait until its training has ended; if it is a copy, copy {METRICS}, too; else train it again (--resume "
+        "starts over without a checkpoint)"
+    )
 
 
 @cache

@@ -49,7 +49,16 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("description", type=Path, help="dataset.toml")
         command.add_argument("--json", action="store_true", help="print JSON")
-        if name != "check":
+        if name == "check":
+            command.add_argument(
+                "--known-before",
+                action="append",
+                default=[],
+                metavar="FIELD",
+                help="a field such as fields.context.position that is known before the answer, however well it tells "
+                "it; may be repeated",
+            )
+        else:
             command.add_argument("--cache", type=Path, default=cache_folder(), help="where to keep it (%(default)s)")
         if name == "sample":
             command.add_argument("--rows", type=whole_number(0), default=3, help="how many (%(default)s)")
@@ -87,7 +96,7 @@ OUT_OF_NOTHING = {
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "check":
-        report = check(options.description)
+        report = check(options.description, known_before=options.known_before)
         print(json.dumps(asdict(report), indent=2) if options.json else rendered(report))
         return 1 if report.findings else 0
     if options.command == "sample":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from mimn.bundle.fields import FieldEncoder, FieldSpec
 from mimn.data.column_values import Wanted
 from mimn.data.columns import COMPUTED, TableName, columns_of
 from mimn.data.description import (
+    SOURCES,
     Description,
     EventsTable,
     Field,
@@ -56,6 +57,7 @@ FEW_WITH_HISTORY = 0.01
 NO_USER_ROW = "share of impressions whose user has no row in [users]"
 BEST_ALONE = "AUC of a field of the context alone, the best"
 SHOWN_ALONE = 3
+KNOWN_BEFORE = "known before the answer, by --known-before"
 TOLD_BY_MISSING = 0.9
 """Shares of missing values that differ by so much tell the answer by themselves."""
 STRETCHED = 2.0
@@ -70,25 +72,34 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
 
-def check(path: Path, now_ms: int | None = None) -> Report:
+def check(path: Path, now_ms: int | None = None, known_before: Sequence[str] = ()) -> Report:
     """The report of the data set that the description at `path` describes.
 
     Args:
         path: of the description.
         now_ms: times a day after it cannot be true; the clock's by default.
+        known_before: fields, as descriptions name them, that are known before the answer, however well they
+            tell it.
 
     Raises:
-        DataError: the description or a whole column cannot be used; the message names file, column and fix.
+        DataError: the description or a whole column cannot be used, or there is no such field; the message names file,
+            column and fix.
     """
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    return _Check(read_description(path), path.parent, latest_ms=now_ms + DAY_MS).run()
+    description = read_description(path)
+    fields = [f"fields.{source}.{name}" for source in SOURCES for name in getattr(description.fields, source)]
+    for name in known_before:
+        if name not in fields:
+            raise DataError(f"--known-before {name}: {path} has no such field; it has {', '.join(fields) or 'none'}")
+    return _Check(description, path.parent, now_ms + DAY_MS, known_before).run()
 
 
 class _Check:
     """One run of `check`."""
 
-    def __init__(self, description: Description, root: Path, latest_ms: int) -> None:
+    def __init__(self, description: Description, root: Path, latest_ms: int, known_before: Sequence[str]) -> None:
         self._description, self._root, self._latest_ms = description, root, latest_ms
+        self._known_before = known_before
         self._report = Report({"name": description.name})
         self._strings = Strings()
         self._users, self._items = Tally(), Tally()
@@ -384,7 +395,13 @@ class _Check:
             self._report.values[BEST_ALONE] = ", ".join(
                 f"{wanted[one.column].said} {one.auc:.3f}" for one in told[:SHOWN_ALONE]
             )
-        self._report.findings += [_answer(wanted[one.column], reader, one) for one in told if one.answer]
+        if self._known_before:
+            self._report.values[KNOWN_BEFORE] = ", ".join(self._known_before)
+        self._report.findings += [
+            _answer(wanted[one.column], reader, one)
+            for one in told
+            if one.answer and wanted[one.column].said not in self._known_before
+        ]
         if weights:
             self._report.findings.append(weights)
         self._report.values |= {
@@ -553,8 +570,9 @@ def _answer(want: Wanted, reader: TableReader, told: Told) -> str:
         missing = f". It is missing in {clicks:.1%} of the impressions with a click, and in {others:.1%} of the others"
     return (
         f"`impressions`, column {want.column} of {reader.files}: `{want.said}` alone tells a click from none, with an "
-        f"AUC of {told.auc:.3f} on the train part{missing}. Such a value is most likely known only after the answer, "
-        "and no request has it: remove the field, or write the value as it was when the impression was shown"
+        f"AUC of {told.auc:.3f} on the train part{missing}. Such a value is most likely known only after the answer; "
+        "then no request has it: remove the field, or write the value as it was when the impression was shown; if it "
+        f"is known before the answer, name it with --known-before {want.said}"
     )
 
 

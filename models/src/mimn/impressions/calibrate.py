@@ -13,8 +13,8 @@ from mimn import run
 from mimn.baselines import state_bytes
 from mimn.calibration import FROM_LABELS, UNCALIBRATED, Calibration, Method, fit
 from mimn.impressions.long_histories import LONG_HISTORIES, long_histories
-from mimn.impressions.measured import evaluation_of, outdated
-from mimn.impressions.trained import CALIBRATION, Fitted, Scorer, TrainedRun
+from mimn.impressions.measured import evaluation_of, note_measured, outdated
+from mimn.impressions.trained import CALIBRATION, Fitted, RunFault, Scorer, TrainedRun
 from mimn.training.disk import named_if_full
 
 log = logging.getLogger("mimn.calibrate")
@@ -51,7 +51,9 @@ def calibrate(trained: TrainedRun, method: Method, length: int, *, clock: Callab
     read = length if method in FROM_LABELS else None
     on = trained.later if method in FROM_LABELS else None
     fitted = Fitted(method, calibrated(trained, method, length), read, on)
+    replaced = _replaced(trained)
     with named_if_full(trained.folder, "calibrate again"):
+        run.update_json(trained.folder / run.METRICS, lambda record: note_measured(record, replaced))
         run.write_json(trained.folder / CALIBRATION, fitted.told())
         note_long_histories(trained, fitted.calibration)
     for old in outdated(evaluation_of(run.finished(trained.folder), on), fitted):
@@ -63,6 +65,14 @@ def calibrate(trained: TrainedRun, method: Method, length: int, *, clock: Callab
             old,
         )
     return fitted
+
+
+def _replaced(trained: TrainedRun) -> Fitted | None:
+    """The calibrator before this one; None also if its file is damaged, which calibrating again repairs."""
+    try:
+        return trained.fitted()
+    except RunFault:
+        return None
 
 
 def note_long_histories(trained: TrainedRun, fitted: Calibration) -> None:

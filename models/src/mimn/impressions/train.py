@@ -37,6 +37,12 @@ from mimn.training.schedule import Measure, Schedule
 from mimn.training.warm import Origin, Start, limits_of
 
 DESCRIPTION = "dataset.toml"
+MANY_CLICKS = 40
+"""With fewer validation clicks an AUC of 1 may be luck."""
+LIKELY_CAUSE = (
+    "most often something that is read is known only after the answer. `ctr data check` looks for fields and histories "
+    "that hold the answer; leave out what no request has, and train again"
+)
 
 
 class LabelledImpressions:
@@ -71,6 +77,8 @@ class LabelledImpressions:
         self.counts = "impressions: " + ", ".join(
             f"{part} {len(of)} ({int((of == 1).sum())} clicked)" for part, of in labels.items() if len(of)
         )
+        clicks = int((labels["validation"] == 1).sum())
+        self.too_good = None if clicks < MANY_CLICKS else LIKELY_CAUSE
         self.hashes = f"data {data.sha256[:16]}"
         self._reader = ImpressionReader(data, known.ids, fitted, config)
         plan = config.windows

@@ -36,7 +36,7 @@ from mimn.training.settings import TrainingSettings
 log = logging.getLogger("mimn.train")
 F = TypeVar("F", np.float32, np.float64)
 TOO_GOOD = 0.99
-"""With such a validation AUC the data is to be doubted, and more training is no advice."""
+"""With such a validation AUC a task may doubt its data; more training is no advice then."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Task(Protocol):
     measure: Measure
     first_epoch: int
     """What the first epoch is called in the seed of its generator."""
+    too_good: str | None
+    """What a validation AUC of `TOO_GOOD` or more most likely means, and what to do; None if it may well be true."""
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
         """One epoch in random order: a function of the generator alone."""
@@ -150,14 +152,8 @@ def fit(
             past = Past(schedule.curve, epochs.steps, schedule.start)
             save_checkpoint(checkpoint, model, optimizers, past, task.data_sha256)
         log.info("epoch %d: %s", len(schedule.curve), said(epoch))
-    if schedule.best_auc >= TOO_GOOD:
-        log.warning(
-            "%s: a validation AUC of %.5f is hardly ever true: most often something that is read is known only after "
-            "the answer. `ctr data check` on the description says how well single fields of impressions tell it; leave "
-            "out what no request has, and train again",
-            folder,
-            schedule.best_auc,
-        )
+    if task.too_good is not None and schedule.best_auc >= TOO_GOOD:
+        log.warning("%s: a validation AUC of %.5f is hardly ever true: %s", folder, schedule.best_auc, task.too_good)
     elif schedule.last_is_best:
         log.warning(
             "%s: the last of %d epochs is the best on validation, so more training may give a better model: raise "
