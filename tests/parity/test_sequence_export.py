@@ -159,6 +159,7 @@ def test_the_command_exports_a_run_of_dien_and_refuses_float16(
     save_model(baseline(TINY_DIEN), tmp_path / "model.safetensors")
     np.save(tmp_path / "items.ids.npy", ITEM_IDS)
     np.save(tmp_path / "categories.ids.npy", CATEGORY_IDS)
+    (tmp_path / "metrics.json").write_text("{}")
     told = ["--run", str(tmp_path), "--output", str(tmp_path / "out"), "--name", "one", "--version", "3"]
     assert main([*told, "--events", "33", "--state-dtype", "float16"]) == 1
     assert "--state-dtype float16" in capsys.readouterr().err
