@@ -219,8 +219,15 @@ def test_a_closed_pipe_leaves_no_traceback() -> None:
         assert done.stdout.splitlines()[1] in ("0", "1", str(128 + signal.SIGPIPE))
 
 
+WAKES = """
+import os, signal
+woken, waking = os.pipe()
+os.set_blocking(waking, False)
+signal.set_wakeup_fd(waking)
+"""
+"""Lets a read of `woken` end with the next signal, also one that comes just before the read begins."""
 WAITING = """
-import sys, time
+import sys
 from pathlib import Path
 import ctr_cli.__main__ as ctr
 
@@ -229,7 +236,7 @@ def wait(module):
         try:
             print("waiting", flush=True)
             while True:
-                time.sleep(0.05)
+                os.read(woken, 1)
         finally:
             Path(sys.argv[1]).write_text("ended in order")
     return main
@@ -241,7 +248,7 @@ sys.exit(ctr.main(["licenses"]))
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_order_without_a_traceback(tmp_path: Path, sign: signal.Signals) -> None:
-    command = ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-c", WAITING, str(tmp_path / "trace")]
+    command = ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-c", WAKES + WAITING, str(tmp_path / "trace")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout
         assert running.stderr
@@ -253,15 +260,13 @@ def test_a_signal_ends_it_in_order_without_a_traceback(tmp_path: Path, sign: sig
 
 
 SLOW = """
-import time
 print("importing", flush=True)
 while True:
     try:
-        time.sleep(0.05)
+        os.read(woken, 1)
     except BaseException as dropped:
         print("dropped", dropped)
 """
-"""Waits in short calls: Python hears a signal that comes just before a call when that call ends."""
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -272,13 +277,13 @@ def test_a_signal_that_comes_while_it_imports_ends_it_at_once_without_a_tracebac
     """Imports drop exceptions in places, and one that is left half done may hold Python's import lock."""
     package = tmp_path / slow.partition(".")[0] / "__init__.py"
     package.parent.mkdir()
-    package.write_text(SLOW)
+    package.write_text(WAKES + SLOW)
     if slow == "uic.tools.doctor.command":
         package.write_text(f"__path__.append({str(ROOT / 'services/uic/src/uic')!r})")
         (package.parent / "tools/doctor").mkdir(parents=True)
         (package.parent / "tools/__init__.py").write_text("")
         (package.parent / "tools/doctor/__init__.py").write_text("")
-        (package.parent / "tools/doctor/command.py").write_text(SLOW)
+        (package.parent / "tools/doctor/command.py").write_text(WAKES + SLOW)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     command = ["env", "--default-signal=INT,TERM,HUP", *CTR, "doctor"]
     with subprocess.Popen(

@@ -20,29 +20,13 @@ from mimn.data.__main__ import main
 from mimn.data.check import BEST_ALONE, KNOWN_BEFORE, Report, check
 from mimn.data.fields_alone import FieldsAlone, Told
 from mimn.data.split import PARTS, parts_of
+from support.shop_description import TOML
 
 Column = NDArray[np.uint64] | NDArray[np.float64]
 Mask = NDArray[np.bool_]
 DAY_MS = 86_400_000
 BEGIN_MS = 1_767_571_200_000
 """2026-01-05"""
-TOML = """
-name = "shop"
-[events]
-files = ["events.parquet"]
-user = "uid"
-item = "sku"
-time = "ts"
-time_unit = "ms"
-[impressions]
-files = ["impressions.parquet"]
-user = "uid"
-item = "sku"
-time = "ts"
-time_unit = "ms"
-label = "clicked"
-window = "30m"
-"""
 BY_TIME = """
 [split]
 by = "time"

@@ -15,27 +15,11 @@ import pytest
 from mimn.data import own_events
 from mimn.data.check import Report, check
 from mimn.data.own_events import Distance, OwnEvents
+from support.shop_description import TOML
 
 BEGIN_MS = 1_767_571_200_000
 """2026-01-05"""
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-TOML = """
-name = "shop"
-[events]
-files = ["events.parquet"]
-user = "uid"
-item = "sku"
-time = "ts"
-time_unit = "ms"
-[impressions]
-files = ["impressions.parquet"]
-user = "uid"
-item = "sku"
-time = "ts"
-time_unit = "ms"
-label = "clicked"
-window = "30m"
-"""
 
 
 class Log:

@@ -210,12 +210,17 @@ def test_the_method_that_was_asked_for_is_stored_and_files_without_it_are_read(t
             fitted_of(tmp_path)
 
 
+def copied(one: TrainedRun, folder: Path) -> TrainedRun:
+    """A run that a test may calibrate and evaluate."""
+    shutil.copytree(one.folder, folder)
+    return TrainedRun.load(folder, one.folder.parent / "cache")
+
+
 def test_figures_of_an_earlier_calibrator_are_told_by_calibrate_and_left_out_by_export(
     signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(signal_run.folder, folder)
-    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    trained = copied(signal_run, tmp_path / "run")
+    folder = trained.folder
     calibrate(trained, "platt", 16)
     first = evaluate(trained, 16, resamples=2)
     assert facts_of(folder).training["evaluation"]["16"] == first["overall"]
@@ -264,9 +269,8 @@ def test_the_same_function_by_the_same_method_is_the_same_calibrator() -> None:
 def test_calibration_by_none_is_that_of_a_run_without_a_calibrator(
     signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(signal_run.folder, folder)
-    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    trained = copied(signal_run, tmp_path / "run")
+    folder = trained.folder
     calibrate(trained, "none", 16)
     found = evaluate(trained, 16, resamples=2)["overall"]
     (folder / "calibration.json").unlink()
@@ -280,9 +284,8 @@ def test_calibration_by_none_is_that_of_a_run_without_a_calibrator(
 def test_figures_of_an_earlier_version_are_those_of_the_calibrator_that_is_replaced(
     before: dict[str, Any] | None, signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(signal_run.folder, folder)
-    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    trained = copied(signal_run, tmp_path / "run")
+    folder = trained.folder
     found: dict[str, dict[str, Any]] = {
         "8": {"overall": {"auc": {"value": 0.7}}},
         "16": {"overall": {"auc": {"value": 0.7}, "calibrated": {"pcoc": {"value": 1.0}}}},
@@ -320,9 +323,8 @@ def test_an_auc_that_is_too_good_is_doubted_if_it_is_no_luck_and_more_training_i
 def test_evaluation_says_that_the_calibrator_is_of_another_length(
     signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(signal_run.folder, folder)
-    trained = TrainedRun.load(folder, signal_run.folder.parent / "cache")
+    trained = copied(signal_run, tmp_path / "run")
+    folder = trained.folder
     calibrate(trained, "prior", 1)  # looks at no impression
     caplog.clear()
     evaluate(trained, 8, resamples=2)
