@@ -7,9 +7,12 @@ go through it.
 from __future__ import annotations
 
 import socket
+import termios
 import threading
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fcntl import ioctl
 from pathlib import Path
 
 from localstack.apache_kafka import ApacheKafka
@@ -49,9 +52,9 @@ class Cut:
         self._flows.set()
 
     @property
-    def connections(self) -> int:
-        """How many sockets are open; none once all that was received is forwarded and its clients have ended."""
-        return len(self._open)
+    def holds(self) -> bool:
+        """Whether something that was received is not forwarded yet."""
+        return any(_unread(end) for end in list(self._open))
 
     def close(self) -> None:
         """End all of it."""
@@ -77,12 +80,22 @@ class Cut:
 
     def _forward(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
-            while data := source.recv(CHUNK):
+            # Taken only after it is sent, so that `holds` sees it until then.
+            while data := source.recv(CHUNK, socket.MSG_PEEK):
                 self._flows.wait()
                 target.sendall(data)
+                source.recv(len(data))
         for end in (source, target):
-            _end(end)
             self._open.discard(end)
+            _end(end)
+
+
+def _unread(end: socket.socket) -> int:
+    """How many bytes the kernel has received for this socket and the proxy has not taken; none of a closed one."""
+    count = array("i", [0])
+    with suppress(OSError, ValueError):  # closed meanwhile
+        ioctl(end.fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 def _end(end: socket.socket) -> None:
@@ -114,7 +127,6 @@ class CutOffKafka(ApacheKafka):
             "listeners": f"{ours['listeners']},CUT://{LOOPBACK}:{self.ports['behind']}",
             "advertised.listeners": f"{ours['advertised.listeners']},CUT://{self.cut_address}",
             "listener.security.protocol.map": f"{ours['listener.security.protocol.map']},CUT:PLAINTEXT",
-            "offsets.topic.num.partitions": "1",
             "group.min.session.timeout.ms": "1000",
         }
 
