@@ -25,6 +25,8 @@ pytestmark = pytest.mark.servers
 
 N = 8
 GENERATIONS = (0, 1)
+PATIENT = {"x-request-deadline-ms": "30000"}
+"""For requests whose own time is not what is tested."""
 FINGERPRINT = load_bundle(BUNDLE).manifest.fingerprint
 
 
@@ -39,7 +41,7 @@ class Generation:
     def state_of(self, user: str) -> dict[str, Any]:
         """What `/predict` says of the user's state."""
         asked = {"user_id": user, "candidates": [{"item_id": 3, "category_id": 2}]}
-        answer = web().post(f"{self.rtp.address}/predict", json=asked, headers={"x-request-deadline-ms": "3000"})
+        answer = web().post(f"{self.rtp.address}/predict", json=asked, headers=PATIENT, timeout=60)
         state: dict[str, Any] = answer.json()["state"]
         return state
 
@@ -62,7 +64,7 @@ def generations(folder: Path, valkey: RedisForTest, topics: TopicsForTest) -> It
         for number in GENERATIONS:
             around = Surroundings(
                 topics.bootstrap, valkey.url, BUNDLE, topics.events, N, valkey.prefix, number,
-                rtp={"RTP_STATE__REFRESH_EVERY_S": "0.1"},
+                rtp={"RTP_STATE__REFRESH_EVERY_S": "0.1", "RTP_DEADLINE__MAX_MS": "30000"},
             )  # fmt: skip
             worker = ending.enter_context(UicWorker(f"uic-{number}", folder / f"uic-{number}", around))
             rtp = ending.enter_context(RtpProcess(f"rtp-{number}", folder / f"rtp-{number}", around))

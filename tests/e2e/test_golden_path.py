@@ -16,7 +16,6 @@ import redis
 import torch
 from numpy.typing import NDArray
 
-from localstack.demo import PATIENT
 from localstack.replay import Records, expect, replay
 from localstack.shoppers import DATA, Shopper, read_events
 from localstack.stack import Addresses
@@ -30,7 +29,7 @@ from mimn.nn import addressing
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import MimnModel
 from mimn.state import Keys, UserState, decode_state, namespace, partition_of, user_hash
-from support.folded_log import folded_stack
+from support.folded_log import PATIENT, folded_stack
 
 pytestmark = [pytest.mark.torch, pytest.mark.servers, pytest.mark.timeout(600)]
 

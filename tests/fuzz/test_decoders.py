@@ -215,7 +215,7 @@ def test_a_guided_run_keeps_what_held_and_does_not_run_it_again(
 def test_the_command_says_which_targets_there_are() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fuzz", "--only", "nothing"], env={**os.environ, "PYTHONPATH": "tests"},
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
     assert "no target's name contains 'nothing'" in done.stderr

@@ -49,7 +49,7 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
     keys = tmp_path / "keys"
     old, operator = make(keys, Scope.PREDICT), make(keys, Scope.METRICS, Scope.ADMIN)
     rtp = {"RTP_HTTP__HOST": EVERYWHERE, "RTP_ADMIN__HOST": EVERYWHERE, "RTP_ACCESS__KEYS_FILE": str(keys)}
-    rtp |= {"RTP_DEADLINE__DEFAULT_MS": "1000"}  # keys are what is tested
+    rtp |= {f"RTP_DEADLINE__{which}_MS": "30000" for which in ("DEFAULT", "MAX")}  # keys are what is tested
     surroundings = Surroundings("", valkey.url, BUNDLE, prefix=valkey.prefix, rtp=rtp)
     process = RtpProcess("rtp", tmp_path / "rtp", surroundings)
     valkey.client.set(_meta(valkey.prefix), '{"partitions": 4, "topic": "t"}')
@@ -75,7 +75,9 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
         revoke(keys, old)
         until(lambda: predict(old) == 401, "the old key counts no more", within_s=60)
         assert predict(new) == 200
-        keys.write_text("spoiled")
+        spoiled = tmp_path / "spoiled"
+        spoiled.write_text("spoiled")
+        spoiled.replace(keys)  # whole: a file that is half written would be refused, too, and counted
         told = {"authorization": f"Bearer {operator}"}
         refused = 'rtp_key_reads_total{result="refused"} 1.0'
         until(
@@ -99,7 +101,7 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
         keys.unlink()
         os.mkfifo(keys)
         until(lambda: "is not a regular file" in process.log.read_text(), "a FIFO is noticed", within_s=60)
-        assert process.stop() == 0, "and the process ends beside it"
+        assert process.stop(60) == 0, "and the process ends beside it"
 
 
 def _meta(prefix: str) -> str:
@@ -116,6 +118,7 @@ def test_uic_lets_each_key_do_what_its_scopes_say_and_the_commands_bring_theirs(
     keys = tmp_path / "keys"
     shop, desk, operator = make(keys, Scope.PUBLISH), make(keys, Scope.READ, Scope.ERASE), make(keys, Scope.OPERATE)
     variables = {"UIC_GRPC__HOST": EVERYWHERE, "UIC_ADMIN__HOST": EVERYWHERE, "UIC_ACCESS__KEYS_FILE": str(keys)}
+    variables |= {"UIC_GRPC__TIMEOUT_S": "60"}  # the first call to a fresh broker takes longer
     surroundings = Surroundings(kafka, valkey.url, BUNDLE, topics.events, N, prefix=valkey.prefix, uic=variables)
     worker = UicWorker("uic", tmp_path / "uic", surroundings)
     with worker:

@@ -70,7 +70,7 @@ def produce(topics: TopicsForTest, count: int, first: int = 0) -> None:
             producer.send(topics.events, key=None, value=b"no key", partition=i % topics.partitions)
         value = None if i % 50 == 7 else b"\xff\xff" if i % 25 == 3 else event
         producer.send(topics.events, key=user, value=value, headers=headers, partition=partition, timestamp_ms=NOW + i)
-    producer.flush(timeout=30)
+    producer.flush(timeout=60)
     producer.close()
 
 
@@ -461,10 +461,10 @@ def test_an_archive_of_the_topic_itself_is_not_imported(tmp_path: Path, kafka: s
 
 def erase(topics: TopicsForTest, user: str) -> int:
     """Erase as UIC does, now; the offset."""
-    log = KafkaLog({"bootstrap_servers": topics.bootstrap}, timeout_s=10, max_request_bytes=1 << 20)
+    log = KafkaLog({"bootstrap_servers": topics.bootstrap}, timeout_s=60, max_request_bytes=1 << 20)
     try:
         publisher = Publisher(log, topics.events, topics.partitions, KafkaTools(topics.bootstrap))
-        return publisher.erase(user, 10).offset
+        return publisher.erase(user, 60).offset
     finally:
         log.close()
 

@@ -64,7 +64,7 @@ def fill(world: World, events: int = 1500) -> None:
     for user in ("user-3", "user-5", "user-59"):
         world.erase(user)
     world.produce(events // 2, 60)
-    bad = world.producer.send(world.topics.events, key=b"user-1", value=b"\xff").get(timeout=10)
+    bad = world.producer.send(world.topics.events, key=b"user-1", value=b"\xff").get(timeout=60)
     world.dead.add((bad.partition, bad.offset))
     world.produce(20, 10)
 
@@ -459,9 +459,9 @@ def test_a_signal_to_the_command_alone_ends_its_processes_and_the_next_run_goes_
         until(lambda: len(list(half(f"*{UNFINISHED}"))) == 2, "two processes fold", within_s=60)
         started = psutil.Process(folding.pid).children(recursive=True)
         folding.send_signal(sign)
-        _, said = folding.communicate(timeout=30)
+        _, said = folding.communicate(timeout=60)
         assert folding.returncode == 128 + sign, said
-        assert psutil.wait_procs(started, timeout=10)[1] == []
+        assert psutil.wait_procs(started, timeout=60)[1] == []
     assert said.splitlines()[-1] == ("ctr backfill: interrupted: run it again with the same --work; it goes on"), (
         "and nothing like a traceback after it"
     )
@@ -574,7 +574,7 @@ def test_a_log_of_which_every_record_is_rejected_is_refused_with_the_reasons_bef
     for user in ("u1", "u2", "u3"):
         world.producer.send(world.topics.events, key=user.encode(), value=b"\xff")
     world.producer.send(world.topics.events, key=b"u4", value=BehaviorEvent(user_id="u4").SerializeToString())
-    world.producer.flush(timeout=30)
+    world.producer.flush(timeout=60)
     command = ("--work", str(tmp_path / "work"), "--workers", "1")
     said = refused(capsys, world.environment(), *command)
     assert "all 4 records were rejected (" in said

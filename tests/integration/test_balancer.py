@@ -19,12 +19,12 @@ import pytest
 from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
-from localstack.demo import PATIENT
 from localstack.ports import accepts
 from localstack.server import Server
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from support.certificates import Certificates
+from support.folded_log import PATIENT, PATIENT_MS
 from support.skips import haproxy
 from support.uic_running import BUNDLE, click
 
@@ -34,6 +34,9 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 RTP_ENDS = {"RTP_DRAIN__ANNOUNCE_S": "3", "RTP_DRAIN__FINISH_S": "5"}
 UIC_ENDS = {"UIC_GRPC__ANNOUNCE_S": "3"}
 """As docs/runbooks/balancer.md says."""
+RTP_WAITS = {"RTP_DEADLINE__MAX_MS": PATIENT_MS, "RTP_REDIS__CONNECT_TIMEOUT_MS": PATIENT_MS}
+UIC_WAITS = {"UIC_GRPC__TIMEOUT_S": "60"}
+"""Restarts are what is tested, and not how long a request takes on a busy machine."""
 
 
 TO_TLS = "ssl alpn h2 verify required ca-file"
@@ -84,7 +87,7 @@ class Haproxy(Server):
     def restart_behind(self, member: Server) -> None:
         """Restart a process behind it, and wait until it is seen."""
         member.restart()
-        until(partial(self.is_up, member.name), "the balancer sees it", within_s=20)
+        until(partial(self.is_up, member.name), "the balancer sees it", within_s=60)
 
 
 class TlsWorker(UicWorker):
@@ -132,8 +135,8 @@ def behind(tmp_path: Path, valkey: RedisForTest, make_topics: MakeTopics, kafka:
         topic=topics.events,
         partitions=topics.partitions,
         prefix=valkey.prefix,
-        uic=UIC_ENDS,
-        rtp=RTP_ENDS,
+        uic=UIC_ENDS | UIC_WAITS,
+        rtp=RTP_ENDS | RTP_WAITS,
     )
 
 
@@ -170,7 +173,7 @@ def test_rtp_processes_restart_in_turn_without_a_failed_request(
 ) -> None:
     body = {"user_id": "nobody", "candidates": [{"item_id": 1, "category_id": 1}]}
     limits = httpx.Limits(max_keepalive_connections=8 if kept_alive else 0)
-    with balanced(tmp_path, behind) as (balancer, _, processes), httpx.Client(limits=limits, timeout=10) as client:
+    with balanced(tmp_path, behind) as (balancer, _, processes), httpx.Client(limits=limits, timeout=60) as client:
 
         def ask() -> None:
             client.post(f"{balancer.address}/predict", json=body, headers=PATIENT).raise_for_status()
@@ -194,7 +197,7 @@ def test_uic_workers_restart_in_turn_and_each_call_publishes_its_event_once(
 
         def publish() -> None:
             request = pb.PublishBehaviorsRequest(events=[click("user")])
-            (at,) = stub.PublishBehaviors(request, timeout=10).positions
+            (at,) = stub.PublishBehaviors(request, timeout=60).positions
             positions.append((at.partition, at.offset))
 
         with asked(publish, [grpc.RpcError]) as wait:
@@ -210,13 +213,13 @@ def test_calls_reach_a_worker_whose_ports_have_tls(tmp_path: Path, behind: Surro
     issued = Certificates.issue(tmp_path / "tls")
     files = {"CERT_FILE": str(issued.server), "KEY_FILE": str(issued.server_key)}
     told = {f"UIC_{door}__TLS_{name}": file for door in ("GRPC", "ADMIN") for name, file in files.items()}
-    worker = TlsWorker("uic-1", tmp_path / "uic-1", replace(behind, uic=UIC_ENDS | told))
+    worker = TlsWorker("uic-1", tmp_path / "uic-1", replace(behind, uic=UIC_ENDS | UIC_WAITS | told))
     closed = int(closed_port.rpartition(":")[2])
     with worker:
         ports = {8001: worker.ports["grpc"], 8003: worker.ports["admin"]}
         others = dict.fromkeys((8000, 8010, 8011, 8013), closed)
         with Haproxy(tmp_path / "haproxy", ports | others, issued.ca) as balancer:
-            until(partial(balancer.is_up, worker.name), "the balancer sees it", within_s=40)
+            until(partial(balancer.is_up, worker.name), "the balancer sees it", within_s=60)
             with grpc.insecure_channel(f"127.0.0.1:{balancer.ports['publish']}") as channel:
                 request = pb.PublishBehaviorsRequest(events=[click("user")])
-                assert UserInterestCenterStub(channel).PublishBehaviors(request, timeout=10).positions
+                assert UserInterestCenterStub(channel).PublishBehaviors(request, timeout=60).positions

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -26,6 +27,8 @@ from uic.tools import partitions
 pytestmark = pytest.mark.servers
 
 N = 4
+PATIENT: dict[str, Any] = {"UIC_GRPC__TIMEOUT_S": "60"}
+"""For the first call to a broker that has just started."""
 USERS = [f"u{i}" for i in range(40)]
 PARTITION = {user: partition_of(user.encode(), N) for user in USERS}
 
@@ -50,19 +53,19 @@ def test_partitions_stop_by_name_and_go_on_as_the_operator_decides(
 ) -> None:
     assert set(PARTITION.values()) == set(range(N))
     topics = make_topics(kafka, N)
-    with running_uic(tmp_path / "before", valkey, topics) as uic:
+    with running_uic(tmp_path / "before", valkey, topics, **PATIENT) as uic:
         uic.wait_folded(uic.publish(*[click(user) for user in USERS for _ in range(3)]))
     delete_and_wait(kafka, topics.events)
     create_topics(kafka, [Topic(topics.events, N)])
 
-    with running_uic(tmp_path / "after", valkey, topics, serving=False) as uic:
+    with running_uic(tmp_path / "after", valkey, topics, serving=False, **PATIENT) as uic:
 
         def phases() -> dict[int, str]:
             return {p["partition"]: p["phase"] for p in uic.admin("/partitions")["partitions"]}
 
         until(lambda: phases() == dict.fromkeys(range(N), "broken"), "every partition is broken", within_s=60)
         until(lambda: not serving(uic), "health follows", within_s=60)
-        ready = web().get(f"{uic.worker.admin_url}/readyz", timeout=5)
+        ready = web().get(f"{uic.worker.admin_url}/readyz", timeout=60)
         assert ready.status_code == 503
         assert "broken_log" in ready.json()["detail"]
         code, text = command(uic, "partitions")
@@ -94,7 +97,8 @@ def test_misrouted_records_stop_their_partition_until_an_operator_sends_them_to_
     topics = make_topics(kafka, N)
     astray = [user for user in USERS if PARTITION[user] != 0]
     letters = 5 * len(astray)
-    with running_uic(tmp_path / "before", valkey, topics, UIC_FOLD__MISROUTED_SHARE="0.001") as uic:
+    strict = PATIENT | {"UIC_FOLD__MISROUTED_SHARE": "0.001"}
+    with running_uic(tmp_path / "before", valkey, topics, **strict) as uic:
         uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
         producer = KafkaProducer(bootstrap_servers=kafka)
         sent = [
@@ -102,12 +106,12 @@ def test_misrouted_records_stop_their_partition_until_an_operator_sends_them_to_
             for user in astray * 5
         ]
         for one in sent:
-            one.get(timeout=20)
+            one.get(timeout=60)
         producer.close()
         until(lambda: not serving(uic), "health says that something stopped", within_s=60)
-        assert "misrouted" in web().get(f"{uic.worker.admin_url}/readyz", timeout=5).json()["detail"]
+        assert "misrouted" in web().get(f"{uic.worker.admin_url}/readyz", timeout=60).json()["detail"]
 
-    with running_uic(tmp_path / "after", valkey, topics, serving=False, UIC_FOLD__MISROUTED_SHARE="0.001") as uic:
+    with running_uic(tmp_path / "after", valkey, topics, serving=False, **strict) as uic:
 
         def stopped() -> set[int]:
             return {p["partition"] for p in uic.admin("/partitions")["partitions"] if p["phase"] == "broken"}
@@ -125,7 +129,7 @@ def test_misrouted_records_stop_their_partition_until_an_operator_sends_them_to_
             state = uic.state(user)
             assert state is not None
             assert state.event_count == 2, user
-        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
         assert f'uic_dead_letters_total{{reason="misrouted"}} {letters}.0' in metrics
 
 
@@ -139,7 +143,10 @@ def test_two_stores_under_one_topic_and_prefix_each_get_every_event_and_an_empti
         states = [uic.state(user) for user in USERS]
         return all(state is not None and state.event_count == events for state in states)
 
-    with running_uic(tmp_path / "one", valkey, topics) as one, running_uic(tmp_path / "two", other, topics) as two:
+    with (
+        running_uic(tmp_path / "one", valkey, topics, **PATIENT) as one,
+        running_uic(tmp_path / "two", other, topics, **PATIENT) as two,
+    ):
         one.publish(*[click(user) for user in USERS])
         for uic in (one, two):
             until(lambda uic=uic: complete(uic, 1), "every user is in both stores", within_s=60)  # type: ignore[misc]  # bound
@@ -172,7 +179,7 @@ def test_a_port_that_is_taken_ends_the_start_with_its_name(
         same = dict(uic.worker.environment())
         for changed, named in ({}, "UIC_ADMIN__PORT"), ({"UIC_ADMIN__PORT": "0"}, "UIC_GRPC__PORT"):
             second = subprocess.run(
-                uic.worker.command(), env=same | changed, capture_output=True, text=True, timeout=60, check=False
+                uic.worker.command(), env=same | changed, capture_output=True, text=True, timeout=120, check=False
             )
             assert second.returncode == 2
             assert named in second.stderr

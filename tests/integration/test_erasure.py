@@ -34,7 +34,9 @@ pytestmark = pytest.mark.servers
 
 N = 8
 LEDGER = Path(__file__).parents[1] / "fixtures/bundle_tiny_ledger/tiny-ledger/1"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
+PATIENT: dict[str, Any] = {"UIC_GRPC__TIMEOUT_S": "60"}
+"""For the first call to a broker that has just started."""
 
 
 def notes(topics: TopicsForTest, topic_id: bytes, *partitions: int) -> dict[int, dict[bytes, int]]:
@@ -50,7 +52,7 @@ def erasures_unavailable(uic: RunningUic) -> float:
 
 def note(topics: TopicsForTest, key: bytes, value: bytes | None, partition: int | None = None) -> None:
     producer = KafkaProducer(bootstrap_servers=topics.bootstrap)
-    producer.send(topics.erased, key=key, value=value, partition=partition).get(10)
+    producer.send(topics.erased, key=key, value=value, partition=partition).get(60)
     producer.close()
 
 
@@ -58,7 +60,7 @@ def test_a_full_replay_folds_nothing_of_an_erased_user(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(kafka, N)
-    with running_uic(tmp_path / "first", valkey, topics) as uic:
+    with running_uic(tmp_path / "first", valkey, topics, **PATIENT) as uic:
         before = uic.publish(*[click("gone") for _ in range(5)], *[click("stays") for _ in range(3)])
         erased = uic.erase("gone")
         back = click("gone")
@@ -67,10 +69,10 @@ def test_a_full_replay_folds_nothing_of_an_erased_user(
         first = uic.state("stays")
     for key in valkey.client.scan_iter(match=f"{valkey.prefix}:*"):
         valkey.client.delete(key)
-    with running_uic(tmp_path / "second", valkey, topics) as uic:
+    with running_uic(tmp_path / "second", valkey, topics, **PATIENT) as uic:
         uic.wait_folded([*before, erased, after])
         state, second = uic.state("gone"), uic.state("stays")
-        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=10).text
+        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
     assert state is not None
     assert (state.event_count, state.digest) == (
         1,
@@ -88,7 +90,7 @@ def test_an_erasure_that_retention_removed_before_it_was_folded_is_no_less_done(
     tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(real_kafka, 1)
-    with running_uic(tmp_path / "first", valkey, topics) as uic:
+    with running_uic(tmp_path / "first", valkey, topics, **PATIENT) as uic:
         uic.wait_folded(uic.publish(click("gone"), click("stays")))
     log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
     at = Publisher(log, topics.events, 1, KafkaTools("h:9092")).erase("gone", TIMEOUT_S)
@@ -96,7 +98,7 @@ def test_an_erasure_that_retention_removed_before_it_was_folded_is_no_less_done(
     admin = KafkaAdminClient(bootstrap_servers=real_kafka)
     admin.delete_records({TopicPartition(topics.events, 0): at.offset + 1})
     admin.close()
-    with running_uic(tmp_path / "second", valkey, topics) as uic:
+    with running_uic(tmp_path / "second", valkey, topics, **PATIENT) as uic:
         uic.wait_folded([LogPosition(partition=at.partition, offset=at.offset)])
         assert uic.state("gone") is None
         assert uic.state("stays") is not None
@@ -109,7 +111,7 @@ def test_a_topic_of_notes_that_is_gone_is_named_until_it_is_there_again(
 ) -> None:
     topics = make_topics(kafka, N)
 
-    with running_uic(tmp_path, valkey, topics) as uic:
+    with running_uic(tmp_path, valkey, topics, **PATIENT) as uic:
 
         def degraded() -> str:
             return readiness(uic.worker)[1]
@@ -142,7 +144,7 @@ def test_a_topic_of_notes_with_too_few_partitions_is_as_good_as_none_until_it_ha
         delete_and_wait(kafka, topics.erased)
         create_topics(kafka, [Topic(topics.erased, partitions, {"cleanup.policy": "compact"})])
 
-    with running_uic(tmp_path, valkey, topics) as uic:
+    with running_uic(tmp_path, valkey, topics, **PATIENT) as uic:
         uic.wait_folded(uic.publish(click("ann")))
         make(1)
         said = f"erasures_unavailable: topic {topics.erased} has 1 partitions, not 2"
@@ -177,7 +179,7 @@ def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_t
         found = ledger.look_up(np.array(words, np.uint32), ledger.keys(items))[0]
         return [int(place) + 1 for place in found]
 
-    with running_uic(tmp_path / "first", valkey, topics, bundle=LEDGER) as uic:
+    with running_uic(tmp_path / "first", valkey, topics, bundle=LEDGER, **PATIENT) as uic:
         sent = [click("ann", 3), click("ann", 5), click("ann", 3), click("bob", 3)]
         uic.wait_folded(uic.publish(*sent))
         assert known(uic.state("ann")) == [3, 5]
@@ -192,7 +194,7 @@ def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_t
         assert known(first) == [3, 5, 7], "what the log has after the erasure counts, however old its time"
     for key in valkey.client.scan_iter(match=f"{valkey.prefix}:*"):
         valkey.client.delete(key)
-    with running_uic(tmp_path / "second", valkey, topics, bundle=LEDGER) as uic:
+    with running_uic(tmp_path / "second", valkey, topics, bundle=LEDGER, **PATIENT) as uic:
         uic.wait_folded([erased, *after])
         second = uic.state("ann")
     assert first is not None
@@ -304,7 +306,7 @@ def test_a_broker_that_falls_silent_is_unavailable_in_time(own_kafka: DevBroker,
     topics = make_topics(own_kafka.address, N)
     for offset in range(50):
         note(topics, b"u1", encode_erasure(Erasure(partition_of(b"u1", N), offset, NO_TOPIC_ID)))
-    records = read_to_end({"bootstrap_servers": own_kafka.address}, topics.erased, idle_s=2)
+    records = read_to_end({"bootstrap_servers": own_kafka.address}, topics.erased, idle_s=60)
     next(records)
     reader = KafkaErasures({"bootstrap_servers": own_kafka.address}, topics.events, N, timeout_s=2)
     own_kafka.freeze()
@@ -312,7 +314,7 @@ def test_a_broker_that_falls_silent_is_unavailable_in_time(own_kafka: DevBroker,
         began = time.monotonic()
         with pytest.raises(LogUnavailable):
             reader.read(range(N), NO_TOPIC_ID)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
     finally:
         own_kafka.thaw()
     assert len(list(records)) == 49

@@ -25,6 +25,8 @@ from support.uic_running import BUNDLE, RunningUic, click
 pytestmark = pytest.mark.servers
 PIPE_BYTES = 4096
 BAD_HANDSHAKES = 300
+PATIENT = {"UIC_GRPC__TIMEOUT_S": "60"}
+"""For the first call to a broker that has just started."""
 
 
 @contextmanager
@@ -51,21 +53,23 @@ def test_rtp_answers_and_ends_while_nobody_reads_its_log(tmp_path: Path, valkey:
         rtp.spawn()
         url = f"{rtp.admin_url}/metrics"
         until(lambda: "rtp_log_lines_dropped_total 0.0" in _text(url), "RTP answers", within_s=rtp.ready_s)
-        assert rtp.stop() == 0
+        assert rtp.stop(60) == 0
 
 
 def test_uic_folds_and_ends_while_nobody_reads_its_log(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(kafka, 2)
-    worker = UicWorker("uic", tmp_path, Surroundings(kafka, valkey.url, BUNDLE, topics.events, 2, prefix=valkey.prefix))
+    worker = UicWorker(
+        "uic", tmp_path, Surroundings(kafka, valkey.url, BUNDLE, topics.events, 2, prefix=valkey.prefix, uic=PATIENT)
+    )
     with log_that_hangs(worker):
         worker.spawn()
         until(worker.ready, "UIC serves", within_s=worker.ready_s)
         uic = RunningUic(worker)
         uic.wait_folded(uic.publish(click("u1")))
         uic.channel.close()
-        assert worker.stop() == 0
+        assert worker.stop(60) == 0
 
 
 class TlsUic(UicWorker):
@@ -88,7 +92,7 @@ class TlsUic(UicWorker):
     def refuse_handshakes(self) -> None:
         """Bring it plain HTTP where it wants TLS, again and again; it closes each connection."""
         for _ in range(BAD_HANDSHAKES):
-            with socket.create_connection(("127.0.0.1", self.ports["grpc"]), timeout=10) as client:
+            with socket.create_connection(("127.0.0.1", self.ports["grpc"]), timeout=60) as client:
                 client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 with suppress(ConnectionResetError):
                     while client.recv(4096):
@@ -112,7 +116,7 @@ def test_uic_serves_and_ends_though_tls_handshakes_fail_while_nobody_reads_its_l
         until(tls_uic.ready, "UIC serves", within_s=tls_uic.ready_s)
         tls_uic.refuse_handshakes()
         assert tls_uic.ready()
-        assert tls_uic.stop() == 0
+        assert tls_uic.stop(60) == 0
 
 
 def test_failed_tls_handshakes_write_nothing_into_uics_log(tls_uic: TlsUic) -> None:
@@ -120,7 +124,7 @@ def test_failed_tls_handshakes_write_nothing_into_uics_log(tls_uic: TlsUic) -> N
         before = tls_uic.log.read_text()
         tls_uic.refuse_handshakes()
         assert tls_uic.ready()
-        assert tls_uic.stop() == 0
+        assert tls_uic.stop(60) == 0
         lines = tls_uic.log.read_text().removeprefix(before).splitlines()
         assert [line for line in lines if not line.startswith("timestamp=")] == []
         assert len(lines) < BAD_HANDSHAKES

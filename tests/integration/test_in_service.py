@@ -73,14 +73,14 @@ class World:
 
     def doctor(self, **more: str) -> tuple[int, dict[str, dict[str, str]]]:
         """Exit status, and findings by check."""
-        status, said = run_main(doctor.main, self.environment | more, "--json", "--timeout", "5")
+        status, said = run_main(doctor.main, self.environment | more, "--json", "--timeout", "60")
         return status, {finding["check"]: finding for finding in json.loads(said)["findings"]}
 
 
 @pytest.fixture
 def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> Iterator[World]:
     topics = make_topics(kafka, N)
-    with running_uic(tmp_path / "uic", valkey, topics) as uic:
+    with running_uic(tmp_path / "uic", valkey, topics, UIC_GRPC__TIMEOUT_S="60") as uic:
         uic.wait_folded(uic.publish(click("ann")))
         yield World(uic, valkey, topics.events)
 
@@ -235,7 +235,7 @@ def test_up_and_status_say_that_the_stack_does_not_fold_what_the_record_serves(
             return capsys.readouterr().out
 
         assert serving_elsewhere(at, options) == []
-        until(lambda: f"{at.predict}: ready\n" in status(), "all is well", within_s=30)
+        until(lambda: f"{at.predict}: ready\n" in status(), "all is well", within_s=60)
 
         world.record(encode_record(promoted()))
         said, command = serving_elsewhere(at, options)
@@ -245,7 +245,7 @@ def test_up_and_status_say_that_the_stack_does_not_fold_what_the_record_serves(
         assert "/tiny-sketch/1 UIC_BUNDLE__GENERATION=3 UIC_GRPC__PORT=0 UIC_ADMIN__PORT=0 " in command
         assert command.endswith(" -m uic serve")
         stale = f"{at.predict}: ready: states are stale: 4 of 4 partitions of namespace {NEW.namespace} (tiny-sketch/1)"
-        until(lambda: stale in status(), "status says that the states are stale", within_s=30)
+        until(lambda: stale in status(), "status says that the states are stale", within_s=60)
         detail = json.loads(status_json(folder, capsys))["detail"]
         assert detail.startswith("states are stale")
         world.fold_new(ago_s=1)

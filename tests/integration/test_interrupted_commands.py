@@ -99,5 +99,5 @@ def test_a_second_interrupt_ends_a_command_that_has_not_ended_yet(tmp_path: Path
     with held_at(world.environment(), "archive", "file", "archive", *command) as process:
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        until(lambda: process.poll() is not None, "it has ended", within_s=30)
+        until(lambda: process.poll() is not None, "it has ended", within_s=60)
     assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT), "the second may come when all is done"

@@ -79,7 +79,7 @@ def test_both_services_serve_on_ipv6_and_the_commands_find_uic_by_its_settings(
             env={**os.environ, **worker.environment()},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr
@@ -93,7 +93,7 @@ def test_both_services_serve_on_ipv6_and_the_commands_find_uic_by_its_settings(
             assert "NOT_FOUND" in said, "UIC itself answered"
         rtp = RtpOnIpv6("rtp", tmp_path, told)
         with running(rtp):
-            assert web().get(f"{rtp.address}/livez").status_code == 200
+            assert web().get(f"{rtp.address}/livez", timeout=60).status_code == 200
             log = rtp.log.read_text()
             assert f"address={rtp.address}" in log
             assert f"address={rtp.admin_url}" in log

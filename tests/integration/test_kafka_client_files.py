@@ -38,7 +38,7 @@ from uic.fold.health import UNREAD
 pytestmark = pytest.mark.servers
 
 BLOCKED = "log_unavailable: the thread that reads the log has been blocked for "
-TOLD_S = 60
+TOLD_S = 120
 """Within this a worker says that a thread is blocked: 23 s by its default settings, after it noticed that it must
 connect again."""
 ENDS_S = 45
@@ -99,6 +99,7 @@ def worker(
     broker.grant_documented(topics, valkey.prefix)
     variables: dict[str, Any] = {
         **broker.variables(),
+        "UIC_GRPC__TIMEOUT_S": "9",  # a broker that has just started takes its time; the callers have 10 s
         "UIC_KAFKA__SSL_CERTFILE": str(files.certificate),
         "UIC_KAFKA__SSL_KEYFILE": str(files.key),
     }
@@ -107,7 +108,7 @@ def worker(
 
 
 def readiness(uic: RunningUic) -> tuple[int, str]:
-    answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=5)
+    answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=60)
     return answer.status_code, answer.text
 
 
@@ -139,10 +140,12 @@ def test_a_certificate_on_a_mount_that_hangs_is_told_and_keeps_no_worker_from_go
         look = f"see whether {uic_files(files)} is on a mount that hangs"
         assert all(look in text for _, text in told)
         assert UNREAD in seen[-1][1]
-        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
         assert "\nuic_lag_records{" not in metrics
         assert "\nuic_ready 0.0" in metrics
-    until(lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "it goes on by itself", within_s=60)
+    until(
+        lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "it goes on by itself", within_s=120
+    )
     uic.wait_folded(uic.publish(click("ann")))
     with files.hanging():
         broker.restart()
@@ -161,7 +164,7 @@ def test_a_renewed_certificate_is_taken_up_at_the_next_connection_and_a_key_with
     lock(files.key)
     broker.restart()
     named = "the key has a passphrase; store the key of UIC_KAFKA__SSL_KEYFILE without one"
-    until(lambda: named in readiness(uic)[1], "it is named", within_s=60)
+    until(lambda: named in readiness(uic)[1], "it is named", within_s=120)
 
     def publishing_is_told() -> bool:
         """By a call that fails, and by what `/readyz` says of it."""
@@ -170,11 +173,11 @@ def test_a_renewed_certificate_is_taken_up_at_the_next_connection_and_a_key_with
         _, _, told = readiness(uic)[1].partition("publishing_fails: ")
         return named in str(raised.value) and named in told
 
-    until(publishing_is_told, "it is named to callers, too", within_s=60)
+    until(publishing_is_told, "it is named to callers, too", within_s=120)
     files.put_back()
-    until(lambda: "log_unavailable" not in readiness(uic)[1], "it is taken up", within_s=60)
+    until(lambda: "log_unavailable" not in readiness(uic)[1], "it is taken up", within_s=120)
     uic.wait_folded(uic.publish(click("ann"), click("bob")))
-    until(lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "all is well", within_s=60)
+    until(lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "all is well", within_s=120)
 
 
 def lock(key: Path) -> None:
@@ -192,7 +195,7 @@ from uic.log.unreachable import unreachable
 from uic.settings import read_client_settings
 options = read_client_settings().kafka.client_options()
 try:
-    open_kafka_client(KafkaConsumer, **options, bootstrap_timeout_ms=1000)
+    open_kafka_client(KafkaConsumer, **options, bootstrap_timeout_ms=10000)
 except Exception as error:
     print("told:", unreachable(options, error).detail)
 """

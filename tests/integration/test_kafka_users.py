@@ -36,6 +36,8 @@ RUNBOOK = Path(__file__).parents[2] / "docs" / "runbooks" / "kafka-users.md"
 N = 4
 USERS = [f"u{i}" for i in range(12)]
 NEEDS = "user uic needs"
+PATIENT = {"UIC_GRPC__TIMEOUT_S": "60"}
+"""For the first call to a broker that has just started."""
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +70,16 @@ def environment(broker: SecuredKafka, named: TopicsForTest, valkey: RedisForTest
 def started(
     folder: Path, broker: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, *, serving: bool = True
 ) -> AbstractContextManager[RunningUic]:
-    return running_uic(folder / "uic", valkey, named, serving=serving, bundle=BUNDLE, **broker.variables())
+    return running_uic(folder / "uic", valkey, named, serving=serving, bundle=BUNDLE, **PATIENT, **broker.variables())
 
 
 def ready(uic: RunningUic) -> tuple[int, str]:
-    answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=5)
+    answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=60)
     return answer.status_code, answer.text
 
 
 def metrics(uic: RunningUic) -> str:
-    return web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+    return web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
 
 
 def told(environment: dict[str, str], verb: str, *arguments: str) -> tuple[int, str]:
@@ -99,7 +101,7 @@ def give_the_runbooks_rights(broker: SecuredKafka, named: TopicsForTest, prefix:
     }
     shell = ["sh", "-e", "-c", commands]
     done = subprocess.run(
-        shell, cwd=folder, env=os.environ | settings, capture_output=True, text=True, timeout=90, check=False
+        shell, cwd=folder, env=os.environ | settings, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -113,14 +115,14 @@ def test_the_rights_of_the_runbook_suffice_for_the_service_and_its_commands(
         uic.wait_folded([uic.erase(USERS[0]), uic.erase_item(USERS[1], 3)])
         assert uic.state(USERS[0]) is None
         producer = KafkaProducer(bootstrap_servers=broker.address, acks="all")
-        producer.send(named.events, key=USERS[2].encode(), value=b"no event").get(timeout=10)
+        producer.send(named.events, key=USERS[2].encode(), value=b"no event").get(timeout=60)
         producer.close(timeout=5)
 
         def letters() -> str:
             return run_main(dead_letters.main, environment, "list", "--json")[1]
 
-        until(lambda: '"malformed_protobuf"' in letters(), "the bad record is a dead letter", within_s=30, every_s=0.5)
-        until(lambda: uic.admin("/readyz") == {"status": "ready", "degraded": []}, "nothing is missing", within_s=30)
+        until(lambda: '"malformed_protobuf"' in letters(), "the bad record is a dead letter", within_s=60, every_s=0.5)
+        until(lambda: uic.admin("/readyz") == {"status": "ready", "degraded": []}, "nothing is missing", within_s=60)
 
         code, said = run_main(doctor.main, environment, "--json")
         findings = {one["check"]: (one["verdict"], one["seen"]) for one in json.loads(said)["findings"]}
@@ -227,7 +229,7 @@ def test_an_archive_without_the_right_to_read_says_so(
 ) -> None:
     broker.grant("DESCRIBE", "topic", named.events)
     producer = KafkaProducer(bootstrap_servers=broker.address, acks="all")
-    producer.send(named.events, key=b"u", value=b"anything", partition=0).get(timeout=10)
+    producer.send(named.events, key=b"u", value=b"anything", partition=0).get(timeout=60)
     producer.close(timeout=5)
     code, said = told(environment, "archive", "--to", str(tmp_path / "archive"))
     assert (code, f"topic {named.events} is refused: {NEEDS} READ on it" in said) == (1, True), said
@@ -243,14 +245,14 @@ def test_a_start_waits_for_the_right_on_its_topic_and_goes_on_when_it_is_given(
 ) -> None:
     with started(tmp_path, broker, named, valkey, serving=False) as uic:
         waits = f"waiting for the log: topic {named.events} is refused: {NEEDS} READ or WRITE on it"
-        until(lambda: ready(uic)[0] == 503 and waits in ready(uic)[1], "the right is named", within_s=30)
+        until(lambda: ready(uic)[0] == 503 and waits in ready(uic)[1], "the right is named", within_s=60)
         broker.grant("READ", "topic", named.erased)
         broker.grant("WRITE", "topic", named.events)  # by which it is seen, and not read
-        until(lambda: "GroupAuthorizationFailedError" in ready(uic)[1], "then that on the group", within_s=30)
+        until(lambda: "GroupAuthorizationFailedError" in ready(uic)[1], "then that on the group", within_s=60)
         assert ready(uic)[0] == 503
         broker.grant("READ", "group", valkey.prefix, prefixed=True)
         reads = f"topic {named.events} is refused: {NEEDS} READ on it"
-        until(lambda: reads in ready(uic)[1], "then the right to read is named", within_s=30)
+        until(lambda: reads in ready(uic)[1], "then the right to read is named", within_s=60)
         broker.grant_documented(named, valkey.prefix)
         uic.worker.wait_ready()
         uic.wait_folded(uic.publish(click("ann")))
@@ -273,7 +275,7 @@ def test_an_erasure_without_a_right_on_the_topic_of_notes_names_the_right_and_wr
         until(
             lambda: f"erasures_unavailable: topic {named.erased} is refused: {NEEDS}" in ready(uic)[1],
             "so does /readyz",
-            within_s=30,
+            within_s=60,
         )
         for operation in ("READ", "WRITE"):
             broker.grant(operation, "topic", named.erased)
@@ -290,16 +292,16 @@ def test_a_policy_that_is_not_told_any_more_stays_what_it_was(
     broker.grant("DESCRIBE_CONFIGS", "topic", named.events)
     with started(tmp_path, broker, named, valkey) as uic:
         set_policy(broker, named.events, "compact")
-        until(lambda: "log_compacted" in ready(uic)[1], "the policy is named", within_s=30)
+        until(lambda: "log_compacted" in ready(uic)[1], "the policy is named", within_s=60)
         broker.revoke("DESCRIBE_CONFIGS", "topic", named.events)
         log = uic.worker.log
-        until(lambda: "needs DESCRIBE_CONFIGS" in log.read_text(), "the log says what is not told", within_s=30)
+        until(lambda: "needs DESCRIBE_CONFIGS" in log.read_text(), "the log says what is not told", within_s=60)
         set_policy(broker, named.events, "delete")
         assert "uic_topic_compacted 1.0" in metrics(uic)
         assert "log_compacted" in ready(uic)[1]
         assert "log no longer compacted" not in log.read_text()
         broker.grant("DESCRIBE_CONFIGS", "topic", named.events)
-        until(lambda: "log_compacted" not in ready(uic)[1], "it is told again", within_s=30)
+        until(lambda: "log_compacted" not in ready(uic)[1], "it is told again", within_s=60)
         assert "uic_topic_compacted 0.0" in metrics(uic)
         assert log.read_text().count("needs DESCRIBE_CONFIGS") == 1
 

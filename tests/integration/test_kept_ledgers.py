@@ -44,7 +44,7 @@ def test_ledgers_outlive_the_log_and_the_rollout_says_which_memories_lack_events
 ) -> None:
     topics = make_topics(real_kafka, N)
     with (
-        deployed(tmp_path, valkey, topics, USERS, new=False, bundles=(LEDGER, RETRAINED)) as running,
+        deployed(tmp_path, valkey, topics, USERS, new=False, bundles=(LEDGER, RETRAINED), patient=True) as running,
         running.traffic(QUIET, 40) as traffic,
     ):
         old, new = running.old, running.new
@@ -104,7 +104,7 @@ def test_ledgers_outlive_the_log_and_the_rollout_says_which_memories_lack_events
             for name in shared:
                 assert now[name].tobytes() == then[name].tobytes(), name
             assert after.header.partial or user == BUSY[0], "it had events that the log has forgotten"
-        until(lambda: traffic.answers[-1].model == "tiny-ledger-retrained/1", "the new release answers", within_s=30)
+        until(lambda: traffic.answers[-1].model == "tiny-ledger-retrained/1", "the new release answers", within_s=60)
 
         saved = snapshot_under_load(running, tmp_path / "snapshots")
         snapshot = read_manifest(Folder(str(saved)))

@@ -78,7 +78,7 @@ def history(folder: Path, records: int) -> str:
 def deliver_what_is_held(kafka: CutOffKafka) -> None:
     """The proxy gives the broker what it has received since it was cut off, of clients that have given up since."""
     kafka.cut.restore()
-    until(lambda: not kafka.cut.holds, "all of it is delivered", within_s=20)
+    until(lambda: not kafka.cut.holds, "all of it is delivered", within_s=60)
 
 
 def places(named: TopicsForTest) -> dict[int, list[int]]:
@@ -96,17 +96,18 @@ def test_what_an_import_had_on_its_way_when_it_gave_up_is_neither_missing_nor_tw
 ) -> None:
     description = history(tmp_path, RECORDS)
     named = TopicsForTest(cut_kafka.address, "events", N)
-    monkeypatch.setattr(import_history, "TIMEOUT_S", 3.0)
     handed: list[str] = []
 
     def cut_off(step: str) -> None:
         handed.append(step)
         if handed.count("record") == RECORDS // 2:
-            until(lambda: any(places(named).values()), "some of it is in the topic", within_s=10)
+            until(lambda: any(places(named).values()), "some of it is in the topic", within_s=60)
             cut_kafka.cut.hang()
 
     through = environment(cut_kafka.cut_address)
-    assert run(through, "import_history", "--description", description, after=cut_off)[0] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(import_history, "TIMEOUT_S", 10.0)  # it gives up after this long
+        assert run(through, "import_history", "--description", description, after=cut_off)[0] == 1
     assert sum(map(len, places(named).values())) < RECORDS
 
     def late(step: str) -> None:
@@ -135,7 +136,6 @@ def test_what_a_replay_had_on_its_way_when_it_gave_up_does_not_come_behind_the_n
         wire_key, wire_value, headers = to_wire(letter, 1 << 20)
         producer.send(named.dlq, key=wire_key, value=wire_value, headers=headers)
     producer.close()
-    monkeypatch.setattr(dead_letters, "TIMEOUT_S", 3.0)
 
     monkeypatch.setattr(letter_replay, "BATCH", 100)
     made: list[int] = []
@@ -167,8 +167,8 @@ def test_what_a_replay_had_on_its_way_when_it_gave_up_does_not_come_behind_the_n
 
 def log_of(named: TopicsForTest, name: str) -> KafkaLog:
     client = {"bootstrap_servers": [named.bootstrap]}
-    run = open_run(client, name, named.events, range(N), timeout_s=10.0, max_request_bytes=1 << 20)
-    return KafkaLog(client, timeout_s=10.0, max_request_bytes=1 << 20, run=run)
+    run = open_run(client, name, named.events, range(N), timeout_s=60.0, max_request_bytes=1 << 20)
+    return KafkaLog(client, timeout_s=60.0, max_request_bytes=1 << 20, run=run)
 
 
 @pytest.mark.parametrize("broker", ["kafka", "real_kafka"])
@@ -177,16 +177,16 @@ def test_brokers_take_nothing_of_a_run_after_the_next_one_of_its_name_has_begun(
 ) -> None:
     named = make_topics(request.getfixturevalue(broker), N)
     first, other = log_of(named, f"{named.events}.a"), log_of(named, f"{named.events}.b")
-    first.append(named.events, N, [NewRecord(0, b"user", b"1")], 10.0)
+    first.append(named.events, N, [NewRecord(0, b"user", b"1")], 60.0)
     second = log_of(named, f"{named.events}.a")
     third = log_of(named, f"{named.events}.a")
     for overtaken, partition in ((first, 0), (second, 1)):  # also where it has written nothing before
         with pytest.raises(NotAcknowledged, match="another run has begun"):
-            overtaken.append(named.events, N, [NewRecord(partition, b"user", b"late")], 10.0)
+            overtaken.append(named.events, N, [NewRecord(partition, b"user", b"late")], 60.0)
         with pytest.raises(LogUnavailable, match="a record of this run has failed"):
-            overtaken.append(named.events, N, [NewRecord(partition, b"user", b"later")], 10.0)
-    third.append(named.events, N, [NewRecord(p, b"user", b"2") for p in range(N)], 10.0)
-    other.append(named.events, N, [NewRecord(0, b"user", b"3")], 10.0)
+            overtaken.append(named.events, N, [NewRecord(partition, b"user", b"later")], 60.0)
+    third.append(named.events, N, [NewRecord(p, b"user", b"2") for p in range(N)], 60.0)
+    other.append(named.events, N, [NewRecord(0, b"user", b"3")], 60.0)
     values = {p: [record.value for record in records] for p, records in records_of(named).items()}
     assert values == {0: [b"1", b"2", b"3"], 1: [b"2"]}
     for log in (first, second, third, other):
@@ -199,15 +199,15 @@ def test_a_run_does_not_begin_while_a_partition_has_no_leader_that_could_refuse_
 ) -> None:
     """The transaction coordinator drops the markers of such a partition, and says nothing of it."""
     client = {"bootstrap_servers": three_real_brokers.address.split(",")}
-    log = KafkaLog(client, timeout_s=5.0, max_request_bytes=1 << 20)
+    log = KafkaLog(client, timeout_s=10.0, max_request_bytes=1 << 20)
     with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
         settings = {"min.insync.replicas": "1"}
         admin.create_topics([NewTopic("events", -1, -1, replica_assignments={0: [3], 1: [1]}, topic_configs=settings)])
-    until(lambda: there(log) == "", "the topic is there", within_s=30)
-    open_at = partial(open_run, client, "events.run", "events", timeout_s=10.0, max_request_bytes=1 << 20)
+    until(lambda: there(log) == "", "the topic is there", within_s=60)
+    open_at = partial(open_run, client, "events.run", "events", timeout_s=60.0, max_request_bytes=1 << 20)
     close_producer(open_at([0, 1]), wait_s=0)
     getattr(three_real_brokers, away)("--node", "3")
-    until(lambda: there(log) not in {"", None}, "the brokers say that it has no leader", within_s=30)
+    until(lambda: there(log) not in {"", None}, "the brokers say that it has no leader", within_s=60)
     with pytest.raises(LogUnavailable, match=r"not shut out of partitions 0, which have, or had"):
         open_at([0, 1])
     close_producer(open_at([1]), wait_s=0)
@@ -230,8 +230,8 @@ def test_a_partition_whose_marker_was_dropped_is_found(real_kafka: str, make_top
     client = {"bootstrap_servers": [real_kafka]}
     places = [TopicPartition(named.events, partition) for partition in range(N)]
     first = log_of(named, named.events)
-    first.append(named.events, N, [NewRecord(p, b"user", b"1") for p in range(N)], 10.0)
-    later = open_run(client, named.events, named.events, [0], timeout_s=10.0, max_request_bytes=1 << 20)
+    first.append(named.events, N, [NewRecord(p, b"user", b"1") for p in range(N)], 60.0)
+    later = open_run(client, named.events, named.events, [0], timeout_s=60.0, max_request_bytes=1 << 20)
     marked = later._transaction_manager.producer_id_and_epoch
     with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
         before = ProducerIdAndEpoch(marked.producer_id, marked.epoch - 1)  # of the empty transaction
@@ -245,8 +245,8 @@ def test_what_a_run_appends_is_read_at_once_by_readers_of_committed_records(
 ) -> None:
     named = make_topics(real_kafka, N)
     client: dict[str, Any] = {"bootstrap_servers": [real_kafka]}
-    producer = open_run(client, named.events, named.events, range(N), timeout_s=10.0, max_request_bytes=1 << 20)
-    at = producer.send(named.events, value=b"value", partition=0).get(timeout=10).offset
+    producer = open_run(client, named.events, named.events, range(N), timeout_s=60.0, max_request_bytes=1 << 20)
+    at = producer.send(named.events, value=b"value", partition=0).get(timeout=60).offset
     consumer = KafkaConsumer(bootstrap_servers=real_kafka, isolation_level="read_committed")
     assert consumer.end_offsets([TopicPartition(named.events, 0)]) == {TopicPartition(named.events, 0): at + 1}
     consumer.close()
@@ -261,7 +261,7 @@ def test_of_two_runs_that_begin_at_the_same_time_one_is_told_so(
     meet, so its answer is replaced."""
     named = make_topics(real_kafka, N)
     client: dict[str, Any] = {"bootstrap_servers": [real_kafka]}
-    begin = partial(open_run, client, named.events, named.events, range(N), timeout_s=10.0, max_request_bytes=1 << 20)
+    begin = partial(open_run, client, named.events, named.events, range(N), timeout_s=60.0, max_request_bytes=1 << 20)
     others: list[KafkaProducer] = []
     commit, handle = TransactionManager.begin_commit, EndTxnHandler.handle_response
 
@@ -277,24 +277,24 @@ def test_of_two_runs_that_begin_at_the_same_time_one_is_told_so(
     with pytest.raises(LogUnavailable, match=r"another run of this name has begun at the same time.*: run this again"):
         begin()
     [other] = others
-    other.send(named.events, value=b"value", partition=0).get(timeout=10)
+    other.send(named.events, value=b"value", partition=0).get(timeout=60)
     close_producer(other, wait_s=0)
 
 
 def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_kafka: CutOffKafka) -> None:
     """Behind it would be a gap: the next run goes on behind the last record of each partition."""
     client = {"bootstrap_servers": [cut_kafka.cut_address], "reconnect_backoff_max_ms": 200}
-    producer = open_run(client, "events.run", "events", range(N), timeout_s=3.0, max_request_bytes=1 << 20)
-    producer.send("events", value=b"before", partition=0).get(timeout=10)
+    producer = open_run(client, "events.run", "events", range(N), timeout_s=10.0, max_request_bytes=1 << 20)
+    producer.send("events", value=b"before", partition=0).get(timeout=60)
     cut_kafka.cut.hang()
     lost = producer.send("events", value=b"lost", partition=0)
-    until(lambda: producer._sender._client.in_flight_request_count() > 0, "it is on its way", within_s=3)
-    until(lambda: lost.is_done, "it has failed", within_s=10)
+    until(lambda: producer._sender._client.in_flight_request_count() > 0, "it is on its way", within_s=20)
+    until(lambda: lost.is_done, "it has failed", within_s=60)
     cut_kafka.cut.refuse()  # and so drop what is held
     cut_kafka.cut.restore()
     for partition in range(N):
         with pytest.raises(KafkaError):
-            producer.send("events", value=b"later", partition=partition).get(timeout=10)
+            producer.send("events", value=b"later", partition=partition).get(timeout=60)
     assert isinstance(failure_of_run(producer), KafkaError)
     close_producer(producer, wait_s=0)
     named = TopicsForTest(cut_kafka.address, "events", N)
@@ -306,8 +306,8 @@ def test_a_run_that_brokers_without_transactions_cannot_begin_says_what_they_nee
     try:
         client = {"bootstrap_servers": [broker.start("--set", "transaction.state.log.replication.factor=3")]}
         create_topics(broker.address, [Topic("events", 1)])
-        with pytest.raises(LogUnavailable, match=r"did not shut out earlier runs of events\.run within 3 s"):
-            open_run(client, "events.run", "events", [0], timeout_s=3.0, max_request_bytes=1 << 20)
+        with pytest.raises(LogUnavailable, match=r"did not shut out earlier runs of events\.run within 10 s"):
+            open_run(client, "events.run", "events", [0], timeout_s=10.0, max_request_bytes=1 << 20)
     finally:
         broker.stop()
 

@@ -19,7 +19,7 @@ from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
 from mimn.state import partition_of
 from support.hand_model import users_of
-from support.two_brokers import SESSION_MS, TwoBrokers, two_brokers
+from support.two_brokers import TwoBrokers, two_brokers
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from torture.watching import metric
 from uic.log.kafka_repairs import connections
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.servers
 LED = {0: 1, 1: 2, 2: 1, 3: 2}
 AWAY = {0: 1, 1: -1, 2: 1, 3: -1}
 REASON = "partitions 1,3 have no leader: bring their replicas back"
-SETTLES_S = SESSION_MS / 1000 + 12
+SETTLES_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def append(brokers: TwoBrokers, named: TopicsForTest, *partitions: int) -> None:
             key = user.encode()
             assert partition_of(key, named.partitions) == p
             value = click(user).SerializeToString()
-            producer.send(named.events, key=key, value=value, partition=p).get(timeout=20)
+            producer.send(named.events, key=key, value=value, partition=p).get(timeout=60)
 
 
 def counts(uic: RunningUic) -> list[int]:
@@ -82,7 +82,7 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
     named = brokers.create("events", LED)
     with running_uic(tmp_path / "one", valkey, named) as uic:
         append(brokers, named, 0, 1, 2, 3)
-        until(lambda: counts(uic) == [1, 1, 1, 1], "events are folded", within_s=60)
+        until(lambda: counts(uic) == [1, 1, 1, 1], "events are folded", within_s=SETTLES_S)
         brokers.second.kill()
         brokers.wait_leaders(named.events, AWAY)
         until(lambda: degraded(uic) == [f"log_unavailable: {REASON}"], "/readyz says so", within_s=SETTLES_S)
@@ -90,17 +90,17 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
         until(lambda: counts(uic) == [2, 1, 2, 1], "what has a leader is folded", within_s=SETTLES_S)
         waits = "has no leader: bring its replicas back"
         stand = {0: ("folding", ""), 1: ("folding", waits), 2: ("folding", ""), 3: ("folding", waits)}
-        until(lambda: phases(uic) == stand, "each partition says where it stands", within_s=10)
+        until(lambda: phases(uic) == stand, "each partition says where it stands", within_s=SETTLES_S)
         log = uic.worker.log.read_text()
         assert REASON in log
         assert "revoked" not in log
     with running_uic(tmp_path / "two", valkey, named) as uic:  # a worker that knows no other time
-        until(lambda: degraded(uic) == [f"log_unavailable: {REASON}"], "/readyz says so", within_s=60)
+        until(lambda: degraded(uic) == [f"log_unavailable: {REASON}"], "/readyz says so", within_s=SETTLES_S)
         append(brokers, named, 0, 2)
         until(lambda: counts(uic) == [3, 1, 3, 1], "what has a leader is taken up and folded", within_s=SETTLES_S)
         stand = {0: ("folding", ""), 1: ("taking_up", waits), 2: ("folding", ""), 3: ("taking_up", waits)}
-        until(lambda: phases(uic) == stand, "each partition says where it stands", within_s=10)
-        assert metric(uic.worker, 'uic_lag_records{partition="2"}') == 0
+        until(lambda: phases(uic) == stand, "each partition says where it stands", within_s=SETTLES_S)
+        until(lambda: metric(uic.worker, 'uic_lag_records{partition="2"}') == 0, "none waits", within_s=SETTLES_S)
 
         surroundings = Surroundings(named.bootstrap, valkey.url, BUNDLE, named.events, 4, valkey.prefix)
         environment = dict(UicWorker("uic", tmp_path, surroundings).environment())
@@ -108,7 +108,7 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
             done = command(environment, *arguments)
             assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stdout + done.stderr
             assert f"topic {named.events}: {REASON}" in done.stdout + done.stderr
-        done = command(environment, "doctor", "--timeout", "5")
+        done = command(environment, "doctor", "--timeout", "20")
         assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
         assert "partitions 1,3 have no leader" in done.stdout
 
@@ -120,7 +120,7 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
             assert ends(view, 0, 1, 2, 3) == {0: 3, 1: 1, 2: 3, 3: 1}, "the broker that is back is looked up"
         until(lambda: degraded(uic) == [], "it goes on by itself", within_s=SETTLES_S)
         append(brokers, named, 1, 3)
-        until(lambda: counts(uic) == [3, 2, 3, 2], "all are folded, each event once", within_s=30)
+        until(lambda: counts(uic) == [3, 2, 3, 2], "all are folded, each event once", within_s=SETTLES_S)
 
 
 def test_a_broker_that_is_silent_or_gone_keeps_no_question_from_the_other(
@@ -139,10 +139,10 @@ def test_a_broker_that_is_silent_or_gone_keeps_no_question_from_the_other(
         assert admin.describe_configs([wanted])
         assert admin.describe_topic_partitions([named.events])["topics"]
         fresh = admin._manager.cluster.request_update()
-        admin._manager._net.run(admin._manager.wait_for, fresh, 4000)
+        admin._manager._net.run(admin._manager.wait_for, fresh, 24_000)
 
     def opened() -> KafkaAdminClient:
-        admin = open_kafka_client(KafkaAdminClient, bootstrap_servers=brokers.bootstrap, request_timeout_ms=5000)
+        admin = open_kafka_client(KafkaAdminClient, bootstrap_servers=brokers.bootstrap, request_timeout_ms=30_000)
         ask(admin)
         assert admin._manager._conns[2].connected, "the second one was asked"
         return admin

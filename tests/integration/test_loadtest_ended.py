@@ -42,8 +42,8 @@ def test_a_measurement_that_is_ended_leaves_nothing_running(command: list[str], 
         try:
             until(all_run, "the store and UIC run", within_s=60)
             measuring.send_signal(signal.SIGTERM)
-            assert measuring.wait(60) == 128 + signal.SIGTERM, said.read_text()
-            _, left = psutil.wait_procs(started, timeout=10)
+            assert measuring.wait(120) == 128 + signal.SIGTERM, said.read_text()
+            _, left = psutil.wait_procs(started, timeout=60)
             assert left == [], said.read_text()
         finally:
             for process in started:

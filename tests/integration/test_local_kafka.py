@@ -77,7 +77,7 @@ def test_the_demo_runs_on_the_kafka_of_kafka_home(home: Path, tmp_path: Path) ->
         env=without | {"KAFKA_HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

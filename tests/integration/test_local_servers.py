@@ -21,7 +21,7 @@ pytestmark = pytest.mark.servers
 
 
 def read_all(bootstrap: str, topic: str, partitions: int, count: int) -> list[tuple[bytes | None, bytes | None]]:
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, consumer_timeout_ms=10_000)
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, consumer_timeout_ms=60_000)
     try:
         consumer.assign([TopicPartition(topic, p) for p in range(partitions)])
         consumer.seek_to_beginning()
@@ -40,7 +40,7 @@ def produce(bootstrap: str, topic: str, count: int) -> None:
     try:
         for i in range(count):
             producer.send(topic, key=f"user-{i}".encode(), value=b"%d" % i)
-        producer.flush(timeout=10)
+        producer.flush(timeout=60)
     finally:
         producer.close()
 

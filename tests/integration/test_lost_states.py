@@ -6,11 +6,11 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
-from localstack.ports import free_port
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from localstack.web import web
@@ -26,6 +26,8 @@ pytestmark = pytest.mark.servers
 N = 4
 USERS = [f"u{i}" for i in range(40)]
 LOST, MET, CALM = USERS[0], USERS[1], USERS[2]
+PATIENT: dict[str, Any] = {"UIC_GRPC__TIMEOUT_S": "60"}
+"""For calls of which none may fail: what became of its events would be unknown."""
 
 
 def command(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
@@ -43,10 +45,10 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
     for user in (LOST, MET):
         assert valkey.client.delete(keys.state(partition_of(user.encode(), N), user)) == 1
 
-    with running_uic(tmp_path / "after", valkey, topics) as uic:
+    with running_uic(tmp_path / "after", valkey, topics, **PATIENT) as uic:
         environment = uic.worker.environment()
         uic.wait_folded(uic.publish(click(MET)))
-        until(lambda: lost_states(uic) == 1, "the loss is counted", within_s=30)
+        until(lambda: lost_states(uic) == 1, "the loss is counted", within_s=60)
         met = uic.state(MET)
         assert met is not None
         assert (met.event_count, met.partial) == (1, True)
@@ -58,7 +60,7 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
 
         def flow() -> None:
             while not stop.wait(0.02):
-                uic.publish(*[click(user) for user in (LOST, MET, CALM)])
+                uic.publish(*[click(user) for user in (LOST, MET, CALM)], timeout_s=60)
                 for user in (LOST, MET, CALM):
                     sent[user] += 1
 
@@ -82,7 +84,7 @@ def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(
         for user in USERS:
             sent[user] += 1
         until(lambda: all(map(complete, USERS)), "and everything goes on", within_s=60)
-        assert web().get(f"{uic.worker.admin_url}/readyz", timeout=5).status_code == 200
+        assert web().get(f"{uic.worker.admin_url}/readyz", timeout=60).status_code == 200
         code, said = command(environment)
         assert (code, said.splitlines()) == (0, ["40 users, 0 states lost, 0 incomplete, 0 repaired"])
 
@@ -129,7 +131,7 @@ def test_a_state_whose_first_events_retention_has_removed_is_not_called_whole(
 
 
 def lost_states(uic: RunningUic) -> float:
-    text = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith("uic_lost_states_total")))
 
 
@@ -317,8 +319,9 @@ def test_a_look_where_the_states_are_not_says_so(
     told: dict[str, str],
     name: str,
     repair: tuple[str, ...],
+    closed_port: str,
 ) -> None:
-    topics = TopicsForTest(f"127.0.0.1:{free_port()}", "events", N)
+    topics = TopicsForTest(closed_port, "events", N)
     nowhere = World(tmp_path, topics, valkey.url, valkey.prefix, {})
     if told:
         valkey.client.set(nowhere.keys.meta, json.dumps({"partitions": N, "topic": "events", "store": "f" * 16}))
@@ -331,9 +334,9 @@ def test_a_look_where_the_states_are_not_says_so(
 
 
 def test_states_are_looked_at_while_no_broker_answers_and_what_was_not_compared_is_said(
-    world: World, capsys: pytest.CaptureFixture[str]
+    world: World, capsys: pytest.CaptureFixture[str], closed_port: str
 ) -> None:
-    away = {"UIC_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}", "UIC_KAFKA__REQUEST_TIMEOUT_MS": "1000"}
+    away = {"UIC_KAFKA__BOOTSTRAP_SERVERS": closed_port, "UIC_KAFKA__REQUEST_TIMEOUT_MS": "1000"}
     assert command(world.environment(**away)) == (1, "40 users, 0 states lost, 0 incomplete, 0 repaired\n")
     assert "progress was not compared with the log: no broker" in capsys.readouterr().err
     assert command(world.environment(**away), "--repair") == (1, "")
@@ -343,13 +346,13 @@ def test_a_worker_that_folds_meanwhile_makes_no_partition_look_broken(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(kafka, N)
-    with running_uic(tmp_path, valkey, topics) as uic:
+    with running_uic(tmp_path, valkey, topics, **PATIENT) as uic:
         uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
         stop = threading.Event()
 
         def flow() -> None:
             while not stop.is_set():
-                uic.publish(*[click(user) for user in USERS])
+                uic.publish(*[click(user) for user in USERS], timeout_s=60)
 
         events = threading.Thread(target=flow)
         events.start()

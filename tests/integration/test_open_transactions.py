@@ -40,12 +40,12 @@ def environment(topics: TopicsForTest) -> dict[str, str]:
 
 def produce(topics: TopicsForTest, *users: str, topic: str = "") -> None:
     """A click of each, in one batch a partition."""
-    producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all", linger_ms=500)
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all", linger_ms=60_000)
     for user in users:
         partition = partition_of(user.encode(), topics.partitions)
         value = click(user).SerializeToString()
         producer.send(topic or topics.events, key=user.encode(), value=value, partition=partition)
-    producer.flush(timeout=30)
+    producer.flush(timeout=60)
     producer.close()
 
 
@@ -90,11 +90,11 @@ def test_an_erasure_that_is_noted_behind_an_open_transaction_is_known(real_kafka
     """Else a rebuild would bring the user back."""
     topics = make_topics(real_kafka, N)
     notes = TopicsForTest(real_kafka, topics.erased, N)
-    erasures = KafkaErasures({"bootstrap_servers": [real_kafka]}, topics.events, N, timeout_s=10)
+    erasures = KafkaErasures({"bootstrap_servers": [real_kafka]}, topics.events, N, timeout_s=60)
     producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
     with open_transaction(notes, [0]):
         note = encode_erasure(Erasure(0, 7, bytes(16)))
-        producer.send(topics.erased, key=USER.encode(), value=note, partition=0).get(timeout=10)
+        producer.send(topics.erased, key=USER.encode(), value=note, partition=0).get(timeout=60)
         assert erasures.read([0, 1], bytes(16)) == {0: {USER.encode(): 7}, 1: {}}
     producer.close()
 
@@ -130,7 +130,7 @@ def test_an_import_leaves_out_who_was_erased_behind_an_open_transaction(
     with open_transaction(new, [0]), open_transaction(new, [0], kept.encode(), None) as aborted:
         aborted.end(commit=False)  # so that erasure never was
         producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
-        producer.send(new.events, key=USER.encode(), partition=0, timestamp_ms=later_ms).get(timeout=10)
+        producer.send(new.events, key=USER.encode(), partition=0, timestamp_ms=later_ms).get(timeout=60)
         producer.close()
         said = done(environment(new), "import_history", "--archive", str(tmp_path))
     assert "45 of 50 records appended" in said
@@ -153,7 +153,7 @@ def test_an_archive_says_which_partitions_wait_behind_an_open_transaction(
         told = json.loads(done(*command, "--json"))
         assert told["open_transactions"] == [{"partition": 0, "archived_to": 5, "log_end": 10}]
         assert json.loads(done(*command, "--json", "--partition", "1"))["open_transactions"] == []
-    until(lambda: json.loads(done(*command, "--json"))["records"] == 4, "what waited is archived", within_s=30)
+    until(lambda: json.loads(done(*command, "--json"))["records"] == 4, "what waited is archived", within_s=60)
     assert done(*command).startswith("0 records more")
 
 
@@ -176,7 +176,7 @@ def test_a_log_that_is_cut_behind_an_open_transaction_is_a_gap_and_no_truncated_
             # Kafka then takes the beginning of that batch for the last stable offset, below the log's beginning.
             cut_log(real_kafka, topics.events, {0: 8})
             until(lambda: view()["next_offset"] == 8, "the gap is accepted", within_s=60)
-            until(lambda: view()["lag"] == 6 and "open transaction" in view()["reason"], "it waits", within_s=30)
+            until(lambda: view()["lag"] == 6 and "open transaction" in view()["reason"], "it waits", within_s=60)
             listed = json.loads(
                 done(
                     environment(topics) | {"UIC_REDIS__URL": valkey.url, "UIC_REDIS__PREFIX": valkey.prefix},
@@ -186,7 +186,7 @@ def test_a_log_that_is_cut_behind_an_open_transaction_is_a_gap_and_no_truncated_
                 )
             )
             assert [row["lag"] for row in listed] == [6], "the lag is that of the workers"
-            ready = web().get(f"{uic.worker.admin_url}/readyz", timeout=5).text
+            ready = web().get(f"{uic.worker.admin_url}/readyz", timeout=60).text
             assert "open_transaction" in ready
             assert "broken_log" not in ready
 

@@ -57,7 +57,7 @@ def at(step: str, act: Callable[[], None]) -> Callable[[str], None]:
 
 def said(worker: UicWorker) -> str:
     """What the worker says of its readiness."""
-    return web().get(f"{worker.admin_url}/readyz", timeout=10).text
+    return web().get(f"{worker.admin_url}/readyz", timeout=60).text
 
 
 def waits(worker: UicWorker) -> bool:

@@ -80,6 +80,7 @@ def rollout(valkey: RedisForTest, bundles: tuple[Path, Path], monkeypatch: pytes
     """Runs `ctr rollout ... --json`; exit status and document."""
     monkeypatch.setenv("UIC_REDIS__URL", valkey.url)
     monkeypatch.setenv("UIC_REDIS__PREFIX", valkey.prefix)
+    monkeypatch.setenv("UIC_REDIS__TIMEOUT_S", "20")  # no store of these tests hangs, and the machine may
     monkeypatch.setenv("UIC_BUNDLE__PATH", str(bundles[0]))
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -312,22 +313,29 @@ def test_an_rtp_that_cannot_read_the_record_closes_the_gate_and_each_way_back_na
         with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", url, bundles[0])) as rtp:
 
             def told() -> dict[str, Any]:
-                return dict(rollout("list")[1]["rtp"][0])
+                seen: list[dict[str, Any]] = []
+
+                def announced() -> bool:
+                    seen[:] = rollout("list")[1]["rtp"]
+                    return len(seen) == 1
+
+                until(announced, "RTP announces itself", within_s=60)  # what it says expires if the machine stalls
+                return seen[0]
 
             def reads(*, yes: bool) -> None:
                 may_read(yes=yes)
-                until(lambda: (told()["unread"] == "") is yes, "it says so", within_s=30)
+                until(lambda: (told()["unread"] == "") is yes, "it says so", within_s=60)
 
             def names_it(note: str) -> None:
                 assert note.startswith(f"{told()['instance']} cannot read the rollout record (")
                 assert note.endswith("until it follows the record, it goes on answering by tiny/2")
 
             def serving() -> str:
-                arms = web().get(f"{rtp.admin_url}/releases", timeout=30).json()["arms"]
+                arms = web().get(f"{rtp.admin_url}/releases", timeout=60).json()["arms"]
                 return " ".join(f"{one['arm']} {one['bundle']}" for one in arms)
 
             rollout("start", str(bundles[1]))
-            assert rollout("wait", "r1", "--timeout", "30s")[0] == 0
+            assert rollout("wait", "r1", "--timeout", "120s")[0] == 0
             reads(yes=False)
             for named in ((), ("--rtp", rtp.admin_url)):
                 status, said = rollout("promote", "r1", *named)
@@ -337,7 +345,7 @@ def test_an_rtp_that_cannot_read_the_record_closes_the_gate_and_each_way_back_na
                 assert closed["reason"].startswith(f"{who} cannot read the rollout record (")
             reads(yes=True)
             assert rollout("canary", "r1", "--percent", "50")[0] == 0
-            until(lambda: "canary" in serving(), "the canary answers", within_s=30)
+            until(lambda: "canary" in serving(), "the canary answers", within_s=60)
             reads(yes=False)
             for way_back in (("canary", "r1", "--percent", "5"), ("abort", "r1")):
                 status, said = rollout(*way_back)
@@ -345,18 +353,18 @@ def test_an_rtp_that_cannot_read_the_record_closes_the_gate_and_each_way_back_na
                 names_it(said["notes"][0])
             assert "canary tiny/2" in serving()
             reads(yes=True)
-            until(lambda: serving() == "serving tiny/1", "the abort is followed", within_s=30)
+            until(lambda: serving() == "serving tiny/1", "the abort is followed", within_s=60)
 
             rollout("start", str(bundles[1]))
-            assert rollout("wait", "r2", "--timeout", "30s")[0] == 0
+            assert rollout("wait", "r2", "--timeout", "120s")[0] == 0
             assert rollout("promote", "r2")[0] == 0
-            until(lambda: serving() == "serving tiny/2", "the new release answers", within_s=30)
+            until(lambda: serving() == "serving tiny/2", "the new release answers", within_s=60)
             reads(yes=False)
             status, said = rollout("rollback")
             assert status == 0, said
             names_it(said["notes"][0])
             reads(yes=True)
-            until(lambda: serving() == "serving tiny/1", "the rollback is followed", within_s=30)
+            until(lambda: serving() == "serving tiny/1", "the rollback is followed", within_s=60)
             assert not [note for note in rollout("rollback")[1]["notes"] if "record" in note]
 
 
@@ -460,7 +468,7 @@ def folding(client: Any, stored: Stored) -> Iterator[None]:
     with ThreadPoolExecutor(1) as pool:
         told = pool.submit(tell)
         try:
-            assert told_once.wait(30)
+            assert told_once.wait(60)
             yield
         finally:
             ended.set()
@@ -602,7 +610,8 @@ def test_a_wait_ends_when_its_time_is_over_though_users_are_being_compared(
     for path in (bundles[0], SKETCH):
         put(valkey.client, Stored(load_bundle(path), prefix=valkey.prefix))
     settings = ClientSettings(
-        redis=RedisSettings(url=valkey.url, prefix=valkey.prefix), kafka=KafkaSettings(request_timeout_ms=1000)
+        redis=RedisSettings(url=valkey.url, prefix=valkey.prefix, timeout_s=20),
+        kafka=KafkaSettings(request_timeout_ms=1000),
     )
     now = 0.0
 
@@ -662,7 +671,9 @@ def waiting(
         now[0] += seconds
         next(happening, nothing)()
 
-    settings = ClientSettings(redis=RedisSettings(url=server.address), kafka=KafkaSettings(request_timeout_ms=1000))
+    settings = ClientSettings(
+        redis=RedisSettings(url=server.address, timeout_s=20), kafka=KafkaSettings(request_timeout_ms=1000)
+    )
     verbs = Verbs(open_client(settings.redis), settings, Demands(), tell=told.append, sleep=sleep, clock=lambda: now[0])
     return told, verbs
 
@@ -727,28 +738,28 @@ def test_what_was_promoted_is_promoted_again_after_the_store_came_back_with_an_o
     with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", own_valkey.address, bundles[0])) as rtp:
 
         def releases() -> dict[str, Any]:
-            told: dict[str, Any] = web().get(f"{rtp.admin_url}/releases", timeout=30).json()
+            told: dict[str, Any] = web().get(f"{rtp.admin_url}/releases", timeout=60).json()
             return told
 
         def serving() -> str:
             return str(releases()["arms"][0]["bundle"])
 
         rollout("start", str(bundles[1]))
-        assert rollout("wait", "r1", "--timeout", "30s")[0] == 0
+        assert rollout("wait", "r1", "--timeout", "120s")[0] == 0
         shutil.copytree(data, copy)
         assert rollout("promote", "r1", "--keep-for", "1h")[0] == 0
-        until(lambda: serving() == "tiny/2", "the new release answers", within_s=30)
+        until(lambda: serving() == "tiny/2", "the new release answers", within_s=60)
         own_valkey.kill()
         shutil.rmtree(data)
         shutil.move(copy, data)
         own_valkey.start()
-        until(lambda: "which is older than" in (releases()["trouble"] or ""), "RTP sees the older record", within_s=30)
+        until(lambda: "which is older than" in (releases()["trouble"] or ""), "RTP sees the older record", within_s=60)
         with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
-            until(lambda: client.exists(instances_key("uic")), "RTP announces itself", within_s=30)
+            until(lambda: client.exists(instances_key("uic")), "RTP announces itself", within_s=60)
         assert serving() == "tiny/2"
         status, said = rollout("promote", "r1", "--keep-for", "1h")
         assert (status, said.get("state")) == (0, "serving"), said
-        until(lambda: releases()["trouble"] is None, "RTP follows it again", within_s=30)
+        until(lambda: releases()["trouble"] is None, "RTP follows it again", within_s=60)
         assert (serving(), releases()["revision"]) == ("tiny/2", said["revision"])
 
 

@@ -66,10 +66,10 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
             until(lambda: sees_store(running.rtp, up=True), "RTP says that the store is there", within_s=60)
             assert metric(running.rtp, "rtp_rollout_revision") == running.record().revision
             assert running.record().revision > revision
-            until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
-            until(lambda: traffic.answers[-1].state in ("warm", "stale"), "states are read again", within_s=30)
+            until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=60)
+            until(lambda: traffic.answers[-1].state in ("warm", "stale"), "states are read again", within_s=60)
             running.done("rollback", identity)
-            until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
+            until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=60)
         running.old.wait_folded()  # nothing lost, nothing doubled
         log = running.new.log()
         until(lambda: running.new.covered(log), "the new namespace has folded the log", within_s=60)
@@ -99,7 +99,7 @@ def test_a_wait_goes_on_while_a_master_fails_over(kafka: str, make_topics: MakeT
     ):
         identity = running.done("start", str(running.new_bundle))["id"]
         with running.spawn("wait", identity, "--timeout", "5m", *QUICK) as waits:
-            until(lambda: running.record().rollouts[0].state is State.BUILDING, "it has looked", within_s=60)
+            until(lambda: running.record().rollouts[0].state is State.BUILDING, "it has looked", within_s=120)
             holder = store.client.get_node_from_key(record_key(store.prefix))  # type: ignore[attr-defined]
             [master] = [node for node in nodes[:3] if node.port == holder.port]
             master.kill()
@@ -126,12 +126,12 @@ def test_with_several_nodes_in_the_settings_everything_starts_although_the_first
 
         until(taken_over, "its replica has taken over", within_s=60)
         others = ",".join(f"{LOOPBACK}:{node.port}" for node in nodes[1:3])
-        with deployed(tmp_path, dead, topics, USERS, MODE="cluster", NODES=others) as running:
+        with deployed(tmp_path, dead, topics, USERS, patient=True, MODE="cluster", NODES=others) as running:
             with running.traffic(QUIET, 50) as traffic:
                 identity = running.ready()
                 running.wait_loaded("tiny-sketch/1")
                 running.done("promote", identity, *QUICK)
-                until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
+                until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=60)
             assert {one.state for one in traffic.answers} <= {"warm", "stale"}
             told = dict(running.old.new_worker().environment())
             listed = json.loads(done(told, "namespaces", "list", "--json"))
@@ -215,5 +215,5 @@ def running_in(
     folder: Path, store: RedisForTest, topics: TopicsForTest, *, new: bool = True, rtp: bool = True
 ) -> Iterator[Deployment]:
     """A deployment in a cluster."""
-    with deployed(folder, store, topics, USERS, new=new, rtp=rtp, MODE="cluster") as running:
+    with deployed(folder, store, topics, USERS, new=new, rtp=rtp, patient=True, MODE="cluster") as running:
         yield running

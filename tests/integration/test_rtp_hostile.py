@@ -35,7 +35,8 @@ def rtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
             stored.state(user, events=events)
         with redis.Redis.from_url(server.address, protocol=2) as client:
             client.mset(cast("dict[str | bytes, bytes]", stored.values))
-        told = {"RTP_DEADLINE__MAX_MS": "5000", "RTP_DEADLINE__DEFAULT_MS": "5000", "RTP_STATE__STALE_AFTER_S": "86400"}
+        waits = ("DEADLINE__MAX_MS", "DEADLINE__DEFAULT_MS", "REDIS__CONNECT_TIMEOUT_MS")  # no time is tested here
+        told = {"RTP_STATE__STALE_AFTER_S": "86400", **{f"RTP_{name}": "30000" for name in waits}}
         with RtpProcess("rtp", folder / "rtp", Surroundings("", server.address, BUNDLE, rtp=told)) as process:
             yield process
         assert "Traceback" not in process.log.read_text()

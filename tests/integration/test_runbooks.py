@@ -14,7 +14,6 @@ import redis
 from kafka import KafkaAdminClient
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
-from localstack.demo import PATIENT
 from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from mimn.release import Record, Release, encode_record, record_key
@@ -52,7 +51,8 @@ def environment(world: World, folder: Path, **more: str) -> dict[str, str]:
 
 def scoring(world: World, folder: Path) -> RtpProcess:
     """An RTP that answers by the world's namespace, until a rollout record says otherwise."""
-    rtp = RtpProcess("rtp", folder, replace(world.surroundings, rtp={"RTP_STATE__REFRESH_EVERY_S": "0.5"}))
+    told = {"RTP_STATE__REFRESH_EVERY_S": "0.5", "RTP_DEADLINE__MAX_MS": "30000"}
+    rtp = RtpProcess("rtp", folder, replace(world.surroundings, rtp=told))
     rtp.start()
     return rtp
 
@@ -60,7 +60,8 @@ def scoring(world: World, folder: Path) -> RtpProcess:
 def answered(rtp: RtpProcess, user: str) -> tuple[str, int]:
     """Status and events of the state that a user is scored with."""
     body = {"user_id": user, "candidates": [{"item_id": 3, "category_id": 2}]}
-    answer = httpx.post(f"{rtp.address}/predict", json=body, headers=PATIENT, timeout=10).raise_for_status().json()
+    headers = {"X-Request-Deadline-Ms": "30000"}  # its time is not what is tested
+    answer = httpx.post(f"{rtp.address}/predict", json=body, headers=headers, timeout=60).raise_for_status().json()
     return answer["state"]["status"], answer["state"]["events"]
 
 
@@ -144,12 +145,12 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
         def start(told: Mapping[str, str], words: list[str]) -> None:
             assert told["UIC_KAFKA__PARTITIONS"] == str(2 * N)
             partition = partition_of(GONE, N)  # by the old UIC, which still has the traffic
-            world.producer.send(old.events, key=GONE, value=None, partition=partition).get(30)
+            world.producer.send(old.events, key=GONE, value=None, partition=partition).get(60)
             new[0].worker(UIC_BUNDLE__GENERATION=told["UIC_BUNDLE__GENERATION"])
 
         def stop(told: Mapping[str, str], words: list[str]) -> None:
             asked, events = next((user.decode(), len(of)) for user, of in by_user(new[0]).items() if user != GONE)
-            until(lambda: answered(rtp, asked) == ("warm", events), "RTP answers by the new topic", within_s=30)
+            until(lambda: answered(rtp, asked) == ("warm", events), "RTP answers by the new topic", within_s=60)
             world.workers[0].stop()
 
         told = environment(world, tmp_path, OLD=old.events, OLD_N=str(N), NEW=made.events, N=str(2 * N), **PROMOTED)
@@ -191,7 +192,7 @@ def test_grown_topic(
             key, value = user.encode(), world.event(user).SerializeToString()
             world.producer.send(topic.events, key=key, value=value, partition=partition_of(key, partitions))
             sent.setdefault(key, []).append(value)
-        world.producer.flush(timeout=30)
+        world.producer.flush(timeout=60)
 
     def stop_producers(told: Mapping[str, str], words: list[str]) -> None:
         send(100, grown_to)  # what came meanwhile
@@ -215,8 +216,9 @@ def test_grown_topic(
         admin.close()
         world.forget_log()  # and the producer, which does not know the new partitions
         send(200, grown_to)
+        # First the reason: a busy machine is late to answer the question whether it is ready, which counts as a no.
+        until(lambda: "partition_count" in worker.log.read_text(), "UIC says why it stops", within_s=60)
         until(lambda: not worker.ready(), "UIC stops", within_s=60)
-        assert "partition_count" in worker.log.read_text()
         worker.stop()
         assert list(read_to_end({"bootstrap_servers": real_kafka}, old.dlq)) == []
 
@@ -232,7 +234,7 @@ def test_grown_topic(
         assert "0 wrong" in said
         new[0].wait_folded()
         assert by_user(new[0]) == sent, "every event, once, in the user's order"
-        until(lambda: answered(rtp, "user-1") == ("warm", len(sent[b"user-1"])), "RTP answers by it", within_s=30)
+        until(lambda: answered(rtp, "user-1") == ("warm", len(sent[b"user-1"])), "RTP answers by it", within_s=60)
     finally:
         if rtp is not None:
             rtp.stop()

@@ -27,16 +27,19 @@ GONE, BACK = "the Sentinels ensure no failover", "the Sentinels ensure failovers
 
 
 def text(url: str) -> str:
-    return web().get(url, timeout=10).text
+    return web().get(url, timeout=60).text
 
 
 def behind_sentinels(kafka: str, topic: str, master: Valkey, watchers: list[SentinelNode]) -> Surroundings:
     sentinels = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+    # A question that a busy machine answers late would count as one more loss.
     told = {"MODE": "sentinel", "SENTINELS": sentinels, "SENTINEL_SERVICE": "states"}
     return Surroundings(
         kafka, master.address, BUNDLE, topic, 2,
-        uic={f"UIC_REDIS__{name}": value for name, value in told.items()} | {"UIC_FOLD__AS_OF_INTERVAL_S": "0.1"},
-        rtp={f"RTP_REDIS__{name}": value for name, value in told.items()},
+        uic={f"UIC_REDIS__{name}": value for name, value in told.items()}
+        | {"UIC_FOLD__AS_OF_INTERVAL_S": "0.1", "UIC_REDIS__TIMEOUT_S": "20"},
+        rtp={f"RTP_REDIS__{name}": value for name, value in told.items()}
+        | {"RTP_REDIS__CONNECT_TIMEOUT_MS": "20000", "RTP_REDIS__BACKGROUND_TIMEOUT_MS": "20000"},
     )  # fmt: skip
 
 
@@ -70,8 +73,7 @@ def test_lost_sentinels_are_told_by_both_services_and_their_return_is(
         until(lambda: up(1.0), "both are told the master again", within_s=60)
         until(lambda: "sentinels_unavailable" not in text(f"{uic.admin_url}/readyz"), "UIC is as before", within_s=60)
         for service in services.values():
-            log = service.log.read_text()
-            assert [log.count(f'event="{line}"') for line in (GONE, BACK)] == [1, 1]
+            until(partial(told_once, service), "the loss and the return are a line each", within_s=60)
 
 
 def test_a_lost_quorum_is_told_by_both_services_and_the_doctor_and_its_return_is(
@@ -81,7 +83,7 @@ def test_a_lost_quorum_is_told_by_both_services_and_the_doctor_and_its_return_is
     with ExitStack() as running:
         master = running.enter_context(Valkey(tmp_path / "master"))
         watchers = [
-            running.enter_context(SentinelNode(tmp_path / f"sentinel-{i}", master, quorum=2, down_after_ms=1000))
+            running.enter_context(SentinelNode(tmp_path / f"sentinel-{i}", master, quorum=2, down_after_ms=10_000))
             for i in range(3)
         ]
         until(lambda: all(map(reaches_quorum, watchers)), "the Sentinels have found each other", within_s=60)
@@ -117,8 +119,13 @@ def test_a_lost_quorum_is_told_by_both_services_and_the_doctor_and_its_return_is
         until(lambda: up(1.0), "both know that there is a quorum again", within_s=60)
         assert quorum_for_the_doctor() == (Severity.OK, "")
         for service in (uic, rtp):
-            log = service.log.read_text()
-            assert [log.count(f'event="{line}"') for line in (GONE, BACK)] == [1, 1]
+            until(partial(told_once, service), "the loss and the return are a line each", within_s=60)
+
+
+def told_once(service: UicWorker | RtpProcess) -> bool:
+    """Whether its log says both once. The line of the return may come just after the metric."""
+    log = service.log.read_text()
+    return [log.count(f'event="{line}"') for line in (GONE, BACK)] == [1, 1]
 
 
 def reaches_quorum(watcher: SentinelNode) -> bool:

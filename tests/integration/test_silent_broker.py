@@ -41,7 +41,7 @@ FINISHED: dict[type[Any], Callable[[Any], object]] = {
 connection or a question that this cuts short."""
 TRIES = 8
 """Enough that each order of the servers comes up."""
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 """For a test whose client would wait for a silent server without end: then the server goes away."""
 
 
@@ -147,13 +147,13 @@ def complaints(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[s
 def test_a_server_that_says_nothing_keeps_no_client_from_the_one_that_answers(
     kind: type[Any], silent: Silent, closed_port: str, kafka: str
 ) -> None:
-    options = {"bootstrap_servers": [silent.address, closed_port, kafka], "bootstrap_timeout_ms": 10_000}
+    options = {"bootstrap_servers": [silent.address, closed_port, kafka], "bootstrap_timeout_ms": 30_000}
     threads = set(threading.enumerate())
     for _ in range(TRIES):
         client = open_kafka_client(kind, **options)
         assert silent.address not in failures_of(client), "that it was not waited for says nothing of it"
         client.close()
-    until(lambda: set(threading.enumerate()) <= threads, "no thread is left", within_s=10)
+    until(lambda: set(threading.enumerate()) <= threads, "no thread is left", within_s=60)
 
 
 @pytest.mark.alone
@@ -161,7 +161,7 @@ def test_a_server_that_says_nothing_keeps_no_client_from_the_one_that_answers(
 def test_a_server_that_hangs_at_its_metadata_keeps_no_client_from_the_one_that_answers(
     kind: type[Any], hangs_at_metadata: Silent, kafka: str
 ) -> None:
-    options = {"bootstrap_servers": [hangs_at_metadata.address, kafka], "bootstrap_timeout_ms": 10_000}
+    options = {"bootstrap_servers": [hangs_at_metadata.address, kafka], "bootstrap_timeout_ms": 30_000}
     for _ in range(TRIES):
         began = time.monotonic()
         open_kafka_client(kind, **options).close()
@@ -203,7 +203,7 @@ def test_where_no_server_answers_a_silent_one_is_waited_for_no_longer_than_the_l
     kind: type[Any], protocol: str, silent: Silent, closed_port: str
 ) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        seen = pool.submit(refused, kind, protocol, [silent.address, closed_port]).result(timeout=60)
+        seen = pool.submit(refused, kind, protocol, [silent.address, closed_port]).result(timeout=120)
         assert seen.took_s < 5
         assert seen.answered == {silent.address: False, closed_port: False}
         assert (seen.threads, seen.files) == (0, 0)
@@ -236,7 +236,7 @@ def test_servers_that_are_not_needed_any_more_are_hung_up_on_and_not_complained_
     kind: type[Any], silent: Silent, hangs_at_metadata: Silent, kafka: str, complaints: Callable[[], list[str]]
 ) -> None:
     servers = [silent.address, hangs_at_metadata.address, kafka]
-    client = open_kafka_client(kind, bootstrap_servers=servers, bootstrap_timeout_ms=10_000)
+    client = open_kafka_client(kind, bootstrap_servers=servers, bootstrap_timeout_ms=30_000)
     for server in (silent, hangs_at_metadata):
         until(server.is_left, "it is hung up on", within_s=LIMIT_S)
         assert not server.ended_itself
@@ -253,7 +253,7 @@ def test_a_server_that_hangs_in_its_handshake_is_hung_up_on_when_another_answers
     ours = Certificates.issue(tmp_path)
     with TlsFront(ours, int(kafka.rpartition(":")[2])) as front:
         servers = [silent.address, f"{LOOPBACK}:{front.port}"]
-        options = {"security_protocol": "SSL", "ssl_cafile": str(ours.ca), "bootstrap_timeout_ms": 10_000}
+        options = {"security_protocol": "SSL", "ssl_cafile": str(ours.ca), "bootstrap_timeout_ms": 30_000}
         client = open_kafka_client(KafkaConsumer, bootstrap_servers=servers, **options)
         until(silent.is_left, "it is hung up on", within_s=LIMIT_S)
         assert not silent.ended_itself

@@ -20,6 +20,8 @@ from uic.log.partition_reader import PartitionReader
 from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
+IDLE_S = 8.0
+"""Of a reader: enough for its questions before the broker goes silent, on a machine that stalls for seconds."""
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def names(own_kafka: DevBroker, make_topics: MakeTopics) -> Iterator[TopicsForTe
     """A topic with a record, on a broker that this test may freeze."""
     made = make_topics(own_kafka.address, 1)
     producer = KafkaProducer(bootstrap_servers=own_kafka.address, acks="all")
-    producer.send(made.events, key=b"u", value=b"x").get(10)
+    producer.send(made.events, key=b"u", value=b"x").get(60)
     producer.close()
     yield made
     own_kafka.thaw()
@@ -35,14 +37,14 @@ def names(own_kafka: DevBroker, make_topics: MakeTopics) -> Iterator[TopicsForTe
 
 def refused(own_kafka: DevBroker, names: TopicsForTest) -> re.Pattern[str]:
     return re.compile(
-        f"no answer for 1 s while reading {names.events}.*{re.escape(own_kafka.address)}.*; run this again$"
+        f"no answer for {IDLE_S:g} s while reading {names.events}.*{re.escape(own_kafka.address)}.*; run this again$"
     )
 
 
 def test_a_broker_that_goes_silent_while_a_partition_is_read_is_named_and_the_way_on(
     own_kafka: DevBroker, names: TopicsForTest
 ) -> None:
-    with PartitionReader({"bootstrap_servers": [own_kafka.address]}, names.events, idle_s=1.0) as reader:
+    with PartitionReader({"bootstrap_servers": [own_kafka.address]}, names.events, idle_s=IDLE_S) as reader:
         assert reader.bounds().log_ends == [1]
         own_kafka.freeze()
         with pytest.raises(LogUnavailable) as told:
@@ -62,7 +64,7 @@ def test_a_broker_that_goes_silent_while_a_topic_is_read_is_named_and_the_way_on
 
     monkeypatch.setattr(topic_reader, "_read", then_silent)
     with pytest.raises(LogUnavailable) as told:
-        list(read_to_end({"bootstrap_servers": [own_kafka.address]}, names.events, idle_s=1.0))
+        list(read_to_end({"bootstrap_servers": [own_kafka.address]}, names.events, idle_s=IDLE_S))
     assert refused(own_kafka, names).match(str(told.value)), str(told.value)
 
 

@@ -93,9 +93,10 @@ def test_every_program_does_its_work_with_the_rights_of_its_user(
             tmp_path, RedisForTest(url("judge"), PREFIX, reader), topics, {"URL": url("uic"), "MODE": mode}
         )
         ending.callback(running.close)
-        running.surroundings = replace(
-            running.surroundings, rtp=dict(running.surroundings.rtp) | {"RTP_REDIS__URL": url("rtp")}
-        )
+        patient = {f"RTP_{name}": "20000" for name in ("DEADLINE__MAX_MS", "REDIS__CONNECT_TIMEOUT_MS")}
+        rtp = dict(running.surroundings.rtp) | {"RTP_REDIS__URL": url("rtp")} | patient
+        running.surroundings = replace(running.surroundings, rtp=rtp)
+        running.deadline_ms = 9000  # below the client's patience; a request's time is not what is tested
         running.rtp = RtpProcess("rtp", tmp_path / "rtp-1", running.surroundings)
         running.variables["UIC_REDIS__URL"] = url("operator")
         everything_of_a_deployment(running, tmp_path)
@@ -138,10 +139,10 @@ def everything_of_a_deployment(running: Deployment, folder: Path) -> None:
 
     running.rtp.start()
     with running.traffic(USERS[3:]) as traffic:
-        until(lambda: len(traffic.answers) > 100, "requests are answered", within_s=30)
+        until(lambda: len(traffic.answers) > 100, "requests are answered", within_s=60)
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
-    until(lambda: len(running.done("list")["rtp"]) == 1, "RTP announces itself", within_s=30)
+    until(lambda: len(running.done("list")["rtp"]) == 1, "RTP announces itself", within_s=60)
     plan = running.done("plan", str(running.new_bundle))
     assert plan["bytes_per_user"] > 0
     identity = running.done("start", str(running.new_bundle))["id"]
@@ -198,24 +199,24 @@ def test_a_right_that_is_missing_is_named_and_everything_goes_on_when_it_is_give
             world.produce(100, 200)  # new users among them
 
             def reason() -> str:
-                return web().get(f"{worker.admin_url}/readyz", timeout=10).text
+                return web().get(f"{worker.admin_url}/readyz", timeout=60).text
 
-            until(lambda: "smismember" in reason(), "what is missing is named", within_s=30)
+            until(lambda: "smismember" in reason(), "what is missing is named", within_s=60)
             assert "store_unavailable" in reason()
             code, said = run_main(doctor.main, worker.environment())
             assert code == 1
             assert "smismember" in said, "the doctor, run as this user, names it too"
             client.execute_command("ACL SETUSER", "uic", "+smismember")
             world.wait_folded()
-            until(lambda: "store_unavailable" not in reason(), "and /readyz says that it is well", within_s=30)
+            until(lambda: "store_unavailable" not in reason(), "and /readyz says that it is well", within_s=60)
             client.execute_command("ACL SETUSER", "uic", "-time")
-            until(lambda: "clock_unavailable" in reason(), "the clock is named", within_s=30)
+            until(lambda: "clock_unavailable" in reason(), "the clock is named", within_s=60)
             world.produce(100, 200)
             world.wait_folded()
             assert "clock_unavailable" in reason()
             assert "store_unavailable" not in reason()
             client.execute_command("ACL SETUSER", "uic", "+time")
-            until(lambda: "clock_unavailable" not in reason(), "all is well", within_s=30)
+            until(lambda: "clock_unavailable" not in reason(), "all is well", within_s=60)
             assert "a commit was written and deleted again" in run_main(doctor.main, worker.environment())[1]
         finally:
             world.close()

@@ -40,6 +40,9 @@ pytestmark = pytest.mark.servers
 
 N = 8
 ASK = {"user_id": "u", "candidates": [{"item_id": 3, "category_id": 2}]}
+PATIENT = {"x-request-deadline-ms": "30000"}
+FOR_PATIENT = {"RTP_DEADLINE__MAX_MS": "30000", "RTP_REDIS__CONNECT_TIMEOUT_MS": "30000"}
+"""RTP's settings for them: how long a request takes is not what is tested."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ class TlsUic(UicWorker):
 def _get(url: str, trusted: ssl.SSLContext) -> int | None:
     """The status, None if there is no connection to be had."""
     try:
-        return httpx.get(url, verify=trusted, timeout=5).status_code
+        return httpx.get(url, verify=trusted, timeout=30).status_code
     except httpx.TransportError:
         return None
 
@@ -104,19 +107,19 @@ def test_rtp_speaks_tls_and_asks_clients_for_a_certificate_where_it_is_told_to(
     valkey: RedisForTest, issued: Certificates, foreign: Certificates, tmp_path: Path
 ) -> None:
     warm(valkey)
-    told = {**listener("RTP_HTTP", issued, mutual=True), **listener("RTP_ADMIN", issued)}
+    told = {**listener("RTP_HTTP", issued, mutual=True), **listener("RTP_ADMIN", issued), **FOR_PATIENT}
     rtp = TlsRtp("rtp", tmp_path / "rtp", Surroundings("", valkey.url, BUNDLE, prefix=valkey.prefix, rtp=told))
     rtp.trusted = issued.trust()
     with rtp:
         url = f"https://localhost:{rtp.ports['http']}"
-        with httpx.Client(verify=issued.trust(as_client=True), timeout=10) as client:
-            assert client.post(f"{url}/predict", json=ASK).json()["state"]["status"] == "warm"
+        with httpx.Client(verify=issued.trust(as_client=True), timeout=60) as client:
+            assert client.post(f"{url}/predict", json=ASK, headers=PATIENT).json()["state"]["status"] == "warm"
         impostor = ssl.create_default_context(cafile=str(issued.ca))
         impostor.load_cert_chain(foreign.client, foreign.client_key)
         for context in (issued.trust(), impostor, foreign.trust(as_client=True)):
             assert _get(f"{url}/readyz", context) is None
         assert _get(f"http://localhost:{rtp.ports['http']}/readyz", issued.trust()) is None
-        metrics = httpx.get(f"https://localhost:{rtp.ports['admin']}/metrics", verify=issued.trust(), timeout=5)
+        metrics = httpx.get(f"https://localhost:{rtp.ports['admin']}/metrics", verify=issued.trust(), timeout=60)
         assert metrics.status_code == 200
         assert expires(metrics.text, "rtp") == {"http": issued.expires(), "admin": issued.expires()}
         assert _get(f"{url}/readyz", issued.trust(as_client=True)) == 200
@@ -148,7 +151,7 @@ def test_uic_speaks_tls_on_both_doors(
             with grpc.secure_channel(address, credentials) as channel:
                 try:
                     stub = health_pb2_grpc.HealthStub(channel)
-                    status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+                    status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status
                 except grpc.RpcError as error:
                     failed: Any = error
                     assert failed.code() is grpc.StatusCode.UNAVAILABLE
@@ -167,18 +170,18 @@ def test_uic_speaks_tls_on_both_doors(
         )
         with grpc.secure_channel(address, credentials) as channel:
             stub = UserInterestCenterStub(channel)
-            assert stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u1")]), timeout=10).positions
+            assert stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u1")]), timeout=60).positions
         # A client that never says hello holds up no other at the admin door.
         with socket.create_connection(("127.0.0.1", uic.ports["admin"])):
             assert _get(f"https://127.0.0.1:{uic.ports['admin']}/partitions", issued.trust()) == 200
         assert _get(f"https://127.0.0.1:{uic.ports['admin']}/livez", foreign.trust()) is None
-        metrics = httpx.get(f"https://localhost:{uic.ports['admin']}/metrics", verify=issued.trust(), timeout=5)
+        metrics = httpx.get(f"https://localhost:{uic.ports['admin']}/metrics", verify=issued.trust(), timeout=60)
         assert expires(metrics.text, "uic") == {"grpc": issued.expires(), "admin": issued.expires()}
         command = [sys.executable, "-m", "uic", "partitions", "--admin", f"https://localhost:{uic.ports['admin']}"]
         environment = {**os.environ, "UIC_ACCESS__CA_FILE": str(issued.ca)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 1
         assert "certificate verify failed" in done.stderr
 
@@ -246,16 +249,17 @@ def test_events_become_scores_through_a_store_that_speaks_tls(
     named = make_topics(kafka, N)
     around = Surroundings(
         kafka, tls_store.url, BUNDLE, named.events, N, tls_store.prefix,
-        uic=store_files("UIC", issued), rtp=store_files("RTP", issued) | {"RTP_STATE__REFRESH_EVERY_S": "0.1"},
+        uic=store_files("UIC", issued),
+        rtp=store_files("RTP", issued) | FOR_PATIENT | {"RTP_STATE__REFRESH_EVERY_S": "0.1"},
     )  # fmt: skip
     with UicWorker("uic", tmp_path / "uic", around) as uic, RtpProcess("rtp", tmp_path / "rtp", around) as rtp:
         with grpc.insecure_channel(uic.address) as channel:
             UserInterestCenterStub(channel).PublishBehaviors(
-                pb.PublishBehaviorsRequest(events=[click("u")]), timeout=10
+                pb.PublishBehaviorsRequest(events=[click("u")]), timeout=60
             )
 
         def status() -> str:
-            answer = web().post(f"{rtp.address}/predict", json=ASK, headers={"x-request-deadline-ms": "3000"})
+            answer = web().post(f"{rtp.address}/predict", json=ASK, headers=PATIENT, timeout=60)
             return str(answer.json()["state"]["status"])
 
         until(lambda: status() == "warm", "the event is in the score", within_s=60)
@@ -270,7 +274,7 @@ def test_events_become_scores_through_a_store_that_speaks_tls(
 
 def _status(url: str) -> int:
     try:
-        return web().get(url, timeout=5).status_code
+        return web().get(url, timeout=60).status_code
     except httpx.TransportError:
         return 0
 
@@ -316,19 +320,19 @@ def test_uic_folds_from_a_kafka_that_speaks_tls(
     around = Surroundings(tls_kafka, valkey.url, BUNDLE, named.events, N, valkey.prefix, uic=told)
     with UicWorker("uic", tmp_path / "uic", around) as uic, grpc.insecure_channel(uic.address) as channel:
         stub = UserInterestCenterStub(channel)
-        stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u"), click("u")]), timeout=10)
+        stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u"), click("u")]), timeout=60)
         plain = KafkaProducer(bootstrap_servers=own_real_kafka.address)
-        plain.send(named.events, key=b"u", value=click("u").SerializeToString()).get(10)
+        plain.send(named.events, key=b"u", value=click("u").SerializeToString()).get(60)
         plain.close()
 
         def folded() -> bool:
             try:
-                return stub.GetUserState(pb.GetUserStateRequest(user_id="u"), timeout=10).event_count == 3
+                return stub.GetUserState(pb.GetUserStateRequest(user_id="u"), timeout=60).event_count == 3
             except grpc.RpcError:
                 return False
 
         until(folded, "all three are folded", within_s=60)
-        assert stub.EraseUser(pb.EraseUserRequest(user_id="u"), timeout=10).position.offset == 3
+        assert stub.EraseUser(pb.EraseUserRequest(user_id="u"), timeout=60).position.offset == 3
     with pytest.raises(Exception, match=r"(?i)ssl|bootstrap|broker"):
         KafkaAdminClient(
             bootstrap_servers=tls_kafka, security_protocol="SSL", ssl_cafile=str(issued.ca), bootstrap_timeout_ms=3000

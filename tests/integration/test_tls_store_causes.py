@@ -80,11 +80,11 @@ def said_by_rtp(told: dict[str, Any]) -> str:
     """Why a request's read and one in the background fail: the same."""
 
     async def reading() -> str:
-        reader = open_store(RtpRedis.model_validate(told | {"connect_timeout_ms": 5000}))
+        reader = open_store(RtpRedis.model_validate(told | {"connect_timeout_ms": 60_000}))
         with pytest.raises(StoreAway) as by_request:
-            await reader.read("a", 10)
+            await reader.read("a", 60)
         with pytest.raises(StoreAway):
-            await reader.read_many(["a"], 10)
+            await reader.read_many(["a"], 60)
         assert str(by_request.value) in reader.troubles[0]
         await reader.close()
         return str(by_request.value)
@@ -93,7 +93,7 @@ def said_by_rtp(told: dict[str, Any]) -> str:
 
 
 def said_by_uic(told: dict[str, Any]) -> str:
-    store = RedisStore(UicRedis.model_validate(told | {"timeout_s": 10}), KEYS)
+    store = RedisStore(UicRedis.model_validate(told | {"timeout_s": 60}), KEYS)
     try:
         with pytest.raises(StoreUnavailable) as failed:
             store.read_progress([3])
@@ -191,14 +191,14 @@ def test_a_ca_file_that_is_gone_while_the_services_run_is_told_with_its_setting(
         if mode == "sentinel":
             told |= {"sentinels": f"localhost:{port}"}
         ca.write_bytes(pki.ours.ca.read_bytes())
-        store = RedisStore(UicRedis.model_validate(told), KEYS)
+        store = RedisStore(UicRedis.model_validate(told | {"timeout_s": 60}), KEYS)
         assert store.client is not None
-        reader = open_store(RtpRedis.model_validate(told))
+        reader = open_store(RtpRedis.model_validate(told | {"connect_timeout_ms": 60_000}))
         ca.unlink()
 
         async def read() -> None:
             with pytest.raises(StoreAway, match="No such file or directory; see the files of RTP_REDIS__TLS_CA_FILE"):
-                await reader.read("a", 10)
+                await reader.read("a", 60)
             await reader.close()
 
         asyncio.run(read())
@@ -244,7 +244,7 @@ def test_the_doctor_says_which_setting_to_correct(pki: Pki, valkey: RedisForTest
             NOWHERE, f"rediss://localhost:{port}/0", BUNDLE, uic={"UIC_REDIS__TLS_CA_FILE": str(pki.foreign.ca)}
         )
         environment = UicWorker("uic", pki.ours.ca.parent, around).environment()
-        command = [sys.executable, "-m", "uic", "doctor", "--timeout", "2"]
+        command = [sys.executable, "-m", "uic", "doctor", "--timeout", "10"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert "UIC_REDIS__TLS_CA_FILE must name the CA that issued that server's certificate" in done.stdout
     assert "start Redis or Valkey there" not in done.stdout

@@ -73,7 +73,7 @@ class TlsRedis(Server):
     def client(self) -> redis.Redis:
         files = {"ca_certs": self._issued.ca, "certfile": self._issued.client, "keyfile": self._issued.client_key}
         return redis.Redis.from_url(
-            self.address, protocol=2, socket_timeout=2, **{f"ssl_{name}": str(file) for name, file in files.items()}
+            self.address, protocol=2, socket_timeout=30, **{f"ssl_{name}": str(file) for name, file in files.items()}
         )
 
     def ready(self) -> bool:
@@ -108,7 +108,7 @@ def files(issued: Certificates, authority: Path) -> dict[str, Any]:
 async def read(settings: RtpRedis, key: str) -> bytes | None:
     store = open_store(settings)
     try:
-        return await store.read(key, 5)
+        return await store.read(key, 60)
     finally:
         await store.close()
 
@@ -119,14 +119,14 @@ def test_what_uic_writes_rtp_reads_and_neither_talks_to_who_has_a_foreign_certif
     """It is foreign if the setting names another CA, though the system trusts it."""
     monkeypatch.setenv("SSL_CERT_FILE", str(store.issued.ca))
     trusted = store.told | files(store.issued, store.issued.ca)
-    written = RedisStore(UicRedis(**trusted, timeout_s=5), KEYS)
+    written = RedisStore(UicRedis(**trusted, timeout_s=60), KEYS)
     assert written.commit([Commit(3, ABSENT, b"p", (("u", b"state"),))]) == [Written()]
     written.close()
-    assert asyncio.run(read(RtpRedis(**trusted), KEYS.state(3, "u"))) == b"state"
+    assert asyncio.run(read(RtpRedis(**trusted, connect_timeout_ms=60_000), KEYS.state(3, "u"))) == b"state"
     distrusting = store.told | files(store.issued, Certificates.issue(tmp_path / "foreign").ca)
     with pytest.raises(StoreAway):
-        asyncio.run(read(RtpRedis(**distrusting), KEYS.state(3, "u")))
-    refused = RedisStore(UicRedis(**distrusting, timeout_s=5), KEYS)
+        asyncio.run(read(RtpRedis(**distrusting, connect_timeout_ms=60_000), KEYS.state(3, "u")))
+    refused = RedisStore(UicRedis(**distrusting, timeout_s=60), KEYS)
     with pytest.raises(StoreUnavailable):
         refused.read_progress([3])
 
@@ -134,14 +134,14 @@ def test_what_uic_writes_rtp_reads_and_neither_talks_to_who_has_a_foreign_certif
 def test_both_services_read_renewed_files_when_they_connect(store: Store, tmp_path: Path) -> None:
     """The authority is another one, too, so neither an old certificate nor an old CA is of any use."""
     told = store.told | files(store.issued, store.issued.ca)
-    settings = RtpRedis(**told)
-    folded = RedisStore(UicRedis(**told, timeout_s=5), KEYS)
+    settings = RtpRedis(**told, connect_timeout_ms=60_000)
+    folded = RedisStore(UicRedis(**told, timeout_s=60), KEYS)
     found = folded.read_progress([3])
     key = KEYS.state(3, "u")
     store.servers[0].client().set(key, b"state")
     with asyncio.Runner() as runner:
         opened = runner.run(_opened(settings))
-        assert runner.run(opened.read(key, 5)) == b"state"
+        assert runner.run(opened.read(key, 60)) == b"state"
         renewed = Certificates.issue(tmp_path / "renewed")
         for file in vars(store.issued):
             shutil.copyfile(getattr(renewed, file), getattr(store.issued, file))
@@ -157,10 +157,10 @@ def test_both_services_read_renewed_files_when_they_connect(store: Store, tmp_pa
 
         def reads() -> bool:
             with suppress(StoreAway):
-                return bool(runner.run(opened.read(key, 5)) == b"later" and not opened.sentinels)
+                return bool(runner.run(opened.read(key, 60)) == b"later" and not opened.sentinels)
             return False
 
-        until(reads, "RTP reads by the new files", within_s=30)
+        until(reads, "RTP reads by the new files", within_s=60)
         runner.run(opened.close())
 
     def folds() -> bool:
@@ -168,7 +168,7 @@ def test_both_services_read_renewed_files_when_they_connect(store: Store, tmp_pa
             return folded.read_progress([3]) == found
         return False
 
-    until(folds, "UIC reads by the new files", within_s=30)
+    until(folds, "UIC reads by the new files", within_s=60)
     folded.close()
 
 

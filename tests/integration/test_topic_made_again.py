@@ -79,7 +79,7 @@ def fill(names: TopicsForTest, value: bytes, records: int) -> None:
     producer = KafkaProducer(bootstrap_servers=names.bootstrap, acks="all")
     for number in range(records * N):
         producer.send(names.events, key=b"u", value=value, partition=number % N)
-    producer.flush(timeout=30)
+    producer.flush(timeout=60)
     producer.close()
 
 
@@ -218,7 +218,7 @@ def test_letters_are_not_reported_as_replayed_if_the_topic_is_another_one_by_the
     )
     key, value, headers = to_wire(letter, 1 << 20)
     producer.send(names.dlq, key=key, value=value, headers=headers)
-    producer.flush(10)
+    producer.flush(60)
     producer.close()
     for name, said in environment(names).items():
         monkeypatch.setenv(name, said)

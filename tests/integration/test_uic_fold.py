@@ -162,7 +162,7 @@ def test_a_store_that_goes_away_and_comes_back_costs_no_event(
     (own_valkey.freeze if silent else own_valkey.kill)()
     world.produce(300)
     until(lambda: metric(worker, "uic_store_failures_total") > 2, "UIC has noticed", within_s=60)
-    assert worker.ready(), "an outage is no reason not to serve"
+    until(worker.ready, "it serves all the same: an outage is no reason not to", within_s=60)
     (own_valkey.thaw if silent else own_valkey.start)()
     world.wait_folded()
     world.produce(100)
@@ -301,7 +301,14 @@ def test_a_worker_told_to_stop_in_mid_backlog_leaves_at_once_and_in_order(
     world = make_world(real_kafka, valkey.url, valkey.prefix, **told)
     world.produce(4000)
     first = world.worker()
-    until(lambda: any(world.progress(p) is not None for p in range(PARTITIONS)), "it folds", within_s=60, every_s=0.01)
+    while True:
+        before = world.progress_records()
+        until(lambda: world.progress_records() != before, "it folds", within_s=60, every_s=0.01)  # noqa: B023
+        first.freeze()  # until it is told to stop
+        if not world.covered(world.log()):
+            break
+        world.produce(4000)  # it was done before this looked
+        first.thaw()
     began = time.monotonic()
     status = first.stop()
     assert status == 0
@@ -319,6 +326,12 @@ def grow(world: World) -> None:
     admin.close()
 
 
+def until_it_stops(worker: UicWorker) -> None:
+    """First the reason: a busy machine is late to answer the question whether it is ready, which counts as a no."""
+    until(lambda: "partition_count" in worker.log.read_text(), "UIC says why it stops", within_s=60)
+    until(lambda: not worker.ready(), "UIC says NOT_SERVING", within_s=60)
+
+
 def test_a_topic_that_grows_stops_consumption_by_name(
     make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
 ) -> None:
@@ -327,8 +340,7 @@ def test_a_topic_that_grows_stops_consumption_by_name(
     world.produce(100)
     world.wait_folded()
     grow(world)
-    until(lambda: not worker.ready(), "UIC says NOT_SERVING", within_s=60)
-    assert "partition_count" in (world.folder / "uic-0" / "uic-0.log").read_text()
+    until_it_stops(worker)
     worker.stop()
     refused = UicWorker("refused", world.folder / "refused", world.surroundings)
     with pytest.raises(Ended, match=f"{PARTITIONS + 1}"):
@@ -352,9 +364,8 @@ def test_events_that_a_growth_moves_between_old_partitions_are_no_dead_letters(
         for user in users:
             event = world.event(user.decode()).SerializeToString()
             sent = producer.send(world.topics.events, key=user, value=event, partition=at[user])
-            written[user] = sent.get(timeout=20).offset
-    until(lambda: not worker.ready(), "UIC says NOT_SERVING", within_s=60)
-    assert "partition_count" in worker.log.read_text()
+            written[user] = sent.get(timeout=60).offset
+    until_it_stops(worker)
     worker.stop()
     client = {"bootstrap_servers": real_kafka}
     assert list(read_to_end(client, world.topics.dlq)) == []

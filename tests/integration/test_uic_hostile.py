@@ -59,7 +59,7 @@ def test_a_time_that_is_written_in_an_odd_way_is_that_time(
         where = partition_of(USER.encode(), N)
         for _ in range(2):
             value = click(USER).SerializeToString()
-            producer.send(topics.events, key=USER.encode(), value=value, partition=where).get(timeout=10)
+            producer.send(topics.events, key=USER.encode(), value=value, partition=where).get(timeout=60)
         producer.close()
         monkeypatch.undo()
         uic.wait_folded(uic.publish(click(USER)))
@@ -76,7 +76,7 @@ def test_json_that_protobuf_reads_with_an_error_of_its_own_is_a_dead_letter_like
     with running_uic(tmp_path / "uic", valkey, topics) as uic:
         producer = KafkaProducer(bootstrap_servers=kafka, acks="all")
         headers, where = [("content-type", b"application/json")], partition_of(USER.encode(), N)
-        producer.send(topics.events, key=USER.encode(), value=value, headers=headers, partition=where).get(timeout=10)
+        producer.send(topics.events, key=USER.encode(), value=value, headers=headers, partition=where).get(timeout=60)
         producer.close()
         uic.wait_folded(uic.publish(click(USER)))
         state = uic.state(USER)
@@ -94,18 +94,18 @@ def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_use
     delete_and_wait(real_kafka, topics.dlq)
     gone = f"dead_letter_topic_unavailable: topic {topics.dlq} does not exist. Create it: kafka-topics.sh "
     where = partition_of(USER.encode(), N)
-    with running_uic(tmp_path / "uic", valkey, topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="2000") as uic:
+    with running_uic(tmp_path / "uic", valkey, topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="8000") as uic:
 
         def degraded() -> list[str]:
-            found: list[str] = web().get(f"{uic.worker.admin_url}/readyz", timeout=5).json()["degraded"]
+            found: list[str] = web().get(f"{uic.worker.admin_url}/readyz", timeout=60).json()["degraded"]
             return found
 
         def named() -> bool:
             return [reason[: len(gone)] for reason in degraded()] == [gone]
 
-        until(named, "the topic is named before a record needs it", within_s=30)
+        until(named, "the topic is named before a record needs it", within_s=60)
         producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
-        producer.send(topics.events, key=USER.encode(), value=b"\xff\xff", partition=where).get(timeout=10)
+        producer.send(topics.events, key=USER.encode(), value=b"\xff\xff", partition=where).get(timeout=60)
         producer.close()
         later = uic.publish(click(USER))
 
@@ -113,11 +113,11 @@ def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_use
             found: str = uic.admin("/partitions")["partitions"][where]["reason"]
             return found
 
-        until(lambda: stalled().startswith(f"dead_letters: topic {topics.dlq} does not"), "it stalls", within_s=30)
+        until(lambda: stalled().startswith(f"dead_letters: topic {topics.dlq} does not"), "it stalls", within_s=60)
         assert named(), "and is named once"
         create_topics(real_kafka, [Topic(topics.dlq, 1)])
         uic.wait_folded(later)
-        until(lambda: degraded() == [], "nothing is wrong", within_s=30)
+        until(lambda: degraded() == [], "nothing is wrong", within_s=60)
     [record] = read_to_end({"bootstrap_servers": real_kafka}, topics.dlq)
     assert read_letter(record).value == b"\xff\xff"
     assert sum("dead letters cannot be written" in line for line in uic.worker.log.read_text().splitlines()) == 1
@@ -132,7 +132,7 @@ def test_headers_whose_names_are_no_text_stop_nobody(
         producer = KafkaProducer(bootstrap_servers=kafka, acks="all")
         where = partition_of(USER.encode(), N)
         for value in (click(USER).SerializeToString(), b"\xff\xff", click(USER).SerializeToString()):
-            producer.send(topics.events, key=USER.encode(), value=value, headers=odd, partition=where).get(timeout=10)
+            producer.send(topics.events, key=USER.encode(), value=value, headers=odd, partition=where).get(timeout=60)
         producer.close()
         uic.wait_folded(uic.publish(click(USER)))
         state = uic.state(USER)

@@ -49,7 +49,7 @@ BROKEN = 1
 
 
 def ready(uic: RunningUic) -> tuple[int, str]:
-    answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=5)
+    answer = web().get(f"{uic.worker.admin_url}/readyz", timeout=60)
     return answer.status_code, answer.text
 
 
@@ -106,12 +106,12 @@ def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(
             "named",
             within_s=60,
         )
-        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
         assert f"uic_topic_partitions {N}.0" in metrics
         assert 'uic_partitions{status="folding"} 0.0' in metrics
         create_topics(real_kafka, named_topics(topics.events, N)[:1])
         until(lambda: "broken_log: topic_id" in ready(uic)[1], "the new log is noticed", within_s=60)
-        until(lambda: "log_unavailable" not in ready(uic)[1], "the topic is there again", within_s=10)
+        until(lambda: "log_unavailable" not in ready(uic)[1], "the topic is there again", within_s=60)
     lines = [line for line in uic.worker.log.read_text().splitlines() if "logger=uic." in line]
     assert sum("log unavailable" in line and "does not exist" in line for line in lines) == 1
     assert sum("log available again" in line for line in lines) == 1
@@ -134,7 +134,7 @@ def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
         producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
         for users in (USERS, here[:1], elsewhere):
             sent = [producer.send(topics.events, key=u.encode(), value=click(u).SerializeToString()) for u in users]
-            places = [future.get(timeout=10) for future in sent]
+            places = [future.get(timeout=60) for future in sent]
             if users == here[:1]:
                 damaged = places[0].offset
         (segment,) = (tmp_path / "own-kafka").rglob(f"{topics.events}-{BROKEN}/00000000000000000000.log")
@@ -150,9 +150,9 @@ def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
         assert "checksum" in reason
         assert f"offset {damaged + 1}" in reason
         assert partition(uic, BROKEN)["next_offset"] == damaged
-        until(lambda: ready(uic)[0] == 503, "/readyz follows", within_s=10)
+        until(lambda: ready(uic)[0] == 503, "/readyz follows", within_s=60)
         assert "unreadable_batch" in ready(uic)[1]
-        assert 'uic_partitions{status="broken"} 1.0' in web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        assert 'uic_partitions{status="broken"} 1.0' in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
 
         # The others go on, and so does the group: no member joins again and again.
         joins = generations(bootstrap, group_of(topics, valkey))
@@ -181,7 +181,7 @@ def test_a_batch_larger_than_the_bound_is_folded_once_the_bound_is_raised(
         sent = producer.send(
             topics.events, key=user.encode(), value=click(user).SerializeToString(), headers=large, partition=BROKEN
         )
-        sent.get(timeout=10)
+        sent.get(timeout=60)
         producer.close(timeout=5)
         until(lambda: partition(uic, BROKEN)["phase"] == "broken", "the partition stops", within_s=60)
         assert "UIC_KAFKA__MAX_BATCH_BYTES" in partition(uic, BROKEN)["reason"]
@@ -217,10 +217,10 @@ def test_a_topic_that_is_compacted_is_named_while_uic_runs_and_when_it_finds_the
         for _ in range(2):
             uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
         configure(real_kafka, topics.events, cleanup_policy="compact")
-        until(lambda: ready(uic)[0] == 200 and "log_compacted" in ready(uic)[1], "the policy is named", within_s=30)
-        assert "uic_topic_compacted 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        until(lambda: ready(uic)[0] == 200 and "log_compacted" in ready(uic)[1], "the policy is named", within_s=60)
+        assert "uic_topic_compacted 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
         configure(real_kafka, topics.events, cleanup_policy="delete")
-        until(lambda: "log_compacted" not in ready(uic)[1], "the policy is right again", within_s=30)
+        until(lambda: "log_compacted" not in ready(uic)[1], "the policy is right again", within_s=60)
 
     configure(real_kafka, topics.events, cleanup_policy="compact", **soon)
     producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
@@ -229,10 +229,10 @@ def test_a_topic_that_is_compacted_is_named_while_uic_runs_and_when_it_finds_the
         """Whether nothing is left of what was folded; an event in a segment of its own makes Kafka clean the others."""
         for user in USERS:
             producer.send(topics.events, key=user.encode(), value=click(user).SerializeToString())
-        producer.flush(timeout=10)
+        producer.flush(timeout=60)
         return all(r.offset >= 2 * len(USERS) for r in read_to_end({"bootstrap_servers": real_kafka}, topics.events))
 
-    until(compacted, "what was folded is removed from within the log", within_s=90, every_s=1)
+    until(compacted, "what was folded is removed from within the log", within_s=120, every_s=1)
     configure(real_kafka, topics.events, cleanup_policy="delete")
     producer.close(timeout=5)
     with running_uic(tmp_path / "after", valkey, topics, serving=False) as uic:
@@ -258,7 +258,7 @@ def stored_as_of_ms(redis: RedisForTest) -> int:
 def shown_as_of_ms(uic: RunningUic) -> int:
     """Of partition `BROKEN`, as the metric says it: what is stored, or less by as much as our clock was last measured
     to be behind the store's, which varies by a millisecond or so."""
-    text = web().get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+    text = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
     (line,) = (at for at in text.splitlines() if at.startswith(f'uic_as_of_timestamp_seconds{{partition="{BROKEN}"}}'))
     return round(1000 * float(line.rsplit(" ", 1)[1]))
 
@@ -271,23 +271,23 @@ def test_events_behind_an_open_transaction_count_as_lag_until_it_ends(
     user = next(u for u in USERS if AT[u] == BROKEN)
     with running_uic(tmp_path, valkey, topics, UIC_FOLD__AS_OF_INTERVAL_S="0.2") as uic:
         uic.wait_folded(uic.publish(click(user)))
-        until(lambda: partition(uic, BROKEN)["as_of_age_s"] is not None, "caught up", within_s=30)
+        until(lambda: all(partition(uic, p)["as_of_age_s"] is not None for p in (0, BROKEN)), "caught up", within_s=60)
         producer = KafkaProducer(bootstrap_servers=real_kafka, transactional_id=f"tx-{topics.events}", acks="all")
         producer.init_transactions()
         producer.begin_transaction()
         event = click(user).SerializeToString()
-        producer.send(topics.events, key=user.encode(), value=event).get(timeout=10)
+        producer.send(topics.events, key=user.encode(), value=event).get(timeout=60)
         behind = uic.publish(click(user))[0]  # acknowledged, and not to be read before the transaction ends
 
         def waiting() -> bool:
             view = partition(uic, BROKEN)
             return bool(view["lag"] == 2 and "open transaction" in view["reason"])
 
-        until(waiting, "lag says that acknowledged events wait", within_s=30)
-        until(lambda: "open_transaction" in ready(uic)[1], "and so does /readyz", within_s=10)
+        until(waiting, "lag says that acknowledged events wait", within_s=60)
+        until(lambda: "open_transaction" in ready(uic)[1], "and so does /readyz", within_s=60)
         stopped = stored_as_of_ms(valkey)
         until(
-            lambda: partition(uic, 0)["as_of_age_s"] < 1 < partition(uic, BROKEN)["as_of_age_s"], "as of", within_s=30
+            lambda: partition(uic, 0)["as_of_age_s"] < 1 < partition(uic, BROKEN)["as_of_age_s"], "as of", within_s=60
         )
         assert stored_as_of_ms(valkey) == stopped
         assert shown_as_of_ms(uic) <= stopped
@@ -296,16 +296,17 @@ def test_events_behind_an_open_transaction_count_as_lag_until_it_ends(
         (producer.commit_transaction if commits else producer.abort_transaction)()
         uic.wait_folded([behind])
         assert counts(uic, [user]) == {user: 3 if commits else 2}
-        until(lambda: partition(uic, BROKEN)["lag"] == 0, "nothing waits", within_s=30)
-        until(lambda: shown_as_of_ms(uic) > stopped, "as-of rises again", within_s=30)
-        until(lambda: "open_transaction" not in ready(uic)[1], "/readyz follows", within_s=10)
+        until(lambda: partition(uic, BROKEN)["lag"] == 0, "nothing waits", within_s=60)
+        until(lambda: shown_as_of_ms(uic) > stopped, "as-of rises again", within_s=60)
+        until(lambda: "open_transaction" not in ready(uic)[1], "/readyz follows", within_s=60)
         producer.close(timeout=5)
 
 
 # Membership
 
 
-SESSION_MS = 3000
+SESSION_MS = 10_000
+"""More than a busy machine stalls, which would expel a member that no test told to fall out."""
 WATCHED_S = 15
 """How soon a member that fell out is to be back."""
 
@@ -377,7 +378,7 @@ def produce(topics: TopicsForTest, n: int, value: bytes = b"v") -> None:
     producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all")
     for i in range(n):
         producer.send(topics.events, key=b"k", value=value, partition=i % topics.partitions)
-    producer.flush(timeout=30)
+    producer.flush(timeout=60)
     producer.close(timeout=5)
 
 
@@ -395,24 +396,24 @@ def test_a_join_that_only_metadata_asked_for_is_collected_though_it_ends_between
     )
     try:
         client.subscribe([topics.events])
-        until(lambda: client.poll(timeout_ms=100) or len(client.assignment()) == N, "it joins", within_s=30)
+        until(lambda: client.poll(timeout_ms=100) or len(client.assignment()) == N, "it joins", within_s=60)
         admin = KafkaAdminClient(bootstrap_servers=real_kafka)
         admin.create_partitions({topics.events: N + 1})
         admin.close()
 
         def joins() -> Any:
-            fresh_topic_id(client, topics.events, 1000)
+            fresh_topic_id(client, topics.events, 30_000)
             client.poll(timeout_ms=0)  # begins to join, and does not wait for the answer
             return client._coordinator._join_task
 
-        until(joins, "new metadata makes it join", within_s=10)
+        until(joins, "new metadata makes it join", within_s=60)
         ended = threading.Event()
         client._coordinator._join_task.add_callback(lambda _: ended.set())
-        assert ended.wait(10)
+        assert ended.wait(60)
         until(
             lambda: client.poll(timeout_ms=10) or len(client.assignment()) == N + 1,
             "it has the new partition",
-            within_s=10,
+            within_s=60,
         )
         assert is_settled(client)
     finally:
@@ -424,7 +425,9 @@ def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, ma
     group = f"deaf-{topics.events}"
     member = Member(topics, group)
     with members(member) as wait:
-        wait(lambda: len(member.owns) == N, "it has its partitions", within_s=30)
+        wait(lambda: len(member.owns) == N, "it has its partitions", within_s=60)
+        produce(topics, 60)
+        wait(lambda: member.records == 60, "it reads", within_s=60)
         seen = BrokerView({"bootstrap_servers": real_kafka}, topics.events, group)
         member.log._commands.put(lambda client: client._coordinator._disable_heartbeat())
 
@@ -432,11 +435,11 @@ def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, ma
             view = seen.group()
             return view is not None and not view.members
 
-        wait(expelled, "the broker expels it", within_s=30)
+        wait(expelled, "the broker expels it", within_s=60)
         gone = time.monotonic()
         wait(lambda: member.lost == 1, "it says that it is out", within_s=WATCHED_S)
+        assert member.records == 0
         wait(lambda: len(member.owns) == N, "it has its partitions again", within_s=WATCHED_S)
-        produce(topics, 60)
         wait(lambda: member.records == 60, "it reads again", within_s=WATCHED_S)
         assert time.monotonic() - gone < WATCHED_S
         seen.close()
@@ -445,10 +448,11 @@ def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, ma
 def test_a_member_that_fell_out_is_noticed_though_its_coordinator_has_moved(three_real_brokers: ScriptedBroker) -> None:
     topics = TopicsForTest(three_real_brokers.address, "events", N)
     group = "moved"
-    options = {"bootstrap_servers": topics.bootstrap.split(","), "request_timeout_ms": 3000}
-    with closing(open_kafka_client(KafkaAdminClient, **options)) as admin:
+    servers = {"bootstrap_servers": topics.bootstrap.split(",")}
+    options = servers | {"request_timeout_ms": 10_000}
+    with closing(open_kafka_client(KafkaAdminClient, **servers)) as admin:
         admin.create_topics([NewTopic(topics.events, N, 3)])
-    member = Member(topics, group, session_ms=6000)
+    member = Member(topics, group)
     with closing(BrokerView(options, topics.events, group)) as seen, members(member) as wait:
 
         def knows(count: int) -> bool:
@@ -462,13 +466,13 @@ def test_a_member_that_fell_out_is_noticed_though_its_coordinator_has_moved(thre
         wait(lambda: len(member.owns) == N and knows(1), "it has its partitions", within_s=60)
         before = find_coordinator(seen._admin, group)
         three_real_brokers.stop("--node", str(before))
-        wait(lambda: knows(1), "another broker tells of the group", within_s=30)
+        wait(lambda: knows(1), "another broker tells of the group", within_s=60)
         assert find_coordinator(seen._admin, group) != before
         three_real_brokers.start("--node", str(before))
-        wait(lambda: knows(1), "and so does that one while the first is back", within_s=10)
+        wait(lambda: knows(1), "and so does that one while the first is back", within_s=60)
         assert (member.lost, member.away) == (0, []), "the member's client is the one that knew the first coordinator"
         member.log._commands.put(lambda client: client._coordinator._disable_heartbeat())
-        wait(lambda: knows(0), "its coordinator expels it", within_s=30)
+        wait(lambda: knows(0), "its coordinator expels it", within_s=60)
         wait(lambda: member.lost == 1, "it says that it is out", within_s=WATCHED_S)
         wait(lambda: len(member.owns) == N, "it has its partitions again", within_s=WATCHED_S)
 
@@ -499,10 +503,10 @@ def test_a_worker_that_hears_of_another_store_changes_groups(real_kafka: str, ma
     member.log.identify("store-a")
     other.log.identify("store-a")
     with members(member, other) as wait:
-        wait(lambda: len(member.owns) + len(other.owns) >= N and other.owns and member.owns, "shared", within_s=30)
+        wait(lambda: len(member.owns) + len(other.owns) >= N and other.owns and member.owns, "shared", within_s=60)
         other.log.identify("store-b")
-        wait(lambda: other.lost and len(other.owns) == N, "it has all of them, in its own group", within_s=30)
-        wait(lambda: len(member.owns) == N, "and so has the first", within_s=30)
+        wait(lambda: other.lost and len(other.owns) == N, "it has all of them, in its own group", within_s=60)
+        wait(lambda: len(member.owns) == N, "and so has the first", within_s=60)
 
 
 def test_two_installations_of_one_prefix_fold_their_own_topics(
@@ -517,7 +521,7 @@ def test_two_installations_of_one_prefix_fold_their_own_topics(
     ):
         for rounds in range(1, 4):
             for uic in (a, b):
-                uic.wait_folded(uic.publish(*[click(user) for user in USERS]), within_s=30)
+                uic.wait_folded(uic.publish(*[click(user) for user in USERS]), within_s=60)
                 assert counts(uic, USERS) == dict.fromkeys(USERS, rounds)
                 assert len(uic.admin("/partitions")["partitions"]) == N
                 assert ready(uic)[0] == 200

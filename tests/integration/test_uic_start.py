@@ -17,7 +17,7 @@ import redis
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.dev_broker import DevBroker
-from localstack.ports import LOOPBACK, free_port
+from localstack.ports import LOOPBACK
 from localstack.topics import create_topics
 from localstack.topics import topics as topics_of
 from localstack.valkey import Valkey
@@ -37,12 +37,12 @@ def says(uic: RunningUic, text: str) -> bool:
 
 @pytest.mark.alone
 def test_a_worker_whose_broker_is_nowhere_says_so_and_ends_soon_after_sigterm(
-    tmp_path: Path, valkey: RedisForTest
+    tmp_path: Path, valkey: RedisForTest, closed_port: str
 ) -> None:
-    nowhere = TopicsForTest(f"{LOOPBACK}:{free_port()}", "events", 2)
+    nowhere = TopicsForTest(closed_port, "events", 2)
     with running_uic(tmp_path, valkey, nowhere, serving=False) as uic:
         waits = f"waiting for the log: no broker answers at {nowhere.bootstrap}"
-        until(lambda: says(uic, waits), "it says what it waits for, and where", within_s=30)
+        until(lambda: says(uic, waits), "it says what it waits for, and where", within_s=60)
         began = time.monotonic()
         assert uic.worker.stop() == 0
         assert time.monotonic() - began < 5
@@ -56,12 +56,12 @@ def test_a_worker_that_waits_for_the_store_says_why_whenever_that_changes(
         topics = make_topics(kafka, 2)
         store = RedisForTest(own_valkey.address, "uic", client)
         with running_uic(tmp_path, store, topics, serving=False) as uic:
-            until(lambda: says(uic, "waiting for the store: cannot claim the namespace: OutOf"), "OOM", within_s=30)
+            until(lambda: says(uic, "waiting for the store: cannot claim the namespace: OutOf"), "OOM", within_s=60)
             assert metric(uic.worker, "uic_ready") == 0
             own_valkey.kill()
-            until(lambda: says(uic, "ConnectionError"), "the store is gone", within_s=30)
+            until(lambda: says(uic, "ConnectionError"), "the store is gone", within_s=60)
             seen = metric(uic.worker, "uic_store_failures_total")
-            until(lambda: metric(uic.worker, "uic_store_failures_total") > seen + 1, "tries are counted", within_s=30)
+            until(lambda: metric(uic.worker, "uic_store_failures_total") > seen + 1, "tries are counted", within_s=60)
             own_valkey.start()
             uic.worker.wait_ready()
             assert metric(uic.worker, "uic_ready") == 1
@@ -72,18 +72,17 @@ def test_a_worker_that_waits_for_the_store_says_why_whenever_that_changes(
 
 
 def test_a_worker_that_waits_for_the_store_because_no_sentinel_answers_shows_that(
-    tmp_path: Path, kafka: str, make_topics: MakeTopics, valkey: RedisForTest
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, valkey: RedisForTest, closed_port: str
 ) -> None:
-    nowhere = f"{LOOPBACK}:{free_port()}"
     with running_uic(
         tmp_path,
         valkey,
         make_topics(kafka, 2),
         serving=False,
         UIC_REDIS__MODE="sentinel",
-        UIC_REDIS__SENTINELS=nowhere,
+        UIC_REDIS__SENTINELS=closed_port,
     ) as uic:
-        until(lambda: says(uic, "no Sentinel of UIC_REDIS__SENTINELS answers"), "it says so", within_s=30)
+        until(lambda: says(uic, "no Sentinel of UIC_REDIS__SENTINELS answers"), "it says so", within_s=60)
         assert metric(uic.worker, "uic_sentinels_up") == 0
     assert uic.worker.log.read_text().count('event="waiting for the store"') == 1
 
@@ -109,14 +108,16 @@ def store_whose_tls_fails_in_two_ways() -> Iterator[int]:
         thread.join(10)
 
 
-def test_reasons_of_one_outage_that_differ_at_each_try_are_one_line_and_readyz_has_the_newest(tmp_path: Path) -> None:
-    nowhere = TopicsForTest(f"{LOOPBACK}:{free_port()}", "events", 2)
+def test_reasons_of_one_outage_that_differ_at_each_try_are_one_line_and_readyz_has_the_newest(
+    tmp_path: Path, closed_port: str
+) -> None:
+    nowhere = TopicsForTest(closed_port, "events", 2)
     with store_whose_tls_fails_in_two_ways() as port, redis.Redis(port=port) as client:
         store = RedisForTest(f"rediss://{LOOPBACK}:{port}/0", "uic", client)
         with running_uic(tmp_path, store, nowhere, serving=False) as uic:
             for _ in range(2):
-                until(lambda: says(uic, "WRONG_VERSION_NUMBER"), "one reason is told", within_s=30)
-                until(lambda: says(uic, "each try ends so"), "the other is told", within_s=30)
+                until(lambda: says(uic, "WRONG_VERSION_NUMBER"), "one reason is told", within_s=60)
+                until(lambda: says(uic, "each try ends so"), "the other is told", within_s=60)
         assert uic.worker.log.read_text().count('event="waiting for the store"') == 1
 
 
@@ -137,10 +138,10 @@ def test_an_outage_of_the_broker_is_a_line_when_it_begins_and_one_when_it_ends(
         began = datetime.now(UTC)
         own_kafka.stop()
         until(lambda: lines('event="log unavailable"'), "it says that the log is away", within_s=60)
-        until(lambda: "log_unavailable" in str(uic.admin("/readyz")), "/readyz says so", within_s=10)
+        until(lambda: "log_unavailable" in str(uic.admin("/readyz")), "/readyz says so", within_s=60)
         until(lambda: lines("left_out="), "a repeated line is counted", within_s=60)
-        until(lambda: process.num_fds() <= files, "connections that failed leave no open file", within_s=10)
-        until(lambda: process.num_threads() <= threads, "nor a thread", within_s=10)
+        until(lambda: process.num_fds() <= files, "connections that failed leave no open file", within_s=60)
+        until(lambda: process.num_threads() <= threads, "nor a thread", within_s=60)
         own_kafka.start()
         until(lambda: lines('event="log available again"'), "it says that the log is back", within_s=60)
         until(lambda: uic.admin("/readyz").get("degraded") == [], "all is well", within_s=60)

@@ -35,7 +35,7 @@ def brokers(tmp_path: Path) -> Iterator[CutOffKafka]:
 
 
 def readiness(worker: UicWorker) -> tuple[int, str]:
-    answer: httpx.Response = web().get(f"{worker.admin_url}/readyz", timeout=10)
+    answer: httpx.Response = web().get(f"{worker.admin_url}/readyz", timeout=60)
     return answer.status_code, answer.text
 
 
@@ -68,7 +68,7 @@ def assert_told(worker: UicWorker, cut: Callable[[], None], named: str) -> None:
     assert not [told for _, told in seen if "start Kafka there" in told or "KafkaConnectionError" in told]
     assert UNHEARD in seen[-1][1]
     assert named in seen[-1][1]
-    assert "\nuic_ready 0.0" in web().get(f"{worker.admin_url}/metrics", timeout=10).text
+    assert "\nuic_ready 0.0" in web().get(f"{worker.admin_url}/metrics", timeout=60).text
 
 
 def test_a_spare_worker_that_is_cut_off_says_so_and_takes_over_when_it_is_not(

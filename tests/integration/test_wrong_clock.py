@@ -37,7 +37,7 @@ def degraded(uic: RunningUic) -> str:
 
 
 def publishing_failing(uic: RunningUic) -> bool:
-    return "uic_publishing_failing 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=10).text
+    return "uic_publishing_failing 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
 
 
 def test_a_clock_that_is_hours_fast_is_named_to_callers_and_operators_and_nothing_is_lost_for_good(
@@ -47,7 +47,7 @@ def test_a_clock_that_is_hours_fast_is_named_to_callers_and_operators_and_nothin
     with running_uic(tmp_path / "uic", valkey, topics, **clock.variables) as uic:
         uic.publish(click("user"))
         clock.ahead(HOURS_2)
-        until(lambda: "clock_skew: this worker's clock is 7200 s ahead" in degraded(uic), "it is told", within_s=30)
+        until(lambda: "clock_skew: this worker's clock is 7200 s ahead" in degraded(uic), "it is told", within_s=60)
         for call in (
             lambda: uic.publish(click("user")),
             lambda: uic.publish(*[click("user")] * 3),
@@ -58,12 +58,12 @@ def test_a_clock_that_is_hours_fast_is_named_to_callers_and_operators_and_nothin
             assert (code, retriable) == (grpc.StatusCode.UNAVAILABLE, "true"), detail
             assert f"topic {topics.events} refuses the time of records from this machine" in detail
             assert "clocks.md" in detail
-        until(lambda: publishing_failing(uic) and "publishing_fails: " in degraded(uic), "an alert fires", within_s=30)
+        until(lambda: publishing_failing(uic) and "publishing_fails: " in degraded(uic), "an alert fires", within_s=60)
 
         with KafkaProducer(bootstrap_servers=real_kafka) as producer:
-            producer.send(topics.events, key=b"user", value=b"\xff no event").get(timeout=20)
+            producer.send(topics.events, key=b"user", value=b"\xff no event").get(timeout=60)
         letter = f"dead_letter_topic_unavailable: topic {topics.dlq} refuses the time of records from this machine"
-        until(lambda: letter in degraded(uic), "the partition says why it waits", within_s=30)
+        until(lambda: letter in degraded(uic), "the partition says why it waits", within_s=60)
 
         clock.ahead(0)
         until(lambda: "dead_letter" not in degraded(uic), "the partition goes on", within_s=60)
@@ -86,7 +86,7 @@ def test_a_clock_that_is_days_slow_is_not_taken_for_the_callers_mistake(
     with running_uic(tmp_path / "uic", valkey, topics, **clock.variables) as uic:
         uic.publish(click("user"))
         clock.ahead(-DAYS_2)
-        until(lambda: told_behind(degraded(uic)), "it is told", within_s=30)
+        until(lambda: told_behind(degraded(uic)), "it is told", within_s=60)
         code, detail, retriable = refused(lambda: uic.publish(click("user")))
         assert (code, retriable) == (grpc.StatusCode.UNAVAILABLE, "true"), detail
         assert told_behind(detail), detail
@@ -95,7 +95,7 @@ def test_a_clock_that_is_days_slow_is_not_taken_for_the_callers_mistake(
         code, _, retriable = refused(lambda: uic.publish(in_a_week))
         assert (code, retriable) == (grpc.StatusCode.INVALID_ARGUMENT, "false"), "wrong by any clock"
         clock.ahead(0)
-        until(lambda: not degraded(uic), "the clock is right again", within_s=30)
+        until(lambda: not degraded(uic), "the clock is right again", within_s=60)
         uic.wait_folded(uic.publish(click("user")))
 
 
@@ -111,8 +111,8 @@ def test_a_store_whose_clock_is_an_hour_fast_for_a_worker_makes_no_state_look_ol
 
         uic.wait_folded(uic.publish(click("user")))
         clock.ahead(-3600)
-        until(lambda: "3600 s behind the store's" in degraded(uic), "it is told", within_s=30)
+        until(lambda: "3600 s behind the store's" in degraded(uic), "it is told", within_s=60)
         uic.wait_folded(uic.publish(click("user")))
-        until(lambda: oldest_s() < 30, "as-of times are the store's", within_s=30)
+        until(lambda: oldest_s() < 30, "as-of times are the store's", within_s=60)
         clock.ahead(0)
-        until(lambda: not degraded(uic) and oldest_s() < 30, "the clock is right again", within_s=30)
+        until(lambda: not degraded(uic) and oldest_s() < 30, "the clock is right again", within_s=60)

@@ -61,7 +61,8 @@ command = import_module(f"uic.bulk.commands.{module}")
 def after(done):
     if done == step:
         print("held", flush=True)
-        Event().wait()
+        while not Event().wait(0.05):  # Python hears a signal that comes just before a wait when that wait ends
+            pass
 command.main = partial(command.main, after=after)
 sys.exit(main(arguments))
 """

@@ -15,7 +15,12 @@ class Transaction:
     """It begins now."""
 
     def __init__(self, bootstrap: str) -> None:
-        self.producer = KafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"tx-{uuid4().hex}", acks="all")
+        self.producer = KafkaProducer(
+            bootstrap_servers=bootstrap,
+            transactional_id=f"tx-{uuid4().hex}",
+            acks="all",
+            transaction_timeout_ms=600_000,  # else a broker would end it after a minute, in a slow test
+        )
         self.producer.init_transactions()
         self.producer.begin_transaction()
         self._open = True
@@ -36,7 +41,7 @@ def open_transaction(
     transaction = Transaction(topics.bootstrap)
     try:
         for partition in partitions:
-            transaction.producer.send(topics.events, key=key, value=value, partition=partition).get(timeout=10)
+            transaction.producer.send(topics.events, key=key, value=value, partition=partition).get(timeout=60)
         yield transaction
         transaction.end(commit=False)
     finally:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ class Traffic:
 
 class Deployment:
     """One log, one store, a release in service, and bundles to roll out."""
+
+    deadline_ms = 1000
+    """Of each request."""
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class Deployment:
         """One request, over an open connection."""
         began = time.monotonic()
         body = json.dumps({"user_id": user, "candidates": BODY_CANDIDATES})
-        headers = {"Content-Type": "application/json", "X-Request-Deadline-Ms": "1000"}
+        headers = {"Content-Type": "application/json", "X-Request-Deadline-Ms": str(self.deadline_ms)}
         try:
             connection.request("POST", "/predict", body, headers)
             answer = connection.getresponse()
@@ -251,19 +254,19 @@ class Deployment:
         """Wait until RTP follows the record as it is now, and has loaded what it can."""
 
         def follows() -> bool:
-            told = web().get(f"{self.rtp.admin_url}/releases", timeout=10).json()
+            told = web().get(f"{self.rtp.admin_url}/releases", timeout=60).json()
             return told["revision"] == self.record().revision and not told["trouble"]
 
-        until(follows, "RTP follows the record", within_s=30)
+        until(follows, "RTP follows the record", within_s=60)
 
     def wait_loaded(self, bundle: str) -> None:
         """Wait until RTP has a bundle loaded."""
 
         def loaded() -> bool:
-            told = web().get(f"{self.rtp.admin_url}/releases", timeout=10).json()
+            told = web().get(f"{self.rtp.admin_url}/releases", timeout=60).json()
             return bundle in [one["bundle"] for one in (*told["arms"], *told["shadows"], *told["standby"])]
 
-        until(loaded, f"RTP has loaded {bundle}", within_s=30)
+        until(loaded, f"RTP has loaded {bundle}", within_s=60)
 
     def close(self) -> None:
         """End every process."""
@@ -282,11 +285,20 @@ def deployed(
     new: bool = True,
     rtp: bool = True,
     bundles: tuple[Path, Path] = (TINY, SKETCH),
+    patient: bool = False,
     **store: str,
 ) -> Iterator[Deployment]:
     """A deployment in which every user has events, folded by the old release, and with `new` by the new one too.
-    `store`: see `Deployment`."""
+    `store`: see `Deployment`. `patient`: requests, and commands that ask the store, wait for longer than a machine
+    stalls, where their time is not what is tested."""
     deployment = Deployment(folder, redis, topics, store, bundles)
+    if patient:
+        deployment.deadline_ms = 9000  # below the client's patience
+        waits = {f"RTP_{name}": "20000" for name in ("DEADLINE__MAX_MS", "REDIS__CONNECT_TIMEOUT_MS")}
+        told = deployment.surroundings
+        deployment.surroundings = replace(told, rtp={**told.rtp, **waits})
+        deployment.rtp = RtpProcess("rtp", folder / "rtp", deployment.surroundings)
+        deployment.variables["UIC_REDIS__TIMEOUT_S"] = "20"
     try:
         deployment.old.worker()
         if new:

@@ -160,7 +160,7 @@ class SecuredKafka(ApacheKafka):
             else:
                 failed = [wrong for _, _, wrong in admin.delete_acls([same]) if wrong.errno]
             assert not failed, failed
-            until(lambda: bool(admin.describe_acls(same)[0]) is there, f"the broker knows {acl}", within_s=10)
+            until(lambda: bool(admin.describe_acls(same)[0]) is there, f"the broker knows {acl}", within_s=60)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class TwoBrokers:
                     return False
                 return {p["partition_index"]: p["leader_id"] for p in found["partitions"]} == dict(wanted)
 
-            until(led, f"the leaders of {topic} are {wanted}", within_s=30)
+            until(led, f"the leaders of {topic} are {wanted}", within_s=60)
 
 
 @contextmanager
@@ -137,4 +137,4 @@ def _keep_offsets(first: First) -> None:
                 return False
             return OFFSETS in admin.list_topics()
 
-        until(there, "there is a coordinator", within_s=30)
+        until(there, "there is a coordinator", within_s=60)

@@ -100,7 +100,7 @@ def bring(old: World, new: World, steps: Steps, n: int) -> Tally:
         done.say("the notes of erasures are not those of the topic")
     if n == 0:  # what a user's fold sees is the same in every round
         worker = new.worker()
-        new.wait_folded(60)
+        new.wait_folded(120)
         wait_well([worker], 2 * N)
     return tally + Tally.of(done, trials=0, faults=0)
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from localstack.demo import PATIENT
 from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from localstack.web import web
@@ -23,6 +22,8 @@ from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import metric, readiness, wait_well
 
 LANES = 3
+PATIENT = {"x-request-deadline-ms": "30000"}
+"""How long RTP takes is not what is judged here."""
 N = 4
 EVENTS = 400
 USERS = [f"user-{i}" for i in range(40)]
@@ -62,7 +63,7 @@ def _trial(stage: Stage, url: str, trial: tuple[int, Play, Steps]) -> Tally:
         tally = play(world, steps, n, watch)
         world.produce(50, USERS)
         worker = world.worker()
-        world.wait_folded(60)
+        world.wait_folded(120)
         wait_well([worker], N)
         if metric(worker, "uic_take_ups_total") != metric(worker, "uic_take_ups_total", 'decision="go_on"'):
             tally += Tally(wrong=("UIC did not only go on where the command ended",))
@@ -77,7 +78,7 @@ class _Watch:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        told = {"RTP_STATE__REFRESH_EVERY_S": "0.2"}
+        told = {"RTP_STATE__REFRESH_EVERY_S": "0.2", "RTP_DEADLINE__MAX_MS": PATIENT["x-request-deadline-ms"]}
         self.rtp = RtpProcess("rtp", world.folder / "rtp", replace(world.surroundings, rtp=told))
 
     def begin(self) -> None:
@@ -132,7 +133,7 @@ def backfill(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
 def create(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
     """Kill the taking of a snapshot after `steps`, run it again, and restore it into an empty store."""
     worker = world.worker()
-    world.wait_folded(60)
+    world.wait_folded(120)
     told, folder = dict(worker.environment()), str(world.folder / "snapshots")
     kills = [(step, 0 if step == "seal" else n % N) for step in steps]
     tally = _killed_and_finished(world, watch, told, "snapshot", kills, ("create", "--to", folder))
@@ -145,7 +146,7 @@ def create(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
 def restore(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
     """Kill the restoring of a snapshot into an empty store after `steps`, and run it again."""
     worker = world.worker()
-    world.wait_folded(60)
+    world.wait_folded(120)
     told, folder = dict(worker.environment()), str(world.folder / "snapshots")
     finished(told, "snapshot", "create", "--to", folder)
     worker.stop()
@@ -167,7 +168,7 @@ def drop(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
     wait_well([worker], N)
     finished(told, "namespaces", *arguments)
     left = [key for key in world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000) if other.encode() in key]
-    world.wait_folded(60)
+    world.wait_folded(120)
     worker.stop()
     wrong = (f"{len(left)} keys are left",) if left else ()
     return Tally.of(world.compare(), faults=len(steps)) + Tally(wrong=wrong)

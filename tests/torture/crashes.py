@@ -45,7 +45,7 @@ def _lane(stage: Stage, url: str, part: tuple[int, tuple[str, ...]]) -> Tally:
             found.wrong = [f"kill {kill} after {step}: {what}" for what in found.wrong]
             tally += Tally.of(found)
         last = world.worker()
-        world.wait_folded(60)
+        world.wait_folded(120)
         last.stop()
         return tally
 
@@ -66,6 +66,6 @@ def wait_killed(world: World, worker: UicWorker) -> None:
         world.produce(10)
         return not child.alive()
 
-    until(killed, "the fault point has killed the worker", within_s=90, every_s=0.2)
+    until(killed, "the fault point has killed the worker", within_s=240, every_s=0.2)
     if (status := child.stop()) != -signal.SIGKILL:
         raise AssertionError(f"{worker.name} ended with {status} and not by its fault point:\n{child.tail()}")

@@ -59,7 +59,7 @@ def every_malformed_record_is_a_dead_letter_and_no_event_is_lost(stage: Stage, s
     due |= _produce(world, records - records // 4)
     until(lambda: time.monotonic() - began >= away_s, "time passes", within_s=away_s + 60)
     create_topics(world.topics.bootstrap, [t for t in topics(world.topics.events, N) if t.name == dlq])
-    took = world.wait_folded(90)
+    took = world.wait_folded(120)
     seen |= _letters(world)
     wrong = [f"{place} is missing in the dead letters: {due[place]}" for place in due.keys() - seen.keys()]
     wrong += [f"{place} is a dead letter and no bad record" for place in seen.keys() - due.keys()]
@@ -85,7 +85,7 @@ def _produce(world: World, records: int) -> Letters:
         right = world.random.randrange(N) if key is None or reason is Reason.BAD_KEY else partition_of(key, N)
         at = (right + 1) % N if reason is Reason.MISROUTED else right
         landed = world.producer.send(world.topics.events, key=key, value=value, headers=headers, partition=at)
-        place = (at, landed.get(timeout=20).offset)
+        place = (at, landed.get(timeout=60).offset)
         due[place] = reason
         world.dead.add(place)
     return due

@@ -18,6 +18,7 @@ from localstack.valkey import Valkey
 from support import skips
 from support.scripted_broker import ScriptedBroker
 from support.world import World
+from torture.watching import Stalls
 
 Size = Literal["fast", "full"]
 BROKER_SETTINGS = ("--set", "group.min.session.timeout.ms=1000")
@@ -86,6 +87,7 @@ class Stage:
         self.bootstrap = bootstrap
         self.seed = seed
         self.session_ms = 6000 if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else 1500
+        self.stalls = Stalls()
         self._ending = ExitStack()
 
     def valkey(self, name: str = "valkey", appendfsync: str = "off") -> Valkey:
@@ -137,6 +139,7 @@ class Stage:
             world.close()
 
     def __enter__(self) -> Self:
+        self._ending.enter_context(self.stalls)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,8 @@ IDLE = (0, 5)
 """Partitions that get no event once the load begins."""
 USERS = [f"user-{i}" for i in range(60)]
 BUSY = [user for user in USERS if partition_of(user.encode(), N) not in IDLE]
-WITHIN_S = 30
+WITHIN_S = {"full": 30, "fast": 120}
+"""Fast: how long things take is judged where nothing else runs."""
 LANES = 4
 
 
@@ -108,7 +109,7 @@ def one_state_corrupted(scene: Scene) -> None:
     value = bytearray(scene.world.client.get(key))
     value[len(value) // 2] ^= 0x40
     scene.world.client.set(key, bytes(value))
-    scene.world.send(user).get(timeout=10)
+    scene.world.send(user).get(timeout=60)
 
 
 Fault = Callable[[Scene], None]
@@ -124,14 +125,14 @@ FAULTS: tuple[Fault, ...] = (
 
 
 def the_store_dies_forgets_or_is_damaged(stage: Stage, size: Size) -> Tally:
-    """Seven faults, under load and idle; in full three times each. Back to the golden states within 30 s of the fault;
-    then UIC says that all is well, and has counted that the store had lost writes."""
+    """Seven faults, under load and idle; in full three times each. Back to the golden states within 30 s of the fault
+    (fast: 120 s); then UIC says that all is well, and has counted that the store had lost writes."""
     rounds = 3 if size == "full" else 1
     parts = [(fault, loaded, n) for n in range(rounds) for fault in FAULTS for loaded in (True, False)]
-    return side_by_side(partial(_trial, stage), parts, LANES)
+    return side_by_side(partial(_trial, stage, WITHIN_S[size]), parts, LANES)
 
 
-def _trial(stage: Stage, part: tuple[Fault, bool, int]) -> Tally:
+def _trial(stage: Stage, within_s: float, part: tuple[Fault, bool, int]) -> Tally:
     fault, loaded, n = part
     name = f"{fault.__name__}-{'loaded' if loaded else 'idle'}-{n}"
     with ExitStack() as ending:
@@ -161,7 +162,7 @@ def _trial(stage: Stage, part: tuple[Fault, bool, int]) -> Tally:
             fault(scene)
             began = time.monotonic()
         try:
-            world.wait_folded(WITHIN_S - (time.monotonic() - began))
+            world.wait_folded(within_s - (time.monotonic() - began))
         except Differs as late:
             return Tally.failed(late, of=name)
         took_s = time.monotonic() - began
@@ -192,7 +193,7 @@ def _scene(stage: Stage, fault: Fault, name: str, ending: ExitStack) -> Scene:
         "UIC_REDIS__SENTINELS": f"{LOOPBACK}:{sentinel.port}",
         "UIC_REDIS__SENTINEL_SERVICE": "states",
     }
-    client = watcher.master_for("states", protocol=2, socket_timeout=5)  # type: ignore[no-untyped-call]  # as above
+    client = watcher.master_for("states", protocol=2, socket_timeout=20)  # type: ignore[no-untyped-call]  # as above
     return Scene(stage.world(name, store.address, partitions=N, client=client, **told), store, heir, sentinel)
 
 

@@ -10,7 +10,7 @@ import pytest
 from torture.scenarios import SCENARIOS, Scenario
 from torture.stage import Stage
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]  # minutes, where the machine is slow
 
 
 @pytest.fixture

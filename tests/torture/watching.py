@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -12,16 +14,49 @@ from localstack.wait import NotReady, until
 from localstack.web import web
 
 
+class Stalls:
+    """When the machine did not let this process run, by a thread that wants to wake up all the time. What it delays
+    then says nothing of the product."""
+
+    EVERY_S = 0.02
+    SHORTEST_S = 0.2
+    """What is shorter can be told from the product's own time by nobody."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float]] = []
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="stalls", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        at = time.monotonic()
+        while not self._ending.wait(self.EVERY_S):
+            began, at = at, time.monotonic()
+            if at - began >= self.SHORTEST_S:
+                self._seen.append((began, at))
+
+    def within(self, began: float, ended: float) -> float:
+        """For how many seconds it stalled between two times of `time.monotonic`."""
+        return sum(max(0.0, min(end, ended) - max(begin, began)) for begin, end in self._seen)
+
+
 def metric(worker: UicWorker | RtpProcess, name: str, label: str = "") -> float:
     """The sum over a metric's labels, or over those that carry `label` (`name="value"`)."""
-    lines = web().get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
+    lines = web().get(f"{worker.admin_url}/metrics", timeout=60).text.splitlines()
     found = [line for line in lines if line.startswith((name + " ", name + "{")) and label in line]
     return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 def samples(worker: UicWorker | RtpProcess, *names: str) -> dict[str, float]:
     """Those of some metrics with labels, by name and labels as they are written: `name{label="value"}`."""
-    lines = web().get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
+    lines = web().get(f"{worker.admin_url}/metrics", timeout=60).text.splitlines()
     found = [line.rpartition(" ") for line in lines if line.startswith(tuple(name + "{" for name in names))]
     return {name: float(value) for name, _, value in found}
 

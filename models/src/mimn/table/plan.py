@@ -259,7 +259,15 @@ def open_cells(plan: Plan) -> list[Cell]:
     Raises:
         ConfigError, NoRecord: the plan, a configuration or a record cannot be used.
     """
-    return [cell for cell in cells(plan) if not _is_done(record_of(plan, cell), cell)]
+    read: dict[tuple[str, str], Record] = {}  # each once: its cells are its folds
+    found: list[Cell] = []
+    for cell in cells(plan):
+        key = (cell.dataset, cell.key)
+        if key not in read:
+            read[key] = record_of(plan, cell)
+        if not _is_done(read[key], cell):
+            found.append(cell)
+    return found
 
 
 def record_of(plan: Plan, cell: Cell) -> Record:
