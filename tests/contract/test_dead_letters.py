@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pytest
 
 from conftest import MakeTopics
-from localstack.ports import free_port
 from localstack.topics import Topic, create_topics, delete_topics
 from localstack.wait import until
 from support import fake_topics
@@ -57,7 +56,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     topic = make_topics(bootstrap, partitions=1).dlq
     producer = DeadLetterProducer({"bootstrap_servers": [bootstrap]}, topic, max_bytes=1 << 20)
     nowhere = DeadLetterProducer(
-        {"bootstrap_servers": [f"127.0.0.1:{free_port()}"]}, topic, max_bytes=1 << 20, timeout_s=0.5
+        {"bootstrap_servers": [request.getfixturevalue("closed_port")]}, topic, max_bytes=1 << 20, timeout_s=0.5
     )
     producer.start()
     nowhere.start()
@@ -94,7 +93,7 @@ def test_a_topic_that_is_away_is_an_error_and_not_an_exception(subject: Subject)
 def test_a_topic_that_does_not_exist_is_named_with_the_command_that_creates_it(real_kafka: str) -> None:
     # The embedded broker creates a topic that is asked for.
     name = f"absent-{uuid.uuid4().hex[:10]}.dlq"
-    producer = DeadLetterProducer({"bootstrap_servers": [real_kafka]}, name, max_bytes=1 << 20, timeout_s=0.5)
+    producer = DeadLetterProducer({"bootstrap_servers": [real_kafka]}, name, max_bytes=1 << 20, timeout_s=5.0)
     producer.start()
     error = finished(producer.send([letter(1)])).error
     producer.close()
@@ -139,7 +138,7 @@ def test_a_topic_that_takes_less_gets_less(real_kafka: str) -> None:
 def test_a_producer_outlives_the_absence_of_its_topic(real_kafka: str) -> None:
     """The small broker of the wheel makes every topic that it is asked for."""
     name = f"late-{uuid.uuid4().hex[:10]}.dlq"
-    producer = DeadLetterProducer({"bootstrap_servers": [real_kafka]}, name, max_bytes=1 << 20, timeout_s=1.0)
+    producer = DeadLetterProducer({"bootstrap_servers": [real_kafka]}, name, max_bytes=1 << 20, timeout_s=5.0)
     producer.start()
     assert finished(producer.send([letter(1)])).error
     create_topics(real_kafka, [Topic(name, 1)])

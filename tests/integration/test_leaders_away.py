@@ -108,7 +108,7 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
             done = command(environment, *arguments)
             assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stdout + done.stderr
             assert f"topic {named.events}: {REASON}" in done.stdout + done.stderr
-        done = command(environment, "doctor", "--timeout", "20")
+        done = command(environment, "doctor", "--timeout", "10")
         assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
         assert "partitions 1,3 have no leader" in done.stdout
 

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.servers
 
 ARRIVAL_S = 1.5
 """How long a request may take to arrive where that is tested. Elsewhere the machine may stall while one is sent."""
+SHORT = HEAD.replace(b"deadline-ms: 30000", b"deadline-ms: 200")
+"""With a deadline that is over before the time to arrive is."""
 MAX_HEAD = 16384
 DOORS = ["http", "admin"]
 
@@ -42,7 +44,8 @@ def rtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
 @pytest.fixture(scope="module")
 def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
     """One that gives a request little time to arrive."""
-    with limited(tmp_path_factory.mktemp("hurried"), RTP_HTTP__ARRIVAL_S=str(ARRIVAL_S)) as process:
+    told = {"RTP_HTTP__ARRIVAL_S": str(ARRIVAL_S), "RTP_DEADLINE__MAX_MS": "5000"}
+    with limited(tmp_path_factory.mktemp("hurried"), **told) as process:
         yield process
 
 
@@ -210,7 +213,7 @@ def test_a_head_that_trickles_is_408_when_its_time_is_over(hurried: RtpProcess, 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize(
     "begun",
-    [b"", b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{", HEAD + b"content-length: 100\r\n\r\n{"],
+    [b"", b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{", SHORT + b"content-length: 100\r\n\r\n{"],
     ids=["silence", "a body that is not read", "a body that stalls"],
 )
 def test_a_connection_that_does_not_bring_its_request_is_closed(hurried: RtpProcess, door: str, begun: bytes) -> None:

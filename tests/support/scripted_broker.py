@@ -52,7 +52,7 @@ class ScriptedBroker:
     def _run(self, verb: str, *options: str) -> str:
         command = [str(self._script), verb, "--data", str(self._folder), *options]
         told = {**os.environ, "JAVA_TOOL_OPTIONS": java_options(self._script)}
-        done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=240, check=False)
         if done.returncode:
             raise Ended(f"{self._script.name} {verb} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
         return done.stdout

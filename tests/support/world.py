@@ -74,7 +74,7 @@ class World:
         )
         if client is None:
             kind = redis.RedisCluster if told.get("UIC_REDIS__MODE") == "cluster" else redis.Redis
-            client = kind.from_url(url, protocol=2, socket_timeout=5)
+            client = kind.from_url(url, protocol=2, socket_timeout=20)
         self.client: Any = client
         self.workers: list[UicWorker] = []
         self.dead: set[tuple[int, int]] = set()
@@ -96,6 +96,7 @@ class World:
         name = f"uic-{len(self.workers)}"
         surroundings = replace(self.surroundings, uic={**self.surroundings.uic, **told})
         worker = UicWorker(name, self.folder / name, surroundings)
+        worker.ready_s = 120  # several may start at once on a busy machine
         self.workers.append(worker)
         return worker
 

@@ -46,7 +46,14 @@ def the_rollout_tool_killed_at_each_write_is_run_again_and_finishes(stage: Stage
     client = redis.Redis.from_url(store.address, protocol=2, socket_timeout=10)
     try:
         with (
-            deployed(stage.folder, RedisForTest(store.address, "shop", client), names, USERS, new=False) as running,
+            deployed(
+                stage.folder,
+                RedisForTest(store.address, "shop", client),
+                names,
+                USERS,
+                new=False,
+                patient=size == "fast",
+            ) as running,
             ExitStack() as ended,
         ):
             traffic = ended.enter_context(running.traffic(QUIET, 50))

@@ -29,7 +29,9 @@ from support.stored import Stored
 from support.world import BUNDLE
 from torture.stage import Tally
 
-GIVE_UP_S = 10.0
+GIVE_UP_S = 60.0
+PATIENT_MS = {"full": "5000", "fast": "30000"}
+"""Deadlines for RTP where no request may fail. Fast: longer than a machine that others use stalls."""
 _TOLERANCE = 1e-5
 
 

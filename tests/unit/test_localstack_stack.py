@@ -44,7 +44,7 @@ time.sleep(600)
 class Listener(Server):
     """Listens on its port and does nothing else."""
 
-    ready_s = 10.0
+    ready_s = 60.0
     program = LISTENER
 
     @property

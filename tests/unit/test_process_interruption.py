@@ -14,15 +14,19 @@ import pytest
 from process.interruption import ends_at_once, ends_in_order, handled
 
 PROGRAM = """
-import signal, sys, threading
+import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+woken, waking = os.pipe()
+os.set_blocking(waking, False)
+signal.set_wakeup_fd(waking)  # so that a read of `woken` ends also with a signal that comes just before it begins
 from process.interruption import ends_at_once, ends_in_order
 
 def said(what):
     print(what, flush=True)
 
 def hold():
-    threading.Event().wait()
+    while True:
+        os.read(woken, 1)
 
 {body}
 """
@@ -53,7 +57,7 @@ with ends_at_once():
 """
     with running(dropping) as process:
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 128 + signal.SIGINT
+        assert process.wait(60) == 128 + signal.SIGINT
         assert process.stderr
         assert process.stderr.read() == ""
 
@@ -75,7 +79,7 @@ with ends_in_order():
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "first\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT
 
 
 def test_an_interrupt_that_is_switched_off_stays_off_and_one_that_is_handled_stays_so() -> None:
@@ -116,4 +120,4 @@ def test_a_command_runs_in_a_thread_that_receives_no_signals() -> None:
             return "ran"
 
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(run).result(30) == "ran"
+        assert pool.submit(run).result(60) == "ran"

@@ -37,7 +37,7 @@ DIN = FIXTURES / "bundle_tiny_din_fields/tiny-din-fields/1"
 CANDIDATES = [{"item_id": 3, "category_id": 2}, {"item_id": 10, "category_id": 5}]
 USER: dict[str, Any] = {"city": "Oslo", "income": 32_000.5, "age": 41}
 CONTEXT: dict[str, Any] = {"hour": 20, "tags": ["sale", "new"], "page": "p/1", "battery": 55}
-SETTINGS = RtpSettings(deadline={"default_ms": 1000})  # type: ignore[arg-type]  # as from the environment
+SETTINGS = RtpSettings(deadline={"default_ms": 10_000, "max_ms": 10_000})  # type: ignore[arg-type]  # as from the environment
 
 
 @cache

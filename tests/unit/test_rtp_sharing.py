@@ -68,7 +68,7 @@ def close(acceptors: list[Acceptor], clients: list[socket.socket]) -> None:
 
 
 async def all_taken(acceptors: list[Acceptor], count: int) -> None:
-    await until(lambda: sum(len(one.taken) for one in acceptors) >= count, "all are taken", within_s=10)
+    await until(lambda: sum(len(one.taken) for one in acceptors) >= count, "all are taken", within_s=60)
 
 
 def shares(listener: socket.socket, connections: int, holds: list[int]) -> list[int]:
@@ -137,7 +137,7 @@ def test_a_client_that_left_and_a_process_without_descriptors_end_nothing(
         for client in connect(listener, 5):
             client.close()
         clients = connect(listener, 5)
-        await until(lambda: len(taken) >= 5, "all are taken", within_s=10)
+        await until(lambda: len(taken) >= 5, "all are taken", within_s=60)
         shared.close()
         for peer in taken:
             peer.close()

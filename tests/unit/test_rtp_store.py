@@ -90,7 +90,7 @@ def read(asks: Asks, *, timeout_s: float, replied: bool) -> bytes | None:
 
 @BOTH
 def test_a_reply_that_is_there_is_not_late_though_the_loop_was_kept_from_it(asks: Asks) -> None:
-    assert read(asks, timeout_s=0.3, replied=True) == value_of("held")
+    assert read(asks, timeout_s=5.0, replied=True) == value_of("held")
 
 
 @BOTH
@@ -403,7 +403,7 @@ def test_what_is_late_for_one_read_is_not_waited_for_by_those_it_was_asked_with(
     async def reading(store: ScriptedStore) -> None:
         reader = open_store(told(store))
         await asyncio.gather(*(reader.read("whole", PATIENT_S) for _ in range(2)))
-        limits = {"nil": PATIENT_S, "held": 0.05, "whole 1": PATIENT_S, "whole 2": PATIENT_S}
+        limits = {"nil": PATIENT_S, "held": 0.5, "whole 1": PATIENT_S, "whole 2": PATIENT_S}
         found = await asyncio.gather(*(reader.read(*each) for each in limits.items()), return_exceptions=True)
         assert ("MGET", ["held", "whole 1", "whole 2"]) in store.asked
         assert isinstance(found[1], StoreLate)

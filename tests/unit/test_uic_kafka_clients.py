@@ -80,7 +80,7 @@ def leaves_nothing(attempt: Callable[[], object], raises: type[Exception]) -> No
             attempt()
     assert set(threading.enumerate()) <= threads
     # A connection that the server has just accepted may be open in this process for a moment.
-    until(lambda: len(open_files()) <= len(files), "no file is left open", within_s=10)
+    until(lambda: len(open_files()) <= len(files), "no file is left open", within_s=60)
 
 
 @pytest.mark.parametrize("kind", KINDS)

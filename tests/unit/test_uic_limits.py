@@ -93,8 +93,9 @@ class Rig:
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(slow_requests, "ARRIVAL_S", 2.0)  # time enough to begin a dozen calls
+def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    # Time enough to begin a dozen calls, also where the machine stalls; as a parameter, where nothing waits for it.
+    monkeypatch.setattr(slow_requests, "ARRIVAL_S", getattr(request, "param", 6.0))
     rig = Rig()
     yield rig
     rig.close()
@@ -123,6 +124,7 @@ class Stalled:
         self._over.set()
 
 
+@pytest.mark.parametrize("rig", [120.0], indirect=True, ids=["long"])
 def test_a_call_that_has_begun_is_answered_though_its_message_comes_while_the_server_ends(rig: Rig) -> None:
     arrives, begun = threading.Event(), threading.Event()
 
@@ -143,13 +145,14 @@ def test_a_call_that_has_begun_is_answered_though_its_message_comes_while_the_se
     assert not ending.is_alive()
 
 
+@pytest.mark.parametrize("rig", [120.0], indirect=True, ids=["long"])
 def test_a_call_whose_message_does_not_come_holds_up_no_end(rig: Rig) -> None:
     """Its own limit of time would, and the time that calls have to end."""
     stalled = Stalled(rig.channel, f"/{SERVICE}/GetUserState")
     until(lambda: rig.door._slow._waiting, "the server waits for its message", within_s=60)
     ending = threading.Thread(target=rig.door.drain, args=(60,))
     ending.start()
-    ending.join(30)
+    ending.join(60)
     assert not ending.is_alive()
     until(lambda: stalled.ended, "the call is ended", within_s=60)
 
@@ -270,7 +273,7 @@ def test_connections_leave_files_to_others(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def admin_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(admin_server, "ARRIVAL_S", 4.0)  # longer than a busy machine needs to fill the door
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 8.0)  # longer than a busy machine needs to fill the door
     monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
     door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0))
     door.start()
@@ -280,7 +283,7 @@ def admin_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n") -> int:
     """The status; 0 if the connection is closed without one."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as line, line.makefile("rb") as stream:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as line, line.makefile("rb") as stream:
         try:
             line.sendall(head)
             first = stream.readline()
@@ -290,7 +293,7 @@ def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n") -> i
 
 
 def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_are_cut(admin_port: int) -> None:
-    idle = [socket.create_connection(("127.0.0.1", admin_port), timeout=10) for _ in range(4)]
+    idle = [socket.create_connection(("127.0.0.1", admin_port), timeout=60) for _ in range(4)]
     assert ask(admin_port) == 0
     assert [line.recv(1) for line in idle] == [b""] * 4, "they brought nothing, and are cut"
     until(lambda: ask(admin_port) == 200, "it answers again", within_s=60)
@@ -377,7 +380,7 @@ def test_an_admin_head_over_the_limit_is_431(admin_port: int, head: bytes) -> No
 
 
 def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_server, "ARRIVAL_S", 4.0)  # longer than a busy machine needs to fill the door
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 8.0)  # longer than a busy machine needs to fill the door
     monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
     issued = Certificates.issue(tmp_path)
     tls = ListenerTls.of(issued.server, issued.server_key, None)
@@ -385,7 +388,7 @@ def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, mo
     door.start()
 
     def status() -> int:
-        connection = http.client.HTTPSConnection("localhost", door.port, timeout=10, context=issued.trust())
+        connection = http.client.HTTPSConnection("localhost", door.port, timeout=60, context=issued.trust())
         try:
             connection.request("GET", "/livez")
             return connection.getresponse().status
@@ -397,7 +400,7 @@ def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, mo
     try:
         assert status() == 200
         until(lambda: not door._server.server_state.connections, "its connection has ended", within_s=60)
-        silent = [socket.create_connection(("127.0.0.1", door.port), timeout=10) for _ in range(4)]
+        silent = [socket.create_connection(("127.0.0.1", door.port), timeout=60) for _ in range(4)]
         assert status() == 0
         assert [line.recv(1) for line in silent] == [b""] * 4, "they began no handshake, and are cut"
         until(lambda: status() == 200, "it answers again", within_s=60)
