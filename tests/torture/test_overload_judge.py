@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
+from localstack.wait import until
 from torture.overload import recovered, slow
 from torture.traffic import Answer
+from torture.watching import Stalls
 
 HEAD_S = 0.005
 SCORES_S = [0.5] * 100
@@ -49,3 +55,29 @@ def test_it_is_itself_again_once_a_whole_second_is_scored(failed_s: list[float],
     answers = [Answer(ended + at, 0.1, 0.1, 503 if at in failed_s else 200, "", True) for at in due_s]
     assert recovered(answers, ended, "fast") == pytest.approx(fast_s)
     assert recovered(answers, ended, "full") == pytest.approx(full_s)
+
+
+def test_a_stall_counts_for_the_part_that_lies_between_two_times() -> None:
+    stalls = Stalls()
+    stalls._seen = [(1.0, 2.0), (5.0, 5.5)]
+    assert stalls.within(0.0, 1.0) == 0.0
+    assert stalls.within(1.5, 5.25) == 0.75
+    assert stalls.within(0.0, 9.0) == 1.5
+
+
+def test_a_process_that_is_stopped_has_seen_a_stall() -> None:
+    code = "import sys; from torture.watching import Stalls\n"
+    code += "with Stalls() as stalls:\n    print('looks', flush=True); sys.stdin.readline()\nprint(bool(stalls._seen))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout
+        assert watching.stdin
+        assert watching.stdout.readline() == "looks\n"
+        began = time.monotonic()
+        watching.send_signal(signal.SIGSTOP)
+        until(lambda: time.monotonic() - began > 5 * Stalls.SHORTEST_S, "it was stopped for long", within_s=60)
+        watching.send_signal(signal.SIGCONT)
+        watching.stdin.write("\n")
+        watching.stdin.flush()
+        assert watching.stdout.readline() == "True\n"

@@ -15,12 +15,12 @@ from localstack.web import web
 
 
 class Stalls:
-    """When the machine did not let this process run, by a thread that wants to wake up all the time. What it delays
-    then says nothing of the product."""
+    """When the machine did not let this process run, as a thread sees that wakes up all the time. A delay then says
+    nothing of the product."""
 
     EVERY_S = 0.02
     SHORTEST_S = 0.2
-    """What is shorter can be told from the product's own time by nobody."""
+    """Shorter ones are not told apart from the product's own time."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, float]] = []
@@ -36,8 +36,9 @@ class Stalls:
         self._thread.join()
 
     def _look(self) -> None:
-        at = time.monotonic()
-        while not self._ending.wait(self.EVERY_S):
+        at, ended = time.monotonic(), False
+        while not ended:
+            ended = self._ending.wait(self.EVERY_S)
             began, at = at, time.monotonic()
             if at - began >= self.SHORTEST_S:
                 self._seen.append((began, at))
