@@ -108,8 +108,8 @@ def test_a_topic_that_may_not_be_read_stays_the_reason_until_it_may(
         assert len(new) <= 5
         assert metric(uic.worker, "uic_group_losses_total") == 0
         secured.grant("READ", "topic", named.events)
-        until(lambda: folded(uic) == 16, "it goes on by itself", within_s=20)
-        until(lambda: degraded(uic) == [], "/readyz says that it does", within_s=20)
+        until(lambda: folded(uic) == 16, "it goes on by itself", within_s=5)
+        until(lambda: degraded(uic) == [], "/readyz says that it does", within_s=5)
         assert sum("log available again" in line for line in lines(uic)) == 1
 
 
@@ -125,7 +125,7 @@ def test_a_worker_that_starts_without_the_right_to_read_says_so_and_goes_on_once
         assert [line for line in watched(uic, reason) if "available again" in line] == []
         append(secured, named, 3)
         secured.grant("READ", "topic", named.events)
-        until(lambda: folded(uic) == 3, "it folds", within_s=20)
+        until(lambda: folded(uic) == 3, "it folds", within_s=15)
 
 
 def test_a_group_that_may_not_be_joined_is_logged_once_and_joined_once_it_may(
@@ -144,7 +144,7 @@ def test_a_group_that_may_not_be_joined_is_logged_once_and_joined_once_it_may(
         assert [line for line in lines(uic)[before:] if "logger=uic" in line] == []
         assert sum('event="consumer failed"' in line for line in lines(uic)) == 1
         secured.grant("READ", "group", valkey.prefix, prefixed=True)
-        until(lambda: uic.admin("/readyz").get("status") == "ready", "it joins by itself", within_s=60)
+        until(lambda: uic.admin("/readyz").get("status") == "ready", "it joins by itself", within_s=15)
 
 
 @pytest.mark.alone
@@ -183,7 +183,7 @@ def test_a_group_that_may_not_be_used_any_more_is_told_at_once_and_its_worker_is
         assert sum('event="offset commit failed"' in line for line in lines(uic)) == 1
         secured.grant("READ", "group", valkey.prefix, prefixed=True)
         until(lambda: said() == (200, '{"status": "ready", "degraded": []}\n'), "it goes on by itself", within_s=60)
-        until(lambda: folded(uic) >= 16, "it folds", within_s=60)
+        until(lambda: folded(uic) >= 16, "it folds", within_s=15)
 
 
 def test_dead_letters_that_may_not_be_written_are_logged_when_that_begins_and_when_it_ends(
@@ -198,7 +198,7 @@ def test_dead_letters_that_may_not_be_written_are_logged_when_that_begins_and_wh
         watched(uic, reason)
         assert sum('event="not delivered"' in line for line in lines(uic)) == 1
         secured.grant("WRITE", "topic", named.dlq)
-        until(lambda: any('event="delivered again"' in line for line in lines(uic)), "it is written", within_s=60)
+        until(lambda: any('event="delivered again"' in line for line in lines(uic)), "it is written", within_s=15)
 
 
 def test_notes_of_erasures_that_may_not_be_read_are_told_as_refused(

@@ -100,7 +100,7 @@ def test_a_record_on_its_way_when_the_broker_goes_away_ends_no_producer(
     assert unanswered, "what came of it is unknown"
     kafka.start()
     create_topics(kafka.address, [Topic("events", 1)])
-    until(appended, "records are appended again", within_s=60)
+    until(appended, "records are appended again", within_s=10)
     log.close()
     values = [record.value for record in read_to_end(client, "events")]
     assert values.count(b"lost") <= 1
@@ -131,7 +131,7 @@ def test_what_could_be_sent_to_no_broker_is_told_as_not_written_and_not_as_unkno
         outcomes = Counter(pool.map(told, [b"not sent"] * 12))
     assert outcomes.keys() <= {"NotSent", "LogUnavailable"}, outcomes
     own_real_kafka.start()
-    until(lambda: told(b"after") == "appended", "records are appended again", within_s=60)
+    until(lambda: told(b"after") == "appended", "records are appended again", within_s=10)
     log.close()
     assert b"not sent" not in [record.value for record in read_to_end(client, "events")]
 
@@ -430,7 +430,7 @@ def test_a_right_that_is_missing_is_named_nothing_is_written_and_it_works_once_i
             assert details.startswith("nothing was erased: ")
             assert f"write to topic {topics.erased}: grant it WRITE" in details
         assert (written(secured, topics.events), written(secured, topics.erased)) == (1, 0)
-        until(lambda: topics.erased in fails(uic) and metric(uic) == 1, "the missing right is told", within_s=60)
+        until(lambda: topics.erased in fails(uic) and metric(uic) == 1, "the missing right is told", within_s=10)
 
         secured.revoke("WRITE", "topic", topics.events)
         code, details, told = refused(lambda: uic.publish(click("user"), timeout_s=60))
@@ -439,7 +439,7 @@ def test_a_right_that_is_missing_is_named_nothing_is_written_and_it_works_once_i
         assert details.startswith("nothing was written: ")
         assert f"write to topic {topics.events}: grant it WRITE" in details
         assert written(secured, topics.events) == 1
-        until(lambda: f"{topics.events}: grant" in fails(uic), "that right is told as well", within_s=60)
+        until(lambda: f"{topics.events}: grant" in fails(uic), "that right is told as well", within_s=10)
 
         for topic in (topics.events, topics.erased):
             secured.grant("WRITE", "topic", topic)
@@ -497,7 +497,7 @@ def test_after_a_login_that_failed_publishing_and_erasing_work_again_without_a_r
             assert not any(outcomes[seen:])
             secured.set_password(PASSWORD)
             outcomes.append(False)
-            until(works, "events are published again", within_s=60)
+            until(works, "events are published again", within_s=15)
             uic.erase("user")
             until(lambda: not fails(uic) and metric(uic) == 0, "/readyz and the metric say that it works", within_s=60)
         finally:

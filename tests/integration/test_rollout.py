@@ -45,6 +45,7 @@ from mimn.release import (
     rollback,
 )
 from mimn.state import Keys, partition_of
+from rtp.rollout_follower import ARMS_WITHIN_S
 from support import rollouts
 from support.bulk_running import cut_log, done, run_main
 from support.bundles import SKETCH, TINY
@@ -535,13 +536,16 @@ def test_an_rtp_that_is_started_during_a_canary_obeys_an_abort_while_it_loads_th
         identity = begin_canary(running, 100)
         with held_rtp(running) as held:
             until(lambda: len(running.done("list")["rtp"]) == 2, "the one that starts announces itself", within_s=60)
+            began = time.monotonic()
             running.done("abort", identity)
             held.wait_ready()  # its load waits still, and so it would, if it did not obey
+            took_s = time.monotonic() - began
             connection = HTTPConnection("127.0.0.1", held.ports["http"], timeout=60)
             assert {running.predict(user, connection).arm for user in QUIET} == {"serving"}
             connection.close()
             told = web().get(f"{held.admin_url}/releases", timeout=60).json()
         assert told["revision"] == running.record().revision
+        assert took_s < ARMS_WITHIN_S
 
 
 def test_a_shadow_beside_a_canary_is_compared_with_what_serves(

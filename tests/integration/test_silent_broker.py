@@ -153,7 +153,7 @@ def test_a_server_that_says_nothing_keeps_no_client_from_the_one_that_answers(
         client = open_kafka_client(kind, **options)
         assert silent.address not in failures_of(client), "that it was not waited for says nothing of it"
         client.close()
-    until(lambda: set(threading.enumerate()) <= threads, "no thread is left", within_s=60)
+    until(lambda: set(threading.enumerate()) <= threads, "no thread is left", within_s=10)
 
 
 @pytest.mark.alone

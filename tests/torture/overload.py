@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
 import psutil
 import uvloop
@@ -23,7 +21,7 @@ from localstack.wait import NotReady, until
 from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally
 from torture.traffic import Answer, Audience, Traffic, quantile
-from torture.watching import metric
+from torture.watching import Watch, metric
 
 TIMES = 5
 REFUSED_WITHIN_S = 0.005
@@ -73,26 +71,17 @@ class HeavyRtp(RtpProcess):
         return {**super().environment(), **told}
 
 
-class Memory:
-    """A process's resident bytes, looked at twice a second in the background."""
+class Memory(Watch):
+    """A process's resident bytes, twice a second."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__(every_s=0.5)
         self._process = psutil.Process(pid)
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="memory", daemon=True)
         self.seen: list[int] = []
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._ending.wait(0.5):
-            self.seen.append(self._process.memory_info().rss)
+    def look(self) -> None:
+        """Those of now."""
+        self.seen.append(self._process.memory_info().rss)
 
 
 def five_times_the_knee_costs_no_goodput(stage: Stage, size: Size) -> Tally:

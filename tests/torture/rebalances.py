@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Self
 
 from kafka import KafkaAdminClient
 
@@ -19,7 +17,7 @@ from support.world import World
 from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
-from torture.watching import owned, partitions
+from torture.watching import Watch, owned, partitions
 
 N = 16
 SESSION_S = 10
@@ -176,31 +174,22 @@ class Shift:
         return groups.state(self._world.topics.bootstrap, self._world.group) == "Stable"
 
 
-class Pauses:
-    """When each partition's progress moved, while events come for all of them. Looks in the background."""
+class Pauses(Watch):
+    """When each partition's progress moved, while events come for all of them."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(every_s=0.05)
         self._world = world
         self._moved: dict[int, list[float]] = {p: [time.time()] for p in range(N)}
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="pauses", daemon=True)
+        self._seen: dict[int, bytes] = {}
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        seen: dict[int, bytes] = {}
-        while not self._ending.wait(0.05):
-            now = time.time()
-            for p, record in self._world.progress_records().items():
-                if seen.get(p) != record:
-                    seen[p] = record
-                    self._moved[p].append(now)
+    def look(self) -> None:
+        """Which partitions have moved since the last look."""
+        now = time.time()
+        for p, record in self._world.progress_records().items():
+            if self._seen.get(p) != record:
+                self._seen[p] = record
+                self._moved[p].append(now)
 
     def within(self, began: float, ended: float) -> dict[int, float]:
         """By partition, its longest pause of those whose middle lies between two times (s since 1970): a pause begins

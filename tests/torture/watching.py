@@ -14,18 +14,13 @@ from localstack.wait import NotReady, until
 from localstack.web import web
 
 
-class Stalls:
-    """When the machine did not let this process run, as a thread sees that wakes up all the time. A delay then says
-    nothing of the product."""
+class Watch:
+    """Looks in the background, every few seconds while it is entered and once more at its end."""
 
-    EVERY_S = 0.02
-    SHORTEST_S = 0.2
-    """Shorter ones are not told apart from the product's own time."""
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, float]] = []
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="stalls", daemon=True)
+        self._thread = threading.Thread(target=self._go_on, name=type(self).__name__, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -35,13 +30,35 @@ class Stalls:
         self._ending.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        at, ended = time.monotonic(), False
+    def _go_on(self) -> None:
+        ended = False
         while not ended:
-            ended = self._ending.wait(self.EVERY_S)
-            began, at = at, time.monotonic()
-            if at - began >= self.SHORTEST_S:
-                self._seen.append((began, at))
+            ended = self._ending.wait(self._every_s)
+            self.look()
+
+    def look(self) -> None:
+        """What is seen at one moment."""
+        raise NotImplementedError
+
+
+class Stalls(Watch):
+    """When the machine did not let this process run, as a thread sees that wakes up all the time. A delay then says
+    nothing of the product."""
+
+    EVERY_S = 0.02
+    SHORTEST_S = 0.2
+    """Shorter ones are not told apart from the product's own time."""
+
+    def __init__(self) -> None:
+        super().__init__(self.EVERY_S)
+        self._seen: list[tuple[float, float]] = []
+        self._at = time.monotonic()
+
+    def look(self) -> None:
+        """Whether it has just been kept from running."""
+        began, self._at = self._at, time.monotonic()
+        if self._at - began >= self.SHORTEST_S:
+            self._seen.append((began, self._at))
 
     def within(self, began: float, ended: float) -> float:
         """For how many seconds it stalled between two times of `time.monotonic`."""
