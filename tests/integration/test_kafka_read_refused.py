@@ -125,7 +125,7 @@ def test_a_worker_that_starts_without_the_right_to_read_says_so_and_goes_on_once
         assert [line for line in watched(uic, reason) if "available again" in line] == []
         append(secured, named, 3)
         secured.grant("READ", "topic", named.events)
-        until(lambda: folded(uic) == 3, "it folds", within_s=15)
+        until(lambda: folded(uic) == 3, "it folds", within_s=5)
 
 
 def test_a_group_that_may_not_be_joined_is_logged_once_and_joined_once_it_may(
@@ -215,7 +215,7 @@ def test_notes_of_erasures_that_may_not_be_read_are_told_as_refused(
         until(lambda: reason in "; ".join(degraded(uic)), "/readyz says so", within_s=60)
         secured.grant("READ", "topic", named.erased)
         append(secured, named, 3)
-        until(lambda: folded(uic) == 3, "it goes on by itself", within_s=60)
+        until(lambda: folded(uic) == 3, "it goes on by itself", within_s=15)
 
 
 def test_the_doctor_says_which_right_is_missing_to_read_the_newest_records(

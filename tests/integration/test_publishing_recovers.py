@@ -131,7 +131,7 @@ def test_what_could_be_sent_to_no_broker_is_told_as_not_written_and_not_as_unkno
         outcomes = Counter(pool.map(told, [b"not sent"] * 12))
     assert outcomes.keys() <= {"NotSent", "LogUnavailable"}, outcomes
     own_real_kafka.start()
-    until(lambda: told(b"after") == "appended", "records are appended again", within_s=10)
+    until(lambda: told(b"after") == "appended", "records are appended again", within_s=60)
     log.close()
     assert b"not sent" not in [record.value for record in read_to_end(client, "events")]
 
