@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import resource
 import shutil
@@ -67,6 +68,20 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A service that a test runs in this process sends all log lines to the standard error of that test, which is
+    closed afterwards; the next tests in the process have logging as it was. Around pytest's own handlers."""
+    loggers = [logging.getLogger(name) for name in (None, "kafka", "uvicorn")]
+    handlers, levels = logging.root.handlers[:], [logger.level for logger in loggers]
+    try:
+        return (yield)
+    finally:
+        logging.root.handlers[:] = handlers
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,11 @@ class Tree:
         return set(re.findall(r"\w+", self._code))
 
     @cached_property
+    def _dotted(self) -> set[str]:
+        """Words of the code with the points between them, as in names of files."""
+        return set(re.findall(r"[\w.]+", self._code))
+
+    @cached_property
     def _messages(self) -> set[str]:
         """Full names of protobuf's packages and messages."""
         names = set()
@@ -216,7 +221,10 @@ class Tree:
 
     def _made(self, path: str) -> bool:
         """Whether a program writes this file, which is not in the tree: its name is in the code."""
-        return re.search(rf"(?<![\w.]){re.escape(path.rpartition('/')[2])}(?![\w.])", self._code) is not None
+        name = path.rpartition("/")[2]
+        if re.fullmatch(r"[\w.]+", name):
+            return name in self._dotted
+        return re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", self._code) is not None
 
 
 @cache

@@ -60,3 +60,23 @@ def test_a_module_that_skips_itself_fails_in_ci(inner: pytest.Pytester, monkeypa
     result = inner.runpytest("-p", "no:cacheprovider")
     assert result.ret != pytest.ExitCode.OK
     result.assert_outcomes(errors=1)
+
+
+def test_logging_is_after_each_test_as_it_was_before(inner: pytest.Pytester) -> None:
+    inner.makepyfile("""
+        import logging
+
+        def test_of_a_service_in_this_process(capsys):
+            from uic.logs import configure
+            configure("error", "logfmt")
+
+        def test_after_it(capsys):
+            logging.getLogger("mimn.training").warning("a line")
+            assert capsys.readouterr().err == ""
+            assert logging.getLogger("kafka").level == logging.NOTSET
+
+        def test_that_looks_at_log_lines(caplog):
+            logging.getLogger("mimn.training").warning("a line")
+            assert caplog.messages == ["a line"]
+    """)
+    inner.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=3)
