@@ -351,3 +351,62 @@ def test_a_body_over_the_limit_is_refused_when_it_came_whole() -> None:
         return got
 
     assert asyncio.run(asked()).startswith(b"HTTP/1.1 413 ")
+
+
+# A client that still sends when all is said
+
+MUCH = 1 << 24
+"""Bytes, more than both ends' buffers hold."""
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request(b"", JSON, CLOSE).replace(b"length: 0", b"length: %d" % MUCH), 413),
+        (b"POST /predict HTTP/1.1\r\nhost: here\r\nx: ", 431),
+        (b"POST /predict HTTP/1.1\r\ncontent-length: %d\r\n%b\r\n\r\n" % (MUCH, JSON), 400),
+    ],
+    ids=["a large body", "a large head", "no host"],
+)
+def test_a_client_that_still_sends_gets_its_refusal(
+    sent: bytes, status: int, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def asked() -> None:
+        service = create_service(RtpSettings(), store=FakeStateReader(), runtime=MODEL)
+        server = Server()
+        protocol = bounded(MAX_HEAD, ARRIVAL_S, service.refused, service.shed, service.predict)
+        listener = await server.listen(protocol, service.app)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+        for _ in range(MUCH >> 16):
+            writer.write(b"x" * (1 << 16))
+            await asyncio.wait_for(writer.drain(), WITHIN_S)
+        got = await asyncio.wait_for(reader.read(), WITHIN_S)
+        assert got.startswith(b"HTTP/1.1 %d " % status)
+        assert got.count(b"HTTP/1.1") == 1
+        assert b"connection: close\r\n" in got
+        assert len(server.state.connections) == 1
+        writer.close()
+        await until(lambda: not server.state.connections, "the connection has ended")
+        listener.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asked())
+
+
+def test_a_client_that_sends_on_and_on_is_not_waited_for_without_end() -> None:
+    async def test(server: Server) -> None:
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), WITHIN_S)).startswith(b"HTTP/1.1 400 ")
+        writer.write(request(b"a"))
+        cut_late(server.state.connections, loop.time() + ARRIVAL_S - 5)
+        assert len(server.state.connections) == 1
+        cut_late(server.state.connections, loop.time() + ARRIVAL_S + 1)
+        await until(lambda: not server.state.connections, "the connection has ended")
+        assert not server.asked
+        writer.close()
+
+    run(test)

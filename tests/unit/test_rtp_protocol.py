@@ -39,6 +39,7 @@ class Wire:
 class Request:
     """What is used of uvicorn's cycle."""
 
+    transport: Wire | None = None
     flow: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(write_paused=False))
     disconnected: bool = False
     keep_alive: bool = True
@@ -53,8 +54,8 @@ class Request:
 
 
 def answer(wire: Wire, request: Request, body: bytes = b"{}") -> bool:
-    transport, cycle = cast("asyncio.Transport", wire), cast("RequestResponseCycle", request)
-    return write_at_once(transport, cycle, 200, HEADERS, body)
+    request.transport = wire
+    return write_at_once(cast("RequestResponseCycle", request), wire.close, 200, HEADERS, body)
 
 
 def test_head_and_body_are_one_write() -> None:

@@ -176,7 +176,7 @@ def test_trailers_are_no_headers() -> None:
 @pytest.mark.parametrize("pieces", [1, 16], ids=["in one piece", "in pieces"])
 def test_trailers_without_an_end_are_cut_at_the_limit_of_a_head(path: bytes, line: bytes, pieces: int) -> None:
     async def test(server: Server) -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(CHUNKED % path)
         piece = line * max(1, 2 * MAX_HEAD // len(line) // pieces)
         sent = 0
@@ -187,8 +187,10 @@ def test_trailers_without_an_end_are_cut_at_the_limit_of_a_head(path: bytes, lin
             sent += len(piece)
             await until(lambda: server.received > before or server.refused, "they arrive")  # noqa: B023
         assert [type(error) for error in server.refused] == [HeadTooLarge]
-        await until(lambda: not server.state.connections, "the connection is cut")
+        got = await asyncio.wait_for(reader.read(), WITHIN_S)
+        assert b"HTTP/1.1 431 " in got
         writer.close()
+        await until(lambda: not server.state.connections, "the connection has ended")
 
     run(test)
 

@@ -72,11 +72,11 @@ class _Flow(FlowControl):
 
 
 def write_at_once(
-    transport: asyncio.Transport, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes
+    cycle: RequestResponseCycle, close: Callable[[], None], status: int, headers: Headers, body: bytes
 ) -> bool:
     """Write a whole answer to the request of `cycle`: head and body in one call to the system and one packet, where
-    uvicorn makes two, and without its checks of headers that are the service's own. False, and nothing is written,
-    while the client does not read what was sent before."""
+    uvicorn makes two, and without its checks of headers that are the service's own. `close` ends the connection. False,
+    and nothing is written, while the client does not read what was sent before."""
     if cycle.flow.write_paused:
         return False
     if cycle.disconnected:
@@ -85,10 +85,10 @@ def write_at_once(
         status, headers, body, default_headers=cycle.default_headers, keep_alive=cycle.keep_alive
     )
     cycle.response_started = cycle.response_complete = True
-    transport.write(whole)
+    cycle.transport.write(whole)
     cycle.message_event.set()
     if not cycle.keep_alive:
-        transport.close()
+        close()
     cycle.on_response()
     return True
 
@@ -134,7 +134,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unended = 0
         """Bytes read of a line whose end was not read."""
         self._over = False
-        """Nothing more is read."""
+        """What is read is thrown away."""
+        self._lingering = False
+        """All is said, and the client still sends."""
         self._due: Callable[[], None] | None = None
         """Refuses the last request once those before it are answered."""
         self._hosts: list[bytes] | None = None
@@ -229,7 +231,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """The client sends no more. A request that has arrived whole is still answered before the connection ends; in
         all other cases it ends now. (uvicorn always ends it now, and logs an error for each answer not sent yet.)"""
-        if self.cycle is None or self.cycle.response_complete:
+        if self._lingering or self.cycle is None or self.cycle.response_complete:
             return False
         if self._incoming is None and self.transport.get_extra_info("sslcontext") is None:  # TLS cannot be half closed
             self.cycle.keep_alive = False
@@ -326,7 +328,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._incoming = _HANDED
         if self.parser.get_method() == b"POST":  # an answer to HEAD has no body
-            self.scope[AT_ONCE] = partial(write_at_once, self.transport, self.cycle)  # type: ignore[literal-required]  # a key of our own
+            self.scope[AT_ONCE] = partial(write_at_once, self.cycle, self._close)  # type: ignore[literal-required]
 
     def _pass_on(self, body: list[bytes]) -> None:
         """Have the application wait for the rest of a prediction: it knows what is too large, and what is too late."""
@@ -411,6 +413,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """As uvicorn's, which sets a timer for each answer."""
         self.server_state.total_requests += 1
+        if self._lingering:
+            return
         if self.transport.is_closing():
             self._idle()
             return
@@ -446,7 +450,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def cut(self) -> None:
         """What the connection waits for is late: say so if it is the rest of a head, and close."""
-        if self.flow.write_paused or self.transport.is_closing():  # what is still to be sent would not be taken
+        if self._lingering or self.flow.write_paused or self.transport.is_closing():  # nothing more would be taken
             self.transport.abort()
         elif self._incoming is _HEAD:
             self._refuse(SlowBody(f"the request did not arrive within {self.arrival_s:g} s"))
@@ -456,9 +460,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._close()
 
     def _close(self) -> None:
-        """End the connection once what was sent is taken; `cut` does not wait for that without end."""
-        self.transport.close()
-        self._idle()
+        """End the connection once what was sent is taken; `cut` does not wait for that without end. A client that has
+        not sent its whole request may send on for as long as a request may take: to close would reset the connection,
+        and many clients that cannot send their request do not read the answer (RFC 9112, 9.6)."""
+        unread = self._over or self._incoming is not None
+        if unread and self.transport.can_write_eof() and not self.transport.is_closing():
+            self._over = self._lingering = True
+            self._held.clear()
+            self.flow.resume_reading()
+            self.transport.write_eof()
+            self.late_at = self.loop.time() + self.arrival_s
+        else:
+            self.transport.close()
+            self._idle()
 
     def _too_large(self) -> RtpError:
         return HeadTooLarge(
