@@ -1,15 +1,22 @@
-"""What an overloaded RTP says on a real socket: a refusal at once, after which the connection goes on."""
+"""What an overloaded RTP says on a real socket: a refusal at once, after which the connection goes on, and scores as
+many as ever."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import uvloop
 
+from loadtest.client import Target
 from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.valkey import Valkey
 from localstack.wait import until
@@ -138,3 +145,46 @@ def test_other_routes_are_answered_while_there_is_a_line(rtp: RtpProcess, line: 
     client = Client(rtp)
     client.look()
     client.close()
+
+
+# Many connections
+
+MANY, FEW = 300, 8
+LASTS_S = 4.0
+
+
+async def ask_on_and_on(rtp: RtpProcess, bodies: list[bytes], connections: int) -> None:
+    """Each connection sends its next request as soon as it has an answer, whatever that is."""
+    target = Target(f"{rtp.address}/predict")
+    requests = [target.request(body) for body in bodies]
+    ends = time.monotonic() + LASTS_S
+
+    async def one(at: int) -> None:
+        connection = await target.connect()
+        while time.monotonic() < ends:
+            status, _ = await connection.post(requests[at % len(requests)])
+            assert status in (200, 503, 504)
+            at += connections
+        connection.close()
+
+    await asyncio.gather(*(one(at) for at in range(connections)))
+
+
+def test_scores_cost_no_more_when_hundreds_of_connections_ask_again_as_soon_as_they_are_refused(
+    audience: Audience, tmp_path: Path
+) -> None:
+    """By RTP's own processor time, because others use the machine, too."""
+
+    def scores_per_cpu_s(rtp: RtpProcess, connections: int) -> float:
+        assert rtp.child is not None
+        process = psutil.Process(rtp.child.pid)
+        scores, cpu_s = metric(rtp, "rtp_head_seconds_count"), sum(process.cpu_times()[:2])
+        uvloop.run(ask_on_and_on(rtp, [case.body for case in audience.cases], connections))
+        return (metric(rtp, "rtp_head_seconds_count") - scores) / (sum(process.cpu_times()[:2]) - cpu_s)
+
+    with Valkey(tmp_path / "valkey", appendfsync="off") as server:
+        audience.settle(server)
+        told = {"RTP_STATE__STALE_AFTER_S": "86400"}
+        with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", server.address, BUNDLE, rtp=told)) as rtp:
+            few, many = scores_per_cpu_s(rtp, FEW), scores_per_cpu_s(rtp, MANY)
+    assert many > 0.5 * few, f"{MANY} connections: {many:.0f} scores a CPU second, {FEW}: {few:.0f}"

@@ -352,6 +352,22 @@ def test_who_is_let_in_is_not_refused_after_a_pass_of_the_loop(
         admission.admit(cost, remaining - runs * cost, age + runs * cost)
 
 
+def test_the_share_of_refusals_is_of_those_that_came_since_it_was_asked() -> None:
+    admission = Admission(max_in_flight=3)
+    assert admission.refused_share() == 0.0
+    for _ in range(3):
+        admission.admit(0.001, 0.5)
+    with pytest.raises(Overloaded):
+        admission.expect(0.5, 0.0)
+    with pytest.raises(DeadlineMissed):
+        admission.expect(0.0, 0.0)
+    assert admission.refused_share() == 0.25
+    assert admission.refused_share() == 0.0
+    with pytest.raises(Overloaded):
+        admission.admit(0.001, 0.5)
+    assert admission.refused_share() == 1.0
+
+
 def test_a_request_alone_is_let_in_and_admitted_however_long_it_is_thought_to_take() -> None:
     admission = Admission(max_in_flight=100)
     admission.admit(9.0, 0.5)
@@ -462,12 +478,16 @@ def test_no_request_is_refused_below_the_knee(thought: float, deadline: float) -
 # The line before the head
 
 
+def none_refused() -> float:
+    return 0.0
+
+
 def turns(costs: list[float], *, apart: bool) -> str:
     """Who runs the head in which pass of the loop: names by a to z, passes divided by `|`. `apart`: each comes a pass
     after the one before."""
 
     async def play() -> list[str]:
-        line, loop = HeadQueue(), asyncio.get_running_loop()
+        line, loop = HeadQueue(none_refused, lambda: 0.0), asyncio.get_running_loop()
         passes: list[str] = []
 
         async def one(number: int, cost: float) -> None:
@@ -504,9 +524,46 @@ def test_short_turns_that_wait_together_share_a_pass() -> None:
     assert "efgh|" in turns([IN_A_ROW_S / 4] * 9, apart=False)
 
 
+@given(takes=st.floats(2e-4, 0.01), thought=st.floats(0.5, 2.0), others=st.floats(0.0, 0.02), refused=st.floats(0, 1))
+def test_heads_run_for_as_long_as_refusals_took_however_long_that_is(
+    takes: float, thought: float, others: float, refused: float
+) -> None:
+    """With costs that are estimated wrong, too: what heads took is measured."""
+
+    async def play() -> list[int]:
+        now, heads = 0.0, [0]
+        line, loop = HeadQueue(lambda: refused, lambda: now), asyncio.get_running_loop()
+
+        async def one() -> None:
+            nonlocal now
+            await line.turn(now, takes * thought)
+            now += takes
+            line.ran(takes)
+            heads[-1] += 1
+
+        def refuse() -> None:
+            nonlocal now
+            now += others
+            heads.append(0)
+            if len(heads) < 10:
+                loop.call_soon(refuse)
+
+        loop.call_soon(refuse)
+        waiting = [asyncio.create_task(one()) for _ in range(2_000)]
+        while len(heads) < 10:
+            await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        return heads
+
+    least = max(others * refused, IN_A_ROW_S) / (takes * thought)
+    for heads in asyncio.run(play())[4:9]:
+        assert max(1, math.floor(least * (1 - 1e-6))) <= heads <= max(1, math.floor(least * (1 + 1e-6)))
+
+
 def test_the_line_is_as_old_as_the_first_in_it() -> None:
     async def play() -> list[float]:
-        line = HeadQueue()
+        line = HeadQueue(none_refused)
         ages = [line.age_s(5.0)]
         waiting = [asyncio.create_task(line.turn(since, 0.1)) for since in (1.0, 2.0, 3.0)]
         await asyncio.sleep(0)  # the first has its turn, the others wait
@@ -519,7 +576,7 @@ def test_the_line_is_as_old_as_the_first_in_it() -> None:
 
 def test_a_request_that_gives_up_in_the_line_delays_no_other() -> None:
     async def play() -> None:
-        line = HeadQueue()
+        line = HeadQueue(none_refused)
         await line.turn(0.0, 0.1)
         first, second = (asyncio.create_task(line.turn(0.0, 0.1)) for _ in range(2))
         await asyncio.sleep(0)

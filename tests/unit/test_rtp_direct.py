@@ -99,6 +99,45 @@ def test_a_client_that_waits_to_be_asked_for_the_body_is_asked() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("start", "more", "status"),
+    [
+        (b"POST /predict HTTP/1.1", b"content-type: text/plain", 415),
+        (b"POST /predict HTTP/1.1", b"x-request-deadline-ms: soon", 422),
+        (b"POST /elsewhere HTTP/1.1", b"x: y", 404),
+        (b"PUT /predict HTTP/1.1", b"x: y", 405),
+    ],
+)
+def test_a_client_that_is_refused_before_it_was_asked_for_the_body_is_told_to_close(
+    start: bytes, more: bytes, status: int
+) -> None:
+    """Whether it sends the body after that is its own choice, so that what comes next has no certain meaning."""
+
+    async def asked() -> None:
+        service = create_service(RtpSettings(), store=FakeStateReader(), runtime=MODEL)
+        server = Server()
+        protocol = bounded(MAX_HEAD, ARRIVAL_S, service.refused, service.shed, service.predict)
+        listener = await server.listen(protocol, service.app)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        whole = request(b"{}", b"expect: 100-continue", more, start=start)
+        writer.write(whole[:-2])
+        got = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WITHIN_S)
+        assert got.startswith(b"HTTP/1.1 %d " % status)
+        assert b"connection: close\r\n" in got
+        writer.write(request(GOOD, JSON))
+        assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), WITHIN_S)
+        writer.close()
+        with_body = request(b"{}", b"expect: 100-continue", more, start=start) + request(
+            b"", CLOSE, start=b"GET / HTTP/1.1"
+        )
+        got = await server.ask(with_body)
+        assert got.startswith(b"HTTP/1.1 %d " % status)
+        assert got.count(b"HTTP/1.1 ") == 2, "its body was there: the connection goes on"
+        listener.close()
+
+    asyncio.run(asked())
+
+
 def test_a_body_that_is_not_http_ends_the_connection_and_reaches_no_one() -> None:
     async def test(server: Server) -> None:
         got = await server.ask(CHUNKED + b"2\r\nab\r\nzz\r\n")

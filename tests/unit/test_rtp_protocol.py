@@ -43,6 +43,8 @@ class Request:
     flow: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(write_paused=False))
     disconnected: bool = False
     keep_alive: bool = True
+    waiting_for_100_continue: bool = False
+    more_body: bool = False
     default_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     message_event: asyncio.Event = field(default_factory=asyncio.Event)
     response_started: bool = False

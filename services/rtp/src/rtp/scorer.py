@@ -65,7 +65,7 @@ class Scorer:
         self._store = store
         self._admission = admission
         self._metrics = metrics
-        self._queue = HeadQueue()
+        self._queue = HeadQueue(admission.refused_share, clock)
         self._expecting = False
         self._stale_after_ms = stale_after_ms
         self._clock = clock
@@ -80,7 +80,7 @@ class Scorer:
         Raises: as `Admission.admit`.
         """
         now = self._clock()
-        self._admission.expect(deadline - now, self._queue.age_s(now))
+        self._admission.expect(deadline - now, self._queue.age_s(now), self._queue.share_s)
         if not self._expecting:
             self._expecting = True
             asyncio.get_running_loop().call_soon(self._expected)
@@ -125,13 +125,17 @@ class Scorer:
                 # No scores rather than late ones, at the cost of those behind in the line.
                 if began >= deadline or (admission.in_flight > 1 and began + cost_s > deadline):
                     raise DeadlineMissed("the deadline passed before the candidates could be scored")
-                scores = model.score(request.item_ids, request.category_ids, state, fields.values, self._wall_ms())
+                try:
+                    scores = model.score(request.item_ids, request.category_ids, state, fields.values, self._wall_ms())
+                finally:
+                    took_s = clock() - began
+                    self._queue.ran(took_s)
             finally:
                 admission.leave(cost_s)
         except Exception as error:
             self._metrics.of_arm(arm.name, release.bundle).count_failure(error)
             raise
-        self._count(arm, report, fields, candidates=len(scores), waited_s=began - ready, took_s=clock() - began)
+        self._count(arm, report, fields, candidates=len(scores), waited_s=began - ready, took_s=took_s)
         if shadow is not None:
             self.shadows.offer(shadow, release, request, scores, state)
         return Scored(scores, model, report, arm.name)

@@ -15,8 +15,8 @@ from typing import Final
 from rtp.errors import DeadlineMissed, Draining, Overloaded
 
 IN_A_ROW_S: Final = 0.0005
-"""How long the head may run in one pass of the event loop, if more than once; in seconds of expected cost. With what a
-request takes besides, a pass is about three times as long."""
+"""How long the head may always run in one pass of the event loop, if more than once; in seconds of expected cost. With
+what a request takes besides, a pass is about three times as long."""
 
 FOR_THE_LINE = 2 / 3
 """Share of the rest of a deadline that the line may take. With more, a request would be let in that has no time left to
@@ -39,16 +39,25 @@ class Admission:
     """Requests that were let in before their cost was known, and are not admitted yet."""
     _usual_s: float = field(default=0.0, init=False)
     """The cost of the last admitted request."""
+    _came: int = field(default=0, init=False)
+    """Requests that were admitted or refused since `refused_share` was asked."""
+    _refused: int = field(default=0, init=False)
 
-    def expect(self, remaining_s: float, age_s: float) -> None:
+    def refused_share(self) -> float:
+        """Of the requests that came since this was last asked, the share that was refused for the line; 0 of none."""
+        share = self._refused / self._came if self._came else 0.0
+        self._came = self._refused = 0
+        return share
+
+    def expect(self, remaining_s: float, age_s: float, share_s: float = IN_A_ROW_S) -> None:
         """Let in a request whose cost is not known yet, at the usual cost. `admitting` follows.
 
-        Before it is admitted the head may run for `IN_A_ROW_S`, or once, which shortens its deadline and makes the line
+        Before it is admitted the head may run for `share_s`, or once, which shortens its deadline and makes the line
         older. There must be time for that too: otherwise it would wait for that only to be refused.
 
         Raises: as `admit`.
         """
-        self._check(self._usual_s, remaining_s, age_s, run_s=max(self._usual_s, min(self.ahead_s, IN_A_ROW_S)))
+        self._check(self._usual_s, remaining_s, age_s, run_s=max(self._usual_s, min(self.ahead_s, share_s)))
         self._expected += 1
 
     def admitting(self) -> None:
@@ -64,6 +73,7 @@ class Admission:
             Overloaded: too many requests, or too much work, are ahead of it.
         """
         self._check(cost_s, remaining_s, age_s)
+        self._came += 1
         self._usual_s = cost_s
         self.in_flight += 1
         self.ahead_s += cost_s
@@ -79,10 +89,13 @@ class Admission:
         if remaining_s <= 0:
             raise DeadlineMissed("the deadline passed before the request could begin")
         others = self.in_flight + self._expected
-        if others >= self.max_in_flight:
-            raise Overloaded(f"{others} requests are being answered already; try again later or elsewhere")
         line_s = self.ahead_s + self._expected * self._usual_s + age_s + run_s
-        if others and line_s + cost_s > FOR_THE_LINE * (remaining_s - run_s):
-            raise Overloaded(
-                "too many requests are ahead of this one to answer it by its deadline; try again later or elsewhere"
-            )
+        if others >= self.max_in_flight:
+            why = f"{others} requests are being answered already"
+        elif others and line_s + cost_s > FOR_THE_LINE * (remaining_s - run_s):
+            why = "too many requests are ahead of this one to answer it by its deadline"
+        else:
+            return
+        self._came += 1
+        self._refused += 1
+        raise Overloaded(f"{why}; try again later or elsewhere")

@@ -19,7 +19,7 @@ import asyncio
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from functools import partial
 from time import monotonic
@@ -81,6 +81,7 @@ def write_at_once(
         return False
     if cycle.disconnected:
         return True
+    _end_unasked(cycle)
     whole, cycle.keep_alive = compose(
         status, headers, body, default_headers=cycle.default_headers, keep_alive=cycle.keep_alive
     )
@@ -91,6 +92,19 @@ def write_at_once(
         close()
     cycle.on_response()
     return True
+
+
+def _end_unasked(cycle: RequestResponseCycle) -> None:
+    """End the connection with an answer to a client that waits to be asked for the body: whether the body still comes,
+    or the next request, is the client's choice (RFC 9110, 10.1.1)."""
+    if cycle.waiting_for_100_continue and cycle.more_body:
+        cycle.keep_alive = False
+
+
+async def _send_unasked(cycle: RequestResponseCycle, send: Callable[[Any], Awaitable[None]], message: Any) -> None:
+    """`send` an answer that does not go by `write_at_once`."""
+    _end_unasked(cycle)
+    await send(message)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -329,6 +343,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._incoming = _HANDED
         if self.parser.get_method() == b"POST":  # an answer to HEAD has no body
             self.scope[AT_ONCE] = partial(write_at_once, self.cycle, self._close)  # type: ignore[literal-required]
+        if expects:
+            self.cycle.send = partial(_send_unasked, self.cycle, self.cycle.send)  # type: ignore[method-assign]
 
     def _pass_on(self, body: list[bytes]) -> None:
         """Have the application wait for the rest of a prediction: it knows what is too large, and what is too late."""
