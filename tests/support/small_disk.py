@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,3 +70,16 @@ def _run(
         timeout=240,
         check=False,
     )
+
+
+def no_room_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full for files of this name that are written whole or not at all."""
+    made = tempfile.mkdtemp
+
+    def full(*, prefix: str, suffix: str, dir: Path) -> str:
+        own = made(prefix=prefix, suffix=suffix, dir=dir)
+        if prefix == f".{name}.":
+            Path(own, name).symlink_to("/dev/full")
+        return own
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -631,3 +632,16 @@ def test_a_folder_of_another_name_is_refused(tmp_path: Path, target: str) -> Non
 def test_a_link_to_a_bundle_is_followed(tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to(write(tmp_path))
     assert load_bundle(tmp_path / "current").name == "toy/1"
+
+
+def test_a_file_that_the_services_user_may_not_read_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refused(path: Any, *how: Any) -> int:  # root may read everything
+        if Path(path).name == "head.onnx":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *how)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(BundleError, match=r"head\.onnx cannot be read \(Permission denied\): let the service's user"):
+        load_bundle(TINY_DIEN)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimn.bundle.fields import code_of
+from mimn.data import preparation
 from mimn.data.__main__ import main
 from mimn.data.check import check
 from mimn.data.description import UserSplit, read_description
@@ -85,6 +89,68 @@ def make(tmp_path: Path) -> Make:
 
 def prepared(path: Path) -> Prepared:
     return prepare(path, path.parent / "cache")
+
+
+def columns_of(data: Prepared) -> dict[str, bytes]:
+    """All columns, by path."""
+    return {str(path.relative_to(data.folder)): path.read_bytes() for path in data.folder.rglob("*.npy")}
+
+
+def zeroed(content: bytes) -> bytes:
+    """With its last bytes as a block has them that never reached the disk."""
+    return content[:-8] + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "file", ["impressions/label.npy", "impressions/time.npy", "events/user.npy", "texts.json", "prepared.json"]
+)
+@pytest.mark.parametrize("what", [zeroed, lambda content: content[: len(content) // 2], lambda _: b"", None])
+def test_a_damaged_cache_is_named_and_prepared_again(
+    make: Make, caplog: pytest.LogCaptureFixture, file: str, what: Callable[[bytes], bytes] | None
+) -> None:
+    path = make()
+    before = prepared(path)
+    whole, sha256, texts = columns_of(before), before.sha256, before.texts
+    damaged = before.folder / file
+    content = damaged.read_bytes()
+    damaged.unlink()  # what is mapped stays what it was
+    if what is not None:
+        damaged.write_bytes(what(content))
+    after = prepared(path)
+    assert caplog.messages == [f"{damaged} is damaged: the files of the data set are read again"]
+    assert (columns_of(after), after.sha256, after.texts) == (whole, sha256, texts)
+    assert list(after.folder.parent.iterdir()) == [after.folder]
+    caplog.clear()
+    assert prepared(path).sha256 == sha256
+    assert not caplog.messages
+
+
+def test_the_hash_of_a_data_set_is_that_of_its_columns_by_path(make: Make) -> None:
+    """Runs of earlier versions are compared with it."""
+    data = prepared(make())
+    digest = hashlib.sha256()
+    for column in sorted(data.folder.rglob("*.npy")):
+        sha256 = hashlib.sha256(column.read_bytes()).hexdigest()
+        digest.update(f"{column.relative_to(data.folder).as_posix()} {sha256}\n".encode())
+    assert data.sha256 == digest.hexdigest()
+
+
+def test_a_preparation_that_was_killed_blocks_no_later_one_of_its_process_number(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container the command is process 1 each time."""
+    path = make()
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    killed = os.fork()
+    if not killed:
+        monkeypatch.setattr(preparation, "_check_events", lambda *_: signal.raise_signal(signal.SIGKILL))
+        prepared(path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == -signal.SIGKILL
+    assert len(list((path.parent / "cache").iterdir())) == 1
+    data = prepared(path)
+    assert data.events.users.tolist() == [3, 7]
+    assert list(data.folder.parent.iterdir()) == [data.folder]
 
 
 def test_events_and_impressions_come_out_sorted_with_labels_that_the_window_allows(make: Make) -> None:

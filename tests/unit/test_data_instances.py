@@ -184,12 +184,15 @@ def test_an_instances_file_that_was_changed_is_refused(tmp_path: Path) -> None:
         Instances.load(path, source(events))
 
 
-@pytest.mark.parametrize("what", ["text", "another archive"])
+@pytest.mark.parametrize("what", ["text", "another archive", "nothing", "a half", "another byte"])
 def test_a_file_that_holds_no_instances_is_named_with_the_fix(tmp_path: Path, what: str) -> None:
     events = synthetic.make()
     stored_instances(tmp_path, events)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(b"nothing")
+    whole = path.read_bytes()
+    at = len(whole) // 2
+    flipped = whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :]
+    path.write_bytes({"text": b"nothing", "a half": whole[:at], "another byte": flipped}.get(what, b""))
     if what == "another archive":
         np.savez(path, mine=np.arange(3))
     with pytest.raises(DataError, match=rf"{path} holds no instances .* delete it, and it is made again"):

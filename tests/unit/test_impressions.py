@@ -44,6 +44,7 @@ from mimn.training.folder import TrainingFailed
 from mimn.training.settings import TrainingSettings
 from support import skips
 from support.impression_log import DAY, SHOWN, USERS, Log, T, context, graded, made
+from support.small_disk import no_room_for
 
 ROOT = Path(__file__).parents[2]
 SHARED = os.environ.get("CTR_SHARED_DATA")
@@ -352,18 +353,39 @@ def test_evaluation_says_that_the_calibrator_is_of_another_length(
     ],
 )
 def test_calibrate_and_evaluate_on_a_full_disk_name_the_folder(
-    command: str, full: str, signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str,
+    full: str,
+    signal_run: TrainedRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(signal_run.folder, folder)
-    (folder / f".{full}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    no_room_for(full, monkeypatch)
     arguments = [command, "--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]
     arguments += ["--method", "platt"] if command == "calibrate" else []
     assert main(arguments) == 1
     assert capsys.readouterr().err == (
         f"error: {folder} cannot be written, because its disk is full: make room there, then {command} again\n"
     )
+    monkeypatch.undo()
     assert main(arguments) == 0
+
+
+@pytest.mark.parametrize("file", ["items.ids.npy", "categories.ids.npy", "field.signal.codes.npy"])
+def test_a_run_with_an_empty_array_is_refused_with_a_line(
+    file: str, signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(signal_run.folder, run_folder)
+    assert (run_folder / file).stat().st_size
+    (run_folder / file).write_bytes(b"")
+    arguments = ["--run", str(run_folder), "--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
+    assert main(["export", *arguments]) == 1
+    assert capsys.readouterr().err.endswith(": it is empty\n")
+    assert main(["evaluate", "--run", str(run_folder), "--cache", str(signal_run.folder.parent / "cache")]) == 1
+    assert capsys.readouterr().err.endswith(": it is empty\n")
 
 
 def test_calibration_says_how_many_served_states_hold_more_events_than_it_reads(

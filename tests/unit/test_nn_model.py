@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +314,17 @@ def test_a_model_file_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"model cannot be read .*: copy it again from where the model was trained"
     ):
+        load_model(tmp_path / "model")
+
+
+def test_a_model_file_that_may_not_be_read_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(model_of(CONFIG), tmp_path / "model")
+
+    def refused(path: Path, *_: object) -> None:  # root may read everything
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(CheckpointError, match=r"model cannot be read \(Permission denied\): let this user read it"):
         load_model(tmp_path / "model")
 
 

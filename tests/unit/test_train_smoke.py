@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from mimn.training.schedule import Epoch, Measure, Schedule
 from mimn.training.settings import AUTO_EPOCHS, TrainingSettings
 from mimn.training.teachers import Teachers
 from support import datasets
+from support.small_disk import no_room_for
 
 pytestmark = pytest.mark.torch
 
@@ -382,17 +382,17 @@ def test_a_training_on_a_full_disk_names_the_folder_and_says_how_to_go_on(
 
 
 def test_a_training_that_cannot_begin_on_a_full_disk_says_to_start_again(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "run"
-    output.mkdir()
-    (output / f".{run.CONFIG}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    no_room_for(run.CONFIG, monkeypatch)
     (tmp_path / "config.toml").write_text(epochs(smoke_config(folder), 1).to_toml())
     arguments = ["--config", str(tmp_path / "config.toml"), "--output", str(output)]
     assert train.main(arguments) == 1
     assert capsys.readouterr().err == (
         f"error: {output} cannot be written, because its disk is full: make room there, then start again\n"
     )
+    monkeypatch.undo()
     assert train.main(arguments) == 0
 
 
@@ -566,17 +566,23 @@ def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[
 
 @pytest.mark.parametrize("full", [run.PREDICTIONS.format(length=50), run.METRICS])
 def test_an_evaluation_on_a_full_disk_names_the_folder_and_says_to_evaluate_again(
-    full: str, folder: Path, trained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    full: str,
+    folder: Path,
+    trained: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert trained
     output = tmp_path / "run"
     shutil.copytree(folder / "whole", output)
-    (output / f".{full}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    no_room_for(full, monkeypatch)
     asked = ["--run", str(output), "--length", "50"]
     assert evaluate.main(asked) == 1
     assert capsys.readouterr().err == (
         f"error: {output} cannot be written, because its disk is full: make room there, then evaluate again\n"
     )
+    monkeypatch.undo()
     assert evaluate.main(asked) == 0
 
 

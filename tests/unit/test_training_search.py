@@ -177,6 +177,17 @@ def test_a_search_that_was_killed_before_it_noted_what_it_searches_is_begun(tmp_
     assert "learning_rate" in (tmp_path / "search" / BEGUN).read_text()
 
 
+def test_a_search_whose_journal_a_full_disk_tore_goes_on(tmp_path: Path) -> None:
+    arguments = searching(tmp_path)
+    assert main([*arguments, "--trials", "1"]) == 0
+    journal = tmp_path / "search" / STUDY
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "worker_id": "abc')
+    assert main([*arguments, "--trials", "2"]) == 0
+    assert journal.read_bytes().startswith(whole + b"{")
+    assert [one.state for one in trials(tmp_path)] == [optuna.trial.TrialState.COMPLETE] * 2
+
+
 def test_drawn_negatives_are_searched_on_validation_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = drawn(tmp_path)
     (tmp_path / "space.toml").write_text('trials = 9\n[parameters."training.learning_rate"]\nlow = 1e-3\nhigh = 1e-1\n')

@@ -46,6 +46,9 @@ def read_array(path: Path) -> NDArray[Any]:
     Raises:
         OSError, ValueError: it cannot be read, or is no plain array.
     """
-    array: NDArray[Any] = np.load(path, allow_pickle=False)
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except EOFError as error:
+        raise ValueError("it is empty") from error
     array.flags.writeable = False
     return array

@@ -43,7 +43,8 @@ def opened(folder: Path, name: str) -> Iterator[io.BufferedReader]:
     """A file of the bundle in `folder`, opened for reading.
 
     Raises:
-        BundleError: it is missing, no regular file, or a symbolic link that leads out of the folder.
+        BundleError: it is missing, not for this user to read, no regular file, or a symbolic link that leads out of
+            the folder.
     """
     try:
         path = (folder / name).resolve(strict=True)
@@ -51,6 +52,10 @@ def opened(folder: Path, name: str) -> Iterator[io.BufferedReader]:
             raise BundleError(f"{folder / name} leads out of the bundle's folder, to {path}: copy the file itself")
         # Opening a FIFO waits for a writer otherwise.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise BundleError(
+            f"{folder / name} cannot be read ({error.strerror}): let the service's user read it"
+        ) from error
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = error.strerror if isinstance(error, OSError) else "links in a circle"
         raise BundleError(f"the bundle at {folder} lacks {name} ({reason}): copy the bundle again") from error

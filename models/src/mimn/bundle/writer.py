@@ -1,11 +1,9 @@
-"""Writes a bundle into a temporary folder and renames it, so a half-written bundle is never visible."""
+"""Writes a bundle into a partial folder and renames it, so a half-written bundle is never visible."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +37,7 @@ from mimn.bundle.specs import (
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.state.actions import ActionName
+from mimn.whole_file import making
 
 
 @dataclass(frozen=True)
@@ -202,19 +201,14 @@ def write_bundle(
     )
     contents[m.MANIFEST] = encode_manifest(manifest)
     decode_manifest(contents[m.MANIFEST])
-    partial = target.with_name(f".{version}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        for file, data in contents.items():
-            (partial / file).write_bytes(data)
-        partial.rename(target)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise BundleError(
-                f"{target} cannot be written ({error.strerror or error}): choose another output folder, or make room"
-            ) from error
-        raise
+        with making(target) as partial:
+            for file, data in contents.items():
+                (partial / file).write_bytes(data)
+    except OSError as error:
+        raise BundleError(
+            f"{target} cannot be written ({error.strerror or error}): choose another output folder, or make room"
+        ) from error
     return target
 
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 import ast
 import gzip
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +31,7 @@ from mimn.data.column_values import MAX_TEXT_BYTES
 from mimn.data.events import DataError
 from mimn.data.files import Unchanged
 from mimn.data.ids import string_ids
-from mimn.whole_file import cause
+from mimn.whole_file import cause, making
 
 Row = TypeVar("Row")
 ROWS_PER_GROUP = 1 << 16
@@ -414,12 +412,8 @@ def new_folder(output: Path) -> Iterator[Path]:
     """
     if output.exists():
         raise DataError(f"{output} exists: remove it, or choose another folder")
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(output)
+        with making(output) as partial:
+            yield partial
     except OSError as error:  # not of the files that are read: those are told as DataError where they are
         raise DataError(f"{output} cannot be written ({cause(error)}): choose another folder with --output") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

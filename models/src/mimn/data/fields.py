@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.arrays import read_array
 from mimn.bundle.fields import (
     FIRST,
     MAX_EXAMPLE,
@@ -95,8 +96,8 @@ class FittedFields:
         try:
             specs = msgspec.json.decode((folder / FILE).read_bytes(), type=tuple[FieldSpec, ...])
             listed = [spec.name for spec in specs if spec.listed]
-            return cls(specs, {n: np.load(folder / f"field.{n}.codes.npy", allow_pickle=False) for n in listed})
-        except (OSError, ValueError, msgspec.ValidationError) as error:
+            return cls(specs, {n: read_array(folder / f"field.{n}.codes.npy") for n in listed})
+        except (OSError, ValueError) as error:
             raise DataError(f"{folder} holds no fields of a run: {error}") from error
 
 

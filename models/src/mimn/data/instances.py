@@ -12,11 +12,13 @@ and their hash is in every record.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +146,7 @@ class Instances:
             with np.load(path, allow_pickle=False) as archive:
                 stated, of = str(archive["sha256"]), str(archive["source"])
                 arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise DataError(f"{path} holds no instances ({error}): {MAKE_AGAIN}") from error
         if of != origin:
             raise DataError(f"{path} was made from other events or by another rule: {MAKE_AGAIN}")

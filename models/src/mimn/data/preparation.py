@@ -3,17 +3,17 @@
     prepare(Path("dataset.toml"))  →  <cache>/<name>-<key>/   what `mimn.data.prepared` reads back
 
 The key is a hash of the description and of the names, sizes and change times of its files, so a changed file is read
-again and an unchanged one never. The folder appears by one rename when it is complete.
+again and an unchanged one never. The folder appears by one rename when it is complete and on the disk. It states the
+hash of each of its files; they are compared before the arrays are used, and what is damaged is prepared again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -37,13 +37,15 @@ from mimn.data.faults import large_id, nothing_folded, nothing_to_learn, weight_
 from mimn.data.labels import clicks_seen, known_labels, labels_known
 from mimn.data.mapped import save
 from mimn.data.members import distinct_pairs
-from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared
+from mimn.data.prepared import FORMAT, META, TEXTS, Damaged, Ints, Meta, Prepared, hashes, read_meta
 from mimn.data.rounding import WholeTimes, certain_ms
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader
 from mimn.own_folder import make_if_above, own_folder
 from mimn.state.actions import NAMES
-from mimn.whole_file import cause
+from mimn.whole_file import beside, cause, sync_all, sync_folder
+
+log = logging.getLogger("mimn.data")
 
 
 def prepare(path: Path, cache: Path) -> Prepared:
@@ -54,21 +56,63 @@ def prepare(path: Path, cache: Path) -> Prepared:
             Nothing is left behind then.
     """
     description = read_description(path)
+    folder = _folder(description, path, cache)
     try:
-        folder = cache / f"{description.name}-{_key(description, path)}"
-    except DataError as error:
-        hint = f" ({description.source})" if description.source else ""
-        raise DataError(f"{path}: {error}{hint}") from error
-    try:
-        if not (folder / META).exists():
-            with _whole(folder) as partial:
-                _check_events(path, _Preparation(description, path.parent, partial).run())
-        meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+        meta = _kept(folder) or _made(folder, path, description)
     except OSError as error:  # not of the data set's files: those are told as DataError where they are read
         raise DataError(
             f"prepared data cannot be kept in {cache} ({cause(error)}): choose another folder with --cache or CTR_CACHE"
         ) from error
     return Prepared(folder, description, meta, path.parent)
+
+
+def prepared_folder(path: Path, cache: Path) -> Path:
+    """Where `prepare` keeps the data set as its files are now.
+
+    Raises:
+        DataError: the description cannot be used, or a file is missing.
+    """
+    return _folder(read_description(path), path, cache)
+
+
+def _folder(description: Description, path: Path, cache: Path) -> Path:
+    try:
+        return cache / f"{description.name}-{_key(description, path)}"
+    except DataError as error:
+        hint = f" ({description.source})" if description.source else ""
+        raise DataError(f"{path}: {error}{hint}") from error
+
+
+def _kept(folder: Path) -> Meta | None:
+    """What a prepared folder says of itself; None, with a line that says so, if it is damaged, or if there is none."""
+    try:
+        return read_meta(folder) if folder.exists() else None
+    except Damaged as damage:
+        log.warning("%s is damaged: the files of the data set are read again", damage)
+        return None
+
+
+def _made(folder: Path, path: Path, description: Description) -> Meta:
+    """Prepare `folder`, in place of one that is damaged; what it says of itself.
+
+    Raises:
+        DataError: as `prepare`.
+        OSError:   it cannot be written.
+    """
+    damaged = folder.exists()
+    make_if_above(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with beside(folder) as partial:
+        partial.mkdir()
+        made = _Preparation(description, path.parent, partial).run()
+        _check_events(path, made)
+        sync_all(partial)
+        if damaged and folder.exists():
+            folder.rename(partial.with_name("damaged"))
+        if not folder.exists():  # else another process was faster, with the same content
+            partial.rename(folder)
+            sync_folder(folder.parent)
+        return made.meta
 
 
 def _check_events(path: Path, made: Prepared) -> None:
@@ -114,6 +158,7 @@ class _Preparation:
             refused=self._refused,
             event_unit_ms=self._event_unit_ms,
             event_rounded_ms=self._event_rounded_ms,
+            sha256=hashes(self._folder),
         )
         (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
         return Prepared(self._folder, described, meta, self._root)
@@ -335,20 +380,3 @@ def _key(description: Description, path: Path) -> str:
                 stat = file.stat()
                 digest.update(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `folder` if all goes well, and else vanishes."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    make_if_above(partial)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():  # someone else was faster, with the same content
-            shutil.rmtree(partial)
-        else:
-            partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +30,9 @@ from mimn.data.members import Members
 from mimn.data.tables import TableReader
 
 Ints = NDArray[np.int64]
-FORMAT = 10
-"""Raised when the same files give other arrays: older folders are then made again."""
-META, TEXTS = "prepared.json", "texts.json"
+FORMAT = 11
+"""Raised when the same files give other arrays, or a folder says more of itself: older ones are then made again."""
+META, TEXTS, COLUMN = "prepared.json", "texts.json", ".npy"
 WITHHELD = 255
 """In place of a label that must not be known. Nothing can be computed from it: a label is 0 or 1."""
 
@@ -51,6 +51,45 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     a fraction of one."""
     event_rounded_ms: tuple[int, ...]
     """As `Events.rounded_ms`; none without impressions."""
+    sha256: dict[str, str]
+    """Of all other files of the folder, by path."""
+
+
+class Damaged(Exception):
+    """The message is the path of what is damaged, missing or not of this program."""
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hash of each column and of the texts in a folder, by path."""
+    return {name: _sha256(folder / name) for name in sorted(_files(folder))}
+
+
+def read_meta(folder: Path) -> Meta:
+    """What a prepared folder says of itself, all of its files compared with it.
+
+    Raises:
+        Damaged: a file is not what was written.
+        OSError: a file cannot be read.
+    """
+    try:
+        meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Damaged(folder / META) from error
+    for name, sha256 in meta.sha256.items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != sha256:
+            raise Damaged(path)
+    return meta
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in (folder / TEXTS, *folder.rglob(f"*{COLUMN}")):
+        yield path.relative_to(folder).as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -112,12 +151,8 @@ class Prepared:
     @cached_property
     def sha256(self) -> str:
         """Hash of all columns of all tables: of everything that a model or a figure of the data set rests on."""
-        digest = hashlib.sha256()
-        for path in sorted(self.folder.rglob("*.npy")):
-            with path.open("rb") as file:
-                column = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(self.folder).as_posix()} {column}\n".encode())
-        return digest.hexdigest()
+        columns = sorted((Path(name), sha256) for name, sha256 in self.meta.sha256.items() if name.endswith(COLUMN))
+        return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in columns).encode()).hexdigest()
 
     def say_refused(self, log: logging.Logger) -> None:
         """Log which rows of the files are not read, and why."""

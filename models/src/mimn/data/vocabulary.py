@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.arrays import read_array
 from mimn.data.events import DataError, Events
 from mimn.run import CATEGORY_IDS, ITEM_IDS
 
@@ -102,7 +103,7 @@ class EmbeddingIds:
         arrays = []
         for name in (ITEM_IDS, CATEGORY_IDS):
             try:
-                arrays.append(np.load(folder / name, allow_pickle=False).astype(np.int64))
+                arrays.append(read_array(folder / name).astype(np.int64))
             except (OSError, ValueError) as error:
                 raise DataError(f"{folder / name} cannot be read: {error}") from error
         try:

@@ -13,6 +13,7 @@ import numpy as np
 from mimn import config_file
 from mimn.baselines import folded_blocks
 from mimn.bundle import ItemTable, MemberIndex, load_bundle
+from mimn.bundle.arrays import read_array
 from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError
 from mimn.data.description import read_description
@@ -213,7 +214,7 @@ def facts_of(run: Path) -> RunFacts:
 
 def _ids(path: Path) -> Ids:
     try:
-        ids = np.load(path, allow_pickle=False)
+        ids = read_array(path)
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read as an array of ids: {error}") from error
-    return np.asarray(ids).astype(np.uint64)
+    return ids.astype(np.uint64)

@@ -27,7 +27,7 @@ from mimn.data.labelled import Labelled, OccasionBatch, label_parts
 from mimn.data.member_reads import ImpressionReads, index_of
 from mimn.data.members import spans
 from mimn.data.past_rates import PastRates
-from mimn.data.preparation import prepare
+from mimn.data.preparation import prepare, prepared_folder
 from mimn.data.prepared import Prepared
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.touches import addresses_of
@@ -63,7 +63,7 @@ class ImpressionData:
             DataError: it cannot be used, or has no `[impressions]`, or a needed part without both labels.
         """
         required = tuple(parts if needed is None else needed)
-        return _loaded(prepare(description, cache).folder, description, cache, tuple(parts), required)
+        return _loaded(prepared_folder(description, cache), description, cache, tuple(parts), required)
 
     @cached_property
     def sha256(self) -> str:

@@ -22,6 +22,7 @@ from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.fields import FieldTables, FieldValues, ItemMembers, ModelFields
 from mimn.nn.heads import HEADS
 from mimn.nn.model import ClickModel, MimnModel
+from mimn.whole_file import cause
 
 
 class CheckpointError(Exception):
@@ -74,12 +75,17 @@ def load_model(path: str | Path) -> ClickModel:
     """The model that `save_model` wrote to `path`, in evaluation mode.
 
     Raises:
-        CheckpointError: no such file, not safetensors, no configuration inside, or weights that do not fit it.
+        CheckpointError: no such file, or one that this user may not read; not safetensors, no configuration inside, or
+            weights that do not fit it.
     """
     try:
+        with Path(path).open("rb"):  # safetensors says of each error here that there is no such file
+            pass
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict: it cannot be iterated)
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read ({cause(error)}): let this user read it") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be read as safetensors ({error}): copy it again from where the model was trained, "

@@ -216,6 +216,7 @@ class Search(Generic[C]):
             if not begun:
                 file.write(text)
                 file.flush()
+            _cut_torn_line(self.output / STUDY)
             yield
 
     def _next(self) -> optuna.Trial | None:
@@ -309,6 +310,13 @@ class _Reporter:
         self._trial.report(epoch.validation[self._measure.name], number)
         if self._trial.should_prune():
             raise optuna.TrialPruned(f"behind the median after epoch {number}")
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Remove a last line without an end: a full disk or a power cut left it, and optuna cannot read on behind it."""
+    if journal.exists():
+        with journal.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _shown(value: Any) -> str:
