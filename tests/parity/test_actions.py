@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mimn.nn.model import Batch, BatchError, ClickModel
 from mimn.nn.sketch import Touches, folded_counters, window_counts
 from mimn.state.actions import LARGEST_WEIGHT
 from mimn.state.sketch import DAY_MS, Sketch
+from support.bundles import write_manifest
 
 RULES: ActionRules = {"view": 0.0, "click": 1.0, "cart": 2.5, "purchase": "embedding"}
 FOLDED = np.array([2, 3, 5])
@@ -107,11 +109,13 @@ def test_actions_are_part_of_the_fingerprint(tmp_path: Path) -> None:
 
 def test_a_changed_rule_is_refused_by_the_fingerprint(tmp_path: Path) -> None:
     path = exported(tiny_model(TINY, actions=RULES), tmp_path)
-    manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"weight": 2.5', '"weight": 2.0'))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["actions"]["cart"]["weight"] = 2.0
+    write_manifest(path, manifest)
     with pytest.raises(BundleError, match="fingerprint"):
         load_bundle(path)
-    manifest.write_text(manifest.read_text().replace('"weight": 2.0', '"weight": 9.0'))
+    manifest["actions"]["cart"]["weight"] = 9.0
+    write_manifest(path, manifest)
     with pytest.raises(BundleError, match=r"actions\.cart: weight 9"):
         load_bundle(path)
 

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from mimn.bundle import About, Golden, GraphFile, HeadData, StateData, load_bundle, write_bundle
 from mimn.bundle.manifest import fingerprint_of
+from mimn.bundle.seal import SEAL, seal_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
@@ -97,8 +98,15 @@ def with_table(root: Path, of: Path, file: str, numbers: NDArray[Any]) -> Path:
         about.state, about.input, about.fold_version, manifest["files"], about.sketch,
         actions=about.actions, ledger=about.ledger,
     )  # fmt: skip
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(path, manifest)
     return path
+
+
+def write_manifest(path: Path, manifest: Any) -> None:
+    """Put another manifest into the bundle at `path`, and its seal."""
+    data = json.dumps(manifest).encode()
+    (path / "manifest.json").write_bytes(data)
+    (path / SEAL).write_bytes(seal_of(data))
 
 
 def with_scaled_head(root: Path, of: Path, version: str, scale: float) -> Path:

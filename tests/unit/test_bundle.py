@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,19 @@ from mimn.bundle import (
     StateSpec,
     TensorSpec,
     load_bundle,
+    read_manifest,
     write_bundle,
 )
 from mimn.bundle.fields import FieldSpec, code_of
 from mimn.bundle.manifest import FILES, STATE_FILES, check_countable, decode_manifest, fingerprint_of
+from mimn.bundle.seal import SEAL, seal_of
+from mimn.bundle.specs import MANIFEST
 from mimn.bundle.vocabulary import UNKNOWN_ID
 from mimn.calibration import Platt
+from support.bundles import write_manifest
 
-TINY_DIEN = Path(__file__).parents[1] / "fixtures/bundle_tiny_dien/tiny-dien/1"
+ROOT = Path(__file__).parents[2]
+TINY_DIEN = ROOT / "tests/fixtures/bundle_tiny_dien/tiny-dien/1"
 BIG = 2**63 + 11
 ITEMS = EmbeddingTable(np.array([3, 8, BIG], np.uint64), np.arange(8, dtype=np.float32).reshape(4, 2))
 CATEGORIES = EmbeddingTable(np.array([5], np.uint64), np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -147,6 +154,79 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
         load_bundle(path)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that each test leaves as it is."""
+    encoded = replace(GOLDEN_CASES, context=np.zeros((1, 4), np.float32))
+    return write(tmp_path_factory.mktemp("written"), head=WITH_FIELDS, golden=encoded)
+
+
+@given(st.data())
+def test_a_changed_byte_of_any_file_is_refused(written: Path, data: st.DataObject) -> None:
+    file = data.draw(st.sampled_from(sorted(written.iterdir())))
+    whole = file.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    changed = bytearray(whole)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(changed)
+    try:
+        with pytest.raises(BundleError, match=r"copy the bundle again"):
+            load_bundle(written)
+    finally:
+        file.write_bytes(whole)
+    load_bundle(written)
+
+
+def test_a_manifest_with_any_changed_bit_is_refused(written: Path) -> None:
+    path = written / "manifest.json"
+    whole = path.read_bytes()
+    try:
+        for at, bit in product(range(len(whole)), (1, 2)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            with pytest.raises(BundleError, match="is not the file that was exported"):
+                read_manifest(written)
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("change", [
+    lambda seal: b"", lambda seal: seal[:-1], lambda seal: seal + b"\n", bytes.upper,
+    lambda seal: seal.replace(b"  ", b" *"),
+], ids=["empty", "cut", "longer", "capitals", "binary mode"])  # fmt: skip
+def test_a_damaged_seal_is_refused(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    path = write(tmp_path)
+    (path / SEAL).write_bytes(change((path / SEAL).read_bytes()))
+    with pytest.raises(BundleError, match=rf"{SEAL} beside it is damaged.*: copy the bundle again"):
+        load_bundle(path)
+
+
+def test_the_seal_is_as_sha256sum_writes_it(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    sha256 = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+    assert (path / SEAL).read_text() == f"{sha256}  manifest.json\n"
+    assert load_bundle(path).sha256 == sha256
+
+
+def test_a_bundle_from_before_seals_loads_and_says_what_it_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path)
+    (path / SEAL).unlink()
+    with caplog.at_level("INFO", "mimn.bundle"):
+        assert load_bundle(path).name == "toy/1"
+    assert f"{path} has no {SEAL}" in caplog.text
+
+
+BUNDLES = [
+    path.parent for folder in ("models/bundles", "tests/fixtures") for path in ROOT.glob(f"{folder}/*/**/{MANIFEST}")
+]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_bundle_of_the_repository_is_sealed(bundle: Path) -> None:
+    assert (bundle / SEAL).read_bytes() == seal_of((bundle / MANIFEST).read_bytes())
+
+
 def other_kind(manifest: dict[str, Any]) -> None:
     manifest["state"]["kind"] = "set"
 
@@ -233,12 +313,12 @@ def other_fold(manifest: dict[str, Any]) -> None:
 def test_a_manifest_that_cannot_be_served_is_refused_by_field(
     tmp_path: Path, edit: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    path = write(tmp_path) / "manifest.json"
-    manifest = json.loads(path.read_text())
+    path = write(tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
     edit(manifest)
-    path.write_text(json.dumps(manifest))
+    write_manifest(path, manifest)
     with pytest.raises(BundleError, match=message):
-        load_bundle(path.parent)
+        load_bundle(path)
 
 
 HOUR = FieldSpec(name="hour", source="context", kind="categorical", rows=26, whole=True)
@@ -578,7 +658,7 @@ def test_a_bundle_from_before_sizes_loads(tmp_path: Path) -> None:
     path = write(tmp_path)
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["sizes"]
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(path, manifest)
     assert load_bundle(path).name == "toy/1"
 
 
@@ -586,7 +666,7 @@ def test_a_bundle_from_before_sizes_loads(tmp_path: Path) -> None:
 def test_sizes_are_given_for_all_files_or_none(tmp_path: Path, sizes: dict[str, int]) -> None:
     path = write(tmp_path)
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"sizes": sizes}))
+    write_manifest(path, manifest | {"sizes": sizes})
     with pytest.raises(BundleError, match="`sizes` must give a size for each of `files`"):
         load_bundle(path)
 
@@ -609,13 +689,14 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
 
 
+@pytest.mark.parametrize("file", ["head.onnx", SEAL])
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_what_is_no_file_is_refused_and_not_waited_for(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused_and_not_waited_for(make: Callable[[Path], None], file: str, tmp_path: Path) -> None:
     path = write(tmp_path)
-    (path / "head.onnx").unlink()
-    make(path / "head.onnx")
+    (path / file).unlink()
+    make(path / file)
     before = descriptors()
-    with pytest.raises(BundleError, match=r"head\.onnx is not a regular file"):
+    with pytest.raises(BundleError, match=rf"{file} is not a regular file"):
         load_bundle(path)
     assert descriptors() == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
 from mimn.data.split import PARTS
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds
+from mimn.export import ExportError
 from mimn.export.run import facts_of
 from mimn.impressions.__main__ import main
 from mimn.impressions.calibrate import calibrate, note_long_histories
@@ -40,6 +42,7 @@ from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.train import train
 from mimn.impressions.trained import Fitted, RunFault, TrainedRun, fitted_of
 from mimn.nn.checkpoint import load_model
+from mimn.run_files import DESCRIPTION
 from mimn.training.folder import TrainingFailed
 from mimn.training.settings import TrainingSettings
 from support import skips
@@ -386,6 +389,43 @@ def test_a_run_with_an_empty_array_is_refused_with_a_line(
     assert capsys.readouterr().err.endswith(": it is empty\n")
     assert main(["evaluate", "--run", str(run_folder), "--cache", str(signal_run.folder.parent / "cache")]) == 1
     assert capsys.readouterr().err.endswith(": it is empty\n")
+
+
+def test_a_damaged_or_lost_file_of_a_run_is_named_by_each_command(
+    signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(signal_run.folder, tmp_path / "run")
+    files = json.loads((folder / run.METRICS).read_text())["files"]
+    assert {run.MODEL, DESCRIPTION, "fields.json", "field.signal.codes.npy", "items.ids.npy"} <= files.keys()
+    bundles = ["--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
+    commands = (["export", *bundles], ["calibrate", "--method", "platt"], ["evaluate"])
+    for name in files:
+        path = folder / name
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        for command in commands:
+            assert main([*command, "--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]) == 1
+            assert capsys.readouterr().err == (
+                f"error: {path} is not the file that training wrote (sha256 differs): copy it again from where the "
+                "model was trained, or train again\n"
+            )
+        path.unlink()
+        for command in commands:
+            assert main([*command, "--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]) == 1
+            assert capsys.readouterr().err.startswith(f"error: {folder} lacks {name}: copy it again from where ")
+        path.write_bytes(data)
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_a_run_of_an_earlier_version_that_lost_its_description_is_not_exported_as_one_of_another_kind(
+    signal_run: TrainedRun, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(signal_run.folder, tmp_path / "run")
+    run.update_json(folder / run.METRICS, lambda record: record.pop("files"))
+    facts_of(folder)
+    (folder / DESCRIPTION).unlink()
+    with pytest.raises(ExportError, match=re.escape(f"{folder / DESCRIPTION} cannot be read")):
+        facts_of(folder)
 
 
 def test_calibration_says_how_many_served_states_hold_more_events_than_it_reads(

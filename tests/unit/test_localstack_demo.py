@@ -35,7 +35,7 @@ from mimn.state.actions import Actions
 from rtp.app import create_service
 from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
-from support.bundles import FIXTURES
+from support.bundles import FIXTURES, write_manifest
 from support.fake_state_reader import FakeStateReader
 
 ROOT = Path(__file__).parents[2]
@@ -325,7 +325,7 @@ def test_equal_ids_do_not_make_another_data_set_the_demos(
     shutil.copytree(ROOT / BUNDLE, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["training"]["dataset"] = "movielens"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(copy, manifest)
     with pytest.raises(OtherCatalogue, match="was trained on movielens: 99% of the demo's events"):
         check_catalogue(copy, events, people)
 

@@ -50,6 +50,7 @@ ELSEWHERE = {
     "sketch.rule": "a field of the manifest",
     "tcpi_unacked": "Linux's",
     "events.sha256": "a key of a description",
+    "manifest.sha256": "a file of a bundle, which reads like an attribute",
     "model.head": "a setting of a training configuration",
     "training.learning_rate": "a setting of a training configuration",
     "training.validation_length": "a setting of a training configuration",

@@ -10,7 +10,7 @@ import pytest
 
 from mimn.bundle import BundleError, check_name
 from mimn.release import Gate, NotAllowed, other_topic
-from support.bundles import TINY
+from support.bundles import TINY, write_manifest
 from uic.rollout.gates import made_of
 from uic.rollout.namespaces import Reading
 from uic.rollout.origins import origin_of
@@ -35,7 +35,7 @@ def renamed(root: Path, name: str, version: str) -> Path:
     copy = root / name / version
     shutil.copytree(TINY, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "name": name, "version": version}))
+    write_manifest(copy, {**manifest, "name": name, "version": version})
     return copy
 
 

@@ -15,7 +15,7 @@ from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.specs import FIELD_VECTORS
 from mimn.state import Progress
 from rtp.runtime import load_model
-from support.bundles import FIXTURES, TINY, again, with_scaled_head
+from support.bundles import FIXTURES, TINY, again, with_scaled_head, write_manifest
 from uic.core.start_position import LogBounds
 from uic.rollout import planning
 from uic.rollout.namespaces import Reading
@@ -32,7 +32,7 @@ def with_other_tables(tmp_path: Path) -> Path:
     tables, manifest = copy / FIELD_VECTORS, json.loads((copy / "manifest.json").read_text())
     np.save(tables, -np.load(tables))
     manifest["files"][FIELD_VECTORS] = sha256(tables.read_bytes()).hexdigest()
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(copy, manifest)
     load_bundle(copy)
     return copy
 

@@ -27,6 +27,7 @@ from rtp.release import InService, Release
 from rtp.runtime import OnnxModel
 from rtp.scorer import Scorer
 from rtp.settings import RtpSettings
+from support.bundles import write_manifest
 from support.fake_state_reader import FakeStateReader, progress_reader
 from support.stored import Stored
 
@@ -184,7 +185,7 @@ def changed(folder: Path, **income: Any) -> Path:
     manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     [spec] = [spec for spec in manifest["fields"] if spec["name"] == "income"]
     spec |= income
-    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    write_manifest(path, manifest)
     return path
 
 

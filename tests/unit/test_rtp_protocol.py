@@ -57,7 +57,7 @@ class Request:
 
 def answer(wire: Wire, request: Request, body: bytes = b"{}") -> bool:
     request.transport = wire
-    return write_at_once(cast("RequestResponseCycle", request), wire.close, 200, HEADERS, body)
+    return write_at_once(cast("RequestResponseCycle", request), 200, HEADERS, body)
 
 
 def test_head_and_body_are_one_write() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from mimn.training.processes import ALONE
 from mimn.training.schedule import Epoch, Measure, Schedule
 from mimn.training.settings import AUTO_EPOCHS, TrainingSettings
 from mimn.training.teachers import Teachers
+from mimn.training.warm import Start
 from support import datasets
 from support.small_disk import no_room_for
 
@@ -562,6 +564,60 @@ def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[
     assert "train it first" in capsys.readouterr().err
     assert evaluate.main(["--run", str(folder / "whole"), "--length", "0"]) == 1
     assert "length must be at least 1" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copy(folder: Path, trained: dict[str, Any], tmp_path: Path) -> Path:
+    """A finished run that a test may damage."""
+    assert trained
+    return shutil.copytree(folder / "whole", tmp_path / "run")
+
+
+def exported(source: Path, version: str = "1") -> int:
+    bundles = ["--output", str(source.parent / "bundles"), "--name", "x", "--version", version]
+    return export_main(["--run", str(source), *bundles])
+
+
+def test_a_damaged_or_lost_file_of_a_run_is_named_by_export_and_evaluation_and_a_warm_start(
+    copy: Path, trained: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(trained["files"]) == ["categories.ids.npy", "items.ids.npy", run.MODEL]
+    for name in trained["files"]:
+        path = copy / name
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        for command in (exported(copy), evaluate.main(["--run", str(copy)])):
+            assert command == 1
+        differs = f"{path} is not the file that training wrote (sha256 differs): copy it again from where the model was"
+        assert capsys.readouterr().err.count(differs) == 2
+        with pytest.raises(TrainingFailed, match=re.escape(differs)):
+            train.train(epochs(smoke_config(folder), 1), copy.parent / "warm", start=Start(copy))
+        path.unlink()
+        for command in (exported(copy), evaluate.main(["--run", str(copy)])):
+            assert command == 1
+        assert capsys.readouterr().err.count(f"{copy} lacks {name}: copy it again from where the model was") == 2
+        path.write_bytes(data)
+    assert not (copy.parent / "bundles").exists()
+    assert exported(copy) == 0
+    assert "files" not in load_bundle(copy.parent / "bundles/x/1").manifest.training
+
+
+def test_a_run_of_an_earlier_version_without_hashes_is_exported_and_evaluated(copy: Path) -> None:
+    run.update_json(copy / run.METRICS, lambda record: record.pop("files"))
+    assert exported(copy) == 0
+    assert evaluate.main(["--run", str(copy), "--length", "50"]) == 0
+
+
+def test_hashes_that_cannot_be_read_are_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run.update_json(copy / run.METRICS, lambda record: record.update(files=[]))
+    assert exported(copy) == 1
+    assert "`files` of the record of the run are no hashes" in capsys.readouterr().err
+
+
+def test_a_run_without_its_configuration_is_not_exported(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / run.CONFIG).unlink()
+    assert exported(copy) == 1
+    assert f"{copy / run.CONFIG} cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("full", [run.PREDICTIONS.format(length=50), run.METRICS])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimn import run
+from mimn import run, run_files
 from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import DataError
@@ -66,7 +66,7 @@ def evaluate(
     if length < 1:
         raise EvaluationFailed(f"length must be at least 1, not {length}")
     try:
-        record = run.finished(folder)
+        record = run_files.whole(folder)
     except run.NoFinishedRun as error:
         raise EvaluationFailed(str(error)) from error
     config = read_config(folder / run.CONFIG)

@@ -29,7 +29,7 @@ COPY_AGAIN = "copy it again from where the model was trained, or train again"
 
 
 class NoFinishedRun(Exception):
-    """A folder that holds no finished run; the message says why and what to do."""
+    """A folder that holds no finished run that is whole; the message says why and what to do."""
 
 
 def finished(folder: Path) -> dict[str, Any]:

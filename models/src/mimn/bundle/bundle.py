@@ -22,6 +22,7 @@ from mimn.bundle.manifest import check_countable, decode_manifest
 from mimn.bundle.members import MemberIndex, MemberReads
 from mimn.bundle.reads import Reads
 from mimn.bundle.request_fields import RequestFields
+from mimn.bundle.seal import check_seal
 from mimn.bundle.specs import BundleError, Manifest
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.state.actions import Actions
@@ -160,7 +161,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     """The manifest of the bundle in directory `path`, and its sha256. The other files are not looked at.
 
     Raises:
-        BundleError: there is none, or it cannot be read.
+        BundleError: there is none, it cannot be read, or it is not the one that was exported.
     """
     path = path.resolve()
     if not path.is_dir():
@@ -169,6 +170,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path / m.MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
+    check_seal(path, data)
     return decode_manifest(data), hashlib.sha256(data).hexdigest()
 
 

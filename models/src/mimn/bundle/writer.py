@@ -21,6 +21,7 @@ from mimn.bundle.manifest import decode_manifest, encode_manifest, fingerprint_o
 from mimn.bundle.members import FILES as MEMBERS
 from mimn.bundle.members import MemberIndex
 from mimn.bundle.request_fields import RequestFields
+from mimn.bundle.seal import SEAL, seal_of
 from mimn.bundle.specs import (
     ActionSpec,
     BundleError,
@@ -201,6 +202,7 @@ def write_bundle(
     )
     contents[m.MANIFEST] = encode_manifest(manifest)
     decode_manifest(contents[m.MANIFEST])
+    contents[SEAL] = seal_of(contents[m.MANIFEST])
     try:
         with making(target) as partial:
             for file, data in contents.items():

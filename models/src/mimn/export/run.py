@@ -10,7 +10,7 @@ from typing import TypeGuard
 import msgspec
 import numpy as np
 
-from mimn import config_file
+from mimn import config_file, run_files
 from mimn.baselines import folded_blocks
 from mimn.bundle import ItemTable, MemberIndex, load_bundle
 from mimn.bundle.arrays import read_array
@@ -25,13 +25,14 @@ from mimn.export.sequence import EVENTS, export_sequence
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.long_histories import LONG_HISTORIES, LongHistories
 from mimn.impressions.measured import LATER, evaluation_of, outdated, overall
-from mimn.impressions.train import DESCRIPTION
-from mimn.impressions.trained import RunFault, fitted_of
+from mimn.impressions.trained import RunFault, fitted_of, kept_in_files
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import load_model
 from mimn.nn.graphs import StateModel
 from mimn.nn.model import ClickModel
-from mimn.run import CATEGORY_IDS, CONFIG, ITEM_IDS, MODEL, NoFinishedRun, finished
+from mimn.run import CATEGORY_IDS, CONFIG, ITEM_IDS, MODEL, NoFinishedRun
+from mimn.run_config import read_config
+from mimn.run_files import DESCRIPTION
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
 
@@ -170,12 +171,14 @@ def facts_of(run: Path) -> RunFacts:
         ExportError: the run is not finished, or a file of it is missing or damaged.
     """
     try:
-        training = finished(run)
+        training = run_files.whole(run)
+        told = {name: value for name, value in training.items() if name not in (run_files.FILES, "description", LATER)}
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
-        impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
+        if "description" not in training:
+            read_config(run / CONFIG)
+            return RunFacts(training=told, codes=codes)
+        kept = kept_in_files(read_description(run / DESCRIPTION))
         fitted = fitted_of(run)
-        if impressions is None:
-            return RunFacts(training=training, codes=codes)
         history = config_file.read(run / CONFIG, ImpressionConfig).history
     except (NoFinishedRun, ConfigError, DataError, RunFault) as error:
         raise ExportError(str(error)) from error
@@ -199,7 +202,6 @@ def facts_of(run: Path) -> RunFacts:
             "" if on is None else "--on and ",
             length,
         )
-    told = {name: value for name, value in training.items() if name not in ("description", LATER)}
     # By slice they would be longer than all the rest of a manifest.
     told["evaluation"] = overall(evaluation_of(training, None), fitted)
     if on is not None:
@@ -208,7 +210,7 @@ def facts_of(run: Path) -> RunFacts:
         training=told,
         codes=codes,
         calibration=UNCALIBRATED if fitted is None else fitted.calibration,
-        negatives_kept=training.get("negatives_kept", 1.0) * impressions.negatives_kept,
+        negatives_kept=training.get("negatives_kept", 1.0) * kept,
     )
 
 

@@ -24,8 +24,8 @@ from mimn.data.members import Members
 from mimn.data.preparation import prepare
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.impressions.config import ImpressionConfig
-from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault
+from mimn.run_files import DESCRIPTION
 from mimn.state.ledger import Ledger
 
 log = logging.getLogger("mimn.export")

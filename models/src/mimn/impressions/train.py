@@ -29,6 +29,7 @@ from mimn.impressions.scoring import predict
 from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.model import ClickModel
+from mimn.run_files import DESCRIPTION
 from mimn.training.folder import TrainingFailed, machine
 from mimn.training.loop import ONCE, Running, Step, finite
 from mimn.training.procedure import train_run
@@ -36,7 +37,6 @@ from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.warm import Origin, Start, limits_of
 
-DESCRIPTION = "dataset.toml"
 MANY_CLICKS = 40
 """With fewer validation clicks an AUC of 1 may be luck."""
 LIKELY_CAUSE = (

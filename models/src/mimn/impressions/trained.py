@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimn import config_file, run
+from mimn import config_file, run, run_files
 from mimn.bundle.members import MemberIndex, MemberIndexError
 from mimn.calibration import Calibration, CalibrationError, Method, Platt
 from mimn.data.description import Description, read_description
@@ -29,9 +29,9 @@ from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.later import LaterData, check_later, check_past, doubt_of_history
 from mimn.impressions.scoring import predict
-from mimn.impressions.train import DESCRIPTION
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import ClickModel
+from mimn.run_files import DESCRIPTION
 
 log = logging.getLogger("mimn.impressions")
 CALIBRATION = "calibration.json"
@@ -190,13 +190,13 @@ class TrainedRun(Scorer):
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What the `metrics.json` of a finished run on impressions says.
+    """What the `metrics.json` of a finished run on impressions says, whose files are those that training wrote.
 
     Raises:
-        RunFault: there is none.
+        RunFault: there is none, or a file is missing or damaged.
     """
     try:
-        record = run.finished(folder)
+        record = run_files.whole(folder)
     except run.NoFinishedRun as error:
         raise RunFault(str(error)) from error
     if "description" not in record:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mimn import run
+from mimn import run, run_files
 from mimn.config_file import HasToml
 from mimn.data.fields import FittedFields
 from mimn.data.prepared import Prepared
@@ -154,6 +154,7 @@ def _train_run(
         if processes.first:
             if task.curves:
                 draw_curves(schedule, output / run.CURVES, config.name)
+            record[run_files.FILES] = run_files.hashes(output)
             run.write_json(output / run.METRICS, record)
             (output / run.CHECKPOINT).unlink(missing_ok=True)
         return record

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mimn import run
+from mimn import run, run_files
 from mimn.baselines import ModelConfig
 from mimn.bundle.fields import FIRST, UNKNOWN, FieldSpec
 from mimn.config import ConfigError
@@ -138,6 +138,7 @@ class Origin:
         if not (folder / run.METRICS).exists():
             raise TrainingFailed(f"{folder} holds no finished run to start from: finish it, or name another by --from")
         try:
+            run_files.whole(folder)
             ids = EmbeddingIds.load(folder)
             fitted = FittedFields.load(folder) if (folder / FILE).exists() else NO_FIELDS
             with safe_open(str(path), framework="pt") as file:
@@ -147,7 +148,7 @@ class Origin:
                     rows = file.get_tensor("fields.embedding_rows").numpy()
             with path.open("rb") as whole:
                 sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
-        except (OSError, SafetensorError, KeyError, ValueError, ConfigError, DataError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, ConfigError, DataError, run.NoFinishedRun) as error:
             raise TrainingFailed(f"{folder} cannot be started from ({error}): name another run by --from") from error
         source = From(run=str(folder.resolve()), model_sha256=sha256, keep_state=start.keep_state)
         return cls(source, known.config, known.actions, KnownIds(ids, rows), fitted)

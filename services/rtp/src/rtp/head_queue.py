@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from rtp.core.admission import IN_A_ROW_S
+from rtp.core.admission import IN_A_ROW_S, MOST_IN_A_ROW_S
 
 
 class HeadQueue:
@@ -57,7 +57,8 @@ class HeadQueue:
         """
         if self._left_s is None:
             asyncio.get_running_loop().call_soon(self._next_pass)
-            self._began, self._ran_s, self.share_s = self._clock(), 0.0, IN_A_ROW_S
+            self._began, self._ran_s = self._clock(), 0.0
+            self._refused_share()  # from here on
             self._left_s = IN_A_ROW_S - cost_s
         elif not self._line and cost_s <= self._left_s:
             self._left_s -= cost_s
@@ -73,7 +74,8 @@ class HeadQueue:
     def _next_pass(self) -> None:
         """Called once a pass: the first in the line run in the next one, and no others."""
         now = self._clock()
-        self.share_s = max(IN_A_ROW_S, (now - self._began - self._ran_s) * self._refused_share())
+        refusals_s = (now - self._began - self._ran_s) * self._refused_share()
+        self.share_s = max(IN_A_ROW_S, min(refusals_s, MOST_IN_A_ROW_S))
         self._began, self._ran_s = now, 0.0
         left_s, some = self.share_s, False
         while self._line and (not some or self._line[0][1] <= left_s):
@@ -82,6 +84,8 @@ class HeadQueue:
                 turn.set_result(None)
                 left_s -= cost_s
                 some = True
-        self._left_s = 0.0 if some else None
         if some:
+            self._left_s = 0.0
             asyncio.get_running_loop().call_soon(self._next_pass)
+        else:
+            self._left_s, self.share_s = None, IN_A_ROW_S

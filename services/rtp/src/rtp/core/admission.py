@@ -18,6 +18,10 @@ IN_A_ROW_S: Final = 0.0005
 """How long the head may always run in one pass of the event loop, if more than once; in seconds of expected cost. With
 what a request takes besides, a pass is about three times as long."""
 
+MOST_IN_A_ROW_S: Final = 0.05
+"""How long it may run in one pass at the most, however long refusals took in the one before: the machine may have
+stalled meanwhile."""
+
 FOR_THE_LINE = 2 / 3
 """Share of the rest of a deadline that the line may take. With more, a request would be let in that has no time left to
 ask the store (`rtp.scorer.PATIENCE`), and gets a worse answer than another process could give."""
@@ -44,7 +48,7 @@ class Admission:
     _refused: int = field(default=0, init=False)
 
     def refused_share(self) -> float:
-        """Of the requests that came since this was last asked, the share that was refused for the line; 0 of none."""
+        """Of the requests that came since this was last asked, the share that was refused as overloaded; 0 of none."""
         share = self._refused / self._came if self._came else 0.0
         self._came = self._refused = 0
         return share

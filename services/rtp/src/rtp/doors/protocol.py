@@ -71,12 +71,10 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-def write_at_once(
-    cycle: RequestResponseCycle, close: Callable[[], None], status: int, headers: Headers, body: bytes
-) -> bool:
+def write_at_once(cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
     """Write a whole answer to the request of `cycle`: head and body in one call to the system and one packet, where
-    uvicorn makes two, and without its checks of headers that are the service's own. `close` ends the connection. False,
-    and nothing is written, while the client does not read what was sent before."""
+    uvicorn makes two, and without its checks of headers that are the service's own. False, and nothing is written,
+    while the client does not read what was sent before."""
     if cycle.flow.write_paused:
         return False
     if cycle.disconnected:
@@ -89,7 +87,7 @@ def write_at_once(
     cycle.transport.write(whole)
     cycle.message_event.set()
     if not cycle.keep_alive:
-        close()
+        cycle.transport.close()
     cycle.on_response()
     return True
 
@@ -105,6 +103,15 @@ async def _send_unasked(cycle: RequestResponseCycle, send: Callable[[Any], Await
     """`send` an answer that does not go by `write_at_once`."""
     _end_unasked(cycle)
     await send(message)
+
+
+class _Ending:
+    """What uvicorn's cycle uses of a transport. Its end is the connection's own."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -151,6 +158,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """What is read is thrown away."""
         self._lingering = False
         """All is said, and the client still sends."""
+        self._ended = False
+        """The client sends no more."""
         self._due: Callable[[], None] | None = None
         """Refuses the last request once those before it are answered."""
         self._hosts: list[bytes] | None = None
@@ -249,6 +258,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         if self._incoming is None and self.transport.get_extra_info("sslcontext") is None:  # TLS cannot be half closed
             self.cycle.keep_alive = False
+            self._ended = True
             return True
         self.cycle.disconnected = True
         self.cycle.message_event.set()
@@ -342,7 +352,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._incoming = _HANDED
         if self.parser.get_method() == b"POST":  # an answer to HEAD has no body
-            self.scope[AT_ONCE] = partial(write_at_once, self.cycle, self._close)  # type: ignore[literal-required]
+            self.scope[AT_ONCE] = partial(write_at_once, self.cycle)  # type: ignore[literal-required]
+        self.cycle.transport = _Ending(self.transport, self._close)  # type: ignore[assignment]  # it has what is used of it
         if expects:
             self.cycle.send = partial(_send_unasked, self.cycle, self.cycle.send)  # type: ignore[method-assign]
 
@@ -475,11 +486,18 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._close()
 
+    def shutdown(self) -> None:
+        """See uvicorn: the process ends, and waits for no more than the answers."""
+        if self._lingering:
+            self.transport.close()
+        else:
+            super().shutdown()
+
     def _close(self) -> None:
         """End the connection once what was sent is taken; `cut` does not wait for that without end. A client that has
         not sent its whole request may send on for as long as a request may take: to close would reset the connection,
         and many clients that cannot send their request do not read the answer (RFC 9112, 9.6)."""
-        unread = self._over or self._incoming is not None
+        unread = not self._ended and (self._over or self._incoming is not None)
         if unread and self.transport.can_write_eof() and not self.transport.is_closing():
             self._over = self._lingering = True
             self._held.clear()
@@ -506,6 +524,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif behind := bool(self.pipeline):
             self.pipeline.popleft()  # it is the last of those that wait
         elif self.cycle.response_started:
+            self.cycle.disconnected = True
             self._close()
             return
         else:

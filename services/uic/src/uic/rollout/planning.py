@@ -11,7 +11,8 @@ from mimn.bundle import Bundle, BundleError, Manifest, check_name, load_bundle, 
 from mimn.bundle.arrays import read_array
 from mimn.bundle.graph import proven_head, proven_step
 from mimn.bundle.members import FILES
-from mimn.bundle.specs import HEAD
+from mimn.bundle.seal import SEAL
+from mimn.bundle.specs import HEAD, MANIFEST
 from mimn.release import Finding, Gate, Release, out_of_memory
 from mimn.state import Progress
 from mimn.state.codec import HEADER_BYTES
@@ -87,8 +88,8 @@ def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
     except BundleError as error:
         raise BundleError(
             f"{path} cannot be rolled out or replaced: {error}. Copy it to a folder …/NAME/VERSION with an "
-            "allowed name and version, and write them into the copy's manifest.json; states stay valid, because the "
-            "fingerprint does not depend on them"
+            "allowed name and version, write them into the copy's manifest.json, and seal it there by `sha256sum "
+            f"{MANIFEST} > {SEAL}`; states stay valid, because the fingerprint does not depend on them"
         ) from error
     bundle = load_bundle(path.resolve())
     proven_step(bundle)
