@@ -561,6 +561,18 @@ def test_heads_run_for_as_long_as_refusals_took_however_long_that_is(
         assert max(1, math.floor(least * (1 - 1e-6))) <= heads <= max(1, math.floor(least * (1 + 1e-6)))
 
 
+def test_a_head_that_runs_after_a_while_knows_nothing_of_what_was_before() -> None:
+    async def play() -> tuple[float, list[float]]:
+        now, shares = 0.0, [1.0, 0.0, 1.0]
+        line = HeadQueue(lambda: shares.pop(0), lambda: now)
+        await line.turn(now, 0.001)
+        now = 0.02
+        await asyncio.sleep(0)
+        return line.share_s, shares
+
+    assert asyncio.run(play()) == (IN_A_ROW_S, [1.0]), "refusals from before the first turn do not count"
+
+
 def test_the_line_is_as_old_as_the_first_in_it() -> None:
     async def play() -> list[float]:
         line = HeadQueue(none_refused)

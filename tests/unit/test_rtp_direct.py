@@ -403,10 +403,12 @@ MUCH = 1 << 24
     ("sent", "status"),
     [
         (request(b"", JSON, CLOSE).replace(b"length: 0", b"length: %d" % MUCH), 413),
+        (request(b"", b"expect: 100-continue", start=b"PUT /predict HTTP/1.1").replace(b": 0", b": %d" % MUCH), 405),
+        (request(b"", CLOSE, start=b"POST /elsewhere HTTP/1.1").replace(b": 0", b": %d" % MUCH), 404),
         (b"POST /predict HTTP/1.1\r\nhost: here\r\nx: ", 431),
         (b"POST /predict HTTP/1.1\r\ncontent-length: %d\r\n%b\r\n\r\n" % (MUCH, JSON), 400),
     ],
-    ids=["a large body", "a large head", "no host"],
+    ids=["a large body", "a body that was not asked for", "another path", "a large head", "no host"],
 )
 def test_a_client_that_still_sends_gets_its_refusal(
     sent: bytes, status: int, loop: Callable[[], asyncio.AbstractEventLoop]
@@ -446,6 +448,34 @@ def test_a_client_that_sends_on_and_on_is_not_waited_for_without_end() -> None:
         cut_late(server.state.connections, loop.time() + ARRIVAL_S + 1)
         await until(lambda: not server.state.connections, "the connection has ended")
         assert not server.asked
+        writer.close()
+
+    run(test)
+
+
+def test_a_process_that_ends_does_not_wait_for_a_client_that_still_sends() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(CHUNKED.replace(b"/predict", b"/elsewhere") + b"2\r\nab\r\n")
+        await until(lambda: server.received, "the request has begun")
+        writer.write(b"no chunk\r\n")
+        assert b"HTTP/1.1 400 " in await asyncio.wait_for(reader.read(), WITHIN_S)
+        server.connection.shutdown()
+        await until(lambda: not server.state.connections, "the connection has ended")
+        writer.close()
+
+    run(test)
+
+
+def test_a_client_that_has_sent_all_is_not_waited_for() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a", start=b"POST /elsewhere HTTP/1.1"))
+        writer.write(b"this is no request\r\n\r\n")
+        writer.write_eof()
+        got = await asyncio.wait_for(reader.read(), WITHIN_S)
+        assert got.startswith(b"HTTP/1.1 200 ")
+        await until(lambda: not server.state.connections, "the connection has ended")
         writer.close()
 
     run(test)
