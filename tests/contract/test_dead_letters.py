@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from conftest import MakeTopics
 from localstack.topics import Topic, create_topics, delete_topics
 from localstack.wait import until
 from support import fake_topics
 from uic.core.event import Reason
-from uic.core.letters import OFFSET, REASON, VALUE_BYTES, Letter
+from uic.core.letters import OFFSET, REASON, VALUE_BYTES, Letter, to_wire
 from uic.core.ports import DeadLetters, Delivery
 from uic.log.dead_letter_topic import DeadLetterProducer
 from uic.log.topic_reader import LogRecord, read_to_end
@@ -86,6 +90,13 @@ def test_a_topic_that_is_away_is_an_error_and_not_an_exception(subject: Subject)
     assert finished(subject.away.send([letter(1)])).error
 
 
+def test_letters_that_do_not_fit_are_cut_and_counted(subject: Subject) -> None:
+    assert subject.deliver([letter(1), letter(2)]).cut == 0
+    delivery = subject.deliver([letter(3, b"x" * (2 << 20)), letter(4), letter(5, b"x" * (2 << 20))])
+    assert (delivery.error, delivery.cut) == (None, 2)
+    assert subject.deliver([letter(6)]).cut == 0
+
+
 # What only a real topic has
 
 
@@ -132,6 +143,50 @@ def test_a_topic_that_takes_less_gets_less(real_kafka: str) -> None:
     assert dict(arrived[2].headers)[VALUE_BYTES] == b"100000"
     assert dict(arrived[2].headers)[REASON] == b"malformed_json"
     delete_topics(real_kafka, [name])
+
+
+@pytest.mark.servers
+def test_letters_are_whole_again_once_the_topic_takes_them_and_one_that_takes_none_is_told_with_what_to_raise(
+    real_kafka: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"limited-{uuid.uuid4().hex[:10]}.dlq"
+    create_topics(real_kafka, [Topic(name, 1, {"max.message.bytes": "6000"})])
+    value, most = b"x" * 20_000, 1 << 20
+    producer = DeadLetterProducer({"bootstrap_servers": [real_kafka]}, name, max_bytes=most)
+    producer.start()
+
+    def deliver(offset: int) -> Delivery:
+        return finished(producer.send([letter(offset, value), letter(offset + 1)]))
+
+    raised = f"kafka-configs.sh --bootstrap-server {real_kafka} --alter --entity-type topics --entity-name {name}"
+    with caplog.at_level(logging.WARNING):
+        for offset in (1, 3):
+            assert (deliver(offset).error, deliver(offset).cut) == (None, 1)
+    [line] = [record for record in caplog.records if record.message == "a letter is cut"]
+    assert f"{raised} --add-config max.message.bytes={most}" in str(line.__dict__)
+    limit(real_kafka, name, 300)
+    until(lambda: deliver(5).error is not None, "it takes none", within_s=60)
+    error = finished(producer.send([letter(7, b"v" * 100)])).error
+    assert error is not None
+    size = to_wire(letter(7, b"v" * 100), most).size
+    assert error.startswith(
+        f"a letter of about {size} bytes is refused: max.message.bytes of topic {name} is too small"
+    )
+    assert error.endswith(f"Raise it: {raised} --add-config max.message.bytes={most}")
+    limit(real_kafka, name, most)
+    until(lambda: deliver(9).error is None, "it takes letters again", within_s=60)
+    delivery = deliver(11)
+    assert (delivery.error, delivery.cut) == (None, 0), "by the same producer"
+    producer.close()
+    arrived = {int(dict(r.headers)[OFFSET] or b""): r for r in read_letters(real_kafka, name)}
+    assert 0 < len(arrived[3].value or b"") < 6000
+    assert arrived[11].value == value
+    delete_topics(real_kafka, [name])
+
+
+def limit(bootstrap: str, topic: str, most: int) -> None:
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(most)})])
 
 
 @pytest.mark.servers

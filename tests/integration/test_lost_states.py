@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
@@ -15,10 +16,15 @@ from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from localstack.web import web
 from mimn.bundle import load_bundle
-from mimn.state import REMOVAL, Keys, decode_progress, encode_progress, namespace, partition_of
+from mimn.state import REMOVAL, Keys, decode_progress, encode_progress, encode_state, namespace, partition_of
 from support.bulk_running import cut_log, run_main
+from support.open_transaction import open_transaction
 from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
 from support.world import World
+from uic.core.records import BatchRecord
+from uic.core.topics import import_run
+from uic.log.bounded_producer import close_producer, open_run
+from uic.log.partition_reader import PartitionReader
 from uic.tools import verify
 
 pytestmark = pytest.mark.servers
@@ -126,6 +132,85 @@ def test_a_state_whose_first_events_retention_has_removed_is_not_called_whole(
         state = world.state(LOST)
         assert state is not None
         assert (state.header.event_count, state.header.partial) == (7, True)
+    finally:
+        world.close()
+
+
+def an_aborted_transaction(topics: TopicsForTest) -> None:
+    with open_transaction(topics, range(N)):
+        pass
+
+
+def a_run_of_an_import(topics: TopicsForTest) -> None:
+    client = {"bootstrap_servers": [topics.bootstrap]}
+    producer = open_run(
+        client, import_run(topics.events), topics.events, range(N), timeout_s=60, max_request_bytes=1 << 20
+    )
+    close_producer(producer, wait_s=1)
+
+
+@pytest.mark.parametrize("first", [an_aborted_transaction, a_run_of_an_import])
+def test_states_of_a_log_that_begins_with_what_no_reader_is_handed_are_folded_whole(
+    tmp_path: Path,
+    valkey: RedisForTest,
+    real_kafka: str,
+    make_topics: MakeTopics,
+    first: Callable[[TopicsForTest], None],
+) -> None:
+    topics = make_topics(real_kafka, N)
+    first(topics)
+    world = World(tmp_path / "world", topics, valkey.url, valkey.prefix, {})
+    try:
+        worker = world.worker()
+        world.produce(80, USERS[:8])
+        world.wait_folded()
+        worker.stop()
+        whole = world.stored().states
+        partition = {user: partition_of(user.encode(), N) for user in USERS}
+        assert world.client.delete(world.keys.state(partition[LOST], LOST)) == 1
+        state = world.state(MET)
+        assert state is not None
+        called_partial = msgspec.structs.replace(state.header, partial=True)  # as by a repair of an earlier version
+        fingerprint, layout = world.bundle.fingerprint, world.bundle.layout
+        value = encode_state(msgspec.structs.replace(state, header=called_partial), fingerprint, layout)
+        world.client.set(world.keys.state(partition[MET], MET), value)
+        code, said = command(world.environment(), "--repair")
+        assert (code, said.splitlines()[-1]) == (0, "8 users, 1 states lost, 1 incomplete, 2 repaired")
+        assert "still lack" not in said
+        assert world.stored().states == whole
+        assert command(world.environment()) == (0, "8 users, 0 states lost, 0 incomplete, 0 repaired\n")
+    finally:
+        world.close()
+
+
+def test_retention_that_moves_before_the_log_is_read_ends_a_repair_that_would_miss_events(
+    tmp_path: Path,
+    valkey: RedisForTest,
+    real_kafka: str,
+    make_topics: MakeTopics,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = World(tmp_path / "world", make_topics(real_kafka, N), valkey.url, valkey.prefix, {})
+    partition = partition_of(LOST.encode(), N)
+    read = PartitionReader.read
+
+    def cut_and_read(reader: PartitionReader, p: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
+        cut_log(real_kafka, world.topics.events, {partition: 3})
+        return read(reader, p, start, end)
+
+    try:
+        worker = world.worker()
+        world.produce(10, [LOST])
+        world.wait_folded()
+        worker.stop()
+        assert world.client.delete(world.keys.state(partition, LOST)) == 1
+        before = everything(world)
+        with monkeypatch.context() as patched:
+            patched.setattr(PartitionReader, "read", cut_and_read)
+            assert command(world.environment(), "--repair") == (1, "")
+        assert "retention removed offset 0 while the log was read; run this again" in capsys.readouterr().err
+        assert everything(world) == before
     finally:
         world.close()
 

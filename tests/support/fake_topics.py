@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mimn.state import partition_of
 from support.hand_model import WALL_MS, event_value
 from uic.core.epochs import EpochEnd
-from uic.core.letters import Letter
+from uic.core.letters import Letter, to_wire
 from uic.core.ports import (
     Advised,
     Assigned,
@@ -30,6 +30,8 @@ from uic.core.topics import bring_back
 from uic.errors import LogUnavailable, NoLeader
 
 TOPIC = "behavior-events"
+MOST_OF_LETTER = 1 << 20
+"""Bytes that the dead letters take of one."""
 
 
 class FakeRecord(NamedTuple):
@@ -254,6 +256,7 @@ class FakeDelivery:
     letters: tuple[Letter, ...]
     done: bool = False
     error: str | None = None
+    cut: int = 0
 
 
 class FakeDeadLetters:
@@ -277,6 +280,7 @@ class FakeDeadLetters:
         for delivery in self.open:
             delivery.done = True
             delivery.error = "away" if self.away else None
+            delivery.cut = sum(not to_wire(letter, MOST_OF_LETTER).whole for letter in delivery.letters)
             if not self.away:
                 self.arrived += delivery.letters
         self.open.clear()

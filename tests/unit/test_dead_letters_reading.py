@@ -97,6 +97,16 @@ def test_a_letter_that_does_not_fit_says_so_and_keeps_its_place(letter: Letter, 
         assert not_replayable(read, TOPIC)
 
 
+def test_a_letter_of_which_headers_alone_do_not_fit_is_not_called_cut_and_says_what_is_missing() -> None:
+    headers = (("trace", b"x"), ("large", b"x" * 5000), ("later", b"x"))
+    read = read_letter(delivered(Letter(Reason.MISROUTED, TOPIC, 1, 2, 3, b"u", b"v" * 900, headers), 4096))
+    assert (read.value, read.cut_from, read.headers_left_out) == (b"v" * 900, None, 2)
+    assert summary(read)["cut"] is False
+    assert "           2 headers did not fit and were left out" in list(describe(read))
+    assert not_replayable(read, TOPIC) == "headers were left out"
+    assert not to_wire(Letter(Reason.MISROUTED, TOPIC, 1, 2, 3, b"u", b"v" * 900, headers), 4096).whole
+
+
 @given(LETTERS)
 def test_any_letter_can_be_shown_and_its_summary_holds_neither_key_nor_value(letter: Letter) -> None:
     read = read_letter(delivered(letter))

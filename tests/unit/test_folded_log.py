@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.state import NO_TOPIC_ID, Progress, encode_progress, witness
+from mimn.state import NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
 from uic.core.records import BatchRecord
 from uic.core.start_position import BrokenReason, LogBounds
 from uic.errors import UnsuitableTopic
 from uic.log.partition_reader import TopicBounds
-from uic.tools.folded_log import AnotherLog, FoldedLog
+from uic.tools.folded_log import AnotherLog, FoldedLog, Span
+from uic.tools.verify import LeftAsItIs, Refold
 
 N = 2
 ID = b"a topic of 16 by"
@@ -66,7 +67,28 @@ def folded(log: Log) -> FoldedLog:
 
 
 def offsets(log: Log, stored: bytes, since: int = 0) -> list[int]:
-    return [one.offset for one in folded(log).records(0, stored, since)]
+    return [one.offset for one in folded(log).folded(0, stored, since).records]
+
+
+def test_a_log_begins_where_its_broker_says_though_the_first_offsets_are_handed_to_nobody() -> None:
+    span = folded(Log(*range(3, 12))).folded(0, progress(), 0)
+    assert (span.first, span.end, next(iter(span.records)).offset) == (0, LAST + 1, 3)
+    assert folded(Log(*range(3, 12), start=2)).folded(0, progress(), 0).first == 2
+    assert folded(Log(*range(3, 12))).folded(0, progress(), 5).first == 5
+
+
+def test_what_is_gone_between_two_looks_at_the_log_ends_a_repair() -> None:
+    model: Any = None  # no record is folded
+    for first, end, gone in ((5, 9, False), (6, 9, True), (9, 5, False)):
+        again = Refold(model, 0, decode_progress(progress()), ())
+        again.fold(Span(0, 5, ()))
+        assert again.next_offset == 5
+        if gone:
+            with pytest.raises(LeftAsItIs, match="retention removed records that were not read yet: run this again"):
+                again.fold(Span(first, end, ()))
+        else:
+            again.fold(Span(first, end, ()))
+            assert again.next_offset == end
 
 
 @given(start=st.integers(0, 12), since=st.integers(0, 12), gone=st.sets(st.integers(0, 11)))

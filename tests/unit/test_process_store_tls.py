@@ -81,7 +81,9 @@ def test_a_server_that_ends_connections_without_a_word_is_told_with_what_may_be_
         cause = cause_of(wrapped(error, 1), "UIC_REDIS")
         assert cause is not None
         assert cause.said == "Connection reset by peer"
-        assert cause.fix.startswith("if each try ends so, only one side speaks TLS, or, with rediss://, that server")
+        assert cause.fix.startswith(
+            "that server may have been stopped; if each try ends so while it runs, only one side"
+        )
         assert "UIC_REDIS__TLS_CERT_FILE" in cause.fix
 
 

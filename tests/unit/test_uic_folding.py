@@ -389,6 +389,18 @@ def test_dead_letters_are_acknowledged_before_the_batch_is_committed() -> None:
     )
 
 
+def test_letters_that_were_cut_are_counted() -> None:
+    topic, letters = FakeTopic(), FakeDeadLetters()
+    user = USERS[0].encode()
+    for value in (b"junk", b"x" * (2 << 20), b"more junk"):
+        topic.append(0, user, value)
+    worker = Worker(topic, FakeStore(), dead_letters=letters)
+    worker.log.assign(0)
+    worker.catch_up()
+    assert len(letters.arrived) == 3
+    assert worker.counted("uic_cut_dead_letters_total") == 1
+
+
 def test_a_dead_letter_topic_that_is_away_pauses_its_partition_and_no_other() -> None:
     topic, store, letters = FakeTopic(2), FakeStore(), FakeDeadLetters()
     a, b = users_of(0, 2, 1)[0], users_of(1, 2, 1)[0]

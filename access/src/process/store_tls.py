@@ -162,8 +162,8 @@ def _settings(group: str) -> TlsSettings:
         key_file=f"{group}__TLS_KEY_FILE",
         address=f"{group}__URL",
         # It may have refused our certificate with an alert that is lost, because we have sent a command already.
-        at_each_try="if each try ends so, only one side speaks TLS, or, with rediss://, that server refuses the "
-        f"certificate of {group}__TLS_CERT_FILE: see its log",
+        at_each_try="that server may have been stopped; if each try ends so while it runs, only one side speaks TLS, "
+        f"or, with rediss://, it refuses the certificate of {group}__TLS_CERT_FILE: see its log",
         other_files=", or the socket of a unix:// URL",
         passphrase=f"ssl_password in the query of {group}__URL",
     )

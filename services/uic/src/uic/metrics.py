@@ -70,6 +70,12 @@ class Metrics:
         )
         for reason in Reason:
             self.dead_letters.labels(reason.value)
+        self.cut_dead_letters = Counter(
+            "uic_cut_dead_letters",
+            "Dead letters, of those that were acknowledged, that lack a part of their record: it is larger than the "
+            "dead-letter topic (max.message.bytes) or UIC_KAFKA__MAX_REQUEST_BYTES allows. None can be replayed.",
+            registry=r,
+        )
         self.unknown_fields = Counter(
             "uic_events_with_unknown_fields",
             "Committed events with protobuf fields that this version of UIC does not know, and ignores.",

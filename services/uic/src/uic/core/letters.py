@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from uic.core.event import Reason, Record, explain
 
@@ -29,8 +29,10 @@ NULL: Final = "uic-null"
 """Present, empty, when the record had neither key nor value: Kafka's clients need one, so the value is empty."""
 VALUE_SHA256: Final = "uic-value-sha256"
 """Hex, of the original value; present only when it was cut."""
+HEADERS_LEFT_OUT: Final = "uic-headers-left-out"
+"""How many of the original headers, the last ones, did not fit; present only if some did not."""
 OURS: Final = frozenset(
-    (REASON, DETAIL, TOPIC, PARTITION, OFFSET, TIMESTAMP, KEY_BYTES, VALUE_BYTES, VALUE_SHA256, NULL)
+    (REASON, DETAIL, TOPIC, PARTITION, OFFSET, TIMESTAMP, KEY_BYTES, VALUE_BYTES, VALUE_SHA256, HEADERS_LEFT_OUT, NULL)
 )
 
 _RECORD_OVERHEAD_BYTES: Final = 512
@@ -58,15 +60,29 @@ class Letter:
         return cls(reason, topic, partition, record.offset, record.timestamp, record.key, record.value, headers)
 
 
-Wire = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
-"""Key, value and headers of a record to produce."""
+class Wire(NamedTuple):
+    """A record to produce."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+    @property
+    def size(self) -> int:
+        """Bytes with all overhead, or a few more."""
+        return _size(*self)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the original is missing."""
+        return not any(name in (KEY_BYTES, VALUE_BYTES, HEADERS_LEFT_OUT) for name, _ in self.headers)
 
 
 def to_wire(letter: Letter, max_bytes: int) -> Wire:
     """The record to produce, of at most `max_bytes` with all overhead.
 
     A value that does not fit is cut, and its length and sha256 go into headers. Original headers that do not
-    fit with the key and our headers are left out, last ones first; so is a key that does not fit.
+    fit with the key and our headers are left out, last ones first, and counted; so is a key that does not fit.
     """
     ours = [
         (REASON, letter.reason.value.encode()),
@@ -82,21 +98,27 @@ def to_wire(letter: Letter, max_bytes: int) -> Wire:
         value = b""
         ours.append((NULL, b""))
     if _size(key, value, [*original, *ours]) <= max_bytes:
-        return key, value, [*original, *ours]
-    if value:
-        ours += [(VALUE_BYTES, str(len(value)).encode()), (VALUE_SHA256, sha256(value).hexdigest().encode())]
-    if key is not None and _size(key, None, ours) > max_bytes:
+        return Wire(key, value, [*original, *ours])
+    whole = value or b""
+    of_value = [(VALUE_BYTES, str(len(whole)).encode()), (VALUE_SHA256, sha256(whole).hexdigest().encode())]
+    reserved = [*(of_value if whole else ()), (HEADERS_LEFT_OUT, str(len(original)).encode())]
+    if key is not None and _size(key, None, [*ours, *reserved]) > max_bytes:
         ours.append((KEY_BYTES, str(len(key)).encode()))
-        key, value = None, value or b""
-    room = max_bytes - _size(key, None, ours)
-    kept = []
+        key, value = None, whole
+    room = max_bytes - _size(key, None, [*ours, *reserved])
+    kept: list[tuple[str, bytes]] = []
     for header in original:
         size = _headers_size([header])
         if size > room:
             break
         room -= size
         kept.append(header)
-    return key, None if value is None else value[: max(0, room)], [*kept, *ours]
+    if len(kept) < len(original):
+        ours.append((HEADERS_LEFT_OUT, str(len(original) - len(kept)).encode()))
+    if whole and _size(key, whole, [*kept, *ours]) > max_bytes:
+        ours += of_value
+        value = whole[: max(0, room)]
+    return Wire(key, value, [*kept, *ours])
 
 
 def _size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:

@@ -190,6 +190,10 @@ class Delivery(Protocol):
     def error(self) -> str | None:
         """Once done: None if all were acknowledged, else why not."""
 
+    @property
+    def cut(self) -> int:
+        """Once done without an error: how many lack a part of their record, because the topic takes no more."""
+
 
 class DeadLetters(Protocol):
     """The dead-letter topic."""

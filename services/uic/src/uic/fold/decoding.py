@@ -215,6 +215,7 @@ class Decoding:
                 return False
             for _, reason in rejected[held.acknowledged : sending.upto]:
                 self._metrics.dead_letters.labels(reason.value).inc()
+            self._metrics.cut_dead_letters.inc(sending.delivery.cut)
             held.acknowledged = sending.upto
             reading.reason = reading.undelivered = ""
         if held.acknowledged == len(rejected):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from uic.core.kafka_tools import KafkaTools
-from uic.core.letters import Letter, to_wire
+from uic.core.letters import Letter, Wire, to_wire
+from uic.core.log_throttle import Rarely
 from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.broker_view import BrokerView
 from uic.log.kafka_repairs.clients import explained
@@ -22,7 +24,8 @@ from uic.logs import say
 
 log = logging.getLogger("uic.log.dead_letter_topic")
 
-SMALLEST_LETTER_BYTES = 4096
+SMALLEST_LETTER_BYTES: Final = 4096
+"""No letter is cut to less."""
 LOOK_S = 2.0
 """How long the brokers are asked for the topic after a failure."""
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -45,16 +48,22 @@ def why_away(topic: str, trouble: str, tools: KafkaTools) -> str:
 class Sent:
     """A `Delivery`. Written by the producer's thread, read by the fold's."""
 
-    __slots__ = ("done", "error")
+    __slots__ = ("cut", "done", "error")
 
     def __init__(self) -> None:
         self.done = False
         self.error: str | None = None
+        self.cut = 0
 
-    def finish(self, error: str | None) -> None:
+    def finish(self, error: str | None, cut: int = 0) -> None:
         """The outcome is known."""
         self.error = error
+        self.cut = cut
         self.done = True
+
+
+class _TooLarge(Exception):
+    """A letter that is not cut any more is refused as too large; the message says what to raise."""
 
 
 class DeadLetterProducer(threading.Thread):
@@ -67,7 +76,8 @@ class DeadLetterProducer(threading.Thread):
         Args:
             client: options of the Kafka client.
             topic: the dead-letter topic.
-            max_bytes: largest record to try; lowered by itself when the topic takes less.
+            max_bytes: largest record to try. A topic that takes less gets less, and each letter is tried whole first:
+                that may have been corrected.
             timeout_s: how long delivering a letter may take.
         """
         super().__init__(name="dead-letters", daemon=True)
@@ -77,6 +87,7 @@ class DeadLetterProducer(threading.Thread):
         self._timeout_s = timeout_s
         self._failure = ""
         """Why the last letters were not delivered; empty if they were."""
+        self._cuts = Rarely()
         self._jobs: queue.SimpleQueue[tuple[Sequence[Letter], Sent] | None] = queue.SimpleQueue()
 
     def send(self, letters: Sequence[Letter]) -> Sent:
@@ -96,7 +107,7 @@ class DeadLetterProducer(threading.Thread):
             letters, sent = job
             try:
                 producer = producer or self._connect()
-                self._deliver(producer, letters)
+                cut = self._deliver(producer, letters)
             except Exception as error:  # any failure: the producer is replaced and the partition tries again
                 if producer is not None:
                     close_producer(producer, wait_s=0)
@@ -106,7 +117,7 @@ class DeadLetterProducer(threading.Thread):
                 if self._failure:
                     say(log, logging.INFO, "delivered again", letters=len(letters))
                 self._failure = ""
-                sent.finish(None)
+                sent.finish(None, cut)
         if producer is not None:
             close_producer(producer, wait_s=1)
 
@@ -120,6 +131,8 @@ class DeadLetterProducer(threading.Thread):
 
     def _why(self, error: Exception) -> str:
         """Why letters were not delivered. Of a topic that is not there, the producer knows only that it has waited."""
+        if isinstance(error, _TooLarge):
+            return str(error)
         timeout_ms = int(min(self._timeout_s, LOOK_S) * 1000)
         bounded = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
         try:
@@ -137,32 +150,56 @@ class DeadLetterProducer(threading.Thread):
             self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_bytes, idempotent=False
         )
 
-    def _deliver(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
-        """Produce and wait. A letter that the topic finds too large is cut in half, again and again."""
+    def _deliver(self, producer: KafkaProducer, letters: Sequence[Letter]) -> int:
+        """Produce and wait. A letter that the topic finds too large is cut in half, again and again; returns how many
+        were cut."""
         with explained(producer):
-            self._produce_all(producer, list(letters))
+            return self._produce_all(producer, letters)
 
-    def _produce_all(self, producer: KafkaProducer, left: list[Letter]) -> None:
+    def _produce_all(self, producer: KafkaProducer, letters: Sequence[Letter]) -> int:
+        cut, left = 0, [(letter, self._max_bytes) for letter in letters]
         while left:
-            futures, left = [(letter, self._produce(producer, letter)) for letter in left], []
+            wires = [(letter, most, to_wire(letter, most)) for letter, most in left]
+            futures = [self._produce(producer, wire) for _, _, wire in wires]
             producer.flush(timeout=self._timeout_s)
-            for letter, future in futures:
-                try:
-                    if future is not None:
-                        future.get(timeout=0)
-                        continue
-                except TOO_LARGE:
-                    pass  # cut below, as what the client itself refused
-                left.append(letter)
-            if left:
-                if self._max_bytes // 2 < SMALLEST_LETTER_BYTES:
-                    raise KafkaError(f"topic {self._topic} takes no record of {self._max_bytes} bytes")
-                self._max_bytes //= 2
-                say(log, logging.WARNING, "the topic takes smaller records only", max_bytes=self._max_bytes)
+            left = []
+            for (letter, most, wire), future in zip(wires, futures, strict=True):
+                if _is_taken(future):
+                    cut += not wire.whole
+                else:
+                    left.append((letter, self._less(min(most, wire.size), by_client=future is None)))
+        return cut
 
-    def _produce(self, producer: KafkaProducer, letter: Letter) -> Any:
-        key, value, headers = to_wire(letter, self._max_bytes)
+    def _produce(self, producer: KafkaProducer, wire: Wire) -> Any:
+        """The future of a letter; None if the client finds it too large."""
         try:
-            return producer.send(self._topic, key=key, value=value, headers=headers)
+            return producer.send(self._topic, key=wire.key, value=wire.value, headers=wire.headers)
         except TOO_LARGE:
             return None
+
+    def _less(self, size: int, *, by_client: bool) -> int:
+        """To what a letter is cut that was refused as too large.
+
+        Raises:
+            _TooLarge: it is not cut any more.
+        """
+        why = "raise UIC_KAFKA__MAX_REQUEST_BYTES"
+        if not by_client:
+            raised = KafkaTools.of(self._client).alter(self._topic, f"max.message.bytes={self._max_bytes}")
+            why = f"max.message.bytes of topic {self._topic} is too small. Raise it: {raised}"
+        if size <= SMALLEST_LETTER_BYTES:
+            raise _TooLarge(f"a letter of about {size} bytes is refused: {why}")
+        if (left_out := self._cuts.due(time.monotonic())) is not None:
+            told: dict[str, Any] = {"left_out": left_out} if left_out else {}
+            say(log, logging.WARNING, "a letter is cut", bytes=size, detail=why, **told)
+        return max(size // 2, SMALLEST_LETTER_BYTES)
+
+
+def _is_taken(future: Any) -> bool:
+    """Whether a letter was acknowledged; else it is too large."""
+    try:
+        if future is not None:
+            future.get(timeout=0)
+    except TOO_LARGE:
+        return False
+    return future is not None

@@ -4,7 +4,8 @@ that (`uic.core.start_position`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from mimn.state import decode_progress
 from uic.core.records import BatchRecord
@@ -21,6 +22,17 @@ class AnotherLog(Exception):
             f"broken_log: {reason}: the log is not the one that was folded, or cannot be shown to be. Check "
             "UIC_KAFKA__BOOTSTRAP_SERVERS; see docs/runbooks/broken-log.md"
         )
+
+
+class Span(NamedTuple):
+    """Records that were folded, as far as the log still has them."""
+
+    first: int
+    """The log has all from here on. The first record may lie higher: no reader is handed the marker of a transaction,
+    nor what was written in an aborted one."""
+    end: int
+    """Where they end; all that lies below was handed out once they are read."""
+    records: Iterable[BatchRecord]
 
 
 class FoldedLog:
@@ -53,19 +65,22 @@ class FoldedLog:
             raise AnotherLog(begin.reason)
         return begin
 
-    def records(self, partition: int, stored: bytes, since: int) -> Iterator[BatchRecord]:
+    def folded(self, partition: int, stored: bytes, since: int) -> Span:
         """The records that were folded, those below offset `since` left out; with the last one that was folded, if it
         is among them and the log still reaches back to it, compared with its witness.
 
-        Raises:
+        Raises, here or while the records are read:
             AnotherLog: as `check`; or there is another record in its place, or none.
-            LogUnavailable: no answer.
+            LogUnavailable: no answer; or retention has removed records since it was asked where the log begins.
             UnsuitableTopic: as at the beginning.
         """
         self._bounds = self._ask()
         begin = self.check(partition, stored)
-        unseen = begin.witness is not None and begin.read_from >= since
         first, end = max(since, self._bounds[partition].start), decode_progress(stored).next_offset
+        unseen = begin.witness is not None and begin.read_from >= since
+        return Span(first, end, self._read(partition, first, end, begin, unseen=unseen))
+
+    def _read(self, partition: int, first: int, end: int, begin: Begin, *, unseen: bool) -> Iterator[BatchRecord]:
         for some, _ in self._reader.read(partition, first, end):
             for record in some:
                 if unseen and record.offset >= begin.read_from:

@@ -31,6 +31,8 @@ def describe(letter: DeadLetter) -> Iterator[str]:
         yield f"header     {_bytes(name.encode())}: {_bytes(value)}"
     if len(letter.headers) > SHOWN_HEADERS:
         yield f"           … {len(letter.headers) - SHOWN_HEADERS:,} more headers"
+    if letter.headers_left_out:
+        yield f"           {letter.headers_left_out:,} headers did not fit and were left out"
     if letter.cut_from is not None:
         yield f"value      cut: {len(letter.value or b'')} of {letter.cut_from} bytes, sha256 {letter.sha256}"
     else:

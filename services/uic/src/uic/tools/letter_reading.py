@@ -40,6 +40,8 @@ class DeadLetter:
     """Of the original value when it did not fit."""
     key_bytes: int | None = None
     """Length of the original key when it did not fit and was left out."""
+    headers_left_out: int = 0
+    """How many of the original headers did not fit."""
     detail: str = ""
     """The field and the rule that it breaks; empty in letters of older versions."""
 
@@ -88,6 +90,7 @@ def read_letter(record: LogRecord) -> DeadLetter:
             cut_from=None if cut_from is None else int(cut_from),
             sha256=sha256 or None,
             key_bytes=None if key_bytes is None else int(key_bytes),
+            headers_left_out=int(ours.get(letters.HEADERS_LEFT_OUT, b"0")),
             detail=detail,
         )
     except (KeyError, ValueError) as error:

@@ -36,6 +36,8 @@ def not_replayable(letter: DeadLetter, topic: str) -> str | None:
         return "value was cut"
     if not letter.key:
         return "no key"
+    if letter.headers_left_out:
+        return "headers were left out"
     return None
 
 

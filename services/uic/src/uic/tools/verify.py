@@ -16,7 +16,7 @@ import argparse
 import json
 import secrets
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -51,7 +51,7 @@ from uic.fold.rounds import Model
 from uic.log.partition_reader import log_reader
 from uic.settings import read_settings
 from uic.store import RedisStore
-from uic.tools.folded_log import AnotherLog, FoldedLog
+from uic.tools.folded_log import AnotherLog, FoldedLog, Span
 from uic.tools.in_service import elsewhere, variables
 
 CHUNK: Final = 500
@@ -62,6 +62,7 @@ TRIES: Final = 5
 MAX_STATES: Final = 256
 """Of one commit; more are repaired in several."""
 BEGUN_AGAIN: Final = "the partition was begun again in the meantime: run this again"
+CUT: Final = "retention removed records that were not read yet: run this again"
 
 
 class LeftAsItIs(Exception):
@@ -297,10 +298,10 @@ class Verifier:
         """Write the states of users that the log gives better than they are stored."""
         progress = decode_progress(stored)
         again = Refold(self._model, partition, progress, users)
-        again.fold(log.records(partition, stored, again.next_offset))
+        again.fold(log.folded(partition, stored, again.next_offset))
         for _ in range(TRIES):
             held, progress = self._take_over(partition, progress)
-            again.fold(log.records(partition, held, again.next_offset))
+            again.fold(log.folded(partition, held, again.next_offset))
             values, left, lacking = [], 0, 0
             for user, state in self._states(partition, progress, users):
                 value = again.encoded.get(user)
@@ -357,9 +358,12 @@ class Refold:
         self._partition = partition
         self._progress = progress
         self._keys = {user.encode() for user in users}
-        self._begins: int | None = None
-        """Offset of the first record that is still there."""
+        self._begins = 0
+        """Where the log begins."""
+        self._empty = True
+        """No record was there."""
         self.next_offset = 0
+        """All below it was folded, or is gone."""
         self.encoded: dict[str, bytes] = {}
 
     @property
@@ -367,26 +371,33 @@ class Refold:
         """Why a state that was folded here lacks events, if it does."""
         if self._progress.era:
             return "an operator let UIC go on with another log (ctr continue), and what lay before cannot be read"
-        if self._begins is None:
+        if self._empty:
             return "the log has no event of the partition any more"
         if self._begins:
             return f"the log begins at offset {self._begins}, later than their first events"
         return f"events below offset {self._progress.complete_from} are missing from the log"
 
-    def fold(self, records: Iterable[BatchRecord]) -> None:
-        """Fold more records, in log order: those of the users, and no others."""
+    def fold(self, span: Span) -> None:
+        """Fold more records, in log order: those of the users, and no others.
+
+        Raises:
+            LeftAsItIs: between what was folded here and these, some are gone.
+        """
+        if self.next_offset == 0:  # states are complete only from where the log begins
+            self._begins = span.first
+            self._progress = self._progress._replace(base=max(self._progress.base, span.first))
+        elif self.next_offset < min(span.first, span.end):
+            raise LeftAsItIs(CUT)
         waiting: list[BatchRecord] = []
-        for record in records:
-            if self._begins is None:  # states are complete only from there
-                self._begins = record.offset
-                self._progress = self._progress._replace(base=max(self._progress.base, record.offset))
-            self.next_offset = record.offset + 1
+        for record in span.records:
+            self._empty = False
             if record.key in self._keys:
                 waiting.append(record)
             if len(waiting) >= FOLDED_AT_ONCE:
                 self._fold(waiting)
                 waiting = []
         self._fold(waiting)
+        self.next_offset = max(self.next_offset, span.end)
 
     def _fold(self, waiting: list[BatchRecord]) -> None:
         model, bounds = self._model, Bounds(MAX_STATES, 4096, FOLDED_AT_ONCE)
