@@ -359,6 +359,21 @@ def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> 
     assert subject.run(test) == b"1"
 
 
+def test_a_key_that_holds_no_string_is_refused_in_whatever_company_it_is_read(subject: Subject) -> None:
+    subject.make_refused("list")
+    subject.put("a", b"1")
+    keys = ["a", *("list" if i % 3 else "none" for i in range(40)), "a"]
+
+    async def test(reader: StateReader) -> list[bytes | BaseException | None]:
+        await asyncio.gather(*(reader.read("a", PATIENT_S) for _ in range(POOL)))  # its connections are open
+        return await asyncio.gather(*(reader.read(key, PATIENT_S) for key in keys), return_exceptions=True)
+
+    found = subject.run(test)
+    assert [type(one) if isinstance(one, Exception) else one for one in found] == [
+        {"a": b"1", "none": None, "list": StoreRefused}[key] for key in keys
+    ]
+
+
 @pytest.mark.parametrize("subject", REAL, indirect=True)
 def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_well_for_a_while(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
@@ -385,6 +400,41 @@ def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_wel
     with capture_logs() as lines:
         subject.run(test)
     assert [line["event"] for line in lines] == ["states cannot be read", "states are read again"]
+
+
+@pytest.mark.parametrize("subject", REAL, indirect=True)
+def test_that_a_store_no_longer_refuses_requests_is_told_without_one(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = 0.0
+    monkeypatch.setattr(reader_module, "monotonic", lambda: time.monotonic() + ahead_s)
+
+    async def test(reader: StateReader) -> None:
+        nonlocal ahead_s
+        subject.allow_get(False)
+        with pytest.raises(StoreRefused):
+            await reader.read("a", PATIENT_S)
+        for calm, allowed, ends in ((False, True, False), (True, False, False), (True, True, True)):
+            if calm:
+                ahead_s += reader_module.CALM_S
+            subject.allow_get(allowed)
+            await reader.read_again(PATIENT_S)
+            assert (reader.troubles == []) is ends
+
+    with capture_logs() as lines:
+        subject.run(test)
+    assert [line["event"] for line in lines] == ["states cannot be read", "states are read again"]
+
+
+def test_what_is_read_again_raises_nothing(subject: Subject) -> None:
+    async def test(reader: StateReader) -> None:
+        await reader.read_again(PATIENT_S)
+        subject.stop()
+        with pytest.raises(StoreAway):
+            await reader.read("a", PATIENT_S)
+        await reader.read_again(PATIENT_S)
+
+    subject.run(test)
 
 
 def test_no_reply_is_late_after_the_time_that_was_given(subject: Subject) -> None:

@@ -26,6 +26,8 @@ class FakeStateReader:
         """No connection."""
         self.asked: list[str] = []
         """Every key passed to `read`."""
+        self.asked_again = 0
+        """How often a read that failed was to be tried again."""
         self.budgets_s: list[float] = []
         """The timeout of each `read`."""
         self.announced: set[str] = set()
@@ -47,6 +49,10 @@ class FakeStateReader:
         if timeout_s <= 0:
             raise StoreLate("no time is left")
         return (await self.read_many([key], timeout_s))[0]
+
+    async def read_again(self, timeout_s: float) -> None:
+        """What it failed to read is no trouble here."""
+        self.asked_again += 1
 
     async def read_each(self, keys: Sequence[str], timeout_s: float) -> list[bytes | StoreError | None]:
         found = await self.read_many([key for key in keys if key not in self.silent], timeout_s)

@@ -282,6 +282,29 @@ def test_the_document_names_the_fields_and_its_example_is_accepted() -> None:
     assert response.status_code == 200
 
 
+def test_the_document_is_written_out_once_and_again_when_other_fields_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[object] = []
+    dumps = json.dumps
+
+    def noted(given: object, **options: Any) -> str:
+        written.append(given)
+        return dumps(given, **options)
+
+    monkeypatch.setattr(json, "dumps", noted)
+    service = create_service(SETTINGS, store=FakeStateReader(), runtime=model())
+
+    async def served() -> bytes:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service.app), base_url="http://rtp") as client:
+            return (await client.get("/openapi.json")).content
+
+    first, second = asyncio.run(served()), asyncio.run(served())
+    assert first == second
+    assert json.loads(first) == service.app.openapi()
+    assert written.count(service.app.openapi()) == 1
+    monkeypatch.setattr(model(), "request", model(PLAIN).request)
+    assert asyncio.run(served()) != first
+
+
 def test_the_admin_door_says_what_the_bundle_reads() -> None:
     service = create_service(SETTINGS, store=FakeStateReader(), runtime=model())
 

@@ -309,6 +309,29 @@ def test_an_error_that_no_one_foresaw_is_trouble_and_the_next_look_tries_again(
     asyncio.run(look())
 
 
+def test_states_are_looked_at_again_while_progress_is_read_and_whatever_becomes_of_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(model(TINY))
+    watching = watcher(world)
+
+    async def look() -> None:
+        await watching.look()
+        assert world.store.asked_again == 1
+        world.store.away = True
+        await watching.look()
+        assert world.store.asked_again == 1
+        world.store.away = False
+        with monkeypatch.context() as broken, capture_logs() as lines:
+            broken.setattr(world.store, "read_again", lambda _: 1 / 0)
+            await watching.look()
+        assert [line["event"] for line in lines if "reason" in line] == ["a state cannot be read"]
+        await watching.look()
+        assert world.store.asked_again == 2
+
+    asyncio.run(look())
+
+
 def test_that_states_grow_old_because_progress_cannot_be_read_is_not_laid_to_workers() -> None:
     world, later_s = World(model(TINY)), 0.0
     clock = StoreClock(world.store, timeout_s=0.05, steady_s=lambda: later_s)

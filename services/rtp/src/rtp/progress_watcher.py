@@ -90,6 +90,10 @@ class ProgressReader:
             raise meta
         return Reading(*fold_progress(records, topic, last, self.clock.now_ms(), self._ahead_within_ms), missing)
 
+    async def states_again(self) -> None:
+        """See `StateReader.read_again`."""
+        await self._store.read_again(self._timeout_s)
+
     async def read_whole(self, keys: Keys) -> FoldProgress:
         """As `read`, for the first time and all of it.
 
@@ -235,6 +239,8 @@ class ProgressWatcher:
             for name in of_namespace.keys() - known:
                 del of_namespace[name]
         self._metrics.store_up.set(0 if self.trouble else 1)
+        if self.trouble is None:
+            await self._read_states_again()
         self._metrics.unreadable_progress.inc(unreadable)
         self._measure()
 
@@ -253,6 +259,13 @@ class ProgressWatcher:
         else:
             if self._no_time.ends():
                 log.info("the store tells its time again")
+
+    async def _read_states_again(self) -> None:
+        """Last, and only while progress is read: a store that is away keeps nothing waiting for this as well."""
+        try:
+            await self._reader.states_again()
+        except Exception as error:
+            log.warning("a state cannot be read", reason=f"{type(error).__name__}: {error}", exc_info=error)
 
     def _failed(self, namespace: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"

@@ -40,6 +40,12 @@ class StateReader(Protocol):
         """
         ...
 
+    async def read_again(self, timeout_s: float) -> None:
+        """Where `troubles` has a failed `read`, and none was asked for a while, the same key once more, as `read` asks:
+        without requests nothing else tells that they would be answered. For background work.
+        """
+        ...
+
     async def read_each(self, keys: Sequence[str], timeout_s: float) -> list[bytes | StoreError | None]:
         """The values under `keys`, in order, and in place of each that a node of a cluster does not give, why. For
         background work: it asks even while `read` does not.

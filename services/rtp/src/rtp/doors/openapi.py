@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from mimn.bundle.request_fields import RequestFields
 from rtp.core.request import MAX_REQUEST_ID_CHARACTERS
@@ -65,13 +67,15 @@ _MEANING = {
 def describe(app: FastAPI, max_deadline_ms: int, fields: Callable[[], RequestFields]) -> None:
     """Make `app.openapi()` complete about `/predict`, `/livez` and `/readyz`.
 
-    `fields` gives what the model served now reads: others are refused, so the document names them.
+    `fields` gives what the model served now reads: others are refused, so the document names them. It is written out
+    when that changes, because to write it takes longer than to answer a prediction.
     """
     document: dict[str, Any] | None = None
     named: RequestFields | None = None
+    written = b""
 
     def openapi() -> dict[str, Any]:
-        nonlocal document, named
+        nonlocal document, named, written
         if document is None or named is not fields():
             named = fields()
             document = get_openapi(
@@ -100,9 +104,16 @@ def describe(app: FastAPI, max_deadline_ms: int, fields: Callable[[], RequestFie
                 document["paths"][path]["get"]["responses"]["500"] = _problem(500, [INTERNAL])
             not_ready = [row for row in STATUS_TABLE.values() if row.code == "not_ready"]
             document["paths"]["/readyz"]["get"]["responses"]["503"] = _problem(503, not_ready)
+            written = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
         return document
 
+    async def whole(_: Request) -> Response:
+        openapi()
+        return Response(written, media_type="application/json")
+
     app.openapi = openapi  # type: ignore[method-assign]
+    assert app.openapi_url is not None  # noqa: S101 (it has its default)
+    app.router.routes.insert(0, Route(app.openapi_url, whole, include_in_schema=False))  # before the framework's own
 
 
 def _predict(path: str, max_deadline_ms: int, example: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -35,6 +36,8 @@ class RedisStateReader:
         self._trouble = Trouble()
         """Why a read of a request failed lately, if not for want of time."""
         self._failed_at = 0.0
+        self._failed_key = ""
+        """Of that read."""
 
     @property
     def troubles(self) -> list[str]:
@@ -64,7 +67,7 @@ class RedisStateReader:
         try:
             value = await self._commands.get(key, timeout_s)
         except TooManyConnects as error:
-            raise self._told(_ours(error, timeout_s)) from error
+            raise self._told(key, _ours(error, timeout_s)) from error
         except _FAILURES as error:
             failed = _ours(error, timeout_s)
             if isinstance(failed, StoreLate):
@@ -75,22 +78,32 @@ class RedisStateReader:
                 breaker.away(monotonic())
             else:
                 breaker.answered()
-            raise self._told(failed) from error
+            raise self._told(key, failed) from error
         breaker.answered()
         if self._trouble.reason is not None:
             self._went_well()
         return value
 
-    def _told(self, failed: StoreError) -> StoreError:
+    async def read_again(self, timeout_s: float) -> None:
+        """See `StateReader`. Whatever has gone well since, for `CALM_S`, has ended the trouble."""
+        if self._trouble.reason is not None and self._calm:
+            with suppress(StoreError):  # it is the trouble that is told already, or the store is late
+                await self.read(self._failed_key, timeout_s)
+
+    @property
+    def _calm(self) -> bool:
+        return monotonic() - self._failed_at >= CALM_S
+
+    def _told(self, key: str, failed: StoreError) -> StoreError:
         """Tell operators: the answer says only `unavailable`, and the reads in the background may go well."""
-        self._failed_at = monotonic()
+        self._failed_at, self._failed_key = monotonic(), key
         reason = f"{type(failed).__name__}: {failed}"
         if self._trouble.begins(failed, reason):
             log.warning("states cannot be read", reason=reason)
         return failed
 
     def _went_well(self) -> None:
-        if monotonic() - self._failed_at >= CALM_S and self._trouble.ends():
+        if self._calm and self._trouble.ends():
             log.info("states are read again")
 
     async def read_each(self, keys: Sequence[str], timeout_s: float) -> list[bytes | StoreError | None]:
