@@ -359,21 +359,6 @@ def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> 
     assert subject.run(test) == b"1"
 
 
-def test_a_key_that_holds_no_string_is_refused_in_whatever_company_it_is_read(subject: Subject) -> None:
-    subject.make_refused("list")
-    subject.put("a", b"1")
-    keys = ["a", *("list" if i % 3 else "none" for i in range(40)), "a"]
-
-    async def test(reader: StateReader) -> list[bytes | BaseException | None]:
-        await asyncio.gather(*(reader.read("a", PATIENT_S) for _ in range(POOL)))  # its connections are open
-        return await asyncio.gather(*(reader.read(key, PATIENT_S) for key in keys), return_exceptions=True)
-
-    found = subject.run(test)
-    assert [type(one) if isinstance(one, Exception) else one for one in found] == [
-        {"a": b"1", "none": None, "list": StoreRefused}[key] for key in keys
-    ]
-
-
 @pytest.mark.parametrize("subject", REAL, indirect=True)
 def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_well_for_a_while(
     subject: Subject, monkeypatch: pytest.MonkeyPatch

@@ -180,7 +180,8 @@ def test_scores_cost_no_more_when_hundreds_of_connections_ask_again_as_soon_as_t
         process = psutil.Process(rtp.child.pid)
         scores, cpu_s = metric(rtp, "rtp_head_seconds_count"), sum(process.cpu_times()[:2])
         uvloop.run(ask_on_and_on(rtp, [case.body for case in audience.cases], connections))
-        return (metric(rtp, "rtp_head_seconds_count") - scores) / (sum(process.cpu_times()[:2]) - cpu_s)
+        scores = metric(rtp, "rtp_head_seconds_count") - scores
+        return scores / float(sum(process.cpu_times()[:2]) - cpu_s)
 
     with Valkey(tmp_path / "valkey", appendfsync="off") as server:
         audience.settle(server)

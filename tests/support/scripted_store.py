@@ -47,9 +47,9 @@ REPLIES: dict[str, Callable[[str], list[bytes]]] = {
 }
 """By the first word of a key, the pieces of the reply. `held` waits for `release`; `closing` closes the connection
 behind the reply, `closed` in its place. An MGET gets them in turn: nothing for a key that is `refused`, because MGET
-passes over what is no string; one error for all if one is `loading`; an error in the place of a value that is
-`upstream`, as from a proxy; behind the array what is too much if one is `twice`. EXISTS counts all but `nil`, and has
-no number for an `array`."""
+passes over what is no string; one error for all if one is `loading`; an error in the
+place of a value that is `upstream`, as from a proxy; behind the array what is too much if one is
+`twice`."""
 _IN_MANY = {"refused": "nil", "twice": "whole"}
 
 
@@ -124,14 +124,6 @@ class ScriptedStore:
 
     def _answer(self, connection: socket.socket, command: list[bytes]) -> bool:
         """Whether the connection stays."""
-        if command[0] == b"EXISTS" and self.refuses != b"EXISTS":
-            keys = [key.decode() for key in command[1:]]
-            with self._lock:
-                self.asked.append(("EXISTS", keys))
-            there = [key for key in keys if not key.startswith("nil")]
-            array = any(key.startswith("array") for key in keys)
-            connection.sendall(REPLIES["array"]("")[0] if array else b":%d\r\n" % len(there))
-            return True
         if command[0] not in (b"GET", b"MGET"):
             last_of_handshake = b"LIB-VER" in command
             if last_of_handshake and self.holds_handshakes:

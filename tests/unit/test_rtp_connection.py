@@ -259,38 +259,6 @@ def test_an_error_in_the_place_of_one_value_is_for_that_read_alone(run: Run) -> 
     with_ends(run, test)
 
 
-AFTER_NOTHING = {
-    "a count": (b":1\r\n", True),
-    "an error": (b"-NOPERM\r\n", True),
-    "no count": (b"$1\r\na\r\n", False),
-    "two replies": (b":0\r\n:0\r\n", False),
-}
-"""What EXISTS says of keys that MGET has nothing for, and whether the connection goes on."""
-
-
-@LOOPS
-@pytest.mark.parametrize(("said", "kept"), AFTER_NOTHING.values(), ids=AFTER_NOTHING)
-def test_reads_are_of_unknown_users_only_if_the_store_says_so(run: Run, said: bytes, kept: bool) -> None:
-    async def test(ends: Ends) -> None:
-        returned: list[Connection] = []
-        together = Together(ends.ours, lambda connection, _: returned.append(connection))
-        reads = [together.add(key) for key in "abc"]
-        together.send()
-        reads[2].cancel()
-        await ends.says(b"*3\r\n$-1\r\n$1\r\nb\r\n$-1\r\n")
-        assert ends.theirs.recv(1000) == packed("MGET", "a", "b", "c") + packed("EXISTS", "a")
-        assert await reads[1] == b"b"
-        assert not reads[0].done()
-        assert returned == []
-        await ends.says(said)
-        with pytest.raises(NotTogether if kept or said.startswith(b"$") else RedisConnectionError):
-            await reads[0]
-        assert returned == [ends.ours]
-        assert ends.ours.free is kept
-
-    with_ends(run, test)
-
-
 @LOOPS
 def test_reads_that_were_given_up_are_not_asked_and_give_the_connection_back(run: Run) -> None:
     async def test(ends: Ends) -> None:

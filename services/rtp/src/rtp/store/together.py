@@ -3,15 +3,12 @@
 A GET costs the sender two system calls and wakes the store and then this process, which is more than all that happens
 between them. Where several requests wait, their reads share that. The command is an MGET, which has one reply: a
 connection still gives a command its own whole reply or none.
-
-MGET has nothing for a key that is not there, and nothing for one that holds no string, where GET has an error. So where
-it has nothing, one EXISTS of these keys follows on the same connection: if none is there, they are unknown users.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -58,7 +55,7 @@ class Together:
 
         The future fails with:
             RedisConnectionError: the connection is lost: ask again.
-            NotTogether: another read was late, or there was no such reply, or it does not tell: ask again.
+            NotTogether: another read was late, or there was no such reply: ask again.
             ResponseError, InvalidResponse: as `Connection.ask` says, of a read that was alone.
         """
         self._keys.append(key)
@@ -74,7 +71,8 @@ class Together:
         elif self._none_waits():
             self._let_go()
         else:
-            self._ask("GET" if len(self._keys) == 1 else "MGET")
+            self._command = ("GET" if len(self._keys) == 1 else "MGET", *self._keys)
+            self._connection.ask_for(self, packed(*self._command))
 
     def forsake(self, *, late: bool) -> None:
         """A read no longer waits, because the reply is late or for reasons of its own. What is late for one, and does
@@ -101,58 +99,27 @@ class Together:
             self._connection.close()  # out of step
             self._fail(NotTogether())
             return
-        match self._command[0]:
-            case "GET":
-                self._end([reply])
-            case "MGET" if None not in reply:
-                self._end(reply)
-            case "MGET":
-                self._ask_for_missing(reply)
-            case _ if reply:
-                self._fail(NotTogether())  # GET says of each what it is
-            case _:
-                self._end([None] * len(self._reads))
+        self._let_go()
+        for read, value in zip(self._reads, [reply] if len(self._keys) == 1 else reply, strict=True):
+            if read.done():
+                continue
+            if isinstance(value, Exception):
+                read.set_exception(value)
+            else:
+                read.set_result(value)
 
     def set_exception(self, error: Exception) -> None:
         """What came instead."""
-        alone = self._command[0] == "GET" or isinstance(error, RedisConnectionError)
+        alone = len(self._keys) == 1 or isinstance(error, RedisConnectionError)
         self._fail(error if alone else NotTogether())
-
-    def _ask_for_missing(self, values: Sequence[Any]) -> None:
-        """Tell the reads that MGET has something for. The others go on."""
-        asked = list(zip(self._keys, self._reads, values, strict=True))
-        missing = [(key, read) for key, read, value in asked if value is None and not read.done()]
-        if not missing:
-            self._let_go()
-        _tell((read, value) for _, read, value in asked if value is not None)
-        if missing:
-            self._keys, self._reads = map(list, zip(*missing, strict=True))
-            self._ask("EXISTS")
-
-    def _ask(self, name: str) -> None:
-        self._command = (name, *self._keys)
-        self._connection.ask_for(self, packed(*self._command))
-
-    def _end(self, values: Sequence[Any]) -> None:
-        self._let_go()
-        _tell(zip(self._reads, values, strict=True))
 
     def _fail(self, error: Exception) -> None:
         self._let_go()
-        _tell((read, error) for read in self._reads)
+        for read in self._reads:
+            if not read.done():
+                read.set_exception(error)
 
     def _let_go(self) -> None:
         if self._kept:
             self._kept = False
             self._give_back(self._connection, self._command)
-
-
-def _tell(outcomes: Iterable[tuple[asyncio.Future[bytes | None], Any]]) -> None:
-    """Give values and errors to the reads that still wait."""
-    for read, outcome in outcomes:
-        if read.done():
-            continue
-        if isinstance(outcome, Exception):
-            read.set_exception(outcome)
-        else:
-            read.set_result(outcome)
