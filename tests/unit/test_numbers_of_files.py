@@ -32,7 +32,8 @@ def column_of(numbers: Iterable[Any], kind: pa.DataType) -> tuple[pa.Array, list
     if pa.types.is_decimal(kind):
         numbers = [Decimal(number).scaleb(-kind.scale, Context(prec=80)) for number in numbers]
     column = pa.array(numbers, kind)
-    values = map(np.float32, column.to_pylist()) if pa.types.is_float32(kind) else column.to_pylist()
+    short = {pa.float16(): np.float16, pa.float32(): np.float32}.get(kind)
+    values = column.to_pylist() if short is None else map(short, column.to_pylist())
     return column, [str(number) for number in values]
 
 
@@ -46,6 +47,7 @@ NUMBERS = (
     (st.integers(1 - 10**60, 10**60 - 1), pa.decimal256(76, 20)),
     (st.floats(allow_nan=False, allow_infinity=False, width=32), pa.float32()),
     (CENTS, pa.float32()),
+    (CENTS.map(np.float16), pa.float16()),
     (st.floats(-1e308, 1e308), pa.float64()),
     (CENTS, pa.float64()),
     (st.integers(0, 2**31 - 1), pa.int32()),
