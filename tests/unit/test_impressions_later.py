@@ -24,8 +24,9 @@ from mimn.impressions.evaluate import evaluate
 from mimn.impressions.later import check_later
 from mimn.impressions.measured import LATER
 from mimn.impressions.progressive import Labels, progressive
-from mimn.impressions.train import DESCRIPTION, train
+from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun, fitted_of
+from mimn.run_files import DESCRIPTION
 from mimn.training.settings import TrainingSettings
 from support.impression_log import DAY, Log, T, context, graded, made
 

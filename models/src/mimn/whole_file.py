@@ -65,7 +65,7 @@ def beside(path: Path) -> Iterator[Path]:
     _remove_left(path.parent)
     own = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
     try:
-        with (own / "unlocked").open("w") as lock:
+        with (own / "unlocked").open("w", encoding="utf-8") as lock:
             hold(lock)
             Path(lock.name).rename(own / LOCK)  # held since before it has the name: else it might count as left
             yield own / path.name
@@ -76,7 +76,7 @@ def beside(path: Path) -> Iterator[Path]:
 def _remove_left(folder: Path) -> None:
     """Remove what killed processes left in a folder. On a disk without locks it stays: it may be another machine's."""
     for lock in folder.glob(f".*{PARTIAL}/{LOCK}"):
-        with suppress(OSError), lock.open("r+") as file:  # just removed, or another user's
+        with suppress(OSError), lock.open("r+", encoding="utf-8") as file:  # just removed, or another user's
             if hold(file) and has_locks(file):
                 shutil.rmtree(lock.parent, ignore_errors=True)
 
