@@ -17,6 +17,7 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from conftest import MakeTopics, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, ACTION_VIEW, BehaviorEvent
+from mimn.bundle.fields import code_of
 from mimn.state import partition_of
 from support import bulk_running
 from support.archived_log import archived, by_user, noted_erasures, records_of
@@ -258,8 +259,8 @@ def test_described_files_become_events_in_the_order_of_time(
             csv.writer(file).writerows([("uid", "sku", "cat", "act", "ts"), *part])
     description = tmp_path / "dataset.toml"
     description.write_text(
-        'name = "shop"\n[events]\nfiles = ["*.csv"]\nuser = "uid"\nitem = "sku"\ncategory = "cat"\naction = "act"\n'
-        'time = "ts"\n[actions]\nbuy = { is = "purchase" }\npv = { is = "view", weight = 0.0 }\n'
+        'name = "shop"\nids = "string"\n[events]\nfiles = ["*.csv"]\nuser = "uid"\nitem = "sku"\ncategory = "cat"\n'
+        'action = "act"\ntime = "ts"\n[actions]\nbuy = { is = "purchase" }\npv = { is = "view", weight = 0.0 }\n'
     )
     command = ("--description", str(description))
     assert killed(environment(topics), "import_history", "send", 0, *command) == KILLED
@@ -271,13 +272,15 @@ def test_described_files_become_events_in_the_order_of_time(
         (e.user_id, e.item_id, e.category_id, e.action, e.event_time // 1000) for some in got.values() for e in some
     )
     wire = {"buy": ACTION_PURCHASE, "pv": ACTION_VIEW}
-    assert found == sorted((user, sku, cat, wire[act], ts) for user, sku, cat, act, ts in good)
+    assert found == sorted(
+        (user, code_of(str(sku)), code_of(str(cat)), wire[act], ts) for user, sku, cat, act, ts in good
+    )
     for some in got.values():
         assert [e.event_time for e in some] == sorted(e.event_time for e in some)
 
 
-ROWS = [(f"u{i % 13}", 10 + i % 9, NOW // 1000 + i) for i in range(60)]
-REFUSED = ("u1", 0, NOW // 1000 + 30)
+ROWS = [(f"{i % 13}", 10 + i % 9, NOW // 1000 + i) for i in range(60)]
+REFUSED = ("1", 0, NOW // 1000 + 30)
 """A row with item 0."""
 DESCRIPTION = 'name = "shop"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
 
@@ -316,8 +319,8 @@ def test_events_of_the_far_future_are_left_out_with_their_row_and_appended_when_
 ) -> None:
     topics = make_topics(kafka, N)
     now_s = time.time_ns() // 10**9
-    future = [("u1", 7, now_s + 25 * HOUR_S), ("u2", 7, now_s + 400 * 24 * HOUR_S)]
-    tomorrow = ("u3", 7, now_s + 23 * HOUR_S)
+    future = [("1", 7, now_s + 25 * HOUR_S), ("2", 7, now_s + 400 * 24 * HOUR_S)]
+    tomorrow = ("3", 7, now_s + 23 * HOUR_S)
     path = described(tmp_path, [*ROWS[:30], *future, tomorrow, *ROWS[30:]])
     command = ("import_history", "--description", str(path))
     said = done(environment(topics), *command)
@@ -382,7 +385,7 @@ def test_a_history_that_was_corrected_is_not_appended_again_unless_it_is_said_to
 ) -> None:
     topics = make_topics(kafka, N)
     done(environment(topics), "import_history", "--description", str(described(tmp_path, [*ROWS, REFUSED])))
-    corrected = ("u1", 7, NOW // 1000 + 30)
+    corrected = ("1", 7, NOW // 1000 + 30)
     command = ("import_history", "--description", str(described(tmp_path, [*ROWS, corrected])))
     assert run(environment(topics), *command)[0] == 1
     said = capsys.readouterr().err
@@ -475,7 +478,8 @@ def history_of(tmp_path: Path, rows: list[tuple[str, int]]) -> tuple[str, str]:
         csv.writer(file).writerows([("uid", "sku", "ts"), *[(user, 7, time) for user, time in rows]])
     description = tmp_path / "dataset.toml"
     description.write_text(
-        'name = "shop"\n[events]\nfiles = ["events.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\ntime_unit = "ms"\n'
+        'name = "shop"\nids = "string"\n[events]\nfiles = ["events.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
+        'time_unit = "ms"\n'
     )
     return "--description", str(description)
 

@@ -64,7 +64,9 @@ def test_an_import_that_is_interrupted_says_that_it_appends_the_rest(
     with (tmp_path / "h.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("uid", "sku", "ts"), *rows])
     description = tmp_path / "d.toml"
-    description.write_text('name = "shop"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n')
+    description.write_text(
+        'name = "shop"\nids = "string"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
+    )
     command = ("--description", str(description))
     said = interrupted(environment, "import_history", step, "import", *command, sign=sign)
     assert said.startswith("ctr import: interrupted: what it has appended stays in the topic; run the same command")

@@ -204,7 +204,7 @@ def test_an_import_without_a_right_names_it_and_writes_nothing(
     for topic in (named.events, named.erased):
         broker.grant("READ", "topic", topic)
     (tmp_path / "h.csv").write_text("uid,sku,ts\nann,1,1700000000\n")
-    described = 'name = "shop"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
+    described = 'name = "shop"\nids = "string"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
     (tmp_path / "d.toml").write_text(described)
     command = ("import_history", "--description", str(tmp_path / "d.toml"))
     broker.grant("WRITE", "transactional_id", f"{named.events}.", prefixed=True)

@@ -71,7 +71,9 @@ def history(folder: Path, records: int) -> str:
     rows = "".join(f"u{i % 50},{i + 1},{1_600_000_000 + i}\n" for i in range(records))
     (folder / "h.csv").write_text("uid,sku,ts\n" + rows)
     path = folder / "d.toml"
-    path.write_text('name = "shop"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n')
+    path.write_text(
+        'name = "shop"\nids = "string"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
+    )
     return str(path)
 
 

@@ -266,18 +266,20 @@ def test_check_counts_texts_that_no_number_of_a_request_has(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     head, _, rows = IMPRESSIONS.partition("\n")
-    texts = ["True,1.0,21.0", "False,2.0,", "True,,3.0", "False,2.0,4"]
+    texts = ["True,1.0,21.0,1.2E+11", "False,2.0,,1234e567", "True,,3.0,1e+05", "False,2.0,4,1e+05"]
     lines = [f"{row},{texts[n % 4]}" for n, row in enumerate(rows.splitlines())]
     fields = (
         '[fields.context]\nmember = { kind = "categorical" }\ngroup = { kind = "categorical" }\n'
-        'hour = { kind = "categorical", vocabulary = 24 }\n'
+        'hour = { kind = "categorical", vocabulary = 24 }\ncode = { kind = "categorical" }\n'
     )
-    path = shop(TOML + fields, impressions="\n".join([f"{head},member,group,hour", *lines]) + "\n")
+    path = shop(TOML + fields, impressions="\n".join([f"{head},member,group,hour,code", *lines]) + "\n")
     status, said = ran(capsys, path, "check")
     assert status == 0, "whether requests send texts is for their caller to know"
     what = "texts, which a request has to send as texts +2\n"
     assert re.search(rf"values of fields.context.member such as 'False': {what}", said)
     assert re.search(rf"values of fields.context.group such as '1.0': {what}", said)
+    rounded = "texts, of numbers that a spreadsheet or R may have rounded +2\n"
+    assert re.search(rf"values of fields.context.code such as '1.2E\+11': {rounded}", said)
     assert "fields.context.hour" not in said, "with a vocabulary 21.0 is 21"
 
 

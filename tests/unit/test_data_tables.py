@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle.fields import code_of
 from mimn.data.column_values import Meaning, Wanted
-from mimn.data.description import Table, TimeUnit
+from mimn.data.columns import event_columns
+from mimn.data.description import Table, TimeUnit, read_description
 from mimn.data.events import DataError
 from mimn.data.preparation import prepare
 from mimn.data.tables import Columns, TableReader
@@ -135,11 +138,11 @@ def test_an_import_names_the_file_and_row_behind_rows_that_the_reader_refuses(tm
         f"3,,buy,{at}",  # no item: the reader's own refusal, and so is the next
         "4,4,buy,1",
         f"5,5,buy,{at + 1}",
-        f"{'9' * 2000},6,buy,{at + 2}",
+        f"-6,6,buy,{at + 2}",
         f"7,0,buy,{at + 3}",
         "8,8,buy,1",
         f"9,9,rate,{at + 4}",
-        f",10,rate,{at + 5}",
+        f"10,10,rate,{at + 5}",
     ]
     (tmp_path / "2.csv").write_text("\n".join(["u,i,a,t", *rows]) + "\n", "utf-8")
     path = tmp_path / "dataset.toml"
@@ -154,13 +157,120 @@ def test_an_import_names_the_file_and_row_behind_rows_that_the_reader_refuses(tm
         for reason, name, row in (
             ("t: not between 2000 and 2100", "1.csv", 2),
             ("i: empty", "2.csv", 1),
-            (f"u: empty, or longer than {MAX_KEY_BYTES} bytes", "2.csv", 4),
+            ("u: negative id", "2.csv", 4),
             ("i: item 0", "2.csv", 5),
             ("a: an action without `is` in `[actions]`", "2.csv", 7),
         )
     }
     assert history.left_out.rows["a: an action without `is` in `[actions]`"] == 2
     history.close()
+
+
+def refused_or(read: Callable[[Path], list[str]], path: Path) -> list[str] | str:
+    """What is read, or why nothing is."""
+    try:
+        return read(path)
+    except DataError as error:
+        return str(error)
+
+
+def trained_users(path: Path) -> list[str]:
+    table = read_description(path).events
+    reader = TableReader(table, path.parent, event_columns(table), "uint64")
+    return [str(user) for batch in reader.batches() for user in batch["user"].tolist()]
+
+
+def imported_users(path: Path) -> list[str]:
+    with closing(DescribedHistory(path)) as history:
+        return [record.key.decode() for record in history.read({}) if record.key is not None]
+
+
+DIGITS = st.integers(0, 2**63 - 1).map(str)
+SPELLINGS = st.one_of(
+    DIGITS,
+    st.builds("{}{}{}{}{}".format, *map(st.sampled_from, (["", " "], ["", "-", "+"], ["", "00"])), DIGITS,
+              st.sampled_from(["", ".", ".0", ".00", ".5", "e2", "E+11", " ", "\u00a0"])),
+    st.sampled_from(["1e5", "1e+05", "1.23457E+11", "+5", "-5", "-0", "-0.0", "7.", "0x10", "0X10", "inf", "nan",
+                     "9007199254740993", "9007199254740991.0", "9007199254740992.0", "x", "1_000", ".0", "1.0.0", "٣"]),
+)  # fmt: skip
+
+
+@given(st.lists(SPELLINGS, min_size=1, max_size=5))
+@example(["1e+05", "100000"])
+@example(["9007199254740993", "1.0"])
+@example(["-0", "7.", "007", " 7"])
+def test_an_import_names_a_user_by_the_number_that_training_reads_and_refuses_what_training_refuses(
+    tmp_path_factory: pytest.TempPathFactory, users: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("spelled")
+    rows = "".join(f'"{user}",{n + 1},{NOON_MS // 1000 + n}\n' for n, user in enumerate(users))
+    (folder / "e.csv").write_text("u,i,t\n" + rows + f"0,1,{NOON_MS // 1000 + 9}\n", "utf-8")
+    path = folder / "dataset.toml"
+    path.write_text('name = "x"\n[events]\nfiles = ["e.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n')
+    trained = refused_or(trained_users, path)
+    assert refused_or(imported_users, path) == trained
+    if isinstance(trained, list):
+        read_exactly = [int(user.strip().split(".")[0]) for user in users]
+        assert trained == [str(user) for user in [*read_exactly, 0] if user >= 0]
+
+
+@pytest.mark.parametrize(
+    ("user", "fix"),
+    [
+        ("1e+05", "a number that a spreadsheet or R may have rounded: export the column as text"),
+        ("1.23457E+11", "a number that a spreadsheet or R may have rounded: export the column as text"),
+        ("0x10", 'not whole numbers: set `ids = "string"`'),
+        ("+5", 'not whole numbers: set `ids = "string"`'),
+        ("9007199254740992.0", "not whole numbers that a float holds exactly"),
+    ],
+)
+def test_an_id_of_csv_that_may_have_lost_digits_or_is_a_text_is_refused_with_its_row(
+    tmp_path: Path, user: str, fix: str
+) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, {"t.csv": table_of(["7", " 007", "7.0", user])}, one("id"))
+    assert " in row 4, " in str(refused.value)
+    assert fix in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "ids", "words"),
+    [
+        (pa.array([True, False]), "uint64", "is bool, not whole numbers"),
+        (pa.array([True, False]), "string", "is bool, not text or whole numbers"),
+        (pa.array(["1", "2"]), "uint64", 'is string, not whole numbers: set `ids = "string"`'),
+        (pa.array([1.0, 1.5]), "uint64", "holds '1.5' in row 2, not whole numbers that a float holds exactly"),
+        (pa.array([1.0, 1e17]), "string", "in row 2, not whole numbers that a float holds exactly"),
+        (pa.array([1, 2**63], pa.uint64()), "uint64", "has the id 9223372036854775808: ids reach from 0 to"),
+        (pa.array([b"a", b"\xff"]).view(pa.string()), "string", "holds text that is not UTF-8 in row 2"),
+        (pa.array([b"a", b"\xff long for a view"], pa.binary_view()).view(pa.string_view()), "string", "not UTF-8"),
+    ],
+)
+def test_training_and_imports_refuse_a_column_of_users_alike(
+    tmp_path: Path, column: pa.Array, ids: str, words: str
+) -> None:
+    items = pa.array(["1", "2"] if ids == "string" else [1, 2])
+    pq.write_table(pa.table({"u": column, "i": items, "t": [NOON_MS // 1000] * 2}), tmp_path / "e.parquet")
+    path = tmp_path / "dataset.toml"
+    table = '[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    path.write_text(f'name = "x"\nids = "{ids}"\n{table}')
+    for reads in (lambda: prepare(path, tmp_path / "cache"), lambda: DescribedHistory(path)):
+        with pytest.raises(DataError) as refused:
+            reads()
+        assert words in str(refused.value)
+
+
+def test_an_import_leaves_out_the_users_that_training_does(tmp_path: Path) -> None:
+    users = ["a" * MAX_KEY_BYTES, "a" * (MAX_KEY_BYTES + 1), "", None, "é", "1e+05"]
+    times = [NOON_MS // 1000 + n for n in range(len(users))]
+    pq.write_table(pa.table({"u": users, "i": ["x"] * len(users), "t": times}), tmp_path / "e.parquet")
+    path = tmp_path / "dataset.toml"
+    table = '[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    path.write_text(f'name = "x"\nids = "string"\n{table}')
+    with closing(DescribedHistory(path)) as history:
+        assert [record.key for record in history.read({})] == [b"a" * MAX_KEY_BYTES, "é".encode(), b"1e+05"]
+        left_out = {f"events: {reason}": n for reason, n in history.left_out.rows.items()}
+    assert left_out == prepare(path, tmp_path / "cache").meta.refused
 
 
 Rows = list[str]

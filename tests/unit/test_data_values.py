@@ -21,12 +21,15 @@ from mimn.data.tables import TableReader
 
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")  # files with a NUL byte in a text are refused
 TEXTS = st.text(CHARACTERS, max_size=6) | st.sampled_from(["a|b", "|", "1.0", "true", "None", "[]"])
-WHOLE_FLOATS = st.integers(-(2**60), 2**60).map(float) | st.sampled_from([-0.0, 1e20])
+WHOLE_FLOATS = st.integers(1 - 2**53, 2**53 - 1).map(float) | st.just(-0.0)
 OF_TYPE = {
     pa.bool_(): st.booleans(),
     pa.int64(): st.integers(-(2**63), 2**63 - 1),
     pa.uint64(): st.integers(0, 2**64 - 1),
     pa.float64(): WHOLE_FLOATS,
+    pa.float32(): st.integers(1 - 2**24, 2**24 - 1).map(float),
+    pa.float16(): st.integers(1 - 2**11, 2**11 - 1).map(np.float16),
+    pa.dictionary(pa.int32(), pa.float64()): WHOLE_FLOATS,
     pa.string(): TEXTS,
     pa.large_string(): TEXTS,
     pa.string_view(): TEXTS,
@@ -48,6 +51,12 @@ def stored(folder: Path, column: pa.Array | list[str], meaning: Meaning) -> list
     return [reader.texts["f"].get(code) for code in codes]
 
 
+def asked_for(values: list[Any]) -> list[Any]:
+    """What a request's JSON says for values."""
+    asked: list[Any] = json.loads(json.dumps(values, default=float))
+    return asked
+
+
 def columns() -> st.SearchStrategy[tuple[pa.DataType, list[Any]]]:
     return st.sampled_from(list(OF_TYPE)).flatmap(
         lambda kind: st.tuples(st.just(kind), st.lists(st.none() | OF_TYPE[kind], min_size=1, max_size=8))
@@ -59,7 +68,7 @@ def test_training_stores_the_text_that_serving_makes_of_the_same_value_as_json(
     tmp_path_factory: pytest.TempPathFactory, column: tuple[pa.DataType, list[Any]]
 ) -> None:
     kind, values = column
-    asked = json.loads(json.dumps(values))
+    asked = asked_for(values)
     made = stored(tmp_path_factory.mktemp("values"), pa.array(values, kind), "value")
     assert made == [text_of(value) for value in asked]
 
@@ -71,7 +80,7 @@ def test_training_stores_the_list_that_serving_makes_of_the_same_list_as_json(
     kind, values = column
     lists = [values, values[:1], [], None]
     made = stored(tmp_path_factory.mktemp("lists"), pa.array(lists, of(kind)), "values")
-    asked = json.loads(json.dumps(lists))
+    asked = asked_for(lists)
     assert [[] if text is None else list_of_text(text) for text in made] == [
         [text_of(value) for value in values_of(one)] for one in asked
     ]
@@ -84,7 +93,7 @@ def test_a_column_of_single_values_is_a_list_of_what_serving_makes_of_each(
     kind, values = column
     made = stored(tmp_path_factory.mktemp("single"), pa.array(values, kind), "values")
     # A whole number as a request's one value has the text that a file has of it.
-    asked = [values_of(text_of(value)) for value in json.loads(json.dumps(values))]
+    asked = [values_of(text_of(value)) for value in asked_for(values)]
     assert [[] if text is None else list_of_text(text) for text in made] == asked
 
 
@@ -104,8 +113,12 @@ def test_nan_in_a_column_or_list_of_floats_is_no_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "meaning", "message"),
     [
-        (pa.array([1.0, 1.5]), "value", "holds fractions"),
-        (pa.array([[1.0], [float("inf")]]), "values", "holds fractions"),
+        (pa.array([1.0, 1.5]), "value", r"holds '1.5' in row 2, so it holds fractions: make the field"),
+        (pa.array([1.0, 1.5]).dictionary_encode(), "value", "holds '1.5' in row 2, so it holds fractions"),
+        (pa.array([None, [], [1.0, 2.5]]), "values", "holds '2.5' in row 3, so it holds fractions"),
+        (pa.array([[1.0], [float("inf")]]), "values", "holds 'inf' in row 2, not whole numbers"),
+        (pa.array([1.0, float("inf")]), "value", "holds 'inf' in row 2, not whole numbers"),
+        (pa.array([[b"a"], None, [b"a", b"\xff"]]).cast(pa.list_(pa.string()), safe=False), "values", "UTF-8 in row 3"),
         (pa.array([["a"]]), "value", r'holds lists: make the field `kind = "multi"`'),
         (pa.array([[[1]]]), "values", "not text, whole numbers or lists of them"),
         (pa.array([0], pa.date32()), "value", "is date32.day., not text, whole numbers"),
@@ -117,6 +130,31 @@ def test_a_column_whose_values_have_no_one_text_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=rf"t.parquet: column f \(`fields.context.f`\) .*{message}"):
         stored(tmp_path, column, meaning)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(pa.float16(), 11), (pa.float32(), 24), (pa.float64(), 53)])
+@pytest.mark.parametrize("ids", ["uint64", "string"])
+def test_a_float_that_may_stand_for_another_whole_number_is_refused_by_the_width_of_its_type(
+    tmp_path: Path, kind: pa.DataType, bits: int, ids: Any
+) -> None:
+    """Else 2^24 and 2^24 + 1 of float32 are one user, and one value that a request never says."""
+    largest = 2**bits - 1
+    held = np.array([largest, -largest, largest], kind.to_pandas_dtype())
+    lost = np.array([1, 2**bits], kind.to_pandas_dtype())
+    assert stored(tmp_path, pa.array(held), "value") == [str(largest), str(-largest), str(largest)]
+    for negative in (lost, -lost):
+        with pytest.raises(
+            DataError, match=r"holds '-?[0-9.]+' in row 2, not whole numbers that a float holds exactly"
+        ):
+            stored(tmp_path, pa.array(negative), "value")
+    for column, good in ((held, True), (lost, False)):
+        pq.write_table(pa.table({"x": column}), tmp_path / "x.parquet")
+        reader = TableReader(Table(files=("x.parquet",)), tmp_path, {"x": Wanted("x", "id", "events.user")}, ids)
+        if good:
+            assert sum(len(batch["x"]) for batch in reader.batches()) == (2 if ids == "uint64" else 3)
+        else:
+            with pytest.raises(DataError, match="in row 2, not whole numbers that a float holds exactly"):
+                list(reader.batches())
 
 
 def test_whole_numbers_that_csv_writes_with_a_fraction_of_zero_are_whole_numbers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimn.bundle.fields import FIRST, FieldEncoder, FieldSpec, Transform
@@ -32,7 +32,8 @@ def column_of(numbers: Iterable[Any], kind: pa.DataType) -> tuple[pa.Array, list
     if pa.types.is_decimal(kind):
         numbers = [Decimal(number).scaleb(-kind.scale, Context(prec=80)) for number in numbers]
     column = pa.array(numbers, kind)
-    values = map(np.float32, column.to_pylist()) if pa.types.is_float32(kind) else column.to_pylist()
+    short = {pa.float16(): np.float16, pa.float32(): np.float32}.get(kind)
+    values = column.to_pylist() if short is None else map(short, column.to_pylist())
     return column, [str(number) for number in values]
 
 
@@ -46,6 +47,7 @@ NUMBERS = (
     (st.integers(1 - 10**60, 10**60 - 1), pa.decimal256(76, 20)),
     (st.floats(allow_nan=False, allow_infinity=False, width=32), pa.float32()),
     (CENTS, pa.float32()),
+    (CENTS.map(np.float16), pa.float16()),
     (st.floats(-1e308, 1e308), pa.float64()),
     (CENTS, pa.float64()),
     (st.integers(0, 2**31 - 1), pa.int32()),
@@ -102,6 +104,7 @@ def is_within(spec: FieldSpec, x: np.ndarray) -> np.ndarray:
 
 
 @given(COLUMNS, st.sampled_from(("none", "log1p")), st.integers(2, 9))
+@example(column_of(np.array([0.1, 1.3], np.float16), pa.float16()), "none", 2)
 def test_a_request_reads_what_training_read_of_the_same_number(
     tmp_path_factory: pytest.TempPathFactory,
     column: tuple[pa.Array, list[str]],

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +36,10 @@ PER_MS: dict[TimeUnit, tuple[int, int]] = {"s": (1000, 1), "ms": (1, 1), "us": (
 """A time in the unit, times the first, divided by the second, is in ms."""
 TIMES = 'use whole numbers with `time_unit`, timestamps, or ISO text such as 2024-05-01T12:00:00Z (`time_unit = "iso"`)'
 """What a column of times may hold."""
-FRACTIONS = 'holds fractions: make the field `kind = "numeric"`, or write it as text'
+FRACTIONS = 'so it holds fractions: make the field `kind = "numeric"`, or write it as text'
+NO_ID = 'not whole numbers: set `ids = "string"`, correct it, or add it to `nulls`'
+ROUNDED = "a number that a spreadsheet or R may have rounded: export the column as text"
+INEXACT = "not whole numbers that a float holds exactly: write the column as whole numbers or as text"
 _ZONED = r"\d[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$"
 _NAMED_ZONE = r"\s*(UTC|GMT)\s*$"
 HASHES = (1 << 64) - 1
@@ -42,8 +47,12 @@ MAX_TEXT_BYTES = 128
 """Longest id, as in the event's format."""
 MAX_SHOWN = 60
 """Characters of a value that an error shows."""
-LARGEST_EXACT = 1 << 53
-"""Beyond it a float may stand for another whole number than was written."""
+EXACT_BELOW = {pa.float16(): 1 << 11, pa.float32(): 1 << 24, pa.float64(): 1 << 53}
+"""From this on a float of the type may stand for another whole number than was written."""
+_WHOLE = r"^-?[0-9]+(\.0*)?$"
+"""An id of CSV, in `ids = "uint64"`. A sign or a letter, as in +49 and 0x10, is a part of a text: requests name a user
+by it."""
+_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +82,21 @@ class Place:
     """Whether the file says of which type its values are; those of CSV are all text."""
     in_unit: str | None = None
     """Another column of the table whose numbers are times in the unit of this one."""
+    rows: pa.Array | None = None
+    """Of each value its row in the batch, where a row has several: the values of lists."""
 
     def __str__(self) -> str:
         return f"{self.path}: column {self.want.column} (`{self.want.said}`)"
+
+    def row(self, at: int) -> int:
+        """The row of the file that has a value of the column, from 1."""
+        return self.first_row + (at if self.rows is None else self.rows[at].as_py()) + 1
 
     def holds(self, column: pa.Array, at: int) -> str:
         """The column, one of its values, and its row."""
         text = str(column[at].as_py())
         shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-        return f"{self} holds {shown!r} in row {self.first_row + at + 1}"
+        return f"{self} holds {shown!r} in row {self.row(at)}"
 
 
 def text_of_list(values: Iterable[Value]) -> str:
@@ -143,49 +158,46 @@ def without_decimals(column: pa.Array, meaning: Meaning) -> pa.Array:
 
 
 def _floats_of_text(column: pa.Array) -> pa.Array:
-    """Decimals and float32 as the float64 of their shortest decimal text, which is what a request says for them.
+    """Decimals and short floats as the float64 of their shortest decimal text, which is what a request says for them.
 
-    Arrow's own casts give other numbers: of the decimal 0.35 they make 0.35000000000000003, and of the float32 1.3
-    they make 1.2999999523162842.
+    Arrow's own casts give other numbers: of the decimal 0.35 they make 0.35000000000000003, of the float32 1.3 they
+    make 1.2999999523162842, and as the text of the float16 0.1 they have 0.0999755859375.
     """
+    if pa.types.is_float16(column.type):
+        column = pa.array(numpy_of(column).astype(str))
     return column.cast(pa.string()).cast(pa.float64())
-
-
-def _given(value: Value) -> Value:
-    """None for NaN, which tables of floats hold where a value is missing."""
-    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124
 
 
 def value_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
     """Values as their texts, by the one rule of training and serving: `text_of`. [n]
 
     Raises:
-        DataError: the column holds lists, fractions, or values of another type.
+        DataError: the column holds lists, fractions, text that is not UTF-8, or values of another type.
     """
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if _is_list(kind):
         raise DataError(f'{place} holds lists: make the field `kind = "multi"`, or convert the column')
     if not _is_value(kind):
         raise DataError(f"{place} is {kind}, not text, whole numbers or lists of them: convert it")
+    if pa.types.is_floating(kind):
+        column = _whole_numbers(column.cast(kind), place, FRACTIONS)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     values = column.dictionary
-    if pa.types.is_integer(kind) or pa.types.is_string_view(kind):
-        values = values.cast(pa.string() if pa.types.is_integer(kind) else pa.large_string())
+    if pa.types.is_integer(values.type) or pa.types.is_string_view(kind):
+        values = values.cast(pa.string() if pa.types.is_integer(values.type) else pa.large_string())
     elif not _is_text(kind):
-        try:
-            values = pa.array([text_of(_given(value)) for value in values.to_pylist()], pa.string())
-        except ValueError as error:
-            raise DataError(f"{place} {FRACTIONS}") from error
-    return pa.DictionaryArray.from_arrays(column.indices, values)
+        values = pa.array([text_of(value) for value in values.to_pylist()], pa.string())
+    made = pa.DictionaryArray.from_arrays(column.indices, values)
+    _check_utf8(made, place)
+    return made
 
 
 def list_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
     """Lists as their texts (`text_of_list`), by the one rule of training and serving: `values_of`. [n]
 
     Raises:
-        DataError: the column holds fractions, or values of another type.
-        UnicodeDecodeError: a text is not UTF-8.
+        DataError: the column holds fractions, text that is not UTF-8, or values of another type.
     """
     if not _is_list(column.type):
         column = value_texts(column, place)
@@ -193,15 +205,9 @@ def list_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
         return pa.DictionaryArray.from_arrays(column.indices, pa.array(lists, pa.string()))
     if not _is_value(column.type.value_type):
         raise DataError(f"{place} is {column.type}, not text, whole numbers or lists of them: convert it")
-    try:
-        lists = [
-            None if row is None else text_of_list(values_of([_given(value) for value in row]))
-            for row in column.to_pylist()
-        ]
-    except UnicodeDecodeError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{place} {FRACTIONS}") from error
+    each = value_texts(pc.list_flatten(column), replace(place, rows=pc.list_parent_indices(column))).to_pylist()
+    values, lengths = iter(each), pc.list_value_length(column).to_pylist()
+    lists = [None if n is None else text_of_list(values_of(list(islice(values, n)))) for n in lengths]
     return pa.array(lists, pa.string()).dictionary_encode()
 
 
@@ -217,7 +223,7 @@ def parsed(
         for kind in kinds:
             if _reads(text, kind):
                 return text.cast(kind)
-    bad = max(_first_that_fails(text, kind) for kind in kinds)
+    bad = max(_first_that_fails(text, partial(_reads, kind=kind)) for kind in kinds)
     raise DataError(f"{place.holds(column if written is None else written, bad)}, {fault}")
 
 
@@ -229,16 +235,34 @@ def _reads(text: pa.Array, kind: pa.DataType) -> bool:
     return True
 
 
-def _first_that_fails(text: pa.Array, kind: pa.DataType) -> int:
-    """The row of the first text that is not of a type; there is one."""
+def _first_that_fails(text: pa.Array, passes: Callable[[pa.Array], bool]) -> int:
+    """Where the first text is that does not pass; there is one."""
     good, bad = 0, len(text)
     while bad - good > 1:
         middle = (good + bad) // 2
-        if _reads(text.slice(good, middle - good), kind):
+        if passes(text.slice(good, middle - good)):
             good = middle
         else:
             bad = middle
     return good
+
+
+def _check_utf8(column: pa.DictionaryArray, place: Place) -> None:
+    """Raises DataError if bytes of Parquet are said to be text, and are not."""
+    if _is_utf8(column.dictionary):
+        return
+    texts = column.dictionary.take(column.indices)  # the dictionary may be that of more rows than these
+    if not _is_utf8(texts):
+        row = place.row(_first_that_fails(texts, _is_utf8))
+        raise DataError(f"{place} holds text that is not UTF-8 in row {row}: write it as UTF-8")
+
+
+def _is_utf8(text: pa.Array) -> bool:
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def begins_with_number(text: pa.Array) -> bool:
@@ -247,21 +271,53 @@ def begins_with_number(text: pa.Array) -> bool:
     return _reads(first, pa.float64())
 
 
-def _whole_numbers(column: pa.Array, place: Place) -> pa.Array:
-    """Floats as whole numbers: tables with gaps hold whole numbers as floats, and NaN in the gaps.
+def _whole_numbers(column: pa.Array, place: Place, fraction: str = INEXACT) -> pa.Array:
+    """Floats as whole numbers: tables with gaps hold whole numbers as floats, and NaN in the gaps. `fraction` is said
+    of one that is a fraction.
 
     Raises:
-        DataError: one is a fraction, or too large to be exact.
+        DataError: one is a fraction, infinite, or too large to be exact.
     """
     values = numpy_of(column.cast(pa.float64()).fill_null(np.nan))
     empty = np.isnan(values)
-    bad = ~empty & ((np.abs(values) > LARGEST_EXACT) | (values != np.floor(values)))
+    inexact = np.abs(values) >= EXACT_BELOW[column.type]
+    bad = ~empty & (inexact | (values != np.floor(values)))
     if bad.any():
-        raise DataError(
-            f"{place.holds(column, int(np.argmax(bad)))}, not whole numbers that a float holds exactly: write the "
-            "column as whole numbers or as text"
-        )
+        at = int(np.argmax(bad))
+        raise DataError(f"{place.holds(column, at)}, {INEXACT if inexact[at] else fraction}")
     return pa.array(np.where(empty, 0, values).astype(np.int64), mask=empty)
+
+
+def ids_of_text(column: pa.Array, place: Place) -> pa.Array:
+    """Ids of CSV as whole numbers: digits, which may have zeros in front, and blanks around. Behind them may be a point
+    and zeros, which tables with gaps are written with.
+
+    No id goes through a float unless it has a point: it would lose its last digits.
+
+    Raises:
+        DataError: a text is something else, or too large.
+    """
+    kinds = (pa.int64(), pa.uint64())
+    kind = next((kind for kind in kinds if _reads(column, kind)), None)
+    if kind is not None and not _has_hex(column):
+        return column.cast(kind)
+    text = pc.utf8_trim_whitespace(column)
+    whole = mask_of(pc.match_substring_regex(text, _WHOLE).fill_null(True))
+    if not whole.all():
+        bad = int(np.argmin(whole))
+        rounded = _EXPONENT.fullmatch(text[bad].as_py())
+        raise DataError(f"{place.holds(column, bad)}, {ROUNDED if rounded else NO_ID}")
+    none, pointed = pa.scalar(None, pa.string()), pc.match_substring(text, ".")
+    digits = parsed(pc.if_else(pointed, none, text), kinds, place, NO_ID, column)
+    floats = _whole_numbers(pc.if_else(pointed, text, none).cast(pa.float64()), place)
+    return pc.coalesce(digits, floats.cast(digits.type))
+
+
+def _has_hex(text: pa.Array) -> bool:
+    """Whether a text among whole numbers is one like 0x10, which Arrow reads."""
+    data, begins = bytes_of(text)
+    held = data[begins[0] : begins[-1]].tobytes()
+    return b"x" in held or b"X" in held
 
 
 def to_ids(column: pa.Array, place: Place) -> tuple[NDArray[np.uint64], list[tuple[str, NDArray[np.bool_]]]]:
@@ -449,7 +505,7 @@ def to_numbers(column: pa.Array, place: Place) -> tuple[NDArray[np.float64], lis
     Raises:
         DataError: the column holds something else.
     """
-    if pa.types.is_float32(column.type):
+    if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
         column = _floats_of_text(column)
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise DataError(f"{place} is {column.type}, not a number: name another column, or convert this one")

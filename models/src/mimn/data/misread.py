@@ -14,6 +14,7 @@ from mimn.data.ids import xxh64
 from mimn.data.tallies import Tally
 
 _MISREAD = (
+    (re.compile(r"-?[0-9](\.[0-9]+)?[Ee]\+[0-9]+"), "texts, of numbers that a spreadsheet or R may have rounded"),
     # `mimn.bundle.fields.text_of` makes 21 of JSON's 21.0, and 1 of its true.
     (re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE"), "texts, which a request has to send as texts"),
     (

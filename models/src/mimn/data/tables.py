@@ -30,6 +30,7 @@ from mimn.data.column_values import (
     hash_texts,
     hashed_text,
     id_texts,
+    ids_of_text,
     list_texts,
     mask_of,
     numpy_of,
@@ -307,8 +308,7 @@ class TableReader:
         """A column of CSV as the type that it has to be."""
         match place.want.meaning:
             case "id" if self._ids == "uint64":
-                fault = 'not whole numbers: set `ids = "string"`, or correct it'
-                return parsed(column, (pa.int64(), pa.uint64(), pa.float64()), place, fault)
+                return ids_of_text(column, place)
             case "label":
                 return parsed(column, (pa.bool_(), pa.float64()), place, "but a label is 0 or 1, or true or false")
             case "number":

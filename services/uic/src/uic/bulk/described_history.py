@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,21 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.arrow import pa
 from mimn.data.column_values import Wanted
 from mimn.data.columns import event_columns
 from mimn.data.description import Description, read_description
 from mimn.data.events import DataError
+from mimn.data.faults import large_id
+from mimn.data.ids import string_ids
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import TableReader
 from mimn.state.actions import NAMES
 from uic.bulk.history import HistoryRecord, Place
 from uic.bulk.work_folder import WorkFolder
-from uic.core.event import DAY_MS, MAX_KEY_BYTES
+from uic.core.event import DAY_MS
 
 ROWS: Final = 1 << 16
 NOT_ON_THE_WIRE: Final = -1
 _ALL_BITS: Final = (1 << 64) - 1
-_WHOLE: Final = re.compile(r"\s*0*([0-9]+)(?:\.0+)?\s*")
 
 
 @dataclass(slots=True)
@@ -38,13 +39,6 @@ class LeftOut:
 
     rows: dict[str, int]
     first: dict[str, str]
-
-
-def _digits(text: str) -> str:
-    """A user's id as requests name it: where training reads a whole number, its digits, as of ` 7`, `007` and `7.0`;
-    any other text as it is."""
-    found = _WHOLE.fullmatch(text)
-    return text if found is None else found[1]
 
 
 class DescribedHistory:
@@ -72,7 +66,8 @@ class DescribedHistory:
         table = self._description.events
         wanted = event_columns(table)
         wanted.pop("together", None)
-        wanted["user"] = Wanted(table.user, "value", "events.user")
+        self._users: dict[int, str] = {}
+        """With `ids = "string"`: the text of each user's id, which is its hash."""
         reader = TableReader(table, path.parent, wanted, self._description.ids)
         self._folder = WorkFolder("ctr-import-", work)
         try:
@@ -82,8 +77,6 @@ class DescribedHistory:
             self._folder.close()
             raise
         self.source = self._identity()
-        as_id = _digits if self._description.ids == "uint64" else str
-        self._users = {code: as_id(text).encode() for code, text in reader.texts["user"].items()}
 
     @property
     def records(self) -> int:
@@ -112,25 +105,38 @@ class DescribedHistory:
             for i, (code, item, category, action, time_ms) in enumerate(
                 zip(rows["user"], rows["item"], rows["category"], rows["action"], rows["time"], strict=True)
             ):
-                key = self._users[code & _ALL_BITS]
+                key = self._key(code & _ALL_BITS)
                 event = BehaviorEvent(
                     event_id=f"{self.source}/{at + i}",
-                    user_id=key.decode(),
+                    user_id=key,
                     item_id=item & _ALL_BITS,
                     category_id=category & _ALL_BITS,
                     action=action,
                     event_time=time_ms,
                 )
-                yield HistoryRecord(Place(0, at + i), key, event.SerializeToString(), (), None)
+                yield HistoryRecord(Place(0, at + i), key.encode(), event.SerializeToString(), (), None)
+
+    def _key(self, user: int) -> str:
+        """A user's id as requests name it: the digits of the number that training reads, or the text."""
+        return str(user) if self._description.ids == "uint64" else self._users[user]
 
     def _identity(self) -> str:
-        """Of what makes the records, and of nothing else that a description or a file says. A user's code is the hash
-        of the id's text, the same in every run."""
+        """Of what makes the records, and of nothing else that a description or a file says. Users are hashes of their
+        keys in it, as they are with either kind of ids."""
         seen = hashlib.sha256(self._description.ids.encode())
-        for values in self._columns.values():
+        for name, values in self._columns.items():
             for at in range(0, len(values), ROWS):
-                seen.update(values[at : at + ROWS].tobytes())
+                part = values[at : at + ROWS]
+                if name == "user" and self._description.ids == "uint64":
+                    part = string_ids(map(str, part.view(np.uint64).tolist()))
+                seen.update(part.tobytes())
         return seen.hexdigest()[:16]
+
+    def _note(self, column: str, texts: pa.Array) -> None:
+        """Keep the texts of users, in which requests name them."""
+        if column == "user":
+            named = [text for text in texts.to_pylist() if text is not None]
+            self._users |= zip(string_ids(named).tolist(), named, strict=True)
 
     def close(self) -> None:
         """Remove the sorted rows."""
@@ -152,7 +158,8 @@ class DescribedHistory:
             },
             ("time", "row"),
         ) as writer:
-            for batch in reader.batches():
+            for batch in reader.batches(note=self._note):
+                self._check(batch)
                 n = len(batch["user"])
                 items = batch["item"] + np.uint64(table.item_offset)
                 columns = {
@@ -167,7 +174,7 @@ class DescribedHistory:
                     if described.actions
                     else np.zeros(n, np.int64),
                 }
-                good = self._usable(columns, reader.texts["user"], reader)
+                good = self._usable(columns, reader)
                 writer.add({name: values[good] for name, values in columns.items()})
             writer.finish()
         self.left_out = LeftOut(dict(reader.refused.rows), dict(reader.refused.first))
@@ -179,23 +186,22 @@ class DescribedHistory:
             for name in ("time", "user", "item", "category", "action")
         }
 
-    def _usable(
-        self, columns: Mapping[str, NDArray[Any]], users: Mapping[int, str], reader: TableReader
-    ) -> NDArray[np.bool_]:
-        """Rows that the event's format allows. [n]"""
-        codes = columns["user"].view(np.uint64)
-        found, place = np.unique(codes, return_inverse=True)
-        sizes = np.array([len(users[code].encode()) if code else 0 for code in found.tolist()])
+    def _check(self, batch: Mapping[str, NDArray[Any]]) -> None:
+        """Raises DataError if training refuses an id of a batch."""
+        table = self._description.events
+        for name, column in (("user", table.user), ("item", table.item), ("category", table.category)):
+            if column is not None and self._description.ids == "uint64" and (fault := large_id(column, batch[name])):
+                raise DataError(f"`events`, {', '.join(table.files)}: {fault}")
+
+    def _usable(self, columns: Mapping[str, NDArray[Any]], reader: TableReader) -> NDArray[np.bool_]:
+        """Rows that the event's format allows; the reader has refused ids that it does not. [n]"""
         bad = {
-            f"{self._description.events.user}: empty, or longer than {MAX_KEY_BYTES} bytes": (
-                (sizes == 0) | (sizes > MAX_KEY_BYTES)
-            )[place],
             f"{self._description.events.item}: item 0": columns["item"] == 0,
             f"{self._description.events.action}: an action without `is` in `[actions]`": (
                 columns["action"] == NOT_ON_THE_WIRE
             ),
         }
-        good = np.ones(len(codes), np.bool_)
+        good = np.ones(len(columns["item"]), np.bool_)
         for reason, mask in bad.items():
             reader.refuse(reason, mask)
             good &= ~mask
