@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimn.bundle.fields import FIRST, FieldEncoder, FieldSpec, Transform
@@ -104,6 +104,7 @@ def is_within(spec: FieldSpec, x: np.ndarray) -> np.ndarray:
 
 
 @given(COLUMNS, st.sampled_from(("none", "log1p")), st.integers(2, 9))
+@example(column_of(np.array([0.1, 1.3], np.float16), pa.float16()), "none", 2)
 def test_a_request_reads_what_training_read_of_the_same_number(
     tmp_path_factory: pytest.TempPathFactory,
     column: tuple[pa.Array, list[str]],
