@@ -345,6 +345,7 @@ def test_whole_numbers_of_csv_keep_all_their_digits(tmp_path: Path) -> None:
     st.integers(-631_152_000_000, 4_102_444_799_998), st.integers(0, 999_999), st.sampled_from(["s", "ms", "us", "ns"])
 )
 @example(4_102_444_799_998, 999_999, "s")  # a float of the last millisecond may round up to the bound, the year 2100
+@example(-66, 0, "s")
 def test_a_time_that_pandas_wrote_as_a_float_is_read_in_its_millisecond_and_never_earlier(
     tmp_path_factory: pytest.TempPathFactory, ms: int, ns: int, unit: TimeUnit
 ) -> None:

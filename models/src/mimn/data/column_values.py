@@ -454,7 +454,8 @@ def _to_ms(values: NDArray[Any], unit: TimeUnit) -> NDArray[np.int64]:
     if values.dtype.kind == "f":
         values = np.clip(values, -most, most)
         whole = np.floor(values)
-        part = np.floor((values - whole + np.spacing(np.abs(values))) * times).astype(np.int64)
+        spacing = np.spacing(np.maximum(np.abs(values), 1.0))  # what is left of a small negative one is near 1
+        part = np.floor((values - whole + spacing) * times).astype(np.int64)
         values = whole
     elif values.dtype.kind == "u":
         values = np.minimum(values, np.uint64(most))
