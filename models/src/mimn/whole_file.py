@@ -28,12 +28,13 @@ LOCK: Final = "lock"
 def writing(path: Path) -> Iterator[Path]:
     """The path to write to; at the end what was written takes the place of `path`, with the mode that the umask gives.
 
-    After an error `path` is what it was, and nothing lies beside it.
+    After an error `path` is what it was, and nothing lies beside it. After a power cut it is one or the other.
     """
     with beside(path) as partial:
         yield partial
         # Some libraries make files that only their user may read. The lock was opened as files are.
         partial.chmod(stat.S_IMODE(partial.with_name(LOCK).stat().st_mode))
+        _sync(partial)
         partial.replace(path)
 
 

@@ -146,7 +146,7 @@ class Instances:
             with np.load(path, allow_pickle=False) as archive:
                 stated, of = str(archive["sha256"]), str(archive["source"])
                 arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise DataError(f"{path} holds no instances ({error}): {MAKE_AGAIN}") from error
         if of != origin:
             raise DataError(f"{path} was made from other events or by another rule: {MAKE_AGAIN}")

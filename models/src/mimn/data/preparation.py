@@ -92,6 +92,15 @@ def _kept(folder: Path) -> Meta | None:
         return None
 
 
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one of the same name; None if there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _made(folder: Path, path: Path, description: Description) -> Meta:
     """Prepare `folder`, in place of one that is damaged; what it says of itself.
 
@@ -99,7 +108,7 @@ def _made(folder: Path, path: Path, description: Description) -> Meta:
         DataError: as `prepare`.
         OSError:   it cannot be written.
     """
-    damaged = folder.exists()
+    damaged = _identity(folder)
     make_if_above(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with beside(folder) as partial:
@@ -107,7 +116,7 @@ def _made(folder: Path, path: Path, description: Description) -> Meta:
         made = _Preparation(description, path.parent, partial).run()
         _check_events(path, made)
         sync_all(partial)
-        if damaged and folder.exists():
+        if damaged is not None and _identity(folder) == damaged:  # else another process has put a good one there
             folder.rename(partial.with_name("damaged"))
         if not folder.exists():  # else another process was faster, with the same content
             partial.rename(folder)
