@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,13 +62,19 @@ class Wanted:
     """Times from the first to before the second can be used."""
 
 
+def row_name(row: int) -> str:
+    """What a row is called, of which the first one is 0."""
+    return f"row {row + 1}"
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A column in a batch of a file: what errors name."""
 
     path: Path
     want: Wanted
-    first_row: int = 0
+    named: Callable[[int], str] = row_name
+    """What a row of the batch is called."""
     typed: bool = True
     """Whether the file says of which type its values are; those of CSV are all text."""
     in_unit: str | None = None
@@ -81,7 +87,7 @@ class Place:
         """The column, one of its values, and its row."""
         text = str(column[at].as_py())
         shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-        return f"{self} holds {shown!r} in row {self.first_row + at + 1}"
+        return f"{self} holds {shown!r} in {self.named(at)}"
 
 
 def text_of_list(values: Iterable[Value]) -> str:
