@@ -325,7 +325,7 @@ def test_events_of_the_far_future_are_left_out_with_their_row_and_appended_when_
     command = ("import_history", "--description", str(path))
     said = done(environment(topics), *command)
     assert "61 of 61 records appended" in said
-    assert f"2 rows refused: ts: more than a day from now (first: {tmp_path / 'h.csv'}, row 31)" in said
+    assert f"2 rows refused: ts: more than a day from now (first: {tmp_path / 'h.csv'}, line 32)" in said
     assert "0 of 61 records appended" in done(environment(topics), *command)
     clock = SimpleNamespace(time_ns=lambda: (now_s + 2 * HOUR_S) * 10**9)
     monkeypatch.setattr(described_history, "time", clock)

@@ -478,7 +478,7 @@ def test_broken_csv_lines_are_counted_and_the_first_is_shown(tmp_path: Path) -> 
     data = prepared(tmp_path / "dataset.toml")
     assert data.events.item_id.tolist() == [2, 4]
     assert data.meta.refused == {"events: broken line": 2}
-    assert any("2 fields in place of 3" in text for text in check(tmp_path / "dataset.toml").findings)
+    assert any("line 2, 2 fields in place of 3: '1,2'" in text for text in check(tmp_path / "dataset.toml").findings)
 
 
 def test_the_rule_of_string_ids_has_fixed_vectors() -> None:
@@ -536,7 +536,7 @@ def test_only_the_named_texts_mean_no_value(tmp_path: Path) -> None:
     shown = f'name = "x"\n[events]\n{table}[impressions]\n{table}label = "y"\nwindow = "1s"\n'
     path = tmp_path / "dataset.toml"
     path.write_text(shown + fields)
-    with pytest.raises(DataError, match=r"column price \(`fields.context.price`\) holds '-' in row 3, not a number"):
+    with pytest.raises(DataError, match=r"column price \(`fields.context.price`\) holds '-' in line 4, not a number"):
         prepared(path)
     path.write_text(f'{shown}nulls = ["", "NULL", "-"]\n{fields}')
     data = prepared(path)

@@ -172,7 +172,7 @@ def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
         ("e.csv", b"PK\x03\x04" + bytes(100), "e.csv is a zip archive or a spreadsheet"),
         ("e.csv", b"Obj\x01\x04\x14avro" + bytes(100), "e.csv is neither Parquet nor text"),
         ("e.csv", b"a\0b,uid\n7,8\n", "e.csv is neither Parquet nor text (byte 2 is NUL)"),
-        ("e.csv", b"uid,act\n7,a\n8\0,b\n", "e.csv: column uid has a NUL byte in row 2"),
+        ("e.csv", b"uid,act\n7,a\n8\0,b\n", "e.csv: column uid has a NUL byte in line 3"),
         ("e.csv", TEXT.decode().encode("utf-16"), 'in another encoding: set `encoding = "utf-16"`'),
         ("e.csv", TEXT.decode().encode("utf-16-le"), 'in another encoding: set `encoding = "utf-16-le"`'),
         ("e.csv", TEXT.decode().encode("utf-16-be"), 'in another encoding: set `encoding = "utf-16-be"`'),
@@ -192,7 +192,7 @@ def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
             "uid is a part of its folder's name, which is not read: write it into the files",
         ),
         ("e.csv", b"uid,act,uid\n7,buy,8\n", "column uid (`events.id`) is there 2 times: give each column a name"),
-        ("e.csv", b'uid,"' + b"x" * 200_000, "its first line is no header of CSV"),
+        ("e.csv", b'uid,"' + b"x" * 200_000 + b'"\n', "its first line is no header of CSV"),
     ],
     ids=(
         "empty",
@@ -229,13 +229,13 @@ def test_the_encoding_that_a_refusal_names_is_read(tmp_path: Path, encoding: str
 
 
 @pytest.mark.parametrize("row", [1, 3, 70_000], ids=["in the first bytes", "there, too", "far below"])
-def test_a_nul_byte_in_an_id_is_told_with_its_row_wherever_it_is(tmp_path: Path, row: int) -> None:
+def test_a_nul_byte_in_an_id_is_told_with_its_line_wherever_it_is(tmp_path: Path, row: int) -> None:
     lines = [f"user {i}," for i in range(1, 80_000)]
     lines[row - 1] = f"us\0er {row},"
     put(tmp_path, {"e.csv": "\n".join(["uid,act", *lines, ""]).encode()})
     table = Table(files=("e.csv",))
     reader = TableReader(table, tmp_path, {"x": Wanted("uid", "id", "events.user")}, "string")
-    with pytest.raises(DataError, match=rf"e\.csv: column uid has a NUL byte in row {row}, as text never has"):
+    with pytest.raises(DataError, match=rf"e\.csv: column uid has a NUL byte in line {row + 1}, as text never has"):
         list(reader.batches())
 
 

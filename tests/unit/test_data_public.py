@@ -83,7 +83,7 @@ def test_taobao_user_behavior_with_its_broken_times_and_lines(place: Path) -> No
 def test_a_word_in_a_column_of_numbers_names_file_and_word(place: Path) -> None:
     rows = "".join(f"1,2,3,pv,{T + i}\n" for i in range(100))
     put(place, "data/taobao/UserBehavior.csv", rows + "1,2,3,pv,yesterday\n")
-    with pytest.raises(DataError, match=r"UserBehavior.csv.*timestamp.*holds 'yesterday' in row 101, not a time"):
+    with pytest.raises(DataError, match=r"UserBehavior.csv.*timestamp.*holds 'yesterday' in line 101, not a time"):
         ready(place, "taobao")
     assert not list(place.glob("cache/*"))
 

@@ -131,7 +131,7 @@ def test_an_import_names_users_as_training_and_requests_do(tmp_path: Path, users
     assert sorted(prepare(path, tmp_path / "cache").events.users.tolist()) == [0, 7, 12, 17850]
 
 
-def test_an_import_names_the_file_and_row_behind_rows_that_the_reader_refuses(tmp_path: Path) -> None:
+def test_an_import_names_the_file_and_line_behind_rows_that_the_reader_refuses(tmp_path: Path) -> None:
     at = NOON_MS // 1000
     (tmp_path / "1.csv").write_text(f"u,i,a,t\n1,1,buy,{at}\n2,2,buy,1\n", "utf-8")
     rows = [
@@ -153,13 +153,13 @@ def test_an_import_names_the_file_and_row_behind_rows_that_the_reader_refuses(tm
     history = DescribedHistory(path)
     assert history.records == 2
     assert history.left_out.first == {
-        reason: f"{tmp_path / name}, row {row}"
-        for reason, name, row in (
-            ("t: not between 2000 and 2100", "1.csv", 2),
-            ("i: empty", "2.csv", 1),
-            ("u: negative id", "2.csv", 4),
-            ("i: item 0", "2.csv", 5),
-            ("a: an action without `is` in `[actions]`", "2.csv", 7),
+        reason: f"{tmp_path / name}, line {line}"
+        for reason, name, line in (
+            ("t: not between 2000 and 2100", "1.csv", 3),
+            ("i: empty", "2.csv", 2),
+            ("u: negative id", "2.csv", 5),
+            ("i: item 0", "2.csv", 6),
+            ("a: an action without `is` in `[actions]`", "2.csv", 8),
         )
     }
     assert history.left_out.rows["a: an action without `is` in `[actions]`"] == 2
@@ -224,12 +224,12 @@ def test_an_import_names_a_user_by_the_number_that_training_reads_and_refuses_wh
         ("9007199254740992.0", "not whole numbers that a float holds exactly"),
     ],
 )
-def test_an_id_of_csv_that_may_have_lost_digits_or_is_a_text_is_refused_with_its_row(
+def test_an_id_of_csv_that_may_have_lost_digits_or_is_a_text_is_refused_with_its_line(
     tmp_path: Path, user: str, fix: str
 ) -> None:
     with pytest.raises(DataError) as refused:
         read(tmp_path, {"t.csv": table_of(["7", " 007", "7.0", user])}, one("id"))
-    assert " in row 4, " in str(refused.value)
+    assert " in line 5, " in str(refused.value)
     assert fix in str(refused.value)
 
 
@@ -291,14 +291,14 @@ def table_of(rows: Rows) -> str:
         ("number", "1.5", "1,5 EUR", "not a number: correct it, add it to `nulls`"),
     ],
 )
-def test_a_bad_value_of_csv_is_named_with_file_column_and_row(
+def test_a_bad_value_of_csv_is_named_with_file_column_and_line(
     tmp_path: Path, meaning: Meaning, good: str, bad: str, words: str
 ) -> None:
     rows = [f'"{good}"'] * 1000
     rows[678] = f'"{bad}"'
     with pytest.raises(DataError) as refused:
         read(tmp_path, {"t.csv": table_of(rows)}, one(meaning))
-    said = f"t.csv: column x (`events.{meaning}`) holds {bad!r} in row 679, "
+    said = f"t.csv: column x (`events.{meaning}`) holds {bad!r} in line 680, "
     assert said in str(refused.value)
     assert words in str(refused.value)
 

@@ -71,13 +71,19 @@ class Wanted:
     """Times from the first to before the second can be used."""
 
 
+def row_name(row: int) -> str:
+    """What a row is called, of which the first one is 0."""
+    return f"row {row + 1}"
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A column in a batch of a file: what errors name."""
 
     path: Path
     want: Wanted
-    first_row: int = 0
+    named: Callable[[int], str] = row_name
+    """What a row of the batch is called."""
     typed: bool = True
     """Whether the file says of which type its values are; those of CSV are all text."""
     in_unit: str | None = None
@@ -88,15 +94,15 @@ class Place:
     def __str__(self) -> str:
         return f"{self.path}: column {self.want.column} (`{self.want.said}`)"
 
-    def row(self, at: int) -> int:
-        """The row of the file that has a value of the column, from 1."""
-        return self.first_row + (at if self.rows is None else self.rows[at].as_py()) + 1
+    def row(self, at: int) -> str:
+        """What the row that has a value of the column is called."""
+        return self.named(at if self.rows is None else self.rows[at].as_py())
 
     def holds(self, column: pa.Array, at: int) -> str:
         """The column, one of its values, and its row."""
         text = str(column[at].as_py())
         shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-        return f"{self} holds {shown!r} in row {self.row(at)}"
+        return f"{self} holds {shown!r} in {self.row(at)}"
 
 
 def text_of_list(values: Iterable[Value]) -> str:
@@ -254,7 +260,7 @@ def _check_utf8(column: pa.DictionaryArray, place: Place) -> None:
     texts = column.dictionary.take(column.indices)  # the dictionary may be that of more rows than these
     if not _is_utf8(texts):
         row = place.row(_first_that_fails(texts, _is_utf8))
-        raise DataError(f"{place} holds text that is not UTF-8 in row {row}: write it as UTF-8")
+        raise DataError(f"{place} holds text that is not UTF-8 in {row}: write it as UTF-8")
 
 
 def _is_utf8(text: pa.Array) -> bool:

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mimn.arrow import pa, pc, pcsv, pq
+from mimn.data.column_values import row_name
+from mimn.data.csv_lines import BrokenLine, CsvLines, line_at
 from mimn.data.description import Table
 from mimn.data.events import DataError
+from mimn.data.quotes import ClosedQuotes, OpenQuote
 from mimn.whole_file import cause
 
 BATCH_ROWS = 1 << 17
@@ -142,7 +145,7 @@ class Unchanged:
             DataError: it is another one.
         """
         if _size_and_time(path) != self._found[path]:
-            raise DataError(f"{path} changed while it was read: wait until it is whole, and run this again")
+            raise DataError(_changed(path))
 
     def check_all(self) -> None:
         """Look at all again, once the last one was read.
@@ -152,6 +155,10 @@ class Unchanged:
         """
         for path in self._found:
             self.check(path)
+
+
+def _changed(path: Path) -> str:
+    return f"{path} changed while it was read: wait until it is whole, and run this again"
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -166,7 +173,7 @@ def column_names(path: Path, table: Table) -> list[str]:
     """The names of a file's columns, in order.
 
     Raises:
-        DataError: it is neither Parquet nor text, or not what its name says.
+        DataError: it is neither Parquet nor text, or not what its name says, or a quote of its header is left open.
         OSError, pa.ArrowException: it cannot be read.
     """
     if is_parquet(path):
@@ -175,14 +182,29 @@ def column_names(path: Path, table: Table) -> list[str]:
         if table.columns is not None:
             return list(table.columns)
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if table.quote else csv.QUOTE_NONE
+        reader = csv.reader(text, delimiter=table.delimiter, quoting=quoting)
         try:
-            return next(csv.reader(text, delimiter=table.delimiter, quoting=quoting), [])
+            names = next(reader, [])
         except csv.Error as error:
+            _check_quotes(path, table)
             raise DataError(f"{path}: its first line is no header of CSV: {error}") from error
+        if reader.line_num > 1:  # such as if a quote was left open
+            _check_quotes(path, table)
+        return names
+
+
+def _check_quotes(path: Path, table: Table) -> None:
+    """Raises DataError if a quote of a CSV is left open."""
+    text = _text_for_arrow(path, table)
+    try:
+        while text.read(CSV_BLOCK_BYTES):
+            pass
+    except OpenQuote as error:
+        raise DataError(_left_open(path, table, error)) from error
 
 
 def record_batches(
-    path: Path, table: Table, columns: Sequence[str], repeated: set[str], broken: Callable[[int, int], None]
+    path: Path, table: Table, columns: Sequence[str], repeated: set[str], broken: Callable[[], None]
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file.
 
@@ -191,50 +213,104 @@ def record_batches(
         table: how text is to be read.
         columns: which ones, all there once. Those of CSV are text.
         repeated: those whose texts repeat: they are dictionaries.
-        broken: called for each line of CSV with another number of fields than the header has: with both numbers.
+        broken: called for each row of CSV with another number of fields than the header has: it is left out.
 
     Raises:
-        DataError: text has a NUL byte.
+        DataError: text has a NUL byte, a quote is left open, or a row is too long.
         OSError, pa.ArrowException: it cannot be read.
     """
     if is_parquet(path):
         schema = pq.read_schema(path)
         texts = [name for name in sorted(repeated) if _is_text(schema.field(name).type)]
         batches = pq.ParquetFile(path, read_dictionary=texts).iter_batches(BATCH_ROWS, columns=list(columns))
-        yield from _without_nul(batches, path)
-        return
+    else:
+        batches = _csv_batches(path, table, columns, repeated, broken)
+    yield from _without_nul(batches, path, table)
+
+
+def _csv_batches(
+    path: Path, table: Table, columns: Sequence[str], repeated: set[str], broken: Callable[[], None]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a CSV; see `record_batches`."""
 
     def skip(row: Any) -> str:
-        broken(row.actual_columns, row.expected_columns)
+        broken()
         return "skip"
 
     text, dictionary = pa.string(), pa.dictionary(pa.int32(), pa.string())
-    reader = pcsv.open_csv(
-        _bytes_of(path),
-        read_options=pcsv.ReadOptions(
-            column_names=None if table.columns is None else list(table.columns),
-            encoding=table.encoding,
-            block_size=CSV_BLOCK_BYTES,
+    options = {
+        "read_options": pcsv.ReadOptions(
+            column_names=None if table.columns is None else list(table.columns), block_size=CSV_BLOCK_BYTES
         ),
-        parse_options=pcsv.ParseOptions(
+        "parse_options": pcsv.ParseOptions(
             delimiter=table.delimiter,
             quote_char='"' if table.quote else False,
             double_quote=table.quote,
             newlines_in_values=table.quote,
             invalid_row_handler=skip,
         ),
-        convert_options=pcsv.ConvertOptions(
+        "convert_options": pcsv.ConvertOptions(
             include_columns=list(columns),
             column_types={name: dictionary if name in repeated else text for name in columns},
             null_values=list(table.nulls),
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),
-    )
-    yield from _without_nul((batch.select(list(columns)) for batch in reader), path)
+    }
+    rows = 0
+    try:
+        for batch in pcsv.open_csv(_text_for_arrow(path, table), **options):
+            yield batch.select(list(columns))
+            rows += batch.num_rows
+    except OpenQuote as error:
+        raise DataError(_left_open(path, table, error)) from error
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        long = f"a row behind {place_of_row(path, table, rows - 1)}" if rows else "its first row"
+        raise DataError(
+            f"{path}: {long} is longer than {CSV_BLOCK_BYTES >> 20} MiB: correct it, or write Parquet"
+        ) from error
 
 
-def _without_nul(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:
+def _left_open(path: Path, table: Table, error: OpenQuote) -> str:
+    """What is wrong with a quote, and what to do."""
+    line = line_at(_utf8(path, table), error.at)
+    return f"{path}: the quote that opens a value in line {line} {error}: close it, or set `quote = false`"
+
+
+def place_of_row(path: Path, table: Table, row: int) -> str:
+    """Where one of the rows of `record_batches` is, from 0 on: the line of CSV in which it begins, the row of Parquet.
+
+    Raises:
+        DataError: it is not there any longer.
+    """
+    if is_parquet(path):
+        return row_name(row)
+    try:
+        return f"line {_lines_of(path, table).of_row(row)}"
+    except ValueError as error:
+        raise DataError(_changed(path)) from error
+
+
+def first_broken(path: Path, table: Table) -> BrokenLine:
+    """The first row of a CSV for which `record_batches` calls `broken`.
+
+    Raises:
+        DataError: it is not there any longer.
+    """
+    try:
+        return _lines_of(path, table).first_broken()
+    except ValueError as error:
+        raise DataError(_changed(path)) from error
+
+
+def _lines_of(path: Path, table: Table) -> CsvLines:
+    columns = None if table.columns is None else len(table.columns)
+    return CsvLines(_utf8(path, table), table.delimiter, quote=table.quote, columns=columns)
+
+
+def _without_nul(batches: Iterable[pa.RecordBatch], path: Path, table: Table) -> Iterator[pa.RecordBatch]:
     """The batches of a file, without a NUL byte in a text: text has none, but a file that was damaged, or is no text,
     or was made from such a file, has.
 
@@ -246,8 +322,9 @@ def _without_nul(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[pa.R
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if _has_nul(column):
                 raise DataError(
-                    f"{path}: column {name} has a NUL byte in row {first_row + _first_nul(column) + 1}, as text never "
-                    "has: the file is damaged: write it again"
+                    f"{path}: column {name} has a NUL byte in "
+                    f"{place_of_row(path, table, first_row + _first_nul(column))}, as text never has: the file is "
+                    "damaged: write it again"
                 )
         first_row += batch.num_rows
         yield batch
@@ -318,6 +395,17 @@ def _bytes_of(path: Path) -> pa.NativeFile:
     first = _first_bytes(path)
     kind = next((kind for magic, kind in _COMPRESSIONS.items() if first.startswith(magic)), None)
     return pa.input_stream(str(path), compression=kind)
+
+
+def _utf8(path: Path, table: Table) -> pa.NativeFile:
+    """What a file of CSV holds, in UTF-8."""
+    return pa.transcoding_input_stream(_bytes_of(path), table.encoding, "utf-8")
+
+
+def _text_for_arrow(path: Path, table: Table) -> pa.NativeFile | ClosedQuotes:
+    """As `_utf8`; reading it raises `OpenQuote` where a quote is left open."""
+    text = _utf8(path, table)
+    return ClosedQuotes(text, table.delimiter) if table.quote else text
 
 
 def _check_bytes(path: Path, first: bytes, delimiter: str) -> None:

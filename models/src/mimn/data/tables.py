@@ -13,6 +13,7 @@ import errno
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,16 @@ from mimn.data.column_values import (
 )
 from mimn.data.description import Table
 from mimn.data.events import DataError
-from mimn.data.files import Unchanged, column_names, expand, hint, is_parquet, record_batches
+from mimn.data.files import (
+    Unchanged,
+    column_names,
+    expand,
+    first_broken,
+    hint,
+    is_parquet,
+    place_of_row,
+    record_batches,
+)
 from mimn.data.ids import Strings, xxh64
 from mimn.data.zones import Zones
 
@@ -57,14 +67,15 @@ class Refused:
 
     rows: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
-    """Reason → file and row of the first."""
+    """Reason → file and row, or line, of the first."""
 
-    def add(self, reason: str, mask: NDArray[np.bool_], path: Path, first_row: int) -> None:
-        """Count the rows where the mask is true."""
+    def add(self, reason: str, mask: NDArray[np.bool_], path: Path, named: Callable[[int], str]) -> None:
+        """Count the rows where the mask is true. `named`: what a row of the mask is called."""
         n = int(np.count_nonzero(mask))
         if n:
             self.rows[reason] = self.rows.get(reason, 0) + n
-            self.first.setdefault(reason, f"{path}, row {first_row + int(np.argmax(mask)) + 1}")
+            if reason not in self.first:  # a name is looked for in the file
+                self.first[reason] = f"{path}, {named(int(np.argmax(mask)))}"
 
     @property
     def total(self) -> int:
@@ -72,6 +83,7 @@ class Refused:
         return sum(self.rows.values())
 
 
+_BROKEN = "broken line"
 _DAMAGED = ("compressed stream", "decompress failed", "inflate failed")
 """What Arrow says of a compressed file that was cut or changed."""
 Columns = dict[str, NDArray[Any]]
@@ -103,7 +115,7 @@ class TableReader:
         """Rows read, refused ones included."""
         self._in_unit: str | None = None
         """A column whose numbers were found to be times in the table's `time_unit`."""
-        self._yielded: tuple[Path, int, NDArray[np.bool_]] | None = None
+        self._yielded: tuple[Path, Callable[[int], str], NDArray[np.bool_]] | None = None
         self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
         """The text of each code, by column, in the order of the files; empty where texts are not kept. It is
         `mimn.bundle.fields.text_of` of the value, and of a list `column_values.text_of_list`."""
@@ -130,23 +142,24 @@ class TableReader:
             first_row = 0
             self._texts_before.append({name: len(texts) for name, texts in self.texts.items()})
             for typed, batch in self._read(path):
+                named = partial(self._name_of_row, path, first_row)
                 out, good = {}, np.ones(batch.num_rows, np.bool_)
                 for name, want in self._wanted.items():
                     out[name], bad = self._convert(
                         batch.column(want.column),
                         name,
-                        Place(path, want, first_row, typed),
+                        Place(path, want, named, typed),
                         strings=strings,
                         note=note,
                         zones=zones,
                     )
                     for reason, mask in bad:
-                        self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
+                        self.refused.add(f"{want.column}: {reason}", mask, path, named)
                         good &= ~mask
                 if not good.all():
                     out = {name: values[good] for name, values in out.items()}
                     self.text_bytes = {name: sizes[good] for name, sizes in self.text_bytes.items()}
-                self._yielded = path, first_row, good
+                self._yielded = path, named, good
                 self.rows += batch.num_rows
                 first_row += batch.num_rows
                 yield out
@@ -156,10 +169,10 @@ class TableReader:
         """Count rows of the batch that `batches` has yielded last, [n], as refused, too: by a rule of the caller."""
         if self._yielded is None:
             raise RuntimeError("no batch was read yet")
-        path, first_row, good = self._yielded
+        path, named, good = self._yielded
         refused = np.zeros(len(good), np.bool_)
         refused[good] = mask
-        self.refused.add(reason, refused, path, first_row)
+        self.refused.add(reason, refused, path, named)
 
     def texts_of(self, name: str, ids: Iterable[int]) -> dict[int, str]:
         """Ids of the column `name` as the files write them, for messages to the files' owner; signed or unsigned.
@@ -219,10 +232,9 @@ class TableReader:
             if w.meaning in ("value", "values") or (w.meaning == "id" and self._ids == "string")
         }
 
-        def broken(fields: int, expected: int) -> None:
+        def broken() -> None:
             self.rows += 1
-            self.refused.rows["broken line"] = self.refused.rows.get("broken line", 0) + 1
-            self.refused.first.setdefault("broken line", f"{path}, {fields} fields in place of {expected}")
+            self.refused.rows[_BROKEN] = self.refused.rows.get(_BROKEN, 0) + 1
 
         typed = False
         try:
@@ -234,6 +246,15 @@ class TableReader:
             self._unchanged.check(path)  # else it is no damage
             raise DataError(f"{path} cannot be read: {_in_one_line(error)}{_fix(error, parquet=typed)}") from error
         self._unchanged.check(path)
+        if _BROKEN in self.refused.rows and _BROKEN not in self.refused.first:
+            one = first_broken(path, self._table)
+            self.refused.first[_BROKEN] = (
+                f"{path}, line {one.line}, {one.fields} fields in place of {one.expected}: {one.text!r}"
+            )
+
+    def _name_of_row(self, path: Path, first_row: int, at: int) -> str:
+        """What the row `at` of a batch is called that begins with the row `first_row` of a file."""
+        return place_of_row(path, self._table, first_row + at)
 
     def _check_columns(self, path: Path, wanted: Sequence[str], there: Sequence[str]) -> None:
         missing = [w for w in self._wanted.values() if w.column in set(wanted) - set(there)]

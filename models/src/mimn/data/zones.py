@@ -32,7 +32,8 @@ class Zones:
         timed = np.flatnonzero((times_ms >= 0) & (times_ms % DAY_MS != 0))
         if len(timed) and (said := says_zone(column, int(timed[0]))) is not None:
             typed = pa.types.is_timestamp(column.type)
-            self._first.setdefault(said, f"{place} is {column.type}" if typed else place.holds(column, int(timed[0])))
+            if said not in self._first:  # a row's name is looked for in the file
+                self._first[said] = f"{place} is {column.type}" if typed else place.holds(column, int(timed[0]))
 
     @property
     def both(self) -> str | None:
