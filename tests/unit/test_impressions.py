@@ -377,13 +377,16 @@ def test_calibrate_and_evaluate_on_a_full_disk_name_the_folder(
 
 
 @pytest.mark.parametrize("file", ["items.ids.npy", "categories.ids.npy", "field.signal.codes.npy"])
-def test_a_run_with_an_empty_array_is_refused_with_a_line(
+def test_a_run_of_an_earlier_version_with_an_empty_array_is_refused_with_a_line(
     file: str, signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_folder = tmp_path / "run"
     shutil.copytree(signal_run.folder, run_folder)
     assert (run_folder / file).stat().st_size
     (run_folder / file).write_bytes(b"")
+    metrics = json.loads((run_folder / run.METRICS).read_text())
+    del metrics["files"]
+    (run_folder / run.METRICS).write_text(json.dumps(metrics))
     arguments = ["--run", str(run_folder), "--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
     assert main(["export", *arguments]) == 1
     assert capsys.readouterr().err.endswith(": it is empty\n")
