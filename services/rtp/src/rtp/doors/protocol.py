@@ -47,6 +47,10 @@ nearly always all of a body. So a longer line is always the last one that is par
 length is known."""
 
 
+_MOST_THROWN_AWAY = 32 << 20
+"""Bytes that a client may send after the refusal of its request."""
+
+
 class _Stage(Enum):
     """How far an incoming request has come, where nothing of it is kept here."""
 
@@ -156,6 +160,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bytes read of a line whose end was not read."""
         self._over = False
         """What is read is thrown away."""
+        self._thrown_away = 0
+        """Bytes."""
         self._lingering = False
         """All is said, and the client still sends."""
         self._ended = False
@@ -179,6 +185,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         if self._over:
+            self._thrown_away += len(data)
+            if self._thrown_away > _MOST_THROWN_AWAY:
+                self.transport.abort()
             return
         begin, least = 0, max(0, _PIECE - self._unended)
         while end := data.find(b"\r", begin + least) + 1:
