@@ -20,7 +20,7 @@ from mimn.impressions.limits import limited
 from mimn.impressions.train import train
 from mimn.nn.checkpoint import load_model, untrained
 from mimn.nn.sketch import folded_counters, read_counters, sketch_reader
-from mimn.run import MODEL
+from mimn.run import METRICS, MODEL
 from mimn.training.settings import TrainingSettings
 from mimn.training.warm import Start
 from support.impression_log import DAY, USERS, T, graded, made
@@ -74,6 +74,13 @@ def without_limits(model: bytes) -> bytes:
     header["__metadata__"]["config"] = json.dumps(config)
     written = json.dumps(header).encode()
     return len(written).to_bytes(8, "little") + written + rest
+
+
+def without_hashes(folder: Path) -> None:
+    """Make a run one of before `metrics.json` held the hashes of its files."""
+    metrics = json.loads((folder / METRICS).read_text())
+    del metrics["files"]
+    (folder / METRICS).write_text(json.dumps(metrics))
 
 
 def sampled(data: ImpressionData, config: ImpressionConfig) -> OccasionSampler:
@@ -155,6 +162,7 @@ def test_training_evaluation_and_the_bundle_have_the_same_limits_and_a_warm_run_
     bare = configured({"sketch_limit": 1e9, "count_limit": 1e9})
     train(path, bare, tmp_path / "bare", cache=cache)
     (tmp_path / "bare" / MODEL).write_bytes(without_limits((tmp_path / "bare" / MODEL).read_bytes()))
+    without_hashes(tmp_path / "bare")
     train(path, configured(), tmp_path / "given", cache=cache, start=Start(tmp_path / "bare", keep_state=True))
     assert load_model(tmp_path / "given" / MODEL).config == model, "a run of before limits"
     named = configured({"sketch_limit": model.sketch_limit + 1})

@@ -614,12 +614,6 @@ def test_hashes_that_cannot_be_read_are_told(copy: Path, capsys: pytest.CaptureF
     assert "`files` of the record of the run are no hashes" in capsys.readouterr().err
 
 
-def test_a_run_without_its_configuration_is_not_exported(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (copy / run.CONFIG).unlink()
-    assert exported(copy) == 1
-    assert f"{copy / run.CONFIG} cannot be read" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("full", [run.PREDICTIONS.format(length=50), run.METRICS])
 def test_an_evaluation_on_a_full_disk_names_the_folder_and_says_to_evaluate_again(
     full: str,

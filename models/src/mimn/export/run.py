@@ -31,7 +31,6 @@ from mimn.nn.checkpoint import load_model
 from mimn.nn.graphs import StateModel
 from mimn.nn.model import ClickModel
 from mimn.run import CATEGORY_IDS, CONFIG, ITEM_IDS, MODEL, NoFinishedRun
-from mimn.run_config import read_config
 from mimn.run_files import DESCRIPTION
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
@@ -175,7 +174,6 @@ def facts_of(run: Path) -> RunFacts:
         told = {name: value for name, value in training.items() if name not in (run_files.FILES, "description", LATER)}
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
         if "description" not in training:
-            read_config(run / CONFIG)
             return RunFacts(training=told, codes=codes)
         kept = kept_in_files(read_description(run / DESCRIPTION))
         fitted = fitted_of(run)
