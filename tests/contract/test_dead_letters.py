@@ -114,7 +114,9 @@ def test_a_topic_that_does_not_exist_is_named_with_the_command_that_creates_it(r
 
 
 @pytest.mark.servers
-def test_a_record_of_two_mebibytes_is_cut_to_what_the_producer_sends(kafka: str, make_topics: MakeTopics) -> None:
+def test_a_record_of_two_mebibytes_is_cut_to_what_the_producer_sends_and_says_what_to_raise(
+    kafka: str, make_topics: MakeTopics, caplog: pytest.LogCaptureFixture
+) -> None:
     topic = make_topics(kafka, partitions=1).dlq
     producer = DeadLetterProducer({"bootstrap_servers": [kafka]}, topic, max_bytes=1 << 20)
     producer.start()
@@ -127,6 +129,8 @@ def test_a_record_of_two_mebibytes_is_cut_to_what_the_producer_sends(kafka: str,
     assert cut.value is not None
     assert (1 << 19) < len(cut.value) < (1 << 20)
     assert dict(cut.headers)[VALUE_BYTES] == str(2 << 20).encode()
+    [line] = [record for record in caplog.records if record.message == "a letter is cut"]
+    assert "raise UIC_KAFKA__MAX_REQUEST_BYTES" in str(line.__dict__)
 
 
 @pytest.mark.servers

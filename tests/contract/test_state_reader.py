@@ -411,6 +411,28 @@ def test_that_a_store_no_longer_refuses_requests_is_told_without_one(
     assert [line["event"] for line in lines] == ["states cannot be read", "states are read again"]
 
 
+@pytest.mark.parametrize("subject", REAL, indirect=True)
+def test_a_key_that_fails_when_it_is_read_again_does_not_keep_the_trouble_of_requests_that_go_well(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = 0.0
+    monkeypatch.setattr(reader_module, "monotonic", lambda: time.monotonic() + ahead_s)
+    subject.make_refused("list")
+    subject.put("a", b"1")
+
+    async def test(reader: StateReader) -> None:
+        nonlocal ahead_s
+        with pytest.raises(StoreRefused):
+            await reader.read("list", PATIENT_S)
+        ahead_s = reader_module.CALM_S
+        await reader.read_again(PATIENT_S)
+        assert reader.troubles != [], "no read has gone well"
+        await reader.read("a", PATIENT_S)
+        assert reader.troubles == []
+
+    subject.run(test)
+
+
 def test_what_is_read_again_raises_nothing(subject: Subject) -> None:
     async def test(reader: StateReader) -> None:
         await reader.read_again(PATIENT_S)

@@ -66,7 +66,7 @@ def answered(rtp: RtpProcess, user: str) -> tuple[str, int]:
 
 
 def test_warm_up(tmp_path: Path, world: World) -> None:
-    rows = [(f"user-{i % 50}", 1 + i % 70, i % 9, 1_700_000_000 + i) for i in range(900)]
+    rows = [(i % 50, 1 + i % 70, i % 9, 1_700_000_000 + i) for i in range(900)]
     with (tmp_path / "history.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("uid", "sku", "cat", "ts"), *rows])
     description = tmp_path / "dataset.toml"
@@ -75,7 +75,7 @@ def test_warm_up(tmp_path: Path, world: World) -> None:
     )
 
     def start(told: Mapping[str, str], words: list[str]) -> None:
-        world.produce(200, 70)
+        world.produce(200, [str(user) for user in range(70)])
         world.worker()
 
     said = play(

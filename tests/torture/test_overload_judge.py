@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,7 +70,11 @@ def test_a_process_that_is_stopped_has_seen_a_stall() -> None:
     code = "import sys; from torture.watching import Stalls\n"
     code += "with Stalls() as stalls:\n    print('looks', flush=True); sys.stdin.readline()\nprint(bool(stalls._seen))"
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as watching:
         assert watching.stdout
         assert watching.stdin

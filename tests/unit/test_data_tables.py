@@ -199,6 +199,7 @@ SPELLINGS = st.one_of(
 @example(["1e+05", "100000"])
 @example(["9007199254740993", "1.0"])
 @example(["-0", "7.", "007", " 7"])
+@example(["18446744073709551615", "5", "-3.0"])
 def test_an_import_names_a_user_by_the_number_that_training_reads_and_refuses_what_training_refuses(
     tmp_path_factory: pytest.TempPathFactory, users: list[str]
 ) -> None:
@@ -221,7 +222,7 @@ def test_an_import_names_a_user_by_the_number_that_training_reads_and_refuses_wh
         ("1.23457E+11", "a number that a spreadsheet or R may have rounded: export the column as text"),
         ("0x10", 'not whole numbers: set `ids = "string"`'),
         ("+5", 'not whole numbers: set `ids = "string"`'),
-        ("9007199254740992.0", "not whole numbers that a float holds exactly"),
+        ("9007199254740993.0", "'9007199254740993.0' in line 5, not whole numbers that a float holds exactly"),
     ],
 )
 def test_an_id_of_csv_that_may_have_lost_digits_or_is_a_text_is_refused_with_its_line(
@@ -258,6 +259,20 @@ def test_training_and_imports_refuse_a_column_of_users_alike(
         with pytest.raises(DataError) as refused:
             reads()
         assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("large", ["key", "category"])
+def test_training_and_imports_refuse_a_table_of_items_with_a_large_id_alike(tmp_path: Path, large: str) -> None:
+    events = {"u": [1, 2], "i": [1, 2], "t": [NOON_MS // 1000] * 2}
+    pq.write_table(pa.table(events), tmp_path / "e.parquet")
+    columns = {name: pa.array([1, 2, 2**63 if name == large else 3], pa.uint64()) for name in ("key", "category")}
+    pq.write_table(pa.table(columns), tmp_path / "i.parquet")
+    path = tmp_path / "dataset.toml"
+    table = '[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    path.write_text(f'name = "x"\n{table}[items]\nfiles = ["i.parquet"]\nkey = "key"\ncategory = "category"\n')
+    for reads in (lambda: prepare(path, tmp_path / "cache"), lambda: DescribedHistory(path)):
+        with pytest.raises(DataError, match=f"^`items`, i.parquet: column {large} has the id 9223372036854775808: "):
+            reads()
 
 
 def test_an_import_leaves_out_the_users_that_training_does(tmp_path: Path) -> None:

@@ -277,9 +277,11 @@ def begins_with_number(text: pa.Array) -> bool:
     return _reads(first, pa.float64())
 
 
-def _whole_numbers(column: pa.Array, place: Place, fraction: str = INEXACT) -> pa.Array:
+def _whole_numbers(
+    column: pa.Array, place: Place, fraction: str = INEXACT, written: pa.Array | None = None
+) -> pa.Array:
     """Floats as whole numbers: tables with gaps hold whole numbers as floats, and NaN in the gaps. `fraction` is said
-    of one that is a fraction.
+    of one that is a fraction; `written` is what a message shows, if that is not the column.
 
     Raises:
         DataError: one is a fraction, infinite, or too large to be exact.
@@ -290,7 +292,8 @@ def _whole_numbers(column: pa.Array, place: Place, fraction: str = INEXACT) -> p
     bad = ~empty & (inexact | (values != np.floor(values)))
     if bad.any():
         at = int(np.argmax(bad))
-        raise DataError(f"{place.holds(column, at)}, {INEXACT if inexact[at] else fraction}")
+        shown = column if written is None else written
+        raise DataError(f"{place.holds(shown, at)}, {INEXACT if inexact[at] else fraction}")
     return pa.array(np.where(empty, 0, values).astype(np.int64), mask=empty)
 
 
@@ -315,7 +318,10 @@ def ids_of_text(column: pa.Array, place: Place) -> pa.Array:
         raise DataError(f"{place.holds(column, bad)}, {ROUNDED if rounded else NO_ID}")
     none, pointed = pa.scalar(None, pa.string()), pc.match_substring(text, ".")
     digits = parsed(pc.if_else(pointed, none, text), kinds, place, NO_ID, column)
-    floats = _whole_numbers(pc.if_else(pointed, text, none).cast(pa.float64()), place)
+    floats = _whole_numbers(pc.if_else(pointed, text, none).cast(pa.float64()), place, written=column)
+    negative = mask_of(pc.less(floats, 0).fill_null(False))
+    if digits.type == pa.uint64() and negative.any():  # beside an id beyond 2^63
+        raise DataError(f"{place.holds(column, int(np.argmax(negative)))}, {NO_ID}")
     return pc.coalesce(digits, floats.cast(digits.type))
 
 

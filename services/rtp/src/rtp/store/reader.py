@@ -38,6 +38,8 @@ class RedisStateReader:
         self._failed_at = 0.0
         self._failed_key = ""
         """Of that read."""
+        self._tried_at = 0.0
+        """When that key was last read again."""
 
     @property
     def troubles(self) -> list[str]:
@@ -51,8 +53,8 @@ class RedisStateReader:
         """See `StateReader`."""
         return self._commands.sentinels
 
-    async def read(self, key: str, timeout_s: float) -> bytes | None:
-        """The value under `key`, None if there is none.
+    async def read(self, key: str, timeout_s: float, *, again: bool = False) -> bytes | None:
+        """The value under `key`, None if there is none. `again`: no request asks, so a failure is not a new one.
 
         Raises:
             StoreAway: no connection, or the store is not asked because it was away a moment ago.
@@ -67,7 +69,7 @@ class RedisStateReader:
         try:
             value = await self._commands.get(key, timeout_s)
         except TooManyConnects as error:
-            raise self._told(key, _ours(error, timeout_s)) from error
+            raise self._told(key, _ours(error, timeout_s), again) from error
         except _FAILURES as error:
             failed = _ours(error, timeout_s)
             if isinstance(failed, StoreLate):
@@ -78,7 +80,7 @@ class RedisStateReader:
                 breaker.away(monotonic())
             else:
                 breaker.answered()
-            raise self._told(key, failed) from error
+            raise self._told(key, failed, again) from error
         breaker.answered()
         if self._trouble.reason is not None:
             self._went_well()
@@ -86,17 +88,20 @@ class RedisStateReader:
 
     async def read_again(self, timeout_s: float) -> None:
         """See `StateReader`. Whatever has gone well since, for `CALM_S`, has ended the trouble."""
-        if self._trouble.reason is not None and self._calm:
+        now = monotonic()
+        if self._trouble.reason is not None and self._calm and now - self._tried_at >= CALM_S:
+            self._tried_at = now
             with suppress(StoreError):  # it is the trouble that is told already, or the store is late
-                await self.read(self._failed_key, timeout_s)
+                await self.read(self._failed_key, timeout_s, again=True)
 
     @property
     def _calm(self) -> bool:
         return monotonic() - self._failed_at >= CALM_S
 
-    def _told(self, key: str, failed: StoreError) -> StoreError:
+    def _told(self, key: str, failed: StoreError, again: bool) -> StoreError:
         """Tell operators: the answer says only `unavailable`, and the reads in the background may go well."""
-        self._failed_at, self._failed_key = monotonic(), key
+        if not again:
+            self._failed_at, self._failed_key = monotonic(), key
         reason = f"{type(failed).__name__}: {failed}"
         if self._trouble.begins(failed, reason):
             log.warning("states cannot be read", reason=reason)

@@ -237,6 +237,9 @@ def _categories(described: Description, root: Path) -> tuple[NDArray[np.uint64],
     }
     batches = list(TableReader(table, root, wanted, described.ids).batches())
     keys, categories = (np.concatenate([batch[name] for batch in batches]) for name in ("key", "category"))
+    for column, ids in ((table.key, keys), (table.category, categories)):
+        if described.ids == "uint64" and (fault := large_id(column, ids)):
+            raise DataError(f"`items`, {', '.join(table.files)}: {fault}")
     order = np.argsort(keys, kind="stable")
     return keys[order], categories[order]
 

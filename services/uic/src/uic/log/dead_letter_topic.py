@@ -29,6 +29,7 @@ SMALLEST_LETTER_BYTES: Final = 4096
 LOOK_S = 2.0
 """How long the brokers are asked for the topic after a failure."""
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+_RAISE_OURS = "raise UIC_KAFKA__MAX_REQUEST_BYTES"
 
 
 def why_away(topic: str, trouble: str, tools: KafkaTools) -> str:
@@ -166,6 +167,8 @@ class DeadLetterProducer(threading.Thread):
             for (letter, most, wire), future in zip(wires, futures, strict=True):
                 if _is_taken(future):
                     cut += not wire.whole
+                    if not wire.whole and most == self._max_bytes:  # no one refused it: it was cut before it was sent
+                        self._say_cut(most, _RAISE_OURS)
                 else:
                     left.append((letter, self._less(min(most, wire.size), by_client=future is None)))
         return cut
@@ -183,16 +186,19 @@ class DeadLetterProducer(threading.Thread):
         Raises:
             _TooLarge: it is not cut any more.
         """
-        why = "raise UIC_KAFKA__MAX_REQUEST_BYTES"
+        why = _RAISE_OURS
         if not by_client:
             raised = KafkaTools.of(self._client).alter(self._topic, f"max.message.bytes={self._max_bytes}")
             why = f"max.message.bytes of topic {self._topic} is too small. Raise it: {raised}"
         if size <= SMALLEST_LETTER_BYTES:
             raise _TooLarge(f"a letter of about {size} bytes is refused: {why}")
+        self._say_cut(size, why)
+        return max(size // 2, SMALLEST_LETTER_BYTES)
+
+    def _say_cut(self, size: int, why: str) -> None:
         if (left_out := self._cuts.due(time.monotonic())) is not None:
             told: dict[str, Any] = {"left_out": left_out} if left_out else {}
             say(log, logging.WARNING, "a letter is cut", bytes=size, detail=why, **told)
-        return max(size // 2, SMALLEST_LETTER_BYTES)
 
 
 def _is_taken(future: Any) -> bool:
