@@ -359,15 +359,24 @@ def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> 
     assert subject.run(test) == b"1"
 
 
-@pytest.mark.parametrize("subject", REAL, indirect=True)
-def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_well_for_a_while(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def calm_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the reader's clock pass `CALM_S`."""
     ahead_s = 0.0
     monkeypatch.setattr(reader_module, "monotonic", lambda: time.monotonic() + ahead_s)
 
-    async def test(reader: StateReader) -> None:
+    def passes() -> None:
         nonlocal ahead_s
+        ahead_s += reader_module.CALM_S
+
+    return passes
+
+
+@pytest.mark.parametrize("subject", REAL, indirect=True)
+def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_well_for_a_while(
+    subject: Subject, calm_passes: Callable[[], None]
+) -> None:
+    async def test(reader: StateReader) -> None:
         await reader.read("a", PATIENT_S)
         assert reader.troubles == []
         for _ in range(3):
@@ -378,7 +387,7 @@ def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_wel
             await reader.read("a", PATIENT_S)
             refused = f"StoreRefused: {subject.named} refuses: NoPermissionError"
             assert reader.troubles == [f"states cannot be read: {refused}"]
-        ahead_s = reader_module.CALM_S
+        calm_passes()
         await reader.read("a", PATIENT_S)
         assert reader.troubles == []
 
@@ -389,19 +398,15 @@ def test_a_store_that_refuses_requests_is_told_once_and_until_they_have_gone_wel
 
 @pytest.mark.parametrize("subject", REAL, indirect=True)
 def test_that_a_store_no_longer_refuses_requests_is_told_without_one(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, calm_passes: Callable[[], None]
 ) -> None:
-    ahead_s = 0.0
-    monkeypatch.setattr(reader_module, "monotonic", lambda: time.monotonic() + ahead_s)
-
     async def test(reader: StateReader) -> None:
-        nonlocal ahead_s
         subject.allow_get(False)
         with pytest.raises(StoreRefused):
             await reader.read("a", PATIENT_S)
         for calm, allowed, ends in ((False, True, False), (True, False, False), (True, True, True)):
             if calm:
-                ahead_s += reader_module.CALM_S
+                calm_passes()
             subject.allow_get(allowed)
             await reader.read_again(PATIENT_S)
             assert (reader.troubles == []) is ends
@@ -413,18 +418,15 @@ def test_that_a_store_no_longer_refuses_requests_is_told_without_one(
 
 @pytest.mark.parametrize("subject", REAL, indirect=True)
 def test_a_key_that_fails_when_it_is_read_again_does_not_keep_the_trouble_of_requests_that_go_well(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, calm_passes: Callable[[], None]
 ) -> None:
-    ahead_s = 0.0
-    monkeypatch.setattr(reader_module, "monotonic", lambda: time.monotonic() + ahead_s)
     subject.make_refused("list")
     subject.put("a", b"1")
 
     async def test(reader: StateReader) -> None:
-        nonlocal ahead_s
         with pytest.raises(StoreRefused):
             await reader.read("list", PATIENT_S)
-        ahead_s = reader_module.CALM_S
+        calm_passes()
         await reader.read_again(PATIENT_S)
         assert reader.troubles != [], "no read has gone well"
         await reader.read("a", PATIENT_S)

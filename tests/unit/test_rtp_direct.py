@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -448,6 +449,27 @@ def test_a_client_that_sends_on_and_on_is_not_waited_for_without_end() -> None:
         cut_late(server.state.connections, loop.time() + ARRIVAL_S + 1)
         await until(lambda: not server.state.connections, "the connection has ended")
         assert not server.asked
+        writer.close()
+
+    run(test)
+
+
+def test_a_client_that_sends_much_after_its_refusal_is_cut() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), WITHIN_S)).startswith(b"HTTP/1.1 400 ")
+
+        async def send(count: int) -> None:
+            for _ in range(count):
+                writer.write(b"x" * (1 << 20))
+                await asyncio.wait_for(writer.drain(), WITHIN_S)
+
+        await send(31)
+        assert len(server.state.connections) == 1
+        with suppress(ConnectionError):
+            await send(2)
+        await until(lambda: not server.state.connections, "the connection has ended")
         writer.close()
 
     run(test)

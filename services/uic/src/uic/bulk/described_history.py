@@ -17,7 +17,7 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.arrow import pa
 from mimn.data.column_values import Wanted
 from mimn.data.columns import event_columns
-from mimn.data.description import Description, read_description
+from mimn.data.description import Description, Table, read_description
 from mimn.data.events import DataError
 from mimn.data.faults import large_id
 from mimn.data.ids import string_ids
@@ -159,7 +159,7 @@ class DescribedHistory:
             ("time", "row"),
         ) as writer:
             for batch in reader.batches(note=self._note):
-                self._check(batch)
+                _refuse_large(described, "events", table, batch)
                 n = len(batch["user"])
                 items = batch["item"] + np.uint64(table.item_offset)
                 columns = {
@@ -185,13 +185,6 @@ class DescribedHistory:
             name: np.load(folder / f"{name}.npy", mmap_mode="r")
             for name in ("time", "user", "item", "category", "action")
         }
-
-    def _check(self, batch: Mapping[str, NDArray[Any]]) -> None:
-        """Raises DataError if training refuses an id of a batch."""
-        table = self._description.events
-        for name, column in (("user", table.user), ("item", table.item), ("category", table.category)):
-            if column is not None and self._description.ids == "uint64" and (fault := large_id(column, batch[name])):
-                raise DataError(f"`events`, {', '.join(table.files)}: {fault}")
 
     def _usable(self, columns: Mapping[str, NDArray[Any]], reader: TableReader) -> NDArray[np.bool_]:
         """Rows that the event's format allows; the reader has refused ids that it does not. [n]"""
@@ -236,12 +229,20 @@ def _categories(described: Description, root: Path) -> tuple[NDArray[np.uint64],
         "category": Wanted(table.category, "id", "items.category"),
     }
     batches = list(TableReader(table, root, wanted, described.ids).batches())
-    keys, categories = (np.concatenate([batch[name] for batch in batches]) for name in ("key", "category"))
-    for column, ids in ((table.key, keys), (table.category, categories)):
-        if described.ids == "uint64" and (fault := large_id(column, ids)):
-            raise DataError(f"`items`, {', '.join(table.files)}: {fault}")
+    read = {name: np.concatenate([batch[name] for batch in batches]) for name in wanted}
+    _refuse_large(described, "items", table, read)
+    keys, categories = read["key"], read["category"]
     order = np.argsort(keys, kind="stable")
     return keys[order], categories[order]
+
+
+def _refuse_large(described: Description, name: str, table: Table, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Raises DataError if training refuses an id of a table's columns as too large."""
+    if described.ids != "uint64":  # hashes of texts use all 64 bits
+        return
+    for meaning in ("user", "item", "key", "category"):
+        if meaning in columns and (fault := large_id(getattr(table, meaning), columns[meaning])):
+            raise DataError(f"`{name}`, {', '.join(table.files)}: {fault}")
 
 
 def _category_of(

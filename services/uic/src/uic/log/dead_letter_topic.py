@@ -165,12 +165,12 @@ class DeadLetterProducer(threading.Thread):
             producer.flush(timeout=self._timeout_s)
             left = []
             for (letter, most, wire), future in zip(wires, futures, strict=True):
-                if _is_taken(future):
-                    cut += not wire.whole
-                    if not wire.whole and most == self._max_bytes:  # no one refused it: it was cut before it was sent
-                        self._say_cut(most, _RAISE_OURS)
-                else:
+                if not _is_taken(future):
                     left.append((letter, self._less(min(most, wire.size), by_client=future is None)))
+                elif not wire.whole:
+                    cut += 1
+                    if most == self._max_bytes:  # it was cut before it was first sent
+                        self._say_cut(most, _RAISE_OURS)
         return cut
 
     def _produce(self, producer: KafkaProducer, wire: Wire) -> Any:
