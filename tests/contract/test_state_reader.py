@@ -237,7 +237,8 @@ def test_a_node_that_is_away_or_hangs_is_noticed_by_its_own_users_alone(tmp_path
 
         async def test() -> None:
             told = {"url": nodes[0].address, "mode": "cluster", "pool_size": POOL, "failures_to_pause": 3}
-            reader = open_store(RedisSettings.model_validate(told))
+            # Patient, so that a busy machine is not taken for a node that is away.
+            reader = open_store(RedisSettings.model_validate(told | {"connect_timeout_ms": 2000}))
             # One that is away is refused at once; one that hangs is waited for, and the others must answer meanwhile.
             patience_s = PATIENT_S if end == "kill" else 2.0
 

@@ -1,9 +1,10 @@
-"""The variants of the C library, each compiled once for all tests of a process."""
+"""The variants of the C library, each compiled once for all processes of a test run."""
 
 from __future__ import annotations
 
 import ctypes
-import tempfile
+import fcntl
+import os
 from functools import cache
 from pathlib import Path
 
@@ -23,16 +24,11 @@ def library_of(variant: str) -> ctypes.CDLL:
 
 @cache
 def _compiled(variant: str) -> Path:
-    if why := build(variant, _folder()):
-        pytest.fail(why)
-    return _folder() / file_name(variant)
-
-
-@cache
-def _folder() -> Path:
-    _kept.append(folder := tempfile.TemporaryDirectory(prefix="variants-"))
-    return Path(folder.name)
-
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []
-"""Removed when the process ends."""
+    folder = Path(os.environ["CTR_CACHE"]) / "variants"  # see conftest.py
+    folder.mkdir(exist_ok=True)
+    path = folder / file_name(variant)
+    with (folder / f"{variant}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists() and (why := build(variant, folder)):
+            pytest.fail(why)
+    return path
