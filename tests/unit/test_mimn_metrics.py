@@ -122,9 +122,11 @@ def difference(labels: Labels, first: Array, second: Array, users: np.ndarray, s
     return metrics.interval(metrics.auc(labels, first) - metrics.auc(labels, second), ours - theirs)
 
 
-def test_a_resampled_auc_is_that_of_the_drawn_users_rows() -> None:
+@pytest.mark.parametrize("users_at_once", [1, 3, 7])
+def test_a_resampled_auc_is_that_of_the_drawn_users_rows(users_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     labels, _, good, users = rows_of_users(7, 5, 0.5, 4)
     good = np.round(good, 1)  # ties as well
+    monkeypatch.setattr(metrics, "_CELLS", users_at_once * (1 + int((labels == 0).sum())))
     found = metrics.resampled_aucs(labels, good, users * 3 + 1, resamples=50, seed=2)
     drawn = np.random.default_rng(2).multinomial(7, np.full(7, 1 / 7), size=50)
     for value, counts in zip(found, drawn, strict=True):

@@ -19,6 +19,8 @@ EPSILON = 1e-7
 """Before a logarithm, predictions are clipped to at least this distance from 0 and 1."""
 BINS = 20
 """Of equal mass, for reliability and ECE."""
+_CELLS = 1 << 17
+"""Of a block of users and negatives, so that it stays in a cache."""
 
 
 class UndefinedMetric(ValueError):
@@ -197,19 +199,19 @@ def resampled_aucs(
     """
     wins, positives, negatives = _wins_by_user(labels, scores, users)
     drawn = _drawn_users(len(positives), resamples, seed)
-    pairs = (drawn @ positives) * (drawn @ negatives)
+    pairs = np.prod(drawn @ np.stack([positives, negatives], 1), axis=1)
     # BLAS multiplies no integers. Counts of halves are exact in float32 up to 2^23, and half the work.
     exact = np.float32 if drawn.max() * wins.sum(0).max() < 1 << 23 else np.float64
-    won = ((drawn.astype(exact) @ wins.astype(exact)) * drawn).sum(1)
+    won = np.einsum("ru,ru->r", drawn.astype(exact, copy=False) @ wins.astype(exact), drawn, dtype=np.float64)
     aucs: Array = np.divide(won, pairs, out=np.full(resamples, np.nan), where=pairs > 0)
     return aucs
 
 
 @lru_cache(maxsize=16)
-def _drawn_users(users: int, resamples: int, seed: int) -> Array:
+def _drawn_users(users: int, resamples: int, seed: int) -> NDArray[np.float32]:
     """How often each user is drawn. [resamples, users]"""
     drawn = np.random.default_rng(seed).multinomial(users, np.full(users, 1.0 / users), size=resamples)
-    return drawn.astype(np.float64)
+    return drawn.astype(np.float32)
 
 
 def _wins_by_user(labels: Labels, scores: Array, users: NDArray[np.int64]) -> tuple[Array, Array, Array]:
@@ -222,13 +224,18 @@ def _wins_by_user(labels: Labels, scores: Array, users: NDArray[np.int64]) -> tu
     rivals, targets = np.sort(scores[labels == 0]), scores[labels == 1]
     place = np.argsort(np.argsort(scores[labels == 0], kind="stable"))  # of each negative in `rivals`
     by_user = place[np.argsort(of_negatives, kind="stable")]
+    have, beginning = negatives > 0, (np.cumsum(negatives) - negatives).astype(np.int64)
     # A positive wins against all before `left`, and ties with those from there to `right`: one half.
     ends = np.concatenate([np.searchsorted(rivals, targets, side) for side in ("left", "right")])
     ends_of = np.concatenate([of_positives, of_positives])
-    ends = ends[np.argsort(ends_of, kind="stable")]
-    have, beginning = negatives > 0, (np.cumsum(negatives) - negatives).astype(np.int64)
-    for u, mine in enumerate(np.split(ends, np.cumsum(2 * positives).astype(np.int64)[:-1])):
-        if len(mine):
-            won = 0.5 * (len(mine) - np.cumsum(np.bincount(mine, minlength=len(rivals)))[: len(rivals)])
-            wins[u, have] = np.add.reduceat(won[by_user], beginning[have])
+    in_order = np.argsort(ends_of, kind="stable")
+    ends, ends_of, R = ends[in_order], ends_of[in_order], len(rivals)
+    at_once = max(1, _CELLS // (R + 1))
+    for first in range(0, U, at_once):
+        last = min(first + at_once, U)
+        mine = slice(*np.searchsorted(ends_of, (first, last)))
+        cells = np.bincount((ends_of[mine] - first) * (R + 1) + ends[mine], minlength=(last - first) * (R + 1))
+        ended = cells.reshape(last - first, R + 1)[:, :R].cumsum(1)
+        halves = (2 * positives[first:last, None]).astype(np.int64) - ended
+        wins[first:last, have] = 0.5 * np.add.reduceat(halves[:, by_user], beginning[have], axis=1)
     return wins, positives, negatives
