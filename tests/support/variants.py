@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from mimn.file_lock import hold
 from mimn.rows.library import NEEDS, build, features, file_name, load
 from support import skips
 
@@ -28,7 +28,7 @@ def _compiled(variant: str) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / file_name(variant)
     with (folder / f"{variant}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        hold(lock, wait=True)
         if not path.exists() and (why := build(variant, folder)):
             pytest.fail(why)
     return path
