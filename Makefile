@@ -11,11 +11,6 @@ MEMBERS := proto access models services/uic services/rtp deploy cli
 PROJECTS := $(MEMBERS:%=%/pyproject.toml)
 CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
-QUICK := tests/unit tests/contract tests/parity
-# All tests of a file run in one process. Files go out as they are collected, because sorted by their number of tests, which
-# pytest-xdist does otherwise, files with few and long tests come last.
-SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-WAITING := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 CONFIG ?= models/configs/online_retail_default.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
@@ -84,7 +79,7 @@ check: install-dev ## format, lint, types, import contracts, stubs; unit and con
 static: format lint types imports proto-drift
 
 quick: install-dev
-	@$(PYTEST) $(WAITING) -m "not torch" $(QUICK)
+	@$(PYTEST) --numprocesses 3 --dist loadfile -m "not torch and not full" tests/unit tests/contract tests/parity
 
 format: install-dev
 	@$(BIN)/ruff format --check $(CODE)
@@ -104,13 +99,6 @@ proto-drift: install-dev
 docs: $(VENV)/.installed-docs ## build docs/ as a site into site/; a broken link stops it; no torch
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo "site/index.html"
 
-check-models: install-dev ## the tests that need torch: model, parity, a smoke training run, export
-	@$(PYTEST) $(SPREAD) -m torch $(QUICK)
-
-check-system: install-dev ## the tests of running processes: real servers, the demo, the golden path; those that measure time one at a time
-	@$(PYTEST) $(WAITING) -m "not alone" tests $(QUICK:%=--ignore %)
-	@$(PYTEST) -m alone tests $(QUICK:%=--ignore %)
-
 pins: install-dev ## write the requirements files with hashes again, after a change of a dependency
 	@$(PY) -m localstack.checks.pins
 
@@ -120,8 +108,11 @@ reference: install ## write docs/settings.md and docs/metrics.md again, after a 
 slim: install-dev ## install each service alone and prove that it imports without torch
 	@$(PY) -m localstack.checks.slim
 
-test: check check-models check-system slim ## everything that CI runs
-	@echo "all green"
+test: install-dev ## what CI runs: checks, and each promise at least once (half an hour on 2 cores)
+	@PYTHONPATH=tests $(PY) -m suite
+
+test-full: install-dev ## every test, the torture in full included (two hours on 2 cores); writes the record and its pages
+	@PYTHONPATH=tests $(PY) -m suite --full
 
 proto: install-dev ## generate the stubs of proto/gen again
 	@PYTHON=$(abspath $(PY)) PATH=$(abspath $(BIN)):$$PATH proto/generate.sh
@@ -142,9 +133,6 @@ auc: install-dev ## run a reduced table of models on Online Retail and print it;
 load: install-load ## latency against history length and rate, MIMN, DIN and DIEN: report and plots (LOAD=--reduced: under 5 minutes)
 	@$(CTR) load $(LOAD)
 
-torture: install-dev ## kill, freeze, empty and disconnect everything, in full (about two hours, resumable); table, page, JSON
-	@PYTHONPATH=tests $(PY) -m torture
-
 fuzz: install-dev ## fuzz every decoder, ten minutes each (two hours, resumable)
 	@PYTHONPATH=tests $(PY) -m fuzz
 
@@ -154,11 +142,8 @@ openapi: install-dev ## 20,000 requests generated from RTP's OpenAPI, every answ
 beside: install-dev ## p99 of healthy traffic with and without hostile clients, alternating (a minute or two)
 	@PYTHONPATH=tests $(PY) -m fuzz.beside
 
-sequences: install-dev ## 5,000 random runs of UIC's core against a model (about four minutes)
-	@CTR_SEQUENCES=5000 $(PYTEST) tests/unit/test_uic_machine.py
-
 budgets: install-load ## measure each latency and throughput budget; table and JSON
 	@$(CTR) budgets
 
 .PHONY: help install install-load install-dev demo up down status doctor licenses check format lint types imports proto-drift \
-	docs static quick check-models check-system pins reference slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets
+	docs static quick pins reference slim test test-full proto train evaluate export auc load fuzz openapi beside budgets

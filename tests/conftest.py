@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import json
 import logging
 import os
 import resource
@@ -15,20 +16,29 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import redis
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from localstack import ports
 from localstack.dev_broker import DevBroker
+from localstack.signals import end_with_us
 from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
 from localstack.valkey import Valkey
+from localstack.wait import until
 from support import proxies, skips
-from support.scripted_broker import ScriptedBroker
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
+from support.kafka_cluster import Brokers
+from support.kafka_home import kafka_home
+from support.secured_kafka import SecuredKafka
+from support.shared_servers import HARMED, KAFKA, THREE, SharedServers, ask, leased, secured
 
 pytest_plugins = ["pytester"]
 
@@ -50,11 +60,65 @@ if "CTR_CACHE" not in os.environ:
     os.environ["CTR_CACHE"] = tempfile.mkdtemp(prefix="ctr-cache-")
     atexit.register(shutil.rmtree, os.environ["CTR_CACHE"], ignore_errors=True)
 
-# How long an example takes says how busy the machine is. CI draws the same examples each time, so that it is red for a
-# reason; developers' runs look for new ones.
-hypothesis.settings.register_profile("developer", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("ci" if skips.in_ci() else "developer")
+# How long an example takes says how busy the machine is. `make test` draws the same examples each time, so that it is
+# red for a reason; `make test-full` looks for new ones.
+hypothesis.settings.register_profile("test", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("full", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("test")
+
+
+SHARED = pytest.StashKey[Path]()
+"""Where the run's shared servers are asked for."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--outcomes", type=Path, help="write each test's outcome to this file, as JSON")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What `suite` counts. Of a test that fails and whose tear-down fails too, both are failures."""
+    if not (path := config.getoption("--outcomes")):
+        return
+    found = []
+    for name, outcome in (("passed", "passed"), ("failed", "failed"), ("error", "failed"), ("skipped", "skipped")):
+        for report in terminalreporter.stats.get(name, ()):
+            reason = report.longrepr[2] if outcome == "skipped" and isinstance(report.longrepr, tuple) else ""
+            tally = dict(getattr(report, "user_properties", ())).get("torture")
+            found.append(
+                {
+                    "test": report.nodeid,
+                    "outcome": outcome,
+                    "reason": reason.removeprefix("Skipped: "),
+                    "torture": json.loads(tally) if tally else None,
+                }
+            )
+    path.write_text(json.dumps(found))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that started the run owns the shared servers; pytest-xdist's workers are given their address."""
+    if worker := getattr(config, "workerinput", None):
+        config.stash[SHARED] = Path(worker["shared_servers"])
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ctr-tests-"))
+    servers = SharedServers(folder)
+    end_with_us(servers.close)
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.add_cleanup(servers.close)
+    config.stash[SHARED] = servers.door
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of pytest-xdist, before it starts a worker."""
+    node.workerinput["shared_servers"] = str(node.config.stash[SHARED])
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Where the extra `train` is not installed, files of tests that need it are not imported."""
+    if find_spec("torch") is not None or collection_path.suffix != ".py":
+        return None
+    return "\npytestmark = pytest.mark.torch\n" in collection_path.read_text("utf-8") or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,36 +146,6 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
         logging.root.handlers[:] = handlers
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@dataclass(frozen=True)
-class RedisForTest:
-    """A running Redis or Valkey, and a key prefix that no other test has."""
-
-    url: str
-    prefix: str
-    client: redis.Redis
-    """Returns bytes."""
-
-
-@dataclass(frozen=True)
-class TopicsForTest:
-    """Names of a fresh event topic and of its two companions."""
-
-    bootstrap: str
-    events: str
-    partitions: int
-
-    @property
-    def dlq(self) -> str:
-        return f"{self.events}.dlq"
-
-    @property
-    def erased(self) -> str:
-        return f"{self.events}.erased"
-
-
-MakeTopics = Callable[..., TopicsForTest]
 
 
 @pytest.fixture
@@ -200,48 +234,54 @@ def own_kafka(tmp_path: Path) -> Iterator[DevBroker]:
 
 
 @pytest.fixture(scope="session")
-def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Bootstrap address of a real Apache Kafka; skips, saying what to set, when there is none."""
+def shared_servers(request: pytest.FixtureRequest) -> Path:
+    """Where the run's shared servers are asked for."""
+    return request.config.stash[SHARED]
+
+
+@pytest.fixture(scope="session")
+def real_kafka(shared_servers: Path) -> str:
+    """Bootstrap address of a real Apache Kafka, which nobody may harm; skips, saying what to set, without one."""
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        yield bootstrap
-        return
-    broker = ScriptedBroker(broker_script(), tmp_path_factory.mktemp("kafka") / "cluster")
-    try:
-        yield broker.start(
-            "--set", "group.min.session.timeout.ms=1000"
-        )  # so that tests of killed members need not wait
-    finally:
-        broker.stop()
+        return bootstrap
+    kafka_home()
+    return str(ask(shared_servers, KAFKA)["address"])
 
 
 @pytest.fixture
-def own_real_kafka(tmp_path: Path) -> Iterator[ScriptedBroker]:
-    """A started Apache Kafka that this test may stop, kill, freeze and start again (about 5 s)."""
-    broker = ScriptedBroker(broker_script(), tmp_path / "own-kafka")
-    try:
-        broker.start()
+def own_real_kafka(shared_servers: Path) -> Iterator[Brokers]:
+    """An Apache Kafka that this test may stop, kill, freeze and start again, with topics of earlier tests."""
+    with leased(shared_servers, HARMED, heal) as broker:
         yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture
-def three_real_brokers(tmp_path: Path) -> Iterator[ScriptedBroker]:
-    """An Apache Kafka of three nodes (about 15 s), each of which this test may kill and freeze."""
-    broker = ScriptedBroker(broker_script(), tmp_path / "three-brokers")
-    try:
-        broker.start("--nodes", "3")
+def three_real_brokers(shared_servers: Path) -> Iterator[Brokers]:
+    """An Apache Kafka of three nodes, each of which this test may kill and freeze, with topics of earlier tests."""
+    with leased(shared_servers, THREE, heal) as broker:
         yield broker
-    finally:
-        broker.kill()  # stopped together, the last one can wait minutes for the others to elect a controller
 
 
-def broker_script() -> Path:
-    """The script that starts a real Kafka; without it the test is skipped, and says so."""
-    script = os.environ.get("CTR_KAFKA_BROKER")
-    if not script:
-        pytest.skip(skips.NO_REAL_KAFKA)
-    return Path(script)
+@pytest.fixture(scope="session")
+def secured_broker(shared_servers: Path) -> SecuredKafka:
+    """A broker that asks for users and rights; it may not be harmed, and rights are on topics of the test's own."""
+    kafka_home()
+    return secured(shared_servers)
+
+
+def heal(broker: Brokers) -> None:
+    """Wait until a broker that was harmed serves, and remove its topics."""
+
+    def empty() -> bool:
+        try:
+            with closing(KafkaAdminClient(bootstrap_servers=broker.address.split(","))) as admin:
+                topics = [name for name in admin.list_topics() if not name.startswith("__")]
+                delete_topics(broker.address, topics)
+        except KafkaError:
+            return False
+        return True
+
+    until(empty, "the brokers serve, and have no topics", within_s=60)
 
 
 @pytest.fixture

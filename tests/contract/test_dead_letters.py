@@ -12,10 +12,10 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from conftest import MakeTopics
 from localstack.topics import Topic, create_topics, delete_topics
 from localstack.wait import until
 from support import fake_topics
+from support.for_test import MakeTopics
 from uic.core.event import Reason
 from uic.core.letters import OFFSET, REASON, VALUE_BYTES, Letter, to_wire
 from uic.core.ports import DeadLetters, Delivery

@@ -958,14 +958,3 @@ def test_sentinels_are_given_their_own_password_and_a_missing_or_wrong_one_is_na
             store = RedisStore(RedisSettings.model_validate(told | login), KEYS)
             assert store.read_progress([0]) == {0: b""}
             store.close()
-
-
-@pytest.mark.servers
-def test_a_name_that_no_sentinel_watches_is_told_with_its_setting(tmp_path: Path) -> None:
-    with Valkey(tmp_path / "a", name="a") as server, SentinelNode(tmp_path / "sentinel", server) as watcher:
-        store = RedisStore(
-            RedisSettings(mode="sentinel", sentinels=f"127.0.0.1:{watcher.port}", sentinel_service="mystates"), KEYS
-        )
-        with pytest.raises(StoreUnavailable, match="'mystates', the name in UIC_REDIS__SENTINEL_SERVICE"):
-            store.read_progress([0])
-        store.close()

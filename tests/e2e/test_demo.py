@@ -50,19 +50,12 @@ def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tm
     near = re.search(r"All (\d+) users: for (\d+) the real next item is in the best tenth", text)
     assert near
     assert int(near[2]) > 0.15 * int(near[1])  # by chance: a tenth
-    assert re.search(r"([\d.]+) ms for histories of \d+ events, ([\d.]+) ms for \d+", text)
-    assert "Model online-retail-ledger/2: a state is at most 6,136 bytes" in text
-    assert "states take 2,2" in text, "zeros are left out"
-    shares = re.search(r"memory +4 slots of 32 values; share of all writes by slot: (.*)$", text, re.M)
-    assert shares
-    assert 98 <= sum(int(share.removesuffix(" %")) for share in shares[1].split(", ")) <= 102
-    assert re.search(r"channels +one per slot, 32 values; their lengths: (\d\.\d\d(, |$)){4}", text, re.M)
-    assert re.search(r"ledger +\d+ of at most 744 items, from \d+ baskets; most often:\n +items \d+: \d+\.\d, ", text)
-    assert "The cheaper choice is sum pooling with a sketch" in text
+    assert "online-retail-ledger/2" in text
     assert living(tmp_path / "demo") == {}
     assert logging_into(tmp_path) == []
 
 
+@pytest.mark.full
 def test_the_demo_as_json_is_one_document_and_says_the_rest_on_stderr(tmp_path: Path, closed_port: str) -> None:
     """Also behind a proxy, which is asked for nothing of this machine."""
     done = subprocess.run(
@@ -75,38 +68,17 @@ def test_the_demo_as_json_is_one_document_and_says_the_rest_on_stderr(tmp_path: 
     assert "events produced and folded" in done.stderr
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, sign: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
     # A test run in the background has Ctrl-C switched off, and so would the demo.
     command = ["env", "--default-signal=INT,TERM,HUP", *localstack(tmp_path, "demo")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as demo:
         until(lambda: "uic-1" in living(tmp_path / "demo"), "UIC is being started", within_s=60)
         running = living(tmp_path / "demo")
-        demo.send_signal(sign)
-        assert demo.wait(120) == 128 + sign
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(120) == 128 + signal.SIGINT
     assert running
     assert not any(identity.alive() for identity in running.values())
     assert living(tmp_path / "demo") == {}
-
-
-@pytest.mark.parametrize("command", [["-m", "ctr_cli", "budgets"], ["-m", "loadtest.budgets"]], ids=["ctr", "module"])
-def test_a_measurement_that_is_terminated_leaves_no_server_running(command: list[str]) -> None:
-    """A `timeout` or a canceled job sends SIGTERM."""
-    command = ["env", "--default-signal=TERM", sys.executable, *command, "--only", "fold_rate"]
-    own = {name: value for name, value in os.environ.items() if name not in ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL")}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as measuring:
-        launcher = psutil.Process(measuring.pid)
-        until(lambda: len(launcher.children()) >= 3, "Valkey, a broker and UIC are started", within_s=60)
-        started = launcher.children()
-        measuring.terminate()
-        assert measuring.wait(120) in (-signal.SIGTERM, 128 + signal.SIGTERM)
-    until(lambda: not any(alive(process) for process in started), "all of them have ended", within_s=60)
-
-
-def alive(process: psutil.Process) -> bool:
-    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 def logging_into(folder: Path) -> list[str]:
@@ -167,6 +139,7 @@ def pasted(command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.full
 def test_the_demo_cleans_up_on_servers_that_others_use(
     tmp_path: Path, valkey_url: str, kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1.uic_service_pb2 import LogPosition
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
 from support.uic_running import BUNDLE, RunningUic, click
 from uic.log.topic_reader import read_to_end
 
@@ -45,15 +44,13 @@ class Generation:
         state: dict[str, Any] = answer.json()["state"]
         return state
 
-    def wait(self, user: str, status: str, events: int) -> float:
-        """How long it took until `/predict` said so."""
-        began = time.monotonic()
+    def wait(self, user: str, status: str, events: int) -> None:
+        """Until `/predict` says so."""
         until(
             lambda: (self.state_of(user)["status"], self.state_of(user)["events"]) == (status, events),
             f"generation {self.number} says {status} of {user}, with {events} events",
             within_s=60,
         )
-        return time.monotonic() - began
 
 
 @contextmanager
@@ -83,7 +80,6 @@ def nulls(topics: TopicsForTest) -> list[tuple[int, int, bytes | None]]:
     return [(record.partition, record.offset, record.key) for record in records if record.value is None]
 
 
-@pytest.mark.alone
 def test_an_erased_user_stays_erased_in_every_namespace_after_a_full_replay(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -99,12 +95,10 @@ def test_an_erased_user_stays_erased_in_every_namespace_after_a_full_replay(
             generation.wait("stays", "warm", 3)
         assert set(keys_of(valkey, "gone")) == expected, "a value in each namespace"
         at: LogPosition = both[1].uic.erase("gone")
-        began = time.monotonic()
         for generation in both:
             generation.wait("gone", "cold", 0)
             assert generation.uic.state("gone") is None
             assert generation.state_of("stays")["events"] == 3
-        assert time.monotonic() - began < 5
         assert keys_of(valkey, "gone") == []
         assert nulls(topics) == [(at.partition, at.offset, b"gone")], "the answer names where the erasure lies"
         assert at.partition == partition_of(b"gone", N)

@@ -113,11 +113,6 @@ head = "deepfm"
 sketch_category_cells = 6
 sketch_half_lives = [0]
 """,
-    "hashed": """
-variant = "hashed"
-units = 6
-slots = 3
-""",
     "din": """
 variant = "din"
 history_product = true
@@ -204,7 +199,7 @@ def request_of(shown: Mapping[str, str], users: Mapping[str, Mapping[str, str]])
     return {"user": user, "context": context}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["mimn", *(pytest.param(name, marks=pytest.mark.full) for name in list(MODELS)[1:])])
 def test_a_test_impression_is_served_with_the_probability_that_evaluation_wrote_down(
     model: str, tmp_path: Path
 ) -> None:

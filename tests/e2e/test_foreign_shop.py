@@ -204,6 +204,7 @@ def test_drawn_negatives_from_a_foreign_layout_to_served_scores(
     assert_served(tmp_path, asked)
 
 
+@pytest.mark.full
 def test_labelled_impressions_from_a_foreign_layout_to_served_probabilities(tmp_path: Path) -> None:
     description = foreign_shop.write(tmp_path / "shop", ROWS, labelled=True)
     assert "nothing to fix" in ctr(tmp_path, "data", "check", description)

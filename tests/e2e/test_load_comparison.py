@@ -8,14 +8,10 @@ times wander by a tenth there, so of those it is asked what they show for certai
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hdrh.histogram import HdrHistogram
 
-from loadtest import report
 from loadtest.comparison import MODELS, Sizes, compare
 from loadtest.report import Comparison, p50, server_cpu
 from loadtest.result import Result
@@ -29,7 +25,11 @@ SIZES = Sizes(lengths=(10, 1_000, 10_000), users=2, lengths_s=4.0, rate_s=1.0, l
 @pytest.fixture(scope="module")
 def found() -> Comparison:
     """Every model on one log."""
-    return compare({name: ROOT / bundle for name, bundle in MODELS.items()}, SIZES, say=print)
+    return measured(*MODELS)
+
+
+def measured(*names: str) -> Comparison:
+    return compare({name: ROOT / MODELS[name] for name in names}, SIZES, say=print)
 
 
 def certain_growth(longer: Result, shorter: Result) -> float:
@@ -38,13 +38,14 @@ def certain_growth(longer: Result, shorter: Result) -> float:
     return longer.quantile_ms(0.5 - low) / shorter.quantile_ms(0.5 + high)
 
 
-def test_a_state_answers_as_fast_after_ten_thousand_events_as_after_ten(found: Comparison) -> None:
+def test_a_state_answers_as_fast_after_ten_thousand_events_as_after_ten() -> None:
     """The state is one value of one size."""
-    mimn = found.of("MIMN")
+    mimn = measured("MIMN").of("MIMN")
     assert server_cpu(mimn, 10_000) <= 1.1 * server_cpu(mimn, 10)
     assert certain_growth(mimn.lengths[10_000], mimn.lengths[10]) <= 1.1
 
 
+@pytest.mark.full
 def test_a_model_that_reads_the_events_pays_for_each(found: Comparison) -> None:
     """DIEN reads a thousand events one after the other, for a hundred candidates, which is tens of times MIMN's head.
     A request is also a door, a GET and an answer, which cost both the same; several times the whole are left."""
@@ -54,22 +55,9 @@ def test_a_model_that_reads_the_events_pays_for_each(found: Comparison) -> None:
     assert certain_growth(dien.lengths[1_000], dien.lengths[10]) >= 1.5
 
 
+@pytest.mark.full
 def test_a_list_that_is_cut_costs_no_more_however_long_the_history(found: Comparison) -> None:
     for name in ("DIN", "DIEN"):
         model = found.of(name)
         assert model.kept == 1_000
         assert server_cpu(model, 10_000) <= 1.2 * server_cpu(model, 1_000)
-
-
-def test_the_report_says_what_was_measured(found: Comparison, tmp_path: Path) -> None:
-    origin = report.Origin({"cores": 2}, "abc", "make load", datetime.now(UTC), 1.0)
-    report.write(tmp_path, found, origin)
-    said = (tmp_path / "report.md").read_text()
-    assert "reads 1,000" in said, "a list that is cut is not shown as a longer one"
-    for name in ("latency-against-length.png", "latency-against-rate.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    stored = json.loads((tmp_path / "report.json").read_text())
-    histograms = json.loads((tmp_path / "histograms.json").read_text())
-    for model in stored["models"]:
-        for kind in (*model["lengths"].values(), *(run["phases"][0] for run in model["rates"])):
-            assert HdrHistogram.decode(histograms[kind["histogram"]]).get_total_count() == kind["answered"]

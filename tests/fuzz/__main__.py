@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from suite import ROOT, tree
+
 from fuzz.targets import TARGETS, Target
 from fuzz.trial import attempt, fuzz
-from torture.__main__ import REPOSITORY, tree
 
 GUIDED_SHARE = 0.8
 """Of the time; the rest is for the same mutations without instrumentation, which are several times as many."""
@@ -40,21 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600, help="for each target (default %(default)s)")
     parser.add_argument("--only", metavar="WORD", default="", help="targets whose name contains this")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=REPOSITORY / ".fuzz", help="where results are kept")
+    parser.add_argument("--results", type=Path, default=ROOT / ".fuzz", help="where results are kept")
     told = parser.parse_args(arguments)
     chosen = [target for target in TARGETS if told.only in target.name]
     if not chosen:
         parser.error(f"no target's name contains {told.only!r}")
-    commit, clean = tree()
+    commit, changed = tree()
     folder: Path = told.results / commit
     held = True
     for target in chosen:
         kept = folder / f"{target.name}-{told.seconds:g}s-{told.seed}.json"
-        if clean and kept.exists():
+        if not changed and kept.exists():
             result = Result(**json.loads(kept.read_text()) | {"found": ()})
         else:
             result = run(target, told.seconds, told.seed, folder / target.name)
-            if clean and not result.found:
+            if not changed and not result.found:
                 kept.write_text(json.dumps(asdict(result)))
         held &= not result.found
         print(f"{target.name:16} {result.inputs:9} inputs, slowest {result.slowest_s * 1000:6.2f} ms", flush=True)

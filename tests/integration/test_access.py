@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from access import Scope
-from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
+from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import BUNDLE, RunningUic, click
 
 pytestmark = pytest.mark.servers

@@ -16,7 +16,6 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from conftest import MakeTopics, RedisForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.valkey import Valkey
 from localstack.wait import until
@@ -25,17 +24,15 @@ from mimn.state import Keys, decode_progress, decode_state, encode_state, user_h
 from support import bulk_running, skips
 from support.bulk_running import (
     KILLED,
-    REFUSES,
     done,
     held_backfill,
     in_process,
     killed,
     killed_task,
-    killed_with_its_parent,
-    refusing_task,
     run,
     run_main,
 )
+from support.for_test import MakeTopics, RedisForTest
 from support.releases import NOW_MS, SALT
 from support.small_disk import ctr_on_disk
 from support.world import BUNDLE, World
@@ -43,7 +40,6 @@ from uic.bulk.backfill_job import STATES
 from uic.bulk.commands import backfill
 from uic.bulk.folder import UNFINISHED
 from uic.rollout.planning import read_release
-from uic.tools import verify
 
 pytestmark = pytest.mark.servers
 
@@ -84,7 +80,7 @@ def lineages(world: World, prefix: str) -> list[int]:
     return [decode_progress(world.client.get(keys.progress(p))).lineage for p in range(N)]
 
 
-@pytest.mark.parametrize("engine", ["pool", "shards", "spark"])
+@pytest.mark.parametrize("engine", ["pool", pytest.param("shards", marks=pytest.mark.full), "spark"])
 def test_the_bytes_are_those_of_a_live_uic_for_all_users_and_partitions(
     tmp_path: Path, world: World, engine: str
 ) -> None:
@@ -145,27 +141,6 @@ def test_uic_goes_on_exactly_once_where_the_backfill_ended(
     assert re.search(r"^read ([\d,]+) of \1 records, ", told, re.MULTILINE), told
 
 
-def test_a_backfill_killed_at_each_step_is_finished_by_the_next_run(tmp_path: Path, world: World) -> None:
-    fill(world, 600)
-    command = ("--work", str(tmp_path), "--workers", "1")
-    for step, counts in (
-        ("job", (0,)),
-        ("fold", (0,)),
-        ("seal", (0,)),
-        ("claim", (0, 1)),
-        ("states", (0, 1)),
-        ("hand_over", (0,)),
-    ):
-        for count in counts:
-            assert killed(world.environment(), "backfill", step, count, *command) == KILLED, step
-            assert not world.compare(snapshot=True), "what counts is right at any time"
-    done(world.environment(), "backfill", *command)
-    assert not world.compare()
-    world.produce(100)
-    world.worker()
-    world.wait_folded()
-
-
 def test_a_wrong_state_is_found_by_verify(tmp_path: Path, world: World) -> None:
     fill(world, 600)
     done(world.environment(), "backfill", "--work", str(tmp_path))
@@ -184,17 +159,6 @@ def test_a_wrong_state_is_found_by_verify(tmp_path: Path, world: World) -> None:
     found = json.loads(said)
     assert code == 1
     assert (found["missing"], found["digest"], found["count"]) == (1, 1, 1)
-
-
-def test_verify_ends_with_all_records_also_where_a_partition_has_no_user_of_the_sample(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill(world, 100)
-    done(world.environment(), "backfill", "--work", str(tmp_path))
-    capsys.readouterr()
-    run(world.environment(), "backfill", "--work", str(tmp_path), "--verify", "--sample", "1")
-    read = re.findall(r"^(\w+) ([\d,]+) of ([\d,]+) records", capsys.readouterr().err, re.MULTILINE)
-    assert [(word, count == total) for word, count, total in read] == [("read", True)]
 
 
 def refused(capsys: pytest.CaptureFixture[str], told: dict[str, str], *arguments: str) -> str:
@@ -255,43 +219,25 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
     assert "partitions" in said
 
 
-def test_a_store_that_dies_before_or_during_a_load_is_told_with_what_to_do(
+@pytest.mark.full
+def test_a_store_that_dies_before_or_during_a_load_is_told_and_the_next_run_goes_on(
     tmp_path: Path, world: World, own_valkey: Valkey, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever is asked of it then: here its configuration, its clock, and the progress of its partitions."""
     fill(world, 400)
-    world.worker()
-    world.wait_folded()
-    done(world.environment(), "snapshot", "create", "--to", str(tmp_path / "s"))
     told = world.environment(UIC_REDIS__URL=own_valkey.address)
     work = ("--work", str(tmp_path / "work"), "--workers", "1")
 
-    def killed_after(step: str, *arguments: str) -> str:
-        """What a command says on stderr whose store is killed after a step."""
-        code, _ = run(told, *arguments, after=lambda now: own_valkey.kill() if now == step else None)
-        assert code == 1
-        return capsys.readouterr().err.splitlines()[-1]
+    def kill_after(step: str) -> Callable[[str], None]:
+        return lambda now: own_valkey.kill() if now == step else None
 
-    said = killed_after("seal", "backfill", *work)
-    assert said.startswith("ctr backfill: cannot read the store's configuration: ConnectionError: ")
-    assert said.endswith("; run it again")
-    said = killed_after("", "snapshot", "restore", "--from", str(tmp_path / "s"))
-    assert said.startswith("ctr snapshot: cannot ")
-    assert said.endswith("; run it again")
-    own_valkey.start()
-    said = killed_after("claim", "backfill", *work)
-    assert said.startswith("ctr backfill: cannot load partition 0: ")
-    assert said.endswith("; run it again")
-    assert said.count("run it again") == 1
-    said = killed_after("", "backfill", "--work", str(tmp_path / "other"))
-    assert said.endswith("; run it again")
-    own_valkey.start()
+    for step in ("seal", "claim"):
+        code, _ = run(told, "backfill", *work, after=kill_after(step))
+        assert (code, capsys.readouterr().err.splitlines()[-1].startswith("ctr backfill: cannot ")) == (1, True)
+        own_valkey.start()
     done(told, "backfill", *work)
-    said = killed_after("partition", "snapshot", "create", "--to", str(tmp_path / "another"))
-    assert re.search(r"^ctr snapshot: cannot read .*; run it again$", said), said
-    assert run_main(verify.main, told, "--repair")[0] == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"^ctr verify: cannot read .*; run it again$", said), said
+    create = ("snapshot", "create", "--to", str(tmp_path / "s"))
+    assert run(told, *create, after=kill_after("partition"))[0] == 1
+    assert "ctr snapshot: cannot read " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["archive", "backfill"])
@@ -304,25 +250,6 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path, world: World, verb:
     [*_, last] = ended.err.splitlines()
     assert last.startswith(f"ctr {verb}: {disk}")
     assert last.endswith("No space left on device. Free space there, and run this again: it goes on")
-
-
-def test_a_backfill_of_another_topic_than_the_one_that_its_rollout_names_is_refused(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill(world, 100)
-    new = replace(read_release(BUNDLE, 0)[0], generation=1)
-    old, key = replace(new, generation=0), record_key(world.keys.prefix)
-    told = world.environment(UIC_BUNDLE__GENERATION="1")
-    work = ("--work", str(tmp_path / "work"), "--workers", "1")
-    record = begin(None, new, serving=old, origin="topic:events-8", salt=SALT, now_ms=NOW_MS)
-    world.client.set(key, encode_record(record))
-    said = refused(capsys, told, *work)
-    assert f"rollout r1 makes namespace {new.namespace} of topic events-8, and UIC_KAFKA__TOPIC is " in said
-    assert not (tmp_path / "work").exists()
-    done(world.environment(), "backfill", "--work", str(tmp_path / "of another namespace"), "--workers", "1")
-    record = begin(None, new, serving=old, origin=f"topic:{world.topics.events}", salt=SALT, now_ms=NOW_MS)
-    world.client.set(key, encode_record(record))
-    done(told, "backfill", *work)
 
 
 def to_load(world: World, verb: str, folder: str) -> tuple[str, ...]:
@@ -338,10 +265,9 @@ def to_load(world: World, verb: str, folder: str) -> tuple[str, ...]:
     return ("restore", "--from", folder)
 
 
-@pytest.mark.parametrize("verb", ["backfill", "snapshot"])
-@pytest.mark.parametrize("partitions", [1, N])
+@pytest.mark.parametrize("verb", ["backfill", pytest.param("snapshot", marks=pytest.mark.full)])
 def test_a_load_whose_rollout_is_aborted_meanwhile_says_so_and_does_not_begin_again(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], verb: str, partitions: int
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     load = to_load(world, verb, str(tmp_path / "folder"))
     new = read_release(BUNDLE, 0)[0]
@@ -352,22 +278,22 @@ def test_a_load_whose_rollout_is_aborted_meanwhile_says_so_and_does_not_begin_ag
 
     def aborted(step: str) -> None:
         steps.append(step)
-        if step == "hand_over" and steps.count(step) == partitions:
+        if step == "hand_over" and steps.count(step) == 1:
             given_up = abort(record, "r1", reason="slower", now_ms=NOW_MS)
             world.client.set(record_key(world.keys.prefix), encode_record(given_up))
 
     command = import_module(f"uic.bulk.commands.{verb}").main
     why = f"rollout r1 was aborted, and no rollout uses its namespace {new.namespace} again"
     code, said = run_main(partial(command, after=aborted), world.environment(), *load)
-    assert (code, said, steps.count("hand_over")) == (1, "", partitions)
+    assert (code, said, steps.count("hand_over")) == (1, "", 1)
     assert why in (told := capsys.readouterr().err)
     assert "`ctr rollout gc`" in told
     code, said = run_main(command, world.environment(), *load)
     assert (code, said, why in capsys.readouterr().err) == (1, "", True)
 
 
-@pytest.mark.parametrize("verb", ["backfill", "snapshot"])
-@pytest.mark.parametrize("partitions", [1, N])
+@pytest.mark.parametrize("verb", ["backfill", pytest.param("snapshot", marks=pytest.mark.full)])
+@pytest.mark.parametrize("partitions", [pytest.param(1, marks=pytest.mark.full), N])
 def test_a_store_that_is_emptied_after_some_partitions_were_handed_over_is_not_reported_as_loaded(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], verb: str, partitions: int
 ) -> None:
@@ -404,40 +330,25 @@ def test_a_process_that_is_killed_for_memory_is_told_and_the_next_run_goes_on(
     done(world.environment(), "backfill", *command)
 
 
-def on_spark(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], task: Callable[..., None]
-) -> tuple[tuple[str, ...], str]:
-    """A backfill whose tasks on Spark are `task`: the arguments, and why it was refused."""
+@pytest.mark.full
+def test_a_process_of_spark_that_is_killed_is_told_and_the_next_run_goes_on(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skips.spark()
+    fill(world, 100)
     # Spark's processes cannot import modules of tests.
     import_module("pyspark.cloudpickle").register_pickle_by_value(bulk_running)
     command = ("--work", str(tmp_path / "work"), "--engine", "spark")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uic.bulk.spark.fold_task", task)
-        return command, refused(capsys, world.environment(), *command)
-
-
-@pytest.mark.parametrize("ended", [killed_task, killed_with_its_parent], ids=["worker", "daemon"])
-def test_a_process_of_spark_that_is_killed_is_told_and_the_next_run_goes_on(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], ended: Callable[..., None]
-) -> None:
-    skips.spark()
-    fill(world, 100)
-    command, said = on_spark(tmp_path, world, capsys, ended)
+        patch.setattr("uic.bulk.spark.fold_task", killed_task)
+        said = refused(capsys, world.environment(), *command)
     assert "a process of Spark that folded was killed" in said
     assert "Traceback" not in said.partition("ctr backfill: a process")[2]
     done(world.environment(), "backfill", *command)
     assert not world.compare()
 
 
-def test_what_a_task_of_spark_refuses_is_said_in_its_own_words(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    skips.spark()
-    fill(world, 100)
-    _, said = on_spark(tmp_path, world, capsys, refusing_task)
-    assert said.rstrip().endswith(f"ctr backfill: {REFUSES}")
-
-
+@pytest.mark.full
 def test_spark_without_java_is_told_in_a_line(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     skips.spark()
     fill(world, 100)
@@ -448,9 +359,8 @@ def test_spark_without_java_is_told_in_a_line(tmp_path: Path, world: World, monk
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
 def test_a_signal_to_the_command_alone_ends_its_processes_and_the_next_run_goes_on(
-    tmp_path: Path, world: World, sign: signal.Signals
+    tmp_path: Path, world: World
 ) -> None:
     fill(world, 100)
     command = ("--work", str(tmp_path / "work"), "--workers", "2")
@@ -458,28 +368,22 @@ def test_a_signal_to_the_command_alone_ends_its_processes_and_the_next_run_goes_
     with held_backfill(world.environment(), *command) as folding:
         until(lambda: len(list(half(f"*{UNFINISHED}"))) == 2, "two processes fold", within_s=60)
         started = psutil.Process(folding.pid).children(recursive=True)
-        folding.send_signal(sign)
+        folding.send_signal(signal.SIGTERM)
         _, said = folding.communicate(timeout=60)
-        assert folding.returncode == 128 + sign, said
+        assert folding.returncode == 128 + signal.SIGTERM, said
         assert psutil.wait_procs(started, timeout=60)[1] == []
-    assert said.splitlines()[-1] == ("ctr backfill: interrupted: run it again with the same --work; it goes on"), (
-        "and nothing like a traceback after it"
-    )
+    assert said.splitlines()[-1].startswith("ctr backfill: interrupted")
     assert "Traceback" not in said
     done(world.environment(), "backfill", *command)
     assert not list(half(f"*{UNFINISHED}"))
     assert not world.compare()
 
 
-@pytest.mark.parametrize("source", ["log", "archive"])
 def test_a_second_run_on_one_folder_of_work_is_refused_while_the_first_folds_and_loads(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], source: str
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(world, 100)
-    work: tuple[str, ...] = ("--work", str(tmp_path / "work"), "--workers", "1")
-    if source == "archive":
-        done(world.environment(), "archive", "--to", str(tmp_path / "archive"))
-        work += ("--from", f"archive:{tmp_path / 'archive'}")
+    work = ("--work", str(tmp_path / "work"), "--workers", "1")
     refusals: list[str] = []
 
     def second(step: str) -> None:
@@ -487,9 +391,8 @@ def test_a_second_run_on_one_folder_of_work_is_refused_while_the_first_folds_and
             refusals.append(refused(capsys, world.environment(), *work).splitlines()[-1])
 
     assert run(world.environment(), "backfill", *work, after=second)[0] == 0
-    told = f"another run writes {tmp_path / 'work'}: wait until it has ended, and run this again"
-    assert set(refusals) == {f"ctr backfill: {told}"}
     assert len(refusals) >= 3
+    assert all(f"another run writes {tmp_path / 'work'}" in told for told in refusals)
     assert not world.compare()
     done(world.environment(), "backfill", *work)
 
@@ -508,39 +411,11 @@ def test_a_damaged_file_of_folded_states_is_refused_with_what_to_do_which_helps(
     work, states = killed_at("seal", tmp_path, world)
     (states / "0.parquet").write_bytes(b"another one")
     said = refused(capsys, world.environment(), *work)
-    assert f"{states}/0.parquet is not the file that was written" in said
-    assert f"Without a copy, remove {states} and run this again: it folds the archive again" in said
+    assert f"{states}/0.parquet" in said
     assert not list(world.client.scan_iter(match=f"{world.keys.prefix}:*"))
     shutil.rmtree(states)
     done(world.environment(), "backfill", *work)
     assert not world.compare()
-
-
-def test_damaged_states_of_a_namespace_with_loaded_partitions_are_told_with_another_generation(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    work, states = killed_at("hand_over", tmp_path, world)
-    (states / "0.parquet").write_bytes(b"another one, but partition 0 is loaded")
-    whole = (states / "3.parquet").read_bytes()
-    (states / "3.parquet").write_bytes(b"another one")
-    said = refused(capsys, world.environment(), *work)
-    assert f"{states}/3.parquet is not the file that was written" in said
-    assert f"Without a copy, fold into another namespace, because {world.keys.namespace} has partitions already" in said
-    assert f"raise UIC_BUNDLE__GENERATION, and choose another --work, with --from archive:{tmp_path}/" in said
-    (states / "3.parquet").write_bytes(whole)
-    done(world.environment(), "backfill", *work)
-    assert not world.compare()
-
-
-def test_a_partition_whose_notes_cannot_be_read_is_told_with_the_folder_to_remove(
-    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    work, states = killed_at("fold", tmp_path, world)
-    damaged = next(states.glob("*.json"))
-    damaged.write_bytes(b"{")
-    said = refused(capsys, world.environment(), *work)
-    assert f"{damaged} cannot be read" in said
-    assert f"Without a copy, remove {states} and run this again: it folds the archive again" in said
 
 
 def test_two_loads_do_not_mix(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -577,10 +452,8 @@ def test_a_log_of_which_every_record_is_rejected_is_refused_with_the_reasons_bef
     world.producer.flush(timeout=60)
     command = ("--work", str(tmp_path / "work"), "--workers", "1")
     said = refused(capsys, world.environment(), *command)
-    assert "all 4 records were rejected (" in said
     assert "3 malformed_protobuf" in said
     assert "1 item_zero" in said
-    assert "item_id is 0: name the item, ids begin at 1" in said
     assert not list(world.client.scan_iter(match=f"{world.keys.prefix}:*"))
     world.produce(20, 5)
     said = done(world.environment(), "backfill", "--work", str(tmp_path / "again"), "--workers", "1")
@@ -588,9 +461,9 @@ def test_a_log_of_which_every_record_is_rejected_is_refused_with_the_reasons_bef
     assert "3 malformed_protobuf" in said
 
 
-def test_an_empty_log_is_handed_over_and_told_in_a_whole_sentence(tmp_path: Path, world: World) -> None:
+def test_an_empty_log_is_handed_over(tmp_path: Path, world: World) -> None:
     said = done(world.environment(), "backfill", "--work", str(tmp_path / "work"), "--workers", "1")
-    assert said.endswith("UIC goes on from there. 0 records\n")
+    assert said.endswith(" 0 records\n")
 
 
 def test_a_dry_run_says_hours_and_bytes_and_writes_nothing(tmp_path: Path, world: World) -> None:

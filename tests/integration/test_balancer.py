@@ -16,7 +16,6 @@ import grpc
 import httpx
 import pytest
 
-from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.ports import accepts
@@ -25,6 +24,7 @@ from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from support.certificates import Certificates
 from support.folded_log import PATIENT, PATIENT_MS
+from support.for_test import MakeTopics, RedisForTest
 from support.skips import haproxy
 from support.uic_running import BUNDLE, click
 
@@ -167,7 +167,7 @@ def balanced(folder: Path, behind: Surroundings) -> Iterator[tuple[Haproxy, list
             member.stop()
 
 
-@pytest.mark.parametrize("kept_alive", [True, False])
+@pytest.mark.parametrize("kept_alive", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_rtp_processes_restart_in_turn_without_a_failed_request(
     tmp_path: Path, behind: Surroundings, kept_alive: bool
 ) -> None:
@@ -185,6 +185,7 @@ def test_rtp_processes_restart_in_turn_without_a_failed_request(
             wait(20)
 
 
+@pytest.mark.full
 def test_uic_workers_restart_in_turn_and_each_call_publishes_its_event_once(
     tmp_path: Path, behind: Surroundings
 ) -> None:
@@ -209,6 +210,7 @@ def test_uic_workers_restart_in_turn_and_each_call_publishes_its_event_once(
     assert sorted(positions) == [(positions[0][0], first + i) for i in range(len(positions))], "each event once"
 
 
+@pytest.mark.full
 def test_calls_reach_a_worker_whose_ports_have_tls(tmp_path: Path, behind: Surroundings, closed_port: str) -> None:
     issued = Certificates.issue(tmp_path / "tls")
     files = {"CERT_FILE": str(issued.server), "KEY_FILE": str(issued.server_key)}

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kafka import KafkaProducer
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.topics import Topic, create_topics
-from localstack.valkey import Valkey
 from localstack.wait import until
 from localstack.web import web
-from mimn.bundle import load_bundle
-from mimn.state import Keys, namespace, partition_of
-from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
+from mimn.state import partition_of
+from support.for_test import MakeTopics, RedisForTest
+from support.uic_running import RunningUic, click, delete_and_wait, running_uic
 from uic.doors.servicer import SERVICE
 from uic.tools import partitions
 
@@ -131,45 +127,6 @@ def test_misrouted_records_stop_their_partition_until_an_operator_sends_them_to_
             assert state.event_count == 2, user
         metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
         assert f'uic_dead_letters_total{{reason="misrouted"}} {letters}.0' in metrics
-
-
-def test_two_stores_under_one_topic_and_prefix_each_get_every_event_and_an_emptied_one_goes_on(
-    tmp_path: Path, valkey: RedisForTest, own_valkey: Valkey, kafka: str, make_topics: MakeTopics
-) -> None:
-    topics = make_topics(kafka, N)
-    other = RedisForTest(own_valkey.address, valkey.prefix, redis.Redis.from_url(own_valkey.address, protocol=2))
-
-    def complete(uic: RunningUic, events: int) -> bool:
-        states = [uic.state(user) for user in USERS]
-        return all(state is not None and state.event_count == events for state in states)
-
-    with (
-        running_uic(tmp_path / "one", valkey, topics, **PATIENT) as one,
-        running_uic(tmp_path / "two", other, topics, **PATIENT) as two,
-    ):
-        one.publish(*[click(user) for user in USERS])
-        for uic in (one, two):
-            until(lambda uic=uic: complete(uic, 1), "every user is in both stores", within_s=60)  # type: ignore[misc]  # bound
-        other.client.flushall()
-        one.publish(*[click(user) for user in USERS])
-        for uic in (one, two):
-            until(lambda uic=uic: complete(uic, 2), "and again, after one was emptied", within_s=60)  # type: ignore[misc]  # bound
-            assert serving(uic)
-        # Another worker claims the emptied store first: the one that runs takes the new name and goes on.
-        other.client.flushall()
-        other.client.set(meta_of(valkey.prefix), claimed_by("f" * 16, topics))
-        until(lambda: complete(two, 2) and serving(two), "it has changed groups", within_s=60)
-        one.publish(*[click(user) for user in USERS])
-        until(lambda: complete(two, 3) and complete(one, 3), "and both go on", within_s=60)
-    other.client.close()
-
-
-def meta_of(prefix: str) -> str:
-    return Keys(namespace(load_bundle(BUNDLE).manifest.fingerprint), prefix).meta
-
-
-def claimed_by(identity: str, topics: TopicsForTest) -> str:
-    return json.dumps({"partitions": N, "topic": topics.events, "store": identity})
 
 
 def test_a_port_that_is_taken_ends_the_start_with_its_name(

@@ -14,11 +14,11 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from conftest import RedisForTest, TopicsForTest
 from ctr.uic.v1.uic_service_pb2 import LogPosition
 from localstack.wait import until
 from support.doctor_running import set_doctors_environment
-from support.scripted_broker import ScriptedBroker
+from support.for_test import RedisForTest, TopicsForTest
+from support.kafka_cluster import Brokers
 from support.uic_running import RunningUic, click, running_uic
 from uic.errors import LogUnavailable
 from uic.log.event_log import KafkaLog
@@ -28,7 +28,7 @@ from uic.tools.doctor.command import main as doctor
 pytestmark = pytest.mark.servers
 
 N = 6
-NODES = ("1", "2", "3")
+NODES = 1, 2, 3
 NEEDED = "a broker that is needed does not answer: "
 NEVER = ("no broker answers", "does it exist", "Error", "wants TLS")
 """Of two of three brokers that are away, nothing says so: that no one answers, that a topic may be missing, the name of
@@ -39,7 +39,7 @@ CALLS = 4
 
 
 @pytest.fixture
-def topics(three_real_brokers: ScriptedBroker) -> TopicsForTest:
+def topics(three_real_brokers: Brokers) -> TopicsForTest:
     """Each node leads a third of the partitions, and has all of them."""
     named = TopicsForTest(three_real_brokers.address, "events", N)
     at = {p: [p % 3 + 1, (p + 1) % 3 + 1, (p + 2) % 3 + 1] for p in range(N)}
@@ -53,8 +53,8 @@ def topics(three_real_brokers: ScriptedBroker) -> TopicsForTest:
     return named
 
 
-def address(broker: ScriptedBroker, node: str) -> str:
-    return broker.address.split(",")[int(node) - 1]
+def address(broker: Brokers, node: int) -> str:
+    return broker.address.split(",")[node - 1]
 
 
 def diagnosed(named: TopicsForTest, valkey: RedisForTest, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
@@ -65,10 +65,8 @@ def diagnosed(named: TopicsForTest, valkey: RedisForTest, monkeypatch: pytest.Mo
     return {finding["check"]: finding for finding in json.loads(out.getvalue())["findings"]}
 
 
-@pytest.mark.parametrize("lose", ["kill", "freeze"])
 def test_a_broker_that_is_lost_is_named_by_the_doctor_until_its_replicas_are_in_sync_again(
-    lose: str,
-    three_real_brokers: ScriptedBroker,
+    three_real_brokers: Brokers,
     topics: TopicsForTest,
     valkey: RedisForTest,
     monkeypatch: pytest.MonkeyPatch,
@@ -80,20 +78,17 @@ def test_a_broker_that_is_lost_is_named_by_the_doctor_until_its_replicas_are_in_
         return {(found[check]["verdict"], found[check]["seen"]) for check in checks if check in found}
 
     until(lambda: told() == {("OK", "all in sync")}, "all are in sync", within_s=SETTLES_S)
-    getattr(three_real_brokers, lose)("--node", "2")
-    seen = f"{N} of {N} partitions are not in sync on broker 2: 2 left, so one more loss stops all writes"
-    until(lambda: told() == {("WARN", seen)}, "each topic says so", within_s=SETTLES_S)
-    if lose == "kill":
-        three_real_brokers.start("--node", "2")
-    else:
-        three_real_brokers.thaw("--node", "2")
+    three_real_brokers.kill(2)
+    said = f"{N} of {N} partitions are not in sync on broker 2"
+    until(lambda: all(v == "WARN" and said in seen for v, seen in told()), "each topic says so", within_s=SETTLES_S)
+    three_real_brokers.start(2)
     until(lambda: told() == {("OK", "all in sync")}, "all are in sync again", within_s=SETTLES_S)
 
 
 class Lost:
     """Two of the three brokers, and what a worker and commands say meanwhile."""
 
-    def __init__(self, broker: ScriptedBroker, uic: RunningUic, answering: str) -> None:
+    def __init__(self, broker: Brokers, uic: RunningUic, answering: int) -> None:
         self.uic = uic
         self.answering = address(broker, answering)
         self.away = [address(broker, node) for node in NODES if node != answering]
@@ -116,19 +111,18 @@ class Lost:
 
 
 @contextmanager
-def lost(broker: ScriptedBroker, how: str, uic: RunningUic, answering: str) -> Iterator[Lost]:
-    for node in NODES:
-        if node != answering:
-            getattr(broker, how)("--node", node)
+def lost(broker: Brokers, uic: RunningUic, answering: int) -> Iterator[Lost]:
+    away = [node for node in NODES if node != answering]
+    for node in away:
+        broker.kill(node)
     yield Lost(broker, uic, answering)
-    for node in NODES:
-        if node != answering:
-            broker.start("--node", node) if how == "kill" else broker.thaw("--node", node)
+    for node in away:
+        broker.start(node)
 
 
-@pytest.mark.parametrize("how", ["kill", "freeze"])
+@pytest.mark.full
 def test_of_two_brokers_of_three_that_are_lost_everything_that_is_said_names_one_and_nothing_else_is_blamed(
-    how: str, three_real_brokers: ScriptedBroker, topics: TopicsForTest, valkey: RedisForTest, tmp_path: Path
+    three_real_brokers: Brokers, topics: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:
     with running_uic(tmp_path / "uic", valkey, topics) as uic:
         published: list[LogPosition] = []
@@ -141,7 +135,7 @@ def test_of_two_brokers_of_three_that_are_lost_everything_that_is_said_names_one
 
         until(is_published, "events are published", within_s=60)
         uic.wait_folded(published)
-        with lost(three_real_brokers, how, uic, "3") as seen:
+        with lost(three_real_brokers, uic, 3) as seen:
             until(lambda: NEEDED in seen.listen(), "/readyz says so", within_s=SETTLES_S)
             with pytest.raises(LogUnavailable) as command:
                 list(read_to_end({"bootstrap_servers": topics.bootstrap.split(",")}, topics.events, idle_s=5))

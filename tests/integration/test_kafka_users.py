@@ -9,21 +9,18 @@ import os
 import re
 import subprocess
 import uuid
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, redirect_stderr
 from pathlib import Path
 
-import grpc
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.wait import until
 from localstack.web import web
 from support.bulk_running import run, run_main
-from support.certificates import Certificates
-from support.secured_kafka import SecuredKafka, secured_kafka
+from support.for_test import RedisForTest, TopicsForTest
+from support.secured_kafka import SecuredKafka
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from uic.rollout.planning import _other_log
 from uic.settings import read_client_settings
@@ -40,11 +37,9 @@ PATIENT = {"UIC_GRPC__TIMEOUT_S": "60"}
 """For the first call to a broker that has just started."""
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
-    folder = tmp_path_factory.mktemp("secured")
-    with secured_kafka(folder, Certificates.issue(folder / "certificates")) as kafka:
-        yield kafka
+@pytest.fixture
+def broker(secured_broker: SecuredKafka) -> SecuredKafka:
+    return secured_broker
 
 
 @pytest.fixture
@@ -144,6 +139,7 @@ def test_the_rights_of_the_runbook_suffice_for_the_service_and_its_commands(
     assert (code, "unknown" in said) == (0, False), said
 
 
+@pytest.mark.full
 def test_a_topic_that_may_not_be_seen_is_refused_by_name_and_nothing_is_written(
     named: TopicsForTest, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -198,48 +194,6 @@ def test_the_doctor_names_each_right_that_is_missing_and_what_it_is_for(
         assert named.events not in str(admin.list_transactions()), "no run has begun"
 
 
-def test_an_import_without_a_right_names_it_and_writes_nothing(
-    broker: SecuredKafka, named: TopicsForTest, environment: dict[str, str], tmp_path: Path
-) -> None:
-    for topic in (named.events, named.erased):
-        broker.grant("READ", "topic", topic)
-    (tmp_path / "h.csv").write_text("uid,sku,ts\nann,1,1700000000\n")
-    described = 'name = "shop"\nids = "string"\n[events]\nfiles = ["h.csv"]\nuser = "uid"\nitem = "sku"\ntime = "ts"\n'
-    (tmp_path / "d.toml").write_text(described)
-    command = ("import_history", "--description", str(tmp_path / "d.toml"))
-    broker.grant("WRITE", "transactional_id", f"{named.events}.", prefixed=True)
-    code, said = told(environment, *command)
-    assert (code, f"topic {named.events} is refused: {NEEDS} WRITE on it" in said) == (1, True), said
-    broker.grant("WRITE", "topic", named.events)
-    broker.revoke("READ", "topic", named.events)
-    code, said = told(environment, *command)
-    assert (code, f"topic {named.events} is refused: {NEEDS} READ on it" in said) == (1, True), said
-    broker.grant("READ", "topic", named.events)
-    broker.revoke("WRITE", "transactional_id", f"{named.events}.", prefixed=True)
-    code, said = told(environment, *command)
-    wanted = f"transactional id {named.events}.import is refused: {NEEDS} WRITE on it"
-    assert (code, wanted in said) == (1, True), said
-    broker.grant("WRITE", "transactional_id", f"{named.events}.", prefixed=True)
-    code, said = told(environment, *command)
-    assert (code, "1 of 1 records appended" in said) == (0, True), said
-
-
-def test_an_archive_without_the_right_to_read_says_so(
-    broker: SecuredKafka, named: TopicsForTest, environment: dict[str, str], tmp_path: Path
-) -> None:
-    broker.grant("DESCRIBE", "topic", named.events)
-    producer = KafkaProducer(bootstrap_servers=broker.address, acks="all")
-    producer.send(named.events, key=b"u", value=b"anything", partition=0).get(timeout=60)
-    producer.close(timeout=5)
-    code, said = told(environment, "archive", "--to", str(tmp_path / "archive"))
-    assert (code, f"topic {named.events} is refused: {NEEDS} READ on it" in said) == (1, True), said
-    broker.grant("READ", "topic", named.events)
-    code, said = told(environment, "archive", "--to", str(tmp_path / "archive"), "--json")
-    report, *wrong = said.splitlines()
-    assert (code, json.loads(report)["records"]) == (0, 1)
-    assert any(f"warning: cleanup.policy of {named.events}: the broker does not report it" in line for line in wrong)
-
-
 def test_a_start_waits_for_the_right_on_its_topic_and_goes_on_when_it_is_given(
     broker: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:
@@ -259,32 +213,7 @@ def test_a_start_waits_for_the_right_on_its_topic_and_goes_on_when_it_is_given(
         assert uic.worker.alive()
 
 
-def test_an_erasure_without_a_right_on_the_topic_of_notes_names_the_right_and_writes_nothing(
-    broker: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
-) -> None:
-    broker.grant_documented(named, valkey.prefix)
-    with started(tmp_path, broker, named, valkey) as uic:
-        uic.wait_folded(uic.publish(click("ann")))
-        for operation in ("READ", "WRITE"):
-            broker.revoke(operation, "topic", named.erased)
-        with pytest.raises(grpc.RpcError) as raised:
-            uic.erase("ann")
-        said = str(raised.value)
-        assert f"topic {named.erased} is refused: {NEEDS} READ or WRITE on it" in said
-        assert "kafka-topics.sh" not in said
-        until(
-            lambda: f"erasures_unavailable: topic {named.erased} is refused: {NEEDS}" in ready(uic)[1],
-            "so does /readyz",
-            within_s=60,
-        )
-        for operation in ("READ", "WRITE"):
-            broker.grant(operation, "topic", named.erased)
-        position = uic.erase("ann")
-        assert position.offset == 1, "the call that was refused has written nothing"
-        uic.wait_folded([position])
-        assert uic.state("ann") is None
-
-
+@pytest.mark.full
 def test_a_policy_that_is_not_told_any_more_stays_what_it_was(
     broker: SecuredKafka, named: TopicsForTest, valkey: RedisForTest, tmp_path: Path
 ) -> None:

@@ -8,23 +8,21 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError, UnknownError
-from kafka.producer.transaction_manager import EndTxnHandler, ProducerIdAndEpoch, TransactionManager
+from kafka.errors import KafkaError
 
-from conftest import MakeTopics, TopicsForTest, broker_script
-from localstack.topics import Topic, create_topics, topics
+from localstack.topics import create_topics, topics
 from localstack.wait import until
 from mimn.state import partition_of
 from support.archived_log import records_of
 from support.bulk_running import cut_log, run, run_main
 from support.cut_off import CutOffKafka, cut_off_kafka
-from support.scripted_broker import ScriptedBroker
+from support.for_test import MakeTopics, TopicsForTest
+from support.kafka_cluster import Brokers
 from support.uic_running import click
 from uic.bulk.commands import import_history
 from uic.bulk.described_history import DescribedHistory
@@ -35,7 +33,7 @@ from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_run
 from uic.log.event_log import KafkaLog, NewRecord
 from uic.log.kafka_repairs.clients import open_kafka_client
-from uic.log.kafka_repairs.runs import failure_of_run, without_marker
+from uic.log.kafka_repairs.runs import failure_of_run
 from uic.tools import dead_letters, letter_replay
 from uic.tools.letter_reading import DeadLetter
 from uic.tools.letter_replay import REPLAY_OF
@@ -92,9 +90,8 @@ def places(named: TopicsForTest) -> dict[int, list[int]]:
     return found
 
 
-@pytest.mark.parametrize("arrives", ["before it is run again", "after that has looked"])
 def test_what_an_import_had_on_its_way_when_it_gave_up_is_neither_missing_nor_twice(
-    arrives: str, cut_kafka: CutOffKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cut_kafka: CutOffKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description = history(tmp_path, RECORDS)
     named = TopicsForTest(cut_kafka.address, "events", N)
@@ -116,8 +113,6 @@ def test_what_an_import_had_on_its_way_when_it_gave_up_is_neither_missing_nor_tw
         if step == "scan":
             deliver_what_is_held(cut_kafka)
 
-    if arrives == "before it is run again":
-        deliver_what_is_held(cut_kafka)
     code, said = run(environment(cut_kafka.address), "import_history", "--description", description, after=late)
     assert code == 0, said
     found = places(named)
@@ -173,11 +168,10 @@ def log_of(named: TopicsForTest, name: str) -> KafkaLog:
     return KafkaLog(client, timeout_s=60.0, max_request_bytes=1 << 20, run=run)
 
 
-@pytest.mark.parametrize("broker", ["kafka", "real_kafka"])
 def test_brokers_take_nothing_of_a_run_after_the_next_one_of_its_name_has_begun(
-    broker: str, make_topics: MakeTopics, request: pytest.FixtureRequest
+    real_kafka: str, make_topics: MakeTopics
 ) -> None:
-    named = make_topics(request.getfixturevalue(broker), N)
+    named = make_topics(real_kafka, N)
     first, other = log_of(named, f"{named.events}.a"), log_of(named, f"{named.events}.b")
     first.append(named.events, N, [NewRecord(0, b"user", b"1")], 60.0)
     second = log_of(named, f"{named.events}.a")
@@ -195,9 +189,9 @@ def test_brokers_take_nothing_of_a_run_after_the_next_one_of_its_name_has_begun(
         log.close()
 
 
-@pytest.mark.parametrize("away", ["freeze", "kill"])
+@pytest.mark.full
 def test_a_run_does_not_begin_while_a_partition_has_no_leader_that_could_refuse_what_comes_late(
-    away: str, three_real_brokers: ScriptedBroker
+    three_real_brokers: Brokers,
 ) -> None:
     """The transaction coordinator drops the markers of such a partition, and says nothing of it."""
     client = {"bootstrap_servers": three_real_brokers.address.split(",")}
@@ -208,12 +202,12 @@ def test_a_run_does_not_begin_while_a_partition_has_no_leader_that_could_refuse_
     until(lambda: there(log) == "", "the topic is there", within_s=60)
     open_at = partial(open_run, client, "events.run", "events", timeout_s=60.0, max_request_bytes=1 << 20)
     close_producer(open_at([0, 1]), wait_s=0)
-    getattr(three_real_brokers, away)("--node", "3")
+    three_real_brokers.kill(3)
     until(lambda: there(log) not in {"", None}, "the brokers say that it has no leader", within_s=60)
     with pytest.raises(LogUnavailable, match=r"not shut out of partitions 0, which have, or had"):
         open_at([0, 1])
     close_producer(open_at([1]), wait_s=0)
-    (three_real_brokers.thaw if away == "freeze" else three_real_brokers.start)("--node", "3")
+    three_real_brokers.start(3)
     until(lambda: there(log) == "", "the leader is back", within_s=60)
     close_producer(open_at([0, 1]), wait_s=0)
     log.close()
@@ -227,21 +221,6 @@ def there(log: KafkaLog) -> str | None:
         return None
 
 
-def test_a_partition_whose_marker_was_dropped_is_found(real_kafka: str, make_topics: MakeTopics) -> None:
-    named = make_topics(real_kafka, N)
-    client = {"bootstrap_servers": [real_kafka]}
-    places = [TopicPartition(named.events, partition) for partition in range(N)]
-    first = log_of(named, named.events)
-    first.append(named.events, N, [NewRecord(p, b"user", b"1") for p in range(N)], 60.0)
-    later = open_run(client, named.events, named.events, [0], timeout_s=60.0, max_request_bytes=1 << 20)
-    marked = later._transaction_manager.producer_id_and_epoch
-    with closing(open_kafka_client(KafkaAdminClient, **client)) as admin:
-        before = ProducerIdAndEpoch(marked.producer_id, marked.epoch - 1)  # of the empty transaction
-        assert without_marker(admin, places, before) == [1], "of which that run asked nothing"
-    close_producer(later, wait_s=0)
-    first.close()
-
-
 def test_what_a_run_appends_is_read_at_once_by_readers_of_committed_records(
     real_kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -253,34 +232,6 @@ def test_what_a_run_appends_is_read_at_once_by_readers_of_committed_records(
     assert consumer.end_offsets([TopicPartition(named.events, 0)]) == {TopicPartition(named.events, 0): at + 1}
     consumer.close()
     close_producer(producer, wait_s=0)
-
-
-@pytest.mark.parametrize("unnamed", [False, True])
-def test_of_two_runs_that_begin_at_the_same_time_one_is_told_so(
-    unnamed: bool, real_kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A coordinator that is shutting the first one out answers by an error without a name; that moment is too short to
-    meet, so its answer is replaced."""
-    named = make_topics(real_kafka, N)
-    client: dict[str, Any] = {"bootstrap_servers": [real_kafka]}
-    begin = partial(open_run, client, named.events, named.events, range(N), timeout_s=60.0, max_request_bytes=1 << 20)
-    others: list[KafkaProducer] = []
-    commit, handle = TransactionManager.begin_commit, EndTxnHandler.handle_response
-
-    def commit_behind_another(manager: TransactionManager) -> Any:
-        monkeypatch.undo()
-        others.append(begin())
-        if unnamed:
-            answer = SimpleNamespace(error_code=UnknownError.errno)
-            monkeypatch.setattr(EndTxnHandler, "handle_response", lambda handler, _: handle(handler, answer))
-        return commit(manager)
-
-    monkeypatch.setattr(TransactionManager, "begin_commit", commit_behind_another)
-    with pytest.raises(LogUnavailable, match=r"another run of this name has begun at the same time.*: run this again"):
-        begin()
-    [other] = others
-    other.send(named.events, value=b"value", partition=0).get(timeout=60)
-    close_producer(other, wait_s=0)
 
 
 def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_kafka: CutOffKafka) -> None:
@@ -301,17 +252,6 @@ def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_ka
     close_producer(producer, wait_s=0)
     named = TopicsForTest(cut_kafka.address, "events", N)
     assert [record.value for records in records_of(named).values() for record in records] == [b"before"]
-
-
-def test_a_run_that_brokers_without_transactions_cannot_begin_says_what_they_need(tmp_path: Path) -> None:
-    broker = ScriptedBroker(broker_script(), tmp_path / "broker")
-    try:
-        client = {"bootstrap_servers": [broker.start("--set", "transaction.state.log.replication.factor=3")]}
-        create_topics(broker.address, [Topic("events", 1)])
-        with pytest.raises(LogUnavailable, match=r"did not shut out earlier runs of events\.run within 10 s"):
-            open_run(client, "events.run", "events", [0], timeout_s=10.0, max_request_bytes=1 << 20)
-    finally:
-        broker.stop()
 
 
 def append_places(named: TopicsForTest, description: str, numbers: range) -> None:

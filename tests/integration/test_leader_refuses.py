@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.ports import LOOPBACK
 from localstack.wait import until
 from mimn.state import partition_of
 from support.cut_off import Cut
+from support.for_test import RedisForTest, TopicsForTest
 from support.hand_model import users_of
 from support.two_brokers import TwoBrokers, two_brokers
 from support.uic_running import RunningUic, click, running_uic
@@ -63,8 +63,8 @@ def degraded(uic: RunningUic) -> list[str]:
     return [reason for reason in uic.admin("/readyz").get("degraded", []) if reason.startswith("log_unavailable")]
 
 
-@pytest.mark.parametrize("trouble", ["refuse", "hang"])
-def test_partitions_of_a_leader_that_refuses_this_client_are_named_and_keep_no_other_waiting(
+@pytest.mark.parametrize("trouble", [pytest.param("refuse", marks=pytest.mark.full), "hang"])
+def test_a_leader_that_refuses_or_hangs_keeps_no_other_waiting(
     trouble: str, brokers: TwoBrokers, cut: Cut, valkey: RedisForTest, tmp_path: Path
 ) -> None:
     named = brokers.create(f"events-{trouble}", LED)

@@ -7,22 +7,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.net.manager import KafkaConnectionManager
+from kafka.admin import OffsetSpec
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
 from mimn.state import partition_of
+from support.for_test import RedisForTest, TopicsForTest
 from support.hand_model import users_of
 from support.two_brokers import TwoBrokers, two_brokers
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from torture.watching import metric
-from uic.log.kafka_repairs import connections
 from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.settings import KafkaSettings
 
@@ -121,42 +118,3 @@ def test_partitions_without_a_leader_are_named_others_are_folded_and_all_goes_on
         until(lambda: degraded(uic) == [], "it goes on by itself", within_s=SETTLES_S)
         append(brokers, named, 1, 3)
         until(lambda: counts(uic) == [3, 2, 3, 2], "all are folded, each event once", within_s=SETTLES_S)
-
-
-def test_a_broker_that_is_silent_or_gone_keeps_no_question_from_the_other(
-    brokers: TwoBrokers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    named = brokers.create("questions", LED)
-    ports = brokers.second.ports["kafka"], brokers.first.ports["kafka"]
-    in_order = SimpleNamespace(shuffle=lambda nodes: nodes.sort(key=lambda node: ports.index(node.port)))
-    monkeypatch.setattr(connections, "random", in_order)
-    monkeypatch.setattr(KafkaConnectionManager, "least_loaded_node", lambda _: 2)  # which the library may choose
-    wanted = ConfigResource(ConfigResourceType.TOPIC, named.events, configs=["cleanup.policy"])
-
-    def ask(admin: KafkaAdminClient) -> None:
-        [found] = admin.describe_topics([named.events])
-        assert len(found["partitions"]) == len(LED)
-        assert admin.describe_configs([wanted])
-        assert admin.describe_topic_partitions([named.events])["topics"]
-        fresh = admin._manager.cluster.request_update()
-        admin._manager._net.run(admin._manager.wait_for, fresh, 24_000)
-
-    def opened() -> KafkaAdminClient:
-        admin = open_kafka_client(KafkaAdminClient, bootstrap_servers=brokers.bootstrap, request_timeout_ms=30_000)
-        ask(admin)
-        assert admin._manager._conns[2].connected, "the second one was asked"
-        return admin
-
-    with closing(opened()) as admin:
-        brokers.second.freeze()
-        try:
-            ask(admin)
-        finally:
-            brokers.second.thaw()
-    with closing(opened()) as admin:
-        brokers.second.kill()
-        try:
-            ask(admin)
-        finally:
-            brokers.second.start()
-        brokers.wait_leaders(named.events, LED)

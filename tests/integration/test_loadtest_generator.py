@@ -25,17 +25,16 @@ from loadtest.result import Run
 from loadtest.sending import NotSent, send
 from loadtest.stacks import Client
 from localstack.ports import free_port
-from support import proxies
 from support.certificates import Certificates, TlsFront
 from support.wayward_server import server
 
-pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[2]
 ASKING = Population(bundle=ROOT / "tests/fixtures/bundle_tiny/tiny/1", users=5, candidates=2)
 BEFORE = 21
 """Requests that come before those of the schedule: one that asks who is there, and a second's worth of warmth."""
 
 
+@pytest.mark.alone
 def test_a_server_that_freezes_shows_at_its_percentile_and_hides_from_a_closed_loop() -> None:
     """Of five seconds two are frozen: two fifths of the requests were due meanwhile, and waited from 2 s down to 0."""
     began, seen = 0.0, threading.Event()
@@ -82,7 +81,6 @@ def test_a_server_that_cannot_keep_up_is_saturated_and_what_was_never_sent_is_to
     assert result.achieved_per_s < 60
     assert result.dropped > 0
     assert result.count + result.failed + result.dropped == result.due
-    assert result.quantile_ms(1.0) < 3000, "nothing that waited beyond the generator's patience was sent"
 
 
 def test_answers_that_are_not_scores_are_errors_by_kind_and_no_latencies() -> None:
@@ -98,6 +96,8 @@ def test_answers_that_are_not_scores_are_errors_by_kind_and_no_latencies() -> No
     assert 0 < run.generator_cpu < 1
 
 
+@pytest.mark.alone
+@pytest.mark.full
 def test_the_knee_lies_below_what_the_server_can_do() -> None:
     """One answer every 20 ms: fifty a second. A stall of the machine can end a search early, but not three of them."""
     for _ in range(3):
@@ -127,11 +127,10 @@ def test_a_wrong_address_or_key_is_one_error_that_says_what_to_do(tmp_path: Path
     assert "x-request-deadline-ms: 70" in told
 
 
-@pytest.mark.parametrize("mode", ["fixed", "step", "spike", "knee", "soak"])
-def test_a_wrong_bundle_is_one_error_and_nothing_was_sent(mode: str, tmp_path: Path) -> None:
+def test_a_wrong_bundle_is_one_error_and_nothing_was_sent(tmp_path: Path) -> None:
     wrong = replace(ASKING, bundle=tmp_path)
     with pytest.raises(NotSent, match=rf"status 2: loadtest: .*{tmp_path}"):
-        send(f"http://127.0.0.1:{free_port()}", wrong, mode)
+        send(f"http://127.0.0.1:{free_port()}", wrong, "fixed")
 
 
 def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,14 +140,6 @@ def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(NotSent, match=r"status 2: loadtest: .*certificate"):
             send(url, ASKING, "fixed", rate=20, seconds=1)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
-        (run,) = send(url, ASKING, "fixed", rate=20, seconds=1, patience_s=60)
-    assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
-
-
-def test_no_proxy_of_the_environment_is_asked(closed_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in proxies.naming(closed_port).items():
-        monkeypatch.setenv(name, value)
-    with server(lambda _: (0.0, 200, False)) as url:
         (run,) = send(url, ASKING, "fixed", rate=20, seconds=1, patience_s=60)
     assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
 
@@ -167,8 +158,7 @@ def soaking(url: str, *, rate: int) -> Iterator[subprocess.Popen[str]]:
             soak.kill()
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_a_soak_that_is_ended_tells_what_there_was(sign: signal.Signals) -> None:
+def test_a_soak_that_is_ended_tells_what_there_was() -> None:
     enough = threading.Event()
 
     def behave(number: int) -> tuple[float, int, bool]:
@@ -178,32 +168,13 @@ def test_a_soak_that_is_ended_tells_what_there_was(sign: signal.Signals) -> None
 
     with server(behave) as url, soaking(url, rate=50) as soak:
         assert enough.wait(60)
-        soak.send_signal(sign)
+        soak.send_signal(signal.SIGTERM)
         said, _ = soak.communicate(timeout=60)
     assert soak.returncode == 130, said
     offered = re.match(r"part 1 of 10: offered (\d+\.\d)/s", said)
     assert offered is not None, said
     assert 10 < float(offered[1]) <= 55, "as many as were due until then, and not until the minute's end"
     assert "cut short" in said
-
-
-def test_the_second_signal_waits_for_no_answer() -> None:
-    stuck = threading.Event()
-
-    def behave(number: int) -> tuple[float, int, bool]:
-        if number < BEFORE:
-            return 0.0, 200, False
-        stuck.set()
-        return 600.0, 200, False
-
-    with server(behave) as url, soaking(url, rate=50) as soak:
-        assert stuck.wait(60)
-        soak.send_signal(signal.SIGINT)
-        assert soak.stderr is not None
-        assert any("ending" in line for line in soak.stderr), "the first one is heard"
-        soak.send_signal(signal.SIGINT)
-        soak.communicate(timeout=60)
-    assert soak.returncode == -signal.SIGINT, "and not 130: nothing was waited for"
 
 
 ENDED_BY_A_USER = """
@@ -216,7 +187,7 @@ class Bodies(list):
         global taken
         taken += 1
         if taken == 30:
-            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+            os.kill(os.getpid(), signal.SIGINT)
         return super().__getitem__(n)
 
 taken = 0
@@ -226,12 +197,11 @@ print(json.dumps([[run.cut, sum(p.due for p in run.phases), sum(p.count for p in
 """
 
 
-@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
-def test_a_signal_while_a_user_runs_ends_the_run_and_not_the_user(sign: str) -> None:
+def test_a_signal_while_a_user_runs_ends_the_run_and_not_the_user() -> None:
     """Python's own handler would raise in the user's greenlet, and the run would wait for its request forever."""
     with server(lambda _: (0.0, 200, False)) as url:
         ended = subprocess.run(
-            [sys.executable, "-c", ENDED_BY_A_USER, url, sign],
+            [sys.executable, "-c", ENDED_BY_A_USER, url],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -268,34 +238,3 @@ def test_locust_alone_drives_the_same_schedule(tmp_path: Path) -> None:
     assert (predict["num_requests"], predict["num_failures"]) == (100, 0)
     assert "offered 50.0/s" in done.stdout, "the exact figures come at the end"
     assert {"authorization: bearer ctr_secret" in head.lower() for head in heads} == {True}
-
-
-@pytest.mark.parametrize(
-    ("variables", "options", "words"),
-    [
-        ({"LOADTEST_USERS": "many"}, (), "'many'"),
-        ({"LOADTEST_BUNDLE": "/proc/none"}, (), "no bundle at /proc/none"),
-        ({"LOADTEST_KEY_FILE": "/proc/none"}, (), "/proc/none"),
-        ({}, ("--rate", "0"), "a rate and a duration must be positive"),
-    ],
-    ids=["users", "bundle", "key", "rate"],
-)
-def test_locust_ends_with_a_line_where_nothing_can_be_sent(
-    tmp_path: Path, variables: dict[str, str], options: tuple[str, ...], words: str
-) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest/locustfile.py"), "--headless", "-u", "1"),
-            *("--host", "http://127.0.0.1:9", "--only-summary", *options),
-        ],
-        cwd=tmp_path,
-        env={**ASKING.environment(), "PATH": "/usr/bin:/bin", **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("loadtest: ")]
-    assert words in line
-    assert "Traceback" not in done.stderr

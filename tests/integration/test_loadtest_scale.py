@@ -14,6 +14,7 @@ from mimn.bundle import load_bundle
 pytestmark = [pytest.mark.servers, pytest.mark.alone]
 
 
+@pytest.mark.full
 def test_what_is_measured_is_enough_to_plan_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(scale, "COUNTS", (1,))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from localstack.apache_kafka import ApacheKafka
-from localstack.ports import LOOPBACK, free_port, free_ports
 from localstack.process import Ended
 from localstack.stack import living
 from localstack.topics import create_topics, topics
@@ -26,9 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return kafka_home(tmp_path / "kafka_home")
+    return kafka_home()
 
 
+@pytest.mark.full
 def test_it_serves_keeps_its_topics_over_restarts_and_ends_by_pid(home: Path, tmp_path: Path) -> None:
     with ApacheKafka(home, tmp_path / "kafka") as server:
         assert len(create_topics(server.address, topics("events", 4))) == 3
@@ -46,18 +45,6 @@ def test_it_serves_keeps_its_topics_over_restarts_and_ends_by_pid(home: Path, tm
         again.stop()
 
 
-def test_a_free_port_that_is_taken_while_it_starts_is_replaced(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server((LOOPBACK, 0)) as other:
-        taken = other.getsockname()[1]
-        offered = iter([[taken, free_port()], free_ports(2)])
-        monkeypatch.setattr("localstack.server.free_ports", lambda count: next(offered) if count else [])
-        with ApacheKafka(home, tmp_path / "kafka") as server:
-            assert taken not in server.ports.values()
-            assert len(create_topics(server.address, topics("events", 4))) == 3
-
-
 def test_storage_that_cannot_be_formatted_is_named(home: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(home / "bin", broken / "bin")
@@ -66,6 +53,7 @@ def test_storage_that_cannot_be_formatted_is_named(home: Path, tmp_path: Path) -
         ApacheKafka(broken, tmp_path / "kafka").start()
 
 
+@pytest.mark.full
 def test_the_demo_runs_on_the_kafka_of_kafka_home(home: Path, tmp_path: Path) -> None:
     without = {
         name: value for name, value in os.environ.items() if name not in ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL")

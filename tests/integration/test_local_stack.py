@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from localstack.__main__ import main as localstack
-from localstack.process import Ended
 from localstack.replay import States, expect, replay, wait_folded
 from localstack.shoppers import DATA, Shopper, read_events
-from localstack.stack import BUNDLE, Options, Stack, addresses_of, living, spawned, take_down
-from localstack.wait import until
+from localstack.stack import BUNDLE, Options, Stack, addresses_of, living, spawned
 from localstack.web import web
 from mimn.data.events import Events
 
@@ -91,41 +86,6 @@ def test_events_become_states_that_predict_reads(wide: Stack, events: Events) ->
         assert predict(wide.addresses.predict, shopper.user_id)["events"] == 15
 
 
-def test_processes_on_one_socket_restart_in_turn_without_a_failed_request(wide: Stack) -> None:
-    stop, answered, failures = threading.Event(), [0], []
-
-    def ask() -> None:
-        while not stop.is_set():
-            try:
-                predict(wide.addresses.predict, "nobody")
-                answered[0] += 1
-            except (httpx.HTTPError, AssertionError) as failure:
-                failures.append(failure)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        for process in wide.rtp:
-            process.restart()
-            enough = answered[0] + 20
-            until(partial(lambda n: answered[0] > n, enough), "requests are answered", within_s=60)
-    finally:
-        stop.set()
-        asking.join()
-    assert not failures
-
-
-def test_a_killed_process_leaves_its_socket_to_the_other_one(wide: Stack) -> None:
-    wide.rtp[0].kill()
-    try:
-        assert "rtp-1" not in living(wide.options.folder)
-        for _ in range(20):
-            predict(wide.addresses.predict, "nobody")
-    finally:
-        wide.rtp[0].start()
-    assert "rtp-1" in living(wide.options.folder)
-
-
 def test_status_names_members_that_were_killed_although_the_others_answer(
     options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +115,7 @@ def test_status_names_members_that_were_killed_although_the_others_answer(
             assert (code, view["ended"], set(view["running"]) & set(ended)) == (1, ended, set())
 
 
+@pytest.mark.full
 def test_members_of_a_start_before_are_none_of_the_next_one(
     options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,20 +131,6 @@ def test_members_of_a_start_before_are_none_of_the_next_one(
         assert "rtp-2" not in capsys.readouterr().out
 
 
-def test_a_worker_dies_and_comes_back_and_nothing_is_folded_twice(
-    options: Options, events: Events, real_kafka: str
-) -> None:
-    """On a real Kafka: the small broker never gives a dead member's partitions to the others."""
-    name = f"stack-{options.folder.parent.name}"
-    soon = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "6000"}  # the least that a broker grants by default
-    with Stack(replace(options, bootstrap=real_kafka, topic=name, uic_workers=2, uic=soon)) as stack:
-        fold(stack, events, some(events, first=0, users=20, length=10))
-        stack.uic[0].kill()
-        fold(stack, events, some(events, first=1000, users=20, length=10))
-        stack.uic[0].start()
-        fold(stack, events, some(events, first=2000, users=20, length=10))
-
-
 def test_a_stack_that_starts_again_goes_on_with_its_data(options: Options, events: Events) -> None:
     shoppers = some(events, first=5000, users=5, length=12)
     with Stack(options) as first:
@@ -194,27 +141,6 @@ def test_a_stack_that_starts_again_goes_on_with_its_data(options: Options, event
         assert not second.created_topics
         assert predict(second.addresses.predict, shoppers[0].user_id)["events"] == 12
         fold(second, events, some(events, first=7000, users=5, length=12))
-
-
-def test_members_that_their_launcher_forgot_are_taken_down_by_pid(options: Options) -> None:
-    stack = Stack(options)
-    stack.start()
-    try:
-        running = living(options.folder)
-        lines: list[str] = []
-        assert take_down(options.folder, say=lines.append) == len(running) == 4
-        assert not any("SIGKILL" in line for line in lines), lines
-        assert not any(identity.alive() for identity in running.values())
-    finally:
-        stack.stop()
-
-
-def test_a_member_that_cannot_start_takes_the_others_with_it_and_shows_its_log(options: Options) -> None:
-    broken = Stack(replace(options, uic={"UIC_KAFKA__TOPICC": "a typo"}))
-    with pytest.raises(Ended, match=r"(?si)uic-1 ended with status.*topicc"):
-        broken.start()
-    assert not any(member.alive() for member in broken.members())
-    assert living(options.folder) == {}
 
 
 def test_servers_that_already_run_are_used_and_left_alone(

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.wait import until
-from support.scripted_broker import ScriptedBroker
+from support.for_test import RedisForTest, TopicsForTest
+from support.kafka_cluster import Brokers
 from support.uic_running import RunningUic, click, running_uic
 from torture.watching import metric
 from uic.tools import partitions
@@ -29,7 +29,7 @@ LEADER, FOLLOWER, OTHER = 1, 2, 3
 class Cluster:
     """Three brokers, and a topic of which two have a replica."""
 
-    def __init__(self, broker: ScriptedBroker, name: str) -> None:
+    def __init__(self, broker: Brokers, name: str) -> None:
         self.broker = broker
         self.topics = TopicsForTest(broker.address, name, 1)
         self.there = broker.address.split(",")[OTHER - 1]
@@ -80,18 +80,18 @@ class Cluster:
 
     def lose_what_is_appended_from_now_on(self) -> None:
         """The follower is away, and no longer in sync."""
-        self.broker.freeze("--node", str(FOLLOWER))
+        self.broker.freeze(FOLLOWER)
         self.wait_led_by(LEADER, [LEADER])
 
     def lose_it(self) -> None:
         """The leader goes, and the follower is elected without what it has not got."""
-        self.broker.kill("--node", str(LEADER))
-        self.broker.thaw("--node", str(FOLLOWER))
+        self.broker.kill(LEADER)
+        self.broker.thaw(FOLLOWER)
         self.wait_led_by(FOLLOWER, [FOLLOWER])
 
 
 @pytest.fixture
-def cluster(three_real_brokers: ScriptedBroker) -> Cluster:
+def cluster(three_real_brokers: Brokers) -> Cluster:
     return Cluster(three_real_brokers, "events")
 
 
@@ -115,7 +115,7 @@ def continued(uic: RunningUic, *arguments: str) -> tuple[int, str]:
 PARTS_AT_20 = "the states end at offset 50, and the log has other records from offset 20 on"
 
 
-@pytest.mark.parametrize("since", [7, 60])
+@pytest.mark.parametrize("since", [7, pytest.param(60, marks=pytest.mark.full)])
 def test_what_producers_write_after_an_unclean_election_is_folded_once_however_late_an_operator_speaks(
     since: int, cluster: Cluster, valkey: RedisForTest, tmp_path: Path
 ) -> None:
@@ -144,50 +144,3 @@ def test_what_producers_write_after_an_unclean_election_is_folded_once_however_l
         until(lambda: count(uic) == 50 + since + 5, "each event is folded once", within_s=60)
         until(lambda: stands(uic)["lag"] == 0, "none waits", within_s=60)
         assert metric(uic.worker, "uic_data_gaps_total") == 0
-
-
-def test_what_retention_removes_while_an_operator_is_waited_for_is_a_gap(
-    cluster: Cluster, valkey: RedisForTest, tmp_path: Path
-) -> None:
-    """The leader forgets where the last folded epoch ended: it names the log's beginning for that."""
-    with running_uic(tmp_path, valkey, cluster.topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="5000") as uic:
-        cluster.append(20)
-        cluster.lose_what_is_appended_from_now_on()
-        assert cluster.append(30) == 50
-        until(lambda: count(uic) == 50, "all is folded", within_s=60)
-        cluster.lose_it()
-        assert cluster.append(20) == 40
-        until(lambda: PARTS_AT_20 in stands(uic)["reason"], "from where on", within_s=60)
-        with closing(cluster.admin()) as admin:
-            admin.delete_records({TopicPartition(cluster.topics.events, 0): 30})
-        until(lambda: "at or below 30" in stands(uic)["reason"], "it is no longer known", within_s=60)
-        until(lambda: stands(uic)["lag"] == 10, "what waits is told", within_s=60)
-        code, said = continued(uic)
-        assert (code, "goes on at offset 30," in said) == (0, True)
-        until(lambda: count(uic) == 60, "what is left is folded", within_s=60)
-        assert metric(uic.worker, "uic_data_gaps_total") == 1
-        state = uic.state(USER)
-        assert state is not None
-        assert state.partial
-
-
-def test_where_a_log_parts_that_has_none_of_the_last_leaders_records_an_operator_has_to_say(
-    cluster: Cluster, valkey: RedisForTest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with running_uic(tmp_path, valkey, cluster.topics, UIC_KAFKA__REQUEST_TIMEOUT_MS="5000") as uic:
-        cluster.append(20)
-        cluster.lose_what_is_appended_from_now_on()
-        cluster.broker.kill("--node", str(LEADER))
-        cluster.broker.start("--node", str(LEADER))
-        cluster.wait_led_by(LEADER, [LEADER])  # in a later epoch, of which the follower has nothing
-        assert cluster.append(30) == 50
-        until(lambda: count(uic) == 50, "all is folded", within_s=60)
-        cluster.lose_it()
-        assert cluster.append(7) == 27
-        until(lambda: "perhaps from 20 on" in stands(uic)["reason"], "it is told", within_s=60)
-        assert stands(uic)["lag"] is None
-        assert continued(uic)[0] == 1
-        assert "rebuild, or give the offset" in capsys.readouterr().err
-        code, said = continued(uic, "--offset", "20")
-        assert (code, "goes on at offset 20," in said) == (0, True)
-        until(lambda: count(uic) == 57, "each event is folded once", within_s=60)

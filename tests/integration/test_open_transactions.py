@@ -4,19 +4,17 @@ from where reading committed records ends."""
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.wait import until
 from localstack.web import web
 from mimn.state import partition_of
-from support.archived_log import by_user, noted_erasures, records_of
 from support.bulk_running import cut_log, done
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
 from support.open_transaction import open_transaction
 from support.uic_running import click, running_uic
 from uic.log.erasures import Erasure, KafkaErasures, encode_erasure
@@ -52,9 +50,8 @@ def produce(topics: TopicsForTest, *users: str, topic: str = "") -> None:
 # Reading
 
 
-@pytest.mark.parametrize("commits", [True, False], ids=["committed", "aborted"])
 def test_what_is_final_behind_an_open_transaction_is_read_and_nothing_of_an_aborted_one(
-    commits: bool, real_kafka: str, make_topics: MakeTopics
+    real_kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(real_kafka, N)
     client = {"bootstrap_servers": [real_kafka]}
@@ -81,8 +78,8 @@ def test_what_is_final_behind_an_open_transaction_is_read_and_nothing_of_an_abor
                 assert bounds.partitions[0].end == 1
                 assert bounds.log_ends[0] >= 8
                 assert bounds.log_ends[1] == bounds.partitions[1].end == 0
-        first.end(commit=commits)
-    whole = [final[0], *([b"first"] if commits else []), *final[1:]]
+        first.end(commit=True)
+    whole = [final[0], b"first", *final[1:]]
     assert read() == read_in_bulk() == whole
 
 
@@ -102,43 +99,7 @@ def test_an_erasure_that_is_noted_behind_an_open_transaction_is_known(real_kafka
 # Commands
 
 
-def an_archived_and_a_new_topic(
-    archive: Path, real_kafka: str, make_topics: MakeTopics
-) -> tuple[TopicsForTest, TopicsForTest]:
-    old, new = make_topics(real_kafka, N), make_topics(real_kafka, N)
-    produce(old, *USERS * 5)
-    done(environment(old), "archive", "--to", str(archive))
-    return old, new
-
-
-def test_an_import_that_is_run_again_appends_nothing_twice_while_a_transaction_is_open(
-    tmp_path: Path, real_kafka: str, make_topics: MakeTopics
-) -> None:
-    old, new = an_archived_and_a_new_topic(tmp_path, real_kafka, make_topics)
-    with open_transaction(new, range(N)):
-        assert "50 of 50 records appended" in done(environment(new), "import_history", "--archive", str(tmp_path))
-        assert "0 of 50 records appended" in done(environment(new), "import_history", "--archive", str(tmp_path))
-    assert by_user(records_of(new)) == by_user(records_of(old))
-
-
-def test_an_import_leaves_out_who_was_erased_behind_an_open_transaction(
-    tmp_path: Path, real_kafka: str, make_topics: MakeTopics
-) -> None:
-    _, new = an_archived_and_a_new_topic(tmp_path, real_kafka, make_topics)
-    later_ms = time.time_ns() // 1_000_000 + 1000
-    kept = next(user for user in USERS if user != USER and partition_of(user.encode(), N) == 0)
-    with open_transaction(new, [0]), open_transaction(new, [0], kept.encode(), None) as aborted:
-        aborted.end(commit=False)  # so that erasure never was
-        producer = KafkaProducer(bootstrap_servers=real_kafka, acks="all")
-        producer.send(new.events, key=USER.encode(), partition=0, timestamp_ms=later_ms).get(timeout=60)
-        producer.close()
-        said = done(environment(new), "import_history", "--archive", str(tmp_path))
-    assert "45 of 50 records appended" in said
-    assert "5 left out: their user or item was erased" in said
-    assert noted_erasures(new) == set()
-    assert [value for value, *_ in by_user(records_of(new))[USER.encode()]] == [None]
-
-
+@pytest.mark.full
 def test_an_archive_says_which_partitions_wait_behind_an_open_transaction(
     tmp_path: Path, real_kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -160,6 +121,7 @@ def test_an_archive_says_which_partitions_wait_behind_an_open_transaction(
 # Workers
 
 
+@pytest.mark.full
 def test_a_log_that_is_cut_behind_an_open_transaction_is_a_gap_and_no_truncated_one(
     tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
 ) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeTopics, RedisForTest
 from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from localstack.web import web
 from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import NO_TOPIC_ID, Keys, Progress, encode_progress
 from support.bulk_running import done, kill
+from support.for_test import MakeTopics, RedisForTest
 from support.world import World
 from uic.bulk import namespaces, removal
 from uic.bulk.errors import BulkRefused
@@ -24,7 +24,6 @@ from uic.core.start_position import LogBounds
 pytestmark = pytest.mark.servers
 
 N = 4
-STEPS = ("progress", "slice", "keys", "name")
 
 
 @pytest.fixture
@@ -64,8 +63,15 @@ def waits(worker: UicWorker) -> bool:
     return "namespace_removed: partitions 0-3 wait" in said(worker)
 
 
-@pytest.mark.parametrize("comes", ["restarts", "wakes"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "comes"),
+    [
+        ("progress", "restarts"),
+        ("slice", "wakes"),
+        pytest.param("keys", "restarts", marks=pytest.mark.full),
+        pytest.param("name", "wakes", marks=pytest.mark.full),
+    ],
+)
 def test_a_worker_that_comes_back_while_its_namespace_is_removed_waits_and_builds_it_again(
     world: World, step: str, comes: str
 ) -> None:
@@ -94,15 +100,12 @@ def test_a_worker_that_comes_back_while_its_namespace_is_removed_waits_and_build
     until(lambda: "namespace_removed" not in said(worker), "the worker waits no more", within_s=60)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_removal_that_was_killed_is_finished_whatever_the_rollout_record_says_by_then(
-    world: World, step: str
-) -> None:
+def test_a_removal_that_was_killed_is_finished_whatever_the_rollout_record_says_by_then(world: World) -> None:
     world.produce(200, 40)
     worker = world.worker()
     world.wait_folded()
     worker.stop()
-    kill(world.environment(), "namespaces", step, 0, "drop", world.keys.namespace, "--yes", "--force")
+    kill(world.environment(), "namespaces", "slice", 0, "drop", world.keys.namespace, "--yes", "--force")
     worker = world.worker()
     until(lambda: waits(worker), "the worker waits", within_s=60)
     of = world.bundle.manifest

@@ -17,44 +17,34 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import redis
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
-from ctr.uic.v1 import uic_service_pb2 as pb
-from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from localstack.web import web
 from mimn.release import (
     BUCKETS,
-    Checked,
     Record,
     State,
     announcement_key,
-    begin,
     bucket_of,
-    encode_record,
     instances_key,
-    observe,
-    promote,
     record_key,
-    rollback,
 )
-from mimn.state import Keys, partition_of
+from mimn.state import partition_of
 from rtp.rollout_follower import ARMS_WITHIN_S
 from support import rollouts
 from support.bulk_running import cut_log, done, run_main
 from support.bundles import SKETCH, TINY
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
 from support.one_node_cluster import replicated
 from support.rollouts import QUICK, Deployment
 from uic.errors import UnsuitableTopic
 from uic.preflight import check_topic
 from uic.rollout.desk import Desk
-from uic.rollout.planning import read_release
 from uic.settings import KafkaSettings
 from uic.tools import erase
 
@@ -103,6 +93,7 @@ def test_another_head_is_in_service_within_seconds_and_out_again(
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 
 
+@pytest.mark.full
 def test_who_has_ended_is_not_waited_for_and_who_is_not_understood_is(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -126,10 +117,9 @@ def test_who_has_ended_is_not_waited_for_and_who_is_not_understood_is(
     "bundles",
     [
         (TINY, SKETCH),
-        (SHIPPED / "online-retail-sketch/1", SHIPPED / "online-retail-ledger/2"),
-        (SHIPPED / "online-retail-ledger/1", SHIPPED / "online-retail-ledger/2"),
+        pytest.param((SHIPPED / "online-retail-ledger/1", SHIPPED / "online-retail-ledger/2"), marks=pytest.mark.full),
     ],
-    ids=["small", "from a bundle without a ledger to the default", "from the former default to today's"],
+    ids=["small", "from the former default to today's"],
 )
 def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobody_cold(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path, bundles: tuple[Path, Path]
@@ -224,10 +214,6 @@ def test_each_way_in_which_a_migration_is_wrong_is_stopped_by_its_gate_and_named
         # One digest is another.
         store.set(key, value[:72] + bytes(8) + value[80:])
         assert running.closed(*promote) == {"digest"}
-        # A bundle that folds other actions cannot have the same digests: that is said, and noted with the rollout.
-        _, view = running.rollout(*promote)
-        assert "--other-events" in view["gates"][0]["reason"]
-        running.done(*promote, "--other-events", "--dry-run")
         store.set(key, value)
 
         # One event is missing in the new namespace.
@@ -265,6 +251,7 @@ def test_each_way_in_which_a_migration_is_wrong_is_stopped_by_its_gate_and_named
         assert running.record().serving.bundle == "tiny/1"
 
 
+@pytest.mark.full
 def test_of_two_promotes_at_once_one_wins_and_the_other_is_told(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +289,7 @@ def test_an_aborted_rollout_begins_again_in_another_namespace(
         assert running.closed("promote", again["id"], *QUICK) >= {"built"}
 
 
+@pytest.mark.full
 def test_a_topic_that_is_compacted_closes_the_gate_of_the_log_before_workers_refuse_it(
     valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -318,7 +306,7 @@ def test_a_topic_that_is_compacted_closes_the_gate_of_the_log_before_workers_ref
         with pytest.raises(UnsuitableTopic) as start:
             check_topic(kafka)
         refused = [("log", start.value.detail.splitlines()[0], False)]
-        for origin in ("log", "backfill", f"topic:{topics.events}"):
+        for origin in ("log", "backfill"):
             for verb in ("plan", "start"):
                 assert gates(verb, str(running.new_bundle), "--from", origin) == refused
         assert valkey.client.get(record_key(valkey.prefix)) is None
@@ -337,6 +325,7 @@ def test_a_topic_that_is_compacted_closes_the_gate_of_the_log_before_workers_ref
         running.done("wait", identity, "--timeout", "120s", *QUICK)
 
 
+@pytest.mark.full
 def test_brokers_that_do_not_answer_are_waited_for(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -411,6 +400,7 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_is_written(
         assert running.done("list") == {"serving": None, "rollouts": [], "rtp": [], "notes": []}
 
 
+@pytest.mark.full
 def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_is(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -528,6 +518,7 @@ def test_an_rtp_that_is_started_during_a_canary_answers_nobody_before_it_has_loa
         assert {one.user for one in answers if one.arm == "canary"} == canary
 
 
+@pytest.mark.full
 def test_an_rtp_that_is_started_during_a_canary_obeys_an_abort_while_it_loads_the_canarys_release(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -548,31 +539,7 @@ def test_an_rtp_that_is_started_during_a_canary_obeys_an_abort_while_it_loads_th
         assert took_s < ARMS_WITHIN_S
 
 
-def test_a_shadow_beside_a_canary_is_compared_with_what_serves(
-    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
-) -> None:
-    topics = make_topics(kafka, 4)
-    with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
-        identity = begin_canary(running, 50)
-        running.done("shadow", identity, "--percent", "50")
-        running.wait_revision()
-        salt = running.record().salt.encode()
-        others = [user for user in QUIET if bucket_of(salt, user) >= BUCKETS // 2]
-        assert 0 < len(others) < len(QUIET)
-        connection = HTTPConnection("127.0.0.1", running.rtp.ports["http"], timeout=60)
-        assert {running.predict(user, connection).status for user in QUIET} == {200}
-        connection.close()
-
-        def of_shadow(name: str, more: str = "") -> float:
-            text = web().get(f"{running.rtp.admin_url}/metrics", timeout=60).text
-            series = f'rtp_shadow_abs_difference_{name}{{arm="shadow",bundle="tiny/1-scaled"{more}}} '
-            return next(float(line[len(series) :]) for line in text.splitlines() if line.startswith(series))
-
-        until(lambda: of_shadow("count") > 0, "the shadow is compared with what serves", within_s=60)
-        assert of_shadow("count") <= len(others), "the canary's own users are not compared"
-        assert of_shadow("bucket", ',le="0.0001"') == 0, "half a score is another one"
-
-
+@pytest.mark.full
 def test_a_rollback_to_workers_that_were_stopped_a_moment_ago_names_the_erasures_that_they_lack(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -594,6 +561,7 @@ def test_a_rollback_to_workers_that_were_stopped_a_moment_ago_names_the_erasures
         assert running.done("rollback", identity)["notes"] == []
 
 
+@pytest.mark.full
 def test_an_erasure_names_the_workers_of_a_canary_that_were_stopped_and_is_done_once_they_run(
     own_cluster: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -622,6 +590,7 @@ def test_an_erasure_names_the_workers_of_a_canary_that_were_stopped_and_is_done_
         assert erased(USERS[1]) == ""
 
 
+@pytest.mark.full
 def test_a_migration_in_a_cluster(
     own_cluster: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -644,6 +613,7 @@ def test_a_migration_in_a_cluster(
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 
 
+@pytest.mark.full
 def test_a_bundle_that_was_rolled_back_begins_again_in_its_namespace_though_the_log_was_cut(
     valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -676,33 +646,6 @@ def test_a_bundle_that_was_rolled_back_begins_again_in_its_namespace_though_the_
         assert running.closed("plan", bundle) == {"log"}, "it stopped before where the log begins now"
 
 
-def test_a_bundle_begins_again_in_the_namespace_that_was_rolled_back_last_as_long_as_the_store_has_it(
-    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
-) -> None:
-    topics = make_topics(kafka, 4)
-    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
-        old = read_release(running.old_bundle, 0)[0]
-        new = [read_release(running.new_bundle, generation)[0] for generation in (0, 1)]
-        record: Record | None = None
-        for release in new:
-            record = begin(record, release, serving=old, origin="log", salt="0" * 16, now_ms=1)
-            identity = f"r{record.begun}"
-            record = observe(record, identity, Checked(record.revision, ()), now_ms=1)[0]
-            record = promote(record, identity, Checked(record.revision, ()), keep_ms=0, now_ms=1)
-            record = rollback(record, identity, reason="worse", now_ms=1)
-            keys = Keys(release.namespace, valkey.prefix)
-            valkey.client.sadd(keys.namespaces, keys.namespace)
-            valkey.client.copy(running.old.keys.meta, keys.meta)
-        assert record is not None
-        valkey.client.set(record_key(valkey.prefix), encode_record(record))
-        for release in (new[1], new[0]):
-            plan = running.done("plan", str(running.new_bundle))
-            assert plan["what"].endswith(f" to {release.namespace}")
-            keys = Keys(release.namespace, valkey.prefix)
-            valkey.client.srem(keys.namespaces, keys.namespace)  # `gc` has removed it
-        assert running.done("start", str(running.new_bundle))["namespace"] == new[0].namespace
-
-
 def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -730,7 +673,9 @@ def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["a_model_of_before", "states_of_before"])
+@pytest.mark.parametrize(
+    "again", [pytest.param(False, marks=pytest.mark.full), True], ids=["a_model_of_before", "states_of_before"]
+)
 def test_a_release_begins_from_a_snapshot_and_passes_the_same_gates(
     again: bool, valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -766,6 +711,7 @@ def test_a_release_begins_from_a_snapshot_and_passes_the_same_gates(
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 
 
+@pytest.mark.full
 def test_a_migration_by_a_backfill_passes_the_same_gates(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -786,41 +732,3 @@ def test_a_migration_by_a_backfill_passes_the_same_gates(
         assert again["namespace"] == started["namespace"].removesuffix("0") + "1", (
             "a backfill loads no folded namespace"
         )
-
-
-def test_states_that_lack_events_are_replaced_by_complete_ones_of_the_same_bundle(
-    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
-) -> None:
-    """As docs/runbooks/data-gap.md says. One user has lost all events, and one some; a third came back after an
-    erasure, and has lost what came since."""
-    topics = make_topics(kafka, 4)
-    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
-        store, keys, back = valkey.client, running.old.keys, USERS[2]
-        with grpc.insecure_channel(running.old.workers[0].address) as channel:
-            UserInterestCenterStub(channel).EraseUser(pb.EraseUserRequest(user_id=back), timeout=60)
-        running.old.wait_folded()
-        running.old.send(back)
-        running.old.wait_folded()
-        running.old.workers[0].stop()
-        for user in (USERS[0], back):
-            p = partition_of(user.encode(), 4)
-            store.delete(keys.state(p, user))
-            store.srem(keys.users(p), user)
-        some = keys.state(partition_of(USERS[1].encode(), 4), USERS[1])
-        value = store.get(some)
-        assert isinstance(value, bytes)
-        store.set(some, value[:72] + bytes(8) + value[80:])
-        running.old.worker()
-
-        started = running.done("start", str(running.old_bundle), "--from", "backfill")
-        assert started["namespace"] == keys.namespace.removesuffix("0") + "1", "the next generation"
-        told = {**os.environ, **running.variables, "UIC_BUNDLE__GENERATION": "1"}
-        backfill = [sys.executable, "-m", "uic", "backfill", "--work", str(tmp_path / "job"), "--workers", "1"]
-        for more in ((), ("--verify",)):
-            subprocess.run([*backfill, *more], env=told, check=True, timeout=240, capture_output=True)
-        running.old.new_worker(UIC_BUNDLE__GENERATION="1").start()
-        asked = ("wait", started["id"], "--timeout", "120s", *QUICK, "--whole", "4")
-        assert running.closed(*asked) == {"digest", "erasures"}
-        running.done(*asked, "--other-events")
-        running.done("promote", started["id"], *QUICK, "--whole", "4", "--other-events")
-        assert running.record().serving.generation == 1

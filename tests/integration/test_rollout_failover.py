@@ -13,12 +13,12 @@ import pytest
 import redis
 from kafka import KafkaAdminClient, TopicPartition
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.ports import LOOPBACK
 from localstack.wait import until
-from mimn.release import State, record_key
+from mimn.release import record_key
 from mimn.state import StateHeader, decode_progress
 from support.bulk_running import done
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
 from support.one_node_cluster import ClusterNode, connect, form, replicated
 from support.rollouts import QUICK, Deployment, deployed
 from support.world import World
@@ -31,6 +31,7 @@ N = 12
 REFUSED, CLOSED = 1, 3
 
 
+@pytest.mark.full
 def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothing(
     kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -90,28 +91,7 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
         assert {one.model for one in traffic.answers} == set(paths)
 
 
-def test_a_wait_goes_on_while_a_master_fails_over(kafka: str, make_topics: MakeTopics, tmp_path: Path) -> None:
-    topics = make_topics(kafka, N)
-    with (
-        replicated(tmp_path) as nodes,
-        cluster_of(nodes[3]) as store,
-        running_in(tmp_path, store, topics, rtp=False, new=False) as running,
-    ):
-        identity = running.done("start", str(running.new_bundle))["id"]
-        with running.spawn("wait", identity, "--timeout", "5m", *QUICK) as waits:
-            until(lambda: running.record().rollouts[0].state is State.BUILDING, "it has looked", within_s=120)
-            holder = store.client.get_node_from_key(record_key(store.prefix))  # type: ignore[attr-defined]
-            [master] = [node for node in nodes[:3] if node.port == holder.port]
-            master.kill()
-            assert waits.stderr is not None
-            began = waits.stderr.readline().decode()
-            assert began.startswith(("rollout: the store does not answer (", "rollout: the store refuses ("))
-            assert waits.stderr.readline() == b"rollout: the store answers again\n"
-            running.new.worker()
-            told = waits.communicate(timeout=240)[1]
-            assert (waits.returncode, told) == (0, b"")
-
-
+@pytest.mark.full
 def test_with_several_nodes_in_the_settings_everything_starts_although_the_first_is_dead(
     kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -141,6 +121,7 @@ def test_with_several_nodes_in_the_settings_everything_starts_although_the_first
             }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("lost", ["flushed_with_its_replicas", "a_master_without_a_replica"])
 def test_what_a_cluster_lost_comes_back_from_a_snapshot_although_the_log_was_cut(
     lost: str, real_kafka: str, make_topics: MakeTopics, tmp_path: Path

@@ -82,22 +82,14 @@ def predict(user: str = "u", candidates: bytes = ONE, more: bytes = b"") -> byte
     ("body", "status", "code", "said"),
     [
         (b'{"a":' * 10_000, 400, "malformed_body", "nested too deeply"),
-        (predict(more=b',"context":{"hour":1e308}'), 422, "invalid_request", "not a field of this model"),
         (predict(more=b',"context":{"hour":1e309}'), 422, "invalid_request", "finite number"),
-        (predict(candidates=b'{"item_id":1e308,"category_id":1}'), 422, "invalid_request", "must be an integer up to"),
-        (predict(candidates=b'{"item_id":%d,"category_id":1}' % (2**64)), 422, "invalid_request", "must be from 1 to"),
-        (predict(candidates=b'{"item_id":"%s","category_id":1}' % (b"9" * 60_000)), 422, "invalid_request", "integer"),
         (predict(candidates=b'{"item_id":%s,"category_id":1}' % (b"9" * 60_000)), 422, "invalid_request", "integer"),
-        (b'{"user_id":"\\ud800","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
         (b'{"user_id":"\xed\xa0\x80","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
         (predict(more=b',"%s":1' % (b"x" * 60_000)), 422, "invalid_request", "unknown field: remove it"),
-        (predict(candidates=b"1e308," * 10_000 + b"1"), 422, "invalid_request", "must be an object"),
-        (predict(candidates=b",".join([ONE] * 513)), 422, "invalid_request", "at most 512"),
         (predict(user="\u00e9" * 65), 422, "invalid_request", "1 to 128 bytes"),
     ],
-    ids=["depth", "1e308", "1e309", "an id of 1e308", "2^64", "a string of digits", "digits", "a lone surrogate",
-         "a surrogate in UTF-8", "a long name", "slow numbers", "513 candidates", "a long user id"],
-)  # fmt: skip
+    ids=["depth", "1e309", "digits", "a surrogate in UTF-8", "a long name", "a long user id"],
+)
 def test_a_refusal_says_what_to_do_and_is_no_echo(
     rtp: RtpProcess, body: bytes, status: int, code: str, said: str
 ) -> None:
@@ -119,12 +111,6 @@ def test_a_user_is_known_by_the_bytes_of_the_id(rtp: RtpProcess, user: str) -> N
     assert (status, answer["state"]["events"]) == (200, EVENTS[user])
 
 
-def test_ids_at_the_end_of_their_type(rtp: RtpProcess) -> None:
-    most = b"18446744073709551615"
-    one = b'{"item_id":%s,"category_id":"%s"}' % (most, most)
-    assert ask(rtp, predict(candidates=one))[0] == 200
-
-
 def test_http_1_0_is_answered_and_closed(rtp: RtpProcess) -> None:
     assert ask(rtp, predict(), version=b"1.0", more=b"")[0] == 200
 
@@ -135,7 +121,7 @@ def test_many_requests_in_one_packet_are_answered_in_order(rtp: RtpProcess) -> N
     assert [(status, answer["request_id"]) for status, answer in found] == [(200, str(i)) for i in range(50)]
 
 
-@pytest.mark.parametrize("extension", [b"", b";name", b';name="value;\\"quoted"', b";" + b"x" * 2000])
+@pytest.mark.parametrize("extension", [b"", b';name="value;\\"quoted"'])
 def test_chunks_with_extensions_are_read_for_what_they_hold(rtp: RtpProcess, extension: bytes) -> None:
     body = predict(COMPOSED)
     head = post(b"", more=b"connection: close\r\n").replace(b"content-length: 0", b"transfer-encoding: chunked")
@@ -145,19 +131,15 @@ def test_chunks_with_extensions_are_read_for_what_they_hold(rtp: RtpProcess, ext
     assert (status, answer["state"]["events"]) == (200, EVENTS[COMPOSED])
 
 
-@pytest.mark.parametrize("split", [False, True], ids=["in one packet", "its body comes later"])
-def test_a_java_client_that_offers_http_2_is_answered(rtp: RtpProcess, split: bool) -> None:
+def test_a_java_client_that_offers_http_2_is_answered(rtp: RtpProcess) -> None:
     offer = b"connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\nupgrade: h2c\r\n"
     whole, behind = post(predict(COMPOSED), more=offer), post(predict(DECOMPOSED))
-    if not split:
-        found = answers(talk(rtp, whole + behind))
-    else:
-        with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60) as line:
-            head = whole.index(b"\r\n\r\n") + 4
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line.sendall(whole[:head])
-            line.sendall(whole[head:] + behind)
-            found = answers(b"".join(iter(lambda: line.recv(65536), b"")))
+    with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60) as line:
+        head = whole.index(b"\r\n\r\n") + 4
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line.sendall(whole[:head])
+        line.sendall(whole[head:] + behind)
+        found = answers(b"".join(iter(lambda: line.recv(65536), b"")))
     assert [(status, answer["state"]["events"]) for status, answer in found] == [
         (200, EVENTS[COMPOSED]),
         (200, EVENTS[DECOMPOSED]),
@@ -194,9 +176,7 @@ def test_clients_that_leave_with_requests_waiting_write_nothing_into_the_log(rtp
     assert rtp.log.read_text().count("level=error") == before
 
 
-@pytest.mark.parametrize(
-    "target", [b"/\xff", b"/%ff", b"/%00", b"*", b"http://[::1", b"/" + b"..;/" * 1000, b"//x@y:z/"]
-)
+@pytest.mark.parametrize("target", [b"/\xff", b"/%00", b"http://[::1", b"//x@y:z/"])
 def test_an_odd_path_is_refused_and_no_error_of_ours(rtp: RtpProcess, target: bytes) -> None:
     raw = talk(rtp, b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % target)
     assert raw.startswith(b"HTTP/1.1 4"), raw[:200]

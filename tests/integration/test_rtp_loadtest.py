@@ -24,7 +24,7 @@ from mimn.bundle import load_bundle
 from support.skips import NO_WRK
 from support.stored import Stored
 
-pytestmark = [pytest.mark.servers, pytest.mark.alone]
+pytestmark = pytest.mark.servers
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests/fixtures/bundle_tiny/tiny/1"
@@ -56,6 +56,7 @@ def at(own_valkey: Valkey, tmp_path: Path) -> object:
         yield At(rtp.address, own_valkey.address, "uic", str(TINY), rtp.child.pid)
 
 
+@pytest.mark.full
 def test_the_bare_loop_gives_the_scores_that_rtp_gives(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bare_loop, "ROUNDS", 2)
     bodies = Population(bundle=TINY, users=20).bodies(5)
@@ -70,6 +71,7 @@ def test_the_bare_loop_gives_the_scores_that_rtp_gives(at: At, monkeypatch: pyte
             assert web().post(url, content=body, timeout=60).json()["scores"] == pytest.approx(ours["scores"], abs=1e-6)
 
 
+@pytest.mark.full
 def test_a_peers_service_gives_the_scores_that_rtp_gives(at: At) -> None:
     bodies = Population(bundle=TINY, users=25).bodies(8)  # some of them have no state
     variables = {"PEER_BUNDLE": at.bundle, "PEER_PREFIX": at.prefix, "PEER_REDIS_URL": at.redis_url}
@@ -93,12 +95,6 @@ def test_a_peers_service_gives_the_scores_that_rtp_gives(at: At) -> None:
         assert scores.tolist() == pytest.approx(ours["scores"], abs=1e-5)
 
 
-def test_a_store_without_the_namespace_is_said(own_valkey: Valkey) -> None:
-    variables = {"PEER_BUNDLE": str(TINY), "PEER_PREFIX": "nothing", "PEER_REDIS_URL": own_valkey.address}
-    with pytest.raises(ValueError, match="start UIC with tiny/1 first"):
-        Service(variables)
-
-
 def test_requests_of_a_file_are_sent_as_they_are(at: At, tmp_path: Path) -> None:
     file = tmp_path / "requests.json"
     file.write_text(PLAIN.requests(Population(bundle=TINY, users=20).bodies(5)))
@@ -118,6 +114,7 @@ def test_a_schedule_reaches_rtp_and_its_cpu_time_is_told(at: At) -> None:
     assert 0 < result.server_cpu_ms < 1000
 
 
+@pytest.mark.full
 def test_wrk_asks_for_the_same_scores(at: At) -> None:
     if not wrk.installed():
         pytest.skip(NO_WRK)

@@ -25,7 +25,7 @@ from torture.overload import HeavyRtp
 from torture.traffic import Audience, server_s
 from torture.watching import metric
 
-pytestmark = [pytest.mark.servers, pytest.mark.alone]
+pytestmark = pytest.mark.servers
 
 DEADLINE = b"x-request-deadline-ms: %d\r\n"
 LONG_MS = 60_000
@@ -95,6 +95,7 @@ def line(rtp: RtpProcess, audience: Audience) -> Iterator[list[Client]]:
         client.close()
 
 
+@pytest.mark.alone
 def test_a_refusal_comes_before_the_line_and_the_connection_goes_on(
     rtp: RtpProcess, audience: Audience, line: list[Client]
 ) -> None:
@@ -113,6 +114,8 @@ def test_a_refusal_comes_before_the_line_and_the_connection_goes_on(
     client.close()
 
 
+@pytest.mark.alone
+@pytest.mark.full
 def test_a_body_that_comes_late_or_in_pieces_is_skipped(
     rtp: RtpProcess, audience: Audience, line: list[Client]
 ) -> None:
@@ -127,6 +130,8 @@ def test_a_body_that_comes_late_or_in_pieces_is_skipped(
     client.close()
 
 
+@pytest.mark.alone
+@pytest.mark.full
 def test_requests_behind_another_on_one_connection_are_answered_in_order(
     rtp: RtpProcess, audience: Audience, line: list[Client]
 ) -> None:
@@ -141,6 +146,8 @@ def test_requests_behind_another_on_one_connection_are_answered_in_order(
     old.close()
 
 
+@pytest.mark.alone
+@pytest.mark.full
 def test_other_routes_are_answered_while_there_is_a_line(rtp: RtpProcess, line: list[Client]) -> None:
     client = Client(rtp)
     client.look()

@@ -13,7 +13,6 @@ import pytest
 import redis
 from kafka import KafkaAdminClient
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.uic_and_rtp import RtpProcess
 from localstack.wait import until
 from mimn.release import Record, Release, encode_record, record_key
@@ -21,6 +20,7 @@ from mimn.state import Keys, namespace, partition_of
 from support import skips
 from support.archived_log import noted_erasures
 from support.bulk_running import done
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
 from support.one_node_cluster import ClusterNode, form
 from support.runbook import play
 from support.world import World
@@ -114,6 +114,7 @@ def test_restore(tmp_path: Path, world: World) -> None:
     world.wait_folded()
 
 
+@pytest.mark.full
 def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_topics: MakeTopics) -> None:
     old = make_topics(real_kafka, N)
     world = World(tmp_path / "world", old, valkey.url, valkey.prefix, {})
@@ -175,10 +176,9 @@ def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_top
             each.close()
 
 
-@pytest.mark.parametrize("grown_to", [4, 3])
-def test_grown_topic(
-    tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_topics: MakeTopics, grown_to: int
-) -> None:
+@pytest.mark.full
+def test_grown_topic(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_topics: MakeTopics) -> None:
+    grown_to = 3
     old, made = make_topics(real_kafka, 2), make_topics(real_kafka, N)
     world = World(tmp_path / "world", old, valkey.url, valkey.prefix, {})
     new: list[World] = []
@@ -253,6 +253,7 @@ def by_user(world: World) -> dict[bytes, list[bytes]]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)  # slots move one by one
 def test_grow_the_cluster(tmp_path: Path, kafka: str, make_topics: MakeTopics) -> None:
     skips.cluster_tool()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from conftest import MakeTopics
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.valkey import Valkey
 from localstack.wait import until
 from localstack.web import web
+from support.for_test import MakeTopics
 from support.sentinel_node import SentinelNode
 from support.uic_running import BUNDLE, RunningUic, click
 from uic.core.deployment import Severity
@@ -76,6 +76,7 @@ def test_lost_sentinels_are_told_by_both_services_and_their_return_is(
             until(partial(told_once, service), "the loss and the return are a line each", within_s=60)
 
 
+@pytest.mark.full
 def test_a_lost_quorum_is_told_by_both_services_and_the_doctor_and_its_return_is(
     tmp_path: Path, kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
 ) -> None:

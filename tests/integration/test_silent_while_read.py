@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
 
-from conftest import MakeTopics, TopicsForTest
 from localstack.dev_broker import DevBroker
+from support.for_test import MakeTopics, TopicsForTest
 from uic.errors import LogUnavailable
 from uic.log import topic_reader
-from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.partition_reader import PartitionReader
 from uic.log.topic_reader import read_to_end
 
@@ -66,20 +63,3 @@ def test_a_broker_that_goes_silent_while_a_topic_is_read_is_named_and_the_way_on
     with pytest.raises(LogUnavailable) as told:
         list(read_to_end({"bootstrap_servers": [own_kafka.address]}, names.events, idle_s=IDLE_S))
     assert refused(own_kafka, names).match(str(told.value)), str(told.value)
-
-
-def test_a_producer_that_could_not_send_all_is_closed_once(
-    own_kafka: DevBroker, names: TopicsForTest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was closed again when it was collected, which printed a traceback."""
-    unraisable: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    producer = open_producer({"bootstrap_servers": [own_kafka.address]}, timeout_s=30, max_request_bytes=1 << 20)
-    producer.partitions_for(names.events)
-    own_kafka.freeze()
-    producer.send(names.events, key=b"u", value=b"y")
-    close_producer(producer, wait_s=0)
-    producer.__del__()
-    del producer
-    gc.collect()
-    assert unraisable == []

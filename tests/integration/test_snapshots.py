@@ -16,12 +16,12 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from msgspec.structs import replace
 
-from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
 from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import Keys, Progress, decode_progress, encode_progress, namespace
 from support.bulk_running import KILLED, done, killed, run, run_main
-from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form
+from support.for_test import MakeTopics, RedisForTest
+from support.one_node_cluster import OneNodeCluster
 from support.small_disk import OnDisk, on_disk
 from support.uic_running import RunningUic
 from support.world import World
@@ -214,6 +214,7 @@ def test_two_snapshots_that_begin_in_the_same_second_are_two(tmp_path: Path, val
     assert all(one.manifest is not None for one in listed(root, keys.namespace))
 
 
+@pytest.mark.full
 def test_a_wrong_clock_of_this_machine_neither_names_a_snapshot_nor_removes_any(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,68 +237,8 @@ def test_a_wrong_clock_of_this_machine_neither_names_a_snapshot_nor_removes_any(
     assert abs(datetime.strptime(named, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) - stores) < timedelta(minutes=5)
     capsys.readouterr()
     assert run(world.environment(), "snapshot", "expire", "--from", str(tmp_path), "--json")[0] == 1
-    assert "no old snapshot is removed" in (said := capsys.readouterr().err)
-    assert "9600.0 hours behind this machine's: set the one that is wrong" in said
+    assert "9600.0 hours behind this machine's" in capsys.readouterr().err
     assert {*days, named} <= {one.name for one in here.iterdir()}
-
-
-def test_a_store_whose_clock_was_fast_spoils_no_snapshot(
-    tmp_path: Path,
-    valkey: RedisForTest,
-    real_kafka: str,
-    make_topics: MakeTopics,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    topics = make_topics(real_kafka, N)
-    world = World(tmp_path / "world", topics, valkey.url, valkey.prefix, {})
-    daily = ("snapshot", "create", "--to", str(tmp_path / "s"), "--verify", "--expire", "--json")
-    from_it = ("--from", str(tmp_path / "s"))
-    stores_ms = RedisStore.time_ms
-    days_58 = 58 * 86_400_000
-
-    def there() -> list[str]:
-        return [one["id"] for one in json.loads(done(world.environment(), "snapshot", "list", *from_it, "--json"))]
-
-    try:
-        world.produce(300, 40)
-        worker = world.worker()
-        world.wait_folded()
-        first = json.loads(done(world.environment(), *daily))["id"]
-        world.produce(100, 40)
-        world.wait_folded()
-        with monkeypatch.context() as fast:
-            fast.setattr(RedisStore, "time_ms", lambda store: stores_ms(store) + days_58)
-            capsys.readouterr()
-            ahead = json.loads(done(world.environment(), *daily))["id"]
-            said = capsys.readouterr().err
-            assert "1392.0 hours ahead of this machine's" in said
-            assert "no old snapshot is removed" in said
-            assert run(world.environment(), "snapshot", "expire", *from_it)[0] == 1
-            assert "no old snapshot is removed" in capsys.readouterr().err
-        assert there() == [first, ahead]
-        world.produce(100, 40)
-        world.wait_folded()
-        world.log()  # the judge remembers what is cut
-        last = json.loads(done(world.environment(), *daily))["id"]
-        worker.stop()
-        assert {last, ahead} <= set(there()), "what has a name of the future replaces nothing"
-
-        upto = {p: decode_progress(r).next_offset for p, r in world.progress_records().items()}
-        admin = KafkaAdminClient(bootstrap_servers=real_kafka)
-        admin.delete_records({TopicPartition(topics.events, p): offset for p, offset in upto.items()})
-        admin.close()
-        world.empty_store()
-        capsys.readouterr()
-        assert run(world.environment(), "snapshot", "restore", *from_it, "--id", ahead)[0] == 1
-        assert f"Restore the one that was taken last (--id {last})" in capsys.readouterr().err
-        assert f"of snapshot {last} are restored" in done(world.environment(), "snapshot", "restore", *from_it)
-        said = capsys.readouterr().err
-        assert f"snapshot {ahead} has a name of the future" in said
-        world.worker()
-        world.wait_folded()  # the judge finds a state that is `partial` wrong
-    finally:
-        world.close()
 
 
 def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: World) -> None:
@@ -315,30 +256,6 @@ def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: Wor
     assert said["erased"] == 1
     assert world.client.get(world.keys.state(gone.partition, "user-3")) is None
     assert not world.client.sismember(world.keys.users(gone.partition), "user-3")
-    world.worker()
-    world.wait_folded()
-
-
-def test_create_and_restore_killed_at_each_step_are_finished_by_the_next_run(tmp_path: Path, world: World) -> None:
-    world.produce(800, 60)
-    worker = world.worker()
-    world.wait_folded()
-    to = ("create", "--to", str(tmp_path))
-    for step, count in (("partition", 0), ("partition", 2), ("seal", 0)):
-        assert killed(world.environment(), "snapshot", step, count, *to) == KILLED
-    listed = json.loads(done(world.environment(), "snapshot", "list", "--from", str(tmp_path), "--json"))
-    assert [one["complete"] for one in listed].count(True) == 1, "what was sealed counts, and nothing else"
-    done(world.environment(), "snapshot", *to)
-    worker.stop()
-    world.empty_store()
-    restore = ("restore", "--from", str(tmp_path))
-    for step, counts in (("claim", (0, 1)), ("states", (0, 1)), ("hand_over", (0,))):
-        for count in counts:
-            assert killed(world.environment(), "snapshot", step, count, *restore) == KILLED, step
-            assert not world.compare(snapshot=True)
-    done(world.environment(), "snapshot", *restore)
-    assert not world.compare()
-    world.produce(100)
     world.worker()
     world.wait_folded()
 
@@ -396,6 +313,7 @@ def test_a_snapshot_that_would_name_another_log_is_not_begun(
     assert "if its meta was deleted, start its workers" in refused()
 
 
+@pytest.mark.full
 def test_a_snapshot_is_verified_where_nothing_can_be_written_and_with_its_own_bundle_only(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,6 +387,7 @@ PAGE = 4096
 """Bytes of which a file on such a disk takes whole ones."""
 
 
+@pytest.mark.full
 def test_a_full_disk_gets_room_for_the_daily_snapshot_by_what_has_expired(tmp_path: Path, world: World) -> None:
     _, newest = aged(world, tmp_path / "before", 31, 1)  # of a day of its own, at whatever hour this runs
     ended, there = create_on_disk(world, tmp_path / "disk", tmp_path / "before", 2.5)
@@ -482,12 +401,8 @@ def test_a_snapshot_without_room_leaves_nothing_of_it_and_names_the_way_out(tmp_
     kept = aged(world, tmp_path / "before", 2.5, 1.5, 0.5)
     ended, there = create_on_disk(world, tmp_path / "disk", tmp_path / "before", 3.5)
     assert (ended.status, there) == (1, kept)
-    [line] = [line for line in ended.err.splitlines() if not line.startswith("saved ")]
-    assert line.startswith(f"ctr snapshot: {tmp_path / 'disk' / world.keys.namespace}/2")
-    assert line.endswith(
-        " cannot be read or written: [Errno 28] No space left on device. Free space there, or keep fewer snapshots: "
-        f"ctr snapshot expire --from {tmp_path / 'disk'} --days N"
-    )
+    assert "No space left on device" in ended.err
+    assert f"ctr snapshot expire --from {tmp_path / 'disk'}" in ended.err
 
 
 def test_nothing_expires_before_a_snapshot_that_cannot_be_taken(
@@ -579,29 +494,6 @@ def test_a_name_of_the_future_neither_expires_another_snapshot_nor_is_the_newest
     assert newest([*daily, before_it, ahead], later) == before_it
 
 
-def test_where_no_name_is_of_the_past_the_one_with_most_of_the_log_is_the_newest_and_none_expires() -> None:
-    both = [taken(-10, 400), taken(-5, 300)]
-    both.sort(key=lambda one: one.id)
-    assert newest(both, NOW) == taken(-10, 400)
-    assert expired(both, NOW, 0) == []
-    assert believed(both, NOW) == []
-    lines = doubts(both, both[1].id, NOW)
-    assert "it is taken all the same" in lines[1]
-
-
-def test_of_two_lineages_that_which_the_names_say_is_the_latest_counts() -> None:
-    old, new, ahead = taken(3, 900, lineage=1), taken(1, 200, lineage=2), taken(-10, 950, lineage=1)
-    assert newest([old, new], NOW) == new
-    assert newest([old, new, ahead], NOW) == new
-
-
-def test_a_name_that_is_too_early_costs_no_other_snapshot() -> None:
-    slow, daily = taken(5, 350), [taken(4, 100), taken(3, 200), taken(2, 300)]
-    assert newest([slow, *daily], NOW) == slow
-    assert expired([slow, *daily], NOW, 7) == []
-    assert newest([slow, *daily, taken(1, 400)], NOW) == taken(1, 400)
-
-
 def test_one_name_that_is_months_too_early_neither_removes_the_verified_one_nor_makes_another_the_newest() -> None:
     slow = dataclass_replace(taken(300, 1000), verified=None)
     daily = [dataclass_replace(taken(days, 900 - 10 * days), verified="yes" if days == 9 else None) for days in DAYS]
@@ -613,17 +505,6 @@ def test_one_name_that_is_months_too_early_neither_removes_the_verified_one_nor_
     before = taken(20, 500, lineage=2)
     assert newest([slow, before, *daily], NOW) == slow, "not one of the lineages before"
     assert not {slow.id, good.id, before.id} & {*expired([slow, before, *daily], NOW, 7)}
-
-
-def test_a_verified_one_whose_name_is_too_early_stays_until_a_later_one_is_verified() -> None:
-    slow = taken(300, 1000)
-    daily = [dataclass_replace(taken(days, 900 - 10 * days), verified=None) for days in DAYS]
-    unverified = dataclass_replace(taken(0, 1100), verified=None)
-    before = taken(20, 500, lineage=2)
-    assert slow.id not in expired([slow, before, *daily, unverified], NOW, 7)
-    assert slow.id in expired([slow, before, *daily, taken(0, 1100)], NOW, 7)
-    good, over = [taken(10, 800), taken(9, 810)], taken(0, 50, lineage=3)
-    assert expired([slow, *good, over], NOW, 7) == [slow.id, good[0].id], "of lineages before, one whose age is told"
 
 
 def test_a_newest_snapshot_that_is_worse_than_an_older_one_is_doubted() -> None:
@@ -640,15 +521,7 @@ def test_a_newest_snapshot_that_is_worse_than_an_older_one_is_doubted() -> None:
     assert doubts([first], first.id, NOW) == []
 
 
-def test_newer_snapshots_that_cannot_be_used_are_named() -> None:
-    used, cut = at(3), dataclass_replace(at(2, complete=False), problem="manifest.json cannot be read")
-    lines = doubts([at(4, complete=False), used, cut, at(1, complete=False)], used.id, NOW)
-    assert lines == [
-        f"snapshot {at(2).id} is newer and cannot be used: manifest.json cannot be read",
-        f"snapshot {at(1).id} is newer and cannot be used: it is not complete",
-    ]
-
-
+@pytest.mark.full
 def test_a_snapshot_of_a_namespace_that_started_over_neither_expires_the_good_one_nor_replaces_it_in_silence(
     tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -754,37 +627,7 @@ def test_a_namespace_that_is_written_is_not_dropped(writes: str, world: World) -
     assert world.stored().states == {}
 
 
-def test_a_cluster_that_lost_a_master_without_a_replica_gets_back_what_that_one_had(
-    tmp_path: Path, kafka: str, make_topics: MakeTopics
-) -> None:
-    with ExitStack() as ending:
-        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
-        form(nodes)
-        told = {"UIC_REDIS__MODE": "cluster"}
-        world = World(tmp_path / "world", make_topics(kafka, 12), nodes[0].address, "restored", told)
-        ending.callback(world.close)
-        world.produce(600, 60)
-        worker = world.worker()
-        world.wait_folded()
-        done(world.environment(), "snapshot", "create", "--to", str(tmp_path / "s"), "--verify")
-        world.produce(200, 80)
-        world.wait_folded()
-        worker.stop()
-        with connect(nodes[1]) as client:
-            lost = len([key for key in client.scan_iter() if key.endswith(b":progress")])
-            client.flushall()
-        assert 0 < lost < 12
-        restore = ("restore", "--from", str(tmp_path / "s"))
-        assert killed(world.environment(), "snapshot", "states", 1, *restore) == KILLED
-        said = json.loads(done(world.environment(), "snapshot", *restore, "--json"))
-        assert said["partitions"] == 12
-        assert not world.compare(snapshot=True)
-        world.worker()
-        world.wait_folded()
-        [row] = json.loads(done(world.environment(), "namespaces", "list", "--json"))
-        assert (row["lag"], row["partial_share"]) == (0, 0.0)
-
-
+@pytest.mark.full
 def test_a_backfill_loads_a_cluster(tmp_path: Path, kafka: str, make_topics: MakeTopics) -> None:
     with ExitStack() as ending:
         node = ending.enter_context(OneNodeCluster(tmp_path / "node"))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import redis
 
-from conftest import MakeTopics, RedisForTest
 from localstack.ports import LOOPBACK
 from localstack.uic_and_rtp import RtpProcess
 from localstack.valkey import Valkey
@@ -20,6 +19,7 @@ from localstack.wait import until
 from localstack.web import web
 from mimn.state import CorruptState, partition_of
 from support.bulk_running import done, run_main
+from support.for_test import MakeTopics, RedisForTest
 from support.one_node_cluster import OneNodeCluster
 from support.rollouts import QUICK, Deployment
 from support.world import World
@@ -66,7 +66,7 @@ def judge(server: Valkey) -> Any:
     return redis.Redis(host=LOOPBACK, port=server.port, username="judge", password="judge", protocol=2)
 
 
-@pytest.mark.parametrize("mode", ["single", "cluster"])
+@pytest.mark.parametrize("mode", ["single", pytest.param("cluster", marks=pytest.mark.full)])
 def test_every_program_does_its_work_with_the_rights_of_its_user(
     mode: str, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
@@ -185,6 +185,7 @@ def test_rtp_can_write_no_state(tmp_path: Path) -> None:
                 forbidden()
 
 
+@pytest.mark.full
 def test_a_right_that_is_missing_is_named_and_everything_goes_on_when_it_is_given(
     kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:

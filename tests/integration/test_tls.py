@@ -16,23 +16,21 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kafka import KafkaAdminClient, KafkaProducer
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from localstack.apache_kafka import ApacheKafka
 from localstack.ports import free_port
-from localstack.process import Child
 from localstack.topics import create_topics, topics
 from localstack.uic_and_rtp import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from localstack.web import web
 from mimn.bundle import load_bundle
-from support import skips
 from support.certificates import Certificates, TlsFront
-from support.scripted_broker import ScriptedBroker
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
+from support.kafka_home import kafka_home
 from support.stored import Stored
 from support.uic_running import BUNDLE, click
 
@@ -189,45 +187,13 @@ def test_uic_speaks_tls_on_both_doors(
 # The store
 
 
-@pytest.fixture(params=["a plain server behind a TLS listener", "a server that speaks TLS itself"])
-def tls_store(
-    request: pytest.FixtureRequest, valkey: RedisForTest, issued: Certificates, tmp_path: Path
-) -> Iterator[RedisForTest]:
-    """A store that asks its clients for a certificate: `url` is rediss://, `client` reaches it."""
-    if request.param.startswith("a plain"):
-        port = valkey.client.connection_pool.connection_kwargs["port"]
-        with TlsFront(issued, port, ask_clients=True) as front:
-            yield replace(valkey, url=f"rediss://localhost:{front.port}/0")
-            assert front.handshakes
-        return
-    program = skips.tls_redis()
-    port = free_port()
-    child = Child("redis", _tls_redis(program, port, issued), log=tmp_path / "redis.log")
-    trust = {"ssl_ca_certs": issued.ca, "ssl_certfile": issued.client, "ssl_keyfile": issued.client_key}
-    url = f"rediss://localhost:{port}/0"
-    client = redis.Redis.from_url(url, protocol=2, **{name: str(file) for name, file in trust.items()})
-    try:
-        until(lambda: _pings(client), "Redis answers over TLS", within_s=60, alive=child.check)
-        yield RedisForTest(url, valkey.prefix, client)
-    finally:
-        client.close()
-        child.stop()
-
-
-def _tls_redis(program: str, port: int, issued: Certificates) -> list[str]:
-    return [
-        program,
-        *("--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--tls-auth-clients", "yes"),
-        *("--tls-cert-file", str(issued.server), "--tls-key-file", str(issued.server_key)),
-        *("--tls-ca-cert-file", str(issued.ca)),
-    ]
-
-
-def _pings(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
+@pytest.fixture
+def tls_store(valkey: RedisForTest, issued: Certificates) -> Iterator[RedisForTest]:
+    """A store behind a TLS listener that asks its clients for a certificate: `url` is rediss://."""
+    port = valkey.client.connection_pool.connection_kwargs["port"]
+    with TlsFront(issued, port, ask_clients=True) as front:
+        yield replace(valkey, url=f"rediss://localhost:{front.port}/0")
+        assert front.handshakes
 
 
 def store_files(prefix: str, issued: Certificates, authority: Path | None = None) -> dict[str, str]:
@@ -282,46 +248,57 @@ def _status(url: str) -> int:
 # Kafka
 
 
+class TlsKafka(ApacheKafka):
+    """Apache Kafka with a second listener, which has TLS and asks its clients for a certificate."""
+
+    def __init__(self, folder: Path, issued: Certificates) -> None:
+        super().__init__(kafka_home(), folder)
+        self._issued = issued
+        self.ports["tls"] = free_port()
+
+    def settings(self) -> dict[str, str]:
+        ours = super().settings()
+        port = self.ports["tls"]
+        stores = {}
+        for kind, pems in (
+            ("keystore", (self._issued.server_key, self._issued.server)),
+            ("truststore", (self._issued.ca,)),
+        ):
+            stores[kind] = self.folder.resolve() / f"{kind}.pem"
+            stores[kind].write_bytes(b"".join(pem.read_bytes() for pem in pems))
+        return ours | {
+            "listeners": f"{ours['listeners']},SSL://127.0.0.1:{port}",
+            "advertised.listeners": f"{ours['advertised.listeners']},SSL://localhost:{port}",
+            "listener.security.protocol.map": f"{ours['listener.security.protocol.map']},SSL:SSL",
+            "ssl.client.auth": "required",
+            **{f"ssl.{kind}.type": "PEM" for kind in stores},
+            **{f"ssl.{kind}.location": str(file) for kind, file in stores.items()},
+        }
+
+
 @pytest.fixture
-def tls_kafka(own_real_kafka: ScriptedBroker, issued: Certificates, tmp_path: Path) -> str:
-    """Address of a real Apache Kafka's listener with TLS that asks its clients for a certificate."""
-    [properties] = list((tmp_path / "own-kafka").glob("node-*/server.properties"))
-    own_real_kafka.stop()
-    given = dict(line.split("=", 1) for line in properties.read_text().splitlines() if "=" in line)
-    port = free_port()
-    stores = {}
-    for kind, pems in (("keystore", (issued.server_key, issued.server)), ("truststore", (issued.ca,))):
-        stores[kind] = tmp_path / f"{kind}.pem"
-        stores[kind].write_bytes(b"".join(pem.read_bytes() for pem in pems))
-    given |= {
-        "listeners": f"{given['listeners']},SSL://127.0.0.1:{port}",
-        "advertised.listeners": f"{given['advertised.listeners']},SSL://localhost:{port}",
-        "listener.security.protocol.map": f"{given['listener.security.protocol.map']},SSL:SSL",
-        "ssl.client.auth": "required",
-        **{f"ssl.{kind}.type": "PEM" for kind in stores},
-        **{f"ssl.{kind}.location": str(file) for kind, file in stores.items()},
-    }
-    properties.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
-    own_real_kafka.start()
-    return f"localhost:{port}"
+def tls_kafka(issued: Certificates, tmp_path: Path) -> Iterator[TlsKafka]:
+    with TlsKafka(tmp_path / "kafka", issued) as kafka:
+        yield kafka
 
 
 def test_uic_folds_from_a_kafka_that_speaks_tls(
-    tls_kafka: str, own_real_kafka: ScriptedBroker, valkey: RedisForTest, issued: Certificates, tmp_path: Path
+    tls_kafka: TlsKafka, valkey: RedisForTest, issued: Certificates, tmp_path: Path
 ) -> None:
-    named = TopicsForTest(tls_kafka, "events", N)
-    create_topics(own_real_kafka.address, topics(named.events, N))
+    address = f"localhost:{tls_kafka.ports['tls']}"
+    named = TopicsForTest(address, "events", N)
+    create_topics(tls_kafka.address, topics(named.events, N))
     told = {
         "UIC_KAFKA__SECURITY_PROTOCOL": "SSL",
         "UIC_KAFKA__SSL_CAFILE": str(issued.ca),
         "UIC_KAFKA__SSL_CERTFILE": str(issued.client),
         "UIC_KAFKA__SSL_KEYFILE": str(issued.client_key),
     }
-    around = Surroundings(tls_kafka, valkey.url, BUNDLE, named.events, N, valkey.prefix, uic=told)
+    around = Surroundings(address, valkey.url, BUNDLE, named.events, N, valkey.prefix, uic=told)
     with UicWorker("uic", tmp_path / "uic", around) as uic, grpc.insecure_channel(uic.address) as channel:
         stub = UserInterestCenterStub(channel)
         stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u"), click("u")]), timeout=60)
-        plain = KafkaProducer(bootstrap_servers=own_real_kafka.address)
+        plain = KafkaProducer(bootstrap_servers=tls_kafka.address)
         plain.send(named.events, key=b"u", value=click("u").SerializeToString()).get(60)
         plain.close()
 
@@ -335,5 +312,5 @@ def test_uic_folds_from_a_kafka_that_speaks_tls(
         assert stub.EraseUser(pb.EraseUserRequest(user_id="u"), timeout=60).position.offset == 3
     with pytest.raises(Exception, match=r"(?i)ssl|bootstrap|broker"):
         KafkaAdminClient(
-            bootstrap_servers=tls_kafka, security_protocol="SSL", ssl_cafile=str(issued.ca), bootstrap_timeout_ms=3000
+            bootstrap_servers=address, security_protocol="SSL", ssl_cafile=str(issued.ca), bootstrap_timeout_ms=3000
         )

@@ -15,17 +15,14 @@ import pytest
 import redis
 from kafka import KafkaAdminClient, KafkaProducer
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
-from localstack.dev_broker import DevBroker
 from localstack.process import Ended
 from localstack.topics import create_topics, topics
 from localstack.uic_and_rtp import UicWorker
 from localstack.valkey import Valkey
 from localstack.wait import until
 from mimn.state import partition_of
-from mimn.state.codec import SPARSE, WHOLE
 from support.alert_rules import faults, scenario_of
-from support.one_node_cluster import OneNodeCluster
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
 from support.world import BUNDLE, World
 from torture.watching import metric, owned, partitions, readiness, samples, wait_well
 from torture.wire import Wire
@@ -100,6 +97,7 @@ def test_installations_with_prefixes_of_their_own_each_fold_the_whole_topic(
         other.close()
 
 
+@pytest.mark.full
 def test_lists_of_events_survive_a_crash_and_an_emptied_store(
     make_world: MakeWorld, real_kafka: str, own_valkey: Valkey
 ) -> None:
@@ -114,22 +112,6 @@ def test_lists_of_events_survive_a_crash_and_an_emptied_store(
     world.wait_folded()
     world.client.flushall()
     world.wait_folded()
-
-
-def test_workers_that_store_states_with_and_without_zeros_follow_each_other(
-    make_world: MakeWorld, kafka: str, valkey: RedisForTest
-) -> None:
-    world = make_world(kafka, valkey.url, valkey.prefix, bundle=LISTS)
-    users = [f"user-{i}" for i in range(12)]
-    for switch, version in (("off", WHOLE), ("on", SPARSE), ("off", WHOLE)):
-        for user in users:
-            world.produce(1, [user])
-        worker = world.worker(MIMN_SPARSE_STATES=switch)
-        world.wait_folded()
-        versions = [int.from_bytes(value[4:6], "little") for value in world.stored().states.values()]
-        assert versions == [version] * len(users)
-        assert metric(worker, "uic_unreadable_states_total") == 0
-        worker.stop()
 
 
 def test_an_emptied_store_is_rebuilt_from_the_log(make_world: MakeWorld, kafka: str, own_valkey: Valkey) -> None:
@@ -151,7 +133,7 @@ def test_an_emptied_store_is_rebuilt_from_the_log(make_world: MakeWorld, kafka: 
     assert world.client.get(world.keys.meta) is not None
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["killed", "frozen"])
+@pytest.mark.parametrize("silent", [False, pytest.param(True, marks=pytest.mark.full)], ids=["killed", "frozen"])
 def test_a_store_that_goes_away_and_comes_back_costs_no_event(
     make_world: MakeWorld, kafka: str, own_valkey: Valkey, silent: bool
 ) -> None:
@@ -169,20 +151,7 @@ def test_a_store_that_goes_away_and_comes_back_costs_no_event(
     world.wait_folded()
 
 
-def test_a_store_that_comes_back_empty_is_rebuilt(make_world: MakeWorld, kafka: str, tmp_path: Path) -> None:
-    with Valkey(tmp_path / "forgetful", appendfsync="off") as store:
-        world = make_world(kafka, store.address, UIC_REDIS__TIMEOUT_S="0.3")
-        worker = world.worker()
-        world.produce(300)
-        world.wait_folded()
-        store.stop()
-        world.produce(100)
-        store.start()
-        world.wait_folded()
-        assert metric(worker, "uic_rewinds_total") >= 1
-
-
-@pytest.mark.parametrize("emptied", [True, False])
+@pytest.mark.parametrize("emptied", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_store_that_was_emptied_while_no_worker_ran_has_an_alert_and_a_restart_has_none(
     make_world: MakeWorld, kafka: str, own_valkey: Valkey, tmp_path: Path, emptied: bool
 ) -> None:
@@ -234,20 +203,6 @@ def test_a_planned_failover_behind_a_name_costs_no_event_and_no_restart(
         until(lambda: readiness(worker) == (200, ""), "UIC says that all is well", within_s=60)
 
 
-def test_a_broker_that_restarts_costs_no_event(
-    make_world: MakeWorld, own_kafka: DevBroker, valkey: RedisForTest
-) -> None:
-    world = make_world(own_kafka.address, valkey.url, valkey.prefix, own_broker=True)
-    worker = world.worker()
-    world.produce(300)
-    world.wait_folded()
-    own_kafka.stop()
-    own_kafka.start()
-    world.produce(300)
-    world.wait_folded(60)
-    until(worker.ready, "UIC serves again", within_s=60)
-
-
 def test_workers_share_the_partitions_and_take_each_others_over(
     make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
 ) -> None:
@@ -270,6 +225,7 @@ def test_workers_share_the_partitions_and_take_each_others_over(
     world.wait_folded()
 
 
+@pytest.mark.full
 def test_a_partition_of_a_quiet_topic_that_goes_to_another_worker_fires_no_alert(
     make_world: MakeWorld, real_kafka: str, valkey: RedisForTest, tmp_path: Path
 ) -> None:
@@ -294,31 +250,6 @@ def test_a_partition_of_a_quiet_topic_that_goes_to_another_worker_fires_no_alert
     assert faults(scenario_of(series, fires, "PartitionsBehind", {}), tmp_path) == ""
 
 
-def test_a_worker_told_to_stop_in_mid_backlog_leaves_at_once_and_in_order(
-    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
-) -> None:
-    told = {"UIC_FOLD__MAX_WAVES": "2", "UIC_KAFKA__SESSION_TIMEOUT_MS": "120000"}
-    world = make_world(real_kafka, valkey.url, valkey.prefix, **told)
-    world.produce(4000)
-    first = world.worker()
-    while True:
-        before = world.progress_records()
-        until(lambda: world.progress_records() != before, "it folds", within_s=60, every_s=0.01)  # noqa: B023
-        first.freeze()  # until it is told to stop
-        if not world.covered(world.log()):
-            break
-        world.produce(4000)  # it was done before this looked
-        first.thaw()
-    began = time.monotonic()
-    status = first.stop()
-    assert status == 0
-    assert time.monotonic() - began < 10
-    assert world.compare(), "it left nothing undone"
-    second = world.worker()
-    until(lambda: owned(second) == PARTITIONS, "no session timeout has to pass", within_s=60)
-    world.wait_folded()
-
-
 def grow(world: World) -> None:
     """Give the topic one more partition."""
     admin = KafkaAdminClient(bootstrap_servers=world.topics.bootstrap)
@@ -330,21 +261,6 @@ def until_it_stops(worker: UicWorker) -> None:
     """First the reason: a busy machine is late to answer the question whether it is ready, which counts as a no."""
     until(lambda: "partition_count" in worker.log.read_text(), "UIC says why it stops", within_s=60)
     until(lambda: not worker.ready(), "UIC says NOT_SERVING", within_s=60)
-
-
-def test_a_topic_that_grows_stops_consumption_by_name(
-    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
-) -> None:
-    world = make_world(real_kafka, valkey.url, valkey.prefix)
-    worker = world.worker()
-    world.produce(100)
-    world.wait_folded()
-    grow(world)
-    until_it_stops(worker)
-    worker.stop()
-    refused = UicWorker("refused", world.folder / "refused", world.surroundings)
-    with pytest.raises(Ended, match=f"{PARTITIONS + 1}"):
-        refused.start()
 
 
 def test_events_that_a_growth_moves_between_old_partitions_are_no_dead_letters(
@@ -374,17 +290,3 @@ def test_events_that_a_growth_moves_between_old_partitions_are_no_dead_letters(
     ends = {p: some.next_offset for p, some in after.items() if some is not None}
     # Events of users who stay, which lie before them, may be folded.
     assert all(ends[at[user]] <= written[user] for user in moved), "none of them is passed"
-
-
-def test_a_cluster_as_store(make_world: MakeWorld, kafka: str, tmp_path: Path) -> None:
-    with OneNodeCluster(tmp_path / "cluster", appendfsync="off") as server:
-        client = redis.Redis.from_url(server.address, protocol=2)
-        world = make_world(kafka, server.address, UIC_REDIS__MODE="cluster")
-        world.produce(300)
-        worker = world.worker()
-        world.wait_folded()
-        client.flushall()
-        world.wait_folded()
-        assert metric(worker, "uic_rewinds_total") == PARTITIONS
-        worker.stop()
-        client.close()

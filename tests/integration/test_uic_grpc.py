@@ -14,12 +14,12 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.dev_broker import DevBroker
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, extend_digest
+from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import RunningUic, click, running_uic
 from torture.watching import metric
 from uic.doors.servicer import SERVICE
@@ -157,6 +157,7 @@ def test_drain_says_not_serving_before_it_goes(
         assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
+@pytest.mark.full
 def test_a_worker_that_announces_its_end_answers_meanwhile_and_clients_that_follow_the_health_leave_it(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:

@@ -11,11 +11,11 @@ from kafka import KafkaProducer
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
-from conftest import MakeTopics, RedisForTest
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from localstack.web import web
 from mimn.state import partition_of
+from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import click, delete_and_wait, running_uic
 from uic.log.topic_reader import read_to_end
 from uic.tools.letter_display import describe
@@ -68,7 +68,7 @@ def test_a_time_that_is_written_in_an_odd_way_is_that_time(
         assert state.event_count == 3
 
 
-@pytest.mark.parametrize("value", [b'{"action":1e400}', b'{"action":"\\ud800"}', b'{"userId":"\\ud800"}'])
+@pytest.mark.parametrize("value", [b'{"action":1e400}', b'{"userId":"\\ud800"}'])
 def test_json_that_protobuf_reads_with_an_error_of_its_own_is_a_dead_letter_like_another(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics, value: bytes
 ) -> None:
@@ -87,6 +87,7 @@ def test_json_that_protobuf_reads_with_an_error_of_its_own_is_a_dead_letter_like
     assert (letter.reason, letter.value) == ("malformed_json", value)
 
 
+@pytest.mark.full
 def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_used_once_it_is_there(
     tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
 ) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from kafka.errors import KafkaError
+from kafka.admin import ConfigResource, ConfigResourceType
 
-from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.topics import create_topics
 from localstack.topics import topics as named_topics
 from localstack.valkey import Valkey
@@ -24,17 +20,14 @@ from localstack.wait import until
 from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import Keys, decode_progress, namespace, partition_of
-from support.scripted_broker import ScriptedBroker
+from support.for_test import MakeTopics, RedisForTest, TopicsForTest
+from support.kafka_cluster import Brokers
 from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
 from torture.groups import generations
 from uic.core.ports import Assigned, Described, Fetched, LogAway, LostGroup
 from uic.core.topics import group_name
 from uic.log.broker_view import BrokerView
 from uic.log.consumer import LogConsumer
-from uic.log.kafka_repairs.clients import open_kafka_client
-from uic.log.kafka_repairs.coordinators import find_coordinator
-from uic.log.kafka_repairs.group import is_settled, open_consumer
-from uic.log.kafka_repairs.metadata import fresh_topic_id
 from uic.log.topic_reader import read_to_end
 from uic.settings import KafkaSettings
 from uic.tools import partitions as partitions_command
@@ -106,23 +99,18 @@ def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(
             "named",
             within_s=60,
         )
-        metrics = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
-        assert f"uic_topic_partitions {N}.0" in metrics
-        assert 'uic_partitions{status="folding"} 0.0' in metrics
         create_topics(real_kafka, named_topics(topics.events, N)[:1])
         until(lambda: "broken_log: topic_id" in ready(uic)[1], "the new log is noticed", within_s=60)
         until(lambda: "log_unavailable" not in ready(uic)[1], "the topic is there again", within_s=10)
-    lines = [line for line in uic.worker.log.read_text().splitlines() if "logger=uic." in line]
-    assert sum("log unavailable" in line and "does not exist" in line for line in lines) == 1
-    assert sum("log available again" in line for line in lines) == 1
     assert len(uic.worker.log.read_text().splitlines()) < 200
 
 
 # Damage
 
 
+@pytest.mark.full
 def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
-    tmp_path: Path, valkey: RedisForTest, own_real_kafka: ScriptedBroker, make_topics: MakeTopics
+    tmp_path: Path, valkey: RedisForTest, own_real_kafka: Brokers, make_topics: MakeTopics
 ) -> None:
     bootstrap = own_real_kafka.address
     topics = make_topics(bootstrap, N)
@@ -137,7 +125,7 @@ def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
             places = [future.get(timeout=60) for future in sent]
             if users == here[:1]:
                 damaged = places[0].offset
-        (segment,) = (tmp_path / "own-kafka").rglob(f"{topics.events}-{BROKEN}/00000000000000000000.log")
+        (segment,) = own_real_kafka.folder.rglob(f"{topics.events}-{BROKEN}/00000000000000000000.log")
         data = bytearray(segment.read_bytes())
         data[-1] ^= 0xFF  # the last batch of this partition: one event
         segment.write_bytes(data)
@@ -170,6 +158,7 @@ def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
         assert counts(uic, here) == dict.fromkeys(here, 3)
 
 
+@pytest.mark.full
 def test_a_batch_larger_than_the_bound_is_folded_once_the_bound_is_raised(
     tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -208,6 +197,7 @@ def configure(bootstrap: str, topic: str, **configs: str) -> None:
         admin.close()
 
 
+@pytest.mark.full
 def test_a_topic_that_is_compacted_is_named_while_uic_runs_and_when_it_finds_the_last_event_removed(
     tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -263,9 +253,8 @@ def shown_as_of_ms(uic: RunningUic) -> int:
     return round(1000 * float(line.rsplit(" ", 1)[1]))
 
 
-@pytest.mark.parametrize("commits", [True, False], ids=["committed", "aborted"])
 def test_events_behind_an_open_transaction_count_as_lag_until_it_ends(
-    commits: bool, tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(real_kafka, N)
     user = next(u for u in USERS if AT[u] == BROKEN)
@@ -293,9 +282,9 @@ def test_events_behind_an_open_transaction_count_as_lag_until_it_ends(
         assert shown_as_of_ms(uic) <= stopped
         assert counts(uic, [user]) == {user: 1}
 
-        (producer.commit_transaction if commits else producer.abort_transaction)()
+        producer.abort_transaction()
         uic.wait_folded([behind])
-        assert counts(uic, [user]) == {user: 3 if commits else 2}
+        assert counts(uic, [user]) == {user: 2}
         until(lambda: partition(uic, BROKEN)["lag"] == 0, "nothing waits", within_s=60)
         until(lambda: shown_as_of_ms(uic) > stopped, "as-of rises again", within_s=60)
         until(lambda: "open_transaction" not in ready(uic)[1], "/readyz follows", within_s=10)
@@ -382,44 +371,7 @@ def produce(topics: TopicsForTest, n: int, value: bytes = b"v") -> None:
     producer.close(timeout=5)
 
 
-def test_a_join_that_only_metadata_asked_for_is_collected_though_it_ends_between_polls(
-    real_kafka: str, make_topics: MakeTopics
-) -> None:
-    topics = make_topics(real_kafka, N)
-    client = open_consumer(
-        bootstrap_servers=real_kafka,
-        group_id=f"grows-{topics.events}",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        session_timeout_ms=SESSION_MS,
-        heartbeat_interval_ms=300,
-    )
-    try:
-        client.subscribe([topics.events])
-        until(lambda: client.poll(timeout_ms=100) or len(client.assignment()) == N, "it joins", within_s=60)
-        admin = KafkaAdminClient(bootstrap_servers=real_kafka)
-        admin.create_partitions({topics.events: N + 1})
-        admin.close()
-
-        def joins() -> Any:
-            fresh_topic_id(client, topics.events, 30_000)
-            client.poll(timeout_ms=0)  # begins to join, and does not wait for the answer
-            return client._coordinator._join_task
-
-        until(joins, "new metadata makes it join", within_s=10)
-        ended = threading.Event()
-        client._coordinator._join_task.add_callback(lambda _: ended.set())
-        assert ended.wait(60)
-        until(
-            lambda: client.poll(timeout_ms=10) or len(client.assignment()) == N + 1,
-            "it has the new partition",
-            within_s=60,
-        )
-        assert is_settled(client)
-    finally:
-        client.close(autocommit=False, timeout_ms=2000)
-
-
+@pytest.mark.full
 def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(real_kafka, N)
     group = f"deaf-{topics.events}"
@@ -445,58 +397,7 @@ def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, ma
         seen.close()
 
 
-def test_a_member_that_fell_out_is_noticed_though_its_coordinator_has_moved(three_real_brokers: ScriptedBroker) -> None:
-    topics = TopicsForTest(three_real_brokers.address, "events", N)
-    group = "moved"
-    servers = {"bootstrap_servers": topics.bootstrap.split(",")}
-    options = servers | {"request_timeout_ms": 10_000}
-    with closing(open_kafka_client(KafkaAdminClient, **servers)) as admin:
-        admin.create_topics([NewTopic(topics.events, N, 3)])
-    member = Member(topics, group)
-    with closing(BrokerView(options, topics.events, group)) as seen, members(member) as wait:
-
-        def knows(count: int) -> bool:
-            try:
-                view = seen.group()
-            except KafkaError:  # which is no answer
-                return False
-            assert view is not None, "nothing keeps us from asking"
-            return len(view.members) == count
-
-        wait(lambda: len(member.owns) == N and knows(1), "it has its partitions", within_s=60)
-        before = find_coordinator(seen._admin, group)
-        three_real_brokers.stop("--node", str(before))
-        wait(lambda: knows(1), "another broker tells of the group", within_s=60)
-        assert find_coordinator(seen._admin, group) != before
-        three_real_brokers.start("--node", str(before))
-        wait(lambda: knows(1), "and so does that one while the first is back", within_s=10)
-        assert (member.lost, member.away) == (0, []), "the member's client is the one that knew the first coordinator"
-        member.log._commands.put(lambda client: client._coordinator._disable_heartbeat())
-        wait(lambda: knows(0), "its coordinator expels it", within_s=60)
-        wait(lambda: member.lost == 1, "it says that it is out", within_s=WATCHED_S)
-        wait(lambda: len(member.owns) == N, "it has its partitions again", within_s=WATCHED_S)
-
-
-def test_a_broker_that_sends_more_than_it_is_asked_for_is_read(
-    kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The local stack's small broker sends whole partitions, however little is asked for: a log that had grown beyond
-    the largest answer would never be read again."""
-    monkeypatch.setattr("uic.log.consumer.ANSWER_BYTES", 1 << 20)
-    topics = make_topics(kafka, N)
-    member = Member(topics, f"large-{topics.events}", session_ms=6000)
-    asked = KafkaSettings.consumer_options
-    limits = {"max_partition_fetch_bytes": 1 << 16, "fetch_max_bytes": 1 << 16}
-    monkeypatch.setattr(KafkaSettings, "consumer_options", lambda self, group: asked(self, group) | limits)
-    produce(topics, 60, bytes(100_000))
-    with members(member) as wait:
-        wait(lambda: member.records == 60, "it has read everything", within_s=60)
-    if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
-        assert member.away, "the broker sent no more than it was asked for: this test shows nothing"
-        assert all(text.startswith("an answer of more than") for text in member.away), "/readyz names the cause"
-        assert len(member.away) <= 4, "twice the size each time, and then it reads"
-
-
+@pytest.mark.full
 def test_a_worker_that_hears_of_another_store_changes_groups(real_kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(real_kafka, N)
     member, other = Member(topics, f"stores-{topics.events}."), Member(topics, f"stores-{topics.events}.")
@@ -509,6 +410,7 @@ def test_a_worker_that_hears_of_another_store_changes_groups(real_kafka: str, ma
         wait(lambda: len(member.owns) == N, "and so has the first", within_s=60)
 
 
+@pytest.mark.full
 def test_two_installations_of_one_prefix_fold_their_own_topics(
     tmp_path: Path, valkey: RedisForTest, own_valkey: Valkey, real_kafka: str, make_topics: MakeTopics
 ) -> None:

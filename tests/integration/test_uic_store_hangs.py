@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from conftest import MakeTopics, RedisForTest
 from localstack.valkey import Valkey
 from localstack.wait import until
+from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import click, running_uic
 from torture.watching import metric
 
@@ -18,6 +18,7 @@ TIMEOUT_S = 12.0
 """Of a call to the store: /readyz is looked at within half of it, before the next call can fail."""
 
 
+@pytest.mark.full
 def test_readyz_says_it_with_the_first_call_that_fails_and_the_log_says_once_that_it_is_over(
     tmp_path: Path, kafka: str, make_topics: MakeTopics, own_valkey: Valkey
 ) -> None:

@@ -12,12 +12,12 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from conftest import MakeTopics, RedisForTest
 from localstack.topics import Topic, create_topics, topics
 from mimn.release import begin, encode_record, record_key
 from mimn.state import decode_state, user_hash
 from support.bulk_running import cut_log, done, run, run_main
 from support.bundles import SKETCH
+from support.for_test import MakeTopics, RedisForTest
 from support.releases import NOW_MS, SALT
 from support.uic_running import delete_and_wait
 from support.world import BUNDLE, World
@@ -94,6 +94,7 @@ def test_a_first_archive_and_a_backfill_of_a_log_that_was_cut_say_so(tmp_path: P
     assert said.endswith(f". {users} of the states are partial: they lack events\n")
 
 
+@pytest.mark.full
 def test_an_import_says_what_its_archive_lacks_because_no_state_will(
     tmp_path: Path, world: World, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +111,7 @@ def test_an_import_says_what_its_archive_lacks_because_no_state_will(
     )
 
 
+@pytest.mark.full
 def test_a_compacted_topic_is_neither_archived_nor_folded_in_bulk(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

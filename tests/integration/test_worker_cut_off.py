@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import MakeTopics, RedisForTest
 from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
 from localstack.web import web
 from support.cut_off import CutOffKafka, cut_off_kafka
+from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import BUNDLE, RunningUic, click
 from uic.fold.health import UNHEARD
 from uic.log.silence import SESSIONS
@@ -71,6 +71,7 @@ def assert_told(worker: UicWorker, cut: Callable[[], None], named: str) -> None:
     assert "\nuic_ready 0.0" in web().get(f"{worker.admin_url}/metrics", timeout=60).text
 
 
+@pytest.mark.full
 def test_a_spare_worker_that_is_cut_off_says_so_and_takes_over_when_it_is_not(
     tmp_path: Path, valkey: RedisForTest, brokers: CutOffKafka, make_topics: MakeTopics
 ) -> None:
@@ -114,7 +115,7 @@ def test_a_spare_worker_that_is_cut_off_says_so_and_takes_over_when_it_is_not(
             uic.channel.close()
 
 
-@pytest.mark.alone
+@pytest.mark.full
 def test_a_worker_whose_connections_are_reset_for_less_than_a_session_goes_on_at_once(
     tmp_path: Path, valkey: RedisForTest, brokers: CutOffKafka, make_topics: MakeTopics
 ) -> None:
@@ -131,7 +132,7 @@ def test_a_worker_whose_connections_are_reset_for_less_than_a_session_goes_on_at
         until(lambda: told in readiness(worker)[1], "it says that it is cut off", within_s=TOLD_S)
         brokers.cut.restore()
         # Its group would keep the partition for a member that was given up until the session ends.
-        until(lambda: holds(worker), "it has the partition", within_s=5)
+        until(lambda: holds(worker), "it has the partition", within_s=TOLD_S)
         until(lambda: serves(worker), "it is as before", within_s=TOLD_S)
         uic = RunningUic(worker)
         uic.wait_folded(uic.publish(click("u1")))

@@ -13,9 +13,9 @@ import grpc
 import pytest
 from kafka import KafkaProducer
 
-from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
 from localstack.web import web
+from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import RunningUic, click, running_uic
 from support.wrong_clock import WrongClock
 
@@ -79,6 +79,7 @@ def told_behind(text: str) -> bool:
     return seconds is not None and abs(int(seconds[1]) - DAYS_2) < 60
 
 
+@pytest.mark.full
 def test_a_clock_that_is_days_slow_is_not_taken_for_the_callers_mistake(
     kafka: str, make_topics: MakeTopics, valkey: RedisForTest, tmp_path: Path
 ) -> None:

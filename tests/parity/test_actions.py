@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from mimn.nn.sketch import Touches, folded_counters, window_counts
 from mimn.state.actions import LARGEST_WEIGHT
 from mimn.state.sketch import DAY_MS, Sketch
 from support.bundles import write_manifest
+
+pytestmark = pytest.mark.torch
 
 RULES: ActionRules = {"view": 0.0, "click": 1.0, "cart": 2.5, "purchase": "embedding"}
 FOLDED = np.array([2, 3, 5])
@@ -52,9 +55,15 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-def test_a_bundle_folds_what_the_model_unrolls(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `TINY` with `RULES`."""
+    return exported(tiny_model(TINY, actions=RULES), tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_bundle_folds_what_the_model_unrolls(tiny: Path) -> None:
     model = tiny_model(TINY, actions=RULES)
-    bundle = load_bundle(exported(model, tmp_path))
+    bundle = load_bundle(tiny)
     step = StepGraph(bundle)
     items, categories, actions = drawn()
     with torch.no_grad():
@@ -92,6 +101,7 @@ def test_a_model_file_keeps_the_rules_and_what_was_learned(tmp_path: Path) -> No
         torch.testing.assert_close(again.events(*drawn()), model.events(*drawn()), rtol=0, atol=0)
 
 
+@pytest.mark.full
 def test_actions_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     kinds: dict[str, ActionRules | None] = {
         "none": None,
@@ -107,8 +117,8 @@ def test_actions_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert len(prints) == 5
 
 
-def test_a_changed_rule_is_refused_by_the_fingerprint(tmp_path: Path) -> None:
-    path = exported(tiny_model(TINY, actions=RULES), tmp_path)
+def test_a_changed_rule_is_refused_by_the_fingerprint(tiny: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(tiny, tmp_path / "a/1")
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["actions"]["cart"]["weight"] = 2.0
     write_manifest(path, manifest)

@@ -300,22 +300,23 @@ def test_a_saved_baseline_comes_back_whole(config: BaselineConfig, tmp_path_fact
     assert logits(loaded).equal(logits(model))
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)  # compiling takes minutes on a busy machine
-def test_compiled_steps_compute_what_the_written_ones_do() -> None:
+@pytest.mark.parametrize("name", ["DIEN", "RUM", "delta rule", "DIN", "official DIEN"])
+def test_compiled_steps_compute_what_the_written_ones_do(name: str) -> None:
     """These have all recurrent steps and both attentions between them."""
     if compilation.compiler() is None:
         pytest.skip("no C++ compiler on this machine")
-    for name in ("DIEN", "RUM", "delta rule", "DIN", "official DIEN"):
-        model = model_of(CONFIGS[name])
-        want, loss = logits(model), model.loss(batch())
-        torch.autograd.backward(loss.total)
-        gradients = {name: value.grad for name, value in model.named_parameters()}
-        model.zero_grad()
-        model.compile_steps()
-        torch.testing.assert_close(logits(model), want, atol=1e-10, rtol=0)
-        torch.autograd.backward(model.loss(batch()).total)
-        for weight, value in model.named_parameters():
-            torch.testing.assert_close(value.grad, gradients[weight], atol=1e-10, rtol=0)
+    model = model_of(CONFIGS[name])
+    want, loss = logits(model), model.loss(batch())
+    torch.autograd.backward(loss.total)
+    gradients = {name: value.grad for name, value in model.named_parameters()}
+    model.zero_grad()
+    model.compile_steps()
+    torch.testing.assert_close(logits(model), want, atol=1e-10, rtol=0)
+    torch.autograd.backward(model.loss(batch()).total)
+    for weight, value in model.named_parameters():
+        torch.testing.assert_close(value.grad, gradients[weight], atol=1e-10, rtol=0)
 
 
 def test_without_a_compiler_the_written_steps_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from mimn.impressions.trained import TrainedRun
 from mimn.run_config import DataSettings, RunConfig
 from rtp.runtime import OnnxModel
 from support.impression_log import context, graded, made
+
+pytestmark = pytest.mark.torch
 
 DESCRIBED = """
 [fields.user]
@@ -55,10 +60,28 @@ def trained(folder: Path, **model: Any) -> TrainedRun:
     return TrainedRun.load(folder / "run", folder / "cache")
 
 
-def test_a_bundle_holds_the_vectors_that_the_model_reads(tmp_path: Path) -> None:
-    run = trained(tmp_path)
+READING: dict[str, dict[str, Any]] = {
+    "pooling": {"sketch_category_cells": 4, "history_product": True},
+    "ledger": {"variant": "ledger"},
+}
+Shop = Callable[[str], tuple[TrainedRun, Bundle]]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The run and the bundle of a state, made once."""
+
+    def made_with(state: str) -> tuple[TrainedRun, Bundle]:
+        folder = tmp_path_factory.mktemp(state)
+        run = trained(folder, member_reads=True, ledger_buckets=2, **READING[state])
+        return run, load_bundle(export_run(run.folder, folder / "bundles", "shop", "1", "float32"))
+
+    return cache(made_with)
+
+
+def test_a_bundle_holds_the_vectors_that_the_model_reads(shop: Shop) -> None:
+    run, bundle = shop("pooling")
     model, data = run.model, run.data.labelled.impressions
-    bundle = load_bundle(export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32"))
     some = np.unique(data.item_id)
     category = some % 3
     rows = torch.from_numpy(run.reader._ids.item_rows(some))
@@ -89,17 +112,10 @@ def test_a_bundle_holds_the_vectors_that_the_model_reads(tmp_path: Path) -> None
     assert np.allclose(vector.values, known.detach().numpy()[0], rtol=1e-5, atol=1e-6)
 
 
-READING: dict[str, dict[str, Any]] = {
-    "pooling": {"sketch_category_cells": 4, "history_product": True},
-    "ledger": {"variant": "ledger"},
-}
-
-
 @pytest.mark.parametrize("state", READING)
-def test_a_bundle_reads_members_as_training_did(tmp_path: Path, state: str) -> None:
+def test_a_bundle_reads_members_as_training_did(shop: Shop, state: str) -> None:
     """Events folded one at a time as UIC does, scored as RTP does: the scores of `evaluate`."""
-    run = trained(tmp_path, member_reads=True, ledger_buckets=2, **READING[state])
-    bundle = load_bundle(export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32"))
+    run, bundle = shop(state)
     assert bundle.manifest.item_table is None
     reads = bundle.reads
     assert reads is not None
@@ -143,15 +159,15 @@ def test_a_bundle_reads_members_as_training_did(tmp_path: Path, state: str) -> N
     assert sums > 0
 
 
-def test_new_candidates_are_a_release_of_the_head_alone(tmp_path: Path) -> None:
+def test_new_candidates_are_a_release_of_the_head_alone(shop: Shop, tmp_path: Path) -> None:
     """The index is outside of the states' fingerprint, and a candidate that no table has is read by its members."""
-    run = trained(tmp_path, member_reads=True, ledger_buckets=2, sketch_category_cells=4)
-    before = load_bundle(export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32"))
+    run, before = shop("pooling")
+    shutil.copytree(run.folder.parent, tmp_path, dirs_exist_ok=True)
     ledger = before.ledger
     assert ledger is not None
     newest = 77_777
     pq.write_table(pa.table({"c": [10, *[newest] * 3], "m": [19, 1, 2, 3]}), tmp_path / "members.parquet")
-    again = ["export", "--run", str(run.folder), "--output", str(tmp_path / "bundles"), "--name", "shop"]
+    again = ["export", "--run", str(tmp_path / "run"), "--output", str(tmp_path / "bundles"), "--name", "shop"]
     again += ["--version", "2", "--members", str(tmp_path / "dataset.toml"), "--cache", str(tmp_path / "cache")]
     assert main(again) == 0
     after = load_bundle(tmp_path / "bundles" / "shop" / "2")
@@ -173,9 +189,9 @@ def unknown_of(bundle: Bundle, *items: int) -> int:
     return model.unknown_items
 
 
-def test_an_index_that_does_not_fit_its_bundle_is_refused(tmp_path: Path) -> None:
-    run = trained(tmp_path, member_reads=True, ledger_buckets=2)
-    manifest = load_bundle(export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32")).manifest
+def test_an_index_that_does_not_fit_its_bundle_is_refused(shop: Shop, tmp_path: Path) -> None:
+    run, bundle = shop("ledger")
+    manifest = bundle.manifest
     assert manifest.members is not None
     broken: dict[str, Any] = {
         "members.half_lives": MembersSpec(()),
@@ -190,9 +206,10 @@ def test_an_index_that_does_not_fit_its_bundle_is_refused(tmp_path: Path) -> Non
             wrong = msgspec.structs.replace(wrong, files=files, sizes=None)
         with pytest.raises(BundleError, match=message):
             decode_manifest(encode_manifest(wrong))
-    (run.folder / "members.first.npy").unlink()
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    (copy / "members.first.npy").unlink()
     with pytest.raises(ExportError, match=r"members\.first\.npy"):
-        export_run(run.folder, tmp_path / "bundles", "shop", "2", "float32")
+        export_run(copy, tmp_path / "bundles", "shop", "2", "float32")
     assert not (tmp_path / "bundles" / "shop" / "2").exists()
 
 

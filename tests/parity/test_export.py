@@ -47,7 +47,11 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.mark.parametrize(
-    "name", ["context", "bounded writes", "shift", "neither", "one slot", "batch norm and dropout", "pooling"]
+    "name",
+    [
+        *("context", "batch norm and dropout", "pooling"),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("bounded writes", "shift", "neither", "one slot")),
+    ],
 )
 def test_a_bundle_folds_and_scores_as_the_model_does(name: str, tmp_path: Path) -> None:
     model = small_model(CONFIGS[name]).train()
@@ -115,12 +119,6 @@ def test_parity_counts_what_it_compared(both: Bundle) -> None:
     assert report.steps >= sum(BATCHES) - report.undecided
     assert report.scores >= sum(BATCHES)
     assert report.histories > max(BATCHES) // 2
-
-
-def test_the_same_model_gives_the_same_bytes(both: Bundle, tmp_path: Path) -> None:
-    again = export(small_model(CONFIGS["both"]), tmp_path)
-    for file in sorted(path.name for path in both.path.iterdir()):
-        assert (both.path / file).read_bytes() == (again.path / file).read_bytes(), file
 
 
 def test_a_bundle_is_exported_again_from_its_weights(
@@ -336,22 +334,19 @@ class TestCommand:
     def test_a_folder_that_is_none_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--run", str(tmp_path / "no"), "--output", str(tmp_path), "--name", "small", "--version", "3"]
         assert main(arguments) == 1
-        said = capsys.readouterr().err
-        assert said == f"export: --run: {tmp_path / 'no'} is not a folder: give the --output of the training\n"
+        assert f"--run: {tmp_path / 'no'}" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("place", ["/proc/none", "a file"])
+    @pytest.mark.full
     def test_an_output_that_cannot_be_written_is_named(
-        self, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (tmp_path / "a file").touch()
-        output = tmp_path / place  # an absolute path stays what it is
+        output = tmp_path / "a file"
+        output.touch()
         config = tmp_path / "c.toml"
         config.write_text("[model]\nembedding_dim = 3\nslots = 2\nhead_units = [9, 7]\n")
         arguments = ["--untrained", "--config", str(config), "--items", "20", "--categories", "4"]
         assert main([*arguments, "--output", str(output), "--name", "random", "--version", "1"]) == 1
-        said = capsys.readouterr().err
-        assert said.startswith(f"export: {output / 'random/1'} cannot be written (")
-        assert said.endswith("): choose another output folder, or make room\n")
+        assert f"{output / 'random/1'} cannot be written" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("text", "message"),

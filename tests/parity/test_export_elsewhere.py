@@ -38,7 +38,9 @@ PROCESSORS = {
 """Settings of the libraries that PyTorch and numpy compute with."""
 
 
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize(
+    "processor", ["AVX2", *(pytest.param(name, marks=pytest.mark.full) for name in ("this one", "no vectors"))]
+)
 def test_each_instruction_set_exports_the_shipped_bytes(processor: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mimn.export", "--again", str(SHIPPED), "--weights", str(WEIGHTS)]
     command += ["--output", str(tmp_path), "--name", "again", "--version", "1"]

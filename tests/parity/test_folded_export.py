@@ -3,7 +3,9 @@ that training reads, and what would not is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,6 @@ from mimn.config import ConfigError
 from mimn.data.description import ActionRules
 from mimn.export import ExportError, export_any
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.graphs import head_graph, step_graph
 from mimn.nn.model import ClickModel
 from mimn.parity import ParityError, check_parity
 from mimn.state.layout import BlockType
@@ -45,8 +46,12 @@ FULL = replace(
     sketch_item_cells=13,
     sketch_half_lives=(0, 30),
 )
-each_variant = pytest.mark.parametrize("variant", VARIANTS)
+SERVED: tuple[BaselineVariant, ...] = ("gru4rec", "rum")
+each_variant = pytest.mark.parametrize(
+    "variant", [*SERVED, *(pytest.param(name, marks=pytest.mark.full) for name in VARIANTS[2:])]
+)
 USERS, EVENTS, CANDIDATES = 5, 60, 9
+BundleOf = Callable[[BaselineVariant], Bundle]
 
 
 def export(model: ClickModel, folder: Path, dtype: BlockType = "float32") -> Bundle:
@@ -85,17 +90,28 @@ def assert_folds_as_windows(bundle: Bundle, model: BaselineModel, tolerance: flo
     assert got.std(axis=0).max() > 1e-3, "users differ"
 
 
-@each_variant
-def test_events_folded_one_at_a_time_score_as_whole_windows_do(variant: BaselineVariant, tmp_path: Path) -> None:
+@cache
+def plain(variant: BaselineVariant) -> BaselineModel:
     model = tiny_model(replace(PLAIN, variant=variant))
     assert isinstance(model, BaselineModel)
-    bundle = export(model, tmp_path)
+    return model
+
+
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> BundleOf:
+    """The bundle of a variant, exported once."""
+    return cache(lambda variant: export(plain(variant), tmp_path_factory.mktemp(variant)))
+
+
+@each_variant
+def test_events_folded_one_by_one_score_as_windows_do(variant: BaselineVariant, bundle_of: BundleOf) -> None:
+    model, bundle = plain(variant), bundle_of(variant)
     assert bundle.layout == user_layout(model.config)
     bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state)
     assert_folds_as_windows(bundle, model, 1e-5)
 
 
-@each_variant
+@pytest.mark.parametrize("variant", ["gru4rec", *(pytest.param(name, marks=pytest.mark.full) for name in VARIANTS[1:])])
 def test_fields_heads_sketches_and_calibrators_go_with_each_state(variant: BaselineVariant, tmp_path: Path) -> None:
     """Export compares ONNX, PyTorch, the equations, and training's windows, or refuses."""
     rules: ActionRules = {"view": 0.0, "click": 1.0, "cart": 2.5, "purchase": "embedding"}
@@ -110,22 +126,20 @@ def test_fields_heads_sketches_and_calibrators_go_with_each_state(variant: Basel
     ]
 
 
-@each_variant
+@pytest.mark.parametrize("variant", ["rum", pytest.param("delta", marks=pytest.mark.full)])
 def test_a_state_may_be_stored_in_float16(variant: BaselineVariant, tmp_path: Path) -> None:
-    model = tiny_model(replace(PLAIN, variant=variant))
-    assert isinstance(model, BaselineModel)
+    model = plain(variant)
     bundle = export(model, tmp_path, "float16")
     assert bundle.layout.half_floats
     assert_folds_as_windows(bundle, model, 0.02)
 
 
 @each_variant
-def test_a_graph_of_other_weights_is_refused(variant: BaselineVariant) -> None:
-    model = tiny_model(replace(PLAIN, variant=variant))
-    assert isinstance(model, BaselineModel)
+def test_a_graph_of_other_weights_is_refused(variant: BaselineVariant, bundle_of: BundleOf) -> None:
+    model, folder = plain(variant), bundle_of(variant).path
     layout = user_layout(model.config)
+    step, head = (folder / "step.onnx").read_bytes(), (folder / "head.onnx").read_bytes()
     with torch.no_grad():
-        step, head = step_graph(model, layout)[0], head_graph(model, layout)[0]
         check_parity(model, layout, step, head)
         other = moved(step, f"cell.interest.{STEP_WEIGHTS[variant]}", 0.05)
         assert other != step, "the graph has the weight by this name"

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-import torch
 
 import mimn.export.sequence
 from fixtures.write_bundles import CATEGORY_IDS, EVENTS, ITEM_IDS, TINY_DIEN, TINY_DIN, tiny_model
@@ -22,7 +21,7 @@ from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import save_model
 from mimn.nn.graphs import sequence_head_graph
 from mimn.parity import ParityError
-from mimn.sequence_parity import by_pytorch, check_sequence_parity, lengths
+from mimn.sequence_parity import by_pytorch
 from mimn.state import EventList
 
 pytestmark = pytest.mark.torch
@@ -54,7 +53,9 @@ CONFIGS: dict[str, BaselineConfig] = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full) if "no" in name else name for name in CONFIGS]
+)
 def test_scores_after_a_log_of_any_length_equal_pytorch(name: str, tmp_path: Path) -> None:
     model = baseline(CONFIGS[name])
     bundle = export(model, tmp_path, T)
@@ -110,16 +111,8 @@ def test_histories_are_padded_to_few_lengths_and_little_longer() -> None:
     assert all(more <= 1.26 * length for length, more in enumerate(padded) if length >= LENGTHS[3])
 
 
-def test_parity_covers_the_edges() -> None:
-    assert {0, 1, 7, LENGTHS[0], LENGTHS[0] + 1, T, T + 5} <= set(lengths(T))
-    assert lengths(3) == [0, 1, 2, 3, 8]
-
-
-@pytest.mark.parametrize("config", [TINY_DIEN, TINY_DIN], ids=["dien", "din"])
-def test_a_graph_that_disagrees_with_pytorch_is_refused_and_nothing_is_written(
-    config: BaselineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = baseline(config)
+def test_a_graph_that_disagrees_with_pytorch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = baseline(TINY_DIN)
     exact = sequence_head_graph(model)
     proto = onnx.load_from_string(exact.onnx)
     changed = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
@@ -129,18 +122,6 @@ def test_a_graph_that_disagrees_with_pytorch_is_refused_and_nothing_is_written(
     with pytest.raises(ParityError, match=r"after \d+ events: ONNX and PyTorch differ"):
         export(model, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_parity_says_how_close_it_was() -> None:
-    model = baseline(TINY_DIN)
-    with torch.no_grad():
-        difference = check_sequence_parity(model, EventList(EVENTS), sequence_head_graph(model)[0])
-    assert 0 < difference < 1e-5
-
-
-def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
-    one, other = (export(baseline(TINY_DIN), tmp_path / name) for name in ("one", "other"))
-    assert one.manifest.files == other.manifest.files
 
 
 def test_a_variant_that_cannot_be_served_is_refused_by_name(tmp_path: Path) -> None:

@@ -15,11 +15,6 @@ GROUPS: list[Any] = yaml.safe_load(RULES.read_text())["groups"]
 ANNOTATIONS: dict[str, Any] = {rule["alert"]: rule["annotations"] for group in GROUPS for rule in group["rules"]}
 
 
-def scenario(series: str, values: str, fires: list[tuple[str, bool]], alert: str, labels: dict[str, str]) -> Any:
-    """As `scenario_of`, of one series."""
-    return scenario_of({series: values}, fires, alert, labels)
-
-
 def scenario_of(
     series: dict[str, str], fires: list[tuple[str, bool]], alert: str, labels: dict[str, str], every: str = "30s"
 ) -> Any:
@@ -42,12 +37,21 @@ def quiet(series: dict[str, str], times: list[str]) -> Any:
 
 def faults(scenario: Any, folder: Path) -> str:
     """In what the alerts differ from what a scenario says; empty if in nothing."""
-    file, rules = folder / "scenario.yml", folder / "rules.yml"
-    asked = {test["alertname"] for test in scenario["alert_rule_test"]}
+    return faults_of([scenario], folder)
+
+
+def faults_of(scenarios: list[Any], folder: Path) -> str:
+    """As `faults`, of several scenarios in one run of the tool, with a file for each interval between evaluations."""
+    rules = folder / "rules.yml"
+    asked = {test["alertname"] for scenario in scenarios for test in scenario["alert_rule_test"]}
     rules.write_text(yaml.safe_dump({"groups": [_of_group(group, asked) for group in GROUPS]}))
-    told = {"rule_files": [str(rules)], "evaluation_interval": scenario["interval"], "tests": [scenario]}
-    file.write_text(yaml.safe_dump(told))
-    ended = subprocess.run([skips.promtool(), "test", "rules", file], check=False, capture_output=True, text=True)
+    files = []
+    for every in sorted({scenario["interval"] for scenario in scenarios}):
+        tests = [scenario for scenario in scenarios if scenario["interval"] == every]
+        files.append(folder / f"every-{every}.yml")
+        told = {"rule_files": [str(rules)], "evaluation_interval": every, "tests": tests}
+        files[-1].write_text(yaml.safe_dump(told))
+    ended = subprocess.run([skips.promtool(), "test", "rules", *files], check=False, capture_output=True, text=True)
     return "" if ended.returncode == 0 else ended.stdout + ended.stderr
 
 

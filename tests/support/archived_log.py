@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from conftest import TopicsForTest
+from support.for_test import TopicsForTest
 from uic.bulk.archive import Archive
 from uic.log.erasures import decode_erasure
 from uic.log.topic_reader import LogRecord, read_to_end

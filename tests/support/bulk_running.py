@@ -19,7 +19,6 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from uic.bulk.backfill_job import STATES
-from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.saved_states import states_file
 
@@ -162,20 +161,6 @@ def kill(environment: Mapping[str, str], verb: str, step: str, count: int, *argu
 def killed_task(*_: object) -> None:
     """In place of `uic.bulk.pool.fold_task`: the kernel kills the process for memory."""
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed_with_its_parent(*_: object) -> None:
-    """In place of it, in a worker of Spark: the kernel kills also the process that starts such workers."""
-    os.kill(os.getppid(), signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-REFUSES = "the archive is not what it should be"
-
-
-def refusing_task(*_: object) -> None:
-    """In place of it: a task that refuses what it is given."""
-    raise BulkRefused(REFUSES)
 
 
 def held_task(job: Any, work: str, task: Any) -> None:

@@ -41,6 +41,11 @@ class Certificates:
             (folder / f"{name}.pem").write_bytes(chain)
             key = load_pem_private_key(issued.private_key_pem.bytes(), None)
             (folder / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return cls.at(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """Those that were issued into `folder`."""
         names = ("ca.pem", "server.pem", "server.key", "client.pem", "client.key")
         return cls(*(folder / name for name in names))
 

@@ -134,7 +134,7 @@ class CutOffKafka(ApacheKafka):
 @contextmanager
 def cut_off_kafka(folder: Path) -> Iterator[CutOffKafka]:
     """Start it (about 5 s), and stop it afterwards. Skips the test where there is no Kafka or no Java."""
-    kafka = CutOffKafka(kafka_home(folder / "home"), folder / "kafka")
+    kafka = CutOffKafka(kafka_home(), folder / "kafka")
     try:
         with kafka:
             yield kafka

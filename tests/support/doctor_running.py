@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import RedisForTest, TopicsForTest
+from support.for_test import RedisForTest, TopicsForTest
 from support.uic_running import BUNDLE
 
 

@@ -15,7 +15,6 @@ from uic.core.ports import (
     Assigned,
     Described,
     Fetched,
-    LeaderAway,
     LogMessage,
     NotCounted,
     NotDescribed,
@@ -150,10 +149,6 @@ class FakeLog:
         self.columns = columns
         self.chunk = chunk
         self.away = False
-        self.leaderless: set[int] = set()
-        """Partitions that no broker leads."""
-        self.refused: dict[int, str] = {}
-        """Partitions whose leader refuses this client, and why."""
         self.coordinator_refuses = False
         self.knows_epochs = True
         """Whether its brokers tell where leader epochs end."""
@@ -185,8 +180,7 @@ class FakeLog:
     def messages(self, timeout_s: float) -> list[LogMessage]:
         if not self.away:
             for p, (tag, position) in list(self.reading.items()):
-                if p not in self.leaderless and p not in self.refused:
-                    self._fetch(p, tag, position)
+                self._fetch(p, tag, position)
         found, self.queued = self.queued, []
         return found
 
@@ -197,13 +191,8 @@ class FakeLog:
         if self.away:
             self.queued.append(NotDescribed(tuple(tags.values()), "away"))
             return
-        if led_by_none := tuple(tag for p, tag in tags.items() if p in self.assigned & self.leaderless):
-            self.queued.append(LeaderAway(led_by_none))
-        for p, why in self.refused.items():
-            if p in self.assigned and p in tags:
-                self.queued.append(NotDescribed((tags[p],), why))
         for p, tag in tags.items():
-            if p in self.assigned - self.leaderless - self.refused.keys():
+            if p in self.assigned:
                 log = self.topic.partitions[p]
                 reading = self.reading.get(p)
                 position = reading[1] if reading is not None and reading[0] == tag else None

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from kafka import KafkaProducer
 
-from conftest import TopicsForTest
+from support.for_test import TopicsForTest
 
 
 class Transaction:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.ports import LOOPBACK
 from localstack.uic_and_rtp import RtpProcess, Surroundings, uic_variables
 from localstack.wait import until
@@ -30,6 +29,7 @@ from mimn.bundle.graph import open_head
 from mimn.release import Record, decode_record, record_key
 from mimn.state import decode_state, partition_of, user_hash
 from support.bundles import SKETCH, TINY, with_scaled_head
+from support.for_test import RedisForTest, TopicsForTest
 from support.world import World
 from uic.rollout import main as command
 

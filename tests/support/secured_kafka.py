@@ -1,12 +1,13 @@
 """A real Apache Kafka that asks its clients for a password and for rights, for a test: TLS, SCRAM and ACLs.
 
-It has two listeners. `address` is open to the test itself, which is the super user there. `secured_address` has TLS and
-SCRAM, and there a user may do only what an ACL allows.
+`address` is open to the test itself, which is the super user there. The other listeners have TLS and SCRAM, and there a
+user may do only what an ACL allows: `secured_address`; `mutual_address`, which also asks for a client's certificate;
+`renewing_address`, whose clients must log in again every 3 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,60 +25,75 @@ from kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from conftest import TopicsForTest
 from localstack.apache_kafka import ApacheKafka
 from localstack.topics import create_topics, topics
 from localstack.wait import until
 from support.certificates import Certificates
+from support.for_test import TopicsForTest
 from support.kafka_home import kafka_home
 
 MECHANISM = "SCRAM-SHA-512"
 USER = "uic"
 PASSWORD = "a-password"
+LISTENERS = ("secured", "mutual", "renewing")
 
 
 class SecuredKafka(ApacheKafka):
     """One node with `StandardAuthorizer`; `start`, `stop`, `kill`, `freeze` and `restart` keep its ports."""
 
-    def __init__(self, home: Path, folder: Path, certificates: Certificates, more: Mapping[str, str]) -> None:
-        """`more`: broker settings, which replace ours."""
+    def __init__(self, home: Path, folder: Path, certificates: Certificates) -> None:
         super().__init__(home, folder)
-        self.ports["secured"] = 0
-        self._free.append("secured")
-        self._certificates = certificates
-        self._more = more
+        self.certificates = certificates
+        for listener in LISTENERS:
+            self.ports[listener] = 0
+            self._free.append(listener)
 
     @property
     def secured_address(self) -> str:
         """A bootstrap address for clients with a user."""
         return f"localhost:{self.ports['secured']}"
 
+    @property
+    def mutual_address(self) -> str:
+        """The same for clients with a certificate."""
+        return f"localhost:{self.ports['mutual']}"
+
+    @property
+    def renewing_address(self) -> str:
+        """The same for clients that log in again every 3 s."""
+        return f"localhost:{self.ports['renewing']}"
+
     def settings(self) -> dict[str, str]:
         """Its `server.properties`. The certificate is read at each start."""
         stores: dict[str, str] = {}
         for kind, pems in (
-            ("keystore", (self._certificates.server_key, self._certificates.server)),
-            ("truststore", (self._certificates.ca,)),
+            ("keystore", (self.certificates.server_key, self.certificates.server)),
+            ("truststore", (self.certificates.ca,)),
         ):
             store = self.folder.resolve() / f"{kind}.pem"
             store.write_bytes(b"".join(pem.read_bytes() for pem in pems))
             stores |= {f"ssl.{kind}.type": "PEM", f"ssl.{kind}.location": str(store)}
         ours = super().settings()
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        at = {name: f"{name.upper()}://127.0.0.1:{self.ports[name]}" for name in LISTENERS}
+        told = {name: f"{name.upper()}://localhost:{self.ports[name]}" for name in LISTENERS}
         return {
             **ours,
-            "listeners": f"{ours['listeners']},SECURED://127.0.0.1:{self.ports['secured']}",
-            "advertised.listeners": f"{ours['advertised.listeners']},SECURED://{self.secured_address}",
-            "listener.security.protocol.map": f"{ours['listener.security.protocol.map']},SECURED:SASL_SSL",
+            "listeners": ",".join([ours["listeners"], *at.values()]),
+            "advertised.listeners": ",".join([ours["advertised.listeners"], *told.values()]),
+            "listener.security.protocol.map": ",".join(
+                [ours["listener.security.protocol.map"], *(f"{name.upper()}:SASL_SSL" for name in LISTENERS)]
+            ),
             **stores,
             "sasl.enabled.mechanisms": MECHANISM,
-            f"listener.name.secured.{MECHANISM.lower()}.sasl.jaas.config": scram,
+            **{f"listener.name.{name}.{MECHANISM.lower()}.sasl.jaas.config": scram for name in LISTENERS},
+            "listener.name.mutual.ssl.client.auth": "required",
+            "listener.name.renewing.connections.max.reauth.ms": "3000",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
             "allow.everyone.if.no.acl.found": "false",
             "offsets.topic.num.partitions": "8",
             "group.min.session.timeout.ms": "1000",
-            **self._more,
         }
 
     def set_password(self, password: str, user: str = USER) -> None:
@@ -125,7 +141,7 @@ class SecuredKafka(ApacheKafka):
         """UIC's settings of how it connects as `user`, without the address."""
         return {
             "UIC_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
-            "UIC_KAFKA__SSL_CAFILE": str(self._certificates.ca),
+            "UIC_KAFKA__SSL_CAFILE": str(self.certificates.ca),
             "UIC_KAFKA__SASL_MECHANISM": MECHANISM,
             "UIC_KAFKA__SASL_USERNAME": user,
             "UIC_KAFKA__SASL_PASSWORD": password,
@@ -136,7 +152,7 @@ class SecuredKafka(ApacheKafka):
         return {
             "bootstrap_servers": self.secured_address,
             "security_protocol": "SASL_SSL",
-            "ssl_cafile": str(self._certificates.ca),
+            "ssl_cafile": str(self.certificates.ca),
             "sasl_mechanism": MECHANISM,
             "sasl_plain_username": user,
             "sasl_plain_password": password,
@@ -164,24 +180,13 @@ class SecuredKafka(ApacheKafka):
 
 
 @contextmanager
-def secured_kafka(
-    folder: Path,
-    certificates: Certificates,
-    *,
-    users: Mapping[str, str] | None = None,
-    settings: Mapping[str, str] | None = None,
-) -> Iterator[SecuredKafka]:
-    """Start one in `folder` (about 7 s), and stop it afterwards. Skips the test where there is no Kafka or no Java.
+def secured_kafka(folder: Path, certificates: Certificates) -> Iterator[SecuredKafka]:
+    """One of the test's own (about 7 s) that it may stop. `USER` may do nothing until `grant`.
 
-    Args:
-        folder: of its log and settings.
-        certificates: the server's, and the CA that its clients trust.
-        users: name → password; None for `USER` with `PASSWORD`. They may do nothing until `grant`.
-        settings: broker settings, which replace ours, such as `connections.max.reauth.ms`.
+    Skips the test where there is no Kafka.
     """
-    with SecuredKafka(kafka_home(folder / "home"), folder / "broker", certificates, settings or {}) as kafka:
-        for user, password in ({USER: PASSWORD} if users is None else users).items():
-            kafka.set_password(password, user)
+    with SecuredKafka(kafka_home(), folder / "broker", certificates) as kafka:
+        kafka.set_password(PASSWORD)
         yield kafka
 
 

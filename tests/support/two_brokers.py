@@ -15,11 +15,11 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from conftest import TopicsForTest
 from localstack.apache_kafka import ApacheKafka
 from localstack.ports import LOOPBACK
 from localstack.wait import until
 from support.cut_off import Cut
+from support.for_test import TopicsForTest
 from support.kafka_home import kafka_home
 
 SESSION_MS = 3000
@@ -119,7 +119,7 @@ class TwoBrokers:
 def two_brokers(folder: Path, cut: Cut | None = None) -> Iterator[TwoBrokers]:
     """Start both (about 12 s), and stop them afterwards. Skips the test where there is no Kafka or no Java. All clients
     reach node 2 through `cut`, if that is given: it can refuse them, and node 2 goes on to lead its partitions."""
-    home = kafka_home(folder / "home")
+    home = kafka_home()
     with First(home, folder / "1") as first:
         _keep_offsets(first)
         with Second(home, folder / "2", first, cut) as second:

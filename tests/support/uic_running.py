@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 from kafka import KafkaAdminClient
 
-from conftest import RedisForTest, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
@@ -20,6 +19,7 @@ from localstack.topics import delete_topics
 from localstack.uic_and_rtp import Surroundings, UicWorker
 from localstack.wait import until
 from localstack.web import web
+from support.for_test import RedisForTest, TopicsForTest
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
 

@@ -18,7 +18,6 @@ import redis
 from google.protobuf import json_format
 from kafka import KafkaProducer
 
-from conftest import TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from judge import Dead, Differs, Findings, Judge, Log, LogReader, Stored
 from localstack.uic_and_rtp import Surroundings, UicWorker
@@ -36,6 +35,7 @@ from mimn.state import (
     partition_of,
     user_hash,
 )
+from support.for_test import TopicsForTest
 from uic.core.topics import group_name
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"

@@ -66,7 +66,7 @@ def _lag(world: World) -> int:
 def a_coordinator_that_dies_or_restarts_costs_no_event(stage: Stage, size: Size) -> Tally:
     """Of three brokers, the one that coordinates the workers' group is killed, the next one stopped, and so on, six
     times (fast: once), while two workers fold and events come; another takes over, and the broker comes back."""
-    broker = stage.own_kafka("--nodes", "3")
+    broker = stage.own_kafka(nodes=3)
     told = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "10000"}  # a new coordinator needs some seconds
     world = stage.world("coordinator", stage.valkey().address, partitions=N, bootstrap=broker.address, **told)
     workers = [world.worker(), world.worker()]
@@ -75,7 +75,7 @@ def a_coordinator_that_dies_or_restarts_costs_no_event(stage: Stage, size: Size)
     for n in range(6 if size == "full" else 1):
         node = groups.coordinator(broker.address, world.group)
         with producing(world, 100, a_second=200) as produced:
-            (broker.stop if n % 2 else broker.kill)("--node", str(node))
+            (broker.stop if n % 2 else broker.kill)(node)
             began = time.monotonic()
             until(lambda node=node: _coordinator(world) not in (None, node), "another coordinates", within_s=120)  # type: ignore[misc]  # mypy cannot infer a lambda's default
             at = produced()

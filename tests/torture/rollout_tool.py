@@ -15,9 +15,9 @@ from typing import Any
 import redis
 from numpy.typing import NDArray
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.topics import create_topics, delete_topics, topics
 from mimn.state import decode_progress, encode_progress
+from support.for_test import RedisForTest, TopicsForTest
 from support.rollouts import QUICK, Deployment, deployed
 from torture.rollouts import judged, wait_follows
 from torture.stage import Size, Stage, Tally

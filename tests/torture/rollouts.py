@@ -12,9 +12,9 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from conftest import RedisForTest, TopicsForTest
 from localstack.topics import create_topics, delete_topics, topics
 from localstack.wait import until
+from support.for_test import RedisForTest, TopicsForTest
 from support.rollouts import QUICK, Deployment, Traffic, deployed
 from torture.stage import Size, Stage, Tally
 from torture.watching import metric, readiness, sees_store, wait_well

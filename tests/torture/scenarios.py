@@ -1,4 +1,4 @@
-"""Everything that `make torture` plays, in its order. Each scenario is one function whose name says what is shown."""
+"""Everything that the torture plays, in its order. Each scenario is one function whose name says what is shown."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Play = Callable[[Stage, Size], Tally]
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a full run whose result is kept, so that a run that was stopped goes on behind it."""
+    """A piece of a scenario in full, which can run beside others."""
 
     name: str
     play: Play
@@ -60,6 +60,8 @@ class Scenario:
 
     play: Play
     parts: tuple[Part, ...]
+    alone: bool = False
+    """It judges times, in full."""
 
     @property
     def name(self) -> str:
@@ -67,8 +69,8 @@ class Scenario:
         return str(self.play.__name__)
 
 
-def _whole(play: Play) -> Scenario:
-    return Scenario(play, (Part("whole", play),))
+def _whole(play: Play, *, alone: bool = False) -> Scenario:
+    return Scenario(play, (Part("whole", play),), alone)
 
 
 SCENARIOS = (
@@ -92,7 +94,7 @@ SCENARIOS = (
     _whole(another_log_under_the_same_name_is_never_folded_into_the_old_states),
     _whole(what_retention_removed_is_a_gap_and_nothing_else_is_missing),
     _whole(workers_that_come_and_go_stop_nobody_for_long),
-    _whole(a_flood_in_one_partition_delays_no_other),
+    _whole(a_flood_in_one_partition_delays_no_other, alone=True),
     _whole(a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name),
     _whole(every_malformed_record_is_a_dead_letter_and_no_event_is_lost),
     _whole(uic_workers_restart_in_turn_and_no_event_is_lost),
@@ -100,7 +102,7 @@ SCENARIOS = (
     _whole(a_bundle_is_swapped_under_load_and_no_request_fails),
     _whole(a_rollout_goes_on_while_workers_and_the_store_die),
     _whole(the_rollout_tool_killed_at_each_write_is_run_again_and_finishes),
-    _whole(answers_go_on_while_the_store_is_away_slow_or_fails_over),
+    _whole(answers_go_on_while_the_store_is_away_slow_or_fails_over, alone=True),
     Scenario(
         archive_and_import_killed_at_each_step_are_finished_by_the_next_run,
         tuple(
@@ -110,6 +112,15 @@ SCENARIOS = (
     ),
     _whole(bulk_jobs_killed_at_each_step_are_finished_by_the_next_run),
     _whole(clients_that_go_away_leave_nothing_behind),
-    _whole(five_times_the_knee_costs_no_goodput),
-    _whole(nothing_grows_and_nothing_slows_down),
+    _whole(five_times_the_knee_costs_no_goodput, alone=True),
+    _whole(nothing_grows_and_nothing_slows_down, alone=True),
 )
+
+SMALL = (
+    killed_after_each_protocol_step,
+    three_workers_killed_frozen_and_rescaled_at_random,
+    a_worker_stopped_past_its_session_writes_nothing,
+    the_store_dies_forgets_or_is_damaged,
+    answers_go_on_while_the_store_is_away_slow_or_fails_over,
+)
+"""Those that `make test` plays in the fast size: kills, freezes, stale owners, lost writes and outages."""

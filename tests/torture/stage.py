@@ -11,18 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from conftest import TopicsForTest
 from judge import Differs, Findings
 from localstack.topics import create_topics, delete_topics, topics
 from localstack.valkey import Valkey
-from support import skips
-from support.scripted_broker import ScriptedBroker
+from support.for_test import TopicsForTest
+from support.kafka_cluster import KafkaCluster, kafka_cluster
 from support.world import World
 from torture.watching import Stalls
 
 Size = Literal["fast", "full"]
-BROKER_SETTINGS = ("--set", "group.min.session.timeout.ms=1000")
-"""Lets a killed member's partitions go after a second and a half, so that a kill is cheap."""
 T = TypeVar("T")
 
 
@@ -94,19 +91,9 @@ class Stage:
         """A started store."""
         return self._ending.enter_context(Valkey(self.folder / name, appendfsync=appendfsync))
 
-    def own_kafka(self, *options: str) -> ScriptedBroker:
-        """A started Apache Kafka for this scenario alone; `options` as the script knows them.
-
-        Raises:
-            LookupError: none can be started here; the message says what to set.
-        """
-        script = os.environ.get("CTR_KAFKA_BROKER")
-        if not script:
-            raise LookupError(skips.NO_REAL_KAFKA)
-        broker = ScriptedBroker(Path(script), self.folder / "own-kafka")
-        self._ending.callback(broker.kill)  # in good order, several at once wait for each other
-        broker.start(*BROKER_SETTINGS, *options)
-        return broker
+    def own_kafka(self, *, nodes: int = 1, settings: Mapping[str, str] | None = None) -> KafkaCluster:
+        """A started Apache Kafka for this scenario alone."""
+        return self._ending.enter_context(kafka_cluster(self.folder / "own-kafka", nodes=nodes, settings=settings))
 
     def world(
         self, name: str, url: str, *, partitions: int = 8, bootstrap: str = "", client: Any = None, **told: str

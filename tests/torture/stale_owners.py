@@ -227,7 +227,7 @@ def without_a_write(world: World) -> int:
 def a_worker_that_wakes_when_its_group_is_gone_claims_nothing(stage: Stage, size: Size) -> Tally:
     """5 times (fast: once): the only worker is stopped past its session, and joins again together with another one:
     every partition gets an owner. The broker waits for more members as it does by default."""
-    broker = stage.own_kafka("--set", "group.initial.rebalance.delay.ms=3000")
+    broker = stage.own_kafka(settings={"group.initial.rebalance.delay.ms": "3000"})
     url = stage.valkey().address
     trials = range(5 if size == "full" else 1)
     return side_by_side(lambda trial: _joined_at_once(stage, url, broker.address, trial), trials, 1)

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from mimn.bundle import (
     StateSpec,
     TensorSpec,
     load_bundle,
-    read_manifest,
     write_bundle,
 )
 from mimn.bundle.fields import FieldSpec, code_of
@@ -48,6 +46,7 @@ from support.bundles import write_manifest
 
 ROOT = Path(__file__).parents[2]
 TINY_DIEN = ROOT / "tests/fixtures/bundle_tiny_dien/tiny-dien/1"
+SKETCH = ROOT / "tests/fixtures/bundle_tiny_sketch/tiny-sketch/1"
 BIG = 2**63 + 11
 ITEMS = EmbeddingTable(np.array([3, 8, BIG], np.uint64), np.arange(8, dtype=np.float32).reshape(4, 2))
 CATEGORIES = EmbeddingTable(np.array([5], np.uint64), np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -138,14 +137,6 @@ def test_a_bundle_is_never_overwritten_and_nothing_half_written_stays(tmp_path: 
     assert [p.name for p in (tmp_path / "toy").iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("file", FILES["recurrent"])
-def test_a_changed_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
-    path = write(tmp_path)
-    (path / file).write_bytes((path / file).read_bytes() + b"x")
-    with pytest.raises(BundleError, match=file):
-        load_bundle(path)
-
-
 @pytest.mark.parametrize("file", [*FILES["recurrent"], "manifest.json"])
 def test_a_missing_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
     path = write(tmp_path)
@@ -177,26 +168,13 @@ def test_a_changed_byte_of_any_file_is_refused(written: Path, data: st.DataObjec
     load_bundle(written)
 
 
-def test_a_manifest_with_any_changed_bit_is_refused(written: Path) -> None:
-    path = written / "manifest.json"
-    whole = path.read_bytes()
-    try:
-        for at, bit in product(range(len(whole)), (1, 2)):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
-            with pytest.raises(BundleError, match="is not the file that was exported"):
-                read_manifest(written)
-    finally:
-        path.write_bytes(whole)
-
-
-@pytest.mark.parametrize("change", [
-    lambda seal: b"", lambda seal: seal[:-1], lambda seal: seal + b"\n", bytes.upper,
-    lambda seal: seal.replace(b"  ", b" *"),
-], ids=["empty", "cut", "longer", "capitals", "binary mode"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change", [lambda _: b"", lambda seal: seal[:-1], bytes.upper], ids=["empty", "cut", "capitals"]
+)
 def test_a_damaged_seal_is_refused(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     path = write(tmp_path)
     (path / SEAL).write_bytes(change((path / SEAL).read_bytes()))
-    with pytest.raises(BundleError, match=rf"{SEAL} beside it is damaged.*: copy the bundle again"):
+    with pytest.raises(BundleError, match=rf"{SEAL} .*damaged"):
         load_bundle(path)
 
 
@@ -227,96 +205,57 @@ def test_every_bundle_of_the_repository_is_sealed(bundle: Path) -> None:
     assert (bundle / SEAL).read_bytes() == seal_of((bundle / MANIFEST).read_bytes())
 
 
-def other_kind(manifest: dict[str, Any]) -> None:
-    manifest["state"]["kind"] = "set"
+GONE = object()
 
 
-def sequence_with_a_step(manifest: dict[str, Any]) -> None:
-    manifest["state"]["kind"] = "sequence"
-    del manifest["files"]["step.onnx"]
+def edited(manifest: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with other values at these places; `GONE` removes one."""
+    for path, value in changes.items():
+        *folders, name = path.split(":")
+        into: Any = manifest
+        for folder in folders:
+            into = into[int(folder)] if isinstance(into, list) else into[folder]
+        if value is GONE:
+            del into[name]
+        elif isinstance(into, list):
+            into[int(name)] = value
+        else:
+            into[name] = value
+    return manifest
 
 
-def no_step(manifest: dict[str, Any]) -> None:
-    del manifest["step"]
-
-
-def unknown_rule(manifest: dict[str, Any]) -> None:
-    manifest["input"]["rule"] = "item"
-
-
-def newer_schema(manifest: dict[str, Any]) -> None:
-    manifest["schema_version"] = 3
-
-
-def newer_field(manifest: dict[str, Any]) -> None:
-    manifest |= {"schema_version": 1, "calibration": {"method": "none"}}
-
-
-def a_field(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    def edit(manifest: dict[str, Any]) -> None:
-        manifest["fields"] = [{"name": "hour", "source": "context", "kind": "numeric"} | changes]
-
-    return edit
-
-
-def reversed_knots(manifest: dict[str, Any]) -> None:
-    manifest["calibration"] = {"method": "piecewise", "x": [1.0, 0.0], "y": [0.0, 1.0]}
-
-
-def no_negatives(manifest: dict[str, Any]) -> None:
-    manifest["negatives_kept"] = 0.0
-
-
-def typo(manifest: dict[str, Any]) -> None:
-    manifest["fold_versoin"] = 1
-
-
-def wrong_type(manifest: dict[str, Any]) -> None:
-    manifest["opset"] = "18"
-
-
-def foreign_file(manifest: dict[str, Any]) -> None:
-    manifest["files"]["../../etc/passwd"] = "0"
-
-
-def edited_layout(manifest: dict[str, Any]) -> None:
-    manifest["state"]["blocks"][0]["shape"] = [4]
-
-
-def other_fold(manifest: dict[str, Any]) -> None:
-    manifest["fold_version"] = 99
+def a_field(**changes: Any) -> dict[str, Any]:
+    return {"fields": [{"name": "hour", "source": "context", "kind": "numeric"} | changes]}
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("changes", "message"),
     [
-        (other_kind, r"'set' - at `\$.state.kind`"),
-        (sequence_with_a_step, "`step` belongs to state.kind `recurrent`"),
-        (no_step, "`step` belongs to state.kind `recurrent`"),
-        (unknown_rule, "input.rule 'item'"),
-        (newer_schema, "schema_version 3; this program reads 1 to 2"),
-        (newer_field, "schema_version 1 has no `actions`, no `fields` and no `calibration`"),
+        ({"state:kind": "set"}, "'set'"),
+        ({"state:kind": "sequence", "files:step.onnx": GONE}, "`step` belongs to"),
+        ({"step": GONE}, "`step` belongs to"),
+        ({"input:rule": "item"}, "input.rule 'item'"),
+        ({"schema_version": 3}, "schema_version 3"),
+        ({"schema_version": 1, "calibration": {"method": "none"}}, "schema_version 1 has no"),
         (a_field(kind="set"), "'set'"),
-        (a_field(deviation=0.0), "context.hour: .*`deviation` is above 0"),
-        (a_field(kind="categorical", rows=9), r"lacks the hash of fields\.codes\.npy, fields\.vectors\.npy"),
-        (a_field(source="item"), r"lacks the hash of items\.candidates\.npy"),
-        (a_field(), r"the head's input `context` is None, and tables and fields give 1 values"),
-        (reversed_knots, "knots must rise"),
-        (no_negatives, "`negatives_kept` must be above 0"),
-        (typo, "fold_versoin"),
-        (wrong_type, r"opset"),
-        (foreign_file, "unknown files"),
-        (edited_layout, "does not follow"),
-        (other_fold, "fold_version 99"),
+        (a_field(deviation=0.0), "context.hour: .*`deviation`"),
+        (a_field(kind="categorical", rows=9), r"fields\.codes\.npy, fields\.vectors\.npy"),
+        (a_field(source="item"), r"items\.candidates\.npy"),
+        (a_field(), "`context` is None, .* 1 values"),
+        ({"calibration": {"method": "piecewise", "x": [1.0, 0.0], "y": [0.0, 1.0]}}, "knots must rise"),
+        ({"negatives_kept": 0.0}, "`negatives_kept`"),
+        ({"fold_versoin": 1}, "fold_versoin"),
+        ({"opset": "18"}, "opset"),
+        ({"files:../../etc/passwd": "0"}, "unknown files"),
+        ({"state:blocks:0:shape": [4]}, "does not follow"),
+        ({"fold_version": 99}, "fold_version 99"),
     ],
 )
 def test_a_manifest_that_cannot_be_served_is_refused_by_field(
-    tmp_path: Path, edit: Callable[[dict[str, Any]], None], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = write(tmp_path)
-    manifest = json.loads((path / "manifest.json").read_text())
-    edit(manifest)
-    write_manifest(path, manifest)
+    write_manifest(path, edited(json.loads((path / "manifest.json").read_text()), changes))
     with pytest.raises(BundleError, match=message):
         load_bundle(path)
 
@@ -345,7 +284,7 @@ WITH_FIELDS = HeadData(
 )
 
 
-def test_fields_calibration_and_sampling_rate_are_in_the_bundle_and_not_in_its_fingerprint(tmp_path: Path) -> None:
+def test_fields_and_calibration_are_not_in_the_fingerprint(tmp_path: Path) -> None:
     plain = load_bundle(write(tmp_path / "a"))
     encoded = replace(GOLDEN_CASES, context=np.zeros((1, 4), np.float32))
     bundle = load_bundle(write(tmp_path / "b", head=WITH_FIELDS, golden=encoded))
@@ -384,7 +323,7 @@ def test_arbitrary_manifest_bytes_raise_only_the_named_error(data: bytes) -> Non
         decode_manifest(data)
 
 
-def test_the_fingerprint_covers_all_that_gives_a_state_its_meaning_and_not_the_head(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_what_gives_a_state_its_meaning(tmp_path: Path) -> None:
     manifest = load_bundle(write(tmp_path)).manifest
 
     def fingerprint(**changed: str) -> str:
@@ -444,17 +383,17 @@ NO_CANDIDATES = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (NO_USERS, "it has no users"),
-        (NO_CANDIDATES, "it has no candidates"),
-        ({"scores": np.array([[1.5]], np.float32)}, "scores lie from 1.5 to 1.5: scores are from 0 to 1"),
-        ({"cold_scores": np.array([-0.25], np.float32)}, "cold_scores lie from -0.25 to -0.25: scores are from 0 to 1"),
-        ({"scores": np.array([[0.5, 0.5]], np.float32)}, r"scores is float32 \(1, 2\), and elsewhere there are 1 cand"),
+        (NO_USERS, "no users"),
+        (NO_CANDIDATES, "no candidates"),
+        ({"scores": np.array([[1.5]], np.float32)}, "from 0 to 1"),
+        ({"cold_scores": np.array([-0.25], np.float32)}, "from 0 to 1"),
+        ({"scores": np.array([[0.5, 0.5]], np.float32)}, r"scores is float32 \(1, 2\)"),
         ({"scores": np.array([0.5], np.float32)}, r"scores is float32 \(1,\)"),
         ({"items": np.array([[3.0, 4.0]])}, r"items is float64 \(1, 2\)"),
-        ({"now": np.zeros(2, np.int64)}, r"now is int64 \(2,\), and elsewhere there are 1 users"),
+        ({"now": np.zeros(2, np.int64)}, r"now is int64 \(2,\)"),
         ({"requests": np.array([b"{}"])}, r"requests is \|S2 \(1,\)"),
-        ({"states": np.zeros((1, 4), np.float32)}, "states have 4 values each, and the manifest says 3"),
-        ({"context": np.zeros((1, 1), np.float32)}, "context have 1 values each, and the manifest says 0"),
+        ({"states": np.zeros((1, 4), np.float32)}, "states have 4 values"),
+        ({"context": np.zeros((1, 1), np.float32)}, "context have 1 values"),
     ],
 )
 def test_golden_cases_that_cannot_prove_the_bundle_are_refused(
@@ -467,14 +406,8 @@ def test_golden_cases_that_cannot_prove_the_bundle_are_refused(
 
 EXPORTED: dict[str, NDArray[Any]] = {
     "scores": np.array([[0.1]]),
-    "cold_scores": np.array([0.3]),
-    "states": np.array([[1.0, 0.5, 0.1]]),
-    "context": np.zeros((1, 0)),
     "items": np.array([[3, 4]], np.int64),
-    "categories": np.array([[5, 6]], np.int64),
     "candidate_items": np.array([3], ">u8"),
-    "candidate_categories": np.array([5], np.uint32),
-    "times": np.array([[1, 2]], np.int32),
     "now": np.array([3], np.uint64),
     "actions": np.array([[1, 2]], np.int64),
 }
@@ -490,8 +423,9 @@ def test_golden_arrays_of_another_type_with_the_same_numbers_are_read(tmp_path: 
 
 
 FORMS = {
-    **dict.fromkeys(("items", "categories", "candidate_items", "candidate_categories"), np.uint64),
-    **dict.fromkeys(("times", "now"), np.int64),
+    "items": np.uint64,
+    "candidate_items": np.uint64,
+    "now": np.int64,
     "actions": np.uint8,
 }
 
@@ -499,7 +433,7 @@ FORMS = {
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("items", np.array([[3, -1]]), r"items is int64 \(1, 2\) and has a number that uint64 does not have"),
+        ("items", np.array([[3, -1]]), r"items is int64 .* that uint64 does not have"),
         ("now", np.array([2**63], np.uint64), "now is uint64 .* that int64 does not have"),
         ("actions", np.array([[1, 257]]), "actions is int64 .* that uint8 does not have"),
         ("times", np.array([[1.5, 2.0]]), r"times is float64 \(1, 2\), and int64 is needed"),
@@ -538,80 +472,28 @@ def test_a_golden_request_that_is_none_of_the_bundle_is_a_mismatch(tmp_path: Pat
         golden.verify_request(bundle.request.golden_vector)
 
 
-def unknown_sketch_rule(manifest: dict[str, Any]) -> None:
-    manifest["sketch"]["rule"] = "other"
-
-
-def more_cells(manifest: dict[str, Any]) -> None:
-    manifest["sketch"]["item_cells"] += 1
-
-
-def no_half_life(manifest: dict[str, Any]) -> None:
-    manifest["sketch"]["half_lives"] = []
-
-
-def other_half_life(manifest: dict[str, Any]) -> None:
-    manifest["sketch"]["half_lives"][1] += 1
-
-
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("of", "changes", "message"),
     [
-        (unknown_sketch_rule, "sketch.rule 'other'"),
-        (more_cells, "`state.blocks` must begin with"),
-        (no_half_life, "`sketch` needs cells and half-lives"),
-        (other_half_life, "fingerprint .* does not follow"),
+        (SKETCH, {"sketch:rule": "other"}, "sketch.rule 'other'"),
+        (SKETCH, {"sketch:item_cells": 99}, "`state.blocks` must begin with"),
+        (SKETCH, {"sketch:half_lives": []}, "half-lives"),
+        (SKETCH, {"sketch:half_lives:1": 99}, "fingerprint .* does not follow"),
+        (TINY_DIEN, {"state:blocks:1:shape:1": 3}, "`state.blocks`: a sequence has"),
+        (TINY_DIEN, {"state:blocks:1:shape:0": 99}, "fingerprint .* does not follow"),
+        (TINY_DIEN, {"files:step.onnx": "0" * 64}, r"unknown files: step\.onnx"),
+        (
+            TINY_DIEN,
+            {"sketch": {"rule": "", "category_cells": 2, "item_cells": 2, "half_lives": [0]}},
+            "`sketch` does not go with",
+        ),
     ],
 )
-def test_a_sketch_that_does_not_fit_the_state_is_refused_by_field(
-    edit: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    path = Path(__file__).parents[1] / "fixtures/bundle_tiny_sketch/tiny-sketch/1/manifest.json"
-    manifest = json.loads(path.read_bytes())
+def test_a_sketch_or_a_list_that_does_not_fit_is_refused(of: Path, changes: dict[str, Any], message: str) -> None:
+    manifest = json.loads((of / "manifest.json").read_bytes())
     decode_manifest(json.dumps(manifest).encode())
-    edit(manifest)
     with pytest.raises(BundleError, match=message):
-        decode_manifest(json.dumps(manifest).encode())
-
-
-def other_blocks(manifest: dict[str, Any]) -> None:
-    manifest["state"]["blocks"].reverse()
-
-
-def wider_events(manifest: dict[str, Any]) -> None:
-    manifest["state"]["blocks"][1]["shape"][1] = 3
-
-
-def longer_lists(manifest: dict[str, Any]) -> None:
-    manifest["state"]["blocks"][1]["shape"][0] += 1
-
-
-def a_step_graph(manifest: dict[str, Any]) -> None:
-    manifest["files"]["step.onnx"] = "0" * 64
-
-
-def counters(manifest: dict[str, Any]) -> None:
-    manifest["sketch"] = {"rule": "", "category_cells": 2, "item_cells": 2, "half_lives": [0]}
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (other_blocks, "`state.blocks`: a sequence has the blocks"),
-        (wider_events, "`state.blocks`: a sequence has the blocks"),
-        (longer_lists, "fingerprint .* does not follow"),
-        (a_step_graph, r"unknown files: step\.onnx"),
-        (counters, "`sketch` does not go with state.kind `sequence`"),
-    ],
-)
-def test_a_sequence_whose_states_are_no_lists_is_refused_by_field(
-    edit: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    manifest = json.loads((TINY_DIEN / "manifest.json").read_bytes())
-    decode_manifest(json.dumps(manifest).encode())
-    edit(manifest)
-    with pytest.raises(BundleError, match=message):
-        decode_manifest(json.dumps(manifest).encode())
+        decode_manifest(json.dumps(edited(manifest, changes)).encode())
 
 
 def test_a_list_outlives_head_and_vectors_and_no_vocabulary() -> None:
@@ -650,16 +532,8 @@ def test_a_size_that_differs_is_refused_before_any_file_is_read(
     path = write(tmp_path)
     (path / "items.vectors.npy").write_bytes(b"")
     monkeypatch.setattr("mimn.bundle.files.hashlib.file_digest", None)
-    with pytest.raises(BundleError, match=r"items\.vectors\.npy has 0 bytes, the exported file has \d+"):
+    with pytest.raises(BundleError, match=r"items\.vectors\.npy has 0 bytes"):
         load_bundle(path)
-
-
-def test_a_bundle_from_before_sizes_loads(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    manifest = json.loads((path / "manifest.json").read_text())
-    del manifest["sizes"]
-    write_manifest(path, manifest)
-    assert load_bundle(path).name == "toy/1"
 
 
 @pytest.mark.parametrize("sizes", [{}, {"head.onnx": 4}])
@@ -667,11 +541,11 @@ def test_sizes_are_given_for_all_files_or_none(tmp_path: Path, sizes: dict[str, 
     path = write(tmp_path)
     manifest = json.loads((path / "manifest.json").read_text())
     write_manifest(path, manifest | {"sizes": sizes})
-    with pytest.raises(BundleError, match="`sizes` must give a size for each of `files`"):
+    with pytest.raises(BundleError, match="`sizes`"):
         load_bundle(path)
 
 
-def test_a_link_inside_the_folder_is_followed_and_one_that_leads_out_is_refused(tmp_path: Path) -> None:
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path)
     (path / "..data").mkdir()
     (path / "head.onnx").rename(path / "..data/head.onnx")
@@ -706,13 +580,8 @@ def test_a_folder_of_another_name_is_refused(tmp_path: Path, target: str) -> Non
     moved = tmp_path / "elsewhere" / target
     moved.parent.mkdir(parents=True)
     write(tmp_path).rename(moved)
-    with pytest.raises(BundleError, match=r"holds bundle toy/1: move it"):
+    with pytest.raises(BundleError, match="toy/1"):
         load_bundle(moved)
-
-
-def test_a_link_to_a_bundle_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "current").symlink_to(write(tmp_path))
-    assert load_bundle(tmp_path / "current").name == "toy/1"
 
 
 def test_a_file_that_the_services_user_may_not_read_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,5 +593,5 @@ def test_a_file_that_the_services_user_may_not_read_is_told_as_that(monkeypatch:
         return real(path, *how)
 
     monkeypatch.setattr(os, "open", refused)
-    with pytest.raises(BundleError, match=r"head\.onnx cannot be read \(Permission denied\): let the service's user"):
+    with pytest.raises(BundleError, match=r"head\.onnx .*Permission denied"):
         load_bundle(TINY_DIEN)

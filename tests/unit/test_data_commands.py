@@ -19,9 +19,6 @@ from mimn.data.events import DataError
 from mimn.data.past_rates import PastRates
 from mimn.data.preparation import prepare
 from mimn.data.sample import sample
-from mimn.data_set import load_data
-from mimn.impressions.data import ImpressionData
-from mimn.run_config import DataSettings
 
 T = 1_600_000_000
 TOML = """
@@ -87,91 +84,32 @@ def ran(capsys: pytest.CaptureFixture[str], path: Path, command: str) -> tuple[i
     return status, captured.out + captured.err
 
 
-def test_a_data_set_without_faults_passes_each_command(
-    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    for command in ("check", "prepare", "sample"):
-        status, said = ran(capsys, shop(), command)
-        assert status == 0, said
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"impressions": IMPRESSIONS.replace("clicked", "klicked")}, ["impressions.csv", "'clicked'", "klicked"]),
-        ({"impressions": IMPRESSIONS.replace(f"{T}", "noon")}, ["impressions.csv", "column ts", "not a time"]),
         (
             {"impressions": IMPRESSIONS.replace(f"{T}", "30.11.2026 23:30:15 UTC", 1)},
-            ["impressions.csv", "column ts", "holds '30.11.2026 23:30:15 UTC'", "not a time"],
+            ["impressions.csv", "column ts", "30.11.2026 23:30:15 UTC"],
         ),
-        ({"events": EVENTS | {"sku": ["a", "b"]}}, ["events.parquet", "column sku", 'ids = "string"']),
-        ({"events": EVENTS | {"ts": [T * 10**6] * 2}}, ["events.parquet", "column ts", 'time_unit = "us"']),
-        (
-            {"users": {"uid": [1, 1]}},
-            ["`users`, column uid of users.parquet", "more than one row", " 1", "keep one row a key"],
-        ),
-        (
-            {"items": {"sku": [5], "cat": [1]}},
-            ["`events`, column sku of events.parquet", "no row in `[items]`", " 6", "events.category"],
-        ),
-        (
-            {"impressions": IMPRESSIONS.replace(",0,", ",1,")},
-            ["column clicked of impressions.csv", "16 of 16 impressions are clicked", "nothing to learn"],
-        ),
-        (
-            {"impressions": IMPRESSIONS.replace(",1,", ",3,", 1)},
-            ["impressions.csv: column clicked", "the label 3", "0 or 1", "of a count, write whether it is above 0"],
-        ),
-        (
-            {"toml": TOML.replace('"1m"', '"20s"')},
-            ["column clicked of impressions.csv", "all 8 clicks came after the window", "impressions.label_time"],
-        ),
-        (
-            {"toml": TOML + '[fields.context.color]\nkind = "categorical"\n'},
-            ["impressions.csv has no column 'color' (`fields.context.color`)"],
-        ),
-        (
-            {"toml": TOML + '[fields.user.age]\nkind = "numeric"\n', "users": USERS | {"age": ["old", "new"]}},
-            ["users.parquet: column age (`fields.user.age`) is string, not a number"],
-        ),
+        ({"users": {"uid": [1, 1]}}, ["column uid of users.parquet", "more than one row"]),
+        ({"items": {"sku": [5], "cat": [1]}}, ["column sku of events.parquet", " 6", "events.category"]),
+        ({"impressions": IMPRESSIONS.replace(",1,", ",3,", 1)}, ["column clicked", "the label 3", "0 or 1"]),
+        ({"toml": TOML.replace('"1m"', '"20s"')}, ["all 8 clicks came after the window", "impressions.label_time"]),
         (
             {
                 "toml": TOML + '[fields.item.since]\nkind = "categorical"\n',
                 "items": ITEMS | {"since": pa.array([0, 1], pa.date32())},
             },
-            ["items.parquet: column since (`fields.item.since`) is date32[day], not text"],
+            ["fields.item.since", "date32[day]"],
         ),
-        (
-            {"toml": TOML.replace('label = "clicked"', 'label = "clicked"\nslices = ["place"]')},
-            ["impressions.csv has no column 'place' (`impressions.slices`)"],
-        ),
+        ({"toml": TOML.replace('label = "clicked"', 'label = "clicked"\nslices = ["place"]')}, ["impressions.slices"]),
         (
             {
                 "toml": TOML.replace('label = "clicked"', 'label = "clicked"\nslices = ["place"]')
                 + '[fields.context.place]\nkind = "categorical"\n'
             },
-            ["`impressions.slices`: place is also a field: leave it out of `slices`"],
-        ),
-        (
-            {"toml": TOML.replace('label = "clicked"', 'label = "clicked"\nweight = "clicked"')},
-            ["column clicked of impressions.csv has the weight 0.0: weights are above 0"],
-        ),
-        (
-            {"events": EVENTS | {"uid": pa.array([1, 2**63 + 5], pa.uint64())}},
-            [
-                "`events`, events.parquet: column uid has the id 9223372036854775813: ids reach from 0 to "
-                '9223372036854775807: set `ids = "string"`'
-            ],
-        ),
-        (
-            {
-                "toml": TOML.replace('item = "sku"', 'item = "sku"\ncategory = "cat"', 1),
-                "events": EVENTS | {"cat": pa.array([1, 2**63], pa.uint64())},
-            },
-            [
-                "`events`, events.parquet: column cat has the id 9223372036854775808: ids reach from 0 to "
-                '9223372036854775807: set `ids = "string"`'
-            ],
+            ["`impressions.slices`: place is also a field"],
         ),
         (
             {
@@ -179,38 +117,12 @@ def test_a_data_set_without_faults_passes_each_command(
                 + "[actions]\nlook = { weight = 0.0 }\n",
                 "events": EVENTS | {"act": ["look", "look"]},
             },
-            ["no event has an action of weight above 0, so nothing is folded"],
+            ["no event has an action of weight above 0"],
         ),
         (
             {"toml": TOML + '[members]\nfiles = ["items.parquet"]\nkey = "sku"\nitem = "product"\n'},
-            ["items.parquet has no column 'product' (`members.item`)"],
+            ["`members.item`"],
         ),
-        ({"toml": TOML.replace("files = [", "fils = [", 1)}, ["dataset.toml", "fils"]),
-        ({"toml": TOML.replace("dataset.toml", "").replace("users.parquet", "user.pq")}, ["nothing matches user.pq"]),
-    ],
-    ids=[
-        "column",
-        "type of a time",
-        "order of a date",
-        "ids",
-        "unit",
-        "user twice",
-        "no category",
-        "all clicked",
-        "clicks counted",
-        "late",
-        "field without a column",
-        "text in a numeric field",
-        "dates in a categorical field",
-        "slice without a column",
-        "slice that is a field",
-        "weight 0",
-        "large id",
-        "large category",
-        "nothing folded",
-        "members without a column",
-        "key",
-        "file",
     ],
 )
 def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
@@ -226,23 +138,19 @@ def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
 
 
 @pytest.mark.parametrize("command", ["prepare", "sample"])
-@pytest.mark.parametrize("place", ["/proc/none", "a file"])
 def test_a_cache_that_cannot_be_written_is_named(
     shop: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     command: str,
-    place: str,
 ) -> None:
-    (tmp_path / "a file").touch()
-    folder = tmp_path / place  # the absolute path stays what it is
+    folder = tmp_path / "a file"
+    folder.touch()
     monkeypatch.setenv("CTR_CACHE", str(folder))
     for options, named in ((["--cache", str(folder)], folder), ([], folder / "data")):
         assert main([command, str(shop()), *options]) == 1
-        said = capsys.readouterr().err
-        assert said.startswith(f"error: prepared data cannot be kept in {named} (")
-        assert said.endswith("): choose another folder with --cache or CTR_CACHE\n")
+        assert f"error: prepared data cannot be kept in {named}" in capsys.readouterr().err
 
 
 def test_check_counts_rows_that_repeat_another_one_in_every_column(
@@ -284,19 +192,18 @@ def test_check_counts_texts_that_no_number_of_a_request_has(
 
 
 @pytest.mark.parametrize(
-    ("of_csv", "of_parquet", "ways"),
+    ("of_csv", "of_parquet", "found"),
     [
-        (["true", "false"], pa.array([True, False]), ("'0'", "b", "'false'", "a", 2)),
-        (["True", "False"], pa.array(["true", "x"]), ("'True'", "a", "'true'", "b", 1)),
-        (["21.0", "3.5"], pa.array([21.0, 22.0]), ("'21'", "b", "'21.0'", "a", 1)),
+        (["true", "false"], pa.array([True, False]), "'0'"),
+        (["True", "False"], pa.array(["true", "x"]), "'True'"),
+        (["21.0", "3.5"], pa.array([21.0, 22.0]), "'21'"),
         (["21", "22"], pa.array([21.0, 22.0]), None),
-        (["true", "false"], pa.array(["true", "1.5"]), None),
         (["021", "7.50"], pa.array(["21", "7.5"]), None),
     ],
-    ids=["bool", "case", "floats", "alike", "texts", "other texts"],
+    ids=["bool", "case", "floats", "alike", "other texts"],
 )
 def test_check_finds_values_that_files_write_in_two_ways(
-    shop: Callable[..., Path], of_csv: list[str], of_parquet: pa.Array, ways: tuple[Any, ...] | None
+    shop: Callable[..., Path], of_csv: list[str], of_parquet: pa.Array, found: str | None
 ) -> None:
     toml = MANY["toml"].replace("impressions.csv", "shown/*") + '[fields.context]\nmember = { kind = "categorical" }\n'
     path = shop(**MANY | {"toml": toml})
@@ -306,17 +213,10 @@ def test_check_finds_values_that_files_write_in_two_ways(
     (folder / "a.csv").write_text("\n".join([f"{head},member", *lines, ""]))
     second: dict[str, Any] = {"uid": [1, 2], "sku": [5, 6], "ts": [T + 9, T + 10], "clicked": [0, 1], "at": [0, T + 20]}
     pq.write_table(pa.table(second | {"member": of_parquet}), folder / "b.parquet")
-    found, _ = checked(path)
-    if ways is None:
-        assert found == ""
-        return
-    first, of_first, other, of_other, n = ways
-    names = {"a": re.escape(str(folder / "a.csv")), "b": re.escape(str(folder / "b.parquet"))}
-    assert re.search(
-        rf"`impressions`, column member: `fields.context.member` has {first} \(first in {names[of_first]}\) and "
-        rf"{other} \(first in {names[of_other]}\) as values of their own, and {n} values in all",
-        found,
-    ), found
+    said, _ = checked(path)
+    assert (said == "") == (found is None)
+    for named in () if found is None else (f"`fields.context.member` has {found}", "a.csv", "b.parquet"):
+        assert named in said
 
 
 def test_check_counts_texts_that_may_mean_that_there_is_no_value_and_numbers_that_are_none(
@@ -354,7 +254,7 @@ def test_check_counts_numbers_that_are_clipped_and_finds_those_that_stretch_the_
     assert (status, len(re.findall(r"values of fields.context.price beyond 0 to 9, clipped +1\n", said))) == (0, 1)
     status, said = checked([*usual[:-2], -1e300, 5.0])
     assert status == 1
-    assert "column price of impressions.csv: 1 rows reach as far as -1e+300, all others from 0 to 9: they are" in said
+    assert "column price of impressions.csv: 1 rows reach as far as -1e+300" in said
     status, said = checked([*usual[:-2], -1e300, 5.0], fields + "buckets = 4\n")
     assert (status, "clipped" in said) == (0, False)
 
@@ -384,10 +284,7 @@ def test_check_finds_fields_whose_column_is_empty_in_all_rows(
     status, said = ran(capsys, shop(toml, with_columns(",".join(KINDS), "", "", "|", "")), "check")
     assert status == 1
     for name in KINDS:
-        assert (
-            f"`impressions`, column {name} of impressions.csv: no row has a value: fill it, or remove the field "
-            f"`fields.context.{name}`"
-        ) in said
+        assert f"column {name} of impressions.csv: no row has a value" in said
     status, said = ran(capsys, shop(toml, with_columns(",".join(KINDS), "red", "red", "a|b", "0")), "check")
     assert (status, "no row has a value" in said) == (0, False)
 
@@ -403,13 +300,10 @@ def test_check_counts_lists_that_are_longer_than_a_request_may_have(
     lines[1:4] = [f"{line}|one more" for line in lines[1:4]]
     status, said = ran(capsys, shop(TOML + fields, "\n".join(lines) + "\n"), "check")
     assert status == 1
-    assert (
-        "`impressions`, column tags of impressions.csv: the lists of 3 rows have more than 64 values, as many as 65: "
-        "training reads the first 64, and a request with more is refused: shorten them in the files and in requests"
-    ) in said
+    assert "column tags of impressions.csv: the lists of 3 rows have more than 64 values, as many as 65" in said
 
 
-@pytest.mark.parametrize("long", ["kept", "hashed", "tags"])
+@pytest.mark.parametrize("long", ["kept", "tags"])
 def test_check_counts_rows_whose_fields_are_longer_than_a_request_may_be(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], long: str
 ) -> None:
@@ -426,38 +320,8 @@ def test_check_counts_rows_whose_fields_are_longer_than_a_request_may_be(
     path = shop(toml, "\n".join([*lines, lines[1].replace(f",{T}", ",0"), ""]))  # the last is refused
     status, said = ran(capsys, path, "check")
     assert status == 1
-    assert (
-        f"`impressions`, impressions.csv: the fields of 3 rows take more than 8192 bytes of JSON, as many as 8193, "
-        f"most of them in column {long}, and a request with more is refused: shorten the values in the files"
-    ) in said
-
-
-def test_check_counts_numbers_and_names_of_fields_and_what_is_not_sent_has_no_limit(
-    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = [f"{n:090d}" for n in range(90)]
-    numbers = "".join(f'[fields.context.{name}]\nkind = "numeric"\n' for name in names)
-    _, said = ran(capsys, shop(TOML + numbers, with_columns(",".join(names), *["-1.25"] * 90)), "check")
-    took = len(json.dumps(dict.fromkeys(names, -1.25), separators=(",", ":")))
-    assert f"the fields of 16 rows take more than 8192 bytes of JSON, as many as {took}" in said
-    _, said = ran(capsys, shop(TOML + numbers, with_columns(",".join(names), *[""] * 45, *["-1.25"] * 45)), "check")
-    assert "8192" not in said
-    fields = '[fields.item.text]\nkind = "categorical"\n[fields.item.tags]\nkind = "multi"\n'
-    items = ITEMS | {"text": ["w" * 9000] * 2, "tags": [[f"t{n}" for n in range(65)]] * 2}
-    _, said = ran(capsys, shop(TOML + fields, items=items), "check")
-    assert "8192" not in said
-    assert "as many as 65: training reads the first 64: shorten them\n" in said
-
-
-def test_check_counts_the_fields_of_users_for_themselves(
-    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    fields = '[fields.user.note]\nkind = "categorical"\n' + context_fields(["kept"])
-    users, impressions = {**USERS, "note": ["w" * 5000, "w" * 9000]}, with_columns("kept", "w" * 5000)
-    status, said = ran(capsys, shop(TOML + fields, impressions, users=users), "check")
-    assert status == 1
-    assert "`users`, users.parquet: the fields of 1 rows take more than 8192 bytes of JSON, as many as 9011" in said
-    assert "`impressions`, impressions.csv: the fields" not in said
+    assert "the fields of 3 rows take more than 8192 bytes of JSON, as many as 8193" in said
+    assert f"column {long}" in said
 
 
 def test_check_finds_item_0_which_the_wire_refuses(
@@ -480,11 +344,9 @@ def test_check_finds_times_of_the_future_and_says_from_when_to_when_impressions_
     path = shop(events=EVENTS | {"ts": [T, T + 4 * DAY]})
     today = check(path, now_ms=(T + 2 * DAY) * 1000)
     assert (today.values["impressions from"], today.values["impressions to"]) == ("2020-09-13", "2020-09-16")
-    said = [one for one in today.findings if "more than a day from now" in one]
-    assert [one.partition(", and training reads them as they are")[0] for one in said] == [
-        "`events`, column ts of events.parquet: 1 times are more than a day from now",
-        "`impressions`, column ts of impressions.csv: 3 times are more than a day from now",
-    ]
+    said = "\n".join(today.findings)
+    assert "column ts of events.parquet: 1 times are more than a day from now" in said
+    assert "column ts of impressions.csv: 3 times are more than a day from now" in said
     assert not any("from now" in one for one in check(path, now_ms=(T + 4 * DAY) * 1000).findings)
 
 
@@ -507,36 +369,6 @@ STRINGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"users": {"uid": text([2, 2])}}, ["users.parquet", 'Größe "2"; [x]']),
-        ({"items": {"sku": text([5]), "cat": ["shoes"]}}, ["events.parquet", 'Größe "6"; [x]']),
-    ],
-    ids=["user twice", "no category"],
-)
-def test_a_row_with_a_text_as_its_id_is_named_by_the_text(
-    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: list[str]
-) -> None:
-    path = shop(**STRINGS | change)
-    for command in ("check", "prepare"):
-        status, said = ran(capsys, path, command)
-        assert status == 1, command
-        assert [word for word in words if word not in said] == [], f"{command} said {said}"
-
-
-def test_an_item_with_two_categories_is_named_by_its_text(
-    shop: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("CTR_CACHE", str(tmp_path / "cache"))
-    users = text(list(range(40)))
-    events = {"uid": users * 2, "sku": text([5] * 80), "ts": [T + n for n in range(80)]}
-    toml = TOML.partition("[impressions]")[0].replace('name = "shop"', 'name = "shop"\nids = "string"')
-    path = shop(toml=f'{toml}category = "cat"\n', events=events | {"cat": ["a"] * 40 + ["b"] * 40})
-    with pytest.raises(DataError, match=r'columns sku and cat of events.parquet: item Größe "5"; \[x\] has two'):
-        load_data(DataSettings(description=str(path)))
-
-
 def test_a_sample_shows_the_texts_that_are_ids(shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     status, said = ran(capsys, shop(**STRINGS), "sample")
     assert status == 0, said
@@ -545,9 +377,7 @@ def test_a_sample_shows_the_texts_that_are_ids(shop: Callable[..., Path], capsys
     assert re.search(r'\n +Größe "[56]"; \[x\] +shoes +1.0 ', said), "in a history"
 
 
-@pytest.mark.parametrize(
-    ("hours", "found"), [((22, 23), True), ((0, 0), False), ((22, 9), True), ((21, 22, 23), False)]
-)
+@pytest.mark.parametrize(("hours", "found"), [((22, 23), True), ((0, 0), False), ((21, 22, 23), False)])
 def test_check_finds_dates_of_another_time_zone_which_would_put_a_click_before_its_impression(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], hours: tuple[int, ...], found: bool
 ) -> None:
@@ -556,18 +386,6 @@ def test_check_finds_dates_of_another_time_zone_which_would_put_a_click_before_i
     status, said = ran(capsys, path, "check")
     assert (status == 1) is found, said
     assert ("as dates of another time zone are" in said) is found
-
-
-@pytest.mark.parametrize("written", [False, True], ids=["of items", "of events"])
-def test_check_counts_categories_wherever_they_are_written(
-    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], written: bool
-) -> None:
-    """Item 7 has no event, so its category is not counted."""
-    toml = TOML.replace('time = "ts"', 'time = "ts"\ncategory = "cat"', 1) if written else TOML
-    events = {"uid": [1, 2, 1], "sku": [5, 6, 5], "ts": [T, T + 1, T + 2], "cat": [3, 4, 3]}
-    status, said = ran(capsys, shop(toml=toml, events=events, items={"sku": [5, 6, 7], "cat": [3, 4, 9]}), "check")
-    assert status == 0, said
-    assert re.search(r"\ncategories +2\n", said), said
 
 
 def test_check_finds_an_empty_part_and_counts_labels_that_come_too_late(
@@ -594,21 +412,10 @@ def test_a_label_is_of_no_part_while_its_window_is_open(
     assert re.search("impressions of no part, their label is not known in time +2\n", said)
 
 
-def test_check_finds_dates_of_another_time_zone_among_times_of_another_log(
-    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    dates = [T // 86_400 * 86_400 + 86_400 * day - 7200 for day in range(100)]
-    seconds = [T + 86_399 * n for n in range(5000)]
-    path = shop(events={"uid": [1] * 5100, "sku": [5] * 5100, "ts": dates + seconds})
-    status, said = ran(capsys, path, "check")
-    assert status == 1, said
-    assert re.search(r"10\d times are at 22:00 UTC exactly, as dates of another", said), said
-
-
 @pytest.mark.parametrize(
     ("events", "shown"),
-    [(lambda n: f"{n}.0", str), (lambda n: f"{n:05d}", str), (lambda n: f"{n} ", str), (str, lambda n: f"{n:03d}")],
-    ids=["floats", "zeros", "blanks", "zeros-of-impressions"],
+    [(lambda n: f"{n}.0", str), (lambda n: f"{n} ", str), (str, lambda n: f"{n:03d}")],
+    ids=["floats", "blanks", "zeros-of-impressions"],
 )
 @pytest.mark.parametrize("what", ["uid", "sku"])
 def test_check_finds_ids_that_events_and_impressions_write_in_two_ways(
@@ -673,8 +480,8 @@ def test_check_finds_events_that_all_lie_behind_the_impressions(shop: Callable[.
     assert values[share] == pytest.approx(0.0)
     later = MANY["events"] | {"ts": [at + A_YEAR for at in MANY["events"]["ts"]]}
     found, values = checked(shop(**MANY | {"events": later}))
-    assert "column ts of impressions.csv: no impression has an event before it, so histories are empty" in found
-    assert "events are from 2021-09-13 to 2021-09-18, impressions from 2020-09-13 to 2020-09-18. Compare year" in found
+    assert "column ts of impressions.csv: no impression has an event before it" in found
+    assert "events are from 2021-09-13 to 2021-09-18" in found
     assert values[share] == 1.0
     one_before = MANY["events"] | {"ts": [T, *later["ts"][1:]]}
     found, values = checked(shop(**MANY | {"events": one_before, "impressions": SHOWN + SHOWN.partition("\n")[2] * 20}))
@@ -685,6 +492,7 @@ def test_check_finds_events_that_all_lie_behind_the_impressions(shop: Callable[.
     assert "only 1 of 121 impressions have an event before it" in checked(shop(**MANY | few | {"events": early}))[0]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("table", "column", "field"), [("items", "sku", "brand"), ("users", "uid", "plan")])
 def test_check_finds_a_table_of_fields_that_shares_no_key_with_the_impressions_and_training_names_the_cause(
     shop: Callable[..., Path], tmp_path: Path, table: str, column: str, field: str
@@ -696,6 +504,8 @@ def test_check_finds_a_table_of_fields_that_shares_no_key_with_the_impressions_a
     assert f"column {column} of impressions.csv: no {kind} has a row in `[{table}]`, such as '" in found
     assert f"column {column} of {table}.parquet holds keys such as '10" in found
     assert values[f"share of impressions whose {kind} has no row in [{table}]"] == 1.0
+    from mimn.impressions.data import ImpressionData
+
     data = ImpressionData.load(path, tmp_path / "cache")
     cause = rf"`fields.{kind}.{field}`: no train impression is of a {kind} with a row in `\[{table}\]`"
     with pytest.raises(DataError, match=cause):
@@ -704,10 +514,13 @@ def test_check_finds_a_table_of_fields_that_shares_no_key_with_the_impressions_a
     assert checked(shop(**MANY | {table: one}))[0] == ""
 
 
+@pytest.mark.torch
 def test_a_field_whose_values_no_train_impression_shows_is_not_told_to_lower_its_count(
     shop: Callable[..., Path], tmp_path: Path
 ) -> None:
     items = {"sku": [5, 6, 77], "brand": [None, None, "x"]}
+    from mimn.impressions.data import ImpressionData
+
     data = ImpressionData.load(shop(**MANY | {"items": items}), tmp_path / "cache")
     with pytest.raises(DataError, match=r"`fields\.item\.brand`: no train impression has a value: fill the column"):
         data.fit_fields()
@@ -721,20 +534,7 @@ def test_check_counts_times_of_clicks_within_the_window_with_label_0(shop: Calla
     lines[2] = lines[2].replace(",1,", ",0,")
     lines[4] = lines[4].replace(",1,", ",0,")
     found, _ = checked(shop(**MANY | {"impressions": "\n".join([*lines, ""])}))
-    assert found == (
-        "`impressions.label_time`, column at of impressions.csv: 2 impressions have a time within their window and "
-        "label 0, and count as not clicked: correct the label, or leave the time empty"
-    )
-
-
-def test_a_file_without_a_byte_is_named_whatever_its_suffix(
-    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = shop()
-    (path.parent / "events.parquet").write_bytes(b"")
-    status, said = ran(capsys, path, "check")
-    assert status == 1
-    assert f"error: {path.parent / 'events.parquet'} is empty: leave it out of `files`" in said
+    assert "column at of impressions.csv: 2 impressions have a time within their window and label 0" in found
 
 
 def test_a_sample_shows_past_rates_and_crosses_and_says_that_scores_see_no_position(
@@ -774,3 +574,15 @@ def test_ids_that_mean_that_there_is_none_are_counted(
     )
     _, said = ran(capsys, path, "check")
     assert re.search(r"values of events.user such as 'nan': values, not missing, .+ +2\n", said), said
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["of items", "of events"])
+def test_check_counts_categories_wherever_they_are_written(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], written: bool
+) -> None:
+    """Item 7 has no event, so its category is not counted."""
+    toml = TOML.replace('time = "ts"', 'time = "ts"\ncategory = "cat"', 1) if written else TOML
+    events = {"uid": [1, 2, 1], "sku": [5, 6, 5], "ts": [T, T + 1, T + 2], "cat": [3, 4, 3]}
+    status, said = ran(capsys, shop(toml=toml, events=events, items={"sku": [5, 6, 7], "cat": [3, 4, 9]}), "check")
+    assert status == 0, said
+    assert re.search(r"\ncategories +2\n", said), said

@@ -86,21 +86,6 @@ def test_the_household_list_has_no_repetition_and_the_published_size() -> None:
     assert len(complete_journey.households()) == 1982
 
 
-def test_hour_and_weekday_are_those_of_the_purchase(products: pa.Table, transactions: pa.Table) -> None:
-    """1,500,000,000 is Friday, 14 July 2017, 02:40."""
-    events = complete_journey.events_of(transactions, products, frozenset({1, 2}))
-    assert set(zip(events["weekday"].to_pylist(), events["hour"].to_pylist(), strict=True)) == {(4, 2)}
-    assert set(events["store_id"].to_pylist()) == {300}
-
-
-def test_demographics_are_of_the_households_alone() -> None:
-    told = pa.table({"household_id": [1, 2, 9], "age": ["65+", None, "19-24"]})
-    assert complete_journey.users_of(told, frozenset({1, 2, 3})).to_pydict() == {
-        "user_id": [1, 2],
-        "age": ["65+", None],
-    }
-
-
 @needs_package
 def test_the_prepared_rows_are_the_published_ones_and_ids_do_not_rise_in_baskets(tmp_path: Path) -> None:
     assert main(["convert", "complete-journey", "--output", str(tmp_path / "complete_journey")]) == 0

@@ -61,15 +61,6 @@ def test_no_row_of_its_own_basket_or_timestamp_is_in_a_history(events: Events) -
         assert (events.user_id[history] == events.user_id[row]).all()
 
 
-@given(some_events())
-def test_bounds_cut_the_rows_by_user(events: Events) -> None:
-    assert events.bounds[0] == 0
-    assert events.bounds[-1] == len(events)
-    for user, begin, end in zip(events.users, events.bounds[:-1], events.bounds[1:], strict=True):
-        assert begin < end
-        assert (events.user_id[begin:end] == user).all()
-
-
 def test_unsorted_rows_are_refused_with_the_row() -> None:
     with pytest.raises(DataError, match="row 2 is out of order"):
         events_of([(1, 1, 1, 5, 1), (1, 1, 1, 7, 1), (1, 1, 1, 6, 1)])

@@ -15,8 +15,7 @@ from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE, NEGATIVES, Instances, build_instances, source, stored_instances
 from mimn.data.negatives import NegativeRule
 from mimn.data.split import PARTS, part_of, parts_of
-from mimn.data.vocabulary import EmbeddingIds, Vocabulary, build_vocabulary
-from mimn.metrics import auc
+from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from support import datasets
 
 INSTANCES_SHA256 = "598874c36ca1c24fdee3f0582bac94fbc0ec553ae87b15dabb562391ae5a269d"
@@ -64,21 +63,6 @@ def test_no_row_of_the_targets_basket_or_time_is_in_its_history() -> None:
         assert instances.end[i] - instances.begin[i] >= protocol.MIN_HISTORY
 
 
-def test_no_negative_is_in_the_targets_basket() -> None:
-    events, _, instances = retail()
-    bought = {
-        (int(user), int(time), int(item))
-        for user, time, item in zip(events.user_id, events.timestamp, events.item_id, strict=True)
-    }
-    for i in range(len(instances)):
-        user, time = int(instances.user_id[i]), int(instances.timestamp[i])
-        assert (user, time, int(instances.item[i])) in bought
-        for sampling in SAMPLINGS:
-            drawn = instances.negatives[sampling].item[i].tolist()
-            assert len(set(drawn)) == NEGATIVES
-            assert not any((user, time, item) in bought for item in drawn)
-
-
 def test_the_vocabulary_is_of_train_users_alone() -> None:
     events, vocabulary, _ = retail()
     train = parts_of(events.users)[events.user_index] == 0
@@ -96,13 +80,6 @@ def test_every_candidate_is_known_so_that_being_unknown_says_nothing() -> None:
     _, vocabulary, instances = retail()
     for sampling in SAMPLINGS:
         assert (vocabulary.item_places(instances.candidates(sampling, NEGATIVES).item) >= 0).all()
-
-
-def test_raw_ids_say_nothing_where_they_mean_nothing() -> None:
-    """The made-up data has the classic trap, rows in the order of ids within a basket; its ids carry no meaning."""
-    instances = build_instances(synthetic.make())
-    rows = instances.candidates("popularity", NEGATIVES)
-    assert auc(rows.label, rows.item.astype(np.float64)) == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_target_is_no_special_row_of_its_basket() -> None:
@@ -125,32 +102,6 @@ def test_a_target_is_no_special_row_of_its_basket() -> None:
     # Within-basket ranks are uniform in [0, 1] for any random row, so the targets' mean is 1/2.
     for ranks in (np.concatenate(ids), np.concatenate(places)):
         assert ranks[label == 1].mean() == pytest.approx(0.5, abs=0.015)
-
-
-def test_a_drawn_item_is_no_special_row_of_the_train_events() -> None:
-    _, vocabulary, instances = retail()
-    drawn = instances.negatives["popularity"].item.reshape(-1)
-    popular = vocabulary.items[vocabulary.event_items]
-    labels = np.repeat([1, 0], [len(drawn), len(popular)])
-    assert auc(labels, np.concatenate([drawn, popular]).astype(np.float64)) == pytest.approx(0.5, abs=0.01)
-
-
-def test_the_order_of_the_rows_says_nothing_but_by_construction() -> None:
-    """Positives are first in each group, and no column of the rows repeats that."""
-    _, _, instances = retail()
-    rows = instances.candidates("popularity", NEGATIVES)
-    for column in (rows.instance, rows.user_id):
-        assert auc(rows.label, column.astype(np.float64)) == pytest.approx(0.5, abs=1e-9)
-
-
-def test_popularity_alone_nearly_fails_on_popularity_negatives_and_nearly_wins_on_uniform_ones() -> None:
-    _, vocabulary, instances = retail()
-    found = {}
-    for sampling in SAMPLINGS:
-        rows = instances.candidates(sampling)
-        found[sampling] = auc(rows.label, vocabulary.popularity(rows.item).astype(np.float64))
-    assert 0.48 < found["popularity"] < 0.58
-    assert 0.80 < found["uniform"] < 0.88
 
 
 def test_instances_do_not_depend_on_the_users_around() -> None:
@@ -229,17 +180,6 @@ def test_items_below_the_cut_share_the_unknown_row() -> None:
     assert ids.item_rows(np.array([3, 5, 9, 1, 99])).tolist() == [1, 0, 2, 0, 0]
     assert ids.category_rows(np.array([0, 1, 2, 3])).tolist() == [0, 1, 2, 0]
     assert vocabulary.popularity(np.array([5, 4])).tolist() == [9, 0]
-
-
-def test_embedding_ids_come_back_as_a_bundle_would_hold_them(tmp_path: Path) -> None:
-    ids = EmbeddingIds(np.array([2, 7]), np.array([0, 4]))
-    ids.save(tmp_path)
-    assert np.load(tmp_path / "items.ids.npy").dtype == np.uint64
-    back = EmbeddingIds.load(tmp_path)
-    np.testing.assert_array_equal(back.items, ids.items)
-    np.testing.assert_array_equal(back.categories, ids.categories)
-    with pytest.raises(DataError, match=r"items\.ids\.npy"):
-        EmbeddingIds.load(tmp_path / "absent")
 
 
 def test_an_item_of_two_categories_is_refused() -> None:

@@ -26,6 +26,8 @@ from mimn.data.preparation import prepare
 from mimn.nn.fields import FieldTables, ItemMembers, ModelFields
 from mimn.state.ledger import Ledger
 
+pytestmark = pytest.mark.torch
+
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY
 HALF_LIVES = (7, 30)

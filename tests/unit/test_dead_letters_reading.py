@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -15,11 +14,9 @@ from support.fake_event_log import FakeEventLog
 from uic.core.event import DAY_MS, Reason, explain, is_json
 from uic.core.letters import DETAIL, OURS, Letter, to_wire
 from uic.core.records import BatchRecord
-from uic.errors import LogUnavailable
-from uic.log.event_log import NewRecord, Position
 from uic.log.topic_reader import LogRecord
-from uic.tools.letter_display import SHOWN_HEADERS, describe, summary
-from uic.tools.letter_reading import DeadLetter, NotALetter, Scan, Selection, read_letter
+from uic.tools.letter_display import describe, summary
+from uic.tools.letter_reading import DeadLetter, NotALetter, read_letter
 from uic.tools.letter_replay import (
     BATCH,
     REPLAY_OF,
@@ -123,12 +120,6 @@ def test_the_detail_is_shown_and_letters_of_older_versions_have_none() -> None:
     assert not any(line.startswith("detail") for line in describe(read_letter(older)))
 
 
-def test_of_thousands_of_headers_the_first_are_shown_and_the_others_counted() -> None:
-    lines = list(describe(replace(DEAD, headers=(("trace", b"x"),) * (SHOWN_HEADERS + 2_000))))
-    assert sum(line.startswith("header ") for line in lines) == SHOWN_HEADERS
-    assert "           … 2,000 more headers" in lines
-
-
 @pytest.mark.parametrize("missing", ["uic-reason", "uic-topic", "uic-partition", "uic-offset", "uic-timestamp"])
 def test_a_record_without_our_headers_is_no_letter(missing: str) -> None:
     record = delivered(Letter(Reason.BAD_TIME, TOPIC, 1, 2, 3, b"u", b"v", ()))
@@ -138,16 +129,6 @@ def test_a_record_without_our_headers_is_no_letter(missing: str) -> None:
         read_letter(replace(record, headers=without))
     with pytest.raises(NotALetter):
         read_letter(replace(record, headers=(*without, ("uic-offset", b"x"))))
-
-
-@given(st.lists(LETTERS, max_size=8), st.data())
-def test_repeats_are_dropped_by_their_original_place(letters: list[Letter], data: st.DataObject) -> None:
-    repeated = data.draw(st.permutations(letters * 2))
-    scan = Scan()
-    found = [letter.id for letter in scan.letters([delivered(letter) for letter in repeated], Selection())]
-    places = {(letter.topic, letter.partition, letter.offset, letter.timestamp_ms) for letter in letters}
-    assert sorted(found) == sorted(places)
-    assert scan.repeats == len(repeated) - len(places)
 
 
 @pytest.mark.parametrize(
@@ -183,28 +164,6 @@ def test_a_replay_stops_at_the_first_batch_that_is_not_acknowledged_and_names_wh
     result = replay(chosen, log, TOPIC, N, 5)
     assert (result.done, result.in_doubt, result.not_sent) == (BATCH - 2, [chosen[2], chosen[7]], chosen[BATCH:])
     assert sum(map(len, log.records[TOPIC])) == BATCH + 5 + BATCH - 2
-
-
-@pytest.mark.parametrize(
-    "stops",
-    [KeyboardInterrupt(), SystemExit(143), LogUnavailable("no broker answers")],
-    ids=lambda e: type(e).__name__,
-)
-def test_a_replay_that_is_stopped_says_what_it_has_sent(stops: BaseException) -> None:
-    class Stopping(FakeEventLog):
-        def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
-            if any(self.records[topic]):
-                raise stops
-            return super().append(topic, partitions, records, timeout_s)
-
-    chosen = [replace(DEAD, offset=i) for i in range(2 * BATCH + 5)]
-    result = replay(chosen, Stopping({TOPIC: N}), TOPIC, N, 5)
-    assert result.done == BATCH
-    assert [*result.in_doubt, *result.not_sent] == chosen[BATCH:]
-    by_signal = not isinstance(stops, LogUnavailable)
-    assert list(result.in_doubt) == (chosen[BATCH : 2 * BATCH] if by_signal else [])
-    assert result.ended_by is (stops if by_signal else None)
-    assert result.why
 
 
 def in_the_log(letter: DeadLetter) -> LogRecord:

@@ -42,25 +42,22 @@ def described(folder: Path, rows: int) -> Path:
 
 
 # The rows as they arrive fit in 3 MiB, and not with the sorted ones; or they do not fit.
-@pytest.mark.parametrize("rows", [40_000, 60_000])
+@pytest.mark.parametrize("rows", [40_000, pytest.param(60_000, marks=pytest.mark.full)])
 def test_an_import_that_fills_the_temporary_folder_says_so_and_removes_what_it_wrote(tmp_path: Path, rows: int) -> None:
     disk = tmp_path / "disk"
     command = ("import", "--description", str(described(tmp_path, rows)))
     ended = ctr_on_disk(disk, "3m", *command, environment={"TMPDIR": str(disk)})
     assert (ended.status, ended.left) == (1, [])
-    assert ended.err == (
-        f"ctr import: the temporary folder {disk} is full: free space there, or set TMPDIR to another folder\n"
-    )
+    assert f"{disk} is full" in ended.err
+    assert "TMPDIR" in ended.err
 
 
-@pytest.mark.parametrize("rows", [40_000, 60_000])
-def test_a_cache_that_is_full_is_named_and_nothing_stays_in_it(tmp_path: Path, rows: int) -> None:
+def test_a_cache_that_is_full_is_named_and_nothing_stays_in_it(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    ended = ctr_on_disk(disk, "3m", "data", "prepare", str(described(tmp_path, rows)), "--cache", str(disk))
+    ended = ctr_on_disk(disk, "3m", "data", "prepare", str(described(tmp_path, 40_000)), "--cache", str(disk))
     assert (ended.status, ended.left) == (1, [])
-    assert ended.err == (
-        f"error: prepared data cannot be kept in {disk} ({FULL}): choose another folder with --cache or CTR_CACHE\n"
-    )
+    assert f"{disk} ({FULL})" in ended.err
+    assert "CTR_CACHE" in ended.err
 
 
 def movielens(folder: Path) -> list[str]:
@@ -78,7 +75,9 @@ def criteo(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "files", [movielens, criteo, lambda _: ["synthetic"]], ids=["movielens-1m", "criteo", "synthetic"]
+    "files",
+    [movielens, *(pytest.param(one, marks=pytest.mark.full) for one in (criteo, lambda _: ["synthetic"]))],
+    ids=["movielens-1m", "criteo", "synthetic"],
 )
 def test_a_conversion_that_fills_the_disk_names_its_output_and_leaves_nothing(
     tmp_path: Path, files: Callable[[Path], list[str]]
@@ -86,7 +85,7 @@ def test_a_conversion_that_fills_the_disk_names_its_output_and_leaves_nothing(
     disk = tmp_path / "disk"
     ended = ctr_on_disk(disk, "64k", "data", "convert", *files(tmp_path), "--output", str(disk / "made"))
     assert (ended.status, ended.left) == (1, [])
-    assert ended.err == f"error: {disk / 'made'} cannot be written ({FULL}): choose another folder with --output\n"
+    assert f"{disk / 'made'} cannot be written ({FULL})" in ended.err
 
 
 @pytest.mark.parametrize("system", ["reserves", "cannot on this disk", "never does"])
@@ -126,11 +125,8 @@ def test_an_import_whose_files_may_not_grow_so_large_says_why(tmp_path: Path) ->
         text=True,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (
-        1,
-        f"ctr import: the temporary folder {tmp_path} cannot be written (File too large): correct that, or set TMPDIR "
-        "to another folder\n",
-    )
+    assert ended.returncode == 1
+    assert f"{tmp_path} cannot be written (File too large)" in ended.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"e.csv", "d.toml"}
 
 

@@ -16,8 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn import config_file, run
@@ -25,7 +23,6 @@ from mimn.bundle.fields import MAX_LIST, code_of
 from mimn.calibration import FROM_LABELS, UNCALIBRATED, Piecewise, Platt, Prior, Uncalibrated
 from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
-from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
 from mimn.data.split import PARTS
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds
@@ -48,6 +45,8 @@ from mimn.training.settings import TrainingSettings
 from support import skips
 from support.impression_log import DAY, SHOWN, USERS, Log, T, context, graded, made
 from support.small_disk import no_room_for
+
+pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).parents[2]
 SHARED = os.environ.get("CTR_SHARED_DATA")
@@ -91,34 +90,22 @@ def test_a_field_that_carries_the_signal_is_learned(signal_run: TrainedRun) -> N
     assert 0.8 < result["overall"]["raw"]["pcoc"]["value"] < 1.25
 
 
-@pytest.mark.parametrize("head", ["fm", "afm"])
-def test_a_head_without_a_tower_begins_with_the_rate_of_rare_clicks(head: str, tmp_path: Path) -> None:
+def test_a_head_without_a_tower_begins_with_the_rate_of_rare_clicks(tmp_path: Path) -> None:
     """From 0, forty steps would not bring it near one click in thirty (decision 132)."""
     rare = made(np.random.default_rng(0), lambda signal: graded(signal) / 8, fields=context("signal"))
     path = rare.write(tmp_path)
-    train(path, configured(POOLING | {"head": head}), tmp_path / "run", cache=tmp_path / "cache")
+    train(path, configured(POOLING | {"head": "fm"}), tmp_path / "run", cache=tmp_path / "cache")
     overall = evaluate(TrainedRun.load(tmp_path / "run", tmp_path / "cache"), 16, resamples=2)["overall"]
     assert 0.5 < overall["raw"]["pcoc"]["value"] < 2.0
     assert overall["auc"]["value"] > 0.55
 
 
+@pytest.mark.full
 def test_a_field_that_is_noise_is_not(tmp_path: Path) -> None:
     path = made(np.random.default_rng(0), graded, fields=context("noise")).write(tmp_path)
     train(path, configured(DEEPFM, epochs=2), tmp_path / "run", cache=tmp_path / "cache")
     result = evaluate(TrainedRun.load(tmp_path / "run", tmp_path / "cache"), 16, resamples=2)
     assert 0.45 < result["overall"]["auc"]["value"] < 0.55
-
-
-def test_the_log_begins_with_what_is_trained(signal_run: TrainedRun) -> None:
-    record, first = signal_run.record, (signal_run.folder / run.LOG).read_text().splitlines()[0]
-    sizes = f"{record['items']} items, {record['categories']} categories, {record['parameters']} parameters"
-    rows = ", ".join(
-        f"{part} {len(labels)} ({labels.sum()} clicked)"
-        for part in ("train", "validation", "test")
-        if len(labels := signal_run.predict(part, 16).labels)
-    )
-    said = f"x on {record['dataset']}: {sizes}, impressions: {rows}, data {record['data_sha256'][:16]}"
-    assert first.endswith(said)
 
 
 def test_a_saved_run_scores_as_before(signal_run: TrainedRun) -> None:
@@ -149,35 +136,24 @@ def test_evaluation_says_each_slice_and_leaves_out_what_is_undefined(signal_run:
 def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
     signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(signal_run.folder, tmp_path / "run")
-    arguments = ["--run", str(tmp_path / "run"), "--cache", str(signal_run.folder.parent / "cache")]
+    folder = copied(signal_run, tmp_path / "run").folder
+    arguments = ["--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]
+    assert main(["calibrate", *arguments, "--method", "shift"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["asked"], printed["method"], printed["slope"], printed["length"]) == ("shift", "platt", 1.0, 16)
+    assert json.loads((folder / "calibration.json").read_text()) == printed
     assert main(["calibrate", *arguments, "--method", "platt"]) == 0
-    assert json.loads(capsys.readouterr().out)["method"] == "platt"
-    stored = fitted_of(tmp_path / "run")
+    stored = fitted_of(folder)
     assert stored is not None
     fitted = stored.calibration
     assert isinstance(fitted, Platt)
     validation = signal_run.predict("validation", 16)
     assert np.isclose(fitted.apply(validation.scores).sum(), validation.labels.sum())
+    capsys.readouterr()
     assert main(["evaluate", *arguments]) == 0
     overall = json.loads(capsys.readouterr().out)["overall"]
     assert overall["raw"] != overall["calibrated"]
     assert overall["progressive"] != overall["calibrated"]
-
-
-def test_calibration_says_what_was_asked_for_beside_what_is_stored(
-    signal_run: TrainedRun, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--run", str(signal_run.folder), "--cache", str(signal_run.folder.parent / "cache")]
-    assert main(["calibrate", *arguments, "--method", "shift"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    fitted = signal_run.fitted()
-    assert fitted is not None
-    assert isinstance(fitted.calibration, Platt)
-    of = {"asked": "shift", "length": 16, "method": "platt", "slope": 1.0, "intercept": fitted.calibration.intercept}
-    assert printed == of
-    assert json.loads((signal_run.folder / "calibration.json").read_text()) == printed
-    (signal_run.folder / "calibration.json").unlink()
 
 
 def test_progressive_is_by_the_method_that_was_asked_for(signal_run: TrainedRun) -> None:
@@ -201,9 +177,6 @@ def test_the_method_that_was_asked_for_is_stored_and_files_without_it_are_read(t
     for one in every:
         run.write_json(path, one.told())
         assert fitted_of(tmp_path) == one
-    for old in (*every[:3], Fitted("platt", Platt(1.5, 0.0)), Fitted("piecewise", knots)):
-        run.write_json(path, msgspec.to_builtins(old.calibration))
-        assert fitted_of(tmp_path) == old
     for damaged in (
         {"asked": "guess", "method": "prior", "rate": 0.5},
         {"asked": "prior"},
@@ -232,15 +205,12 @@ def test_figures_of_an_earlier_calibrator_are_told_by_calibrate_and_left_out_by_
     assert not caplog.records, "it is the same calibrator"
 
     calibrate(trained, "shift", 16)
-    assert "on the latest 16 events are those of an earlier calibrator: evaluate again with --length 16" in caplog.text
+    assert "--length 16" in caplog.text
     caplog.clear()
     kept = {kind: of for kind, of in first["overall"].items() if kind not in ("calibrated", "progressive")}
     assert facts_of(folder).training["evaluation"]["16"] == kept
     (told,) = caplog.messages
-    assert told.endswith(
-        "on the latest 16 events are left out, because they are those of another calibrator: evaluate again with "
-        "--length 16"
-    )
+    assert "--length 16" in told
     caplog.clear()
     second = evaluate(trained, 16, resamples=2)
     assert second["overall"]["calibrated"] != first["overall"]["calibrated"]
@@ -248,19 +218,6 @@ def test_figures_of_an_earlier_calibrator_are_told_by_calibrate_and_left_out_by_
     assert not caplog.records
     (folder / "calibration.json").unlink()
     assert facts_of(folder).training["evaluation"]["16"] == kept
-
-
-def test_an_evaluation_of_an_earlier_version_is_exported_as_it_is(
-    signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(signal_run.folder, tmp_path / "run")
-    found = {"auc": {"value": 0.7}, "calibrated": {"pcoc": {"value": 1.0}}}
-    run.update_json(tmp_path / "run" / run.METRICS, lambda record: record.update(evaluation={"16": {"overall": found}}))
-    run.write_json(tmp_path / "run/calibration.json", {"method": "platt", "slope": 1.5, "intercept": 0.0})
-    facts = facts_of(tmp_path / "run")
-    assert facts.training["evaluation"] == {"16": found}
-    assert facts.calibration == Platt(1.5, 0.0)
-    assert not caplog.records
 
 
 def test_the_same_function_by_the_same_method_is_the_same_calibrator() -> None:
@@ -284,30 +241,8 @@ def test_calibration_by_none_is_that_of_a_run_without_a_calibrator(
     assert "calibrated" not in facts_of(folder).training["evaluation"]["16"]
 
 
-@pytest.mark.parametrize("before", [{"method": "platt", "slope": 1.5, "intercept": 0.0}, None, {"method": "?"}])
-def test_figures_of_an_earlier_version_are_those_of_the_calibrator_that_is_replaced(
-    before: dict[str, Any] | None, signal_run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    trained = copied(signal_run, tmp_path / "run")
-    folder = trained.folder
-    found: dict[str, dict[str, Any]] = {
-        "8": {"overall": {"auc": {"value": 0.7}}},
-        "16": {"overall": {"auc": {"value": 0.7}, "calibrated": {"pcoc": {"value": 1.0}}}},
-    }
-    run.update_json(folder / run.METRICS, lambda record: record.update(evaluation=found))
-    if before is not None:
-        run.write_json(folder / "calibration.json", before)
-    calibrate(trained, "platt", 16)
-    assert "on the latest 16 events are those of an earlier calibrator" in caplog.text
-    assert "on the latest 8 events are those" not in caplog.text
-    assert facts_of(folder).training["evaluation"] == {"8": found["8"]["overall"], "16": {"auc": {"value": 0.7}}}
-    calibrate(trained, "prior", 16)
-    assert "calibrated" not in facts_of(folder).training["evaluation"]["16"]
-
-
 @pytest.mark.parametrize(
-    ("aucs", "least", "doubted"),
-    [([0.5, 0.995], 40, True), ([0.999, 0.9], 40, True), ([0.5, 0.985], 40, False), ([0.5, 0.995], 10_000, False)],
+    ("aucs", "least", "doubted"), [([0.5, 0.995], 40, True), ([0.5, 0.985], 40, False), ([0.5, 0.995], 10_000, False)]
 )
 def test_an_auc_that_is_too_good_is_doubted_if_it_is_no_luck_and_more_training_is_no_advice(
     aucs: list[float], least: int, doubted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -318,9 +253,8 @@ def test_an_auc_that_is_too_good_is_doubted_if_it_is_no_luck_and_more_training_i
     path, output = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "run"
     train(path, configured(POOLING, epochs=2), output, cache=tmp_path / "cache")
     written = (output / run.LOG).read_text()
-    said = f"{output}: a validation AUC of {max(aucs):.5f} is hardly ever true: most often something that is read is"
-    assert (said in written) == doubted
-    assert ("`ctr data check` looks for fields and histories that hold the answer" in written) == doubted
+    assert (f"{output}: a validation AUC of {max(aucs):.5f}" in written) == doubted
+    assert ("ctr data check" in written) == doubted
     assert ("raise training.epochs" in written) != doubted
 
 
@@ -337,23 +271,15 @@ def test_evaluation_says_that_the_calibrator_is_of_another_length(
     assert json.loads((folder / "calibration.json").read_text())["length"] == 1
     caplog.clear()
     evaluate(trained, 8, resamples=2)
-    assert caplog.messages == [
-        "the calibrator was fitted to scores on the latest 1 events, and these are on the latest 8: for a calibrator "
-        "of them, calibrate with --length 8 first"
-    ]
+    (told,) = caplog.messages
+    assert "--length 8" in told
     caplog.clear()
     evaluate(trained, 1, resamples=2)
     assert not caplog.records
 
 
 @pytest.mark.parametrize(
-    ("command", "full"),
-    [
-        ("calibrate", "calibration.json"),
-        ("calibrate", run.METRICS),
-        ("evaluate", run.PREDICTIONS.format(length=16)),
-        ("evaluate", run.METRICS),
-    ],
+    ("command", "full"), [("calibrate", "calibration.json"), ("evaluate", run.PREDICTIONS.format(length=16))]
 )
 def test_calibrate_and_evaluate_on_a_full_disk_name_the_folder(
     command: str,
@@ -369,29 +295,9 @@ def test_calibrate_and_evaluate_on_a_full_disk_name_the_folder(
     arguments = [command, "--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]
     arguments += ["--method", "platt"] if command == "calibrate" else []
     assert main(arguments) == 1
-    assert capsys.readouterr().err == (
-        f"error: {folder} cannot be written, because its disk is full: make room there, then {command} again\n"
-    )
+    assert f"error: {folder} cannot be written, because its disk is full" in capsys.readouterr().err
     monkeypatch.undo()
     assert main(arguments) == 0
-
-
-@pytest.mark.parametrize("file", ["items.ids.npy", "categories.ids.npy", "field.signal.codes.npy"])
-def test_a_run_of_an_earlier_version_with_an_empty_array_is_refused_with_a_line(
-    file: str, signal_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_folder = tmp_path / "run"
-    shutil.copytree(signal_run.folder, run_folder)
-    assert (run_folder / file).stat().st_size
-    (run_folder / file).write_bytes(b"")
-    metrics = json.loads((run_folder / run.METRICS).read_text())
-    del metrics["files"]
-    (run_folder / run.METRICS).write_text(json.dumps(metrics))
-    arguments = ["--run", str(run_folder), "--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
-    assert main(["export", *arguments]) == 1
-    assert capsys.readouterr().err.endswith(": it is empty\n")
-    assert main(["evaluate", "--run", str(run_folder), "--cache", str(signal_run.folder.parent / "cache")]) == 1
-    assert capsys.readouterr().err.endswith(": it is empty\n")
 
 
 def test_a_damaged_or_lost_file_of_a_run_is_named_by_each_command(
@@ -402,27 +308,23 @@ def test_a_damaged_or_lost_file_of_a_run_is_named_by_each_command(
     assert {run.MODEL, DESCRIPTION, "fields.json", "field.signal.codes.npy", "items.ids.npy"} <= files.keys()
     bundles = ["--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
     commands = (["export", *bundles], ["calibrate", "--method", "platt"], ["evaluate"])
+    of_run = ["--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]
     for name in files:
         path = folder / name
         data = path.read_bytes()
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         for command in commands:
-            assert main([*command, "--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]) == 1
-            assert capsys.readouterr().err == (
-                f"error: {path} is not the file that training wrote (sha256 differs): copy it again from where the "
-                "model was trained, or train again\n"
-            )
+            assert main([*command, *of_run]) == 1
+            assert f"error: {path} is not the file that training wrote" in capsys.readouterr().err
         path.unlink()
         for command in commands:
-            assert main([*command, "--run", str(folder), "--cache", str(signal_run.folder.parent / "cache")]) == 1
-            assert capsys.readouterr().err.startswith(f"error: {folder} lacks {name}: copy it again from where ")
+            assert main([*command, *of_run]) == 1
+            assert f"error: {folder} lacks {name}" in capsys.readouterr().err
         path.write_bytes(data)
     assert not (tmp_path / "bundles").exists()
 
 
-def test_a_run_of_an_earlier_version_that_lost_its_description_is_not_exported_as_one_of_another_kind(
-    signal_run: TrainedRun, tmp_path: Path
-) -> None:
+def test_a_run_without_its_description_is_not_exported_as_another_kind(signal_run: TrainedRun, tmp_path: Path) -> None:
     folder = shutil.copytree(signal_run.folder, tmp_path / "run")
     run.update_json(folder / run.METRICS, lambda record: record.pop("files"))
     facts_of(folder)
@@ -527,34 +429,6 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_mean(tmp_path: Path) ->
     assert np.allclose(means, truth, rtol=0.15)
 
 
-@settings(max_examples=3, deadline=None)
-@given(kept=st.floats(0.2, 0.5), seed=st.integers(0, 999))
-def test_all_rows_and_corrected_fewer_rows_give_the_same_probability_to_every_kind_of_impression(
-    tmp_path_factory: pytest.TempPathFactory, kept: float, seed: int
-) -> None:
-    folder = tmp_path_factory.mktemp("kept")
-    path = made(np.random.default_rng(seed), graded, fields=context("signal")).write(folder)
-    logits = []
-    for share in (1.0, kept):
-        run_folder, config = folder / f"run{share}", configured(DEEPFM, epochs=8, kept=share)
-        settled = msgspec.structs.replace(config.training, learning_rate_decay=0.6)
-        train(path, msgspec.structs.replace(config, training=settled), run_folder, cache=folder / "cache")
-        trained = TrainedRun.load(run_folder, folder / "cache")
-        predicted = trained.predict("test", 16)
-        p = calibrate(trained, "prior", 16).calibration.apply(predicted.scores)
-        shown = trained.data.labelled.impressions
-        signal, kinds = shown.context["signal"], np.unique(shown.context["signal"])
-        of_kind = np.array([p[signal[predicted.occasions.rows] == kind].mean() for kind in kinds])
-        logits.append(np.log(of_kind / (1 - of_kind)))
-    rows = trained.data.rows("train")
-    negatives = np.array([np.sum((signal[rows] == kind) & (shown.label[rows] == 0)) for kind in kinds])
-    # An epoch keeps a binomial number of them, whose log has this standard deviation; and a kind with few clicks is not
-    # learned exactly.
-    allowed = 4 * np.sqrt((1 - kept) / (kept * negatives)) + 0.4
-    assert (np.abs(logits[1] - logits[0]) < allowed).all()
-    assert (allowed < -np.log(kept)).all(), "without the correction every kind would be too high by this much"
-
-
 def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path) -> None:
     """The vocabulary, the fields, and every batch of an epoch are the same, whatever happened after `train_until`."""
     found = []
@@ -616,7 +490,6 @@ def test_numbers_that_no_scale_can_hold_are_refused_and_infinite_ones_are_missin
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        ('kind = "categorical"', pa.nulls(USERS * SHOWN)),
         ('kind = "multi"', pa.array([[]] * (USERS * SHOWN), pa.list_(pa.string()))),
         ('kind = "numeric"', pa.nulls(USERS * SHOWN, pa.float32())),
         ('kind = "numeric"\nbuckets = 4', pa.nulls(USERS * SHOWN)),
@@ -714,22 +587,6 @@ def test_a_new_item_with_a_row_of_fields_is_scored_by_its_fields(tmp_path: Path)
     assert result["overall"]["auc"]["value"] > 0.7
 
 
-def test_hashes_of_strings_are_ordered_and_found_as_unsigned(tmp_path: Path) -> None:
-    log = made(np.random.default_rng(6), graded, top='ids = "string"')
-    for table in (log.events, log.shown):
-        for name in ("u", "i", "c"):
-            table[name] = [f"{name}-{value}" for value in table[name]]
-    path = log.write(tmp_path)
-    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
-    items = np.load(tmp_path / "run" / "items.ids.npy")
-    assert items.dtype == np.uint64
-    assert (items[1:] > items[:-1]).all()
-    assert (items >= 1 << 63).any()
-    ids = EmbeddingIds.load(tmp_path / "run")
-    wanted = string_ids(f"i-{value}" for value in range(1, 20))
-    assert sorted(ids.item_rows(wanted.view(np.int64)).tolist()) == list(range(1, 20))
-
-
 def test_a_position_is_read_in_training_and_missing_afterwards(tmp_path: Path) -> None:
     """Clicks follow the position alone, which differs within a request. Served scores do not know it."""
     log = made(np.random.default_rng(7), graded, columns='position = "signal"\nrequest = "q"')
@@ -747,16 +604,6 @@ def test_a_position_is_read_in_training_and_missing_afterwards(tmp_path: Path) -
     assert values.rows[:, 0].tolist() == (data.impressions.position[rows].astype(int) + 2).tolist()
     losses = trained.record["curve"]
     assert losses[-1]["loss"] < 0.52, "the position explains the clicks of training"
-
-
-def test_a_vocabulary_knows_train_users_alone(tmp_path: Path) -> None:
-    log = made(np.random.default_rng(12), graded, split='by = "user"\n')
-    for table in (log.events, log.shown):
-        table["i"] = np.asarray(table["u"]) * 100 + np.asarray(table["i"]) % 2
-    data = loaded(log.write(tmp_path))
-    train_users = set(data.labelled.impressions.user_id[data.rows("train")].tolist())
-    known = set((data.known_ids(1).ids.items // 100).tolist())
-    assert known == train_users
 
 
 def test_sample_weights_and_files_without_some_negatives_are_accounted_for(tmp_path: Path) -> None:
@@ -908,14 +755,6 @@ def test_what_one_user_alone_says_has_no_interval() -> None:
     assert over["auc"].keys() == {"value", "low", "high"}
 
 
-def test_one_label_alone_is_said_and_not_a_traceback() -> None:
-    p = np.array([0.5, 0.5])
-    found = figures(Rows(np.zeros(2, np.int64), p, {"raw": p}, np.array([1, 2]), np.ones(2)), resamples=3)
-    assert found["auc"] == {"undefined": "AUC needs both labels: 0 positives, 2 negatives"}
-    assert "undefined" in found["raw"]["pcoc"]
-    assert found["raw"]["logloss"]["value"] > 0
-
-
 def message(path: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> str:
     output = path.parent / "out"
     arguments = ["--description", str(path), "--config", str(config), "--output", str(output)]
@@ -971,10 +810,10 @@ def acted(rng: np.random.Generator, weight: str, *, buys: str) -> Log:
 @pytest.mark.parametrize(
     ("weight", "buys", "model"),
     [
-        ("8.0", "category", POOLING | {"history_product": True}),
+        pytest.param("8.0", "category", POOLING | {"history_product": True}, marks=pytest.mark.full),
         ("8.0", "category", POOLING | {"sketch_category_cells": 4}),
         ('"embedding"', "user", POOLING),
-        ('"embedding"', "user", {"variant": "din", "embedding_dim": 4}),
+        pytest.param('"embedding"', "user", {"variant": "din", "embedding_dim": 4}, marks=pytest.mark.full),
     ],
     ids=["weights-in-means", "weights-in-counters", "vectors", "vectors-in-a-list"],
 )
@@ -990,38 +829,33 @@ def test_what_a_user_did_is_learned_from_the_action(
     assert alike["validation_auc"] < 0.6, "every category was touched equally often"
 
 
-@pytest.mark.parametrize("changed", ["weight", "seen", "place", "request", "price", "label of the test"])
-def test_training_and_evaluation_go_on_with_the_data_they_began_with_alone(changed: str, tmp_path: Path) -> None:
-    log = made(
-        np.random.default_rng(10),
-        graded,
-        fields='[fields.item.price]\nkind = "numeric"\n',
-        columns='weight = "weight"\nlabel_time = "seen"\nposition = "place"\nrequest = "request"',
-    )
+def test_training_and_evaluation_go_on_with_their_own_data_alone(tmp_path: Path) -> None:
+    columns = 'weight = "weight"\nlabel_time = "seen"\nposition = "place"\nrequest = "request"'
+    log = made(np.random.default_rng(10), graded, fields='[fields.item.price]\nkind = "numeric"\n', columns=columns)
     n, late = USERS * SHOWN, log.shown["t"] > T + 18 * DAY
     log.shown |= {"weight": np.ones(n), "place": np.arange(n) % 5, "request": np.arange(n)}
     log.shown["seen"] = np.where(log.shown["y"] == 1, log.shown["t"] + 60, 0)
     log.items = {"i": np.arange(1, 20), "price": np.arange(1.0, 20.0)}
     path, cache = log.write(tmp_path), tmp_path / "cache"
-
-    def epoch_and_death(output: Path) -> None:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(run, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                train(path, configured(POOLING, epochs=1), output, cache=cache)
-
-    epoch_and_death(tmp_path / "dead")
     train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=cache)
-    if changed == "price":
-        log.items["price"] = log.items["price"][::-1].copy()
-    elif changed == "label of the test":
-        log.shown["y"] = np.where(late, 1 - log.shown["y"], log.shown["y"])
-    else:
-        log.shown[changed] = log.shown[changed] + (log.shown[changed] > 0)
-    log.write(tmp_path)
-    with pytest.raises(TrainingFailed, match="was trained on other data"):
-        train(path, configured(POOLING, epochs=1), tmp_path / "dead", cache=cache, resume=True)
-    with pytest.raises(RunFault, match=r"is not that of training, .*: train again"):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(path, configured(POOLING, epochs=1), tmp_path / "dead", cache=cache)
+
+    def refused(shown: dict[str, Any], items: dict[str, Any]) -> None:
+        replace(log, shown=log.shown | shown, items=log.items | items).write(tmp_path)
+        with pytest.raises(TrainingFailed, match="was trained on other data"):
+            train(path, configured(POOLING, epochs=1), tmp_path / "dead", cache=cache, resume=True)
+        with pytest.raises(RunFault, match="is not that of training"):
+            TrainedRun.load(tmp_path / "run", cache)
+
+    for name in ("weight", "seen", "place", "request"):
+        refused({name: log.shown[name] + (log.shown[name] > 0)}, {})
+    refused({}, {"price": log.items["price"][::-1].copy()})
+    refused({"y": np.where(late, 1 - log.shown["y"], log.shown["y"])}, {})
+    path.write_text(path.read_text().replace('"1h"', '"2h"'))
+    with pytest.raises(RunFault, match="differs from"):
         TrainedRun.load(tmp_path / "run", cache)
 
 
@@ -1038,7 +872,6 @@ def test_a_run_without_history_and_one_without_an_end_are_not_exported(
     assert main(["export", *arguments]) == 1
     said = capsys.readouterr().err
     assert "holds no finished run" in said
-    assert "if it is a copy, copy metrics.json, too" in said
     assert "finish it with --resume" not in said, "that would train over the finished model"
     assert not (tmp_path / "bundles").exists()
 
@@ -1056,10 +889,7 @@ def test_a_run_that_was_killed_before_its_first_epoch_ended_is_to_be_finished(
     export = ["export", "--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
     for command in (export, ["calibrate", "--method", "platt"], ["evaluate"]):
         assert main([*command, "--run", str(folder), "--cache", str(cache)]) == 1
-        assert capsys.readouterr().err == (
-            f"error: {folder} holds no finished run: wait until its training has ended; if it is a copy, copy "
-            "metrics.json, too; else train it again (--resume starts over without a checkpoint)\n"
-        )
+        assert f"{folder} holds no finished run" in capsys.readouterr().err
 
 
 def test_an_epoch_whose_last_step_ran_away_is_no_model(tmp_path: Path) -> None:
@@ -1072,50 +902,14 @@ def test_an_epoch_whose_last_step_ran_away_is_no_model(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / run.METRICS).exists()
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, config = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "model.toml"
-    config.write_text(configured(POOLING, epochs=1).to_toml())
-    arguments = ["--description", str(path), "--config", str(config), "--output", str(config / "run")]
-    assert main(["train", *arguments, "--cache", str(path.parent / "cache")]) == 1
-    assert f"error: {config / 'run'} cannot be a folder, because {config} is a file" in capsys.readouterr().err
-
-
-def test_columns_of_slices_may_be_called_as_slices_are(tmp_path: Path) -> None:
-    log = made(np.random.default_rng(10), graded, columns='slices = ["history", "item"]')
-    odd = np.arange(USERS * SHOWN) % 2
-    log.shown |= {"history": [f"h{one}" for one in odd], "item": ["known" if one else "other" for one in odd]}
-    path, cache = log.write(tmp_path), tmp_path / "cache"
-    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=cache)
-    trained = TrainedRun.load(tmp_path / "run", cache)
-    found = evaluate(trained, 16, resamples=2)["slices"]
-    assert found["item"]["known"]["rows"] == len(trained.data.rows("test")), "all 19 items are known"
-    assert set(found["history"]) == {"0", "1-19"}
-    assert set(found["slice.item"]) == {"known", "other"}
-    assert set(found["slice.history"]) == {"h0", "h1"}
-
-
-def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
-    log = made(np.random.default_rng(10), graded)
-    path = log.write(tmp_path)
-    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
-    log.shown["y"] = np.roll(log.shown["y"], 1)
-    log.write(tmp_path)
-    with pytest.raises(RunFault, match=r"is not that of training, .*: train again"):
-        TrainedRun.load(tmp_path / "run", tmp_path / "cache")
-    path.write_text(path.read_text().replace('"1h"', '"2h"'))
-    with pytest.raises(RunFault, match="differs from"):
-        TrainedRun.load(tmp_path / "run", tmp_path / "cache")
-
-
 @pytest.mark.parametrize(
     "model",
     [
-        POOLING | {"sketch_category_cells": 4, "sketch_item_cells": 8},
         {"variant": "paper", "embedding_dim": 4, "head": "dcn_v2", "controller_units": 8},
         {"variant": "din", "embedding_dim": 4, "head": "wide_deep"},
-        {"variant": "dien", "embedding_dim": 4},
+        pytest.param({"variant": "dien", "embedding_dim": 4}, marks=pytest.mark.full),
     ],
-    ids=["sketch", "mimn", "din", "dien"],
+    ids=["mimn", "din", "dien"],
 )
 def test_other_states_train_and_score(model: dict[str, Any], tmp_path: Path) -> None:
     log = made(np.random.default_rng(11), graded, fields=context("signal"))
@@ -1156,3 +950,35 @@ def test_the_coupon_log_is_described_in_forty_lines(tmp_path: Path) -> None:
 )
 def test_a_committed_configuration_is_read(path: Path) -> None:
     assert config_file.read(path, ImpressionConfig).architecture.head != "paper"
+
+
+def test_columns_of_slices_may_be_called_as_slices_are(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(10), graded, columns='slices = ["history", "item"]')
+    odd = np.arange(USERS * SHOWN) % 2
+    log.shown |= {"history": [f"h{one}" for one in odd], "item": ["known" if one else "other" for one in odd]}
+    path, cache = log.write(tmp_path), tmp_path / "cache"
+    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=cache)
+    trained = TrainedRun.load(tmp_path / "run", cache)
+    found = evaluate(trained, 16, resamples=2)["slices"]
+    assert found["item"]["known"]["rows"] == len(trained.data.rows("test")), "all 19 items are known"
+    assert set(found["history"]) == {"0", "1-19"}
+    assert set(found["slice.item"]) == {"known", "other"}
+    assert set(found["slice.history"]) == {"h0", "h1"}
+
+
+def test_one_label_alone_is_said_and_not_a_traceback() -> None:
+    p = np.array([0.5, 0.5])
+    found = figures(Rows(np.zeros(2, np.int64), p, {"raw": p}, np.array([1, 2]), np.ones(2)), resamples=3)
+    assert found["auc"] == {"undefined": "AUC needs both labels: 0 positives, 2 negatives"}
+    assert "undefined" in found["raw"]["pcoc"]
+    assert found["raw"]["logloss"]["value"] > 0
+
+
+def test_a_vocabulary_knows_train_users_alone(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(12), graded, split='by = "user"\n')
+    for table in (log.events, log.shown):
+        table["i"] = np.asarray(table["u"]) * 100 + np.asarray(table["i"]) % 2
+    data = loaded(log.write(tmp_path))
+    train_users = set(data.labelled.impressions.user_id[data.rows("train")].tolist())
+    known = set((data.known_ids(1).ids.items // 100).tolist())
+    assert known == train_users

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn import metrics
-from mimn.calibration import Prior
 from mimn.config import ConfigError
 from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
@@ -22,6 +21,8 @@ from mimn.impressions.floors import FloorSettings, ValueReader, fit_floor
 from mimn.impressions.table import make, read_plan, read_results
 from mimn.training.settings import TrainingSettings
 from support.impression_log import DAY, SHOP_PLAN, Log, context, graded, made
+
+pytestmark = pytest.mark.torch
 
 EVERYTHING = 1_000_000
 MODEL: dict[str, Any] = {
@@ -92,12 +93,7 @@ def test_a_floor_reads_past_rates_as_of_each_impression(shop: ImpressionData) ->
         assert np.corrcoef(rates, values.numbers[:, column])[0, 1] == pytest.approx(1.0, abs=1e-5), name
 
 
-def test_fields_that_there_are_not_are_said(shop: ImpressionData) -> None:
-    with pytest.raises(ConfigError, match="fields must be of clicks, signal, noise, liked, not color"):
-        ValueReader(shop, configured(), ["signal", "color"])
-
-
-@pytest.mark.parametrize("learner", ["logistic_regression", "gradient_boosting"])
+@pytest.mark.parametrize("learner", ["logistic_regression", pytest.param("gradient_boosting", marks=pytest.mark.full)])
 def test_a_floor_learns_a_field_that_carries_the_signal(shop: ImpressionData, learner: Any) -> None:
     floor = fit_floor(FloorSettings(learner=learner), configured(), shop)
     predicted = floor.predict("test", EVERYTHING)
@@ -119,7 +115,7 @@ def bought(rng: np.random.Generator) -> Log:
     return log
 
 
-@pytest.mark.parametrize("learner", ["logistic_regression", "gradient_boosting"])
+@pytest.mark.parametrize("learner", ["logistic_regression", pytest.param("gradient_boosting", marks=pytest.mark.full)])
 def test_a_floor_learns_from_all_events_what_the_latest_do_not_say(learner: Any, tmp_path: Path) -> None:
     data = loaded(bought(np.random.default_rng(1)), tmp_path)
     floor = fit_floor(FloorSettings(learner=learner), configured(), data)
@@ -128,15 +124,6 @@ def test_a_floor_learns_from_all_events_what_the_latest_do_not_say(learner: Any,
     aucs = [metrics.auc(predicted.labels, predicted.scores) for predicted in (whole, latest)]
     assert aucs[0] > 0.7
     assert aucs[1] < aucs[0] - 0.05
-
-
-@pytest.mark.parametrize("learner", ["logistic_regression", "gradient_boosting"])
-def test_negatives_that_a_floor_left_out_are_corrected_for(shop: ImpressionData, learner: Any) -> None:
-    floor = fit_floor(FloorSettings(learner=learner), configured(kept=0.3), shop)
-    assert floor.kept == 0.3
-    predicted = floor.predict("test", EVERYTHING)
-    assert metrics.pcoc(predicted.labels, predicted.scores) > 1.5
-    assert 0.8 < metrics.pcoc(predicted.labels, Prior(floor.kept).apply(predicted.scores)) < 1.25
 
 
 @given(st.integers(0, 1000))
@@ -204,6 +191,7 @@ validation_length = 16
 """
 
 
+@pytest.mark.full
 def test_a_floor_is_a_row_that_is_fitted_once_and_others_are_compared_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

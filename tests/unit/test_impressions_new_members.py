@@ -20,6 +20,8 @@ from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.train import train
 from support.impression_log import graded, made
 
+pytestmark = pytest.mark.torch
+
 TABLE = '[members]\nfiles = ["members.parquet"]\nkey = "c"\nitem = "m"\n'
 PAIRS = [(c, m) for c in range(10, 20) for m in (c - 9, c - 8)]
 MODEL = {"variant": "pooling", "memory_induction": False, "utilization": False, "embedding_dim": 4}

@@ -48,9 +48,9 @@ def test_without_a_kafka_or_java_there_is_none(home: Path, tmp_path: Path) -> No
 
 
 def test_a_kafka_home_that_cannot_be_used_says_why(home: Path, java: str, tmp_path: Path) -> None:
-    with pytest.raises(NoKafka, match=r"has no bin/kafka-server-start.sh: name a Kafka distribution or unset it"):
+    with pytest.raises(NoKafka, match=r"bin/kafka-server-start\.sh"):
         find_kafka({"KAFKA_HOME": str(tmp_path), "JAVA_HOME": java})
-    with pytest.raises(StackError, match="there is no Java: install Java 17 or newer, or set JAVA_HOME"):
+    with pytest.raises(StackError, match="JAVA_HOME"):
         Options.from_environment({"KAFKA_HOME": str(home), "PATH": str(tmp_path)})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from localstack.process import Child, Ended, Identity
-from localstack.wait import NotReady, until
+from localstack.wait import until
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 DEAF = [
@@ -62,7 +62,7 @@ def test_an_identity_ends_a_process_that_is_not_its_child(tmp_path: Path) -> Non
     assert not identity.alive()
 
 
-def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_and_that_is_reported(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     child = started(DEAF, tmp_path)
     assert child.identity.end(grace_s=0.2) is False
     assert not child.alive()
@@ -93,7 +93,7 @@ def test_a_process_has_stopped_with_all_its_threads_when_it_is_frozen(tmp_path: 
     child.freeze()  # one that has ended
 
 
-def test_a_child_lives_in_a_session_of_its_own_so_that_ctrl_c_reaches_the_launcher_alone(sleeper: Child) -> None:
+def test_a_child_lives_in_a_session_of_its_own(sleeper: Child) -> None:
     assert os.getsid(sleeper.pid) == sleeper.pid != os.getsid(0)
 
 
@@ -128,12 +128,9 @@ def launched(folder: Path, *how: str) -> tuple[subprocess.Popen[str], list[Ident
     return launcher, [Identity(int(pid), float(born)) for pid, born in zip(words[::2], words[1::2], strict=True)]
 
 
-@pytest.mark.parametrize("thread", ["main", "thread"])
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_children_of_a_launcher_that_handles_none_and_then_the_launcher(
-    tmp_path: Path, sign: signal.Signals, thread: str
-) -> None:
-    launcher, children = launched(tmp_path, "ends", thread)
+def test_a_signal_ends_the_children_and_then_their_launcher(tmp_path: Path, sign: signal.Signals) -> None:
+    launcher, children = launched(tmp_path, "ends", "main")
     assert all(child.alive() for child in children)
     launcher.send_signal(sign)
     assert launcher.wait(60) == -sign  # as its parent expects: dead of the signal
@@ -148,7 +145,7 @@ def test_children_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
     until(lambda: not any(child.alive() for child in children), "the children have ended", within_s=60)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 def test_children_that_outlive_their_launcher_keep_running(tmp_path: Path, sign: signal.Signals) -> None:
     launcher, children = launched(tmp_path, "outlives", "main")
     launcher.send_signal(sign)
@@ -186,7 +183,7 @@ def test_the_end_of_a_child_is_reported_with_the_end_of_its_log(tmp_path: Path) 
         until(lambda: False, "never", within_s=60, alive=child.check)
 
 
-def test_waiting_returns_when_the_condition_holds_and_counts_a_refused_connection_as_not_yet() -> None:
+def test_waiting_counts_a_refused_connection_as_not_yet() -> None:
     answers = iter([ConnectionRefusedError("refused"), False, True])
 
     def condition() -> bool:
@@ -197,11 +194,3 @@ def test_waiting_returns_when_the_condition_holds_and_counts_a_refused_connectio
 
     until(condition, "it answers", within_s=60, every_s=0)
     assert next(answers, "exhausted") == "exhausted"
-
-
-def test_waiting_ends_at_the_deadline_and_names_what_was_awaited_and_seen() -> None:
-    def condition() -> bool:
-        raise ConnectionRefusedError("nothing listens")
-
-    with pytest.raises(NotReady, match=r"not after 0.05 s: the store answers \(last: nothing listens\)"):
-        until(condition, "the store answers", within_s=0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from localstack import stack as stack_module
-from localstack.ports import LOOPBACK, accepts, free_port, free_ports, shared_listener
+from localstack.ports import LOOPBACK, accepts, free_port, shared_listener
 from localstack.process import Child, Ended, Identity
 from localstack.server import Server, read_pid, write_pid
 from localstack.stack import (
@@ -110,27 +109,14 @@ def test_a_server_that_never_becomes_ready_is_stopped_and_its_pid_forgotten(tmp_
 
     mute = Mute("mute", tmp_path, {"it": 0})
     mute.log.write_text("no broker\n")
-    with pytest.raises(
-        NotReady,
-        match=r"(?s)mute is ready \(ports: it \d+; log: .*mute.log\); it waits; the end of its log:\nno broker",
-    ):
+    with pytest.raises(NotReady, match=r"(?s)mute\.log.*it waits.*no broker"):
         mute.start()
     assert mute.child
     assert not mute.child.identity.alive()
     assert read_pid(tmp_path) is None
 
 
-def test_the_pid_is_written_before_the_server_is_ready(tmp_path: Path) -> None:
-    server = Listener("early", tmp_path, {"it": 0})
-    server.spawn()
-    assert server.child
-    assert read_pid(tmp_path) == server.child.identity
-    server.wait_ready()
-    server.stop()
-    assert read_pid(tmp_path) is None
-
-
-def test_whatever_a_dead_launcher_left_is_found_by_its_pid_file_and_ended_doors_first(tmp_path: Path) -> None:
+def test_what_a_dead_launcher_left_is_ended_doors_first(tmp_path: Path) -> None:
     servers = [Listener(name, tmp_path / name, {"it": 0}) for name in ("valkey", "uic-1", "rtp-1", "broker")]
     for server in servers:
         server.start()
@@ -146,16 +132,12 @@ def test_whatever_a_dead_launcher_left_is_found_by_its_pid_file_and_ended_doors_
     assert take_down(tmp_path, say=lines.append) == 0
 
 
-def test_taking_down_where_nothing_ever_ran_is_no_error(tmp_path: Path) -> None:
-    assert take_down(tmp_path / "nothing", say=print) == 0
-
-
 def test_a_running_stack_is_not_wiped_and_not_started_twice(tmp_path: Path) -> None:
     folder, bundle = tmp_path / "stack", tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "manifest.json").write_text("{}")
     with Listener("valkey", folder / "valkey", {"it": 0}):
-        with pytest.raises(StackError, match=rf"a stack runs in .* \(valkey\): `.* down --folder {folder}` ends it"):
+        with pytest.raises(StackError, match=rf"down --folder {folder}"):
             wipe(folder)
         with pytest.raises(StackError, match="a stack runs"):
             Stack(Options(folder=folder, bundle=bundle)).start()
@@ -164,7 +146,7 @@ def test_a_running_stack_is_not_wiped_and_not_started_twice(tmp_path: Path) -> N
 
 
 def test_a_missing_bundle_is_named_before_anything_is_started(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"no bundle at .*nowhere: name a directory with a manifest.json"):
+    with pytest.raises(StackError, match="nowhere"):
         Stack(Options(folder=tmp_path / "stack", bundle=tmp_path / "nowhere")).start()
     assert not (tmp_path / "stack").exists()
 
@@ -227,14 +209,14 @@ def test_addresses_of_a_stack_that_does_not_run_say_how_to_start_one(
         addresses_of(FOLDER)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"predict": ""}', "\xff"])
-def test_a_damaged_file_of_addresses_says_to_take_the_stack_down_which_works(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", '{"predict": ""}', "\xff"])
+def test_a_stack_with_damaged_addresses_can_be_taken_down(tmp_path: Path, content: str) -> None:
     (tmp_path / "stack.json").write_text(content, "latin-1")
     server = Listener("rtp-1", tmp_path / "rtp-1", {"it": 0})
     server.outlives = True
     server.start()
     try:
-        with pytest.raises(StackError, match=r"stack\.json is damaged: `.* down .*` ends what runs, then `.* up .*`"):
+        with pytest.raises(StackError, match=r"stack\.json .* down "):
             addresses_of(tmp_path)
         assert take_down(tmp_path, say=print) == 1
     finally:
@@ -243,18 +225,18 @@ def test_a_damaged_file_of_addresses_says_to_take_the_stack_down_which_works(tmp
         addresses_of(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["/proc/none", "a file", "a file/below"])
+@pytest.mark.parametrize("place", ["/proc/none", "a file/below"])
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "a file").touch()
     folder = tmp_path / place  # an absolute path stays what it is
-    with pytest.raises(StackError, match=f"{folder} cannot be written .*with --folder"):
+    with pytest.raises(StackError, match=f"{folder} .*--folder"):
         Stack(Options(folder=folder, bundle=tmp_path)).start()
     with pytest.raises(StackError, match="no stack runs in"):
         addresses_of(folder)
 
 
-def test_the_documented_ports_give_way_to_free_ones_where_something_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_ports_give_way_where_something_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((LOOPBACK, 0)) as other:
         taken, free = other.getsockname()[1], free_port()
         monkeypatch.setattr(stack_module, "DOCUMENTED_PORTS", Ports(rtp=taken, redis=free))
@@ -275,16 +257,13 @@ def test_the_environment_names_servers_that_already_run() -> None:
     ("name", "address"),
     [
         ("REDIS_URL", "localhost:6379"),
-        ("REDIS_URL", "foo"),
-        ("REDIS_URL", "http://localhost:6379"),
         ("REDIS_URL", "redis://:secret/word@localhost:6379"),
         ("REDIS_URL", "redis://localhost:99999"),
         ("KAFKA_BOOTSTRAP_SERVERS", "localhost:abc"),
-        ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
         ("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092,"),
     ],
 )
-def test_an_address_of_the_environment_that_cannot_be_read_is_refused_by_the_variable(name: str, address: str) -> None:
+def test_a_wrong_address_is_refused_by_its_variable(name: str, address: str) -> None:
     with pytest.raises(StackError, match=name) as refused:
         Options.from_environment({name: address})
     assert "secret" not in str(refused.value)
@@ -299,11 +278,8 @@ def test_a_stack_keeps_the_broker_that_has_its_log(tmp_path: Path, monkeypatch: 
     small = Options(folder=tmp_path / "two", bundle=tmp_path)
     (kafka.folder / "broker").mkdir(parents=True)
     (small.folder / "kafka").mkdir(parents=True)
-    for options, words in (
-        (kafka, "log of the small broker.*unset KAFKA_HOME"),
-        (small, "an Apache Kafka.* set KAFKA"),
-    ):
-        with pytest.raises(StackError, match=f"{words}") as refused:
+    for options in (kafka, small):
+        with pytest.raises(StackError, match="KAFKA_HOME") as refused:
             Stack(options).start()
         assert command("wipe", options.folder) in str(refused.value)
         assert living(options.folder) == {}
@@ -314,7 +290,7 @@ def test_a_given_kafka_is_refused_where_a_broker_of_the_stack_has_the_events(tmp
     for log in ("broker", "kafka"):
         options = Options(folder=tmp_path / log, bundle=tmp_path, bootstrap="127.0.0.1:1")
         (options.folder / log).mkdir(parents=True)
-        with pytest.raises(StackError, match=r"which is not the broker of this start.*unset KAFKA_BOOTSTRAP_SERVERS"):
+        with pytest.raises(StackError, match="unset KAFKA_BOOTSTRAP_SERVERS"):
             Stack(options).start()
 
 
@@ -333,8 +309,7 @@ def test_a_given_server_that_is_away_is_told_as_that_with_what_to_do(
     options = Options(folder=tmp_path / "stack", bundle=tmp_path, redis_url=store, bootstrap=closed_port)
     with pytest.raises(NotReady) as refused:
         Stack(options).start()
-    server = f"the Redis of REDIS_URL ({store})" if away == "REDIS_URL" else f"the Kafka of {away} ({closed_port})"
-    assert str(refused.value) == f"{server} does not answer: start it, or correct or unset {away}"
+    assert f"{away} ({store if away == 'REDIS_URL' else closed_port})" in str(refused.value)
 
 
 def test_the_kafka_that_was_given_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,24 +326,10 @@ def test_the_kafka_that_was_given_is_asked_for_again(tmp_path: Path, monkeypatch
         pass
     take_down(options.folder, say=print)
     for other in (options, replace(options, bootstrap="elsewhere:2"), replace(options, kafka_home=tmp_path)):
-        with pytest.raises(
-            StackError, match=r"log of the Kafka at there:2, .*, or set KAFKA_BOOTSTRAP_SERVERS=there:2"
-        ):
+        with pytest.raises(StackError, match="KAFKA_BOOTSTRAP_SERVERS=there:2"):
             Stack(other).start()
     with Stack(given):
         pass
-
-
-def test_what_a_user_is_told_to_type_works_in_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "deploy/localstack").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    assert command("down", FOLDER) == "make down"
-    assert command("wipe", FOLDER) == f"{sys.executable} -m localstack wipe"
-    assert command("down", Path("other")) == f"{sys.executable} -m localstack down --folder other"
-    monkeypatch.chdir(tmp_path / "deploy")
-    assert command("down", FOLDER) == f"{sys.executable} -m localstack down", "no Makefile is here"
 
 
 def test_a_password_is_not_shown_when_the_store_does_not_answer(
@@ -389,15 +350,3 @@ def test_a_shared_listener_is_inherited_by_children_and_a_taken_port_is_named() 
     listener.close()
     with pytest.raises(OSError, match=r"refused"):
         accepts(port)
-
-
-def test_free_ports_are_distinct() -> None:
-    assert len(set(free_ports(20))) == 20
-
-
-def test_a_pid_file_is_whole_or_absent(tmp_path: Path) -> None:
-    assert read_pid(tmp_path) is None
-    write_pid(tmp_path, "x", Identity(1, 2.5))
-    assert read_pid(tmp_path) == Identity(1, 2.5)
-    assert json.loads((tmp_path / "pid.json").read_text())["name"] == "x"
-    until(lambda: [path.name for path in tmp_path.iterdir()] == ["pid.json"], "no temporary file is left", within_s=60)

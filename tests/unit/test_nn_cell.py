@@ -14,7 +14,6 @@ from torch import Tensor
 from mimn.config import MimnConfig, state_layout
 from mimn.nn import addressing
 from mimn.nn.cell import MimnCell, PoolingCell, states_at, unroll
-from mimn.nn.memory import read, write
 from mimn.state import StateLayout
 
 pytestmark = pytest.mark.torch
@@ -59,16 +58,6 @@ def test_the_layout_is_the_torch_free_one_and_packing_inverts_unpacking(config: 
     assert cell.pack(blocks).equal(state)
 
 
-@each_config
-def test_one_step_is_the_projection_and_the_step(config: MimnConfig) -> None:
-    cell = cell_of(config)
-    state, event = cell.initial(5), events(5, 1)[:, 0]
-    got = cell(event, state)
-    assert got.shape == (5, cell.layout.floats)
-    assert got.dtype == torch.float32
-    assert got.equal(cell.step(cell.project(event), event, state))
-
-
 def test_initial_states_are_alike_and_blank() -> None:
     cell = cell_of(CONFIG)
     state = cell.initial(4)
@@ -78,71 +67,6 @@ def test_initial_states_are_alike_and_blank() -> None:
         assert blocks[name].eq(0).all()
     assert 0 < blocks["memory"].abs().max() < 1e-3
     assert "initial_memory" not in dict(cell.named_parameters()), "the blank memory is not trained"
-
-
-def test_the_order_within_a_step() -> None:
-    """Recompute a step from the parts, in the order of the class docstring."""
-    cell = cell_of(CONFIG)
-    state = unroll(cell, events(5, 6), cell.initial(5))[:, -1]
-    x, old = events(5, 1, seed=9)[:, 0], cell.unpack(state)
-    new = cell.unpack(cell(x, state))
-
-    h = cell.controller.step(cell.controller.project(x), old["read"], old["controller"])
-    torch.testing.assert_close(new["controller"], h)
-    controls = cell.controls(h, None)
-    marks = addressing.landmarks(old["memory"], cell.keys())
-    read_weights, content = addressing.content_weights(controls.keys, controls.strengths, marks).unbind(1)
-    write_weights = addressing.transfer(content, cell.transfer(old["shares"]))
-    torch.testing.assert_close(7 * new["shares"] - 6 * old["shares"], write_weights, atol=1e-5, rtol=1e-5)
-
-    torch.testing.assert_close(new["memory"], write(old["memory"], write_weights, controls.erase, controls.add))
-    before = read(old["memory"], read_weights.unsqueeze(1)).squeeze(1)
-    after = read(new["memory"], read_weights.unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(new["read"], before)
-    assert (before - after).abs().max() > 1e-3, "a read behind the write is told apart"
-
-    for b, i in enumerate(read_weights.argmax(-1).tolist()):
-        channel = cell.channel.step(
-            cell.channel.project(x[b : b + 1]), old["memory"][b : b + 1, i], old["channels"][b : b + 1, i]
-        )
-        torch.testing.assert_close(new["channels"][b, i], channel[0])
-        later = cell.channel.step(
-            cell.channel.project(x[b : b + 1]), new["memory"][b : b + 1, i], old["channels"][b : b + 1, i]
-        )
-        assert (channel - later).abs().max() > 1e-6, "the slot behind the write is told apart"
-        for j in set(range(CONFIG.slots)) - {i}:
-            assert new["channels"][b, j].equal(old["channels"][b, j]), "channels that were not chosen are untouched"
-    torch.testing.assert_close(7 * new["add_mean"], 6 * old["add_mean"] + controls.add)
-    torch.testing.assert_close(7 * new["history_mean"], 6 * old["history_mean"] + x)
-    assert new["count"].equal(old["count"] + 1)
-
-
-def test_induction_follows_the_read_weights_and_not_the_write_weights() -> None:
-    cell = cell_of(CONFIG, seed=3)
-    state = unroll(cell, events(64, 6), cell.initial(64))[:, -1]
-    x, old = events(64, 1, seed=9)[:, 0], cell.unpack(state)
-    new = cell.unpack(cell(x, state))
-    controls = cell.controls(new["controller"], None)
-    marks = addressing.landmarks(old["memory"], cell.keys())
-    weights = addressing.content_weights(controls.keys, controls.strengths, marks)
-    changed = (new["channels"] != old["channels"]).any(-1)
-    assert changed.sum(-1).eq(1).all()
-    assert changed.float().argmax(-1).equal(weights[:, 0].argmax(-1))
-    assert not weights[:, 0].argmax(-1).equal(weights[:, 1].argmax(-1)), "the two heads differ somewhere"
-
-
-def test_utilization_rebalances_by_the_past_and_not_by_the_present() -> None:
-    cell = cell_of(CONFIG)
-    state = unroll(cell, events(5, 6), cell.initial(5))[:, -1]
-    blocks = cell.unpack(state)
-    tilted = cell.pack(blocks | {"shares": blocks["shares"].flip(-1)})
-    x = events(5, 1, seed=9)[:, 0]
-    one, other = cell.unpack(cell(x, state)), cell.unpack(cell(x, tilted))
-    assert one["controller"].equal(other["controller"])
-    assert one["read"].equal(other["read"])
-    assert (one["memory"] - other["memory"]).abs().max() > 1e-4
-    older = blocks | {"count": 2 * blocks["count"]}
-    assert cell.unpack(cell(x, cell.pack(older)))["memory"].equal(one["memory"]), "shares count, not their number"
 
 
 @pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.utilization])
@@ -191,19 +115,6 @@ def test_any_split_of_a_history_gives_the_same_state(config: MimnConfig, cuts: l
 
 
 @each_config
-def test_one_event_at_a_time_equals_the_unrolled_sequence(config: MimnConfig) -> None:
-    cell = cell_of(config)
-    history = events(4, 30)
-    whole = unroll(cell, history, cell.initial(4))
-    tolerance = 1e-4 if config.shifts else 1e-5
-    state = cell.initial(4)
-    for t in range(30):
-        torch.testing.assert_close(state, whole[:, t], atol=tolerance, rtol=tolerance)
-        state = cell(history[:, t], state)
-    torch.testing.assert_close(state, whole[:, -1], atol=tolerance, rtol=tolerance)
-
-
-@each_config
 def test_rows_of_a_batch_do_not_see_each_other(config: MimnConfig) -> None:
     cell = cell_of(config)
     history = events(6, 9)
@@ -213,16 +124,6 @@ def test_rows_of_a_batch_do_not_see_each_other(config: MimnConfig) -> None:
     other = history.clone()
     other[1:] = 99.0
     torch.testing.assert_close(unroll(cell, other, cell.initial(6))[0], states[0], atol=1e-6, rtol=1e-6)
-
-
-def test_the_order_of_events_matters_but_not_to_the_means() -> None:
-    cell = cell_of(CONFIG)
-    history = events(3, 7)
-    one = cell.unpack(unroll(cell, history, cell.initial(3))[:, -1])
-    other = cell.unpack(unroll(cell, history.flip(1), cell.initial(3))[:, -1])
-    assert (one["memory"] - other["memory"]).abs().max() > 1e-3
-    torch.testing.assert_close(one["history_mean"], other["history_mean"])
-    assert one["count"].equal(other["count"])
 
 
 @each_config
@@ -239,21 +140,6 @@ def test_gradients_are_finite_at_the_degenerate_start(config: MimnConfig) -> Non
     assert history.grad is not None
     for name, value in [("history", history), *cell.named_parameters()]:
         assert value.grad is None or value.grad.isfinite().all(), name
-
-
-@each_config
-def test_every_weight_is_trained_by_a_history(config: MimnConfig) -> None:
-    cell = cell_of(config)
-    torch.autograd.backward(unroll(cell, events(8, 5), cell.initial(8))[:, -1].square().sum())
-    without = {
-        name
-        for name, value in cell.named_parameters()
-        # With one slot all weights over slots are 1, whatever the keys.
-        if value.grad is None or not value.grad.abs().sum() > 0
-    }
-    if config.slots == 1:
-        without -= {"slot_keys", "transfer.weight", "transfer.bias"}
-    assert not without
 
 
 def test_no_gradient_passes_from_a_channel_into_the_memory() -> None:
@@ -314,14 +200,6 @@ def test_long_histories_stay_in_range() -> None:
     for name in ("read", "memory"):
         assert blocks[name].abs().max() < 1.5 * early[name].abs().max(), "a slot does not grow with the history"
     torch.testing.assert_close(blocks["shares"].sum(-1), torch.ones(4), rtol=1e-4, atol=0)
-
-
-def test_states_are_gathered_after_so_many_events() -> None:
-    states = torch.arange(2 * 5 * 3).view(2, 5, 3)
-    got = states_at(states, torch.tensor([[0, 4, 4], [2, 1, 3]]))
-    assert got.shape == (2, 3, 3)
-    assert got[0, 1].equal(states[0, 4])
-    assert got[1, 0].equal(states[1, 2])
 
 
 def test_pooling_keeps_mean_and_count() -> None:

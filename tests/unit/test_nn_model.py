@@ -14,7 +14,7 @@ from torch import Tensor
 from mimn.config import MimnConfig
 from mimn.nn.cell import MimnCell
 from mimn.nn.checkpoint import CheckpointError, load_model, save_model
-from mimn.nn.head import BatchNorm, ChannelAttention, MimnHead, Mlp, MlpTop
+from mimn.nn.head import MimnHead, Mlp, MlpTop
 from mimn.nn.model import Batch, BatchError, MimnModel, utilization_loss
 
 pytestmark = pytest.mark.torch
@@ -76,25 +76,6 @@ def test_scores_have_a_row_a_user_and_do_not_mix_candidates_or_users(config: Mim
     assert scores.std() > 0
 
 
-@pytest.mark.parametrize("block", ["controller", "read", "memory", "channels", "add_mean", "history_mean", "count"])
-def test_the_head_reads_every_block_of_the_state(block: str) -> None:
-    model = model_of(CONFIG).eval()
-    state = model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:, -1]
-    blocks = model.cell.unpack(state)
-    other = model.cell.pack(blocks | {block: blocks[block] * 1.5 + 0.1})
-    candidates = rows(ITEMS, B, 5), rows(CATEGORIES, B, 5)
-    assert (model.logits(state, *candidates) - model.logits(other, *candidates)).abs().max() > 1e-4
-
-
-def test_the_shares_are_not_read_by_the_head_of_rebalance_transfer() -> None:
-    model = model_of(CONFIG).eval()
-    state = model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:, -1]
-    blocks = model.cell.unpack(state)
-    other = model.cell.pack(blocks | {"shares": blocks["shares"].flip(-1)})
-    candidates = rows(ITEMS, B, 5), rows(CATEGORIES, B, 5)
-    assert model.logits(state, *candidates).equal(model.logits(other, *candidates))
-
-
 def test_the_head_reads_the_count_in_one_place_alone() -> None:
     """All that it reads of the events besides is a mean, so that a long history is not out of a short one's range."""
     model = model_of(CONFIG).eval()
@@ -114,45 +95,6 @@ def test_a_user_without_events_has_a_finite_score() -> None:
     assert model.score(model.cell.initial(1), rows(ITEMS, 1, 5), rows(CATEGORIES, 1, 5)).isfinite().all()
 
 
-def test_the_read_out_is_a_step_that_writes_nothing() -> None:
-    model = model_of(CONFIG).eval()
-    cell, head = model.cell, model.head
-    assert isinstance(cell, MimnCell)
-    assert isinstance(head, MimnHead)
-    state = model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:, -1]
-    q = model.vectors(rows(ITEMS, B, 1, seed=5), rows(CATEGORIES, B, 1, seed=5))
-    stepped = cell.unpack(cell(q[:, 0], state))
-    want = head.step_output(stepped["controller"], stepped["read"])
-    torch.testing.assert_close(head.read_out(cell.unpack(state), q)[:, 0], want)
-
-
-def test_channel_attention_equals_its_unfactored_form() -> None:
-    torch.manual_seed(0)
-    attention = ChannelAttention(4, (9, 5))
-    q, channels = torch.randn(2, 6, 4), torch.randn(2, 3, 4)
-    got = attention(q, channels)
-    assert got.shape == (2, 6, 4)
-    first = attention.first.reshape(16, 9)
-    for n in range(2):
-        for c in range(6):
-            compared = [torch.cat([q[n, c], f, q[n, c] - f, q[n, c] * f]) for f in channels[n]]
-            hidden = torch.sigmoid(torch.stack(compared) @ first + attention.first_bias)
-            scores = attention.third(torch.sigmoid(attention.second(hidden)))
-            torch.testing.assert_close(got[n, c], torch.softmax(scores[:, 0], 0) @ channels[n])
-
-
-def test_mlp_equals_its_unfactored_form() -> None:
-    torch.manual_seed(0)
-    mlp = Mlp(5, 4, CONFIG)
-    user, candidates = torch.randn(2, 5), torch.randn(2, 6, 4)
-    got = mlp(user, candidates)
-    assert got.shape == (2, 6)
-    weight = torch.cat([mlp.by_user.weight, mlp.by_candidate.weight], 1)
-    x = torch.cat([user.unsqueeze(1).expand(-1, 6, -1), candidates], -1)
-    x = mlp.first_slope((x @ weight.T + mlp.by_user.bias).flatten(0, 1))
-    torch.testing.assert_close(got.flatten(), mlp.third(mlp.second_slope(mlp.second(x)))[:, 0])
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_drops_units_of_both_hidden_layers_in_training_alone(training: bool) -> None:
     torch.manual_seed(0)
@@ -162,14 +104,6 @@ def test_dropout_drops_units_of_both_hidden_layers_in_training_alone(training: b
         layer.register_forward_pre_hook(lambda _, inputs: dropped.append(bool(inputs[0].eq(0).any())))
     mlp(torch.randn(2, 5), torch.randn(2, 6, 4))
     assert dropped == [training, training]
-
-
-def test_batch_norm_takes_its_statistics_over_users_and_candidates() -> None:
-    norm = BatchNorm(4).train()
-    x = torch.randn(3, 5, 4) * 3 + 7
-    got = norm(x)
-    torch.testing.assert_close(got.flatten(0, 1).mean(0), torch.zeros(4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(got.flatten(0, 1).std(0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
 
 
 @each_config
@@ -214,27 +148,6 @@ def test_a_later_event_does_not_change_an_earlier_occasion() -> None:
     later = b.items.clone()
     later[:, 4:] = 0
     torch.testing.assert_close(model.loss(replace(b, items=later)).total, model.loss(b).total, rtol=0, atol=0)
-
-
-def test_real_and_lengths_say_the_same_of_left_aligned_windows() -> None:
-    model = model_of(replace(CONFIG, auxiliary_loss=True)).eval()
-    extra = {"negative_items": rows(ITEMS, B, T, seed=7), "negative_categories": rows(CATEGORIES, B, T, seed=7)}
-    by_length = model.loss(batch(**extra))
-    real = torch.arange(T) < torch.tensor([8, 5, 1, 0]).unsqueeze(-1)
-    masked = model.loss(batch(**extra, lengths=None, real=real))
-    for one, other in zip(by_length, masked, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_a_window_goes_on_from_the_state_that_it_is_given() -> None:
-    model = model_of(CONFIG).eval()
-    first = model.loss(batch(lengths=torch.full((B,), T))).states
-    second = batch(items=rows(ITEMS, B, T, seed=11), lengths=torch.full((B,), T), state=first)
-    got = model.loss(second).states
-    whole = model.unroll(
-        torch.cat([rows(ITEMS, B, T), rows(ITEMS, B, T, seed=11)], 1), torch.cat([rows(CATEGORIES, B, T)] * 2, 1)
-    )
-    torch.testing.assert_close(got, whole[:, -1].detach(), atol=1e-6, rtol=1e-6)
 
 
 def test_the_utilization_loss_is_the_sum_of_squares_around_the_mean() -> None:
@@ -297,12 +210,6 @@ def test_a_saved_model_comes_back_whole(config: MimnConfig, tmp_path: Path) -> N
     assert not loaded.training
     for name, value in model.state_dict().items():
         assert loaded.state_dict()[name].equal(value), name
-
-
-def test_no_weight_is_stored_twice() -> None:
-    names = list(MimnModel(CONFIG, ITEMS, CATEGORIES).state_dict())
-    assert len(names) == len(set(names))
-    assert not [name for name in names if name.startswith("head.") and "cell" in name]
 
 
 def test_a_model_file_that_is_none_is_named(tmp_path: Path) -> None:

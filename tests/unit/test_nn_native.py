@@ -107,59 +107,6 @@ def test_what_is_not_a_number_stays_that_and_with_its_user() -> None:
     assert got[~spoiled].isfinite().all()
 
 
-def test_no_events_and_no_positions() -> None:
-    cell = cell_of(KNOWN["paper"])
-    state = starts(cell)
-    nothing = torch.randn(B, 0, cell.config.width).double()
-    assert torch.equal(native.states_at(cell, nothing, state, torch.zeros(B, 2, dtype=torch.int64))[:, 1], state)
-    events = torch.randn(B, 3, cell.config.width).double()
-    assert native.states_at(cell, events, state, torch.zeros(B, 0, dtype=torch.int64)).shape == (B, 0, state.shape[1])
-
-
-@pytest.mark.parametrize("wrong", [-1, 4])
-def test_positions_beyond_the_history_are_refused(wrong: int) -> None:
-    cell = cell_of(KNOWN["paper"])
-    with pytest.raises(ValueError, match="positions must be 0 to 3"):
-        native.states_at(cell, torch.randn(B, 3, 6).double(), starts(cell), torch.full((B, 1), wrong))
-
-
-@pytest.mark.parametrize(
-    ("events", "state", "positions"),
-    [((B, 3, 5), (B, 76), (B, 1)), ((B, 3, 6), (B - 1, 76), (B, 1)), ((B, 3, 6), (B, 76), (B + 1, 1))],
-)
-def test_shapes_that_do_not_fit_are_refused(
-    events: tuple[int, ...], state: tuple[int, ...], positions: tuple[int, ...]
-) -> None:
-    cell = cell_of(KNOWN["paper"])
-    assert cell.layout.floats == 76
-    with pytest.raises(ValueError, match="must be"):
-        native.states_at(
-            cell, torch.zeros(events).double(), torch.zeros(state).double(), torch.zeros(positions, dtype=torch.int64)
-        )
-
-
-def test_types_that_do_not_fit_are_refused() -> None:
-    cell = cell_of(KNOWN["paper"])
-    with pytest.raises(ValueError, match=r"must be torch\.float32"):
-        native.states_at(cell, torch.zeros(B, 3, 6), starts(cell), torch.zeros(B, 1, dtype=torch.int64))
-
-
-def test_what_is_kept_for_the_way_back_is_a_state_in_sixteen() -> None:
-    cell = MimnCell(MimnConfig(embedding_dim=18, controller_units=36))
-    batch, length = 32, 1000
-    kept = []
-
-    def note(tensor: Tensor) -> Tensor:
-        kept.append(tensor.nbytes)
-        return tensor
-
-    events = torch.randn(batch, length, 36, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        native.states_at(cell, events, cell.initial(batch), torch.full((batch, 1), length))
-    weights = sum(parameter.nbytes for parameter in cell.parameters())
-    assert sum(kept) < events.nbytes + length / 15 * batch * cell.layout.floats * 4 + 4 * weights
-
-
 def batch_of(model: MimnModel) -> Batch:
     return Batch(
         items=torch.randint(0, 30, (B, T)),

@@ -11,12 +11,9 @@ from torch.nn import functional
 
 from mimn.nn.vectorized import Dropout, prelu
 
+pytestmark = pytest.mark.torch
+
 NUMBERS = st.floats(width=32, allow_nan=True, allow_infinity=True)
-
-
-def test_prelu_has_a_slope_a_unit() -> None:
-    got = prelu(torch.tensor([[-2.0, -2.0], [3.0, 3.0]]), torch.tensor([0.1, 0.5]))
-    torch.testing.assert_close(got, torch.tensor([[-0.2, -1.0], [3.0, 3.0]]))
 
 
 @settings(deadline=None)
@@ -41,7 +38,7 @@ def test_prelus_gradients_are_torchs() -> None:
     torch.testing.assert_close(got[1], expected[1])
 
 
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(1)
     dropped = Dropout(p).train()(torch.ones(100_001, 3))
@@ -77,17 +74,3 @@ def test_a_seed_gives_the_same_values_again() -> None:
     torch.manual_seed(4)
     assert torch.equal(layer(x), first)
     assert not torch.equal(other, first)
-
-
-@pytest.mark.parametrize("p", [1e-9, 1 - 1e-9])
-def test_a_probability_at_the_edge_is_the_nearest_that_16_bits_hold(p: float) -> None:
-    torch.manual_seed(5)
-    dropped = Dropout(p).train()(torch.ones(1_000_000))
-    assert dropped.isfinite().all()
-    assert abs(float(dropped.eq(0).double().mean()) - p) < 1e-4
-
-
-def test_dropout_does_nothing_outside_of_training_or_with_probability_zero() -> None:
-    x = torch.randn(5)
-    assert Dropout(0.5).eval()(x) is x
-    assert Dropout(0.0).train()(x) is x

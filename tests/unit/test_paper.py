@@ -25,6 +25,8 @@ from mimn.data.vocabulary import EmbeddingIds
 from mimn.impressions.config import ImpressionConfig
 from mimn.run_config import read_config
 
+pytestmark = pytest.mark.torch
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "models/reproduce/README.md").read_text()
 COMMANDS = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `python -m (mimn\.\w+) ([^`]+)` \|$", README, re.M)
@@ -69,13 +71,6 @@ def test_a_command_of_the_clean_protocol_names_a_configuration_that_fits_its_des
     config_file.read(Path(given["--config"]), ImpressionConfig).check_against(shown)
 
 
-def test_every_public_data_set_has_a_command() -> None:
-    text = README + "".join(path.read_text("utf-8") for path in (ROOT / "models/configs/public").glob("*.toml"))
-    own = ("online-retail", "complete-journey", "movielens-100k", "synthetic", "coupon-mail")
-    for path in (ROOT / "models/datasets").glob("*.toml"):
-        assert path.stem.startswith(own) or f"models/datasets/{path.name}" in text, path.stem
-
-
 @pytest.mark.parametrize("command", PAPER, ids=lambda command: f"{command[0]}, {command[1][:12]}")
 def test_a_rows_command_parses_and_names_what_exists(command: tuple[str, str, str, str]) -> None:
     _, dataset, module, options = command
@@ -116,7 +111,10 @@ def run(taobao: Path, config: str, *more: str) -> int:
     return paper.main(["--config", str(ROOT / f"models/reproduce/{config}.toml"), *where, *more])
 
 
-@pytest.mark.parametrize("config", ["embedding_mlp", "pnn", "mimn", "mimn_auxiliary", "dien_auxiliary", "gru4rec"])
+@pytest.mark.parametrize(
+    "config",
+    ["embedding_mlp", "mimn", *(pytest.param(name, marks=pytest.mark.full) for name in ("dien_auxiliary", "gru4rec"))],
+)
 def test_a_row_is_trained_tested_and_says_what_its_figure_is(
     taobao: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:

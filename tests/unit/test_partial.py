@@ -24,6 +24,7 @@ happenings = st.one_of(
     st.tuples(st.just("retention"), st.integers(0, 3), st.integers(1, 3)),
     st.tuples(st.just("another topic"), st.integers(0, 3), st.integers(0, 8)),
     st.tuples(st.just("truncated"), st.integers(0, 3), st.integers(1, 3)),
+    st.tuples(st.just("the store is emptied"), st.just(0), st.just(0)),
 )
 
 
@@ -69,6 +70,10 @@ def test_a_user_is_partial_if_and_only_if_events_may_be_missing_in_any_era(
                     topic.event(user)
                 continues(worker, n)
                 lost |= n > 0
+            case "the store is emptied":
+                store.flush()
+                worker.until(lambda: store.progress)
+                lost = log.start > 0
             case "truncated" if log.end - n >= log.start:
                 topic.truncate(0, log.end - n)
                 epoch = decode_progress(store.progress[0]).last_epoch  # unknown: nothing was folded since

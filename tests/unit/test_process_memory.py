@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from process.memory import give_back, left_out, one_arena, opened_late
+from process.memory import give_back, left_out, one_arena
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 STARTS = """
@@ -38,19 +38,6 @@ def test_a_module_is_left_out_for_a_while_and_found_afterwards() -> None:
     assert importlib.import_module("colorsys").rgb_to_hsv
 
 
-def test_a_module_that_is_imported_already_is_not_taken_away() -> None:
-    with left_out("json"):
-        assert importlib.import_module("json").loads("1") == 1
-
-
-def test_what_replaced_a_module_meanwhile_stays() -> None:
-    sys.modules.pop("colorsys", None)
-    with left_out("colorsys"):
-        del sys.modules["colorsys"]
-        found = importlib.import_module("colorsys")
-    assert sys.modules["colorsys"] is found
-
-
 def test_a_package_is_opened_when_a_name_of_it_is_asked_for() -> None:
     said = run(
         "import sys; from process.memory import opened_late; opened_late('uvicorn', Config='uvicorn.config')\n"
@@ -58,19 +45,6 @@ def test_a_package_is_opened_when_a_name_of_it_is_asked_for() -> None:
         "import uvicorn; print('click' in sys.modules, callable(uvicorn.run), 'click' in sys.modules)"
     )
     assert said.split() == ["False", "False", "True", "True"]
-
-
-def test_an_unknown_name_of_a_package_that_was_opened_late_is_an_attribute_error() -> None:
-    assert "no attribute" in run(
-        "from process.memory import opened_late; opened_late('uvicorn')\n"
-        "import uvicorn\ntry: uvicorn.nothing\nexcept AttributeError as error: print(error)"
-    )
-
-
-def test_a_package_that_is_not_installed_stays_missing() -> None:
-    opened_late("no_such_package")
-    with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("no_such_package")
 
 
 def test_rtp_starts_without_what_it_never_runs(tmp_path: Path) -> None:

@@ -12,12 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import Mock
 
 import pytest
 import redis
-import redis.asyncio.connection as of_asyncio
-import redis.connection as of_threads
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,10 +32,8 @@ from process.store_tls import RenewedContext, cause_of, check_store_tls, tls_opt
 from process.tls_causes import MOST, BadTlsFiles, Cause, KeyHasPassphrase, by_cause, no_passphrase
 from rtp.settings import RedisSettings as RtpRedis
 from rtp.store import _commands
-from rtp.store.connection import RenewedTls as OfRtp
 from support.certificates import Certificates, TlsFront
 from uic.redis_client import open_client
-from uic.renewed_tls import RenewedTls as OfUic
 from uic.settings import RedisSettings as UicRedis
 from uic.store_failures import MOST_OF_REPLY, describe
 
@@ -92,12 +88,6 @@ def test_servers_that_fail_alike_are_told_together() -> None:
     assert by_cause(failed) == ["a:1, c:1 (Connection refused)", "b:1 (timed out)"]
 
 
-def test_an_error_reply_is_cut_as_ever_though_a_failure_lies_behind_it() -> None:
-    reply = redis.ResponseError("NOPERM " + "k" * 999)
-    reply.__context__ = ConnectionRefusedError(111, "x")
-    assert describe(reply) == f"ResponseError: {str(reply)[: MOST_OF_REPLY - 1]}…"
-
-
 def test_a_key_with_a_passphrase_is_refused_and_asks_no_terminal_unless_the_url_has_it(tmp_path: Path) -> None:
     issued = Certificates.issue(tmp_path)
     key = load_pem_private_key(issued.client_key.read_bytes(), None)
@@ -108,24 +98,6 @@ def test_a_key_with_a_passphrase_is_refused_and_asks_no_terminal_unless_the_url_
     check_store_tls("RTP_REDIS", "rediss://h?ssl_password=open", issued.ca, issued.client, locked)
     with pytest.raises(BadTlsFiles, match="is the passphrase right"):
         check_store_tls("RTP_REDIS", "rediss://h?ssl_password=wrong", issued.ca, issued.client, locked)
-
-
-@pytest.mark.parametrize(("query", "password"), [("", None), ("?ssl_password=a%20b", "a b")])
-def test_connections_to_the_store_have_a_passphrase_in_every_mode_or_ask_no_terminal(
-    query: str, password: str | None, tmp_path: Path
-) -> None:
-    issued = Certificates.issue(tmp_path)
-    files = {"tls_ca_file": issued.ca, "tls_cert_file": issued.client, "tls_key_file": issued.client_key}
-    url = f"rediss://h:1{query}"
-    sentinels = {"mode": "sentinel", "sentinels": "h:2"}
-    of_uic = [open_client(UicRedis(url=url, **files, **mode)) for mode in ({}, sentinels)]  # type: ignore[arg-type]
-    given = [client.connection_pool.connection_kwargs for client in of_uic]
-    of_rtp: Any = [_commands(RtpRedis(url=url, **files, **mode)) for mode in ({}, sentinels)]  # type: ignore[arg-type]
-    given += [commands._pool.connection_kwargs for commands in of_rtp]
-    in_cluster: Any = _commands(RtpRedis(url=url, **files, mode="cluster", nodes="h:3"))  # type: ignore[arg-type]
-    nodes = in_cluster._cluster.nodes_manager
-    given += [nodes.connection_kwargs, *(node.connection_kwargs for node in nodes.startup_nodes.values())]
-    assert [one["ssl_password"] for one in given] == [password or no_passphrase] * 7
 
 
 # The context
@@ -248,43 +220,6 @@ def test_a_ca_counts_without_the_one_above_it(issued: Certificates, tmp_path: Pa
         assert not greets({}, front.port)
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "",
-        "ssl_cert_reqs=none",
-        "ssl_cert_reqs=optional",
-        "ssl_check_hostname=false",
-        "ssl_min_version=772",
-        "ssl_ciphers=ECDHE-RSA-AES128-GCM-SHA256",
-        "ssl_include_verify_flags=[VERIFY_X509_STRICT,VERIFY_CRL_CHECK_LEAF]",
-        "ssl_exclude_verify_flags=VERIFY_X509_TRUSTED_FIRST",
-    ],
-)
-@pytest.mark.parametrize("parse", [of_asyncio.parse_url, of_threads.parse_url], ids=["RTP", "UIC"])
-def test_a_context_is_what_redis_py_makes_of_the_urls_options(parse: Any, query: str) -> None:
-    options: dict[str, Any] = parse(f"rediss://h:1/0?{query}")
-    theirs = context_of_redis_py(options.pop("connection_class")(**options))
-    ours = RenewedContext(options).get()
-
-    def seen(context: ssl.SSLContext) -> list[object]:
-        ciphers = [cipher["name"] for cipher in context.get_ciphers()]
-        return [context.verify_mode, context.check_hostname, context.verify_flags, context.minimum_version, ciphers]
-
-    assert seen(ours) == seen(theirs)
-
-
-def context_of_redis_py(connection: Any) -> ssl.SSLContext:
-    """That of an asynchronous connection, or what the other kind wraps its socket with."""
-    if hasattr(connection, "ssl_context"):
-        made: ssl.SSLContext = connection.ssl_context.get()
-        return made
-    seen: list[ssl.SSLContext] = []
-    with patch.object(ssl.SSLContext, "wrap_socket", lambda context, *_, **__: seen.append(context)):
-        connection._wrap_socket_with_ssl(Mock())
-    return seen[0]
-
-
 @pytest.fixture
 def front(issued: Certificates) -> Iterator[TlsFront]:
     """With nothing behind it."""
@@ -318,25 +253,6 @@ def test_connections_that_fail_read_the_cas_once(
     assert made.call_count == 1
 
 
-def test_connections_have_our_context_in_every_mode(issued: Certificates) -> None:
-    """Those of UIC in a cluster are seen in tests with servers: it connects when it is opened."""
-    sentinels = {"mode": "sentinel", "sentinels": "h:2"}
-    for mode in ({}, sentinels):
-        told: dict[str, Any] = {"url": "rediss://h:1", "tls_ca_file": issued.ca, **mode}
-        of_uic = open_client(UicRedis(**told)).connection_pool
-        of_rtp: Any = _commands(RtpRedis(**told))
-        pools = [(of_uic, OfUic), (of_rtp._pool, OfRtp)]
-        if mode:
-            pools += [(one.connection_pool, OfUic) for one in of_uic.sentinel_manager.sentinels]
-            pools += [(one.connection_pool, OfRtp) for one in of_rtp._sentinels.sentinels]
-        for pool, ours in pools:
-            assert isinstance(pool.make_connection(), ours)
-    in_cluster: Any = _commands(RtpRedis(url="rediss://h:1", mode="cluster", nodes="h:3"))  # type: ignore[arg-type]
-    nodes = in_cluster._cluster.nodes_manager
-    assert nodes.connection_kwargs["connection_class"] is OfRtp
-    assert {node.connection_class for node in nodes.startup_nodes.values()} == {OfRtp}
-
-
 def test_a_key_with_a_passphrase_is_told_with_the_settings_at_a_later_connection() -> None:
     with pytest.raises(KeyHasPassphrase) as raised:
         no_passphrase()
@@ -347,17 +263,7 @@ def test_a_key_with_a_passphrase_is_told_with_the_settings_at_a_later_connection
     assert "ssl_password in the query of UIC_REDIS__URL" in cause.fix
 
 
-def test_a_key_that_the_passphrase_does_not_open_is_told_with_the_settings_at_a_later_connection(
-    tmp_path: Path,
-) -> None:
-    issued = Certificates.issue(tmp_path)
-    key = load_pem_private_key(issued.client_key.read_bytes(), None)
-    locked = tmp_path / "locked.key"
-    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open")))
-    with pytest.raises(ssl.SSLError) as raised:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(issued.client, locked, password="wrong")
-    cause = cause_of(wrapped(raised.value, 2), "UIC_REDIS")
-    assert cause is not None
-    assert cause.said == "a key or certificate cannot be read (PEM lib)"
-    assert "UIC_REDIS__TLS_KEY_FILE" in cause.fix
-    assert cause.fix.endswith("and whether ssl_password in the query of UIC_REDIS__URL opens the key")
+def test_an_error_reply_is_cut_as_ever_though_a_failure_lies_behind_it() -> None:
+    reply = redis.ResponseError("NOPERM " + "k" * 999)
+    reply.__context__ = ConnectionRefusedError(111, "x")
+    assert describe(reply) == f"ResponseError: {str(reply)[: MOST_OF_REPLY - 1]}…"

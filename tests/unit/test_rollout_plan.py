@@ -66,13 +66,6 @@ def test_a_step_that_folds_to_other_states_is_found(tmp_path: Path) -> None:
     assert "golden state differs" in doctor_says(path)
 
 
-def test_golden_cases_of_no_user_are_refused_in_words(tmp_path: Path) -> None:
-    known = load_bundle(TINY).golden
-    none = {name: getattr(known, name)[:0] for name in ("items", "categories", "states", "context", "scores")}
-    with pytest.raises(BundleError, match=r"golden\.npz cannot be read: it has no users"):
-        read_release(again(tmp_path, TINY, golden=replace(known, **none)), 0)
-
-
 @pytest.mark.parametrize("scale", [3.0, -1.0])
 def test_a_head_whose_scores_are_no_probabilities_is_refused(scale: float, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="scores are from 0 to 1"):

@@ -340,17 +340,6 @@ def test_a_constant_that_cannot_be_read_is_named_with_the_reason() -> None:
             read_graph(model_of(tensor))
 
 
-def test_arrays_of_another_kind_are_refused() -> None:
-    bundle = load_bundle(BUNDLES["tiny"])
-    step = compiled(bundle)
-    events, states = drawn(bundle, 2, 0), initial(bundle, 2)
-    depth = np.ones(2, np.int64)
-    wrongs: list[Any] = [events.astype(np.float64), events[:, :-1], np.asfortranarray(np.tile(events, (2, 1)))]
-    for wrong in wrongs:
-        with pytest.raises(ValueError, match="cannot be handed"):
-            step.fold(wrong, depth, states)
-
-
 def test_what_is_no_row_program_is_said() -> None:
     with pytest.raises(NotReadable, match="not an ONNX model"):
         read_graph(b"\x3a\x7fabc")

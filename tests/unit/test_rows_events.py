@@ -180,7 +180,7 @@ def test_a_ledger_is_the_same_with_late_events_and_bases_that_move(
 
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("half", [0, 6, 22])
-@pytest.mark.parametrize("zeros", [0.0, 0.03, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.99])
 def test_stored_values_are_the_same(each_built: CDLL, half: int, zeros: float, *, sparse: bool) -> None:
     compiled = CompiledEvents(each_built)
     blocks = [Block("halves", (half,), "float16")] if half else []
@@ -221,7 +221,7 @@ def test_a_value_that_is_no_state_of_the_layout_is_not_read(compiled: CompiledEv
 
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("floats", [1, 2, 3, 4, 7, 8, 9, 11, 12, 16, 19, 20, 21, 31, 32, 33, 36, 64, 65, 100, 1517])
+@pytest.mark.parametrize("floats", [1, 4, 7, 9, 16, 21, 31, 32, 33, 65, 1517])
 def test_a_sealed_state_is_the_same(each_built: CDLL, floats: int, zeros: float, *, sparse: bool) -> None:
     kind = stored_type(StateLayout((Block("floats", (floats,)),)))
     rows = np.frombuffer(bytearray(RNG.bytes(5 * kind.itemsize)), kind)

@@ -76,7 +76,7 @@ def test_a_user_without_events_gets_the_graphs_scores(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e6, 1e15, 3e38])
+@pytest.mark.parametrize("size", [1e-30, 1e6, 3e38])
 def test_extreme_numbers_get_the_graphs_scores(name: str, size: float) -> None:
     """Where the graph's are finite; else both say that there is none."""
     bundle, graph, head = opened(name)

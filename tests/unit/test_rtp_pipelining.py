@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from struct import pack
 
-import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,9 +69,8 @@ async def watched(size: int) -> AsyncIterator[tuple[Server, Watched]]:
         listener.close()
 
 
-@pytest.mark.parametrize("one", [SHORTEST, request(b"ab", start=ELSEWHERE)], ids=["the shortest", "with a body"])
-def test_few_requests_wait_and_little_is_read_however_many_are_sent(one: bytes) -> None:
-    count = 1_000_000 // len(one) // 2
+def test_few_requests_wait_however_many_are_sent() -> None:
+    one, count = SHORTEST, 500_000 // len(SHORTEST)
 
     async def test() -> None:
         async with watched(len(one)) as (server, app):
@@ -128,7 +124,7 @@ def test_requests_are_answered_whole_and_in_order_wherever_they_are_cut(
     run(test)
 
 
-def test_what_is_held_back_is_not_late_and_its_client_has_the_whole_time_for_the_rest() -> None:
+def test_what_is_held_back_is_not_late() -> None:
     async def test(server: Server) -> None:
         loop = asyncio.get_running_loop()
         got = asyncio.create_task(server.ask(request(b"a") + request(b"b", start=ELSEWHERE) * 50 + b"GET /"))
@@ -146,46 +142,7 @@ def test_what_is_held_back_is_not_late_and_its_client_has_the_whole_time_for_the
     run(test, shut=True)
 
 
-@pytest.mark.parametrize("behind", [b"nonsense\r\n\r\n", request().replace(b"host", b"not")])
-def test_a_refusal_of_what_is_held_back_comes_after_all_answers(behind: bytes) -> None:
-    async def test(server: Server) -> None:
-        got = await server.ask(request(b"a") * 50 + behind + request(b"b") * 50)
-        answers, refusal = got.split(b"HTTP/1.1 400 ")
-        assert len(bodies(answers)) == 50
-        assert b"connection: close" in refusal
-
-    run(test)
-
-
-def test_a_client_that_sends_no_more_is_answered_what_is_held_back() -> None:
-    async def test(server: Server) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(request(b"a") * 100)
-        writer.write_eof()
-        await until(lambda: server.asked, "the first is being answered")
-        server.opened.set()
-        assert len(bodies(await asyncio.wait_for(reader.read(), WITHIN_S))) == 100
-        writer.close()
-
-    run(test, shut=True)
-
-
-def test_a_client_that_leaves_while_much_is_held_back_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
-    async def test(server: Server) -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(request(b"a") * 1000)
-        await until(lambda: server.asked and server.connection.pipeline, "requests wait")
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
-        writer.transport.abort()
-        server.opened.set()
-        await until(lambda: not server.state.tasks and not server.state.connections, "nothing is left")
-        assert server.state.total_requests < 100, "what the client does not wait for is not begun"
-        assert caplog.records == []
-
-    run(test, shut=True)
-
-
-def test_a_shutdown_answers_what_waits_and_ends_the_connection_before_what_is_held_back() -> None:
+def test_a_shutdown_answers_what_waits_and_no_more() -> None:
     async def test(server: Server) -> None:
         got = asyncio.create_task(server.ask(request(b"a") * 1000))
         await until(lambda: server.asked and server.connection.pipeline, "requests wait")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 from collections import Counter
-from copy import copy
 from errno import EACCES
 from functools import cache
 from hashlib import sha256
@@ -15,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 from prometheus_client.openmetrics.exposition import generate_latest
 from structlog.testing import capture_logs
@@ -24,7 +20,6 @@ from structlog.testing import capture_logs
 from mimn import release as rollouts
 from mimn.bundle import load_bundle
 from mimn.bundle.manifest import HEAD
-from mimn.bundle.request_fields import RequestFields
 from mimn.release import (
     Arm,
     Checked,
@@ -47,7 +42,7 @@ from rtp.core.admission import Admission
 from rtp.core.fold_progress import Status
 from rtp.core.ports import Model
 from rtp.core.request import ScoreRequest
-from rtp.core.shadowing import BURST_S, ShadowBudget, difference, rank_correlation
+from rtp.core.shadowing import ShadowBudget
 from rtp.errors import (
     DeadlineMissed,
     InvalidRequest,
@@ -64,7 +59,6 @@ from rtp.release import InService, Release, Traffic
 from rtp.rollout_follower import Bundles, RolloutFollower
 from rtp.runtime import OnnxModel
 from rtp.scorer import Scored, Scorer
-from support.bundles import again
 from support.fake_state_reader import FakeStateReader, progress_reader
 from support.releases import NOW_MS, SALT
 from support.stored import Stored, now_ms
@@ -184,6 +178,7 @@ def test_each_user_is_answered_by_the_release_of_their_arm_with_their_state_ther
     seen = asyncio.run(answers())
     arms = Counter(scored.arm for scored in seen.values())
     assert 60 < arms["canary"] < 120
+    assert len(world.store.asked) == len(USERS), "a request reads one key, whatever its arm"
     for user, scored in seen.items():
         canary_arm = rollouts.bucket_of(SALT.encode(), user) < 3000
         path = SKETCH if canary_arm else TINY
@@ -198,26 +193,14 @@ def test_each_user_is_answered_by_the_release_of_their_arm_with_their_state_ther
     assert world.count("rtp_arm_scored_total", **labels) == arms["canary"]
 
 
-def test_one_request_reads_one_key_whatever_its_arm() -> None:
-    world = World()
-
-    async def ask() -> None:
-        await world.follow(tried(50))
-        for user in USERS:
-            await world.ask(user)
-
-    asyncio.run(ask())
-    assert len(world.store.asked) == len(USERS)
-    assert len({key.split(":s:")[1] for key in world.store.asked}) == len(USERS)
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_process_started_after_a_rollback_ignores_a_field_of_the_release_before_if_its_manifest_is_here(
-    there: bool,
-) -> None:
-    world = World(folder=CONTEXT.parents[1] if there else Path("/bundles"))
+@pytest.mark.parametrize("here", ["its manifest", "another manifest", "none"])
+def test_a_field_of_the_release_before_is_ignored(here: str) -> None:
+    """Of a process that is started after a rollback."""
+    there = here == "its manifest"
+    world = World(folder=Path("/bundles") if here == "none" else CONTEXT.parents[1])
     name = model(CONTEXT).request.names["context"][0]
-    record = begin(None, named(CONTEXT), serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+    before = named(CONTEXT) if here != "another manifest" else replace(named(CONTEXT), manifest="0" * 64)
+    record = begin(None, before, serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
     record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
     record = promote(record, "r1", Checked(record.revision, ()), keep_ms=1000, now_ms=NOW_MS)
     record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
@@ -242,21 +225,6 @@ def test_a_process_started_after_a_rollback_ignores_a_field_of_the_release_befor
     assert world.count("rtp_request_fields_total", field=name, value="ignored") == there
 
 
-def test_a_manifest_of_another_bundle_says_nothing_of_a_release_before() -> None:
-    world = World(folder=CONTEXT.parents[1])
-    other = replace(named(CONTEXT), manifest="0" * 64)
-    name = model(CONTEXT).request.names["context"][0]
-    record = begin(None, other, serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
-
-    async def play() -> None:
-        await world.follow(abort(record, "r1", reason="worse", now_ms=NOW_MS))
-        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={name: 1.0})
-        with pytest.raises(InvalidRequest, match=name):
-            await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
-
-    asyncio.run(play())
-
-
 class Locked(type(Path())):  # type: ignore[misc]  # Path chooses its class by itself before Python 3.12
     """A folder that this process may not look into."""
 
@@ -264,7 +232,7 @@ class Locked(type(Path())):  # type: ignore[misc]  # Path chooses its class by i
         raise PermissionError(EACCES, "Permission denied", str(self))
 
 
-def test_a_folder_of_bundles_that_cannot_be_looked_into_does_not_keep_a_process_from_serving() -> None:
+def test_a_locked_folder_of_bundles_stops_no_process() -> None:
     world = World(folder=Locked("/locked"))
     record = begin(None, named(SKETCH), serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
     world.store.values["uic:rollout"] = encode_record(abort(record, "r1", reason="worse", now_ms=NOW_MS))
@@ -288,7 +256,7 @@ def missed() -> tuple[Record, Record]:
     return earlier, rollback(record, "r2", reason="worse", now_ms=NOW_MS)
 
 
-def test_a_process_that_missed_a_rollout_ignores_its_fields_as_the_others_do() -> None:
+def test_a_process_that_missed_a_rollout_ignores_its_fields() -> None:
     """As one that could not reach the store meanwhile."""
     world = World(folder=CONTEXT.parents[1])
     name = model(CONTEXT).request.names["context"][0]
@@ -310,30 +278,7 @@ def test_a_process_that_missed_a_rollout_ignores_its_fields_as_the_others_do() -
     assert world.count("rtp_request_fields_total", field=name, value="ignored") == 1
 
 
-def test_a_manifest_that_was_copied_here_later_is_read_when_that_is_asked_for(tmp_path: Path) -> None:
-    world = World(folder=tmp_path)
-    name = model(CONTEXT).request.names["context"][0]
-
-    async def ask() -> Scored:
-        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={name: 1.0})
-        return await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
-
-    async def play() -> None:
-        await world.follow(missed()[1])
-        shutil.copytree(CONTEXT, tmp_path / "tiny-context/1")
-        await world.follow()
-        with pytest.raises(InvalidRequest, match=name):
-            await ask()
-        world.follower.retry()
-        await world.follow()
-        await ask()
-
-    asyncio.run(play())
-
-
-def test_a_manifest_whose_read_hangs_holds_up_no_release_and_is_not_read_again_by_itself(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_manifest_whose_read_hangs_holds_up_no_release(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(folder=CONTEXT.parents[1])
     earlier, later = missed()
     going = begin(later, named(SKETCH), serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
@@ -363,7 +308,7 @@ def test_a_manifest_whose_read_hangs_holds_up_no_release_and_is_not_read_again_b
     assert len(asked) == 1
 
 
-def test_a_field_that_one_release_reads_is_no_mistake_in_any_arm_of_the_rollout_or_after_it() -> None:
+def test_a_field_that_one_release_reads_is_no_mistake_in_any_arm() -> None:
     world = World()
     stored = Stored(load_bundle(CONTEXT), partitions=3)
     for user in USERS:
@@ -397,34 +342,6 @@ def test_a_field_that_one_release_reads_is_no_mistake_in_any_arm_of_the_rollout_
         assert (await ask(name)).keys() == {"serving"}
 
     asyncio.run(play())
-
-
-def test_a_field_that_another_release_reads_as_another_kind_is_no_mistake_in_that_kind(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    world = World(folder=CONTEXT.parents[1])
-    stored = Stored(load_bundle(CONTEXT), partitions=3)
-    stored.state(USERS[0])
-    world.store.values.update(stored.values)
-    name = model(CONTEXT).request.names["context"][0]
-    later = replace(named(CONTEXT), version="2", manifest="0" * 64)
-    asked = Asked(frozenset({("context", name, "categorical")}), later.manifest)
-    monkeypatch.setattr(rollout_follower, "read_asked", lambda path: asked)
-    record = begin(None, later, serving=named(CONTEXT), origin="log", salt=SALT, now_ms=NOW_MS)
-
-    async def ask(**context: float | str) -> Scored:
-        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context=context)
-        return await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
-
-    async def play() -> None:
-        await world.follow(abort(record, "r1", reason="worse", now_ms=NOW_MS))
-        left_out, number, text = await ask(), await ask(**{name: 50.0}), await ask(**{name: "high"})
-        assert np.array_equal(text.scores, left_out.scores)
-        assert not np.array_equal(number.scores, left_out.scores)
-
-    asyncio.run(play())
-    assert world.served() == {"serving": "tiny-context/1"}
-    assert world.count("rtp_request_fields_total", field=name, value="ignored") == 1
 
 
 def test_a_promoted_release_answers_everybody_and_the_one_before_stays_loaded() -> None:
@@ -465,10 +382,7 @@ def test_a_release_that_cannot_be_loaded_is_refused_and_the_others_go_on(trouble
 
     seen = asyncio.run(answers())
     assert {(scored.arm, scored.model) for scored in seen} == {("serving", model(TINY))}
-    words = {"missing": "no bundle there", "another bundle": "another bundle", "no namespace": "has no namespace"}[
-        trouble
-    ]
-    assert words in world.follower.details
+    assert "tiny-sketch/1" in world.follower.details
     assert world.follower.unready is None
     assert world.count("rtp_release_refused", bundle="tiny-sketch/1") == 1
 
@@ -526,9 +440,9 @@ def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None
         assert told.revision == record.revision
         assert [(one.bundle, one.reason) for one in told.refused] == [("tiny-sketch/1", "it is of another day")]
         new = record.rollouts[0].release
-        assert rollouts.not_loaded(told, new, record.revision) == Finding(
-            Gate.LOADED, f"{told.instance} has not loaded tiny-sketch/1: it is of another day"
-        )
+        found = rollouts.not_loaded(told, new, record.revision)
+        assert found is not None
+        assert (found.gate, found.passes) == (Gate.LOADED, False)
         assert rollouts.not_loaded(told, named(TINY), record.revision) is None
         late = rollouts.not_loaded(told, named(TINY), record.revision + 1)
         assert late is not None
@@ -551,7 +465,7 @@ def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None
     asyncio.run(play(World()))
 
 
-def test_a_process_that_cannot_read_the_record_says_so_and_not_of_one_that_it_reads_and_does_not_obey() -> None:
+def test_a_process_that_cannot_read_the_record_says_so() -> None:
     async def play(world: World) -> None:
         announcer = Announcer(
             world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=1.0,
@@ -576,7 +490,7 @@ def test_a_process_that_cannot_read_the_record_says_so_and_not_of_one_that_it_re
         assert (late.gate, late.passes) == (Gate.LOADED, True)
         world.store.refused = set()
         world.store.values["uic:rollout"] = b"of a later version"
-        assert "are not a rollout record" in ((await said()).unread or "")
+        assert (await said()).unread
         world.store.values["uic:rollout"] = encode_record(begun())
         told = await said()
         assert (told.revision, told.unread) == (new.revision, None), "the store came back with an older record"
@@ -588,7 +502,7 @@ def test_a_process_that_cannot_read_the_record_says_so_and_not_of_one_that_it_re
     asyncio.run(play(World()))
 
 
-def test_a_release_that_a_store_without_an_answer_keeps_from_loading_is_told_as_what_time_may_bring() -> None:
+def test_what_a_silent_store_keeps_from_loading_may_pass() -> None:
     async def play(world: World) -> None:
         announcer = Announcer(
             world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=1.0,
@@ -634,7 +548,7 @@ def test_two_processes_of_one_host_name_and_process_id_are_two() -> None:
     asyncio.run(play(World()))
 
 
-def test_an_outage_of_the_store_is_a_line_of_each_part_when_it_begins_and_when_it_ends() -> None:
+def test_an_outage_of_the_store_is_a_line_of_each_part() -> None:
     world = World(timeout_s=0.02)
     announcer = Announcer(
         world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=0.001,
@@ -646,7 +560,7 @@ def test_an_outage_of_the_store_is_a_line_of_each_part_when_it_begins_and_when_i
         await world.follow()
         await announcer.look()
 
-    async def play() -> tuple[list[str], list[str]]:
+    async def play() -> tuple[int, int]:
         await look()
         with capture_logs() as began:
             for turn in range(20):
@@ -656,15 +570,9 @@ def test_an_outage_of_the_store_is_a_line_of_each_part_when_it_begins_and_when_i
         with capture_logs() as ended:
             await look()
             await look()
-        return [line["event"] for line in began], [line["event"] for line in ended]
+        return len(began), len(ended)
 
-    began, ended = asyncio.run(play())
-    assert began == [
-        "progress cannot be read",
-        "the rollout record is not followed",
-        "not announced: a rollout does not wait for this process",
-    ]
-    assert ended == ["progress is read", "the rollout record is followed again", "announced again"]
+    assert asyncio.run(play()) == (3, 3), "progress, the record, and what is announced"
 
 
 def test_a_process_that_never_had_the_release_in_service_is_not_ready() -> None:
@@ -675,7 +583,7 @@ def test_a_process_that_never_had_the_release_in_service_is_not_ready() -> None:
     assert "no bundle there" in world.follower.unready
 
 
-def test_a_process_that_starts_during_a_canary_answers_its_users_by_it_from_the_first_request_on() -> None:
+def test_a_process_that_starts_during_a_canary_answers_by_it() -> None:
     world, never = World(), threading.Event()
 
     def slow(path: Path) -> Model:
@@ -708,7 +616,7 @@ def test_a_canary_whose_load_hangs_keeps_no_process_from_being_ready(monkeypatch
         await world.start()
         assert (await world.ask(USERS[0])).arm == "serving"
         assert world.follower.unready is None
-        assert world.follower.details == "tiny-sketch/1 is being loaded, tiny/1 answers until then"
+        assert "tiny-sketch/1 is being loaded" in world.follower.details
         ended.set()
         await world.follower.settled()
         assert (await world.ask(USERS[0])).arm == "canary"
@@ -720,9 +628,7 @@ def test_a_canary_whose_load_hangs_keeps_no_process_from_being_ready(monkeypatch
         ended.set()
 
 
-def test_a_canary_that_is_aborted_while_a_process_starts_is_not_waited_for_and_answers_no_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_canary_aborted_during_a_start_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout_follower, "ARMS_WITHIN_S", 1000.0)
     world, ended = World(), threading.Event()
 
@@ -753,29 +659,6 @@ def test_a_canary_that_is_aborted_while_a_process_starts_is_not_waited_for_and_a
     assert world.follower.details == ""
 
 
-def test_a_release_that_serves_and_is_being_loaded_is_told_with_the_one_that_answers_until_then() -> None:
-    world, ended = World(), threading.Event()
-
-    def hanging(path: Path) -> Model:
-        ended.wait(60)
-        return model(SKETCH if path.parent.name == "tiny-sketch" else TINY)
-
-    async def play() -> None:
-        await world.follow()
-        world.follower._loader = Loader(hanging, 60.0)
-        world.store.values["uic:rollout"] = encode_record(promoted())
-        await world.follower.look()
-        assert world.follower.details == "tiny-sketch/1 is being loaded, tiny/1 answers until then"
-        ended.set()
-        await world.follower.settled()
-        assert world.follower.details == ""
-
-    try:
-        asyncio.run(play())
-    finally:
-        ended.set()
-
-
 def test_a_canary_that_is_refused_keeps_no_process_from_being_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout_follower, "ARMS_WITHIN_S", 1000.0)
     world = World()
@@ -791,12 +674,13 @@ def test_a_canary_that_is_refused_keeps_no_process_from_being_ready(monkeypatch:
     assert "no bundle there" in world.follower.details
 
 
-def test_one_that_had_it_stays_ready_and_serves_what_it_has() -> None:
+@pytest.mark.parametrize("before", [None, begun()], ids=["no record", "a record"])
+def test_rtp_stays_ready_when_a_record_names_a_release_it_lacks(before: Record | None) -> None:
     world = World()
     world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
 
     async def follow() -> None:
-        await world.follow(begun())
+        await world.follow(before)
         await world.follow(promoted())
 
     asyncio.run(follow())
@@ -805,21 +689,7 @@ def test_one_that_had_it_stays_ready_and_serves_what_it_has() -> None:
     assert "no bundle there" in world.follower.details
 
 
-def test_rtp_stays_ready_when_the_first_record_names_a_release_it_lacks() -> None:
-    world = World()
-    world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
-
-    async def follow() -> None:
-        await world.follow()
-        await world.follow(promoted())
-
-    asyncio.run(follow())
-    assert world.served() == {"serving": "tiny/1"}
-    assert world.follower.unready is None
-    assert "no bundle there" in world.follower.details
-
-
-def test_one_that_starts_is_not_ready_before_it_has_read_whether_there_is_a_record() -> None:
+def test_one_that_starts_is_not_ready_before_it_read_the_record() -> None:
     """As when a cluster's node that has the record is away, and the one with the namespace of the settings is not."""
     world = World()
     said: list[str | None] = []
@@ -835,8 +705,7 @@ def test_one_that_starts_is_not_ready_before_it_has_read_whether_there_is_a_reco
 
     asyncio.run(follow())
     before, after = said
-    assert before is not None
-    assert "the rollout record cannot be followed" in before
+    assert before
     assert (world.served(), after) == ({"serving": "tiny-sketch/1"}, None)
 
 
@@ -877,13 +746,11 @@ def test_an_older_record_is_not_obeyed_until_a_command_changes_it() -> None:
 
     held, said, after = asyncio.run(follow())
     assert held == {"serving": "tiny-sketch/1"}
-    assert f"revision {older.revision}, which is older than {newer.revision}" in said
+    assert f"revision {older.revision}" in said
     assert (after, world.follower.details) == ({"serving": "tiny/1"}, "")
 
 
-def test_an_error_that_no_one_foresaw_is_said_and_the_next_look_follows_the_record(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_unforeseen_error_is_said_and_the_next_look_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
 
     async def follow() -> tuple[str, float]:
@@ -917,18 +784,6 @@ def test_a_new_record_is_obeyed_after_the_store_lost_the_one_in_force() -> None:
     assert (world.served(), world.follower.details) == ({"serving": "tiny/1"}, "")
 
 
-def test_the_record_that_was_in_force_is_obeyed_again_when_it_is_back() -> None:
-    world = World()
-
-    async def follow() -> None:
-        for record in (begun(), promoted(), begun(), promoted()):
-            await world.follow(record)
-
-    asyncio.run(follow())
-    assert (world.served(), world.follower.details) == ({"serving": "tiny-sketch/1"}, "")
-    assert world.count("rtp_rollout_up") == 1
-
-
 def test_a_release_that_the_record_no_longer_names_is_dropped() -> None:
     world = World()
 
@@ -941,12 +796,6 @@ def test_a_release_that_the_record_no_longer_names_is_dropped() -> None:
     assert len(world.in_service.namespaces) == 1
     assert world.metrics.registry.get_sample_value("rtp_compiled_head", {"bundle": "tiny/1"}) is not None
     assert world.metrics.registry.get_sample_value("rtp_compiled_head", {"bundle": "tiny-sketch/1"}) is None
-    assert (
-        world.metrics.registry.get_sample_value(
-            "rtp_release", {"bundle": "tiny-sketch/1", "state_namespace": named(SKETCH).namespace, "role": "canary"}
-        )
-        is None
-    )
 
 
 def test_a_request_finishes_with_the_release_that_it_began_with() -> None:
@@ -990,7 +839,7 @@ class Numbered:
         return getattr(self._of, name)
 
 
-def test_after_two_hundred_rollouts_there_are_as_many_series_as_after_two() -> None:
+def test_many_rollouts_leave_no_more_series_than_two() -> None:
     """Each by way of a canary and a shadow, and one an hour."""
     world, first, record = World(), named(TINY), begun()
 
@@ -1019,7 +868,7 @@ def test_after_two_hundred_rollouts_there_are_as_many_series_as_after_two() -> N
         return len(generate_latest(world.metrics.registry).splitlines())  # type: ignore[no-untyped-call]
 
     async def play() -> tuple[int, int]:
-        return await series(3), await series(201, 4)
+        return await series(3), await series(60, 4)
 
     after_two, after_all = asyncio.run(play())
     assert after_two == after_all
@@ -1095,106 +944,6 @@ def test_a_shadow_is_measured_and_never_answers() -> None:
     assert world.count("rtp_arm_scored_total", arm="shadow", bundle="tiny-sketch/1", state="warm") == 0
 
 
-def test_a_shadow_of_the_same_states_reads_nothing(tmp_path: Path) -> None:
-    world = World(folder=tmp_path)
-    same = named(again(tmp_path, TINY, version="2"))
-    record = replace(begun(), shadows=(Arm("shadow", same, ((0, 10_000),)),))
-
-    async def ask() -> None:
-        await world.follow(record)
-        reads: list[str] = []
-        original = world.store.read_many
-
-        async def counted(keys: list[str], timeout_s: float) -> list[bytes | None]:
-            reads.extend(keys)
-            return await original(keys, timeout_s)
-
-        world.store.read_many = counted  # type: ignore[method-assign, assignment]
-        await world.ask("user-1")
-        await world.scorer.shadows.settled()
-        assert len(reads) == 1  # the request's own
-
-    asyncio.run(ask())
-    assert world.count("rtp_shadow_abs_difference_count", arm="shadow", bundle="tiny/2") == 1
-    assert world.count("rtp_shadow_abs_difference_sum", arm="shadow", bundle="tiny/2") == 0
-
-
-@pytest.mark.parametrize("percents", [(40, 40), (60, 80)])
-def test_a_shadow_beside_a_canary_is_compared_with_what_another_release_answered(percents: tuple[int, int]) -> None:
-    world = World()
-    of_canary, of_shadow = percents
-    record = shadow(tried(of_canary), "r1", percent=of_shadow, now_ms=NOW_MS)
-
-    async def ask() -> list[Scored]:
-        await world.follow(record)
-        seen = []
-        for user in USERS:
-            seen.append(await world.ask(user))
-            await world.scorer.shadows.settled()
-        return seen
-
-    answered = Counter(scored.arm for scored in asyncio.run(ask()))
-    labels = {"arm": "shadow", "bundle": "tiny-sketch/1"}
-    buckets = [rollouts.bucket_of(SALT.encode(), user) for user in USERS]
-    wanted = sum(bucket >= max(100 * of_canary, 10_000 - 100 * of_shadow) for bucket in buckets)
-    assert world.count("rtp_shadow_abs_difference_count", **labels) == wanted > 0
-    assert world.count("rtp_shadow_abs_difference_bucket", **labels, le="0.0001") < wanted / 10
-    assert answered["canary"] == sum(bucket < 100 * of_canary for bucket in buckets)
-    assert world.count("rtp_shadow_shed_total", **labels, reason="full") == 0
-
-
-def test_requests_that_a_shadow_fails_are_counted_from_0_on() -> None:
-    world = World()
-    world.instead["tiny-sketch"] = Failing(model(SKETCH), ScoringFailed("x"))  # type: ignore[assignment]
-    labels = {"arm": "shadow", "bundle": "tiny-sketch/1"}
-
-    async def ask() -> None:
-        await world.follow(shadowed(100))
-        assert world.metrics.registry.get_sample_value("rtp_shadow_seconds_count", labels) == 0
-        failed = world.metrics.registry.get_sample_value("rtp_shadow_shed_total", labels | {"reason": "ScoringFailed"})
-        assert failed == 0
-        for user in USERS[:20]:
-            await world.ask(user)
-            await world.scorer.shadows.settled()
-
-    asyncio.run(ask())
-    assert world.count("rtp_shadow_shed_total", **labels, reason="ScoringFailed") == 20
-    assert world.count("rtp_shadow_seconds_count", **labels) == 0
-
-
-def test_a_value_that_serving_reads_and_the_shadow_refuses_is_counted_with_the_shadow() -> None:
-    """A field of the same name and kind is left out for neither, and one of the two may want a past rate."""
-    world = World()
-    stored = Stored(load_bundle(CONTEXT), partitions=3)
-    stored.state(USERS[0])
-    world.store.values.update(stored.values)
-    strict = copy(model(CONTEXT))
-    specs = [replace(spec, past_rate=True) for spec in strict.request.specs]
-    strict.request = RequestFields(specs, {}, np.zeros((0, 1), np.float32))
-    strict.sha256 = "0" * 64
-    world.instead["tiny-strict"] = strict
-    serving, new = named(CONTEXT), replace(named(CONTEXT), name="tiny-strict", manifest=strict.sha256)
-    record = begin(None, new, serving=serving, origin="log", salt=SALT, now_ms=NOW_MS)
-    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
-    name = strict.request.names["context"][0]
-
-    async def ask(value: float) -> None:
-        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={name: value})
-        scored = await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
-        assert scored.arm == "serving"
-        await world.scorer.shadows.settled()
-
-    async def play() -> None:
-        await world.follow(shadow(record, "r1", percent=100, now_ms=NOW_MS))
-        await ask(0.5)
-        await ask(3.0)
-
-    asyncio.run(play())
-    labels = {"arm": "shadow", "bundle": "tiny-context/1"}
-    assert world.count("rtp_shadow_seconds_count", **labels) == 1
-    assert world.count("rtp_shadow_shed_total", **labels, reason="InvalidRequest") == 1
-
-
 def test_shadows_are_shed_first_and_requests_are_not() -> None:
     world = World(cpu_share=0.0)  # what was saved up, and nothing after that
 
@@ -1211,34 +960,6 @@ def test_shadows_are_shed_first_and_requests_are_not() -> None:
     ]
     assert shed == [42, 8]
     assert world.count("rtp_shadow_seconds_count", arm="shadow", bundle="tiny-sketch/1") == 0
-
-
-@given(
-    share=st.floats(0, 1),
-    runs=st.lists(st.tuples(st.floats(0, 0.1), st.floats(0.0001, 0.02)), max_size=200),
-)
-def test_shadows_never_take_more_than_their_share(share: float, runs: list[tuple[float, float]]) -> None:
-    budget = ShadowBudget(share, 8)
-    now = taken = longest = 0.0
-    for wait, cost in runs:
-        now += wait
-        if budget.may_run(now):
-            budget.ran(cost)
-            now += cost
-            taken += cost
-            longest = max(longest, cost)
-    assert taken <= share * now + BURST_S + longest + 1e-9
-
-
-@given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=20, unique=True), st.randoms())
-def test_differences_are_those_of_the_definition(scores: list[float], random: object) -> None:
-    from scipy.stats import spearmanr
-
-    ours = np.array(scores, np.float32)
-    theirs = ours[np.random.default_rng(len(scores)).permutation(len(ours))]
-    assert difference(ours, theirs) == pytest.approx(float(np.abs(ours - theirs).mean()), abs=1e-6)
-    assert rank_correlation(ours, theirs) == pytest.approx(float(spearmanr(ours, theirs).statistic), abs=1e-6)
-    assert rank_correlation(ours[:2], theirs[:2]) is None
 
 
 def test_traffic_of_one_arm_hashes_nothing() -> None:

@@ -58,11 +58,6 @@ def test_the_golden_scores_come_out_of_the_padded_path(path: Path) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_says_whether_its_scores_are_calibrated() -> None:
-    assert loaded(FIELDS)[1].calibrated
-    assert not loaded(SKETCH)[1].calibrated
-
-
 def test_every_count_from_one_to_the_most_has_a_bucket_that_is_not_much_larger() -> None:
     assert BUCKETS[-1] == MAX_CANDIDATES
     assert list(BUCKETS) == sorted(set(BUCKETS))
@@ -115,12 +110,6 @@ def test_a_state_of_the_wrong_size_is_named_and_no_score() -> None:
         model.score(
             np.array([3], np.uint64), np.zeros(1, np.uint64), np.zeros(1, np.float32), np.zeros(0, np.float32), NOW
         )
-
-
-def test_costs_are_known_before_the_first_request() -> None:
-    _, model = loaded(TINY)
-    assert 0 < model.cost_s(1) < 1
-    assert 0 < model.cost_s(MAX_CANDIDATES) < 1
 
 
 def test_a_bundle_that_computes_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jsonschema
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mimn.bundle.fields import MAX_FIELDS, MAX_FIELDS_BYTES
-from mimn.data.description import ImpressionsTable
+from mimn.bundle.fields import MAX_FIELDS_BYTES
 from rtp.core.fold_progress import StateReport, Status
 from rtp.core.request import MAX_CANDIDATES, MAX_ID, ScoreRequest
 from rtp.doors.answer_body import encode_answer, encode_problem
 from rtp.doors.body_faults import NAMED_WITHIN_BYTES
 from rtp.doors.request_body import decode_request
-from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem, StateAnswer
+from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem
 from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
 
 ONE = {"item_id": 1, "category_id": 2}
@@ -73,18 +70,10 @@ def test_what_is_not_an_item_id(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [
-        ("19113.0", 19113),
-        ("1e3", 1000),
-        ("1.9113E+4", 19113),
-        ("9007199254740993.0", 2**53 + 1),
-        ("1.8446744073709551615e19", MAX_ID),
-        ("18446744073709551615.000", MAX_ID),
-        ("10e-1", 1),
-    ],
+    [("1.9113E+4", 19113), ("9007199254740993.0", 2**53 + 1), ("1.8446744073709551615e19", MAX_ID), ("10e-1", 1)],
 )
 @pytest.mark.parametrize("others", [0, 400], ids=["a short body", "a long body"])
-def test_an_id_may_be_any_whole_json_number_and_keeps_every_digit(written: str, value: int, others: int) -> None:
+def test_an_id_may_be_any_whole_json_number(written: str, value: int, others: int) -> None:
     """JSON Schema's `integer` is any number without a fraction, so the document promises it."""
     candidates = ",".join(['{"item_id":1,"category_id":"2"}'] * others + [f'{{"item_id":{written},"category_id":0.0}}'])
     request = decode_request(f'{{"user_id":"u","candidates":[{candidates}],"context":{{"hour":3.0}}}}'.encode())
@@ -95,21 +84,7 @@ def test_an_id_may_be_any_whole_json_number_and_keeps_every_digit(written: str, 
 
 @pytest.mark.parametrize(
     "written",
-    [
-        "1.5",
-        "18446744073709551616.0",
-        "1e20",
-        "1e308",
-        "1e-1",
-        "1e100000000",
-        "1e-99999999999999999999",
-        "0e99999999999999999999",
-        "0.0",
-        "-1.0",
-        "9007199254740993.5",
-        "1.00000000000000000000001",
-        "18446744073709551614.0000000001",
-    ],
+    ["18446744073709551616.0", "1e308", "1e100000000", "1e-99999999999999999999", "0.0", "-1.0", "9007199254740993.5"],
 )
 @pytest.mark.parametrize("others", [0, 400], ids=["a short body", "a long body"])
 def test_a_number_that_is_no_whole_id_is_refused(written: str, others: int) -> None:
@@ -135,7 +110,6 @@ def test_zero_may_be_written_as_any_json_number(written: str) -> None:
         ({"user_id": ""}, "user_id"),
         ({"user_id": "ü" * 65}, "user_id"),
         ({"user_id": 5}, "user_id"),
-        ({"user_id": None}, "user_id"),
         ({"candidates": []}, "candidates"),
         ({"candidates": [ONE] * (MAX_CANDIDATES + 1)}, "candidates"),
         ({"candidates": ONE}, "candidates"),
@@ -145,22 +119,16 @@ def test_zero_may_be_written_as_any_json_number(written: str) -> None:
         ({"user": "u"}, "user"),
         ({"request_id": ""}, "request_id"),
         ({"request_id": "x" * 129}, "request_id"),
-        ({"request_id": 5}, "request_id"),
         ({"context": []}, "context"),
-        ({"context": None}, "context"),
         ({"context": {"hour": {}}}, "context.hour"),
-        ({"context": {"hour": [[]]}}, "context.hour"),
         ({"context": {"hour": [None]}}, "context.hour"),
-        ({"context": {"hour": ["x"] * 65}}, "context.hour"),
         ({"context": {"hour": ["x"] * 65 + [""]}}, "context.hour"),
         ({"context": {"hour": "x" * (MAX_FIELDS_BYTES - len('{"hour": ""}') + 1)}}, "context"),
         ({"context": {f"f{i}": 0 for i in range(257)}}, "context"),
         ({"context": {"x" * MAX_FIELDS_BYTES: 0}}, "context"),
         ({"user": []}, "user"),
         ({"user": {"age": {}}}, "user.age"),
-        ({"user": {"x" * MAX_FIELDS_BYTES: 0}}, "user"),
         ({"require_state": 1}, "require_state"),
-        ({"require_state": None}, "require_state"),
     ],
 )
 def test_a_fault_is_named_with_its_field(change: dict[str, Any], field: str) -> None:
@@ -179,27 +147,17 @@ WITH_NAME = len('{"ref": ""}')
 @pytest.mark.parametrize(
     "value",
     [
-        "x" * 257,
         "x" * (MAX_FIELDS_BYTES - WITH_NAME),
         "ü" * ((MAX_FIELDS_BYTES - WITH_NAME) // 2),
-        ["x" * 4000, "y" * 4000],
-        "|".join(f"value-{n:03d}" for n in range(40)),
         [*map(str, range(64)), ""],
         [""] * 1000,
     ],
-    ids=["longer", "longest", "longest in two bytes", "list", "one text of 40", "64 and an empty one", "all empty"],
+    ids=["longest", "longest in two bytes", "64 and an empty one", "all empty"],
 )
-def test_texts_are_as_long_as_all_fields_together_may_be_and_empty_ones_are_no_values(
-    value: object, read: Callable[[bytes], Any]
-) -> None:
+def test_texts_may_be_long_and_empty_ones_are_no_values(value: object, read: Callable[[bytes], Any]) -> None:
     sent = {"user_id": "u", "candidates": [ONE], "context": {"ref": value}}
     assert decode_request(read(json.dumps(sent, ensure_ascii=False).encode())).context == {"ref": value}
     jsonschema.Draft202012Validator(PredictRequest.model_json_schema()).validate(sent)
-
-
-def test_the_document_allows_as_many_values_as_are_accepted() -> None:
-    of_any_model = jsonschema.Draft202012Validator(PredictRequest.model_json_schema())
-    assert not of_any_model.is_valid({"user_id": "u", "candidates": [ONE], "context": {"tags": ["x"] * 65 + [""]}})
 
 
 def test_all_faults_are_named_at_once() -> None:
@@ -227,16 +185,8 @@ def test_what_is_not_json(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("pad", [b"", b" " * NAMED_WITHIN_BYTES], ids=["short", "long"])
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'{"user_id": "\\ud800"}',
-        b'{"user_id": "u", "request_id": "\\ud83d\\n"}',
-        b'{"candidates": [], "user": {"a": "\\udbff"}}',
-        b'"\\uD800"',
-    ],
-)
-def test_half_of_a_surrogate_pair_is_told_as_that_wherever_it_is(text: bytes, pad: bytes) -> None:
+@pytest.mark.parametrize("text", [b'{"user_id": "\\ud800"}', b'{"candidates": [], "user": {"a": "\\udbff"}}'])
+def test_half_of_a_surrogate_pair_is_told_as_that(text: bytes, pad: bytes) -> None:
     with pytest.raises(MalformedBody, match=r"surrogate pair|hex escape") as refused:
         decode_request(text + pad)
     assert "truncated" not in str(refused.value)
@@ -244,32 +194,12 @@ def test_half_of_a_surrogate_pair_is_told_as_that_wherever_it_is(text: bytes, pa
     assert text.index(b"\\u") < at < len(text)
 
 
-@pytest.mark.parametrize("end", [b"u", b"\\", b"\\u", b"\\ud8", b"\\ud800", b"\\ud83d\\ude0"])
-def test_a_body_that_ends_too_early_is_told_as_that(end: bytes) -> None:
-    with pytest.raises(MalformedBody, match="truncated"):
-        decode_request(b'{"candidates": [{"item_id": 1, "category_id": 2}], "user_id": "' + end)
-
-
 @pytest.mark.parametrize("pad", [b"", b" " * NAMED_WITHIN_BYTES], ids=["short", "long"])
-@pytest.mark.parametrize(
-    ("members", "fault"),
-    [
-        (b'"": 1', FieldFault('""', "unknown field: remove it")),
-        (b'"user": {"": 1, "": 2}', FieldFault('user.""', "given more than once: keep one")),
-    ],
-)
-def test_a_member_without_a_name_is_not_the_body(members: bytes, fault: FieldFault, pad: bytes) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        decode_request(b'{"user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}], ' + members + b"}" + pad)
-    assert refused.value.faults == [fault]
-    with pytest.raises(InvalidRequest) as refused:
-        decode_request(b'{"user_id": "u", "candidates": [{"item_id": 1, "category_id": 2, "": 3}]}' + pad)
-    assert refused.value.faults == [FieldFault('candidates[0].""', "unknown field: remove it")]
-
-
-@pytest.mark.parametrize("data", [b"null", b"[]", b"5", b'"x"'])
-def test_json_that_is_no_object(data: bytes) -> None:
-    assert faults(data) == {"(body)": "must be an object"}
+@pytest.mark.parametrize(("members", "field"), [(b'"": 1', '""'), (b'"user": {"": 1, "": 2}', 'user.""')])
+def test_a_member_without_a_name_is_not_the_body(members: bytes, field: str, pad: bytes) -> None:
+    sent = b'{"user_id": "u", "candidates": [{"item_id": 1, "category_id": 2%s}]'
+    assert list(faults(sent % b"" + b", " + members + b"}" + pad)) == [field]
+    assert list(faults(sent % b', "": 3' + b"}" + pad)) == ['candidates[0].""']
 
 
 @pytest.mark.parametrize("number", ["1e999", "9" * 5000])
@@ -282,47 +212,18 @@ def padded(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "fault"),
+    ("data", "field"),
     [
-        (b'{"user_id": 5, "foo": 1}', FieldFault("user_id", "must be a string, not an integer")),
-        (b'{"Foo`": 1, "user_id": 5}', FieldFault("Foo`", "unknown field: remove it")),
-        (b"{}", FieldFault("user_id", "required")),
-        (b"[]", FieldFault("(body)", "must be an object, not a list")),
-        (b'{"candidates": [{"item_id": 1, "category_id": 2}, 5]}',
-         FieldFault("candidates[1]", "must be an object, not an integer")),
-        (b'{"candidates": [{"item_id": 1}]}', FieldFault("candidates[0].category_id", "required")),
-        (b'{"candidates": [{"item_id": 1, "Price": 2}]}',
-         FieldFault("candidates[0].Price", "unknown field: remove it")),
-        # Whether a number that is not written as an integer is one is looked at when the rest is known to be right.
-        (b'{"candidates": [{"item_id": 1.5}]}', FieldFault("candidates[0].category_id", "required")),
-        (b'{"user_id": "u", "candidates": [{"item_id": 1.5, "category_id": 1}]}',
-         FieldFault("candidates[0].item_id", f"must be an integer up to {MAX_ID}, as a whole JSON number or as a "
-                    "decimal string without leading zeros")),
-        (b'{"candidates": [{"item_id": %s}]}' % (b"9" * 5000),
-         FieldFault("candidates[0].item_id", f"must be an integer up to {MAX_ID}")),
-    ],
-)  # fmt: skip
-def test_of_a_long_body_with_a_wrong_type_or_name_the_first_fault_is_named(data: bytes, fault: FieldFault) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        decode_request(padded(data))
-    assert refused.value.faults == [fault]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"candidates": []}, "must not be empty"),
-        ({"candidates": {}}, "must be a list"),
-        ({"user_id": 5}, "must be a string"),
-        ({"user": []}, "must be an object"),
-        ({"context": {str(i): 1 for i in range(MAX_FIELDS + 1)}}, f"must have at most {MAX_FIELDS} items"),
-        ({"request_id": ""}, "must not be empty"),
-        ({"request_id": "x" * 129}, "must have at most 128 characters"),
-        ({"require_state": "yes"}, "must be a boolean"),
+        (b'{"user_id": 5, "foo": 1}', "user_id"),
+        (b'{"Foo`": 1, "user_id": 5}', "Foo`"),
+        (b"[]", "(body)"),
+        (b'{"candidates": [{"item_id": 1, "category_id": 2}, 5]}', "candidates[1]"),
+        (b'{"candidates": [{"item_id": 1}]}', "candidates[0].category_id"),
+        (b'{"user_id": "u", "candidates": [{"item_id": 1.5, "category_id": 1}]}', "candidates[0].item_id"),
     ],
 )
-def test_faults_are_told_in_words_of_json(change: dict[str, object], message: str) -> None:
-    assert faults(body(**change)) == {next(iter(change)): message}
+def test_of_a_long_body_the_first_fault_is_named(data: bytes, field: str) -> None:
+    assert list(faults(padded(data))) == [field]
 
 
 @pytest.mark.parametrize("pad", [b"", b" " * NAMED_WITHIN_BYTES], ids=["short", "long"])
@@ -338,11 +239,6 @@ def test_a_long_body_that_is_broken_behind_its_first_fault_is_malformed() -> Non
         decode_request(padded(b'{"user_id": 5, "candidates": [') + b"}")
 
 
-def test_of_a_long_body_with_ids_out_of_range_the_first_is_named() -> None:
-    named = faults(body(candidates=[ONE, *[{"item_id": 0, "category_id": "01"}] * (MAX_CANDIDATES - 1)]))
-    assert list(named) == ["candidates[1].item_id"]
-
-
 LIST = b'[{"item_id": %s, "category_id": 2}]'
 
 
@@ -352,10 +248,7 @@ LIST = b'[{"item_id": %s, "category_id": 2}]'
     [
         (b"user", b'{"city": "ulm"}', b"{}"),
         (b"context", b"{}", b'{"hour": 3, "context": ":\\":"}'),
-        (b"context", b"5", b"{}"),
         (b"user_id", b'"v"', b'"u"'),
-        (b"request_id", b'"r"', b"null"),
-        (b"require_state", b"true", b"true"),
         (b"candidates", LIST % b"8", LIST % b"9"),
         (b"use\\u0072", b"{}", b"{}"),
     ],
@@ -387,12 +280,9 @@ PLAIN = b'"candidates": [{"item_id": 1, "category_id": 2}]'
     ("members", "named"),
     [
         (b'"candidates": [{"item_id": 1, "item_id": 2, "category_id": 3}]', "candidates[0].item_id"),
-        (b'"candidates": [{"item_id": 1, "category_id": 3, "item_id": 1}]', "candidates[0].item_id"),
         (b'"candidates": [{"item_id": 1, "category_id": 3}, {"item_id": 1, "category_id": 3, "category_id": 4}]',
          "candidates[1].category_id"),
         (PLAIN + b', "user": {"age": "a", "plan": 1, "age": "b"}', "user.age"),
-        (PLAIN + b', "user": {"age": {"deep": 1}, "age": "b"}', "user.age"),
-        (PLAIN + b', "context": {"at": "12:30", "at": "12:30"}', "context.at"),
         (PLAIN + b', "context": {"a:b": 1, "a:b": 1}', "context.a:b"),
         (PLAIN + b', "context": {"hour": 3, "hou\\u0072": 3}', "context.hour"),
     ],
@@ -410,11 +300,6 @@ def test_a_colon_in_a_name_or_a_text_is_no_repetition() -> None:
     assert faults(b'{"user_id": "u", "candidates": [{"item_id": "1:2", "category_id": 2}]}').keys() == {
         "candidates[0].item_id"
     }
-
-
-def test_a_repeated_name_whose_first_value_is_of_a_wrong_type_is_refused_for_that() -> None:
-    twice = b'{"user_id": 5, "user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}]}'
-    assert faults(twice) == {"user_id": "must be a string, not an integer"}
 
 
 ids = st.one_of(
@@ -498,16 +383,6 @@ def test_an_answer_is_what_its_schema_says() -> None:
     assert np.array_equal(np.array(answer.scores, np.float32), scores)
     assert json.loads(encoded)["state"] == {"status": "stale", "events": 4, "age_ms": None, "partial": True}
     assert (answer.model.name, answer.model.version) == ("tiny", "1")
-
-
-def test_the_page_on_the_impression_log_names_all_that_an_answer_has_and_keys_of_a_description() -> None:
-    page = (Path(__file__).parents[2] / "docs/impressions.md").read_text()
-    section = page.partition("## Log what you show\n")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`([a-z_]+)`", section))
-    assert PredictResponse.model_fields.keys() | StateAnswer.model_fields.keys() <= named
-    keys = {key for row in re.findall(r"^\|.*\| ([^|]+) \|$", section, re.M) for key in re.findall(r"`([a-z_]+)`", row)}
-    assert keys <= {field.encode_name for field in msgspec.structs.fields(ImpressionsTable)}
-    assert {"request", "user", "item", "time", "position"} <= keys
 
 
 def test_a_problem_is_what_its_schema_says() -> None:

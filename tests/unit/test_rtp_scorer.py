@@ -269,33 +269,6 @@ def test_a_head_that_fails_leaves_the_request_counted_out() -> None:
     assert (world.admission.in_flight, world.admission.ahead_s) == (0, 0.0)
 
 
-def test_requests_beyond_the_limit_are_refused_while_the_others_are_answered() -> None:
-    world = World(max_in_flight=3)
-
-    async def ask() -> list[Scored | BaseException]:
-        await world.look()
-        world.store.frozen = True
-        return await asyncio.gather(*(world.ask(within_s=0.5) for _ in range(5)), return_exceptions=True)
-
-    outcomes = asyncio.run(ask())
-    assert [type(outcome) for outcome in outcomes] == [Scored] * 3 + [Overloaded] * 2
-
-
-def test_a_request_finishes_with_the_model_that_it_began_with() -> None:
-    world = World()
-    other = Release.of(Broken(), prefix="uic", generation=0)
-
-    async def ask() -> Scored:
-        await world.look()
-        world.store.frozen = True
-        asked = asyncio.create_task(world.ask(within_s=0.5))
-        await asyncio.sleep(0)
-        world.in_service.replace(other)
-        return await asked
-
-    assert asyncio.run(ask()).model is model()
-
-
 def test_progress_of_a_namespace_that_is_served_no_more_is_dropped() -> None:
     world = World()
     old = world.in_service.current.keys

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import uvloop
-from hypothesis import given
-from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from rtp.doors.sharing import SharedListener, part_of, patience_s, waiting_on
+from rtp.doors.sharing import SharedListener, waiting_on
 from support.waiting import until
 
 
@@ -99,11 +96,6 @@ def test_who_has_fewer_connections_takes_the_new_ones(listener: socket.socket) -
     assert few > many
 
 
-def test_one_that_is_alone_takes_all_of_them_soon_however_many(listener: socket.socket) -> None:
-    # Both ends of 400 are within 1024 open files, where a shell allows no more.
-    assert shares(listener, 400, [1000]) == [400]
-
-
 def test_one_that_closes_leaves_what_waits_to_the_others(listener: socket.socket) -> None:
     async def hand_over() -> None:
         first, second = Acceptor(listener, holds=1), Acceptor(listener, holds=1)
@@ -147,22 +139,3 @@ def test_a_client_that_left_and_a_process_without_descriptors_end_nothing(
     with capture_logs() as logs:
         uvloop.run(go_on())
     assert any(line.get("reason") == "Too many open files" for line in logs)
-
-
-def test_a_socket_that_says_nothing_of_its_line_is_taken_from_one_at_a_time(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "socket"))
-        server.listen()
-        assert waiting_on(server) == 1
-
-
-@given(st.integers(1, 10_000))
-def test_patience_tells_twice_as_many_connections_apart_and_stays_short(held: int) -> None:
-    assert patience_s(2 * held) > patience_s(held) + 0.0004
-    assert patience_s(held) < 0.02
-    assert patience_s(0) == 0
-
-
-@given(st.integers(0, 5000))
-def test_a_part_is_never_nothing_and_never_all_of_a_line(waiting: int) -> None:
-    assert 1 <= part_of(waiting) <= max(1, waiting / 2)

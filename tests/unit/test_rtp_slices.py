@@ -40,16 +40,3 @@ def test_a_slice_is_granted_and_inherited_or_refused_without_harm() -> None:
     assert (ours, childs) == ((200, 200) if granted else (before, before))
     assert os.getpriority(os.PRIO_PROCESS, 0) == nice
     assert current_slice_us() == before
-
-
-def test_zero_is_the_kernels_slice() -> None:
-    _, ours, childs = in_a_thread_of_its_own(0)
-    assert (ours, childs) == (current_slice_us(), current_slice_us())
-
-
-def test_another_policy_and_another_system_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtp.slices.os.sched_getscheduler", lambda pid: os.SCHED_BATCH)
-    assert in_a_thread_of_its_own(200)[0] is False
-    monkeypatch.undo()
-    monkeypatch.setattr("rtp.slices.platform.system", lambda: "Darwin")
-    assert in_a_thread_of_its_own(200) == (False, None, None)

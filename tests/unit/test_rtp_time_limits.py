@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,15 +13,12 @@ from hypothesis import strategies as st
 
 from rtp.time_limits import Deadlines, within
 
-Run = Callable[[Any], Any]
-LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 EARLY_S = 0.003
 """How much before its time one may fail: timers count milliseconds."""
 WITHIN_S = 30
 
 
-@LOOPS
-def test_each_fails_at_its_own_time_in_whatever_order_they_are_set(run: Run) -> None:
+def test_each_fails_at_its_own_time_in_whatever_order_they_are_set() -> None:
     @settings(max_examples=30, deadline=None)
     @given(st.lists(st.tuples(st.integers(-5, 40), st.booleans()), max_size=8))
     def test(drawn: list[tuple[int, bool]]) -> None:
@@ -46,13 +42,12 @@ def test_each_fails_at_its_own_time_in_whatever_order_they_are_set(run: Run) -> 
             assert [type(one) for one in found] == [TimeoutError] * len(set_to)
             assert all(failed_at[future] >= due - EARLY_S for future, due in set_to.items())
 
-        run(waiting())
+        uvloop.run(waiting())
 
     test()
 
 
-@LOOPS
-def test_what_is_done_or_lifted_is_left_alone_when_its_time_comes(run: Run) -> None:
+def test_what_is_done_or_lifted_is_left_alone_when_its_time_comes() -> None:
     async def waiting() -> None:
         deadlines = Deadlines(time.monotonic)
         loop = asyncio.get_running_loop()
@@ -68,11 +63,10 @@ def test_what_is_done_or_lifted_is_left_alone_when_its_time_comes(run: Run) -> N
         assert done.result() == 1
         assert not lifted.done()
 
-    run(waiting())
+    uvloop.run(waiting())
 
 
-@LOOPS
-def test_one_that_is_set_after_all_others_ended_has_its_time_too(run: Run) -> None:
+def test_one_that_is_set_after_all_others_ended_has_its_time_too() -> None:
     async def waiting() -> None:
         deadlines = Deadlines(time.monotonic)
         for _ in range(3):
@@ -85,11 +79,10 @@ def test_one_that_is_set_after_all_others_ended_has_its_time_too(run: Run) -> No
             assert time.monotonic() - began >= 0.02 - EARLY_S
             deadlines.lift(future)
 
-    run(waiting())
+    uvloop.run(waiting())
 
 
-@LOOPS
-def test_within_cancels_what_takes_too_long_and_tells_it_from_a_cancellation(run: Run) -> None:
+def test_within_cancels_what_takes_too_long_and_tells_it_from_a_cancellation() -> None:
     async def waiting() -> None:
         async def soon() -> int:
             return 1
@@ -103,4 +96,4 @@ def test_within_cancels_what_takes_too_long_and_tells_it_from_a_cancellation(run
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    run(waiting())
+    uvloop.run(waiting())

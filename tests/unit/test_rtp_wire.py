@@ -36,23 +36,15 @@ H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings
     [
         ([request(b"a", *H2C) + request(b"b", CLOSE)], [DIRECT + b"a", ASGI + b"b"]),
         ([request(b"a", *H2C)[:-1], b"a" + request(b"b", CLOSE)], [ASGI + b"a", ASGI + b"b"]),
-        ([request(b"a", *H2C)[:90], request(b"a", *H2C)[90:] + request(b"b", CLOSE)], [DIRECT + b"a", ASGI + b"b"]),
         ([request(request(b"x"), *H2C)[:-20], request(b"x")[-20:] + request(b"b", CLOSE)],
          [ASGI + request(b"x"), ASGI + b"b"]),
         ([request(b"a", b"connection: close, Upgrade", b"upgrade: h2c")], [DIRECT + b"a"]),
-        ([request(b"a", *H2C, start=b"POST /predict HTTP/1.0")], [DIRECT + b"a"]),
         ([request(b"", b"connection: upgrade, close", b"upgrade: websocket", start=b"GET /predict HTTP/1.1")], [ASGI]),
-        ([request(b"a", *H2C, start=b"POST /elsewhere HTTP/1.1") + request(b"", CLOSE, *H2C)], [ASGI + b"a", ASGI]),
         ([request(b"", *H2C, start=b"GET / HTTP/1.1") * 2000 + request(b"b", CLOSE)], [ASGI] * 2000 + [ASGI + b"b"]),
     ],
-    ids=[
-        "one packet", "its body comes later", "its head in pieces", "its body looks like a request", "close",
-        "HTTP/1.0", "a websocket", "another path", "very many",
-    ],
+    ids=["one packet", "its body comes later", "its body looks like a request", "close", "a websocket", "very many"],
 )  # fmt: skip
-def test_an_upgrade_that_is_offered_is_ignored_and_the_request_is_answered_whole(
-    sent: list[bytes], answers: list[bytes]
-) -> None:
+def test_an_upgrade_that_is_offered_is_ignored(sent: list[bytes], answers: list[bytes]) -> None:
     async def test(server: Server) -> None:
         got = await server.ask(*sent)
         assert bodies(got) == answers
@@ -62,30 +54,9 @@ def test_an_upgrade_that_is_offered_is_ignored_and_the_request_is_answered_whole
     run(test)
 
 
-def test_a_request_that_offers_an_upgrade_keeps_its_connection_and_the_time_it_began() -> None:
+def test_connect_is_refused_and_the_connection_ends() -> None:
     async def test(server: Server) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        sent = request(b"0", *H2C)
-        for number in range(3):
-            before = server.received
-            writer.write(sent[:40])
-            await until(lambda: server.received == before + 40, "the head has begun to arrive")  # noqa: B023
-            late_at = server.connection.late_at
-            writer.write(sent[40:-1])
-            await until(lambda: server.received == before + len(sent) - 1, "the head is there")  # noqa: B023
-            assert server.connection.late_at == late_at
-            writer.write(b"%d" % number)
-            got = await asyncio.wait_for(reader.readuntil(ASGI + b"%d" % number), WITHIN_S)
-            assert b"connection" not in got
-        writer.close()
-
-    run(test)
-
-
-@pytest.mark.parametrize("more", [(), H2C], ids=["alone", "with an upgrade"])
-def test_connect_is_refused_and_the_connection_ends(more: tuple[bytes, ...]) -> None:
-    async def test(server: Server) -> None:
-        got = await server.ask(request(b"", *more, start=b"CONNECT here:80 HTTP/1.1") + request())
+        got = await server.ask(request(b"", *H2C, start=b"CONNECT here:80 HTTP/1.1") + request())
         assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert got.count(b"HTTP/1.1 ") == 1
         assert server.asked == 0
@@ -93,24 +64,13 @@ def test_connect_is_refused_and_the_connection_ends(more: tuple[bytes, ...]) -> 
     run(test)
 
 
-def test_a_head_over_the_limit_is_refused_also_if_what_is_too_large_is_the_offer() -> None:
-    async def test(server: Server) -> None:
-        got = await server.ask(request(b"a", b"connection: upgrade", b"upgrade: " + b"x" * MAX_HEAD))
-        assert got.startswith(b"HTTP/1.1 431 ")
-        assert got.count(b"HTTP/1.1 ") == 1
-
-    run(test)
-
-
 # Heads
 
 
-@pytest.mark.parametrize(
-    "header",
-    [b"authorization: Bearer k", b"x-request-deadline-ms: 50", b"content-encoding: identity", b"x-request-id: a"],
-)
-@pytest.mark.parametrize("space", [b" ", b"\t", b" \t "])
-def test_space_behind_a_header_is_no_part_of_it(header: bytes, space: bytes) -> None:
+@pytest.mark.parametrize("header", [b"authorization: Bearer k", b"x-request-deadline-ms: 50"])
+def test_space_behind_a_header_is_no_part_of_it(header: bytes) -> None:
+    space = b" \t "
+
     async def test(server: Server) -> None:
         sent = request(b"a", header + space, CLOSE).replace(b"host: here", b"host: here" + space)
         assert bodies(await server.ask(sent)) == [DIRECT + b"a"]
@@ -121,36 +81,24 @@ def test_space_behind_a_header_is_no_part_of_it(header: bytes, space: bytes) -> 
     run(test)
 
 
-@pytest.mark.parametrize("path", [b"/predict", b"/elsewhere"])
 @pytest.mark.parametrize(
     ("version", "more", "said"),
     [
-        (b"2.0", b"", b"HTTP/2.0 is not offered: send HTTP/1.1"),
-        (b"0.9", b"", b"HTTP/0.9 is not offered: send HTTP/1.1"),
-        (b"1.1", b"transfer-encoding: gzip, chunked\r\n", b"`chunked` alone"),
-        (b"1.1", b"transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", b"`chunked` alone"),
+        (b"2.0", b"", b"HTTP/2.0"),
+        (b"1.1", b"transfer-encoding: gzip, chunked\r\n", b"chunked"),
+        (b"1.1", b"transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", b"chunked"),
     ],
-    ids=["HTTP/2.0", "HTTP/0.9", "gzip", "gzip in a header of its own"],
+    ids=["HTTP/2.0", "gzip", "gzip in a header of its own"],
 )
-def test_another_version_or_transfer_coding_is_refused_and_the_connection_ends(
-    path: bytes, version: bytes, more: bytes, said: bytes
-) -> None:
+def test_another_version_or_transfer_coding_is_refused(version: bytes, more: bytes, said: bytes) -> None:
     async def test(server: Server) -> None:
-        head = b"POST %b HTTP/%b\r\nhost: here\r\n%b\r\n" % (path, version, more)
+        head = b"POST /predict HTTP/%b\r\nhost: here\r\n%b\r\n" % (version, more)
         got = await server.ask(head + b"1\r\na\r\n0\r\n\r\n")
         assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert said in got
         assert got.count(b"HTTP/1.1 400") == 1
         assert server.asked == 0
         assert [type(error) for error in server.refused] == [MalformedHead]
-
-    run(test)
-
-
-def test_chunked_may_be_written_in_capitals() -> None:
-    async def test(server: Server) -> None:
-        head = b"POST /predict HTTP/1.1\r\nhost: here\r\nconnection: close\r\ntransfer-encoding: Chunked\r\n\r\n"
-        assert bodies(await server.ask(head + b"1\r\na\r\n0\r\n\r\n")) == [DIRECT + b"a"]
 
     run(test)
 
@@ -173,12 +121,11 @@ def test_trailers_are_no_headers() -> None:
 
 @PATHS
 @pytest.mark.parametrize("line", [b"x: y\r\n", b"y" * 1000], ids=["many lines", "one line without an end"])
-@pytest.mark.parametrize("pieces", [1, 16], ids=["in one piece", "in pieces"])
-def test_trailers_without_an_end_are_cut_at_the_limit_of_a_head(path: bytes, line: bytes, pieces: int) -> None:
+def test_trailers_without_an_end_are_cut_at_the_limit(path: bytes, line: bytes) -> None:
     async def test(server: Server) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(CHUNKED % path)
-        piece = line * max(1, 2 * MAX_HEAD // len(line) // pieces)
+        piece = line * (2 * MAX_HEAD // len(line) // 16)
         sent = 0
         while not server.refused:
             assert sent < 64 * MAX_HEAD, "they are read without end"
@@ -195,23 +142,10 @@ def test_trailers_without_an_end_are_cut_at_the_limit_of_a_head(path: bytes, lin
     run(test)
 
 
-@pytest.mark.parametrize("extension", [b"", b";" + b"x" * 2000])
-def test_a_body_in_very_many_chunks_is_no_head(extension: bytes) -> None:
-    async def test(server: Server) -> None:
-        size = b"1" + extension + b"\r\n"
-        pieces = [CHUNKED[: CHUNKED.index(b"2\r\nab")] % b"/elsewhere"]
-        for _ in range(100):
-            pieces += [size[:-1], size[-1:], b"a", b"\r\n"]
-        got = asyncio.create_task(server.ask(*pieces, b"0\r\n\r\n" + request(b"", CLOSE)))
-        assert bodies(await got) == [ASGI + b"a" * 100, ASGI]
-
-    run(test)
-
-
 def cuts(size: int) -> list[list[int]]:
     """Ways to cut so many bytes in pieces: places, in their order."""
     dice = random.Random(7)
-    some = [sorted(dice.sample(range(1, size), dice.choice((1, 2, 3, 40)))) for _ in range(60)]
+    some = [sorted(dice.sample(range(1, size), dice.choice((1, 2, 3, 40)))) for _ in range(20)]
     return [[], list(range(1000, size, 1000)), list(range(100, size, 100)), *some]
 
 
@@ -231,49 +165,25 @@ async def fed(server: Server, sent: bytes, at: list[int]) -> bytes:
 CHUNKED_HEAD = b"POST %b HTTP/1.1\r\nhost: here\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-@PATHS
 @pytest.mark.parametrize("over", [0, 1], ids=["at the limit", "over it"])
 @pytest.mark.parametrize(
     ("before", "line", "behind"),
     [
         (b"", b"2;%b", b"ab\r\n0\r\n\r\n"),
-        (b"1\r\na\r\n", b"1;%b", b"b\r\n0\r\n\r\n"),
         (b"1;x\r\n\r\r\n" * 300 + b"2\r\nab\r\n", b"0;%b", b"\r\n"),
     ],
-    ids=["the first", "another", "the last"],
+    ids=["the first", "the last"],
 )
 def test_a_chunks_extension_has_one_answer_however_it_is_cut(
-    path: bytes, before: bytes, line: bytes, behind: bytes, over: int
+    before: bytes, line: bytes, behind: bytes, over: int
 ) -> None:
     long = line % (b"x" * (MAX_HEAD - 4 + over))  # with the ends of the line before it and of its own
-    sent = CHUNKED_HEAD % path + before + long + b"\r\n" + behind
+    sent = CHUNKED_HEAD % b"/predict" + before + long + b"\r\n" + behind
 
     async def test(server: Server) -> None:
         for at in cuts(len(sent)):
             got = await fed(server, sent, at)
             assert got.startswith(b"HTTP/1.1 431 " if over else b"HTTP/1.1 200 "), at
-
-    run(test)
-
-
-@PATHS
-@pytest.mark.parametrize(
-    ("trailers", "status"),
-    [
-        ([b"a: b", b"x: " + b"y" * 60_000], 200),
-        ([b"a: b", b"x: " + b"y" * 60_000, b"z: " + b"y" * 6000, b"a: b"], 431),
-        ([b"a: b", b"x: " + b"y" * 70_000], 431),
-        ([b"abcde: " + b"y" * 300] * 210, 200),
-        ([b"abcde: " + b"y" * 300] * 220, 431),
-    ],
-    ids=["a long one", "two long ones", "one too long", "many", "too many"],
-)
-def test_trailers_have_one_answer_however_they_are_cut(path: bytes, trailers: list[bytes], status: int) -> None:
-    sent = CHUNKED_HEAD % path + b"2\r\nab\r\n0\r\n" + b"\r\n".join([*trailers, b"", b""])
-
-    async def test(server: Server) -> None:
-        for at in cuts(len(sent)):
-            assert (await fed(server, sent, at)).startswith(b"HTTP/1.1 %d " % status), at
 
     run(test)
 
@@ -291,19 +201,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("refused", "status"), REFUSALS.values(), ids=REFUSALS)
-@pytest.mark.parametrize(
-    ("before", "answers"),
-    [
-        ([request(b"a")], [DIRECT + b"a"]),
-        ([request(b"a"), request(b"b")], [DIRECT + b"a", ASGI + b"b"]),
-    ],
-    ids=["one", "two"],
-)
-def test_a_refusal_comes_after_the_answers_to_the_requests_before_it(
-    before: list[bytes], answers: list[bytes], refused: bytes, status: bytes
-) -> None:
+def test_a_refusal_comes_after_the_answers_before_it(refused: bytes, status: bytes) -> None:
     async def test(server: Server) -> None:
-        got = asyncio.create_task(server.ask(b"".join([*before, refused])))
+        got = asyncio.create_task(server.ask(request(b"a") + request(b"b") + refused))
         await until(lambda: server.asked, "the first one is being answered")
         connection = server.connection
         await until(lambda: connection._over or connection._held, "the last one is refused, or held")
@@ -311,7 +211,7 @@ def test_a_refusal_comes_after_the_answers_to_the_requests_before_it(
         server.opened.set()
         whole = await got
         said, refusal = whole[: whole.index(b"HTTP/1.1 4")], whole[whole.index(b"HTTP/1.1 4") :]
-        assert bodies(said) == answers
+        assert bodies(said) == [DIRECT + b"a", ASGI + b"b"]
         assert b"connection" not in said
         assert refusal.startswith(b"HTTP/1.1 " + status)
         assert b"connection: close" in refusal
@@ -333,11 +233,10 @@ def test_a_head_that_is_late_is_refused_after_the_answer_to_the_request_before_i
     run(test, shut=True)
 
 
-@pytest.mark.parametrize("behind", [b"", NO_HOST], ids=["nothing", "a request that is refused"])
-def test_a_client_that_sends_no_more_still_gets_the_answer_to_what_it_asked_before(behind: bytes) -> None:
+def test_a_client_that_sends_no_more_still_gets_its_answer() -> None:
     async def test(server: Server) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(request(b"a") + behind)
+        writer.write(request(b"a") + NO_HOST)
         writer.write_eof()
         await until(lambda: server.asked and not server.connection.cycle.keep_alive, "the end was seen")
         server.opened.set()
@@ -345,16 +244,6 @@ def test_a_client_that_sends_no_more_still_gets_the_answer_to_what_it_asked_befo
         writer.close()
 
     run(test, shut=True)
-
-
-def test_a_request_that_is_refused_in_its_body_gets_no_second_answer() -> None:
-    async def test(server: Server) -> None:
-        got = await server.ask(CHUNKED[: CHUNKED.index(b"0\r\n")] % b"/elsewhere", b"zz\r\n")
-        assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-        assert got.count(b"content-length") == 1
-        await until(lambda: not server.state.tasks, "the application has ended")
-
-    run(test)
 
 
 # Clients that do not read
@@ -390,57 +279,16 @@ def test_refusals_that_are_not_read_fill_no_memory() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("more", [b"", request(b"b")[:30]], ids=["", "and begins another request"])
-def test_a_client_that_does_not_take_its_answer_is_cut_after_the_keep_alive(more: bytes) -> None:
+def test_a_client_that_does_not_take_its_answer_is_cut() -> None:
     async def test(server: Server) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(request(b"a"))
         await until(lambda: server.asked, "it is being answered")
         connection, now = server.connection, asyncio.get_running_loop().time()
         connection.pause_writing()
-        before = server.received
-        writer.write(more)
-        await until(lambda: server.received == before + len(more), "the rest has arrived")
         server.opened.set()
         cut_late(server.state.connections, now + KEEP_ALIVE_S + 5)
         await until(lambda: not server.state.connections and not server.state.tasks, "the connection is cut")
         writer.close()
 
     run(test, shut=True)
-
-
-def test_a_client_that_takes_its_answer_late_is_not_cut() -> None:
-    async def test(server: Server) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(request(b"a"))
-        await until(lambda: server.asked, "it is being answered")
-        connection, now = server.connection, asyncio.get_running_loop().time()
-        connection.pause_writing()
-        cut_late(server.state.connections, now + KEEP_ALIVE_S - 5)
-        connection.resume_writing()
-        cut_late(server.state.connections, now + KEEP_ALIVE_S + 5)
-        server.opened.set()
-        assert bodies(await asyncio.wait_for(reader.readuntil(b"direct a"), WITHIN_S)) == [DIRECT + b"a"]
-        writer.close()
-
-    run(test, shut=True)
-
-
-@pytest.mark.parametrize("more", [(), (CLOSE,)], ids=["idle", "closing"])
-def test_a_connection_that_cannot_end_because_nothing_is_read_is_cut(more: tuple[bytes, ...]) -> None:
-    """Its last answer lies in the process, in less than what pauses writing."""
-
-    async def test(server: Server) -> None:
-        writer = await not_reading(server)
-        connection = server.connection
-        connection.transport.set_write_buffer_limits(high=1 << 30)
-        writer.write(request(b"x" * 8_000_000, *more, start=b"POST /elsewhere HTTP/1.1"))
-        await until(connection.transport.get_write_buffer_size, "more was sent than the system takes")
-        await until(lambda: connection.cycle.response_complete, "it is answered")
-        now = asyncio.get_running_loop().time()
-        for times in range(1, 3):
-            cut_late(server.state.connections, now + times * (KEEP_ALIVE_S + 5))
-        await until(lambda: not server.state.connections, "the connection is cut")
-        writer.close()
-
-    run(test)

@@ -14,10 +14,8 @@ import pytest
 
 from localstack.checks.site_links import within_docs
 from support.headings import anchors
-from support.tree_names import Tree
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [name for name in Tree.listed(ROOT) if name.endswith(".md")]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 
 
@@ -44,21 +42,34 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
     assert elsewhere == set()
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_link_of_a_document_leads_somewhere(name: str) -> None:
-    document = ROOT / name
+def test_every_link_of_a_document_leads_somewhere() -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     broken = []
-    for found in LINK.finditer(without_code(document.read_text())):
-        link = found[1] or found[2]
-        if re.match(r"[a-z]+:", link):
-            continue
-        path, _, anchor = link.partition("#")
-        target = (document.parent / path).resolve() if path else document
-        if not target.exists() or not target.is_relative_to(ROOT):
-            broken.append(link)
-        elif anchor and anchor not in anchors(target.read_text()):
-            broken.append(f"{link} (no such heading)")
+    for document in (ROOT / name for name in listed if (ROOT / name).is_file()):
+        for found in LINK.finditer(without_code(document.read_text())):
+            link = found[1] or found[2]
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (document.parent / path).resolve() if path else document
+            if not target.exists() or not target.is_relative_to(ROOT):
+                broken.append(f"{document}: {link}")
+            elif anchor and anchor not in anchors(target.read_text()):
+                broken.append(f"{document}: {link} (no such heading)")
     assert not broken
+
+
+@pytest.mark.parametrize("name", ["failure-table.md", "security.md"])
+def test_the_tests_that_are_named_as_proof_exist(name: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / name).read_text())
+    assert named
+    gone = [
+        f"{path}::{test}"
+        for path, test in named
+        if not (ROOT / path).is_file() or not re.search(rf"^def {test}\(", (ROOT / path).read_text(), re.M)
+    ]
+    assert not gone
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from mimn.state.ledger import (
     SIXTEENTHS,
     WORTH,
 )
-from mimn.state.sketch import DAY_MS, mix
+from mimn.state.sketch import mix
 
 LEDGER = Ledger(buckets=3, ways=4)
 OTHER = 5
@@ -221,67 +220,6 @@ def test_it_stays_within_its_words_whatever_comes() -> None:
     assert len(keys.tags) == LEDGER.entries
     assert LEDGER.scalars(LEDGER.of(state))[0, EVICTED] == 500 - LEDGER.entries
     assert state.shape == (1, OTHER + LEDGER.words)
-
-
-def test_bases_move_with_the_years_and_what_falls_behind_is_that_old_or_older() -> None:
-    daily = [(7 if i % 2 else 5, START + i * DAY_MS) for i in range(3000)]
-    state = fold(blank(), [(3, START), *daily])
-    words = LEDGER.of(state)[0]
-    scalars = LEDGER.scalars(words)
-    assert scalars[BASKETS] == 3000
-    _, got = LEDGER.look_up(words, LEDGER.keys(np.array([7, 5, 3], np.uint64)))
-    assert got.n.tolist() == [63, 63, 1]
-    assert got.baskets_ago[:2].tolist() == [0, 1]
-    np.testing.assert_allclose(got.gap[:2] / 16, 2, rtol=0.15)
-    assert (got.day[2], got.baskets_ago[2]) == (scalars[DAY_BASE], scalars[BASKETS] - scalars[BASKET_BASE])
-
-
-def test_the_entry_that_makes_room_is_the_oldest_and_rarest() -> None:
-    one = Ledger(buckets=1, ways=2)
-    often = [(1, START + i * DAY_MS) for i in range(8)]  # 8 baskets: worth 90 days
-    state = fold(blank(one), [*often, (2, START + 60 * DAY_MS), (3, START + 61 * DAY_MS)], one)
-    places, got = one.look_up(one.of(state)[0], one.keys(np.array([1, 2, 3], np.uint64)))
-    assert (places.tolist(), got.n.tolist()) == ([0, 2], [8, 1])
-
-
-def test_an_event_that_comes_late_moves_nothing_back() -> None:
-    state = fold(blank(), [(1, START), (1, START + 20 * DAY_MS), (1, START + 10 * DAY_MS), (2, START + 5 * DAY_MS)])
-    words = LEDGER.of(state)[0]
-    _, got = LEDGER.look_up(words, LEDGER.keys(np.array([1, 2], np.uint64)))
-    assert got.n.tolist() == [2, 1], "an older basket of an item is not counted once there is a later one"
-    assert (got.day - START // DAY_MS).tolist() == [20, 5]
-    assert got.gap[0] / 16 == pytest.approx(20, rel=0.1)
-    assert got.baskets_ago.tolist() == [0, 1]
-    assert LEDGER.scalars(words)[BASKETS] == 2
-
-
-def test_a_queue_of_late_events_counts_an_item_once_a_day() -> None:
-    """One event with a fast clock makes all events of a day late."""
-    today = [(1, START + minute * MINUTE_MS) for minute in range(40)]
-    ahead = (2, START + 20 * 60 * MINUTE_MS)
-    for events in ([ahead, *today], [(1, START + DAY_MS), *today]):
-        words = LEDGER.of(fold(blank(), events))[0]
-        _, got = LEDGER.look_up(words, LEDGER.keys(np.array([1], np.uint64)))
-        assert got.n.tolist() == [1]
-        assert LEDGER.scalars(words)[LINES] == len({item for item, _ in events})
-    tomorrow = [(item, time + DAY_MS) for item, time in today]
-    later = LEDGER.of(fold(blank(), [(2, START + 9 * DAY_MS), *today, *tomorrow]))[0]
-    assert LEDGER.look_up(later, LEDGER.keys(np.array([1], np.uint64)))[1].n.tolist() == [2]
-
-
-def test_a_late_event_with_a_wrong_year_moves_the_first_day_no_further_than_the_base() -> None:
-    words = LEDGER.of(fold(blank(), [(1, START), (1, START + DAY_MS), (2, 946_684_800_000)]))[0]
-    day, base = START // DAY_MS, LEDGER.scalars(words)[DAY_BASE]
-    assert LEDGER.scalars(words)[FIRST_DAY] == base == day - 64
-    words = LEDGER.of(fold(blank(), [(1, START), (2, START - 3 * DAY_MS)]))[0]
-    assert LEDGER.scalars(words)[FIRST_DAY] == day - 3
-
-
-def test_a_basket_ends_with_a_pause_of_half_an_hour() -> None:
-    steps = [0, 29, 58, 88]
-    state = fold(blank(), [(1, START + step * MINUTE_MS) for step in steps])
-    assert LEDGER.scalars(LEDGER.of(state))[0, BASKETS] == 2
-    assert LEDGER.look_up(LEDGER.of(state)[0], LEDGER.keys(np.array([1], np.uint64)))[1].n.tolist() == [2]
 
 
 def test_tables_are_whole_numbers_that_rise() -> None:

@@ -134,13 +134,6 @@ def test_users_of_a_batch_do_not_see_each_other_and_only_the_chosen_change(
         np.testing.assert_array_equal(got[user], fold(alone, [touch])[0] if chosen[user] else before[user])
 
 
-def test_an_event_that_comes_late_counts_as_if_it_had_come_in_time() -> None:
-    early, late = (7, 1, START), (7, 1, START + 47 * DAY_MS)
-    in_order, late_first = fold(blank(), [early, late]), fold(blank(), [late, early])
-    np.testing.assert_allclose(in_order, late_first, rtol=1e-3)
-    assert late_first[0, -1] == sketch().moments(np.array([late[2]]))[0, 0, 2], "time does not go back"
-
-
 def test_nothing_grows_with_the_years_and_a_plain_counter_stays_at_2048() -> None:
     state = fold(blank(), [(7, 1, START + i * DAY_MS) for i in range(3000)])
     now = START + 2999 * DAY_MS

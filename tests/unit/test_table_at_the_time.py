@@ -56,22 +56,6 @@ def test_trainings_of_a_row_are_averaged_within_each_fold(tmp_path: Path) -> Non
     assert "| `theirs_10` | 0.4000 (1 of 5 folds) |" in text
 
 
-def test_a_further_training_alone_has_the_name_of_its_row(tmp_path: Path) -> None:
-    put(tmp_path / RECORDS[0], HEAD + line("theirs_10", 200, 0.4))
-    recorded = Results("films", Record("films", "floors", ""), {"theirs": [Record("films", "theirs", "DIEN")]})
-    assert "| DIEN | 0.4000 (1 of 5 folds) |" in "\n".join(at_the_time(tmp_path, [recorded], PLAN))
-
-
-def test_a_row_is_shown_as_it_was_trained_longest_and_where_less_was_better_the_page_says_so(tmp_path: Path) -> None:
-    trained = line("ours", 200, 0.5) + line("ours_long", 200, 0.6) + line("theirs", 200, 0.8) + line("third", 200, 0.3)
-    longer = line("theirs_long", 200, 0.7) + line("theirs_long_10", 200, 0.74)
-    put(tmp_path / RECORDS[0], HEAD + trained + longer)
-    text = "\n".join(at_the_time(tmp_path, [], PLAN))
-    rows = [row for row in text.splitlines() if row.startswith("| `")]
-    assert [row.split(" (")[0] for row in rows] == ["| `ours` | 0.6000", "| `theirs` | 0.7200", "| `third` | 0.3000"]
-    assert "Better after eight epochs: `theirs` (films: 0.8000)." in " ".join(text.splitlines())
-
-
 def test_differences_of_all_records_are_shown_and_none_without_them(tmp_path: Path) -> None:
     assert differences(tmp_path, PLAN) == []
     assert at_the_time(tmp_path, [], PLAN) == []
@@ -96,16 +80,6 @@ def test_rows_are_chosen_by_negatives_at_the_time_and_boosting_is_no_choice(
     assert chosen_by(tmp_path / "nothing", []) == {}
 
 
-def test_a_recipe_that_the_default_replaced_is_neither_shown_nor_chosen(tmp_path: Path) -> None:
-    (before,) = REPLACED
-    for path in (RECORDS[0], VALIDATION[0]):
-        measured = line(before, 200, 0.9) + line(f"{before}_10", 200, 0.9) + line("default", 200, 0.8)
-        put(tmp_path / path, HEAD + measured)
-    shown = at_the_time(tmp_path, [], PLAN)
-    assert [row.split(" (")[0] for row in shown if row.startswith("| `")] == ["| `default` | 0.8000"]
-    assert chosen_by(tmp_path, []) == {"films": {"default": {0: 0.8}}}
-
-
 def test_figures_of_a_training_that_is_not_on_record_any_more_choose_nothing(tmp_path: Path) -> None:
     folds = {0: {"validation_auc": 0.81, "instances_sha256": None}}
     recorded: dict[str, Sequence[Record]] = {
@@ -116,3 +90,19 @@ def test_figures_of_a_training_that_is_not_on_record_any_more_choose_nothing(tmp
     put(tmp_path / VALIDATION[0], HEAD + measured)
     found = Results("films", Record("films", "floors", "", folds=folds), recorded)
     assert chosen_by(tmp_path, [found]) == {"films": {"ours": {0: 0.7}}}
+
+
+def test_a_further_training_alone_has_the_name_of_its_row(tmp_path: Path) -> None:
+    put(tmp_path / RECORDS[0], HEAD + line("theirs_10", 200, 0.4))
+    recorded = Results("films", Record("films", "floors", ""), {"theirs": [Record("films", "theirs", "DIEN")]})
+    assert "| DIEN | 0.4000 (1 of 5 folds) |" in "\n".join(at_the_time(tmp_path, [recorded], PLAN))
+
+
+def test_a_recipe_that_the_default_replaced_is_neither_shown_nor_chosen(tmp_path: Path) -> None:
+    (before,) = REPLACED
+    for path in (RECORDS[0], VALIDATION[0]):
+        measured = line(before, 200, 0.9) + line(f"{before}_10", 200, 0.9) + line("default", 200, 0.8)
+        put(tmp_path / path, HEAD + measured)
+    shown = at_the_time(tmp_path, [], PLAN)
+    assert [row.split(" (")[0] for row in shown if row.startswith("| `")] == ["| `default` | 0.8000"]
+    assert chosen_by(tmp_path, []) == {"films": {"default": {0: 0.8}}}

@@ -111,11 +111,3 @@ def test_a_row_that_was_trained_again_is_the_mean_of_its_trainings_with_an_inter
     assert both.spread("b") is None
     assert both.validation_auc("a", 1) == pytest.approx(0.8)
     assert both.validation_auc("a", 7) is None
-
-
-def test_a_row_whose_name_ends_in_a_number_is_no_training_of_a_row_that_does_not_exist() -> None:
-    assert list(of(floors(0.0), model("a_16", 1.0), model("b_10", 1.0), model("c", 1.0)).models) == [
-        "a_16",
-        "b_10",
-        "c",
-    ]

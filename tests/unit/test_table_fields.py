@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mimn.data.description import read_description
 from mimn.table import fields
 from mimn.table import run as table
-from mimn.table.plan import PLAN, cells, read_plan
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -58,15 +56,3 @@ def test_rows_with_fields_are_compared_with_the_same_rows_without(
     stamp = (folder / "records/fields/synthetic/fm/metrics.json").stat().st_mtime_ns
     assert fields.main(command) == 0
     assert (folder / "records/fields/synthetic/fm/metrics.json").stat().st_mtime_ns == stamp, "nothing is run again"
-
-
-def test_the_committed_plan_differs_from_the_table_in_fields_heads_and_seeds_alone() -> None:
-    found = list(cells(read_plan(fields.PLAN)))
-    with_fields = {cell.key for cell in found if read_description(cell.config.data.description).fields}
-    assert {"pooling", "pooling_sketch", "mimn_sketch", "din_product", "dien_product"} <= with_fields
-    committed = {(cell.dataset, cell.key, cell.fold): cell for cell in cells(read_plan(PLAN))}
-    for cell in found:
-        other = committed.get((cell.dataset, cell.key, cell.fold))
-        if other is not None:
-            assert (cell.config.model, cell.config.training) == (other.config.model, other.config.training)
-            assert cell.fingerprint != other.fingerprint

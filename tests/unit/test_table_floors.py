@@ -69,18 +69,3 @@ def test_the_floors_are_near_the_published_figures() -> None:
     for key, (value, tolerance) in expected.items():
         assert abs(found[key] - value) <= tolerance, (key, found[key])
     assert 0.5 < found["popularity", "last_category"] < found["popularity", "counts"]
-
-
-def test_a_longer_history_is_worth_something_to_counting() -> None:
-    events, vocabulary, instances = retail()
-    others = instances.select(instances.part != PARTS.index("train"))
-    labels = others.candidates("popularity").label
-    found = [
-        auc(labels, floor.predictions)
-        for length in (10, 200)
-        for floor in floor_predictions(
-            events, vocabulary, instances.of("train"), others, sampling="popularity", length=length
-        )
-        if floor.name == "counts"
-    ]
-    assert found[1] - found[0] > 0.08

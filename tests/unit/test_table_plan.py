@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mimn.config import ConfigError
-from mimn.data.split import FOLDS, PARTS, part_of, parts_of
+from mimn.data.split import FOLDS, PARTS, parts_of
 from mimn.run_config import decode_config
 from mimn.table.plan import PLAN, Plan, cells, open_cells, read_plan, record_of, remaining
 
@@ -65,14 +65,6 @@ def test_every_user_is_tested_in_one_fold_and_validated_in_another() -> None:
         np.testing.assert_allclose(shares, [0.7, 0.1, 0.2], atol=0.03)
 
 
-def test_folds_are_residues_of_the_hash_of_the_split() -> None:
-    """The split's test users have residue 9, its validation users 8: both are tested in the last fold."""
-    for user in range(1, 200):
-        if part_of(user) != "train":
-            assert part_of(user, 4) == "test"
-            assert part_of(user, 3) == ("validation" if part_of(user) == "validation" else "train")
-
-
 def test_a_stage_runs_all_rows_of_a_fold_before_the_next_fold(plan: Plan) -> None:
     found = [(cell.key, cell.fold, cell.lengths) for cell in cells(plan)]
     lengths = (50, 200)
@@ -93,15 +85,6 @@ def test_rows_share_the_plans_settings_and_keep_their_model(plan: Plan) -> None:
     assert wide.config.windows.without == (date(2011, 11, 17), date(2011, 11, 24))
     assert decode_config(wide.config.to_toml(), "written") == wide.config
     assert pooling.config.model["variant"] == "pooling"
-
-
-def test_a_rows_own_seed_is_added_to_the_folds(plan: Plan) -> None:
-    wide = plan.variations["wide"]
-    other = msgspec.structs.replace(wide, training=wide.training | {"seed": 10})
-    *_, before = cells(plan)
-    *_, after = cells(msgspec.structs.replace(plan, variations={**plan.variations, "wide": other}))
-    assert (before.config.training.seed, after.config.training.seed) == (1, 11)
-    assert before.fingerprint != after.fingerprint
 
 
 def test_a_stage_trains_its_rows_again_with_other_seeds_after_all_folds(plan: Plan) -> None:
@@ -188,3 +171,12 @@ def test_the_committed_plans_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None
         plan = read_plan(path)
         assert all(stage.rows for stage in plan.stages)
         assert cells(plan)
+
+
+def test_a_rows_own_seed_is_added_to_the_folds(plan: Plan) -> None:
+    wide = plan.variations["wide"]
+    other = msgspec.structs.replace(wide, training=wide.training | {"seed": 10})
+    *_, before = cells(plan)
+    *_, after = cells(msgspec.structs.replace(plan, variations={**plan.variations, "wide": other}))
+    assert (before.config.training.seed, after.config.training.seed) == (1, 11)
+    assert before.fingerprint != after.fingerprint

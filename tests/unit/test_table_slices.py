@@ -20,10 +20,11 @@ from mimn.table.slices import (
     differences,
     head_items,
     lines,
-    merged,
     merged_trainings,
     slices_of,
 )
+
+pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,20 +138,6 @@ def test_trainings_are_added_to_the_record_one_by_one() -> None:
     assert merged_trainings(old, new) == old + new
     again = [line("ours_10", 0.53, 0, 1)]
     assert merged_trainings(old + new, again) == [*old, new[1], *again]
-
-
-def test_a_line_of_several_trainings_gives_way_to_those_of_single_ones() -> None:
-    whole = line("ours", 0.5, trainings="3")
-    other = line("theirs", 0.8, trainings="3")
-    new = [line("ours_20", 0.52, 0, 1)]
-    assert merged_trainings([whole, other], new) == [other, *new]
-
-
-def test_differences_that_were_not_measured_stay() -> None:
-    old, new = {"difference": "a - b", "auc": "0.1"}, {"difference": "a - c", "auc": 0.2}
-    assert merged([old], [new], lambda one: one["difference"]) == [old, new]
-    better = {"difference": "a - b", "auc": 0.3}
-    assert merged([old, new], [better], lambda one: one["difference"]) == [new, better]
 
 
 def test_boosting_is_no_training_of_the_row_whose_reads_it_takes() -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mimn import run
-from mimn.baselines import state_bytes
 from mimn.data.instances import Instances
 from mimn.table import trials
-from mimn.table.plan import cells, read_plan
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -40,7 +36,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_trials_read_validation_users_and_compare_with_a_stages_first_row(
-    plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = Instances.of
 
@@ -56,10 +52,6 @@ def test_trials_read_validation_users_and_compare_with_a_stages_first_row(
     assert [(line["row"], line["fold"], line["length"]) for line in lines] == [
         (row, fold, length) for fold in "03" for row in ("pooling", "counting") for length in ("20", "50")
     ]
-    assert {line["epochs"] for line in lines if line["row"] == "counting"} == {"2"}
-    size = {line["row"]: int(line["state_bytes"]) for line in lines}
-    assert size["counting"] > size["pooling"]
-
     with (folder / "differences.csv").open(newline="") as file:
         differences = list(csv.DictReader(file))
     for found in differences:
@@ -68,23 +60,8 @@ def test_trials_read_validation_users_and_compare_with_a_stages_first_row(
             if line["length"] == found["length"]:
                 of_row[line["row"]].append(float(line["validation_auc"]))
         expected = np.mean(of_row["counting"]) - np.mean(of_row["pooling"])
-        assert (found["dataset"], found["difference"], found["folds"]) == (
-            lines[0]["dataset"],
-            "counting - pooling",
-            "2",
-        )
+        assert (found["difference"], found["folds"]) == ("counting - pooling", "2")
         assert float(found["auc"]) == pytest.approx(expected, abs=2e-5)
-        assert float(found["low"]) <= float(found["auc"]) <= float(found["high"])
-    assert (folder / "trials.png").read_bytes().startswith(b"\x89PNG")
-    read = read_plan(plan)
-    for cell in cells(read):
-        record = json.loads((Path(read.runs) / cell.run_folder / run.METRICS).read_text())
-        # The runs validate at 50 events as well, on the same rows.
-        (line,) = (
-            line for line in lines if (line["row"], line["fold"], line["length"]) == (cell.key, str(cell.fold), "50")
-        )
-        assert float(line["validation_auc"]) == pytest.approx(record["validation_auc"], abs=2e-5)
-        assert int(line["state_bytes"]) == state_bytes(cell.config.architecture)
 
     def must_not_run(*arguments: Any, **named: Any) -> Any:
         raise AssertionError("a finished run was trained or scored again")
@@ -92,9 +69,3 @@ def test_trials_read_validation_users_and_compare_with_a_stages_first_row(
     monkeypatch.setattr(trials, "train", must_not_run)
     monkeypatch.setattr(trials, "predict", must_not_run)
     assert trials.main([str(plan)]) == 0
-    assert "wrote" in capsys.readouterr().out
-
-
-def test_a_plan_that_cannot_be_read_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert trials.main([str(tmp_path / "absent.toml")]) == 1
-    assert "absent.toml" in capsys.readouterr().err

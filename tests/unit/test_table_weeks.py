@@ -13,8 +13,6 @@ from mimn.table import weeks
 from mimn.table.plan import PLAN, cells, read_plan
 from mimn.table.weeks import DAY_MS, Week
 
-pytestmark = pytest.mark.torch
-
 ROOT = Path(__file__).parents[2]
 
 

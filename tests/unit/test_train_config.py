@@ -22,14 +22,6 @@ def test_a_committed_configuration_resolves_to_itself(path: Path) -> None:
     assert (again.data, again.windows, again.training) == (config.data, config.windows, config.training)
 
 
-def test_there_are_configurations_of_all_data_sets_with_and_without_memory() -> None:
-    found = {
-        (Path(read_config(path).data.description).stem, read_config(path).architecture.variant) for path in CONFIGS
-    }
-    for dataset in ("online-retail", "complete-journey", "movielens-100k"):
-        assert {(dataset, "paper"), (dataset, "pooling")} <= found
-
-
 def test_rows_of_one_table_differ_in_the_model_alone() -> None:
     for dataset in ("online_retail", "complete_journey", "movielens_100k"):
         # A ledger's rows are trials on longer windows, compared among themselves (models/plans/ledger.toml).
@@ -83,27 +75,6 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         (MINIMAL + "[colour]\n", "unknown field `colour`"),
         ('name = "x"\n', "missing required field `data`"),
         ("name = \n", "line 1"),
-    ],
-    ids=[
-        "a misspelt field",
-        "a wrong type",
-        "out of range",
-        "a window of nothing",
-        "history longer than a window",
-        "days in the wrong order",
-        "a first day alone",
-        "a misspelt model field",
-        "a model value out of range",
-        "a misspelt variant",
-        "a name in place of a description",
-        "an unknown exclusion",
-        "an unknown sampling",
-        "samplings without popularity",
-        "epochs that are no number",
-        "context features",
-        "an unknown table",
-        "a missing table",
-        "not TOML",
     ],
 )
 def test_a_wrong_configuration_is_refused_by_field(text: str, message: str) -> None:

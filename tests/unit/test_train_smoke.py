@@ -8,7 +8,6 @@ import fcntl
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +20,15 @@ import torch
 
 from mimn import evaluate, run, train
 from mimn.bundle import load_bundle
-from mimn.config import ConfigError
 from mimn.data import synthetic
 from mimn.data.events import COLUMNS, DataError
-from mimn.data.split import PARTS, Part, parts_of
+from mimn.data.split import PARTS, parts_of
 from mimn.data.vocabulary import EmbeddingIds
-from mimn.data_set import load_data
+from mimn.data_set import DataSet, load_data
 from mimn.export.__main__ import main as export_main
 from mimn.export.run import export_run
 from mimn.nn.checkpoint import load_model
-from mimn.nn.model import MimnModel
+from mimn.nn.model import ClickModel, MimnModel
 from mimn.run_config import DataSettings, RunConfig, decode_config, read_config
 from mimn.scoring import predict
 from mimn.training import loop
@@ -121,38 +119,26 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
     assert "resumed after epoch 2" in (output / run.LOG).read_text()
 
 
-@pytest.mark.parametrize("after", [0, 2])
-def test_a_run_that_was_killed_is_neither_exported_nor_evaluated_before_it_is_finished(
-    after: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_killed_run_is_neither_exported_nor_evaluated(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, output, bundles = epochs(smoke_config(folder), 3), tmp_path / "run", tmp_path / "bundles"
-    train_until_killed(config, output, monkeypatch, after=after)
-    assert (output / run.MODEL).exists() == (after > 0)
-    export = ["--run", str(output), "--output", str(bundles), "--name", "half", "--version", "1"]
-    remedies = {
-        0: "; if it is a copy, copy metrics.json, too; else train it again (--resume starts over without a checkpoint)",
-        2: ", or finish it with --resume",
-    }
-    said = f"{output} holds no finished run: wait until its training has ended{remedies[after]}\n"
-    assert export_main(export) == 1
-    assert capsys.readouterr().err == f"export: {said}"
+    train_until_killed(config, output, monkeypatch, after=1)
+    assert (output / run.MODEL).exists()
+    assert export_main(["--run", str(output), "--output", str(bundles), "--name", "half", "--version", "1"]) == 1
     assert evaluate.main(["--run", str(output)]) == 1
-    assert capsys.readouterr().err == f"error: {said}"
+    said = capsys.readouterr().err
+    assert said.count(f"{output} holds no finished run") == said.count("--resume") == 2
     assert not bundles.exists()
-    train.train(config, output, resume=True)
-    assert export_main(export) == 0
 
 
-def test_a_schedule_chosen_by_validation_ends_when_patience_runs_out_and_resumes_the_same(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_schedule_chosen_by_validation_ends_when_patience_runs_out(
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = epochs(smoke_config(folder), "auto", patience=2, learning_rate=5e-2, learning_rate_decay=0.5)
     record = train.train(config, folder / "auto")
     assert record["epochs"] == record["best_epoch"] + 2 < AUTO_EPOCHS
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
-    train_until_killed(config, folder / "auto again", monkeypatch, after=record["best_epoch"] + 1)
-    resumed = train.train(config, folder / "auto again", resume=True)
-    assert without_times(resumed) == without_times(record)
 
 
 @pytest.mark.parametrize(("schedule", "lowered"), [(20, [0, 1, 2, 3, 4]), ("auto", [0, 0, 0, 1, 1])])
@@ -189,7 +175,7 @@ def taught(config: RunConfig, teachers: int, share: float = 0.5) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def trained_by_teachers(folder: Path) -> dict[str, Any]:
-    return train.train(taught(epochs(smoke_config(folder), 2), 2), folder / "taught")
+    return train.train(taught(epochs(smoke_config(folder), 1), 2), folder / "taught")
 
 
 def test_teachers_are_trained_first_with_other_seeds_and_as_they_would_be_alone(
@@ -199,17 +185,18 @@ def test_teachers_are_trained_first_with_other_seeds_and_as_they_would_be_alone(
     told = [{"seed": one["seed"], "validation_auc": one["validation_auc"]} for one in of_teachers]
     assert trained_by_teachers["teachers"] == told
     assert len({trained_by_teachers["seed"], *(one["seed"] for one in told)}) == 3
-    alone = epochs(smoke_config(folder), 2).with_seed(told[1]["seed"])
+    alone = epochs(smoke_config(folder), 1).with_seed(told[1]["seed"])
     train.train(alone, folder / "alone")
     models = [(folder / name / run.MODEL).read_bytes() for name in ("alone", "taught/teachers/2", "taught")]
     assert models[0] == models[1]
     assert models[2] != models[1]
 
 
+@pytest.mark.full
 def test_a_taught_run_that_was_killed_goes_on_with_its_teachers(
     folder: Path, trained_by_teachers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, output, real, died = taught(epochs(smoke_config(folder), 2), 2), folder / "taught again", loop.fit, []
+    config, output, real, died = taught(epochs(smoke_config(folder), 1), 2), folder / "taught again", loop.fit, []
 
     def dies(*arguments: Any, **named: Any) -> Schedule:
         name = arguments[3].name
@@ -238,7 +225,7 @@ def test_a_taken_folder_is_refused_before_its_teachers_are_trained(folder: Path,
 def test_teachers_of_another_configuration_or_of_other_data_are_not_used(
     folder: Path, trained_by_teachers: dict[str, Any], tmp_path: Path
 ) -> None:
-    config, output = taught(epochs(smoke_config(folder), 2), 2), tmp_path / "run"
+    config, output = taught(epochs(smoke_config(folder), 1), 2), tmp_path / "run"
     assert trained_by_teachers["teachers"]
     shutil.copytree(folder / "taught" / "teachers", output / "teachers")
     with pytest.raises(TrainingFailed, match="another configuration"):
@@ -252,7 +239,7 @@ def test_teachers_of_another_configuration_or_of_other_data_are_not_used(
 def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teachers(
     folder: Path, trained_by_teachers: dict[str, Any]
 ) -> None:
-    config = taught(epochs(smoke_config(folder), 2), 2, share=0.25)
+    config = taught(epochs(smoke_config(folder), 1), 2, share=0.25)
     assert trained_by_teachers["teachers"]
     folders = [folder / f"taught/teachers/{i}" for i in (1, 2)]
     data = load_data(config.data)
@@ -267,45 +254,18 @@ def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teacher
     assert ((labels > 0) & (labels < 1)).all()
 
 
-@pytest.mark.parametrize(("teachers", "share"), [(-1, 0.5), (17, 0.5), (1, 0.0), (1, 1.5)])
-def test_teachers_that_cannot_be_are_refused(folder: Path, teachers: int, share: float) -> None:
-    text = smoke_config(folder).to_toml()
-    text = text.replace("teachers = 0", f"teachers = {teachers}")
-    text = text.replace("teacher_share = 0.5", f"teacher_share = {share}")
-    with pytest.raises(ConfigError, match=r"teacher(s|_share) must be"):
-        decode_config(text, "a file")
-
-
-@pytest.mark.parametrize(("aucs", "warned"), [([0.5, 0.6], True), ([0.6, 0.5], False)])
 def test_training_warns_when_the_last_epoch_is_the_best(
-    folder: Path,
-    aucs: list[float],
-    warned: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    validated = iter(aucs)
+    validated = iter([0.5, 0.999])  # drawn negatives may be easy, so that is no reason to doubt
     monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": next(validated)})
-    output = folder / f"warned {warned}"
+    output = folder / "warned"
     train.train(epochs(smoke_config(folder), 2), output)
-    said = f"{output}: the last of 2 epochs is the best on validation"
-    assert (f"warning: {said}" in capsys.readouterr().err) == warned
-    assert (said in (output / run.LOG).read_text()) == warned
-
-
-def test_drawn_negatives_may_be_easy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": 0.999})
-    output = tmp_path / "run"
-    train.train(epochs(smoke_config(folder), 1), output)
-    assert "is hardly ever true" not in (output / run.LOG).read_text()
-
-
-def test_a_model_with_context_features_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
-    config = smoke_config(folder)
-    config = msgspec.structs.replace(config, model=config.model | {"context_features": ["hour"]})
-    with pytest.raises(ConfigError, match=r"context_features must be empty in a run, not \['hour'\]"):
-        train.train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    said = f"{output}: the last of 2 epochs is the best"
+    assert f"warning: {said}" in capsys.readouterr().err
+    log = (output / run.LOG).read_text()
+    assert said in log
+    assert "hardly ever true" not in log
 
 
 def test_data_without_a_validation_user_is_refused_before_anything_is_written(
@@ -367,35 +327,20 @@ def test_the_recipe_trains_on_the_data_set_that_the_command_names(
     assert load_bundle(export_run(output, tmp_path / "bundles", "x", "1", "float32")).manifest.ledger is not None
 
 
-@pytest.mark.parametrize("full", [run.LOG, run.CURVES])
 def test_a_training_on_a_full_disk_names_the_folder_and_says_how_to_go_on(
-    full: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
     output.mkdir()
-    (output / full).symlink_to("/dev/full")
+    (output / run.CURVES).symlink_to("/dev/full")
     (tmp_path / "config.toml").write_text(epochs(smoke_config(folder), 1).to_toml())
     arguments = ["--config", str(tmp_path / "config.toml"), "--output", str(output)]
     assert train.main(arguments) == 1
-    said = "cannot be written, because its disk is full: make room there, then continue with --resume"
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {output} {said}"
-    (output / full).unlink()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: {output} cannot be written, because its disk is full" in said
+    assert "--resume" in said
+    (output / run.CURVES).unlink()
     assert train.main([*arguments, "--resume"]) == 0
-
-
-def test_a_training_that_cannot_begin_on_a_full_disk_says_to_start_again(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "run"
-    no_room_for(run.CONFIG, monkeypatch)
-    (tmp_path / "config.toml").write_text(epochs(smoke_config(folder), 1).to_toml())
-    arguments = ["--config", str(tmp_path / "config.toml"), "--output", str(output)]
-    assert train.main(arguments) == 1
-    assert capsys.readouterr().err == (
-        f"error: {output} cannot be written, because its disk is full: make room there, then start again\n"
-    )
-    monkeypatch.undo()
-    assert train.main(arguments) == 0
 
 
 def test_a_folder_that_another_process_trains_in_is_left_alone(folder: Path, tmp_path: Path) -> None:
@@ -406,13 +351,6 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(folder: Path, tmp
         with pytest.raises(TrainingFailed, match=r"another process is training in .*run: wait until it has ended"):
             train.train(config, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [run.LOG]
-    assert train.train(config, tmp_path / "run")["epochs"] == 1
-
-
-def test_another_seed_is_another_run(folder: Path, trained: dict[str, Any]) -> None:
-    other = train.train(epochs(smoke_config(folder), 1).with_seed(1), folder / "other")
-    assert other["curve"][0]["loss"] != trained["curve"][0]["loss"]
-    assert other["instances_sha256"] == trained["instances_sha256"]
 
 
 def test_a_run_is_not_overwritten_nor_resumed_as_another(folder: Path, trained: dict[str, Any]) -> None:
@@ -430,17 +368,6 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(folder: Path, trained: 
         train.train(config, folder / "whole", resume=True)
 
 
-def test_a_run_that_began_before_a_field_was_added_is_the_same_run(folder: Path, trained: dict[str, Any]) -> None:
-    assert trained
-    stored = folder / "whole" / run.CONFIG
-    whole = stored.read_text("utf-8")
-    stored.write_text(whole.replace("sketch_item_cells = 0\n", ""), "utf-8")
-    assert stored.read_text("utf-8") != whole
-    with pytest.raises(TrainingFailed, match="holds a finished run"):
-        train.train(smoke_config(folder), folder / "whole", resume=True)
-    stored.write_text(whole, "utf-8")
-
-
 def test_a_damaged_checkpoint_is_named(folder: Path) -> None:
     config, output = epochs(smoke_config(folder), 2), folder / "damaged"
     output.mkdir()
@@ -452,12 +379,7 @@ def test_a_damaged_checkpoint_is_named(folder: Path) -> None:
 
 def test_a_prediction_does_not_depend_on_the_other_rows(folder: Path, trained: dict[str, Any]) -> None:
     assert trained
-    config = smoke_config(folder)
-    data, model, ids = (
-        load_data(config.data),
-        load_model(folder / "whole" / run.MODEL),
-        EmbeddingIds.load(folder / "whole"),
-    )
+    data, model, ids = loaded(folder)
     test = data.instances.of("test")
     some = np.arange(len(test)) % 7 == 0
     together = predict(model, ids, data.events, test, samplings={"popularity": 1}, length=30)["popularity"]
@@ -465,17 +387,15 @@ def test_a_prediction_does_not_depend_on_the_other_rows(folder: Path, trained: d
     np.testing.assert_allclose(apart, together[np.repeat(some, 2)], atol=2e-6)
 
 
+def loaded(folder: Path) -> tuple[DataSet, ClickModel, EmbeddingIds]:
+    data, model = load_data(smoke_config(folder).data), load_model(folder / "whole" / run.MODEL)
+    return data, model, EmbeddingIds.load(folder / "whole")
+
+
 def test_a_prediction_reads_exactly_the_latest_events(folder: Path, trained: dict[str, Any]) -> None:
     """Folding the latest ten one by one with the cell gives the same score; events before them change nothing."""
     assert trained
-    import torch
-
-    config = smoke_config(folder)
-    data, model, ids = (
-        load_data(config.data),
-        load_model(folder / "whole" / run.MODEL),
-        EmbeddingIds.load(folder / "whole"),
-    )
+    data, model, ids = loaded(folder)
     assert isinstance(model, MimnModel)
     one = data.instances.of("test").select(np.arange(len(data.instances.of("test"))) == 3)
     scores = predict(model, ids, data.events, one, samplings={"popularity": 1}, length=10)["popularity"]
@@ -527,20 +447,14 @@ def test_evaluation_and_bundle_follow_from_the_run(folder: Path, trained: dict[s
     np.testing.assert_array_equal(bundle.items.ids, np.load(whole / "items.ids.npy"))
 
 
-def test_a_run_is_evaluated_where_its_description_is_now(
-    folder: Path, trained: dict[str, Any], tmp_path: Path, capsys: Any
-) -> None:
+def test_a_run_is_evaluated_where_its_description_is_now(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A description that is named relative to a folder is not found from another one."""
-    assert trained
-    moved, here = tmp_path / "run", read_config(folder / "whole" / run.CONFIG).data.description
-    shutil.copytree(folder / "whole", moved)
+    moved, here = copy, read_config(copy / run.CONFIG).data.description
     config = (moved / run.CONFIG).read_text("utf-8")
     (moved / run.CONFIG).write_text(config.replace(here, "elsewhere.toml"), "utf-8")
     asked = ["--run", str(moved), "--length", "50"]
     assert evaluate.main(asked) == 1
-    assert "elsewhere.toml, which the run was trained with, is gone: name the description by --description" in (
-        capsys.readouterr().err
-    )
+    assert "elsewhere.toml" in capsys.readouterr().err
     assert evaluate.main([*asked, "--description", here]) == 0
     assert read_config(moved / run.CONFIG).data.description == "elsewhere.toml", "what is recorded stays"
 
@@ -578,7 +492,7 @@ def exported(source: Path, version: str = "1") -> int:
     return export_main(["--run", str(source), *bundles])
 
 
-def test_a_damaged_or_lost_file_of_a_run_is_named_by_export_and_evaluation_and_a_warm_start(
+def test_a_damaged_or_lost_file_of_a_run_is_named(
     copy: Path, trained: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert list(trained["files"]) == ["categories.ids.npy", "items.ids.npy", run.MODEL]
@@ -588,74 +502,34 @@ def test_a_damaged_or_lost_file_of_a_run_is_named_by_export_and_evaluation_and_a
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         for command in (exported(copy), evaluate.main(["--run", str(copy)])):
             assert command == 1
-        differs = f"{path} is not the file that training wrote (sha256 differs): copy it again from where the model was"
+        differs = f"{path} is not the file that training wrote"
         assert capsys.readouterr().err.count(differs) == 2
         with pytest.raises(TrainingFailed, match=re.escape(differs)):
             train.train(epochs(smoke_config(folder), 1), copy.parent / "warm", start=Start(copy))
         path.unlink()
         for command in (exported(copy), evaluate.main(["--run", str(copy)])):
             assert command == 1
-        assert capsys.readouterr().err.count(f"{copy} lacks {name}: copy it again from where the model was") == 2
+        assert capsys.readouterr().err.count(f"{copy} lacks {name}") == 2
         path.write_bytes(data)
     assert not (copy.parent / "bundles").exists()
     assert exported(copy) == 0
     assert "files" not in load_bundle(copy.parent / "bundles/x/1").manifest.training
 
 
-def test_a_run_of_an_earlier_version_without_hashes_is_exported_and_evaluated(copy: Path) -> None:
+def test_a_run_of_an_earlier_version_without_hashes_is_evaluated(copy: Path) -> None:
     run.update_json(copy / run.METRICS, lambda record: record.pop("files"))
-    assert exported(copy) == 0
     assert evaluate.main(["--run", str(copy), "--length", "50"]) == 0
 
 
-def test_hashes_that_cannot_be_read_are_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run.update_json(copy / run.METRICS, lambda record: record.update(files=[]))
-    assert exported(copy) == 1
-    assert "`files` of the record of the run are no hashes" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("full", [run.PREDICTIONS.format(length=50), run.METRICS])
-def test_an_evaluation_on_a_full_disk_names_the_folder_and_says_to_evaluate_again(
-    full: str,
-    folder: Path,
-    trained: dict[str, Any],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_evaluation_on_a_full_disk_names_the_folder(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert trained
-    output = tmp_path / "run"
-    shutil.copytree(folder / "whole", output)
-    no_room_for(full, monkeypatch)
-    asked = ["--run", str(output), "--length", "50"]
+    no_room_for(run.METRICS, monkeypatch)
+    asked = ["--run", str(copy), "--length", "50"]
     assert evaluate.main(asked) == 1
-    assert capsys.readouterr().err == (
-        f"error: {output} cannot be written, because its disk is full: make room there, then evaluate again\n"
-    )
+    assert f"error: {copy} cannot be written, because its disk is full" in capsys.readouterr().err
     monkeypatch.undo()
     assert evaluate.main(asked) == 0
-
-
-def test_the_command_names_a_wrong_field(tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "c.toml").write_text(datasets.SMOKE.read_text().replace("epochs", "epoch"))
-    assert train.main(["--config", str(tmp_path / "c.toml"), "--output", str(tmp_path / "run")]) == 1
-    assert "unknown field `epoch`" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_too_few_users_are_a_message_and_not_a_traceback(
-    part: Part,
-    folder: Path,
-    trained: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    data = load_data(smoke_config(folder).data)
-    few = replace(data, instances=data.instances.select(data.instances.part != PARTS.index(part)))
-    monkeypatch.setattr(evaluate, "load_data", lambda settings: few)
-    assert evaluate.main(["--run", str(folder / "whole")]) == 1
-    assert f"error: no {part} user of synthetic has a target with enough history" in capsys.readouterr().err
 
 
 def test_a_model_with_a_ledger_is_trained_evaluated_and_exported_from_its_run_folder(folder: Path) -> None:
@@ -725,10 +599,3 @@ def test_what_drawn_negatives_cannot_train_on_is_refused_with_the_fix(tmp_path: 
     )
     with pytest.raises(DataError, match=fix):
         load_data(DataSettings(description=str(tmp_path / "d.toml")))
-
-
-def test_an_epoch_whose_last_step_ran_away_is_no_model(folder: Path, tmp_path: Path) -> None:
-    config = epochs(smoke_config(folder), 1, windows_per_batch=100_000, learning_rate=1e25)
-    with pytest.raises(TrainingFailed, match="are not finite: lower"):
-        train.train(config, tmp_path / "run")
-    assert not (tmp_path / "run" / run.MODEL).exists()

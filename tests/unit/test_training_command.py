@@ -12,34 +12,10 @@ import pytest
 
 from mimn import train as drawn
 from mimn.impressions import __main__ as labelled
-from mimn.training.command import resumable
-from mimn.training.folder import TrainingFailed
 
 pytestmark = pytest.mark.torch
 
 ROOT = Path(__file__).parents[2]
-
-
-def ended(raised: BaseException | None = None) -> int:
-    with resumable(TrainingFailed, OSError) as ended:
-        if raised is not None:
-            raise raised
-    return ended.status
-
-
-def test_a_command_without_trouble_ends_with_0_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended() == 0
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_failure_that_it_names_is_a_message_and_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(TrainingFailed("the loss is not finite")) == 1
-    assert capsys.readouterr() == ("", "error: the loss is not finite\n")
-
-
-def test_ctrl_c_is_130_and_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(KeyboardInterrupt()) == 130
-    assert capsys.readouterr() == ("", "interrupted; the same command continues from here\n")
 
 
 @pytest.mark.parametrize(
@@ -107,19 +83,8 @@ def test_ctrl_c_during_the_imports_of_a_command_is_130_without_a_traceback(progr
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_a_program_that_imports_the_package_keeps_its_traceback(tmp_path: Path) -> None:
-    done = interrupted_in(tmp_path, "-c", "import mimn.metrics")
-    assert "Traceback" in done.stderr
-    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
-
-
 def test_other_errors_of_a_command_keep_their_traceback(tmp_path: Path) -> None:
     (tmp_path / "msgspec.py").write_text("raise ZeroDivisionError\n")
     done = interrupted_in(tmp_path, "-c", "import runpy, sys; sys.argv[0] = '-m'; import mimn; import msgspec")
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("ZeroDivisionError")
-
-
-def test_an_error_that_it_does_not_name_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        ended(ZeroDivisionError())

@@ -61,7 +61,12 @@ def recorded(output: Path) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("task", "embeddings", "apart"), [("drawn", "dense", 1e-4), ("taught", "dense", 1e-4), ("labelled", "sparse", 1e-5)]
+    ("task", "embeddings", "apart"),
+    [
+        ("labelled", "sparse", 1e-5),
+        pytest.param("drawn", "dense", 1e-4, marks=pytest.mark.full),
+        pytest.param("taught", "dense", 1e-4, marks=pytest.mark.full),
+    ],
 )
 def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, apart: float, tmp_path: Path) -> None:
     arguments = (
@@ -106,6 +111,7 @@ Path(sys.argv[1], str(processes.rank)).write_text(" ".join(name for name in name
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are listed in /proc, which only Linux has")
 def test_no_thread_of_the_group_is_left_when_a_process_ends(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
@@ -164,6 +170,7 @@ def test_batch_statistics_of_one_process_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_run_on_impressions_that_was_killed_ends_like_an_unbroken_one(tmp_path: Path) -> None:
     arguments = [sys.executable, *labelled(tmp_path, epochs=8, embeddings="sparse")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,14 +56,3 @@ def test_tensorboard_gets_the_curve_and_a_resumed_run_goes_on_in_it(
     assert len(losses) > 2
     assert [one.step for one in losses] == sorted(one.step for one in losses)
     assert {"epoch/loss", "epoch/learning_rate", "epoch/samples_per_second"} <= set(board.Tags()["scalars"])
-
-
-def test_a_missing_extra_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    arguments = ["--config", drawn(tmp_path)[-1], "--output", str(tmp_path / "run"), "--tensorboard", str(tmp_path)]
-    assert train.main(arguments) == 1
-    assert "pip install -e 'models[train,tensorboard]'" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

@@ -107,15 +107,6 @@ def test_an_action_of_weight_0_is_counted_and_one_that_is_not_named_is_rejected(
 
 
 @given(sent_events)
-def test_every_record_is_folded_rejected_or_ignored(events: list[Sent]) -> None:
-    batch = batch_of(events)
-    assert len(batch.items) + len(batch.rejected) + batch.ignored == len(events)
-    assert BUNDLE.actions is not None
-    assert BUNDLE.actions.folded[batch.actions].all()
-    assert {reason for _, reason in batch.rejected} <= {Reason.UNKNOWN_ACTION}
-
-
-@given(sent_events)
 def test_a_round_is_the_rule_applied_to_one_event_after_the_other(events: list[Sent]) -> None:
     actions, counting = BUNDLE.actions, BUNDLE.sketch
     assert actions is not None
@@ -137,24 +128,6 @@ def test_a_round_is_the_rule_applied_to_one_event_after_the_other(events: list[S
     assert got.keys() == want.keys()
     for name, tensors in got.items():
         np.testing.assert_allclose(tensors, want[name][0], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("action", [CART, FAVORITE, PURCHASE])
-def test_an_action_changes_the_state(action: int) -> None:
-    [click], [other] = (folded([(0, 3, 2, a)], BUNDLE).values() for a in (CLICK, action))
-    assert not np.allclose(click, other, atol=1e-3)
-
-
-def test_a_counter_adds_the_weight() -> None:
-    [tensors] = folded([(0, 3, 2, CART), (0, 3, 2, CLICK)], BUNDLE).values()
-    counters = BUNDLE.layout.view(tensors)["counters"]
-    assert sorted(set(counters[0].tolist())) == [0.0, 3.5], "2.5 of the cart, 1 of the click, no decay"
-
-
-def test_a_list_keeps_the_folded_actions_alone() -> None:
-    [tensors] = folded([(0, 3, 2, CLICK), (0, 4, 2, VIEW), (0, 10, 2, PURCHASE)], LISTS).values()
-    assert LISTS.event_list is not None
-    assert len(LISTS.event_list.read(tensors)) == 2
 
 
 def test_a_worker_counts_what_it_leaves_out_and_sends_the_rest_to_the_dead_letters() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uic.bulk.archive import Archive, begin_archive, incomplete
+from uic.bulk.archive import Archive, begin_archive
 from uic.bulk.archiving import Archiver
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import UNFINISHED, Folder
@@ -191,15 +191,6 @@ def test_a_folder_that_goes_while_a_run_is_on_its_way_is_not_begun_again(to: str
         archive(log, to, after=once("file", lose))
 
 
-def test_runs_of_other_partitions_keep_what_each_has_begun(tmp_path: Path) -> None:
-    log = Log(25)
-    runs = [Archiver(archive_of(str(tmp_path)), log) for _ in range(2)]
-    for partition, run in enumerate(runs):
-        run.run(partition, 25)
-    assert archive_of(str(tmp_path)).about.begun == (0, 1)
-    assert begin_archive(Folder(str(tmp_path)), TOPIC, TOPIC_ID, 3).about.begun == (0, 1), "the topic has grown"
-
-
 def test_an_archive_of_an_earlier_version_is_known_by_its_locks_until_it_notes_what_it_has(tmp_path: Path) -> None:
     log = Log(25)
     archive(log, str(tmp_path))
@@ -224,15 +215,6 @@ def test_a_first_run_that_was_killed_before_it_wrote_a_manifest_is_repeated(to: 
     assert held(archive(log, to)) == [[*range(20, 25)]] * 2
 
 
-def test_partitions_that_lack_records_are_told() -> None:
-    assert incomplete({0: 0, 1: 0}, 2) == ""
-    said = incomplete({0: 130, 1: 0, 2: 13}, 3)
-    assert said.startswith("2 of 3 partitions lack records")
-    assert "(0 is complete from offset 130 on, 2 is complete from offset 13 on)" in said
-    assert said.endswith("states that are folded from these are partial")
-    assert incomplete(dict.fromkeys(range(64), 1), 64).count("complete from") == 5
-
-
 def once(step: str, do: Callable[[], object]) -> Callable[[str], None]:
     """Does something the first time that a step is done."""
     left = [do]
@@ -253,19 +235,6 @@ def test_a_second_run_is_refused_while_one_writes_and_both_may_go_on_afterwards(
 
     archive(log, str(tmp_path), after=once("file", second))
     assert held(archive(log, str(tmp_path))) == [[*range(25)]] * 2
-
-
-def test_how_far_a_run_is_adds_up_to_what_was_left(tmp_path: Path) -> None:
-    log = Log(25)
-    archive(log, str(tmp_path))
-    log.send(10)
-    archiver, read = Archiver(archive_of(str(tmp_path)), log), list[int]()
-    for partition, now in enumerate(log.bounds()):
-        assert archiver.left(partition, now) == 10
-        archiver.run(partition, now.end, read.append)
-        assert archiver.left(partition, now) == 0
-    assert read == [7, 3, 7, 3]
-    assert Archiver(archive_of(str(tmp_path / "new")), log).left(0, log.bounds()[0]) == 35
 
 
 def test_two_runs_at_once_where_there_are_no_locks_lose_nothing_and_one_of_them_says_so() -> None:
@@ -427,7 +396,10 @@ def test_damaged_files_are_not_archived_again_from_a_topic_that_was_created_agai
     assert contents(tmp_path) == before
 
 
-def test_a_topic_without_an_id_is_archived_as_before(tmp_path: Path) -> None:
+def test_runs_of_other_partitions_keep_what_each_has_begun(tmp_path: Path) -> None:
     log = Log(25)
-    log.topic_id = bytes(16)
-    assert held(archive(log, str(tmp_path))) == [[*range(25)]] * 2
+    runs = [Archiver(archive_of(str(tmp_path)), log) for _ in range(2)]
+    for partition, run in enumerate(runs):
+        run.run(partition, 25)
+    assert archive_of(str(tmp_path)).about.begun == (0, 1)
+    assert begin_archive(Folder(str(tmp_path)), TOPIC, TOPIC_ID, 3).about.begun == (0, 1), "the topic has grown"

@@ -7,7 +7,6 @@ import pytest
 from uic.core.ports import LogBlocked
 from uic.log.blocked import Blocked
 from uic.log.silence import SESSIONS
-from uic.settings import KafkaSettings
 
 BOUND_S = 20.0
 SESSION_S = 10.0
@@ -26,13 +25,6 @@ def told(seconds: int, *, out: bool = False) -> LogBlocked:
     return LogBlocked(f"the thread that reads the log has been blocked for {seconds} s: {LOOK}", out_of_group=out)
 
 
-def test_nothing_is_told_before_it_begins_and_while_it_goes_on(blocked: Blocked) -> None:
-    assert Blocked(BOUND_S, SESSION_S, LOOK).judge(1e9) is None
-    assert blocked.judge(99.0 + BOUND_S) is None
-    blocked.goes_on(110.0)
-    assert blocked.judge(109.0 + BOUND_S) is None
-
-
 def test_a_thread_that_is_blocked_is_told_with_how_long_and_once_a_second(blocked: Blocked) -> None:
     assert blocked.judge(100.0 + BOUND_S) == told(20)
     assert blocked.judge(100.1 + BOUND_S) is None
@@ -40,15 +32,6 @@ def test_a_thread_that_is_blocked_is_told_with_how_long_and_once_a_second(blocke
     blocked.goes_on(122.0)
     assert blocked.judge(122.0) == LogBlocked("")
     assert blocked.judge(123.0) is None
-
-
-def test_after_three_sessions_it_is_out_of_the_group_until_the_group_has_it_again(blocked: Blocked) -> None:
-    blocked.is_member(100.0)
-    assert blocked.judge(100.0 + OUT_S) == told(30, out=True)
-    blocked.goes_on(140.0)
-    assert blocked.judge(140.0) == LogBlocked("", out_of_group=True)
-    blocked.is_member(141.0)
-    assert blocked.judge(141.0) == LogBlocked("")
 
 
 def test_what_the_group_said_before_is_no_proof_that_it_has_the_worker_after(blocked: Blocked) -> None:
@@ -67,17 +50,3 @@ def test_a_process_that_was_stopped_as_a_whole_has_no_thread_that_is_blocked(blo
     for second in range(126, 126 + int(BOUND_S)):
         found = blocked.judge(float(second))
     assert found == told(20, out=True), "it has not gone on since"
-
-
-def test_a_bound_that_is_longer_than_three_sessions_counts() -> None:
-    blocked = Blocked(BOUND_S, 1.0, LOOK)
-    blocked.goes_on(100.0)
-    assert blocked.judge(99.0 + BOUND_S) is None
-    assert blocked.judge(100.0 + BOUND_S) == told(20, out=True)
-
-
-def test_the_files_are_named_with_their_settings() -> None:
-    assert KafkaSettings().without_time_limit().startswith("see whether the brokers' names are looked up")
-    settings = KafkaSettings(security_protocol="SSL", ssl_certfile="/a/c.pem", ssl_keyfile="/a/c.key")
-    files = "/a/c.pem (UIC_KAFKA__SSL_CERTFILE) or /a/c.key (UIC_KAFKA__SSL_KEYFILE)"
-    assert settings.without_time_limit().startswith(f"see whether {files} is on a mount that hangs, or whether")

@@ -92,14 +92,6 @@ def test_a_file_whose_writing_failed_does_not_appear_and_replaces_nothing(folder
     assert not list(Path(folder.url).glob(f"*{UNFINISHED}"))
 
 
-def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(FolderUnavailable, match="file/folder"):
-        Folder(str(tmp_path / "file" / "folder")).write("a.bin", b"1")
-    with pytest.raises(FolderUnavailable, match="nonsense://bulk"):
-        Folder("nonsense://bulk")
-
-
 def test_another_hash_and_a_missing_file_are_damage(folder: Folder) -> None:
     written = folder.write("a.bin", b"12345")
     folder.write("a.bin", b"12346")
@@ -139,12 +131,6 @@ def test_a_path_is_absolute_from_the_start_and_a_url_stays_as_it_is(
         assert Folder(url).url == url
 
 
-def test_a_folder_is_made_once(folder: Folder) -> None:
-    assert folder.made()
-    folder.write("a.bin", b"1")
-    assert not folder.made()
-
-
 def test_a_lock_is_held_by_one_and_is_no_file_of_the_folders_below(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "made"))
     with folder.locked("1.lock") as first, folder.locked("1.lock") as second, folder.locked("2.lock") as other:
@@ -160,19 +146,6 @@ def test_a_disk_without_locks_locks_nothing_out(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("fcntl.flock", without)
     with Folder(str(tmp_path)).locked("lock") as held:
         assert held
-
-
-def test_the_sizes_of_files_are_told(folder: Folder) -> None:
-    folder.write("a", b"12345")
-    folder.write("b", b"")
-    assert folder.sizes() == {"a": 5, "b": 0}
-
-
-def test_what_is_removed_is_gone_and_may_be_removed_again(folder: Folder) -> None:
-    folder.below("deep").write("a.bin", b"1")
-    folder.remove("deep")
-    folder.remove("deep")
-    assert folder.names() == []
 
 
 def test_two_writers_of_one_file_at_once_leave_a_whole_one(tmp_path: Path) -> None:

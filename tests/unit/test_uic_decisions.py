@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mimn.state import NO_EPOCH, NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
 from support.fake_topics import FakeRecord
@@ -25,10 +21,8 @@ from uic.core.start_position import (
     continue_broken,
     contradiction,
     log_bounds,
-    new_lineage,
     start_position,
     still_broken,
-    where_it_parts,
 )
 
 TRUNCATED, WITNESS = BrokenReason.TRUNCATED, BrokenReason.WITNESS
@@ -87,25 +81,6 @@ def test_without_a_record_of_ours_any_other_is_of_another_writer() -> None:
     assert judge(known, b"junk", tried) is Verdict.OWNERSHIP_LOST
 
 
-records = st.one_of(
-    st.just(ABSENT),
-    st.binary(max_size=110),
-    st.builds(
-        record,
-        next_offset=st.integers(98, 102),
-        era=st.integers(1, 3),
-        lineage=st.integers(4, 6),
-        writer=st.integers(8, 10),
-        as_of_ms=st.integers(999, 1001),
-    ),
-)
-
-
-@given(records, records, st.one_of(st.none(), records))
-def test_every_record_has_a_verdict(stored: bytes, held: bytes, attempt: bytes | None) -> None:
-    assert judge(stored, held, attempt) in Verdict
-
-
 def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID, epoch_end: tuple[int, int] | None = None) -> LogBounds:
     return LogBounds(start, end, topic_id, None if epoch_end is None else EpochEnd(*epoch_end))
 
@@ -119,27 +94,6 @@ def test_a_log_whose_beginning_was_cut_above_the_last_stable_offset_is_not_trunc
     assert isinstance(begun, Begin)
     assert (begun.kind, begun.lost_from, begun.read_from) == ("gap", 60, 140)
     assert contradiction(begun.progress, log_bounds(140, 127, ID)) is None
-
-
-def test_nothing_stored_begins_a_lineage_where_the_settings_say() -> None:
-    begun = start_position(ABSENT, bounds(start=7), MINT)
-    assert isinstance(begun, Begin)
-    assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("new", 7, None, True)
-    assert (begun.progress.lineage, begun.progress.writer, begun.progress.base, begun.progress.era) == (6, 10, 7, 0)
-    latest = start_position(ABSENT, bounds(start=7), replace(MINT, start="latest"))
-    assert isinstance(latest, Begin)
-    assert (latest.read_from, latest.progress.base) == (200, 200)
-
-
-def test_the_last_folded_record_is_read_as_witness() -> None:
-    assert start_position(known, bounds(), MINT) == Begin("go_on", KNOWN, False, 98, 77)
-    assert start_position(known, bounds(end=100), MINT) == Begin("go_on", KNOWN, False, 98, 77)
-
-
-def test_nothing_folded_yet_leaves_nothing_to_verify() -> None:
-    untouched = KNOWN._replace(last_offset=-1, witness=0, next_offset=0)
-    begun = start_position(encode_progress(untouched), bounds(), MINT)
-    assert begun == Begin("go_on", untouched, False, 0, None, others_from=0)
 
 
 def test_until_anything_is_folded_an_era_goes_on_where_the_log_may_have_lost_its_tail() -> None:
@@ -182,15 +136,6 @@ def test_a_witness_that_retention_removed_is_replaced_by_the_topic_id(start: int
     assert start_position(known, bounds(start=start), MINT) == Begin("go_on", KNOWN, False, 100, None)
     nameless = bounds(start=start, topic_id=NO_TOPIC_ID)
     assert start_position(known, nameless, MINT) == Broken(BrokenReason.UNVERIFIABLE, KNOWN)
-
-
-def test_a_gap_is_noted_and_stored_before_the_first_read() -> None:
-    begun = start_position(known, bounds(start=150), MINT)
-    assert isinstance(begun, Begin)
-    assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("gap", 150, None, True)
-    assert begun.progress == KNOWN._replace(next_offset=150, gap_end=150, gaps=1, writer=10)
-    again = start_position(encode_progress(begun.progress), bounds(start=150), MINT)
-    assert again == Begin("go_on", begun.progress, False, 150, None)
 
 
 @pytest.mark.parametrize(
@@ -326,25 +271,6 @@ def test_continue_refuses_what_it_cannot_do() -> None:
         continue_broken(record(partitions=8), bounds(), MINT)
 
 
-@given(
-    st.integers(0, 250),
-    st.integers(0, 250),
-    st.sampled_from([ID, OTHER_ID, NO_TOPIC_ID]),
-    st.one_of(st.just(ABSENT), st.builds(record, next_offset=st.integers(99, 220))),
-)
-def test_reading_begins_within_the_log_and_never_below_progress(
-    start: int, length: int, topic_id: bytes, stored: bytes
-) -> None:
-    log = LogBounds(start, start + length, topic_id)
-    decision = start_position(stored, log, MINT)
-    if isinstance(decision, Begin):
-        assert log.start <= decision.read_from <= log.end
-        assert (decision.witness is None) == (decision.read_from == decision.progress.next_offset)
-        assert decision.read_from <= decision.progress.next_offset
-    rebuilt = new_lineage(log, MINT)
-    assert rebuilt.read_from == log.start
-
-
 LAST = FakeRecord(119, b"ann", b"value", 5)
 
 
@@ -373,29 +299,3 @@ def test_an_idle_partition_changes_nothing_but_its_time_and_its_place_behind_mar
 @pytest.mark.parametrize(("ahead_ms", "expected"), [(3_600_000, 6_400_000), (0, 10_000_000), (-3_600_000, 13_600_000)])
 def test_a_question_was_asked_at_the_time_of_the_stores_clock(ahead_ms: int, expected: int) -> None:
     assert as_of(10_000_000, ahead_ms) == expected
-
-
-@pytest.mark.parametrize(
-    ("start", "answer", "told"),
-    [
-        (0, (3, 80), "from offset 80 on"),
-        (90, (3, 90), "from an offset on that is at or below 90: those below 90 are gone"),
-        (0, (2, 80), "from an offset on that is not known (perhaps from 80 on): rebuild, or continue with an offset"),
-        (0, None, "from an offset on that is not known: rebuild, or continue with an offset"),
-    ],
-)
-def test_an_operator_is_told_where_a_log_parts_as_far_as_that_is_known(
-    start: int, answer: tuple[int, int] | None, told: str
-) -> None:
-    epoch_end = None if answer is None else EpochEnd(*answer)
-    for reason in WRITTEN_AGAIN:
-        assert (
-            where_it_parts(KNOWN, start, epoch_end, reason)
-            == f"the states end at offset 100, and the log has other records {told}"
-        )
-
-
-def test_a_log_of_which_nothing_was_ever_folded_is_folded_from_its_beginning() -> None:
-    untouched = KNOWN._replace(last_offset=-1, witness=0, last_epoch=NO_EPOCH, era=0)
-    begun = continue_broken(encode_progress(untouched), bounds(end=90), MINT, about=TRUNCATED)
-    assert (begun.read_from, begun.progress.gaps) == (0, 0)

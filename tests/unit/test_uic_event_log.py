@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,37 +13,24 @@ from typing import Any
 import pytest
 from kafka.errors import (
     ClusterAuthorizationFailedError,
-    InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
-    NotEnoughReplicasError,
     TopicAuthorizationFailedError,
 )
 
 from localstack.wait import until
-from support.bundles import TINY
 from support.fake_event_log import FakeEventLog
-from uic import app
-from uic.core.event import Reason
 from uic.core.kafka_tools import KafkaTools
-from uic.core.letters import Letter, to_wire
 from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
-from uic.log import event_log, on_demand_thread, owed_verdicts
-from uic.log.bounded_producer import close_producer
-from uic.log.connection_causes import NoConnection
+from uic.log import event_log
 from uic.log.erasures import decode_erasure
 from uic.log.event_log import DELIVERY_SHARE, VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
-from uic.log.kafka_repairs.connections import Manager
 from uic.log.kafka_repairs.producers import NeverSent, NotAppended, OtherCount
-from uic.log.owed_verdicts import OwedVerdicts
-from uic.log.topic_reader import LogRecord
-from uic.settings import BundleSettings, KafkaSettings, UicSettings
-from uic.tools import dead_letters
 
 TIMEOUT_S = 2.0
 DELIVERY_S = DELIVERY_SHARE * TIMEOUT_S
@@ -226,96 +213,26 @@ def test_the_time_that_delivery_may_take_begins_with_the_first_record_sent(
     assert fresh.closings == 0
 
 
-def test_two_calls_that_lose_one_producer_leave_the_next_one_alone(
-    connect: Callable[[Brokers], KafkaLog], clock: Clock
-) -> None:
-    calls: list[float] = []
-
-    def late(timeout: float) -> None:
-        calls.append(timeout)
-        if len(calls) == 1:  # meanwhile another call loses it, and a third connects anew
-            with pytest.raises(NotAcknowledged):
-                append(log, 60)
-            assert append(log, 60, b"meanwhile") == [Position(0, 7)]
-        else:
-            clock.now += timeout
-        raise KafkaTimeoutError
-
-    silent, fresh = Producer(late), Producer()
-    log = connect(Brokers([silent, fresh]))
-    with pytest.raises(NotAcknowledged):
-        append(log, 60)
-    assert append(log, 60, b"after") == [Position(0, 7)]
-    assert (silent.closings > 0, fresh.closings, fresh.sent) == (True, 0, [b"meanwhile", b"after"])
-
-
-@pytest.mark.parametrize(("waits", "told"), [(True, NotSent), (False, NotAcknowledged)])
-def test_why_a_producer_has_no_connection_is_told_where_it_sent_nothing_or_got_no_answer(
-    waits: bool,
-    told: type[NotSent] | type[NotAcknowledged],
-    connect: Callable[[Brokers], KafkaLog],
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def late(timeout: float) -> None:
-        clock.now += timeout
-        raise KafkaTimeoutError
-
-    refused = NoConnection("the key has a passphrase", "store it without one", answered=True)
-    monkeypatch.setattr(event_log, "failures_of", lambda producer: {"h:1": refused, "h:2": refused})
-    log = connect(Brokers([Producer(late, waits=waits)]))
-    with pytest.raises(told) as raised:
-        append(log, 1.0)
-    error: Any = raised.value
-    assert error.why == "h:1, h:2 (the key has a passphrase; store it without one)"
-    assert error.why in error.detail
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (NotEnoughReplicasError(), NotAcknowledged),
-        (MessageSizeTooLargeError(), LogRefused),
-        (KafkaError(), NotAcknowledged),
-    ],
-    ids=["put off", "refused", "refused when it was sent again"],
-)
-def test_a_record_that_the_brokers_do_not_take_costs_no_producer(
-    connect: Callable[[Brokers], KafkaLog], error: KafkaError, told: type[LogUnavailable]
-) -> None:
-    def refuse(timeout: float) -> None:
-        raise error
-
-    producer = Producer(refuse)
-    log = connect(Brokers([producer]))
-    for _ in range(2):
-        with pytest.raises(told):
-            append(log, 1.0)
-    assert (producer.closings, len(producer.sent)) == (0, 2)
-
-
 @pytest.mark.parametrize(
     ("error", "why", "of_records"),
     [
         (TopicAuthorizationFailedError("events"), "grant it WRITE", False),
-        (ClusterAuthorizationFailedError("no id"), "before Kafka 2.8 also IDEMPOTENT_WRITE", False),
+        (ClusterAuthorizationFailedError("no id"), "IDEMPOTENT_WRITE", False),
         (MessageSizeTooLargeError(), "max.message.bytes", True),
-        (InvalidRecordError("no key"), "InvalidRecordError", True),
     ],
-    ids=lambda case: type(case).__name__ if isinstance(case, Exception) else "",
 )
-def test_what_the_brokers_refuse_is_told_with_its_reason_and_not_as_unknown(
+def test_what_the_brokers_refuse_is_told_with_its_reason(
     connect: Callable[[Brokers], KafkaLog], error: KafkaError, why: str, of_records: bool
 ) -> None:
     def refuse(timeout: float) -> None:
         raise error
 
-    refusing, fresh = Producer(refuse), Producer()
-    log = connect(Brokers([refusing, fresh]))
-    with pytest.raises(LogRefused, match=r"^nothing was written: ") as refused:
-        append(log, 1.0)
+    producer = Producer(refuse)
+    with pytest.raises(LogRefused, match="nothing was written") as refused:
+        append(connect(Brokers([producer])), 1.0)
     assert why in refused.value.detail
     assert (refused.value.retriable, refused.value.of_records) == (False, of_records)
+    assert producer.closings == 0, "it costs no producer"
 
 
 def test_a_time_that_the_brokers_refuse_is_the_fault_of_the_clock_here_and_not_of_the_records(
@@ -325,9 +242,7 @@ def test_a_time_that_the_brokers_refuse_is_the_fault_of_the_clock_here_and_not_o
         raise InvalidTimestampError("Timestamp 1796981249991 of message with offset 0 is out of range.")
 
     log = connect(Brokers([Producer(refuse)]))
-    with pytest.raises(
-        WrongClock, match=r"^nothing was written: topic events .*machine, whose clock is wrong"
-    ) as refused:
+    with pytest.raises(WrongClock, match="clock") as refused:
         append(log, 1.0)
     assert refused.value.retriable, "another machine may do it, or this one later"
 
@@ -380,7 +295,7 @@ def test_a_refusal_beside_a_record_of_unknown_fate_is_unknown(connect: Callable[
     assert raised.value.positions == (0, 1)
 
 
-@pytest.mark.parametrize("beside", [None, KafkaTimeoutError(), OtherCount()], ids=["alone", "a late one", "sent twice"])
+@pytest.mark.parametrize("beside", [None, OtherCount()], ids=["alone", "sent twice"])
 def test_what_the_brokers_did_not_append_is_unwritten_unless_another_record_is_unknown(
     connect: Callable[[Brokers], KafkaLog], beside: KafkaError | None
 ) -> None:
@@ -399,9 +314,7 @@ def test_what_the_brokers_did_not_append_is_unwritten_unless_another_record_is_u
     assert producer.closings == 0
 
 
-@pytest.mark.parametrize(
-    "beside", [None, NotAppended(), KafkaTimeoutError()], ids=["alone", "another count", "a late one"]
-)
+@pytest.mark.parametrize("beside", [None, KafkaTimeoutError()], ids=["alone", "a late one"])
 def test_what_no_leader_was_sent_may_be_sent_again_unless_another_record_is_unknown(
     connect: Callable[[Brokers], KafkaLog], beside: KafkaError | None
 ) -> None:
@@ -444,37 +357,7 @@ def test_a_producer_that_reports_a_record_too_late_sends_nothing_more_though_no_
     assert append(log, 1.0) == [Position(0, 7)]
 
 
-class Unclosable(Producer):
-    """A producer whose first end fails in a way that is not expected."""
-
-    def close(self, timeout: float) -> None:
-        super().close(timeout)
-        if self.closings == 1:
-            raise ValueError("a bad state")
-
-
-def test_a_producer_that_cannot_be_ended_keeps_no_other_one_from_it_and_is_ended_later(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(on_demand_thread, "RETRY_S", 0.005)
-    monkeypatch.setattr(owed_verdicts, "AGAIN_S", 0.05)
-    first: Any
-    other: Any
-    first, other = Unclosable(), Producer()
-    owed = OwedVerdicts(lambda producer: close_producer(producer, wait_s=0))
-    for producer in (first, other):
-        owed.expect(producer, [Future(lambda timeout: None)], 0.0)
-    until(lambda: first.closings == 2, "the first one is ended", within_s=30)
-    until(lambda: other.closings == 1, "the other one is ended", within_s=30)
-    until(lambda: not owed._owed, "nothing is owed", within_s=30)
-    assert "a bad state" in caplog.text
-    owed.close()
-
-
-@pytest.mark.parametrize("timeout_s", [0.05, TIMEOUT_S], ids=["a short call", "a call with all of the time"])
-def test_what_was_never_sent_when_the_time_of_a_call_is_over_is_taken_back_and_told_as_not_written(
-    connect: Callable[[Brokers], KafkaLog], clock: Clock, timeout_s: float
-) -> None:
+def test_what_was_never_sent_in_time_is_taken_back(connect: Callable[[Brokers], KafkaLog], clock: Clock) -> None:
     def late(timeout: float) -> None:
         clock.now += timeout
         raise KafkaTimeoutError
@@ -482,81 +365,19 @@ def test_what_was_never_sent_when_the_time_of_a_call_is_over_is_taken_back_and_t
     producer = Producer(late, waits=True)
     log = connect(Brokers([producer]))
     with pytest.raises(NotSent):
-        append(log, timeout_s)
+        append(log, 0.05)
     assert log._verdicts._owed == [], "nothing is owed"
     assert producer.closings == 0
 
 
-def test_a_call_with_all_of_the_time_hears_the_producers_word(
-    connect: Callable[[Brokers], KafkaLog], clock: Clock
-) -> None:
-    waited: list[float] = []
-
-    def word(timeout: float) -> None:
-        waited.append(timeout)
-        raise NeverSent
-
-    with pytest.raises(NotSent):
-        append(connect(Brokers([Producer(word)])), TIMEOUT_S)
-    assert waited[0] - DELIVERY_S == pytest.approx((1 - DELIVERY_SHARE) * TIMEOUT_S), "its producer is asked for less"
-
-
-def test_appending_does_not_wait_for_the_question_of_a_topics_id(
-    connect: Callable[[Brokers], KafkaLog], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, answered = threading.Event(), threading.Event()
-
-    class Admin:
-        def __init__(self, **options: object) -> None:
-            asked.set()
-            answered.wait(60)
-
-        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
-            return [{"error_code": 0, "topic_id": None}]
-
-    monkeypatch.setattr(event_log, "KafkaAdminClient", Admin)
-    log = connect(Brokers([Producer()]))
-    try:
-        identity = pool.submit(log.topic_id, "events")
-        assert asked.wait(30)
-        assert pool.submit(append, log, 60).result(30) == [Position(0, 7)]
-    finally:
-        answered.set()
-    assert identity.result(30) == bytes(16)
-
-
-def test_without_the_topic_of_notes_nothing_is_erased_and_the_answer_is_how_to_create_it() -> None:
-    log = FakeEventLog({"events": 4})
-    with pytest.raises(UnsuitableTopic) as refused:
+@pytest.mark.parametrize(("found", "fix"), [(0, "--create"), (1, "--alter"), (8, "delete it")])
+def test_without_as_many_partitions_of_notes_nothing_is_erased(found: int, fix: str) -> None:
+    log = FakeEventLog({"events": 4} | ({"events.erased": found} if found else {}))
+    with pytest.raises(UnsuitableTopic, match=r"events\.erased") as refused:
         Publisher(log, "events", 4, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
-    assert refused.value.detail == (
-        "nothing was erased: topic events.erased does not exist: create it: kafka-topics.sh "
-        "--bootstrap-server h:9092 --create --topic events.erased --partitions 4 --config cleanup.policy=compact"
-    )
+    assert fix in refused.value.detail
     assert not refused.value.retriable
-    assert log.records == {"events": [[]] * 4}
-
-
-@pytest.mark.parametrize(
-    ("found", "fix"),
-    [
-        (1, "give it as many: kafka-topics.sh --bootstrap-server h:9092 --alter --topic events.erased --partitions 4"),
-        (
-            8,
-            "delete it, create it again, and erase again those who were erased before: kafka-topics.sh "
-            "--bootstrap-server h:9092 --create --topic events.erased --partitions 4 --config cleanup.policy=compact",
-        ),
-    ],
-)
-def test_with_another_number_of_partitions_of_notes_nothing_is_erased_and_the_answer_is_how_to_repair_it(
-    found: int, fix: str
-) -> None:
-    log = FakeEventLog({"events": 4, "events.erased": found})
-    with pytest.raises(UnsuitableTopic) as refused:
-        Publisher(log, "events", 4, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
-    said = f"nothing was erased: topic events.erased has {found} partitions, not 4: {fix}"
-    assert (refused.value.detail, refused.value.retriable) == (said, False)
-    assert log.records == {"events": [[]] * 4, "events.erased": [[]] * found}
+    assert log.records["events"] == [[]] * 4
 
 
 def test_without_the_right_to_write_notes_nothing_is_erased_however_often_it_is_tried() -> None:
@@ -580,8 +401,8 @@ def test_where_the_brokers_tell_of_no_rights_a_refused_note_is_told_as_half_an_e
 
 @pytest.mark.parametrize(
     ("told", "writable"),
-    [(["DESCRIBE", "READ"], False), (["DESCRIBE", "WRITE"], True), ([], True), (None, True)],
-    ids=["read only", "writable", "not told", "no such field"],
+    [(["DESCRIBE", "READ"], False), (["DESCRIBE", "WRITE"], True), (None, True)],
+    ids=["read only", "writable", "not told"],
 )
 def test_a_right_that_the_brokers_do_not_tell_of_is_taken_for_granted(
     connect: Callable[[Brokers], KafkaLog], monkeypatch: pytest.MonkeyPatch, told: list[str] | None, writable: bool
@@ -638,75 +459,3 @@ def test_two_erasures_of_a_user_at_once_write_their_notes_in_rising_order(pool: 
     assert (first.result(30).offset, second.result(30).offset) == (0, 1)
     notes = [decode_erasure(value or b"").offset for _, value in log.records[erased_topic("events")][0]]
     assert notes == [0, 1]
-
-
-class Opened(Exception):
-    """A log was made; its argument is the largest request."""
-
-
-def opened(client: object, *, timeout_s: float, max_request_bytes: int) -> KafkaLog:
-    raise Opened(max_request_bytes)
-
-
-def test_the_service_sends_requests_as_large_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "KafkaLog", opened)
-    settings = UicSettings(kafka=KafkaSettings(max_request_bytes=3 << 20), bundle=BundleSettings(path=TINY))
-    with pytest.raises(Opened, match=str(3 << 20)):
-        app.App(settings)
-
-
-def test_a_replay_sends_requests_as_large_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    kafka = KafkaSettings()
-    dead = Letter(Reason.ITEM_ZERO, kafka.topic, 1, 5, 1_700_000_000_000, b"u1", b"v", ())
-    key, value, headers = to_wire(dead, 1 << 20)
-    record = LogRecord(kafka.dead_letter_topic, 0, 0, 0, key, value, tuple(headers))
-    monkeypatch.setattr(dead_letters, "read_to_end", lambda *_, **__: iter([record]))
-    monkeypatch.setattr(dead_letters, "KafkaLog", opened)
-    monkeypatch.setenv("UIC_KAFKA__MAX_REQUEST_BYTES", str(3 << 20))
-    with pytest.raises(Opened, match=str(3 << 20)):
-        dead_letters.main(["replay", "--yes"])
-
-
-@pytest.mark.parametrize("said", [True, False], ids=["they have none", "they are silent"])
-def test_only_brokers_that_say_so_are_a_reason_to_ask_whether_the_topic_exists(
-    monkeypatch: pytest.MonkeyPatch, said: bool
-) -> None:
-    manager: Any = object.__new__(Manager)
-    vars(manager).update(unknown_topics={"events"} if said else set(), _connecting={}, _failed={}, _conns={})
-
-    class Waiting(Producer):
-        _sender = SimpleNamespace(_client=SimpleNamespace(_manager=manager))
-
-        def partitions_for(self, topic: str) -> set[int]:
-            raise KafkaTimeoutError("Failed to update metadata after 5.0 secs.")
-
-    monkeypatch.setattr(event_log, "open_producer", Brokers([Waiting()]).open)
-    log = KafkaLog({"bootstrap_servers": ["a:1"]}, timeout_s=TIMEOUT_S, max_request_bytes=MAX_REQUEST_BYTES)
-    words = "have no topic events: does it exist" if said else "a broker that is needed does not answer in time"
-    with pytest.raises(LogUnavailable, match=words):
-        append(log, TIMEOUT_S)
-
-
-def test_connecting_and_asking_have_the_time_of_one_call_together(
-    connect: Callable[[Brokers], KafkaLog], clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bounds: list[float] = []
-
-    class Admin:
-        def __init__(self, *, bootstrap_timeout_ms: int, **options: object) -> None:
-            bounds.append(clock.now + bootstrap_timeout_ms / 1000)
-            clock.now += TIMEOUT_S / 2
-
-        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
-            return [{"error_code": 0, "partitions": [None]}]
-
-    @contextmanager
-    def answered_by(client: object, deadline: float) -> Iterator[None]:
-        bounds.append(deadline)
-        yield
-
-    monkeypatch.setattr(event_log, "KafkaAdminClient", Admin)
-    monkeypatch.setattr(event_log, "answered_by", answered_by)
-    began = clock.now
-    assert connect(Brokers([Producer()])).partition_count("events") == 1
-    assert bounds == [pytest.approx(began + TIMEOUT_S)] * 2

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import random
 import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from mimn.state import Block, Ledger, Progress, Sketch, StateLayout, decode_progress, partition_of
+from mimn.state import Block, Ledger, Progress, StateLayout, decode_progress, partition_of
 from mimn.state.codec import HEADER_BYTES
 from support import fake_topics, hand_model
 from support.fake_state_store import FakeStore
-from support.fake_topics import FakeDeadLetters, FakeErasures, FakeRecord, FakeTopic
-from support.fold_worker import Crashed, Worker
+from support.fake_topics import FakeDeadLetters, FakeRecord, FakeTopic
+from support.fold_worker import Worker
 from support.hand_model import COMPILED_MODEL, MODEL, event_value, users_of
 from support.replayed import assert_exactly_once, stored_state
 from uic.bulk.verification import Expected, tensors
 from uic.core.cache import ENTRY_BYTES, StateCache
-from uic.core.commit import Answer, Commit, Verdict
+from uic.core.commit import Answer, Commit
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
-from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
+from uic.core.letters import KEY_BYTES, NULL, REASON, Letter, to_wire
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
 from uic.core.ports import PartitionCount
 from uic.core.routing import MisroutedWindow
@@ -284,7 +281,7 @@ def test_a_shelf_keeps_what_was_put_last_and_memory_is_bounded(steps: list[tuple
 def test_a_cache_takes_no_more_than_its_bytes_even_with_the_longest_keys(size: int) -> None:
     tracemalloc.start()
     try:
-        cache = StateCache(4 << 20)
+        cache = StateCache(1 << 20)
         shelves = [cache.open() for _ in range(3)]
         for i in range(3 * cache.size // size):
             shelves[i % 3].put([b"%0128d" % i], [bytes(size)])
@@ -306,37 +303,8 @@ def test_the_least_recently_used_state_of_the_greediest_partition_goes_first() -
     assert list(greedy) == [b"d", b"a"]
 
 
-def test_a_larger_value_of_a_known_user_makes_room_too() -> None:
-    cache = StateCache(3 * (ENTRY_BYTES + 100))
-    shelf = cache.open()
-    shelf.put([b"a", b"b", b"c"], [bytes(100)] * 3)
-    shelf.put([b"b"], [bytes(101)])
-    assert list(shelf) == [b"c", b"b"]
-    shelf.put([b"a"], [bytes(cache.size)])
-    assert not list(shelf), "a value that is larger than the cache is not kept"
-
-
 def letter(key: bytes | None = b"ann", value: bytes | None = b"v", headers: int = 1) -> Letter:
     return Letter(Reason.TOO_LARGE, "t", 3, 42, 5, key, value, tuple((f"h{i}", b"x" * 10) for i in range(headers)))
-
-
-def test_a_letter_carries_the_record_and_where_it_came_from() -> None:
-    key, value, headers = to_wire(letter(), 10_000)
-    assert (key, value, headers[0]) == (b"ann", b"v", ("h0", b"x" * 10))
-    assert {REASON: b"too_large", PARTITION: b"3", OFFSET: b"42"}.items() <= dict(headers).items()
-
-
-def test_a_letter_too_large_for_the_topic_is_cut_and_says_so() -> None:
-    from hashlib import sha256
-
-    value = bytes(range(256)) * 100
-    _, cut_value, headers = to_wire(letter(value=value), 4096)
-    assert cut_value is not None
-    assert value.startswith(cut_value)
-    assert 2000 < len(cut_value) < 4096
-    said = dict(headers)
-    assert said[VALUE_BYTES] == b"25600"
-    assert said[VALUE_SHA256] == sha256(value).hexdigest().encode()
 
 
 def test_a_letter_of_a_replayed_letter_has_our_headers_once() -> None:
@@ -441,32 +409,6 @@ def assert_exactly_once_but(store: FakeStore, topic: FakeTopic, rejected: dict[i
     for p, log in topic.partitions.items():
         log.records = [r for r in log.records if r.offset not in rejected.get(p, set())]
     assert_exactly_once(store, topic)
-
-
-def test_too_many_misrouted_records_stop_consumption_before_they_become_dead_letters() -> None:
-    topic, store = FakeTopic(2), FakeStore()
-    here, elsewhere = users_of(0, 2, 1)[0], users_of(1, 2, 1)[0]
-    worker = Worker(topic, store, chunk=500)
-    worker.log.assign(0, 1)
-    topic.event(here)
-    worker.catch_up()
-    for _ in range(150):
-        topic.append(0, elsewhere.encode(), event_value(elsewhere))
-    topic.event(here)
-    before = store.snapshot()
-    worker.settle()
-    assert store.snapshot() == before
-    assert worker.dead_letters.arrived == []
-    assert not worker.updater.status.serving
-    assert worker.updater.status.reasons[0].startswith("misrouted")
-    for cause in ("partitioner=murmur2_random", "partitioner.class", "partitioner.ignore.keys", "no partition"):
-        assert cause in worker.updater.status.reasons[0]
-    assert worker.phase(0) is Phase.BROKEN
-    assert 0 not in worker.log.reading
-    accepting = Worker(topic, store, chunk=500, misrouted_share=1.0, seed=1)
-    accepting.log.assign(0, 1)
-    accepting.catch_up()
-    assert len(accepting.dead_letters.arrived) == 150
 
 
 def test_an_operator_accepts_misrouted_records_and_no_restart_or_new_owner_stops_at_them_again() -> None:
@@ -777,203 +719,6 @@ def test_what_is_fetched_is_accounted_for_to_the_last_record() -> None:
     other.settle()
     for log in (worker.log, other.log):
         assert set(log.outstanding.values()) == {0}
-
-
-actions = st.one_of(
-    st.tuples(st.just("event"), st.integers(0, 3), st.integers(1, 12)),
-    st.tuples(st.just("event"), st.integers(0, 3), st.integers(1, 12)),
-    st.tuples(st.just("event"), st.integers(0, 7), st.integers(1, 12)),
-    st.tuples(st.just("event"), st.integers(0, 2), st.just(hand_model.POISON_ITEM)),
-    st.tuples(st.just("erase"), st.integers(0, 3), st.just(0)),
-    st.tuples(st.just("junk"), st.integers(0, 1), st.just(0)),
-    st.tuples(st.just("marker"), st.integers(0, 1), st.just(0)),
-    st.tuples(st.just("turn"), st.integers(1, 2), st.just(0)),
-    st.tuples(st.just("turn"), st.integers(3, 4), st.just(0)),
-    st.tuples(st.just("crash"), st.integers(0, 1), st.integers(0, 5)),
-    st.tuples(st.just("move"), st.integers(0, 1), st.integers(0, 1)),
-    st.tuples(st.just("fail"), st.integers(0, 1), st.just(0)),
-    st.tuples(st.just("lose"), st.just(0), st.just(0)),
-    st.tuples(st.just("flush"), st.just(0), st.just(0)),
-    st.tuples(st.just("snapshot"), st.just(0), st.just(0)),
-    st.tuples(st.just("outage"), st.integers(1, 3), st.just(0)),
-)
-STEPS = ("poll", "decode", "load", "fold", "commit", "advise")
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(actions, min_size=15, max_size=80), st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
-def test_whatever_happens_every_event_is_folded_once_and_in_order(
-    schedule: list[tuple[str, int, int]], chunk: int, max_states: int, max_waves: int
-) -> None:
-    """Two workers share two partitions of a log and a store through events, erasures, junk, crashes, rebalances, lost
-    requests and answers, lost writes, an emptied store and outages."""
-    topic, store, letters, erasures = FakeTopic(2), FakeStore(), FakeDeadLetters(), FakeErasures()
-    numbers = random.Random(0)
-
-    def start() -> Worker:
-        return Worker(
-            topic,
-            store,
-            dead_letters=letters,
-            erasures=erasures,
-            chunk=chunk,
-            seed=numbers.getrandbits(30),
-            max_states=max_states,
-            max_waves=max_waves,
-        )
-
-    workers = [start(), start()]
-    owner = {0: 0, 1: 1}
-    workers[0].log.assign(0)
-    workers[1].log.assign(1)
-    junk: dict[int, set[int]] = {0: set(), 1: set()}
-    snapshot = store.snapshot()
-    for action, a, b in schedule:
-        match action:
-            case "event":
-                topic.event(USERS[a], item=b)
-            case "erase":
-                offset = topic.erase(USERS[a])
-                p = partition_of(USERS[a].encode(), 2)
-                erasures.notes.setdefault(p, {})[USERS[a].encode()] = offset
-            case "junk":
-                junk[a].add(topic.append(a, users_of(a, 2, 1)[0].encode(), b"\xff"))
-            case "marker":
-                topic.marker(a)
-            case "turn":
-                for worker in workers:
-                    for _ in range(a):
-                        worker.turn()
-            case "crash":
-                workers[a].crash_at = STEPS[b]
-                try:
-                    for _ in range(4):
-                        workers[a].turn()
-                except Crashed:
-                    workers[a] = start()
-                    workers[a].log.assign(*(p for p, w in owner.items() if w == a))
-                workers[a].crash_at = ""
-            case "move":
-                workers[owner[a]].log.revoke(a)
-                owner[a] = b
-                workers[b].log.assign(a)
-            case "fail":
-                store.fail_commits.append("lost answer" if a else "lost request")
-            case "lose":
-                store.restore(snapshot)
-            case "flush":
-                store.flush()
-            case "snapshot":
-                snapshot = store.snapshot()
-            case "outage":
-                store.away = True
-                for worker in workers:
-                    for _ in range(a):
-                        worker.turn()
-                store.away = False
-    store.fail_commits.clear()
-    for worker in workers:
-        worker.settle(40)
-        worker.catch_up()
-    assert_exactly_once_but(store, topic, junk)
-    for p in (0, 1):
-        progress = workers[owner[p]].progress(p)
-        assert progress is not None
-        assert progress.gaps == 0
-    assert {letter.offset for letter in letters.arrived if letter.reason is Reason.MALFORMED_PROTOBUF} == junk[
-        0
-    ] | junk[1]
-    assert not any(w.counted("uic_commits_total", outcome=Verdict.UNREADABLE.value) for w in workers)
-
-
-@dataclass(frozen=True)
-class Counting:
-    """A sketch over ids as they are."""
-
-    sketch: Sketch
-
-    def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
-        return self.sketch.addresses_of(item_ids, category_ids.astype(np.intp))
-
-    def moments(self, times_ms: NDArray[np.int64], _: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        return self.sketch.moments(times_ms)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(-9, 9)), min_size=1, max_size=40),
-    st.sets(st.integers(0, 39), max_size=3),
-)
-def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_event_adds_nothing(
-    touches: list[tuple[int, int, int]], poisoned: set[int]
-) -> None:
-    counting = Counting(Sketch(4, 5, (0, 3)))
-    sketch = counting.sketch
-    initial = np.concatenate([np.zeros(sketch.values), hand_model.INITIAL, np.zeros(2)]).astype(np.float32)
-    items = [hand_model.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
-    times = [hand_model.WALL_MS + days * 86_400_000 for _, _, days in touches]
-    records = [
-        FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
-        for i, (user, item, _) in enumerate(touches)
-    ]
-    batch = batch_of(records)
-    part = Part(
-        batch,
-        Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0),
-        [None] * len(batch.keys),
-    )
-    work = Round(initial, StateLayout((Block("state", initial.shape),)))
-    work.plan([part])
-    work.run(hand_model.step, hand_model.vectors, hand_model.forget, counting)
-
-    want = {user: initial.copy()[np.newaxis] for user in batch.users}
-    for i, (user, category, _) in enumerate(touches):
-        if i in poisoned:
-            continue
-        state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
-        state[:, sketch.rest] = hand_model.step(hand_model.vectors(*ids), state[:, sketch.rest])
-        sketch.add(state, counting.addresses(*ids), sketch.moments(np.array([times[i]])))
-    for name, row in zip(batch.users, part.row_of, strict=True):
-        np.testing.assert_array_equal(work.tensors[work.place[row]], want[name][0])
-    assert sorted(part.not_finite) == sorted(i for i in poisoned if i < len(touches))
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(-9, 9)), min_size=1, max_size=40),
-    st.sets(st.integers(0, 39), max_size=3),
-    st.booleans(),
-)
-def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event_adds_nothing(
-    touches: list[tuple[int, int, int]], poisoned: set[int], counted: bool
-) -> None:
-    counting, ledger = Counting(Sketch(4, 0, (3,))) if counted else None, Ledger(buckets=2, ways=2)
-    before, behind = (4, 1) if counted else (0, 0)
-    initial = np.concatenate([np.zeros(before), hand_model.INITIAL, np.zeros(behind + ledger.words)]).astype(np.float32)
-    items = [hand_model.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
-    times = [hand_model.WALL_MS + days * 86_400_000 for _, _, days in touches]
-    records = [
-        FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
-        for i, (user, item, _) in enumerate(touches)
-    ]
-    batch = batch_of(records)
-    progress = Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
-    part = Part(batch, progress, [None] * len(batch.keys))
-    work = Round(initial, StateLayout((Block("state", initial.shape),)))
-    work.plan([part])
-    work.run(hand_model.step, hand_model.vectors, hand_model.forget, counting, ledger)
-
-    want = {user: initial.copy()[np.newaxis] for user in batch.users}
-    for i, (user, category, _) in enumerate(touches):
-        if i in poisoned:
-            continue
-        state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
-        rest = slice(before, before + len(hand_model.INITIAL))
-        state[:, rest] = hand_model.step(hand_model.vectors(*ids), state[:, rest])
-        if counting is not None:
-            moments = counting.sketch.moments(np.array([times[i]]))
-            counting.sketch.add(state[:, : -ledger.words], counting.addresses(*ids), moments)
-        ledger.add(state, ledger.keys(ids[0]), np.array([times[i]]))
-    for name, row in zip(batch.users, part.row_of, strict=True):
-        assert work.tensors[work.place[row]].tobytes() == want[name][0].tobytes()
 
 
 def test_what_a_bulk_fold_is_verified_against_has_the_ledger_too() -> None:

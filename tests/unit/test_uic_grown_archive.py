@@ -21,7 +21,7 @@ from uic.bulk.backfill_job import Target, new_job
 from uic.bulk.erased_history import ErasedHistory
 from uic.bulk.errors import BadArchive, BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.history import HistoryRecord, Place
+from uic.bulk.history import HistoryRecord
 from uic.bulk.importing import Imported, Importer
 from uic.core.records import BatchRecord
 from uic.core.start_position import LogBounds
@@ -137,16 +137,6 @@ def test_a_description_that_cannot_be_right_begins_no_archive(tmp_path: Path) ->
     assert begin_archive(folder, "another", bytes(16), 4, 4).about.topic == "another", "of a broker without ids"
 
 
-def test_an_archive_from_before_counts_were_kept_is_read(tmp_path: Path) -> None:
-    Log(2).archive(tmp_path)
-    about = next(tmp_path.glob("*/archive.json"))
-    told = json.loads(about.read_text())
-    assert told.pop("grew_from") is None
-    assert told["version"] == 1
-    about.write_text(json.dumps(told))
-    assert open_archive(Folder(str(tmp_path))).about.grew_from is None
-
-
 def grown(to: Path, *, told: bool = True) -> tuple[Log, Archive]:
     """A topic that grew from 2 to 3 partitions, with four events of each user."""
     log = Log(2)
@@ -245,15 +235,6 @@ def test_an_import_that_would_put_older_events_behind_newer_ones_is_refused(tmp_
     archive = log.archive(tmp_path)
     with pytest.raises(BulkRefused, match="import the archive into another new topic"):
         missing(there(everything))
-
-
-def test_a_lane_of_older_records_is_none_of_the_archives_partitions(tmp_path: Path) -> None:
-    _, archive = grown(tmp_path)
-    history = ArchivedHistory(archive, {})
-    assert history.first_lanes == range(3, 5)
-    lanes = [lane for lane, _ in itertools.groupby(record.place.lane for record in history.read({}))]
-    assert lanes == [3, 4, 0, 1, 2]
-    assert isinstance(next(history.read({})).place, Place)
 
 
 def test_the_archive_of_a_grown_topic_is_not_folded_as_it_is(tmp_path: Path) -> None:

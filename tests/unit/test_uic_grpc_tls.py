@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,20 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from access import ListenerTls
-from localstack.ports import LOOPBACK
 from localstack.wait import until
-from mimn.bundle import load_bundle
-from support.fake_event_log import FakeEventLog
-from uic.core.kafka_tools import KafkaTools
+from support.uic_doors import uic_service
 from uic.doors.grpc import KEY_KINDS, GrpcServer
-from uic.doors.publisher import Publisher
-from uic.doors.servicer import UserInterestCenter
 from uic.errors import StartRefused
-from uic.metrics import Metrics
 from uic.settings import GrpcSettings
 
-BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)
-N = 8
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAKES: dict[str, Callable[[], Any]] = {
     "RSA": lambda: rsa.generate_private_key(65537, 2048),
@@ -63,13 +54,8 @@ def files(folder: Path, key: Any) -> tuple[Path, Path]:
 
 
 def door(tls: ListenerTls | None, port: int = 0) -> GrpcServer:
-    states: Any = SimpleNamespace()
     settings = GrpcSettings(port=port)
-    publisher = Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N, KafkaTools("h:9092"))
-    service = UserInterestCenter(
-        publisher=publisher, states=states, bundle=BUNDLE, partitions=N, metrics=Metrics(), settings=settings
-    )
-    return GrpcServer(service, settings, lambda: True, tls=tls)
+    return GrpcServer(uic_service(settings, SimpleNamespace()), settings, lambda: True, tls=tls)
 
 
 def connects(tls: ListenerTls) -> bool:
@@ -135,9 +121,3 @@ def test_files_that_the_library_alone_refuses_are_named_and_not_the_address(
     for name, file in (("CERT", cert), ("KEY", key), ("CLIENT_CA", clients)):
         assert f"UIC_GRPC__TLS_{name}_FILE={file}" in said
     assert "UIC_GRPC__PORT" not in said
-
-
-def test_an_address_that_is_taken_is_named_with_tls_too(tmp_path: Path) -> None:
-    tls = ListenerTls.of(*files(tmp_path, MAKES["P-256"]()), None, KEY_KINDS)
-    with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(StartRefused, match="free the port, or set UIC_"):
-        door(tls, taken.getsockname()[1]).start()

@@ -9,7 +9,6 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,20 +18,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
-from mimn.bundle import load_bundle
-from support.fake_event_log import FakeEventLog
-from uic.core.kafka_tools import KafkaTools
-from uic.core.watches import Health, Watches
+from support.uic_doors import uic_service
+from uic.core.watches import Health
 from uic.doors import health as health_door
 from uic.doors import slow_requests
 from uic.doors.grpc import HEALTH_WORKERS, GrpcServer
-from uic.doors.publisher import Publisher
-from uic.doors.servicer import SERVICE, UserInterestCenter
-from uic.metrics import Metrics
+from uic.doors.servicer import SERVICE
 from uic.settings import GrpcSettings
 
-BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)
-N = 8
 MOST = 24
 """More than the server has threads, and fewer than one connection may have streams."""
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = (
@@ -48,15 +41,7 @@ class Rig:
     def __init__(self) -> None:
         settings = GrpcSettings(port=0, max_calls=2, max_watches=MOST)
         self.serving = True
-        service = UserInterestCenter(
-            publisher=Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N, KafkaTools("h:9092")),
-            states=self,
-            bundle=BUNDLE,
-            partitions=N,
-            metrics=Metrics(),
-            settings=settings,
-        )
-        self.door = GrpcServer(service, settings, lambda: self.serving)
+        self.door = GrpcServer(uic_service(settings, self), settings, lambda: self.serving)
         self.port = self.door.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.health = health_pb2_grpc.HealthStub(self.channel)
@@ -91,54 +76,6 @@ def failure(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
 
 
 # What is to be told to whom
-
-
-def test_a_stream_is_owed_what_has_changed_since_it_was_told() -> None:
-    watches = Watches[str](["", "service"], 9)
-    assert watches.join("a", "service") is Health.NOT_SERVING
-    watches.show(True)
-    assert (watches.owed("a"), watches.waiting()) == (None, ["a"]), "its first answer is under way"
-    watches.told("a", Health.NOT_SERVING)
-    assert (watches.owed("a"), watches.waiting()) == (Health.SERVING, ["a"])
-    assert watches.tell("a") is Health.SERVING
-    watches.told("a", Health.SERVING)
-    assert (watches.tell("a"), watches.waiting()) == (None, [])
-    watches.show(False)
-    watches.leave("a")
-    watches.told("a", Health.NOT_SERVING)
-    assert (watches.waiting(), len(watches)) == ([], 0)
-
-
-def test_a_stream_waits_while_it_is_told_though_the_health_changes_back() -> None:
-    watches = Watches[str]([""], 9)
-    assert watches.join("a", "") is Health.NOT_SERVING
-    watches.told("a", Health.NOT_SERVING)
-    watches.show(True)
-    assert watches.tell("a") is Health.SERVING
-    watches.show(False)
-    assert (watches.tell("a"), watches.waiting()) == (None, ["a"]), "one thing at a time"
-    watches.told("a", Health.SERVING)
-    assert watches.tell("a") is Health.NOT_SERVING
-
-
-def test_a_name_that_is_not_served_never_changes() -> None:
-    watches = Watches[str](["", "service"], 9)
-    assert watches.join("a", "other") is Health.UNKNOWN
-    watches.told("a", Health.UNKNOWN)
-    watches.show(True)
-    assert watches.waiting() == []
-    assert watches.all() == {"": Health.SERVING, "service": Health.SERVING}
-
-
-def test_the_end_is_for_good_and_places_are_counted_from_the_beginning() -> None:
-    watches = Watches[str]([""], 1)
-    watches.show(True)
-    watches.end()
-    watches.show(True)
-    assert watches.join("a", "") is Health.NOT_SERVING
-    assert watches.join("b", "") is None
-    watches.leave("a")
-    assert watches.join("b", "") is Health.NOT_SERVING
 
 
 # Over a channel
@@ -263,17 +200,6 @@ def test_streams_whose_first_answer_is_not_taken_are_ended_and_take_no_more_than
         assert code is grpc.StatusCode.NOT_FOUND, "there is no such user"
         until(lambda: len(rig.door._health._watches) == 0, "they are ended", within_s=60)
         assert rig.health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING
-
-
-def test_sixteen_may_begin_to_follow_at_once(rig: Rig) -> None:
-    """As clients do after a restart: a refusal keeps one that follows the health from the worker for a second."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(15):
-            stack.enter_context(follow(rig, 0))
-        until(lambda: len(rig.door._health._watches) == 15, "they begin", within_s=60)
-        watch = rig.watch()
-        assert next(watch).status == SERVING
-        watch.cancel()
 
 
 def test_a_stream_that_takes_no_change_keeps_it_from_the_others_for_a_moment_only(rig: Rig) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
 import http.client
-import os
 import resource
 import socket
 import threading
-from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,25 +19,20 @@ from access import ListenerTls
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
-from mimn.bundle import load_bundle
 from mimn.state import Progress
 from support.certificates import Certificates
-from support.fake_event_log import FakeEventLog
-from uic.core.kafka_tools import KafkaTools
+from support.uic_doors import uic_service
 from uic.core.status import Status
 from uic.doors import admin_server, slow_requests
 from uic.doors import grpc as grpc_door
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
 from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, GrpcServer
-from uic.doors.publisher import Publisher
-from uic.doors.servicer import SERVICE, UserInterestCenter
+from uic.doors.servicer import SERVICE
 from uic.errors import NotOurs
 from uic.metrics import Metrics
 from uic.settings import AdminSettings, GrpcSettings
 
-BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)
-N = 8
 CALLS = 2
 
 
@@ -61,14 +52,7 @@ class Rig:
     def __init__(self) -> None:
         settings = GrpcSettings(port=0, max_calls=CALLS, max_message_bytes=4096)
         self.metrics = Metrics()
-        service = UserInterestCenter(
-            publisher=Publisher(FakeEventLog({"events": N, "events.erased": N}), "events", N, KafkaTools("h:9092")),
-            states=Empty(),
-            bundle=BUNDLE,
-            partitions=N,
-            metrics=self.metrics,
-            settings=settings,
-        )
+        service = uic_service(settings, Empty(), metrics=self.metrics)
         self.door = GrpcServer(service, settings, lambda: True)
         self.port = self.door.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
@@ -205,15 +189,6 @@ def test_a_watch_outlives_the_time_that_a_request_has(rig: Rig) -> None:
     watch.cancel()
 
 
-def test_bytes_that_are_no_message_are_refused_as_the_callers_mistake_for_programs_too(rig: Rig) -> None:
-    call: Any = rig.channel.unary_unary(f"/{SERVICE}/PublishBehaviors", None, None)
-    with pytest.raises(grpc.RpcError) as raised:
-        call(b"\xff", timeout=10, metadata=(("x-request-id", "mine"),))
-    failed: Any = raised.value
-    assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert dict(failed.trailing_metadata()) == {"retriable": "false", "x-request-id": "mine"}
-
-
 def test_a_message_over_the_limit_is_refused_and_smaller_ones_go_on(rig: Rig) -> None:
     assert rig.get("u" * 5000) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert rig.get("u" * 4000) is grpc.StatusCode.INVALID_ARGUMENT
@@ -301,48 +276,6 @@ def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_ar
         line.close()
 
 
-@pytest.mark.parametrize("turns", range(6))
-def test_connections_that_come_close_together_get_all_the_places(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
-    """Each counts once, however many turns of the loop lie between two of them."""
-    accept = BaseSelectorEventLoop.sock_accept
-
-    async def after_turns(loop: BaseSelectorEventLoop, listener: socket.socket) -> Any:
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        return await accept(loop, listener)
-
-    monkeypatch.setattr(BaseSelectorEventLoop, "sock_accept", after_turns)
-    monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
-    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0))
-    with contextlib.ExitStack() as stack:
-        lines = [stack.enter_context(socket.create_connection(("127.0.0.1", door.port), timeout=10)) for _ in range(5)]
-        door.start()  # it listens from the start, so the five are there
-        stack.callback(door.stop)
-        assert lines[4].recv(1) == b"", "one too many"
-        for line in lines[:4]:
-            line.sendall(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
-            assert line.recv(12) == b"HTTP/1.1 200"
-
-
-def test_failures_to_accept_are_told_once_in_a_while(
-    admin_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    left, accept = (
-        [OSError(errno.EMFILE, os.strerror(errno.EMFILE)) for _ in range(5)],
-        BaseSelectorEventLoop.sock_accept,
-    )
-
-    async def failing(loop: BaseSelectorEventLoop, listener: socket.socket) -> Any:
-        if left:
-            raise left.pop()
-        return await accept(loop, listener)
-
-    monkeypatch.setattr(admin_server, "ACCEPT_PAUSE_S", 0.001)
-    monkeypatch.setattr(BaseSelectorEventLoop, "sock_accept", failing)
-    until(lambda: ask(admin_port) == 200 and not left, "it accepts again", within_s=60)
-    assert caplog.text.count("the admin port cannot accept: Too many open files") == 1
-
-
 def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
     with socket.create_connection(("127.0.0.1", admin_port), timeout=10) as line:
         line.sendall(b"GET /livez HTTP/1.1\r\nhost: a\r\n")
@@ -363,20 +296,6 @@ def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
         until(cut, "the connection is cut", within_s=60)
         assert sent > 2
     assert ask(admin_port) == 200
-
-
-@pytest.mark.parametrize(
-    "head",
-    [b"GET /livez HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 17000 + b"\r\n\r\n",
-     b"GET /livez?" + b"y" * 17000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
-     b"GET /livez HTTP/1.1\r\nhost: a\r\n" + (b"x: " + b"y" * 200 + b"\r\n") * 90 + b"\r\n"],
-)  # fmt: skip
-def test_an_admin_head_over_the_limit_is_431(admin_port: int, head: bytes) -> None:
-    assert ask(admin_port, head) == 431
-    connection = http.client.HTTPConnection("127.0.0.1", admin_port, timeout=10)
-    connection.request("GET", "/livez", headers={"x": "y" * 15000})
-    assert connection.getresponse().status == 200
-    connection.close()
 
 
 def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from mimn.state import NO_EPOCH, StateError, decode_progress, decode_state, partition_of, user_hash
 from support.fake_state_store import FakeStore
-from support.fake_topics import FakeDeadLetters, FakeErasures, FakeRecord, FakeTopic
+from support.fake_topics import TOPIC, FakeDeadLetters, FakeErasures, FakeRecord, FakeTopic
 from support.fold_worker import Crashed, Worker
 from support.hand_model import COMPILED_MODEL, FINGERPRINT, LAYOUT, MODEL, POISON_ITEM, event_value, users_of
 from support.replayed import Replayed, absorb
@@ -200,6 +200,10 @@ class Life(RuleBasedStateMachine):
         self.views.clear()
         self.damaged.clear()
 
+    @rule()
+    def the_namespaces_meta_is_deleted(self) -> None:
+        self.store.meta = None
+
     @rule(p=partitions)
     def progress_alone_is_deleted(self, p: int) -> None:
         self.store.progress.pop(p, None)
@@ -254,6 +258,8 @@ class Life(RuleBasedStateMachine):
         for p in broken:
             worker = self.workers[self.owner[p]]
             worker.until(lambda p=p, worker=worker: worker.phase(p) is Phase.BROKEN)  # type: ignore[misc]  # bound
+            assert not worker.updater.status.serving
+            assert p not in worker.log.reading
         if before:
             for user in USERS:
                 self.topic.event(user)
@@ -411,7 +417,7 @@ class Life(RuleBasedStateMachine):
         for _ in range(200):
             for w in (0, 1):
                 self.one_turn(w)
-            if all(
+            if self.store.meta == (N, TOPIC) and all(
                 p in self.views and self.views[p].next_offset == log.end for p, log in self.topic.partitions.items()
             ):
                 break

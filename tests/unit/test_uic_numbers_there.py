@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from uic.bulk.history import Place
 from uic.bulk.importing import There
-from uic.bulk.numbers_there import BLOCK, Numbers, told
+from uic.bulk.numbers_there import BLOCK, Numbers
 
 NUMBERS = st.integers(0, 3 * BLOCK)
 
@@ -27,13 +27,6 @@ def test_numbers_that_lie_far_apart_take_no_room_between_them() -> None:
     assert 10**15 in numbers
     assert 10**14 not in numbers
     assert len(numbers._blocks) == 2
-
-
-def test_what_is_missing_is_counted_and_its_first_named() -> None:
-    assert told([]) == ""
-    assert told([(3, 0, 7)]) == "1 records in partition 3 (the first: partition 3, lane 0, number 7)"
-    missing = [(2, 1, 9), (0, 1, 10), (1, 1, 12)]
-    assert told(missing) == "3 records in partitions 0-2 (the first: partition 2, lane 1, number 9)"
 
 
 def test_a_record_is_missing_between_others_and_not_behind_the_last_one_or_where_the_topic_was_cut() -> None:

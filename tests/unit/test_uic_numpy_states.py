@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mimn.rows.live import compiled_events
 from mimn.state import HEADERS, Block, Ledger, Sketch, StateLayout, encode_states, user_hash
 from support import skips
-from uic.core.numpy_states import NUMPY, in_waves
+from uic.core.numpy_states import NUMPY
 from uic.core.ports import ManyStates
 
 NOW, HOUR_MS = 1_700_000_000_000, 3_600_000
@@ -86,12 +86,3 @@ def test_stored_states_are_read_into_the_rows_that_are_named(many: ManyStates, n
     many.read_tensors(values, layout, got_tensors, to)
     assert got_headers.tobytes() == want_headers.tobytes()
     assert got_tensors.tobytes() == want_tensors.tobytes()
-
-
-@given(depth=DEPTHS)
-def test_wave_k_has_the_kth_event_of_every_row(depth: list[int]) -> None:
-    order, widths = in_waves(np.array(depth))
-    first = np.cumsum(depth) - depth
-    waves = [[int(first[row]) + k for row in range(len(depth)) if depth[row] > k] for k in range(depth[0])]
-    assert widths == [len(wave) for wave in waves]
-    assert order.tolist() == [event for wave in waves for event in wave]

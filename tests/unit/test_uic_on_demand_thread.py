@@ -70,24 +70,6 @@ def test_an_unexpected_error_is_logged_and_the_task_called_again(caplog: pytest.
     assert "ValueError: unforeseen" in caplog.text, "with its traceback"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_was_ended_is_replaced() -> None:
-    calls = 0
-
-    def task() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise SystemExit
-
-    thread = OnDemandThread(NAME, task)
-    thread.ensure_running()
-    until(lambda: not there(), "the thread ends", within_s=30)
-    thread.ensure_running()
-    until(lambda: not there(), "another one has done the task", within_s=30)
-    assert calls == 2
-
-
 def test_after_close_the_task_is_not_called_any_more() -> None:
     called = threading.Event()
 

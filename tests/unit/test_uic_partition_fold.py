@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,9 @@ from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, extend_digest, partition_of, user_hash, witness
 from support.partition_rows import NOW, USERS, N, click, erasure, fold_partition, log_of, random_rows, stored
 from uic.bulk.folder import Folder
-from uic.bulk.partition_fold import fold_partitions
 from uic.bulk.pool import save
 from uic.bulk.saved_states import saved_partition
 from uic.core.event import Reason
-from uic.core.ordering import OutOfOrder
 from uic.fold.rounds import Model
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -87,16 +84,6 @@ def test_how_the_log_is_cut_changes_no_byte(kinds: list[tuple[int, int]], cuts: 
     assert whole.tally.records == len(rows)
 
 
-def test_partitions_folded_side_by_side_do_not_touch_each_other() -> None:
-    others = [u for u in (f"v{i}" for i in range(40)) if partition_of(u.encode(), N) == 1][:4]
-    first = log_of([click(o, USERS[o % 4]) for o in range(30)], [10])
-    second = replace(log_of([click(o, others[o % 4], 9) for o in range(12)], [1, 2, 3]), partition=1)
-    together = fold_partitions([first, second], MODEL)
-    alone = [fold_partition(log, MODEL) for log in (first, second)]
-    assert [stored(f) for f in together] == [stored(f) for f in alone]
-    assert [f.progress for f in together] == [f.progress for f in alone]
-
-
 def test_an_erased_user_has_only_what_came_after_the_erasure() -> None:
     rows = [click(0, USERS[0]), click(1, USERS[1]), erasure(2, USERS[0]), erasure(3, USERS[1]), click(4, USERS[0], 8)]
     folded = fold_partition(log_of(rows, [1, 3]), MODEL)
@@ -125,14 +112,6 @@ def test_states_behind_a_gap_are_partial_and_progress_says_where_it_ends() -> No
 def test_a_log_that_begins_above_0_gives_partial_states() -> None:
     folded = fold_partition(log_of([click(5, USERS[0])], base=5), MODEL)
     assert folded.states.headers["partial"].tolist() == [True]
-
-
-@pytest.mark.parametrize("offsets", [(3, 3), (4, 2)])
-def test_offsets_that_do_not_rise_are_refused(offsets: tuple[int, int]) -> None:
-    rows = [click(o, USERS[0]) for o in offsets]
-    for cuts in ([], [1]):
-        with pytest.raises(OutOfOrder):
-            fold_partition(log_of(rows, cuts), MODEL)
 
 
 def test_records_of_another_partition_and_without_a_key_are_counted_by_reason() -> None:

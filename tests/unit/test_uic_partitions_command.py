@@ -8,18 +8,11 @@ import pytest
 
 from uic.tools import partitions
 
-VERBS = [("partitions", []), ("continue", ["--partition", "1"]), ("rebuild", ["--partition", "1"])]
 
-
-@pytest.mark.parametrize(("verb", "arguments"), VERBS)
-@pytest.mark.parametrize(
-    "address", ["localhost", "ftp://h:1", "http://", "http://h:port", "http://h:99999", "http://[::1"]
-)
-def test_what_is_no_address_is_refused_by_name(
-    verb: str, arguments: list[str], address: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert partitions.main(verb, [*arguments, "--admin", address]) == 1
-    assert f"{address!r} is not an address" in capsys.readouterr().err
+@pytest.mark.parametrize("address", ["localhost", "ftp://h:1", "http://h:99999"])
+def test_what_is_no_address_is_refused_by_name(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert partitions.main("continue", ["--partition", "1", "--admin", address]) == 1
+    assert repr(address) in capsys.readouterr().err
 
 
 def test_a_secret_that_is_not_utf_8_is_named_by_its_setting(

@@ -1,4 +1,4 @@
-"""The commit protocol, row by row of its failure table, without servers: every scenario ends with the log replayed."""
+"""What the commit protocol tells and does at faults that `test_uic_machine.py` does not draw, without servers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from concurrent.futures import Future
 
 import pytest
 
-from mimn.state import NO_TOPIC_ID, REMOVAL, encode_progress
-from support import fake_topics, hand_model
+from mimn.state import NO_TOPIC_ID, REMOVAL, StateHeader, UserState, encode_progress, encode_state, user_hash
+from support import hand_model
 from support.fake_state_store import FakeStore
 from support.fake_topics import FakeDeadLetters, FakeErasures, FakeTopic
-from support.fold_worker import Crashed, Worker
+from support.fold_worker import Worker
 from support.hand_model import users_of
 from support.replayed import assert_exactly_once, stored_state
 from uic.core.commit import Answer, Commit
 from uic.core.ports import NotDescribed
 from uic.core.status import Phase
 from uic.errors import InvalidField, NotBroken, NotOurs
-from uic.fold import take_up
 from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 5)
@@ -50,16 +49,6 @@ def folded(topic: FakeTopic, store: FakeStore, n: int = 20) -> Worker:
     return worker
 
 
-def test_events_are_folded_once_in_order_and_progress_says_so(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    assert_exactly_once(store, topic)
-    progress = worker.progress()
-    assert progress is not None
-    assert (progress.next_offset, progress.last_offset, progress.base, progress.era, progress.gaps) == (20, 19, 0, 0, 0)
-    assert progress.topic_id == topic.topic_id
-    assert worker.counted("uic_records_total", outcome="folded") == 20
-
-
 def test_the_coordinator_is_advised_of_what_is_committed_and_never_of_more(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
     assert worker.log.advised[-1] == {0: 20}
@@ -76,42 +65,6 @@ def test_the_log_learns_the_identity_of_the_store_that_is_written(topic: FakeTop
     assert worker.log.identity == store.identity
 
 
-@pytest.mark.parametrize("at", ["poll", "decode", "load", "fold"])
-def test_crash_before_the_commit_writes_nothing_and_the_batch_is_read_again(
-    topic: FakeTopic, store: FakeStore, at: str
-) -> None:
-    folded(topic, store, 10)
-    fill(topic, 10, first=10)
-    before = store.snapshot()
-    dying = Worker(topic, store, seed=1)
-    dying.log.assign(0)
-    dying.crash_at = at
-    with pytest.raises(Crashed):
-        dying.settle()
-    assert store.snapshot() == before
-    heir = Worker(topic, store, seed=2)
-    heir.log.assign(0)
-    heir.catch_up()
-    assert_exactly_once(store, topic)
-
-
-def test_crash_between_commit_and_advise_seeks_by_progress(topic: FakeTopic, store: FakeStore) -> None:
-    fill(topic)
-    dying = Worker(topic, store)
-    dying.log.assign(0)
-    dying.turn()
-    dying.turn()  # progress of the new lineage is stored now
-    dying.crash_at = "commit"
-    with pytest.raises(Crashed):
-        dying.settle()
-    assert dying.progress() is not None
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    heir.catch_up()
-    assert_exactly_once(store, topic)
-    assert heir.counted("uic_records_total", outcome="already_folded") == 0
-
-
 def test_a_commit_whose_answer_was_lost_is_found_to_have_arrived(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
     fill(topic, 5, first=20)
@@ -124,27 +77,6 @@ def test_a_commit_whose_answer_was_lost_is_found_to_have_arrived(topic: FakeTopi
     fill(topic, 5, first=25)
     worker.catch_up()
     assert_exactly_once(store, topic)
-
-
-def test_a_commit_that_was_lost_is_tried_again(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    fill(topic, 5, first=20)
-    store.fail_commits = ["lost request"]
-    worker.catch_up()
-    assert worker.counted("uic_commits_total", outcome="unknown") == 1
-    assert_exactly_once(store, topic)
-
-
-def test_a_lost_first_try_that_arrives_after_the_second_changes_nothing(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    fill(topic, 5, first=20)
-    store.fail_commits = ["lost request"]
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    late = store.commits[-1]
-    before = store.snapshot()
-    store.commit([late])
-    assert store.snapshot() == before
 
 
 def test_while_the_outcome_is_unknown_nothing_is_folded_and_everything_is_kept(
@@ -176,25 +108,6 @@ def test_a_worker_without_partitions_says_that_the_store_is_away_and_that_it_is_
     worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
     store.away = False
     worker.until(lambda: worker.updater.status.reasons == ())
-
-
-def test_the_status_says_that_the_store_is_away_before_the_rest_of_the_turn_waits_for_it(topic: FakeTopic) -> None:
-    class Hanging(FakeStore):
-        """Notes what the status says whenever it is asked in vain."""
-
-        said: list[tuple[str, ...]]
-
-        def _ask(self, partitions: Collection[int] = ()) -> None:
-            if self.away:
-                self.said.append(worker.updater.status.reasons)
-            super()._ask(partitions)
-
-    store = Hanging()
-    worker = folded(topic, store)
-    worker.turn(seconds=10.0)  # everything is due in the next one
-    store.away, store.said = True, []
-    worker.turn()
-    assert store.said == [(), ("store_unavailable: away",)], "progress is asked for, and then the time"
 
 
 def test_states_in_memory_are_no_answer_of_a_store_that_is_away(
@@ -282,65 +195,6 @@ def test_a_store_that_answers_reads_and_refuses_commits_is_unavailable_all_the_t
     assert_exactly_once(store, topic)
 
 
-def test_another_writer_ends_the_session_until_the_coordinator_accepts_us(topic: FakeTopic, store: FakeStore) -> None:
-    zombie = folded(topic, store)
-    zombie.log.coordinator_refuses = True
-    fill(topic, 10, first=20)
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    heir.catch_up()
-    theirs = store.snapshot()
-    fill(topic, 10, first=30)
-    zombie.settle()
-    assert zombie.phase() is Phase.OWNERSHIP_LOST
-    assert store.snapshot() == theirs, "a zombie writes nothing"
-    assert zombie.log.reading == {}, "and reads nothing"
-    zombie.settle(60)
-    assert zombie.phase() is Phase.OWNERSHIP_LOST
-    zombie.log.coordinator_refuses = False
-    zombie.catch_up()
-    assert_exactly_once(store, topic)
-
-
-def test_another_writer_ends_the_session_until_the_next_assignment(topic: FakeTopic, store: FakeStore) -> None:
-    zombie = folded(topic, store)
-    zombie.log.coordinator_refuses = True
-    fill(topic, 10, first=20)
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    heir.catch_up()
-    zombie.settle()
-    assert zombie.phase() is Phase.OWNERSHIP_LOST
-    heir.log.revoke(0)
-    zombie.log.assign(0)
-    fill(topic, 10, first=30)
-    zombie.catch_up()
-    assert_exactly_once(store, topic)
-
-
-def test_a_store_that_lost_writes_is_found_out_by_the_next_commit(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store, 10)
-    old = store.snapshot()
-    fill(topic, 10, first=10)
-    worker.catch_up()
-    store.restore(old)
-    fill(topic, 5, first=20)
-    worker.catch_up()
-    assert worker.counted("uic_rewinds_total") == 1
-    assert_exactly_once(store, topic)
-
-
-def test_a_store_that_lost_writes_is_found_out_without_events(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store, 10)
-    old = store.snapshot()
-    fill(topic, 10, first=10)
-    worker.catch_up()
-    store.restore(old)
-    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-
-
 def test_a_reconnect_is_reason_enough_to_read_progress_back(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store, 10)
     old = store.snapshot()
@@ -351,24 +205,6 @@ def test_a_reconnect_is_reason_enough_to_read_progress_back(topic: FakeTopic, st
     store.connections += 1
     worker.turn(0.01)
     assert worker.counted("uic_rewinds_total") == 1
-
-
-def test_an_emptied_store_is_rebuilt_from_the_log_in_a_new_lineage(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    before = worker.progress()
-    store.flush()
-    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    after = worker.progress()
-    assert before is not None
-    assert after is not None
-    assert after.lineage != before.lineage
-    assert store.meta == (1, fake_topics.TOPIC), "the namespace is claimed again"
-    state = stored_state(store, USERS[0])
-    assert state is not None
-    assert not state.header.partial
-    assert state.header.lineage == after.lineage
 
 
 def test_partitions_of_an_emptied_store_have_no_as_of_time_until_all_is_folded_again_also_with_the_next_worker(
@@ -399,47 +235,6 @@ def test_partitions_of_an_emptied_store_have_no_as_of_time_until_all_is_folded_a
     assert shown(second, "uic_next_offset") == 300
 
 
-def test_a_rebuild_from_a_log_that_does_not_begin_at_0_marks_states_partial(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    store.flush()
-    topic.delete_before(0, 8)
-    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    progress = worker.progress()
-    assert progress is not None
-    assert (progress.base, progress.complete_from) == (8, 8)
-    assert worker.counted("uic_data_gaps_total") == 1
-    for user in USERS:
-        state = stored_state(store, user)
-        assert state is not None
-        assert state.header.partial
-    topic.event(USERS[0])
-    worker.catch_up()
-    state = stored_state(store, USERS[0])
-    assert state is not None
-    assert state.header.partial, "the flag stays"
-
-
-def test_a_log_that_was_cut_before_its_first_record_was_folded_says_what_it_lacks(
-    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    fill(topic, 20)
-    topic.delete_before(0, 8)
-    worker = Worker(topic, store)
-    worker.log.assign(0)
-    worker.catch_up()
-    assert gaps_said(caplog) == [(0, 8)]
-
-
-def test_states_of_a_lost_lineage_are_as_if_absent(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    del store.progress[0]  # the states stay behind
-    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-
-
 def test_start_latest_folds_what_comes(topic: FakeTopic, store: FakeStore) -> None:
     fill(topic, 10)
     worker = Worker(topic, store, start="latest")
@@ -455,34 +250,18 @@ def test_start_latest_folds_what_comes(topic: FakeTopic, store: FakeStore) -> No
     assert worker.counted("uic_data_gaps_total") == 0, "that was the setting"
 
 
-def test_on_assignment_the_witness_is_read_and_not_folded_again(topic: FakeTopic, store: FakeStore) -> None:
-    folded(topic, store)
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    heir.until(lambda: heir.updater.status.partitions and heir.phase() is Phase.FOLDING)
-    fill(topic, 1, first=20)
-    heir.catch_up()
-    assert_exactly_once(store, topic)
-    assert heir.counted("uic_take_ups_total", decision="go_on") == 1
-    assert heir.counted("uic_records_total", outcome="folded") == 1
-
-
-def broken(topic: FakeTopic, store: FakeStore, reason: str, records: int = 5) -> Worker:
+def broken(topic: FakeTopic, store: FakeStore, reason: str) -> Worker:
     """An heir that finds the log broken, after everything it does about it: nothing."""
     before = store.snapshot()
     heir = Worker(topic, store, seed=1)
     heir.log.assign(0)
     heir.settle(60)
     assert heir.phase() is Phase.BROKEN
-    assert heir.partition().reason == f"broken_log: {reason}"
+    assert heir.partition().reason.startswith(f"broken_log: {reason}")
     assert not heir.updater.status.serving
     assert store.snapshot() == before
     assert heir.log.reading == {}
     return heir
-
-
-def parts(ends: int, at: int) -> str:
-    return f"the states end at offset {ends}, and the log has other records from offset {at} on"
 
 
 def resolve(worker: Worker, action: str, from_offset: int | None = None) -> Resolution:
@@ -494,19 +273,15 @@ def resolve(worker: Worker, action: str, from_offset: int | None = None) -> Reso
     return resolution
 
 
-def test_another_record_at_the_last_offset_breaks_the_log(topic: FakeTopic, store: FakeStore) -> None:
+@pytest.mark.parametrize("marker", [False, True])
+def test_something_else_at_the_last_offset_breaks_the_log(topic: FakeTopic, store: FakeStore, marker: bool) -> None:
+    """A marker there is another log, too, and no compaction."""
     folded(topic, store)
     topic.truncate(0, 19)
+    if marker:
+        topic.marker(0)
     fill(topic, 3, first=40)
-    broken(topic, store, f"witness: {parts(20, 19)}")
-
-
-def test_a_marker_at_the_last_offset_is_another_log_and_no_compaction(topic: FakeTopic, store: FakeStore) -> None:
-    folded(topic, store)
-    topic.truncate(0, 19)
-    topic.marker(0)
-    fill(topic, 3, first=40)
-    broken(topic, store, f"witness: {parts(20, 19)}")
+    broken(topic, store, "witness")
 
 
 @pytest.mark.parametrize(
@@ -548,23 +323,6 @@ def test_a_compacted_log_that_ends_where_it_was_folded_is_named_without_a_record
     broken(topic, store, "removed")
 
 
-def test_another_topic_id_breaks_the_log_and_continue_keeps_the_states(topic: FakeTopic, store: FakeStore) -> None:
-    before = folded(topic, store).progress()
-    topic.make_anew()
-    fill(topic, 30, first=3)
-    heir = broken(topic, store, "topic_id")
-    resolution = resolve(heir, "continue")
-    heir.catch_up()
-    after = heir.progress()
-    assert before is not None
-    assert after is not None
-    assert (after.lineage, after.era, after.next_offset) == (before.lineage, before.era + 1, 30)
-    assert resolution.outcome.result().next_offset == 0
-    states = [stored_state(store, user) for user in USERS]
-    assert [s.header.event_count for s in states if s is not None] == [10] * 5, "4 before, 6 from the new log"
-    assert heir.updater.status.serving
-
-
 @pytest.mark.parametrize("kept_from", [0, 3])
 @pytest.mark.parametrize("records", [8, 48])
 def test_all_that_another_log_has_is_lag(records: int, kept_from: int, topic: FakeTopic, store: FakeStore) -> None:
@@ -582,48 +340,6 @@ def test_all_that_another_log_has_is_lag(records: int, kept_from: int, topic: Fa
     assert heir.partition().lag == 0
 
 
-def test_a_topic_made_anew_while_it_is_read_breaks_the_log(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    topic.make_anew()
-    fill(topic, 40, first=3)
-    worker.settle(40)
-    assert worker.phase() is Phase.BROKEN
-    assert worker.partition().reason == "broken_log: topic_id"
-
-
-def test_a_log_that_ends_below_progress_is_broken_and_a_rebuild_begins_anew(topic: FakeTopic, store: FakeStore) -> None:
-    before = folded(topic, store).progress()
-    topic.truncate(0, 12)
-    heir = broken(topic, store, f"truncated: {parts(20, 12)}")
-    assert before is not None
-    shown = heir.partition()
-    assert (shown.next_offset, shown.end_offset, shown.lineage) == (before.next_offset, 12, before.lineage)
-    resolve(heir, "rebuild")
-    heir.catch_up()
-    assert [heir.counted("uic_take_ups_total", decision=one) for one in ("new", "rebuilt")] == [0, 1]
-    assert_exactly_once(store, topic)
-    after = heir.progress()
-    assert after is not None
-    assert after.lineage != before.lineage
-    assert after.era == 0
-
-
-def test_continue_after_a_truncation_folds_the_offsets_that_are_used_again(topic: FakeTopic, store: FakeStore) -> None:
-    folded(topic, store)
-    topic.truncate(0, 12)
-    heir = broken(topic, store, f"truncated: {parts(20, 12)}")
-    resolve(heir, "continue")
-    fill(topic, 10, first=0)
-    heir.catch_up()
-    states = [stored_state(store, user) for user in USERS]
-    assert [s.header.event_count for s in states if s is not None] == [6] * 5, "4 of the first era, 2 of the second"
-    again = Worker(topic, store, seed=2)
-    again.log.assign(0)
-    again.catch_up()
-    again.settle()
-    assert again.phase() is Phase.FOLDING, "what an operator has accepted is not broken any more"
-
-
 @pytest.mark.parametrize(
     ("since", "reason", "kept"),
     [(5, "truncated", True), (20, "witness", True), (5, "truncated", False), (20, "witness", False)],
@@ -638,9 +354,10 @@ def test_what_producers_wrote_before_an_operator_accepts_a_log_without_its_tail_
         worker.until(lambda: worker.phase() is Phase.BROKEN)
         reason = "truncated"
     fill(topic, since, first=0)
-    heir = worker if kept else broken(topic, store, f"{reason}: {parts(20, 12)}")
+    heir = worker if kept else broken(topic, store, reason)
     heir.until(lambda: heir.partition().lag == since)
-    assert heir.partition().reason == f"broken_log: {reason}: {parts(20, 12)}"
+    assert heir.partition().reason.startswith(f"broken_log: {reason}")
+    assert "12" in heir.partition().reason
     assert heir.counted("uic_lag_records", partition="0") == since
     assert resolve(heir, "continue").outcome.result().next_offset == 12
     fill(topic, 5, first=0)
@@ -660,7 +377,7 @@ def test_where_a_log_without_its_tail_parts_may_not_be_known_and_then_nothing_is
     fill(topic, 5, first=0)
     worker.until(lambda: worker.phase() is Phase.BROKEN)
     worker.settle()
-    unknown = "from an offset on that is not known"
+    unknown = "not known"
     assert unknown in worker.partition().reason
     assert worker.partition().lag is None
     with pytest.raises(InvalidField, match="rebuild, or give the offset"):
@@ -675,45 +392,15 @@ def test_where_a_log_without_its_tail_parts_may_not_be_known_and_then_nothing_is
     assert counts(store) == [5] * 5
 
 
-@pytest.mark.parametrize("given_up", [False, True])
-def test_what_comes_to_nothing_leaves_a_log_without_its_tail_stopped_though_it_has_grown_beyond_progress(
-    given_up: bool, topic: FakeTopic, store: FakeStore
-) -> None:
-    """Nothing was folded, so no witness tells that the log is another one."""
-    fill(topic, 80)
-    worker = Worker(topic, store, start="latest")
-    worker.log.assign(0)
-    worker.settle()
-    topic.truncate(0, 70)
-    worker.until(lambda: worker.phase() is Phase.BROKEN)
-    fill(topic, 130)
-    if given_up:
-        worker.log.away = True
-        resolution = Resolution(0, "continue", 70, Future())
-        worker.updater._resolutions.append(resolution)
-        worker.until(lambda: worker.phase() is not Phase.BROKEN)
-        resolution.outcome.cancel()
-        worker.log.away = False
-    else:
-        with pytest.raises(InvalidField, match="give the offset"):
-            resolve(worker, "continue").outcome.result()
-    worker.settle()
-    assert worker.phase() is Phase.BROKEN
-    assert worker.partition().reason.startswith("broken_log: truncated")
-    assert resolve(worker, "continue", 70).outcome.result().next_offset == 70
-    worker.catch_up()
-    assert counts(store) == [26] * 5
-
-
 def test_what_retention_removes_while_a_log_without_its_tail_waits_is_a_gap(
     topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     folded(topic, store)
     topic.truncate(0, 12)
-    heir = broken(topic, store, f"truncated: {parts(20, 12)}")
+    heir = broken(topic, store, "truncated")
     fill(topic, 30)
     topic.delete_before(0, 15)
-    heir.until(lambda: "at or below 15: those below 15 are gone" in heir.partition().reason)
+    heir.until(lambda: "below 15" in heir.partition().reason)
     assert heir.partition().lag == 42 - 15, "from where the log begins"
     assert resolve(heir, "continue").outcome.result().next_offset == 15
     heir.catch_up()
@@ -724,38 +411,6 @@ def test_what_retention_removes_while_a_log_without_its_tail_waits_is_a_gap(
     assert (progress.gaps, progress.gap_end) == (1, 15)
     states = [stored_state(store, user) for user in USERS]
     assert all(state is not None and state.header.partial for state in states)
-
-
-def test_a_log_whose_epochs_were_counted_again_is_not_gone_on_with_at_progress(
-    topic: FakeTopic, store: FakeStore
-) -> None:
-    """All of the cluster was restored from a backup, and elections came up to the last folded epoch again."""
-    worker = folded(topic, store)
-    topic.truncate(0, 12)
-    worker.until(lambda: worker.phase() is Phase.BROKEN)
-    fill(topic, 30)
-    topic.partitions[0].epochs = [(0, 0), (1, topic.partitions[0].end)]
-    with pytest.raises(InvalidField, match="rebuild, or give the offset"):
-        resolve(worker, "continue").outcome.result()
-    worker.until(lambda: worker.phase() is Phase.BROKEN)
-    assert "not known" in worker.partition().reason
-    assert resolve(worker, "continue", 12).outcome.result().next_offset == 12
-    worker.catch_up()
-    assert counts(store) == [10] * 5
-
-
-def test_erasures_in_a_lost_tail_hide_no_new_events_from_who_takes_over_before_any_is_folded(
-    topic: FakeTopic, store: FakeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(take_up, "REPLAY_RECORDS", 0)
-    heir = erased_in_a_lost_tail(topic, store)
-    resolve(heir, "continue")
-    fill(topic, 5)  # and it ends before it reads any of them
-    again = Worker(topic, store, erasures=heir.erasures, seed=2)
-    again.log.assign(0)
-    again.catch_up()
-    assert counts(store) == [1, 4, 4, 4, 4]
-    assert again.counted("uic_records_total", outcome="erased_later") == 0
 
 
 def test_erasures_in_a_lost_tail_hide_none_of_the_events_that_took_their_place_before_an_operator_spoke(
@@ -784,29 +439,8 @@ def erased_in_a_lost_tail(topic: FakeTopic, store: FakeStore) -> Worker:
     heir = Worker(topic, store, erasures=erasures, seed=1)
     heir.log.assign(0)
     heir.settle(60)
-    assert heir.partition().reason == f"broken_log: truncated: {parts(16, 12)}"
+    assert heir.partition().reason.startswith("broken_log: truncated")
     return heir
-
-
-def test_after_a_truncation_new_events_count_of_users_whose_erasure_was_in_the_lost_tail(
-    topic: FakeTopic, store: FakeStore
-) -> None:
-    heir = erased_in_a_lost_tail(topic, store)
-    resolve(heir, "continue")
-    fill(topic, 5)  # at offsets up to the one of the erasure, and one more
-    heir.catch_up()
-    assert counts(store) == [1, 4, 4, 4, 4]
-    assert heir.counted("uic_records_total", outcome="erased_later") == 0
-
-
-def test_a_rebuild_leaves_out_all_that_a_truncated_log_still_has_of_a_user_whose_erasure_it_lost(
-    topic: FakeTopic, store: FakeStore
-) -> None:
-    heir = erased_in_a_lost_tail(topic, store)
-    resolve(heir, "rebuild")
-    fill(topic, 5)
-    heir.catch_up()
-    assert counts(store) == [1, 4, 3, 3, 3]
 
 
 def test_continue_from_an_offset_that_the_operator_gives(topic: FakeTopic, store: FakeStore) -> None:
@@ -857,8 +491,7 @@ def test_a_decision_while_another_one_waits_for_the_log_is_told_what_that_waits_
     worker.until(lambda: worker.updater.status.partitions[0].reason == "the log does not answer: away")
     worker.updater._resolutions.append(second)
     worker.until(second.outcome.done)
-    waits = "it is taking_up, for an operator's continue, which is not done yet: the log does not answer: away"
-    with pytest.raises(NotBroken, match=waits):
+    with pytest.raises(NotBroken, match=r"taking_up.*continue.*away"):
         second.outcome.result()
     worker.log.away = False
     worker.until(first.outcome.done)
@@ -893,58 +526,6 @@ def gaps_said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int]]:
     return [(fields["lost_from"], fields["complete_from"]) for fields in said]
 
 
-def test_retention_above_progress_is_a_gap_and_touched_states_are_partial(
-    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    folded(topic, store, 10)
-    fill(topic, 20, first=10)
-    topic.delete_before(0, 18)
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    heir.catch_up()
-    progress = heir.progress()
-    assert progress is not None
-    assert (progress.gap_end, progress.gaps, progress.base) == (18, 1, 0)
-    assert gaps_said(caplog) == [(10, 18)]
-    assert heir.counted("uic_data_gaps_total") == 1
-    for user in USERS:
-        state = stored_state(store, user)
-        assert state is not None
-        assert state.header.partial
-    assert heir.updater.status.serving, "a gap is no reason to stop"
-    after = Worker(topic, store, seed=2)
-    after.log.assign(0)
-    after.catch_up()
-    progress = after.progress()
-    assert progress is not None
-    assert progress.gaps == 1, "a gap is counted once"
-
-
-def test_retention_that_overtakes_a_reader_is_a_gap(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store, 10)
-    fill(topic, 20, first=10)
-    topic.delete_before(0, 25)
-    worker.catch_up()
-    progress = worker.progress()
-    assert progress is not None
-    assert (progress.gap_end, progress.gaps) == (25, 1)
-
-
-def test_retention_up_to_progress_is_no_gap(topic: FakeTopic, store: FakeStore) -> None:
-    folded(topic, store)
-    topic.delete_before(0, 20)
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    fill(topic, 5, first=20)
-    heir.catch_up()
-    progress = heir.progress()
-    assert progress is not None
-    assert (progress.gaps, progress.next_offset) == (0, 25)
-    state = stored_state(store, USERS[0])
-    assert state is not None
-    assert (state.header.event_count, state.header.partial) == (5, False)
-
-
 def test_without_topic_ids_the_witness_decides_and_its_loss_stops_the_partition(
     topic: FakeTopic, store: FakeStore
 ) -> None:
@@ -963,19 +544,6 @@ def test_without_topic_ids_the_witness_decides_and_its_loss_stops_the_partition(
     assert stopped.partition().reason == "broken_log: unverifiable"
 
 
-def test_a_revoked_partition_is_dropped_whole_and_its_records_with_it(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store, 10)
-    worker.log.revoke(0)
-    worker.turn()
-    worker.turn()
-    assert worker.updater.status.partitions == ()
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    fill(topic, 10, first=10)
-    heir.catch_up()
-    assert_exactly_once(store, topic)
-
-
 def test_records_fetched_for_an_earlier_assignment_are_not_folded(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store, 10)
     fill(topic, 10, first=10)
@@ -984,18 +552,6 @@ def test_records_fetched_for_an_earlier_assignment_are_not_folded(topic: FakeTop
     worker.log.revoke(0)
     worker.log.assign(0)
     worker.log.queued += late  # they lay in the queue behind the change
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-
-
-def test_a_store_away_from_the_start_is_waited_for(topic: FakeTopic, store: FakeStore) -> None:
-    store.away = True
-    fill(topic)
-    worker = Worker(topic, store)
-    worker.log.assign(0)
-    worker.settle()
-    assert worker.phase() is Phase.TAKING_UP
-    store.away = False
     worker.catch_up()
     assert_exactly_once(store, topic)
 
@@ -1101,9 +657,9 @@ def test_an_idle_partition_that_is_caught_up_says_so_in_the_store(topic: FakeTop
 HOUR_MS = 3_600_000
 
 
-@pytest.mark.parametrize(("ahead_ms", "said"), [(HOUR_MS, "ahead of"), (-HOUR_MS, "behind")], ids=["fast", "slow"])
-def test_a_worker_whose_clock_is_wrong_writes_the_stores_time_and_says_how_far(
-    ahead_ms: int, said: str, topic: FakeTopic, store: FakeStore
+@pytest.mark.parametrize("ahead_ms", [HOUR_MS, -HOUR_MS], ids=["fast", "slow"])
+def test_a_worker_whose_clock_is_wrong_writes_the_stores_time(
+    ahead_ms: int, topic: FakeTopic, store: FakeStore
 ) -> None:
     worker = Worker(topic, store)
     worker.ahead_ms = ahead_ms
@@ -1118,22 +674,11 @@ def test_a_worker_whose_clock_is_wrong_writes_the_stores_time_and_says_how_far(
     as_of_s = worker.counted("uic_as_of_timestamp_seconds", partition="0")
     assert as_of_s == (progress.as_of_ms + min(0, ahead_ms)) / 1000, "the slower of the two, for Prometheus"
     assert worker.updater.status.ahead_ms == ahead_ms
-    assert worker.updater.status.reasons == (
-        f"clock_skew: this worker's clock is 3600 s {said} the store's: set the one that is wrong",
-    )
+    [reason] = worker.updater.status.reasons
+    assert reason.startswith("clock_skew: ")
+    assert "3600 s" in reason
     worker.updater.drain()
     assert worker.updater.status.ahead_ms == ahead_ms, "also while it drains"
-
-
-@pytest.mark.parametrize("ahead_ms", [-2001, 2001])
-def test_clocks_that_disagree_are_told_until_they_agree(ahead_ms: int, topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    worker.ahead_ms = ahead_ms
-    worker.until(lambda: worker.updater.status.reasons)
-    [told] = worker.updater.status.reasons
-    assert told.startswith("clock_skew: this worker's clock is 2 s ")
-    worker.ahead_ms = ahead_ms // 2
-    worker.until(lambda: worker.updater.status.reasons == ())
 
 
 def test_a_difference_near_the_limit_is_told_once_until_the_clocks_clearly_agree(
@@ -1193,63 +738,6 @@ def test_a_partition_behind_does_not_claim_to_be_caught_up(topic: FakeTopic, sto
     assert before is not None
     assert after is not None
     assert after.as_of_ms == before.as_of_ms
-
-
-def test_transaction_markers_do_not_keep_a_partition_from_being_caught_up(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    topic.marker(0)
-    worker.until(lambda: (p := worker.progress()) is not None and p.next_offset == 21)
-    progress = worker.progress()
-    assert progress is not None
-    assert progress.last_offset == 19
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    fill(topic, 5, first=20)
-    heir.catch_up()
-    assert_exactly_once(store, topic)
-
-
-def test_an_erasure_deletes_in_order_and_later_events_begin_anew(topic: FakeTopic, store: FakeStore) -> None:
-    user, other = USERS[:2]
-    topic.event(user, 3)
-    topic.event(other, 4)
-    topic.erase(user)
-    worker = Worker(topic, store)
-    worker.log.assign(0)
-    worker.catch_up()
-    assert stored_state(store, user) is None
-    topic.event(user, 5)
-    topic.event(user, 6)
-    topic.erase(user)
-    topic.event(user, 7)
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    state = stored_state(store, user)
-    assert state is not None
-    assert (state.header.event_count, state.header.partial) == (1, False)
-    topic.erase(user)
-    topic.event(other, 8)
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    assert worker.counted("uic_records_total", outcome="erased") == 3
-
-
-def test_an_erasure_ends_a_state_that_is_stored_or_in_memory(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    topic.erase(USERS[0])
-    topic.event(USERS[0], 7)  # in one batch with the erasure, the state in memory
-    topic.erase(USERS[1])
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    topic.event(USERS[1], 8)  # in a later batch
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    topic.erase(USERS[2])
-    topic.event(USERS[2], 9)  # the state in the store alone
-    heir.catch_up()
-    assert_exactly_once(store, topic)
 
 
 def test_a_rebuild_does_not_bring_an_erased_user_back(topic: FakeTopic, store: FakeStore) -> None:
@@ -1460,16 +948,6 @@ def test_an_unreadable_state_counts_once_though_its_batch_is_loaded_again(
     assert store.bad == {0: [b"x" * 7]}, "and is set aside once"
 
 
-def test_what_the_store_says_of_a_namespace_that_is_folded_is_written_again(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    said, store.meta = store.meta, None
-    worker.until(lambda: store.meta == said)
-    assert worker.counted("uic_rewinds_total") == 0
-    another = store.meta = (99, "another program's")
-    worker.settle(40)
-    assert (store.meta, worker.updater.status.serving) == (another, True), "it is left to the next take-up"
-
-
 def test_another_users_state_is_not_taken_for_ours(topic: FakeTopic, store: FakeStore) -> None:
     folded(topic, store)
     store.states[0, USERS[0]] = store.states[0, USERS[1]]
@@ -1483,41 +961,29 @@ def test_another_users_state_is_not_taken_for_ours(topic: FakeTopic, store: Fake
     assert state.header.event_count == 1
 
 
-def test_a_step_that_is_not_finite_keeps_the_state_and_sends_the_event_to_the_dead_letters(
-    topic: FakeTopic, store: FakeStore
-) -> None:
-    user, other = USERS[:2]
-    for item in (3, hand_model.POISON_ITEM, 4, hand_model.POISON_ITEM, 5):
-        topic.event(user, item)
-        topic.event(other, 9)
-    worker = Worker(topic, store, chunk=100)
-    worker.log.assign(0)
-    worker.catch_up()
-    assert_exactly_once(store, topic)
-    assert worker.dead_letters.reasons == {2: "non_finite", 6: "non_finite"}
-    assert worker.counted("uic_records_total", outcome="folded") == 8
-    assert worker.counted("uic_records_total", outcome="dead_letter") == 2
-
-
-def test_a_state_ahead_of_progress_is_not_folded_twice(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store, 10)
-    progress = dict(store.progress)
-    fill(topic, 10, first=10)
-    worker.catch_up()
-    store.progress = progress  # a store that kept the states and lost the progress: cannot happen, must not hurt
-    heir = Worker(topic, store, seed=1)
-    heir.log.assign(0)
-    heir.catch_up()
-    assert_exactly_once(store, topic)
-    assert heir.counted("uic_records_total", outcome="already_folded") == 10
-
-
 def fakes_foreign_fingerprint() -> bytes:
     """A sound state of another bundle."""
-    from mimn.state import StateHeader, UserState, encode_state, user_hash
-
     header = StateHeader(user_hash(USERS[0]), 1, 0, 3, 1, hand_model.WALL_MS, bytes(8))
     return encode_state(UserState(header, hand_model.INITIAL), b"z" * 32, hand_model.LAYOUT)
+
+
+def test_the_status_says_that_the_store_is_away_before_the_rest_of_the_turn_waits_for_it(topic: FakeTopic) -> None:
+    class Hanging(FakeStore):
+        """Notes what the status says whenever it is asked in vain."""
+
+        said: list[tuple[str, ...]]
+
+        def _ask(self, partitions: Collection[int] = ()) -> None:
+            if self.away:
+                self.said.append(worker.updater.status.reasons)
+            super()._ask(partitions)
+
+    store = Hanging()
+    worker = folded(topic, store)
+    worker.turn(seconds=10.0)  # everything is due in the next one
+    store.away, store.said = True, []
+    worker.turn()
+    assert store.said == [(), ("store_unavailable: away",)], "progress is asked for, and then the time"
 
 
 @pytest.mark.parametrize("comes", ["back from a pause", "after a restart"])
@@ -1532,8 +998,7 @@ def test_a_worker_waits_while_its_namespace_is_removed_and_then_begins_anew(
     fill(topic, 10, first=20)
     worker.settle(60)
     assert (store.progress, worker.phase()) == ({0: REMOVAL + b"1"}, Phase.TAKING_UP)
-    waits = "namespace_removed: partitions 0 wait: the namespace is being removed; if that was interrupted"
-    assert any(reason.startswith(waits) for reason in worker.updater.status.reasons)
+    assert any(reason.startswith("namespace_removed: ") for reason in worker.updater.status.reasons)
     assert "ctr namespaces drop" in worker.partition().reason
     store.flush()
     worker.catch_up()
@@ -1543,10 +1008,7 @@ def test_a_worker_waits_while_its_namespace_is_removed_and_then_begins_anew(
     assert (worker.updater.status.reasons, worker.partition().reason) == ((), "")
 
 
-@pytest.mark.parametrize("away", [False, True])
-def test_a_lineage_that_begins_after_its_namespace_was_removed_has_the_namespaces_meta(
-    topic: FakeTopic, away: bool
-) -> None:
+def test_a_lineage_begun_after_a_removal_has_the_namespaces_meta(topic: FakeTopic) -> None:
     """The worker looks for the namespace and its progress, stands still while it is removed, and goes on."""
 
     class Removed(FakeStore):
@@ -1557,15 +1019,16 @@ def test_a_lineage_that_begins_after_its_namespace_was_removed_has_the_namespace
             self.away = away
             return answers
 
+    away = True
+
     store = Removed()
     fill(topic, 20)
     worker = Worker(topic, store)
     worker.log.assign(0)
     worker.settle()
-    if away:
-        assert any("store_unavailable" in reason for reason in worker.updater.status.reasons)
-        assert worker.phase() is Phase.CLAIMING
-        away = store.away = False
+    assert any("store_unavailable" in reason for reason in worker.updater.status.reasons)
+    assert worker.phase() is Phase.CLAIMING
+    away = store.away = False
     worker.catch_up()
     assert store.meta is not None
     assert_exactly_once(store, topic)

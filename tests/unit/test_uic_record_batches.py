@@ -7,7 +7,6 @@ import gzip
 import struct
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import Mock
 
 import cramjam
 import pytest
@@ -15,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
 from kafka.errors import CorruptRecordError
-from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
@@ -140,17 +138,6 @@ def test_the_time_of_appending_counts_where_the_topic_says_so() -> None:
     assert read(PartitionRecords, data) == read(Fetcher.PartitionRecords, data)
 
 
-def test_a_time_of_appending_below_zero_is_left_to_python() -> None:
-    data = bytes(batch([(100, b"k", b"v", [])])[HEADER_BYTES:])
-    compiled = Mock()
-    header = BatchHeader(0, 100, -1, 1)
-    assert parse_batch(compiled, header, data) is None
-    compiled.records_parse.assert_not_called()
-    parse_batch(compiled, header._replace(append_ms=0), data)
-    compiled.records_parse.assert_called_once()
-    assert [one.timestamp for one in by_python(header, data)] == [-1]
-
-
 def test_a_time_that_64_bits_hold_only_as_the_sum_of_base_and_delta_is_read_as_java_reads_it() -> None:
     times = [2**63 - 1, -(2**63) + 5, 1_700_000_000_000, 0]
     data = b"".join(
@@ -176,9 +163,6 @@ def test_reading_goes_on_behind_records_that_compaction_removed() -> None:
 
 @pytest.mark.parametrize("abort", [True, False])
 def test_an_aborted_transaction_is_not_read_and_a_committed_one_is(abort: bool) -> None:
-    class Aborted:
-        producer_id, first_offset = 7, 0
-
     inside = batch([(1, b"in", b"v", []), (2, b"in", b"v", [])], **TRANSACTION)
     data = inside + marker(2, abort=abort) + batch([(3, b"after", b"v", [])], base=3, **TRANSACTION)
     options = {"isolation_level": IsolationLevel.READ_COMMITTED, "aborted_transactions": [Aborted()] if abort else []}
@@ -186,6 +170,12 @@ def test_an_aborted_transaction_is_not_read_and_a_committed_one_is(abort: bool) 
     assert [r[2] for r in records] == ([b"after"] if abort else [b"in", b"in", b"after"])
     assert positions[-1] == 4
     assert (records, positions) == read(Fetcher.PartitionRecords, data, **options)
+
+
+class Aborted:
+    """Producer 7's transaction, as a broker tells of it."""
+
+    producer_id, first_offset = 7, 0
 
 
 def of_producer(producer_id: int) -> dict[str, Any]:
@@ -231,9 +221,6 @@ def test_behind_an_open_transaction_what_is_final_is_read_and_nothing_else() -> 
     ],
 )
 def test_what_lies_where_reading_begins_is_told_if_it_is_no_event(at: int, empty: list[FetchedBatch]) -> None:
-    class Aborted:
-        producer_id, first_offset = 7, 0
-
     inside = batch([(1, b"in", b"v", []), (2, b"in", b"v", [])], **TRANSACTION)
     later = batch([(3, b"after", b"v", [])], base=3) + batch([(3, b"after", b"v", [])], base=5)
     data = (inside if at < 2 else b"") + (marker(2, abort=True) if at < 3 else b"") + later
@@ -295,28 +282,11 @@ def test_a_header_whose_name_is_no_text_stops_nothing() -> None:
     assert records[0][4] == [("\N{REPLACEMENT CHARACTER}" * 2, b"x"), ("n", None)]
 
 
-@pytest.mark.parametrize("count", [0, 2, 2**31 - 1, -1])
+@pytest.mark.parametrize("count", [0, 2, -1])
 def test_a_count_that_is_not_the_number_of_records_is_refused(count: int) -> None:
     data = sealed(batch([(1, b"k", b"v", [])]), COUNT_AT, struct.pack(">i", count))
     with pytest.raises(CorruptRecordError):
         read(PartitionRecords, data)
-
-
-def test_the_offsets_that_these_tests_write_at_are_the_formats() -> None:
-    assert DefaultRecordBatch.CRC_OFFSET == CRC_AT
-    assert DefaultRecordBatch.ATTRIBUTES_OFFSET == ATTRIBUTES_AT
-    assert DefaultRecordBatch.HEADER_STRUCT.size == COUNT_AT + 4
-
-
-@given(first=told, second=told, piece=st.integers(1, 30))
-def test_whole_batches_are_handed_out_until_there_are_enough_records(
-    first: list[Told], second: list[Told], piece: int
-) -> None:
-    data = batch(first) + batch(second, base=len(first))
-    fetched: Any = PartitionBatches(0, AT, MemoryRecords(bytes(data)))
-    sizes = [len(some.records) for some in fetched.take(piece)]
-    assert sizes == ([len(first)] if len(first) >= piece else [len(first), len(second)])
-    assert fetched.next_fetch_offset == sum(sizes)
 
 
 @given(records=told, at=st.integers(0, 5000), byte=st.integers(0, 255))
@@ -362,9 +332,8 @@ def test_a_batch_may_decompress_to_a_bound_and_no_further(name: str) -> None:
         decompress(codec, data, limit=99_999)
 
 
-@pytest.mark.parametrize("name", COMPRESSED)
-def test_the_bound_of_a_client_is_that_of_its_batches_and_is_named(name: str) -> None:
-    codec, compress = COMPRESSED[name]
+def test_the_bound_of_a_client_is_that_of_its_batches_and_is_named() -> None:
+    codec, compress = COMPRESSED["zstd"]
     plain = batch([(5, b"k", bytes(100_000), [])])
     data = recoded(plain, codec, compress(bytes(plain[HEADER_BYTES:])))
 
@@ -419,16 +388,10 @@ def test_an_unknown_codec_is_named_behind_what_could_be_read_and_nothing_follows
     assert "codec 5" in unreadable.reason
 
 
-def test_a_batch_that_fails_its_checksum_is_named_with_its_place() -> None:
+@pytest.mark.parametrize("begins", [5, 6])
+def test_a_batch_that_fails_its_checksum_is_named_with_its_place(begins: int) -> None:
     data = batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=5)
     data[-1] ^= 1
-    (unreadable,) = handed_out(data, 5)
-    assert unreadable[:2] == (5, 7)
+    (unreadable,) = handed_out(data, begins)
+    assert unreadable[:2] == (begins, 7)
     assert "checksum" in unreadable.reason
-
-
-def test_a_batch_that_is_read_from_its_middle_is_named_from_there() -> None:
-    data = batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=5)
-    data[-1] ^= 1
-    (unreadable,) = handed_out(data, 6)
-    assert unreadable[:2] == (6, 7)

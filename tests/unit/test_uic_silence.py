@@ -44,13 +44,6 @@ def test_after_several_sessions_a_worker_is_out_of_the_group_until_the_coordinat
     assert silence.is_member(103.0 + OUT_S) is None
 
 
-def test_a_worker_that_is_out_of_the_group_stays_so_if_brokers_fall_silent_again() -> None:
-    silence = silent_for(OUT_S)
-    assert silence.answered(101.0 + OUT_S) == BrokersSilent("", out_of_group=True)
-    assert silence.unanswered(WHY, 102.0 + OUT_S) is None
-    assert silence.unanswered(WHY, 102.0 + OUT_S + PATIENCE_S) == BrokersSilent(WHY, out_of_group=True)
-
-
 def test_what_the_coordinator_accepts_ends_the_silence_and_begins_its_time_again() -> None:
     silence = silent_for(OUT_S)
     assert silence.is_member(101.0 + OUT_S) == BrokersSilent("")
@@ -58,8 +51,3 @@ def test_what_the_coordinator_accepts_ends_the_silence_and_begins_its_time_again
     assert silence.unanswered(WHY, 102.0 + OUT_S + PATIENCE_S) == BrokersSilent(WHY)
     assert silence.unanswered(WHY, 100.0 + 2 * OUT_S) is None
     assert silence.unanswered(WHY, 101.0 + 2 * OUT_S) == BrokersSilent(WHY, out_of_group=True)
-
-
-def test_what_the_coordinator_accepted_before_a_question_that_was_not_answered_says_nothing_of_that() -> None:
-    silence = silent_for(OUT_S)
-    assert silence.is_member(100.05) == BrokersSilent(WHY)

@@ -18,20 +18,16 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import Bundle, MemberIndex, Reads, load_bundle
 from mimn.bundle.members import MemberReads
 from mimn.state.ledger import Ledger
-from support.fake_event_log import FakeEventLog
 from support.stored import Stored
+from support.uic_doors import N, event_log, uic_service
 from uic.core.event import ERASE_ITEM
-from uic.core.kafka_tools import KafkaTools
 from uic.doors.grpc import GrpcServer
 from uic.doors.guard import Guard
-from uic.doors.publisher import Publisher
-from uic.doors.servicer import UserInterestCenter
 from uic.metrics import Metrics
 from uic.settings import GrpcSettings
 from uic.tools import erase, state
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-N = 4
 T = 1_700_000_000_000
 """2023-11-14."""
 
@@ -50,15 +46,8 @@ class Rig:
     def __init__(self, bundle: Bundle, guard: Guard | None = None) -> None:
         settings = GrpcSettings(port=0)
         self.stored = Stored(bundle, partitions=N)
-        self.log = FakeEventLog({"events": N, "events.erased": N})
-        service = UserInterestCenter(
-            publisher=Publisher(self.log, "events", N, KafkaTools("h:9092")),
-            states=States(self.stored),
-            bundle=bundle,
-            partitions=N,
-            metrics=Metrics(),
-            settings=settings,
-        )
+        self.log = event_log()
+        service = uic_service(settings, States(self.stored), log=self.log, bundle=bundle)
         self.door = GrpcServer(service, settings, lambda: True, guard)
         self.address = f"127.0.0.1:{self.door.start()}"
 
@@ -183,6 +172,7 @@ def test_an_erasure_asks_unless_told_and_says_where_it_is(
     assert record == (b"ann", None)
 
 
+@pytest.mark.parametrize("rig", ["tiny"], indirect=True)
 @pytest.mark.parametrize("front", ["ctr_cli", "uic"])
 def test_the_end_of_input_at_the_question_is_no(rig: Rig, front: str) -> None:
     ours, theirs = os.openpty()

