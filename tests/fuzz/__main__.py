@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import ROOT, tree
-
 from fuzz.targets import TARGETS, Target
 from fuzz.trial import attempt, fuzz
+from suite import ROOT, tree
 
 GUIDED_SHARE = 0.8
 """Of the time; the rest is for the same mutations without instrumentation, which are several times as many."""

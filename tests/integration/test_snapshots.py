@@ -521,6 +521,13 @@ def test_a_newest_snapshot_that_is_worse_than_an_older_one_is_doubted() -> None:
     assert doubts([first], first.id, NOW) == []
 
 
+def test_newer_snapshots_that_cannot_be_used_are_named() -> None:
+    used, cut = at(3), dataclass_replace(at(2, complete=False), problem="manifest.json cannot be read")
+    lines = doubts([at(4, complete=False), used, cut, at(1, complete=False)], used.id, NOW)
+    assert [at(2).id in lines[0], "manifest.json" in lines[0], at(1).id in lines[1]] == [True] * 3
+    assert len(lines) == 2
+
+
 @pytest.mark.full
 def test_a_snapshot_of_a_namespace_that_started_over_neither_expires_the_good_one_nor_replaces_it_in_silence(
     tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
