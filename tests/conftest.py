@@ -121,11 +121,6 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return "\npytestmark = pytest.mark.torch\n" in collection_path.read_text("utf-8") or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest goes first, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_scenarios.py")
-
-
 def pytest_collection_finish() -> None:
     """Leave what is imported by now out of every collection of garbage, and collect less often: torch's own modules
     are large, and an export makes so many objects that they were looked through again and again."""

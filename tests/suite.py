@@ -31,6 +31,12 @@ README = ROOT / "README.md"
 README_ROW = "| injected faults survived"
 CHECKS = ("static", "slim")
 """Targets of the Makefile that are no tests of pytest."""
+PHASES = (
+    ("not alone", "tests", "--ignore=tests/torture", "--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder"),
+    ("not alone", "tests/torture", "--numprocesses=3", "--maxschedchunk=1"),
+    ("alone", "tests"),
+)
+"""A mark expression and pytest's options each. Three workers on two cores, because tests of servers wait."""
 UNTESTED = """\
 Without a real Kafka these promises were not tested: exactly once over groups of several workers, a topic made again
 under its name, lost brokers, leaders and tails of the log, imports that shut out earlier runs, users and their rights,
@@ -95,13 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commit, changed = tree()
     make = ["make", "--no-print-directory", "--jobs", "2", "--output-sync=line", f"VENV={sys.prefix}"]
     checks = {name: not subprocess.run([*make, name], cwd=ROOT, check=False).returncode for name in CHECKS}
-    tier = "" if full else "not full and "
-    # Three workers, because tests of servers wait; files go out as they are collected, the long ones first.
-    spread = ("--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder")
-    outcomes = [
-        *tests(f"{tier}not alone", *spread, full=full),
-        *tests(f"{tier}alone", full=full),
-    ]
+    outcomes = [one for phase in PHASES for one in tests(*phase, full=full)]
     run = summed(outcomes, commit, changed, checks, (time.monotonic() - began) / 60)
     if full:
         write(run)
@@ -111,15 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def tests(marked: str, *options: str, full: bool) -> list[Outcome]:
     """Run the tests that a mark expression selects; a run that breaks off counts as a failed test."""
-    profile = "full" if full else "test"
+    profile, tier = ("full", marked) if full else ("test", f"not full and {marked}")
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "outcomes.json"
-        command = [sys.executable, "-m", "pytest", "--quiet", "--durations", "10", "tests", "-m", marked, *options]
+        command = [sys.executable, "-m", "pytest", "--quiet", "--durations", "10", "-m", tier, *options]
         command += ["--hypothesis-profile", profile, "--outcomes", str(written)]
         status = subprocess.run(command, cwd=ROOT, check=False).returncode
         found = [Outcome(**one) for one in json.loads(written.read_text())] if written.exists() else []
     if status and not any(one.outcome == "failed" for one in found):
-        found.append(Outcome(f"tests/pytest/-m {marked!r} ended with {status}", "failed"))
+        found.append(Outcome(f"tests/pytest/{' '.join(options)} ended with {status}", "failed"))
     return found
 
 

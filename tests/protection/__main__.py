@@ -4,8 +4,9 @@ those tests of `make test` that could see it run until one is red.
     PYTHONPATH=tests python -m protection choose          # 40 commits, spread over the history: commits.txt
     PYTHONPATH=tests python -m protection [COMMIT ...]    # those of commits.txt that have no result yet, or these anew
 
-A red test counts if it is red twice with the fix reverted, and green without. `result.json` has what turned red, and
-`result.md` is its table. Remove `result.json` to begin anew.
+A red test counts if it is red twice with the fix reverted, and green without. A commit counts if a test is red, or if
+the tests that came with it saw the change then: what they did not see is no fix. `result.json` has what turned red, and
+`result.md` is the table of the first 40 that count. Remove `result.json` to begin anew.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from protection.choosing import TEST, choose
+from protection.choosing import TEST, choose, was_a_fix
 from protection.tree import IMPORTS, Tree, git
 
 HERE = Path(__file__).parent
@@ -44,6 +45,7 @@ def run(named: list[str]) -> None:
 
 def page(results: dict[str, Any]) -> str:
     """The table."""
+    results = dict([(name, one) for name, one in results.items() if one["fix"]][:40])
     reds = sum(bool(one["red"]) for one in results.values())
     lines = [
         f"# Protection\n\n{reds} of {len(results)} reverted fixes turned a test red, by `python -m protection`.\n",
@@ -76,7 +78,9 @@ def measure(tree: Tree, commit: str) -> dict[str, Any]:
                     doubted.append(found)
                     fresh = [one for one in fresh if one != found]
     tree.write(reverted.before)
+    fix = bool(red) or was_a_fix(commit, reverted)
     return {
+        "fix": fix,
         "subject": git("show", "-s", "--format=%s", commit).strip(),
         "hunks": f"{len(reverted.done)} of {reverted.hunks}",
         "files": sorted(reverted.before),

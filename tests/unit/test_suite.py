@@ -53,7 +53,7 @@ def test_parts_of_a_scenario_add_up_and_a_loss_is_shown() -> None:
 
 def test_a_run_that_breaks_off_counts_as_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(suite, "ROOT", tmp_path)  # which has no tests
-    [broken] = suite.tests("not full", full=False)
+    [broken] = suite.tests("not alone", "tests", full=False)
     assert broken.outcome == "failed"
 
 

@@ -59,14 +59,10 @@ def recorded(output: Path) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("task", "embeddings", "apart"),
-    [
-        ("labelled", "sparse", 1e-5),
-        pytest.param("drawn", "dense", 1e-4, marks=pytest.mark.full),
-        pytest.param("taught", "dense", 1e-4, marks=pytest.mark.full),
-    ],
+    ("task", "embeddings", "apart"), [("drawn", "dense", 1e-4), ("taught", "dense", 1e-4), ("labelled", "sparse", 1e-5)]
 )
 def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, apart: float, tmp_path: Path) -> None:
     arguments = (

@@ -108,6 +108,7 @@ def test_a_run_without_test_labels_cannot_be_evaluated_on_them(searched: Path, t
         TrainedRun.load(tmp_path / "run", searched / "cache")
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_search_that_was_killed_ends_like_an_unbroken_one(searched: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mimn.impressions", *searching(tmp_path)]

@@ -19,6 +19,7 @@ from support.trainings import drawn
 pytestmark = pytest.mark.torch
 
 
+@pytest.mark.full
 def test_the_progress_bar_says_samples_a_second_and_the_time_that_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

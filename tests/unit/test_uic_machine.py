@@ -5,13 +5,12 @@ The model is the offline replay of the log (`replayed.absorb`). It asks the stor
 and then everything else must follow: each user's event count, digest, last offset and tensors; no byte of a user whose
 records were not just absorbed; progress that never goes back within a lineage and era unless the store lost writes. At
 rest every partition is at the log's end, and every record that is no event is a dead letter. CI tries some hundred
-sequences; `make sequences` 5,000.
+sequences; `make test-full` 5,000.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -38,7 +37,7 @@ from uic.core.start_position import BrokenReason, parts_at
 from uic.core.status import Phase
 from uic.fold.session import Resolution
 
-SEQUENCES = int(os.environ.get("CTR_SEQUENCES", "200"))
+SEQUENCES = 5000 if settings.get_current_profile_name() == "full" else 200
 N = 2
 USERS = [*users_of(0, N, 3), *users_of(1, N, 3)]
 STEPS = ("poll", "decode", "load", "fold", "commit", "advise")
