@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python -m support.messages > tests/golden/messages.txt
 
-Tests assert the code, the setting or the path that matters in a message. Whether it reads well is judged by a person, who
-sees each change of one in the snapshot's diff.
+Tests assert the code, the setting or the path that matters in a message. Whether it reads well is judged by a person,
+who sees each change of one in the snapshot's diff.
 """
 
 from __future__ import annotations
