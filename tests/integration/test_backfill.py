@@ -220,7 +220,7 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
 
 
 @pytest.mark.full
-def test_a_store_that_dies_before_or_during_a_load_is_told_and_the_next_run_goes_on(
+def test_a_load_goes_on_after_its_store_died(
     tmp_path: Path, world: World, own_valkey: Valkey, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(world, 400)

@@ -263,7 +263,7 @@ def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
 
 
 @pytest.mark.full
-def test_an_rtp_that_cannot_read_the_record_closes_the_gate_and_a_rollback_names_it(
+def test_an_rtp_that_cannot_read_the_record_closes_the_gate(
     own_valkey: Valkey, rollout: Command, bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after the rights of its user in the store were taken. It announces itself all the same."""

@@ -126,7 +126,8 @@ def test_fields_heads_sketches_and_calibrators_go_with_each_state(variant: Basel
     ]
 
 
-@pytest.mark.parametrize("variant", ["rum", pytest.param("delta", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("variant", ["rum", "delta"])
 def test_a_state_may_be_stored_in_float16(variant: BaselineVariant, tmp_path: Path) -> None:
     model = plain(variant)
     bundle = export(model, tmp_path, "float16")

@@ -373,7 +373,7 @@ def test_fields_of_users_and_items_stand_by_key(make: Make) -> None:
         (TOML.replace("events.parquet", "event*.csv"), {}, r"`files`: nothing matches event\*.csv"),
     ],
 )
-def test_what_cannot_be_used_is_named_and_nothing_is_half_written(
+def test_what_cannot_be_used_leaves_nothing_half_written(
     make: Make, toml: str, tables: dict[str, Any], message: str
 ) -> None:
     path = make(toml, **tables)

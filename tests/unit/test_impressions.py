@@ -324,7 +324,7 @@ def test_a_damaged_or_lost_file_of_a_run_is_named_by_each_command(
     assert not (tmp_path / "bundles").exists()
 
 
-def test_a_run_without_its_description_is_not_exported_as_another_kind(signal_run: TrainedRun, tmp_path: Path) -> None:
+def test_a_run_without_its_description_is_not_exported(signal_run: TrainedRun, tmp_path: Path) -> None:
     folder = shutil.copytree(signal_run.folder, tmp_path / "run")
     run.update_json(folder / run.METRICS, lambda record: record.pop("files"))
     facts_of(folder)

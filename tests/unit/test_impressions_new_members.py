@@ -92,6 +92,7 @@ def test_members_that_are_not_the_runs_are_refused(
     assert not (tmp_path / "bundles").exists()
 
 
+@pytest.mark.full
 def test_members_that_the_run_hardly_knows_are_taken_with_a_warning_that_counts(
     shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,6 +118,7 @@ def test_new_candidates_of_known_members_are_taken_once_impressions_show_them(
     assert reads.members.index.ids.tolist() == [foreign(c) for c in range(10, 20)]
 
 
+@pytest.mark.full
 def test_the_members_of_the_run_itself_are_taken_without_a_word(
     shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,7 @@ def test_a_failure_of_a_check_or_a_test_is_a_failed_run() -> None:
     assert not run_of().held
 
 
-def test_the_table_counts_and_names_what_failed_and_why_it_skipped() -> None:
+def test_the_table_counts_and_names_failures_and_skips() -> None:
     failed, skipped = Outcome("tests/e2e/t.py::x", "failed"), Outcome("tests/e2e/t.py::y", "skipped", skips.NO_WRK)
     lines = suite.table(run_of(PASSED, failed, skipped), None).splitlines()
     assert lines[-1] == "1 passed, 1 failed, 1 skipped"

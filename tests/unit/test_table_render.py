@@ -57,7 +57,7 @@ def test_the_first_page_chooses_a_model_and_compares_it() -> None:
     assert "| the din_product | reads the events | " in text
 
 
-def test_of_a_model_that_was_trained_longer_the_longer_training_counts() -> None:
+def test_the_longer_training_of_a_model_counts() -> None:
     rows = [
         model("pooling_product", 0.1),
         model("pooling_product_long", 2.4, validation=0.6),

@@ -132,9 +132,8 @@ def test_a_killed_run_is_neither_exported_nor_evaluated(
     assert not bundles.exists()
 
 
-def test_a_schedule_chosen_by_validation_ends_when_patience_runs_out(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.full
+def test_a_schedule_ends_when_patience_runs_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = epochs(smoke_config(folder), "auto", patience=2, learning_rate=5e-2, learning_rate_decay=0.5)
     record = train.train(config, folder / "auto")
     assert record["epochs"] == record["best_epoch"] + 2 < AUTO_EPOCHS
@@ -313,6 +312,7 @@ def test_training_and_validation_use_the_first_sampling_and_evaluation_all(folde
     assert again.data == data
 
 
+@pytest.mark.full
 def test_the_recipe_trains_on_the_data_set_that_the_command_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

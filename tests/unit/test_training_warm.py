@@ -117,7 +117,7 @@ def stopped_before_the_first_step(patch: pytest.MonkeyPatch, start: Callable[[],
     return found[0]
 
 
-def test_before_its_first_step_a_warm_model_scores_as_the_old_one(
+def test_a_warm_model_scores_as_the_old_one_before_its_first_step(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = described(tmp_path, later=True)
@@ -326,9 +326,7 @@ def test_a_warm_run_in_which_no_epoch_is_better_keeps_its_start_and_says_so(
     assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
 
 
-def test_drawn_negatives_and_teachers_keep_a_start_that_is_better(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_start_that_is_better_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = smoke(tmp_path, {}, min_users=1)
     first = drawn.train(config, tmp_path / "a")
     training = msgspec.structs.replace(config.training, epochs="auto", patience=1, teachers=1, learning_rate=3.0)
@@ -339,7 +337,7 @@ def test_drawn_negatives_and_teachers_keep_a_start_that_is_better(
     assert caplog.text.count("no epoch is better than") == 2
 
 
-def test_a_run_that_died_before_it_noted_its_start_is_not_resumed(
+def test_a_run_that_died_before_its_start_is_not_resumed(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, cache = described(tmp_path, later=True), tmp_path / "cache"

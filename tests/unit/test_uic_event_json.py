@@ -52,7 +52,7 @@ def read(content: bytes) -> tuple[int, int, int, int] | Reason:
         ({"eventTime": "1e19"}, "eventTime"),
     ],
 )
-def test_what_would_have_to_be_guessed_is_no_event_and_the_field_is_named(tokens: dict[str, str], field: str) -> None:
+def test_what_would_have_to_be_guessed_is_no_event(tokens: dict[str, str], field: str) -> None:
     assert read(value(**tokens)) is Reason.MALFORMED_JSON
     assert explain(Reason.MALFORMED_JSON, value(**tokens)).startswith(field)
 
