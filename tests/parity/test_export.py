@@ -183,6 +183,7 @@ def moved(data: bytes, weight: str, by: float) -> bytes:
     return bytes(proto.SerializeToString())
 
 
+@pytest.mark.full
 def test_a_model_whose_slots_are_alike_is_refused(tmp_path: Path) -> None:
     model = small_model(CONFIGS["both"])
     with torch.no_grad():
@@ -264,6 +265,7 @@ class TestCommand:
         (folder / "metrics.json").write_text('{"auc": 0.75}')
         return folder
 
+    @pytest.mark.full
     def test_a_run_becomes_a_bundle(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = self.run_folder(tmp_path / "run")
         arguments = ["--run", str(run), "--output", str(tmp_path / "bundles"), "--name", "small", "--version", "3"]

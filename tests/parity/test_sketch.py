@@ -199,6 +199,7 @@ def test_switched_off_it_changes_no_byte(name: str) -> None:
     assert graphs[0] == graphs[1]
 
 
+@pytest.mark.full
 def test_float16_states_with_a_sketch_export(tmp_path: Path) -> None:
     bundle = export(SKETCHES["paper"], tmp_path, "float16")
     bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)

@@ -177,6 +177,7 @@ def trained_by_teachers(folder: Path) -> dict[str, Any]:
     return train.train(taught(epochs(smoke_config(folder), 1), 2), folder / "taught")
 
 
+@pytest.mark.full
 def test_teachers_are_trained_first_with_other_seeds_and_as_they_would_be_alone(
     folder: Path, trained_by_teachers: dict[str, Any]
 ) -> None:

@@ -396,7 +396,7 @@ def test_a_run_that_keeps_the_state_is_a_new_head(yesterday: Path, tmp_path: Pat
             True,
             marks=pytest.mark.full,
         ),
-        ({"variant": "din", "embedding_dim": 4}, True),
+        pytest.param({"variant": "din", "embedding_dim": 4}, True, marks=pytest.mark.full),
     ],
     ids=["MIMN", "MIMN + ledger", "GRU4REC", "ledger alone", "DIN"],
 )
