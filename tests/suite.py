@@ -31,12 +31,15 @@ README = ROOT / "README.md"
 README_ROW = "| injected faults survived"
 CHECKS = ("static", "slim")
 """Targets of the Makefile that are no tests of pytest."""
+SPREAD = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
+"""Three workers on two cores, because tests of servers wait; a file's tests stay together."""
 PHASES = (
-    ("not alone", "tests", "--ignore=tests/torture", "--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder"),
+    ("not alone", "tests/unit", "tests/parity", *SPREAD),
+    ("not alone", "tests/contract", "tests/fuzz", "tests/integration", "tests/e2e", *SPREAD),
     ("not alone", "tests/torture", "--numprocesses=3", "--maxschedchunk=1"),
     ("alone", "tests"),
 )
-"""A mark expression and pytest's options each. Three workers on two cores, because tests of servers wait."""
+"""A mark expression and pytest's options each."""
 UNTESTED = """\
 Without a real Kafka these promises were not tested: exactly once over groups of several workers, a topic made again
 under its name, lost brokers, leaders and tails of the log, imports that shut out earlier runs, users and their rights,

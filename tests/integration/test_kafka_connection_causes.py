@@ -64,7 +64,7 @@ class Secured:
 @pytest.fixture
 def secured(secured_broker: SecuredKafka, tmp_path: Path) -> Secured:
     named = replace(secured_broker.create(f"events-{time.time_ns()}", 2), bootstrap=secured_broker.mutual_address)
-    secured_broker.grant_documented(named, "t")
+    secured_broker.grant_documented(named, named.events)
     foreign = Certificates.issue(tmp_path / "foreign")
     return Secured(secured_broker, secured_broker.certificates, foreign, named)
 

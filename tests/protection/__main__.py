@@ -4,9 +4,9 @@ those tests of `make test` that could see it run until one is red.
     PYTHONPATH=tests python -m protection choose          # 40 commits, spread over the history: commits.txt
     PYTHONPATH=tests python -m protection [COMMIT ...]    # those of commits.txt that have no result yet, or these anew
 
-A red test counts if it is red twice with the fix reverted, and green without. A commit counts if a test is red, or if
-the tests that came with it saw the change then: what they did not see is no fix. `result.json` has what turned red, and
-`result.md` is the table of the first 40 that count. Remove `result.json` to begin anew.
+A commit counts if the tests that came with it saw the change then. A red test counts if it is red twice with the fix
+reverted, and green without. `result.json` has what turned red, and `result.md` is its table. Remove `result.json` to
+begin anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from protection.tree import IMPORTS, Tree, git
 
 HERE = Path(__file__).parent
 COMMITS, RESULT, PAGE = HERE / "commits.txt", HERE / "result.json", HERE / "result.md"
-MINUTES = 40
+MINUTES = 15
 """How long the tests of a commit may take."""
 
 
@@ -37,7 +37,12 @@ def run(named: list[str]) -> None:
         tree = Tree(Path(folder).resolve())
         for commit in named or [one for one in chosen if one not in results]:
             results[commit] = found = measure(tree, commit)
-            print(commit, found["red"] or "GREEN", f"{found['seconds']} s: {found['subject']}", flush=True)
+            print(
+                commit,
+                found["red"] or ("GREEN" if found["fix"] else "no fix"),
+                f"{found['seconds']} s: {found['subject']}",
+                flush=True,
+            )
             results = {one: results[one] for one in dict.fromkeys([*chosen, *results]) if one in results}
             RESULT.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
             PAGE.write_text(page(results))
@@ -45,7 +50,7 @@ def run(named: list[str]) -> None:
 
 def page(results: dict[str, Any]) -> str:
     """The table."""
-    results = dict([(name, one) for name, one in results.items() if one["fix"]][:40])
+    results = {name: one for name, one in results.items() if one["fix"]}
     reds = sum(bool(one["red"]) for one in results.values())
     lines = [
         f"# Protection\n\n{reds} of {len(results)} reverted fixes turned a test red, by `python -m protection`.\n",
@@ -61,7 +66,8 @@ def measure(tree: Tree, commit: str) -> dict[str, Any]:
     """Revert a fix and look for a test that is red because of it."""
     began, red, seen, doubted = time.monotonic(), None, set[str](), list[str]()
     reverted = tree.revert(commit)
-    for names in select(tree, commit, reverted.before):
+    fix = was_a_fix(commit, reverted)
+    for names in select(tree, commit, reverted.before) if fix else ():
         fresh = [one for one in names if one not in seen]
         seen |= {*fresh}
         for marks, count in (("not full and not alone", "-n2"), ("alone and not full", "-n0")):
@@ -78,7 +84,6 @@ def measure(tree: Tree, commit: str) -> dict[str, Any]:
                     doubted.append(found)
                     fresh = [one for one in fresh if one != found]
     tree.write(reverted.before)
-    fix = bool(red) or was_a_fix(commit, reverted)
     return {
         "fix": fix,
         "subject": git("show", "-s", "--format=%s", commit).strip(),

@@ -13,7 +13,7 @@ from protection.tree import CODE, PRODUCT, Reverted, Tree, git
 HOW_MANY, MOST_LINES = 48, 60
 """Commits, some of which may turn out to be no fix, and changed lines of product code in one."""
 NO_FIX = re.compile(
-    r"\bCPU\b|faster|as fast|µs|% (less|of)|Second reading|[Pp]lain words|One word|is called|^\w+ Tests? "
+    r"\bCPU\b|faster|as fast|µs|% (less|of)|Second reading|[Pp]lain words|One word|is called|^\w+ Tests?\b"
 )
 """Subjects of changes of speed, of names or of words, and of tests."""
 TEST = re.compile(r"^(?:\+|@@ .* @@ )(?:async )?def (test_\w+)", re.M)
