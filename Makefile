@@ -108,10 +108,10 @@ reference: install ## write docs/settings.md and docs/metrics.md again, after a 
 slim: install-dev ## install each service alone and prove that it imports without torch
 	@$(PY) -m localstack.checks.slim
 
-test: install-dev ## what CI runs: checks, and each promise at least once (half an hour on 2 cores)
+test: install-dev ## what CI runs: checks, and each promise at least once (25 minutes on 2 cores)
 	@PYTHONPATH=tests $(PY) -m suite
 
-test-full: install-dev ## every test, the torture in full included (two hours on 2 cores); writes the record and its pages
+test-full: install-dev ## every test, the torture in full included (well over an hour on 2 cores); writes the record and its pages
 	@PYTHONPATH=tests $(PY) -m suite --full
 
 proto: install-dev ## generate the stubs of proto/gen again
