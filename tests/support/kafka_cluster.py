@@ -80,7 +80,6 @@ class KafkaCluster:
         return ",".join(node.address for node in self._nodes)
 
     def start(self, node: int | None = None) -> None:
-        """Start what does not run, and wait until it serves."""
         away = [one for one in self._of(node) if not one.alive()]
         for one in away:
             one.spawn()
@@ -88,22 +87,18 @@ class KafkaCluster:
             one.wait_ready()
 
     def stop(self, node: int | None = None) -> None:
-        """Orderly stop, data kept."""
         for one in self._of(node):
             one.stop()
 
     def kill(self, node: int | None = None) -> None:
-        """SIGKILL, data kept as the crash left it."""
         for one in self._of(node):
             one.kill()
 
     def freeze(self, node: int | None = None) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
         for one in self._of(node):
             one.freeze()
 
     def thaw(self, node: int | None = None) -> None:
-        """SIGCONT."""
         for one in self._of(node):
             one.thaw()
 

@@ -89,23 +89,18 @@ class SharedCluster:
         self.folder = Path(found["folder"])
 
     def start(self, node: int | None = None) -> None:
-        """Start what does not run, and wait until it serves."""
         ask(self._door, self._name, "start", node)
 
     def stop(self, node: int | None = None) -> None:
-        """Orderly stop, data kept."""
         ask(self._door, self._name, "stop", node)
 
     def kill(self, node: int | None = None) -> None:
-        """SIGKILL, data kept as the crash left it."""
         ask(self._door, self._name, "kill", node)
 
     def freeze(self, node: int | None = None) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
         ask(self._door, self._name, "freeze", node)
 
     def thaw(self, node: int | None = None) -> None:
-        """SIGCONT."""
         ask(self._door, self._name, "thaw", node)
 
 
