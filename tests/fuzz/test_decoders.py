@@ -198,7 +198,7 @@ def test_a_decoder_that_is_slow_hoards_or_breaks_down_is_found(
 def test_a_guided_run_keeps_what_held_and_does_not_run_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "tree", lambda: ("c0ffee", True))
+    monkeypatch.setattr(command, "tree", lambda: ("c0ffee", False))
     monkeypatch.setenv("PYTHONPATH", "tests")
     told = ["--seconds", "2", "--only", "progress", "--results", str(tmp_path)]
     assert command.main(told) == 0
