@@ -508,6 +508,7 @@ def test_an_unreadable_progress_record_stops_the_partition_until_it_is_rebuilt(
         resolve(heir, "continue").outcome.result()
     resolve(heir, "rebuild")
     heir.catch_up()
+    assert [heir.counted("uic_take_ups_total", decision=one) for one in ("new", "rebuilt")] == [0, 1]
     assert_exactly_once(store, topic)
 
 

@@ -113,8 +113,6 @@ class Scored:
     @property
     def model(self) -> str:
         """The same for all trainings and folds of a model."""
-        if self.cell.key == BOOSTING_ROW:  # it has the configuration of the row whose reads it takes
-            return BOOSTING_ROW
         config = self.cell.config
         whole = structs.replace(config.with_seed(0), data=structs.replace(config.data, fold=None))
         return replace(self.cell, config=whole).fingerprint
