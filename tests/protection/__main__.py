@@ -54,10 +54,10 @@ def page(results: dict[str, Any]) -> str:
     reds = sum(bool(one["red"]) for one in results.values())
     lines = [
         f"# Protection\n\n{reds} of {len(results)} reverted fixes turned a test red, by `python -m protection`.\n",
-        "| commit | subject | hunks reverted | red | seconds |\n| --- | --- | --- | --- | ---: |",
+        "| commit | measured in | hunks reverted | red | seconds |\n| --- | --- | --- | --- | ---: |",
     ]
     for name, one in results.items():
-        cells = [name, one["subject"].replace("|", "/"), one["hunks"], f"`{one['red'] or 'none'}`", str(one["seconds"])]
+        cells = [name, one["tree"], one["hunks"], f"`{one['red'] or 'none'}`", str(one["seconds"])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -86,6 +86,7 @@ def measure(tree: Tree, commit: str) -> dict[str, Any]:
     tree.write(reverted.before)
     return {
         "fix": fix,
+        "tree": git("rev-parse", "--short", "HEAD").strip(),
         "subject": git("show", "-s", "--format=%s", commit).strip(),
         "hunks": f"{len(reverted.done)} of {reverted.hunks}",
         "files": sorted(reverted.before),
