@@ -23,8 +23,8 @@ from localstack.wait import NotReady, until
 
 GRACE_S = 15.0
 """How long an orderly stop may take before the process is killed."""
-_CLOCK_SLACK_S = 2.0
-"""A process's start time is computed from the clock, which may have been adjusted a little in between."""
+_SLACK_S = 0.1
+"""The kernel counts start times in hundredths of a second."""
 _END_WITH_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
@@ -46,7 +46,8 @@ class Ended(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process: its pid, and when it was born (seconds since 1970)."""
+    """One process: its pid, and when it was born, in seconds since the system booted: a clock that is set meanwhile
+    changes nothing."""
 
     pid: int
     born: float
@@ -59,7 +60,7 @@ class Identity:
             Ended: there is no such process.
         """
         try:
-            return cls(pid, psutil.Process(pid).create_time())
+            return cls(pid, _born(psutil.Process(pid)))
         except psutil.NoSuchProcess:
             raise Ended(f"process {pid} has ended") from None
 
@@ -88,10 +89,15 @@ class Identity:
     def _process(self) -> psutil.Process | None:
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.born) <= _CLOCK_SLACK_S
+            same = abs(_born(process) - self.born) <= _SLACK_S
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+
+def _born(process: psutil.Process) -> float:
+    born: float = round(process.create_time() - psutil.boot_time(), 2)
+    return born
 
 
 class Child:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from localstack.process import Child, Ended, Identity
@@ -50,6 +51,20 @@ def test_a_pid_that_was_given_to_another_program_is_neither_alive_nor_signaled(s
     assert not stale.alive()
     assert stale.end(grace_s=1)
     assert sleeper.alive()
+
+
+def test_an_identity_holds_when_the_clock_is_set(
+    sleeper: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux moves its boot time when the clock is set, and computes start times from it."""
+    set_forward = [
+        f"btime {int(line.split()[1]) + 3600}" if line.startswith("btime") else line
+        for line in Path("/proc/stat").read_text().splitlines()
+    ]
+    (tmp_path / "stat").write_text("\n".join(set_forward))
+    (tmp_path / str(sleeper.pid)).symlink_to(f"/proc/{sleeper.pid}")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert sleeper.identity.alive()
 
 
 def test_an_identity_ends_a_process_that_is_not_its_child(tmp_path: Path) -> None:
