@@ -61,8 +61,8 @@ SAMPLED = 100
 """Users with each of the longer histories."""
 DURABILITY = ("off", "everysec", "always")
 ROUNDS = 3
-PATIENT = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "120000"}
-"""So that workers which stand still stay in their group."""
+PATIENT = {"UIC_FOLD__LEASE_S": "120"}
+"""So that workers which stand still keep their partitions."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from uic.app import settle_interpreter
 from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
-from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage, PartitionCount, Ports
+from uic.core.ports import Delivery, Described, Fetched, FoldsMany, LogMessage, Owned, PartitionCount, Ports
 from uic.core.start_position import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
@@ -75,7 +75,7 @@ class MemoryLog:
         self._batches = [iter(some) for some in batches]
         self._room = room
         self._watch = watch
-        self._queued: list[LogMessage] = [Assigned(tuple(range(len(batches))))]
+        self._queued: list[LogMessage] = [Owned(frozenset(range(len(batches))), 0.0)]
         self._tags: dict[int, int] = {}
         self._waiting: dict[int, int] = {}
         self._read_to: dict[int, int] = defaultdict(int)
@@ -94,9 +94,6 @@ class MemoryLog:
                 found.append(Fetched(partition, tag, records, self._read_to[partition]))
         self._watch.lap("read")
         return found
-
-    def identify(self, store: str) -> None:
-        """See `Log`."""
 
     def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
         """See `Log`."""

@@ -25,6 +25,7 @@ from support.sentinel_node import LOGINS, SentinelNode, ask_for_login
 from torture.wire import Wire
 from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
+from uic.core.leases import Leases
 from uic.core.ports import StateStore
 from uic.core.staged_values import StagedValues, States
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
@@ -643,6 +644,27 @@ def test_a_master_that_hangs_is_waited_for_once_in_a_while_and_the_others_go_on(
 def test_commits_of_one_partition_follow_each_other(subject: Subject) -> None:
     commits = [Commit(0, ABSENT, b"p1"), Commit(0, b"p1", b"p2", ((USER, b"s"),)), Commit(0, b"p1", b"p3")]
     assert subject.store.commit(commits) == [Written(), Written(), Refused(b"p2")]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("mode", ["single", "cluster"])
+def test_leases_are_held_run_out_and_are_given_up(
+    request: pytest.FixtureRequest, mode: Literal["single", "cluster"]
+) -> None:
+    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
+    client = redis.Redis.from_url(server.address, protocol=2)
+    client.flushall()
+    store = RedisStore(RedisSettings(url=server.address, mode=mode), KEYS)
+    assert store.renew_lease("a", 60) == Leases(frozenset({"a"}), joined=True)
+    assert store.renew_lease("a", 60) == Leases(frozenset({"a"}), joined=False)
+    assert store.renew_lease("b", 0.05) == Leases(frozenset({"a", "b"}), joined=True)
+    until(lambda: store.renew_lease("a", 60).workers == {"a"}, "the lease of b runs out", within_s=30)
+    assert store.renew_lease("b", 60).joined
+    store.give_lease_up("a")
+    assert store.renew_lease("b", 60) == Leases(frozenset({"b"}), joined=False)
+    store.give_lease_up("b")
+    until(lambda: not client.exists(KEYS.leases), "no lease leaves no key", within_s=30)
+    store.close()
 
 
 @pytest.mark.servers

@@ -31,7 +31,6 @@ from uic.log.topic_reader import read_to_end
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
 PARTITIONS = 8
-SESSION_MS = 6000
 LISTS = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_dien" / "tiny-dien" / "1"
 """A bundle whose states are lists of events."""
 
@@ -51,7 +50,7 @@ def make_world(tmp_path: Path, make_topics: MakeTopics) -> Iterator[MakeWorld]:
             create_topics(bootstrap, topics(names.events, PARTITIONS))
         else:
             names = make_topics(bootstrap, partitions=PARTITIONS)
-        told = {"UIC_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), "UIC_FOLD__MAX_STATES": "8", **told}
+        told = {"UIC_FOLD__MAX_STATES": "8", **told}
         made.append(World(tmp_path, names, url, prefix, told, bundle=bundle))
         return made[-1]
 

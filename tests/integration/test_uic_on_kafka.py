@@ -1,11 +1,8 @@
-"""What only a real Kafka does to UIC: codecs, damage on the broker's disk, open transactions, memberships that end."""
+"""What only a real Kafka does to UIC: codecs, damage on the broker's disk, open transactions, offsets for lag tools."""
 
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +17,10 @@ from localstack.wait import until
 from localstack.web import web
 from mimn.bundle import load_bundle
 from mimn.state import Keys, decode_progress, namespace, partition_of
-from support.for_test import MakeTopics, RedisForTest, TopicsForTest
+from support.for_test import MakeTopics, RedisForTest
 from support.kafka_cluster import Brokers
 from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
-from torture.groups import generations
-from uic.core.ports import Assigned, Described, Fetched, LogAway, LostGroup
-from uic.core.topics import group_name
-from uic.log.broker_view import BrokerView
-from uic.log.consumer import LogConsumer
 from uic.log.topic_reader import read_to_end
-from uic.settings import KafkaSettings
 from uic.tools import partitions as partitions_command
 
 pytestmark = pytest.mark.servers
@@ -94,11 +85,7 @@ def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(
     with running_uic(tmp_path, valkey, topics) as uic:
         uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
         delete_and_wait(real_kafka, topics.events)
-        until(
-            lambda: ready(uic)[0] == 200 and gone in ready(uic)[1] and not uic.admin("/partitions")["partitions"],
-            "named",
-            within_s=60,
-        )
+        until(lambda: ready(uic)[0] == 200 and gone in ready(uic)[1], "named", within_s=60)
         create_topics(real_kafka, named_topics(topics.events, N)[:1])
         until(lambda: "broken_log: topic_id" in ready(uic)[1], "the new log is noticed", within_s=60)
         until(lambda: "log_unavailable" not in ready(uic)[1], "the topic is there again", within_s=10)
@@ -142,13 +129,11 @@ def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
         assert "unreadable_batch" in ready(uic)[1]
         assert 'uic_partitions{status="broken"} 1.0' in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
 
-        # The others go on, and so does the group: no member joins again and again.
-        joins = generations(bootstrap, group_of(topics, valkey))
+        # The others go on.
         more = uic.publish(*[click(user) for user in elsewhere])
         uic.wait_folded(more)
         assert counts(uic, elsewhere) == dict.fromkeys(elsewhere, 4)
         assert counts(uic, here) == dict.fromkeys(here, 2)
-        assert generations(bootstrap, group_of(topics, valkey)) == joins
 
         out = io.StringIO()
         told = ["--partition", str(BROKEN), "--offset", str(damaged + 1), "--admin", uic.worker.admin_url]
@@ -178,11 +163,6 @@ def test_a_batch_larger_than_the_bound_is_folded_once_the_bound_is_raised(
     with running_uic(tmp_path / "after", valkey, topics, UIC_KAFKA__MAX_BATCH_BYTES=str(4 << 20)) as uic:
         uic.wait_folded(later)
         assert counts(uic, [user]) == {user: 2}
-
-
-def group_of(topics: TopicsForTest, redis: RedisForTest) -> str:
-    """The worker's consumer group."""
-    return group_name(redis.prefix, topics.events, namespace(load_bundle(BUNDLE).manifest.fingerprint, 0))
 
 
 # Compaction
@@ -291,135 +271,15 @@ def test_events_behind_an_open_transaction_count_as_lag_until_it_ends(
         producer.close(timeout=5)
 
 
-# Membership
-
-
-SESSION_MS = 10_000
-"""More than a busy machine stalls, which would expel a member that no test told to fall out."""
-WATCHED_S = 15
-"""How soon a member that fell out is to be back."""
-
-
-class Member:
-    """A log consumer without a fold: reads what it is assigned from the start."""
-
-    def __init__(self, topics: TopicsForTest, group: str, session_ms: int = SESSION_MS) -> None:
-        settings = KafkaSettings(
-            bootstrap_servers=topics.bootstrap,
-            topic=topics.events,
-            partitions=topics.partitions,
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=300,
-        )
-        self.log = LogConsumer(settings, lambda store: group + store, 10_000)
-        self.records = 0
-        self.owns: set[int] = set()
-        self.lost = 0
-        self.away: list[str] = []
-        self._tag = 0
-
-    def turn(self) -> None:
-        """Do what the fold would."""
-        for message in self.log.messages(0.01):
-            match message:
-                case Assigned(partitions):
-                    self.owns |= set(partitions)
-                    for p in partitions:
-                        self._tag += 1
-                        self.log.describe({p: self._tag})
-                case Described(partition=p, tag=tag, position=None):
-                    self.log.read(p, tag, 0)
-                case Fetched(tag=tag, records=records):
-                    self.records += len(records)
-                    self.log.took(tag, len(records))
-                case LogAway(detail):
-                    self.away.append(detail)
-                    self.owns.clear()
-                    self.records = 0
-                case LostGroup():
-                    self.lost += 1
-                    self.owns.clear()
-                    self.records = 0
-
-
-@contextmanager
-def members(*made: Member) -> Iterator[Callable[..., None]]:
-    """Start them; what it gives waits for a condition while all of them take turns."""
-    for member in made:
-        member.log.start()
-
-    def wait(condition: Callable[[], object], what: str, within_s: float) -> None:
-        def looked() -> object:
-            for member in made:
-                member.turn()
-            return condition()
-
-        until(looked, what, within_s=within_s)
-
-    try:
-        yield wait
-    finally:
-        for member in made:
-            member.log.leave(5)
-
-
-def produce(topics: TopicsForTest, n: int, value: bytes = b"v") -> None:
-    producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all")
-    for i in range(n):
-        producer.send(topics.events, key=b"k", value=value, partition=i % topics.partitions)
-    producer.flush(timeout=60)
-    producer.close(timeout=5)
-
-
-@pytest.mark.full
-def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, make_topics: MakeTopics) -> None:
-    topics = make_topics(real_kafka, N)
-    group = f"deaf-{topics.events}"
-    member = Member(topics, group)
-    with members(member) as wait:
-        wait(lambda: len(member.owns) == N, "it has its partitions", within_s=60)
-        produce(topics, 60)
-        wait(lambda: member.records == 60, "it reads", within_s=60)
-        seen = BrokerView({"bootstrap_servers": real_kafka}, topics.events, group)
-        member.log._commands.put(lambda client: client._coordinator._disable_heartbeat())
-
-        def expelled() -> bool:
-            view = seen.group()
-            return view is not None and not view.members
-
-        wait(expelled, "the broker expels it", within_s=60)
-        gone = time.monotonic()
-        wait(lambda: member.lost == 1, "it says that it is out", within_s=WATCHED_S)
-        assert member.records == 0
-        wait(lambda: len(member.owns) == N, "it has its partitions again", within_s=WATCHED_S)
-        wait(lambda: member.records == 60, "it reads again", within_s=WATCHED_S)
-        assert time.monotonic() - gone < WATCHED_S
-        seen.close()
-
-
-@pytest.mark.full
-def test_a_worker_that_hears_of_another_store_changes_groups(real_kafka: str, make_topics: MakeTopics) -> None:
-    topics = make_topics(real_kafka, N)
-    member, other = Member(topics, f"stores-{topics.events}."), Member(topics, f"stores-{topics.events}.")
-    member.log.identify("store-a")
-    other.log.identify("store-a")
-    with members(member, other) as wait:
-        wait(lambda: len(member.owns) + len(other.owns) >= N and other.owns and member.owns, "shared", within_s=60)
-        other.log.identify("store-b")
-        wait(lambda: other.lost and len(other.owns) == N, "it has all of them, in its own group", within_s=60)
-        wait(lambda: len(member.owns) == N, "and so has the first", within_s=60)
-
-
 @pytest.mark.full
 def test_two_installations_of_one_prefix_fold_their_own_topics(
     tmp_path: Path, valkey: RedisForTest, own_valkey: Valkey, real_kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(real_kafka, N), make_topics(real_kafka, N)
     second = RedisForTest(own_valkey.address, valkey.prefix, valkey.client)
-    told: dict[str, Any] = {"UIC_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), "UIC_KAFKA__HEARTBEAT_INTERVAL_MS": "300"}
     with (
-        running_uic(tmp_path / "a", valkey, topics[0], **told) as a,
-        running_uic(tmp_path / "b", second, topics[1], **told) as b,
+        running_uic(tmp_path / "a", valkey, topics[0]) as a,
+        running_uic(tmp_path / "b", second, topics[1]) as b,
     ):
         for rounds in range(1, 4):
             for uic in (a, b):

@@ -12,15 +12,14 @@ from uic.core.epochs import EpochEnd
 from uic.core.letters import Letter, to_wire
 from uic.core.ports import (
     Advised,
-    Assigned,
     Described,
     Fetched,
     LogMessage,
     NotCounted,
     NotDescribed,
     OutOfRange,
+    Owned,
     PartitionCount,
-    Revoked,
     Skipped,
 )
 from uic.core.records import Records
@@ -149,7 +148,10 @@ class FakeLog:
         self.columns = columns
         self.chunk = chunk
         self.away = False
-        self.coordinator_refuses = False
+        self.leases_away = False
+        """Whether it does not hear of the leases any more."""
+        self.now = 0.0
+        """Monotonic, in seconds."""
         self.knows_epochs = True
         """Whether its brokers tell where leader epochs end."""
         self.counts = 0
@@ -162,30 +164,30 @@ class FakeLog:
         self.assigned: set[int] = set()
         self.advised: list[dict[int, int]] = []
         self.wall_ms = WALL_MS
-        self.identity = ""
-        """Of the store, as last told."""
         self.outstanding: dict[int, int] = {}
         """Tag → records delivered but not yet taken."""
 
     def assign(self, *partitions: int) -> None:
         self.assigned |= set(partitions)
-        self.queued.append(Assigned(partitions))
+        self.queued.append(self.owned())
 
     def revoke(self, *partitions: int) -> None:
         self.assigned -= set(partitions)
         for p in partitions:
             self.reading.pop(p, None)
-        self.queued.append(Revoked(partitions))
+        self.queued.append(self.owned())
+
+    def owned(self) -> Owned:
+        return Owned(frozenset(self.assigned), self.now, frozenset({"worker"}))
 
     def messages(self, timeout_s: float) -> list[LogMessage]:
         if not self.away:
             for p, (tag, position) in list(self.reading.items()):
                 self._fetch(p, tag, position)
+        if self.assigned and not self.leases_away:
+            self.queued.append(self.owned())
         found, self.queued = self.queued, []
         return found
-
-    def identify(self, store: str) -> None:
-        self.identity = store
 
     def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
         if self.away:
@@ -217,8 +219,7 @@ class FakeLog:
 
     def advise(self, offsets: Mapping[int, int]) -> None:
         self.advised.append(dict(offsets))
-        error = "CommitFailedError" if self.coordinator_refuses else None
-        self.queued.append(Advised(tuple(offsets), error))
+        self.queued.append(Advised(tuple(offsets), None))
 
     def _fetch(self, p: int, tag: int, position: int) -> None:
         log = self.topic.partitions[p]

@@ -67,6 +67,7 @@ class Worker:
         """Handle all messages and due work, then advance the clock."""
         self.store.clock_ms = WALL_MS + int(self.now * 1000)
         wall_ms = self.log.wall_ms = self.store.clock_ms + self.ahead_ms
+        self.log.now = self.now
         self.updater.turn(self.log.messages(0), self.now, wall_ms)
         self.now += seconds
 

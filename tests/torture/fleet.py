@@ -21,7 +21,7 @@ def three_workers_killed_frozen_and_rescaled_at_random(stage: Stage, size: Size)
     """200,000 events of 1,000 users and 40 faults (fast: 6,000 of 200, and 6), drawn from the stage's seed."""
     events, users, faults = (200_000, 1000, 40) if size == "full" else (6000, 200, 6)
     world = stage.world("fleet", stage.valkey().address, partitions=16, UIC_FOLD__MAX_WAVES="16")
-    fleet = Fleet(world, stage.session_ms / 1000)
+    fleet = Fleet(world, stage.lease_s)
     fleet.scale(MOST)
     with producing(world, users, a_second=events // (FAULT_S * faults)) as produced:
         for _ in range(faults):
@@ -35,9 +35,9 @@ def three_workers_killed_frozen_and_rescaled_at_random(stage: Stage, size: Size)
 class Fleet:
     """The workers that are meant to run, and what is done to them."""
 
-    def __init__(self, world: World, session_s: float) -> None:
+    def __init__(self, world: World, lease_s: float) -> None:
         self._world = world
-        self._session_s = session_s
+        self._lease_s = lease_s
         self._random = world.random.__class__(world.random.random())
         self.running: list[UicWorker] = []
         self.faults = 0
@@ -67,10 +67,10 @@ class Fleet:
         self.scale(len(self.running) + 1)
 
     def freeze(self) -> None:
-        """SIGSTOP for less than a session, or for long enough to be given up; then SIGCONT."""
+        """SIGSTOP for less than a lease, or for longer; then SIGCONT."""
         victim = self._random.choice(self.running)
         victim.freeze()
-        frozen_s = self._random.uniform(0.2, 2.5) * self._session_s
+        frozen_s = self._random.uniform(0.2, 2.5) * self._lease_s
         thawed_at = time.monotonic() + frozen_s
         until(lambda: time.monotonic() >= thawed_at, "time passes", within_s=frozen_s + 5)
         victim.thaw()

@@ -57,7 +57,7 @@ def a_flood_in_one_partition_delays_no_other(stage: Stage, size: Size) -> Tally:
     event each (fast: 10,000). Users of other partitions: freshness within 2 times, p99; of the same one: at most the
     burst ÷ the rate at which one user is folded, measured before."""
     burst, crowd, rounds, quiet_s = (10_000, 100_000, 5, 20) if size == "full" else (10_000, 10_000, 1, 4)
-    told = {"UIC_FOLD__MAX_STATES": "256", "UIC_KAFKA__SESSION_TIMEOUT_MS": "10000"}  # as in production
+    told = {"UIC_FOLD__MAX_STATES": "256", "UIC_FOLD__LEASE_S": "5"}  # as in production
     world = stage.world("flood", stage.valkey().address, partitions=N, **told)
     worker = world.worker()
     context = get_context("spawn")

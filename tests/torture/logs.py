@@ -8,7 +8,6 @@ from functools import partial
 from itertools import count
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.errors import KafkaError
 
 from localstack.topics import Topic, create_topics
 from localstack.uic_and_rtp import UicWorker
@@ -16,7 +15,6 @@ from localstack.wait import until
 from mimn.state import decode_progress
 from support.uic_running import delete_and_wait
 from support.world import World
-from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import metric, owned, partitions
@@ -49,7 +47,7 @@ def a_broker_that_goes_away_and_comes_back_costs_no_event(stage: Stage, size: Si
             drained = (away_s * a_second + produced()) / (time.monotonic() - back)
         world.wait_folded(60)
         slow = (f"{drained:.0f} events/s drained, {a_second} arrive",) if drained < 3 * a_second else ()
-        # In the fast size the way back into the group takes longer than the outage.
+        # In the fast size the way back takes longer than the outage.
         tally += Tally.of(world.compare(), figures={"drained, events/s": drained})
         tally += Tally(wrong=slow if size == "full" else ())
     until(worker.ready, "UIC serves", within_s=60)
@@ -63,23 +61,20 @@ def _lag(world: World) -> int:
     return sum(end - at.get(p, 0) for p, end in world.log().ends.items())
 
 
-def a_coordinator_that_dies_or_restarts_costs_no_event(stage: Stage, size: Size) -> Tally:
-    """Of three brokers, the one that coordinates the workers' group is killed, the next one stopped, and so on, six
-    times (fast: once), while two workers fold and events come; another takes over, and the broker comes back."""
+def brokers_that_die_or_restart_in_turn_cost_no_event(stage: Stage, size: Size) -> Tally:
+    """Of three brokers, one is killed, the next one stopped, and so on, six times (fast: once), while two workers fold
+    and events come; the others take over, and the broker comes back."""
     broker = stage.own_kafka(nodes=3)
-    told = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "10000"}  # a new coordinator needs some seconds
-    world = stage.world("coordinator", stage.valkey().address, partitions=N, bootstrap=broker.address, **told)
+    world = stage.world("brokers", stage.valkey().address, partitions=N, bootstrap=broker.address)
     workers = [world.worker(), world.worker()]
     until(lambda: sum(map(owned, workers)) == N, "every partition has an owner", within_s=60)
     tally = Tally()
     for n in range(6 if size == "full" else 1):
-        node = groups.coordinator(broker.address, world.group)
         with producing(world, 100, a_second=200) as produced:
-            (broker.stop if n % 2 else broker.kill)(node)
+            (broker.stop if n % 2 else broker.kill)(n % 3 + 1)
             began = time.monotonic()
-            until(lambda node=node: _coordinator(world) not in (None, node), "another coordinates", within_s=120)  # type: ignore[misc]  # mypy cannot infer a lambda's default
             at = produced()
-            until(lambda at=at: produced() > at + 600, "the load goes on", within_s=120)  # type: ignore[misc]  # as above
+            until(lambda at=at: produced() > at + 600, "the load goes on", within_s=120)  # type: ignore[misc]  # mypy cannot infer a lambda's default
             broker.start()
             at = produced()
             until(lambda at=at: produced() > at + 200, "the load goes on", within_s=120)  # type: ignore[misc]  # as above
@@ -88,13 +83,6 @@ def a_coordinator_that_dies_or_restarts_costs_no_event(stage: Stage, size: Size)
         tally += Tally.of(world.compare(), figures={"from the fault to all folded, s": time.monotonic() - began})
         until(lambda: sum(map(owned, workers)) == N, "every partition has an owner", within_s=60)
     return tally
-
-
-def _coordinator(world: World) -> int | None:
-    try:
-        return groups.coordinator(world.topics.bootstrap, world.group)
-    except (KafkaError, StopIteration):
-        return None
 
 
 def another_log_under_the_same_name_is_never_folded_into_the_old_states(stage: Stage, size: Size) -> Tally:
@@ -109,8 +97,8 @@ def another_log_under_the_same_name_is_never_folded_into_the_old_states(stage: S
 def _recreated(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
     longer, asleep, n = part
     name = f"recreated-{'longer' if longer else 'shorter'}-{'asleep' if asleep else 'awake'}-{n}"
-    # UIC sleeps for less than its session, so the group does not notice.
-    with stage.passing_world(name, url, partitions=N, UIC_KAFKA__SESSION_TIMEOUT_MS="60000") as world:
+    # UIC sleeps for less than its lease.
+    with stage.passing_world(name, url, partitions=N, UIC_FOLD__LEASE_S="60") as world:
         worker = world.worker()
         world.produce(200)
         world.wait_folded()
@@ -149,9 +137,9 @@ def what_retention_removed_is_a_gap_and_nothing_else_is_missing(stage: Stage, si
 def _gap(stage: Stage, url: str, part: tuple[bool, int]) -> Tally:
     asleep, n = part
     name = f"retention-{'asleep' if asleep else 'dead'}-{n}"
-    # The sleeper wakes before the group gives it up, and finds its position gone; the dead one's end is waited for.
-    session_ms = "60000" if asleep else "10000"
-    with stage.passing_world(name, url, partitions=N, UIC_KAFKA__SESSION_TIMEOUT_MS=session_ms) as world:
+    # The sleeper wakes with its lease, and finds its position gone; the dead one's end is waited for.
+    lease_s = "60" if asleep else "2"
+    with stage.passing_world(name, url, partitions=N, UIC_FOLD__LEASE_S=lease_s) as world:
         heir = worker = world.worker()
         world.produce(200)
         world.wait_folded()

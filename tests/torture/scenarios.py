@@ -15,8 +15,8 @@ from torture.floods import a_flood_in_one_partition_delays_no_other
 from torture.leavers import clients_that_go_away_leave_nothing_behind
 from torture.logs import (
     a_broker_that_goes_away_and_comes_back_costs_no_event,
-    a_coordinator_that_dies_or_restarts_costs_no_event,
     another_log_under_the_same_name_is_never_folded_into_the_old_states,
+    brokers_that_die_or_restart_in_turn_cost_no_event,
     what_retention_removed_is_a_gap_and_nothing_else_is_missing,
 )
 from torture.malformed import every_malformed_record_is_a_dead_letter_and_no_event_is_lost
@@ -36,8 +36,8 @@ from torture.rollouts import a_rollout_goes_on_while_workers_and_the_store_die
 from torture.soak import nothing_grows_and_nothing_slows_down
 from torture.stage import Size, Stage, Tally
 from torture.stale_owners import (
-    a_worker_stopped_past_its_session_writes_nothing,
-    a_worker_that_wakes_when_its_group_is_gone_claims_nothing,
+    a_worker_stopped_past_its_lease_writes_nothing,
+    a_worker_that_wakes_when_all_leases_ran_out_loses_nothing,
     stale_commits_by_ended_sessions_write_nothing,
 )
 from torture.stores import the_store_dies_forgets_or_is_damaged
@@ -85,12 +85,12 @@ SCENARIOS = (
         ),
     ),
     _whole(stale_commits_by_ended_sessions_write_nothing),
-    _whole(a_worker_stopped_past_its_session_writes_nothing),
-    _whole(a_worker_that_wakes_when_its_group_is_gone_claims_nothing),
+    _whole(a_worker_stopped_past_its_lease_writes_nothing),
+    _whole(a_worker_that_wakes_when_all_leases_ran_out_loses_nothing),
     _whole(the_store_dies_forgets_or_is_damaged),
     _whole(a_cluster_whose_slots_move_and_whose_masters_fail),
     _whole(a_broker_that_goes_away_and_comes_back_costs_no_event),
-    _whole(a_coordinator_that_dies_or_restarts_costs_no_event),
+    _whole(brokers_that_die_or_restart_in_turn_cost_no_event),
     _whole(another_log_under_the_same_name_is_never_folded_into_the_old_states),
     _whole(what_retention_removed_is_a_gap_and_nothing_else_is_missing),
     _whole(workers_that_come_and_go_stop_nobody_for_long),
@@ -119,7 +119,7 @@ SCENARIOS = (
 SMALL = (
     killed_after_each_protocol_step,
     three_workers_killed_frozen_and_rescaled_at_random,
-    a_worker_stopped_past_its_session_writes_nothing,
+    a_worker_stopped_past_its_lease_writes_nothing,
     the_store_dies_forgets_or_is_damaged,
     answers_go_on_while_the_store_is_away_slow_or_fails_over,
 )

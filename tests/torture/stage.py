@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -83,7 +82,7 @@ class Stage:
         self.folder = folder
         self.bootstrap = bootstrap
         self.seed = seed
-        self.session_ms = 6000 if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else 1500
+        self.lease_s = 2.0
         self.stalls = Stalls()
         self._ending = ExitStack()
 
@@ -98,15 +97,14 @@ class Stage:
     def world(
         self, name: str, url: str, *, partitions: int = 8, bootstrap: str = "", client: Any = None, **told: str
     ) -> World:
-        """A world on topics of its own, with small batches and a short session."""
+        """A world on topics of its own, with small batches and a short lease."""
         at = bootstrap or self.bootstrap
         names = TopicsForTest(at, f"{name}-{uuid.uuid4().hex[:10]}", partitions)
         create_topics(at, topics(names.events, partitions))
         if not bootstrap:
             self._ending.callback(delete_topics, at, [names.events, names.dlq, names.erased])
         told = {
-            "UIC_KAFKA__SESSION_TIMEOUT_MS": str(self.session_ms),
-            "UIC_KAFKA__HEARTBEAT_INTERVAL_MS": str(min(1000, self.session_ms // 4)),
+            "UIC_FOLD__LEASE_S": str(self.lease_s),
             "UIC_FOLD__MAX_STATES": "8",
             "UIC_REDIS__TIMEOUT_S": "0.5",
             "UIC_LOG__FORMAT": "json",

@@ -1,6 +1,6 @@
 """A worker that lost its partition without knowing goes on to commit: nothing of it may reach the store.
 
-In process, the real updater and a real store, a thousand times; and with a real worker that is stopped past its session
+In process, the real updater and a real store, a thousand times; and with a real worker that is stopped past its lease
 and wakes up with a batch in its hands.
 """
 
@@ -21,7 +21,6 @@ from support.fake_topics import FakeTopic
 from support.fold_worker import Worker
 from support.replayed import assert_exactly_once
 from support.world import World
-from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import metric, owned, wait_well
@@ -33,7 +32,7 @@ from uic.store import RedisStore
 KEYS = Keys("0011223344556677-0", "test")
 USERS = [f"u{i}" for i in range(12)]
 PATIENCE_TURNS = 30
-"""Six seconds: longer than the interval in which a loser asks the coordinator."""
+"""Six seconds: longer than the interval in which a loser hears of new leases."""
 
 
 class Heard(RedisStore):
@@ -75,7 +74,7 @@ def stale_commits_by_ended_sessions_write_nothing(stage: Stage, size: Size) -> T
         before = dump(client)
         counted = stale.counted("uic_commits_total", outcome="ownership_lost")
         stores[0].answers.clear()
-        stale.log.coordinator_refuses = True
+        stale.log.leases_away = True
         stale.log.queued[:0] = in_hand
         for _ in range(PATIENCE_TURNS):
             stale.turn(0.2)
@@ -91,7 +90,7 @@ def stale_commits_by_ended_sessions_write_nothing(stage: Stage, size: Size) -> T
             wrong.append(f"trial {trial}: a commit that came again was written again")
         stale.log.revoke(0)
         stale.turn()
-        stale.log.coordinator_refuses = False
+        stale.log.leases_away = False
         stale, heir = heir, stale
         stores.reverse()
     settle(stale, topic)
@@ -130,7 +129,7 @@ def dump(client: redis.Redis) -> dict[bytes, bytes]:
     return dict(zip(names, connection.mget(names), strict=True))
 
 
-def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -> Tally:
+def a_worker_stopped_past_its_lease_writes_nothing(stage: Stage, size: Size) -> Tally:
     """20 times (fast: 2) under load: SIGSTOP in the middle of a commit until the other has all partitions, SIGCONT,
     each has half again. What was refused as a whole, by the store's own count, was counted as refused."""
     trials = 20 if size == "full" else 2
@@ -143,7 +142,7 @@ def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -
     for worker in pair:
         worker.wait_ready()
     half = world.topics.partitions // 2
-    settled_s = 120 + stage.session_ms / 1000
+    settled_s = 120 + stage.lease_s
     until(lambda: owned(pair[0]) == owned(pair[1]) == half, "each has half", within_s=settled_s)
     refusals, in_vain = [], []
     with producing(world, 100, a_second=400):
@@ -224,26 +223,25 @@ def without_a_write(world: World) -> int:
     return int(ended) - int(wrote)
 
 
-def a_worker_that_wakes_when_its_group_is_gone_claims_nothing(stage: Stage, size: Size) -> Tally:
-    """5 times (fast: once): the only worker is stopped past its session, and joins again together with another one:
-    every partition gets an owner. The broker waits for more members as it does by default."""
-    broker = stage.own_kafka(settings={"group.initial.rebalance.delay.ms": "3000"})
+def a_worker_that_wakes_when_all_leases_ran_out_loses_nothing(stage: Stage, size: Size) -> Tally:
+    """5 times (fast: once): the only worker is stopped past its lease, and joins again together with another one: every
+    partition gets an owner."""
     url = stage.valkey().address
     trials = range(5 if size == "full" else 1)
-    return side_by_side(lambda trial: _joined_at_once(stage, url, broker.address, trial), trials, 1)
+    return side_by_side(lambda trial: _joined_at_once(stage, url, trial), trials, 1)
 
 
-def _joined_at_once(stage: Stage, url: str, bootstrap: str, trial: int) -> Tally:
-    with stage.passing_world(f"at-once-{trial}", url, bootstrap=bootstrap) as world:
+def _joined_at_once(stage: Stage, url: str, trial: int) -> Tally:
+    with stage.passing_world(f"at-once-{trial}", url) as world:
         stale = world.worker()
         world.produce(200)
         world.wait_folded()
         stale.freeze()
-        until(lambda: groups.state(bootstrap, world.group) == "Empty", "the group is gone", within_s=60)
+        until(lambda: not world.client.exists(world.keys.leases), "the lease ran out", within_s=60)
         world.produce(200)
         heir = world.new_worker()
         heir.spawn()
-        until(lambda: groups.state(bootstrap, world.group) != "Empty", "the heir joins", within_s=120)
+        until(lambda: world.client.exists(world.keys.leases), "the heir joins", within_s=120)
         stale.thaw()
         half = world.topics.partitions // 2
         until(lambda: owned(stale) == owned(heir) == half, "each has half", within_s=120)

@@ -78,7 +78,7 @@ OF_UIC = [
     ("KAFKA__PARTITIONS", "0"),
     ("KAFKA__TOPIC", "no spaces"),
     ("KAFKA__BOOTSTRAP_SERVERS", "a:1,,b:2"),
-    ("KAFKA__HEARTBEAT_INTERVAL_MS", "9000"),
+    ("FOLD__LEASE_S", "0.5"),
     ("KAFKA__SECURITY_PROTOCOL", "SASL_SSL"),
     ("FOLD__MISROUTED_SHARE", "1.1"),
     ("FOLD__DRAIN_TIMEOUT_S", "inf"),

@@ -21,7 +21,7 @@ from uic.log.broker_view import BrokerView
 from uic.log.event_log import KafkaLog
 from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.clients import open_kafka_client
-from uic.log.kafka_repairs.group import open_consumer
+from uic.log.kafka_repairs.fetching import open_consumer
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings
@@ -88,8 +88,8 @@ def raising(answers: bool) -> None:
 
 OPENERS: dict[str, tuple[Callable[[KafkaSettings], object], type[Exception]]] = {
     "the check at the start": (preflight.check_topic, LogUnavailable),
-    "a member of the group": (
-        lambda given: open_consumer(**given.consumer_options("group") | {"bootstrap_timeout_ms": TIMEOUT_MS}),
+    "the reader of events": (
+        lambda given: open_consumer(**given.consumer_options() | {"bootstrap_timeout_ms": TIMEOUT_MS}),
         KafkaError,
     ),
     "a reader of whole partitions": (
@@ -105,7 +105,7 @@ OPENERS: dict[str, tuple[Callable[[KafkaSettings], object], type[Exception]]] = 
         KafkaError,
     ),
     "a broker's view": (
-        lambda given: BrokerView(given.client_options() | {"bootstrap_timeout_ms": TIMEOUT_MS}, "events", "group"),
+        lambda given: BrokerView(given.client_options() | {"bootstrap_timeout_ms": TIMEOUT_MS}, "events"),
         KafkaError,
     ),
     "the id of the topic of notes": (

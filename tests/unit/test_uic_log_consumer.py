@@ -118,7 +118,7 @@ class BusyLog:
 
 def consumer_of(busy: BusyLog) -> tuple[LogConsumer, Any]:
     """The thread, not started, on a client and a broker's view that are both `busy`."""
-    log = LogConsumer(KafkaSettings(topic="events", partitions=1), lambda store: "group", 100)
+    log = LogConsumer(KafkaSettings(topic="events", partitions=1), 100, lambda offsets: None)
     client: Any = busy
     log._broker = client
     return log, client

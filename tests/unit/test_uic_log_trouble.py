@@ -1,4 +1,4 @@
-"""What the fold does when the log is in trouble: an unreadable batch, a lost membership, an open transaction."""
+"""What the fold does when the log is in trouble: an unreadable batch, a lost lease, an open transaction."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from support.fold_worker import Worker
 from support.hand_model import users_of
 from support.replayed import assert_exactly_once
 from uic.core.ports import (
-    Advised,
-    Assigned,
     BrokersSilent,
     DeadLettersAway,
     ErasuresAway,
     LogAway,
     LogBlocked,
-    LostGroup,
+    NoLease,
+    Owned,
     PartitionCount,
-    Revoked,
     Unreadable,
 )
 from uic.core.status import Phase
-from uic.fold.health import NOT_LET_IN, UNHEARD, UNREAD
 
 USERS = users_of(0, 1, 5)
 
@@ -68,16 +65,16 @@ def test_an_unreadable_batch_of_an_earlier_session_stops_nothing(worker: Worker)
     assert worker.phase() is Phase.FOLDING
 
 
-def test_a_worker_that_lost_its_group_is_not_ready_until_it_is_a_member_again(worker: Worker) -> None:
+def test_a_worker_without_a_lease_is_not_ready(worker: Worker) -> None:
+    worker.log.leases_away = True
     worker.log.reading.clear()
-    worker.log.queued.append(LostGroup("the coordinator does not know this member"))
+    worker.log.queued.append(NoLease("no broker has answered for 15 s"))
     worker.settle()
     status = worker.updater.status
     assert not status.serving
     assert not status.partitions
-    assert any(reason.startswith("out_of_group: the coordinator") for reason in status.reasons)
-    assert worker.counted("uic_group_losses_total") == 1
-    worker.log.assign(0)
+    assert any(reason.startswith("no_lease: no broker") for reason in status.reasons)
+    worker.log.leases_away = False
     worker.catch_up()
     worker.settle()
     assert worker.updater.status.serving
@@ -85,40 +82,21 @@ def test_a_worker_that_lost_its_group_is_not_ready_until_it_is_a_member_again(wo
     assert_exactly_once(worker.store, worker.log.topic)
 
 
-def test_a_worker_that_no_broker_answers_says_so_and_is_not_ready_once_it_may_be_out_of_the_group(
-    worker: Worker,
-) -> None:
-    def heard(message: BrokersSilent) -> tuple[bool, tuple[str, ...]]:
+def test_silence_of_the_brokers_is_told_while_it_lasts(worker: Worker) -> None:
+    def heard(message: BrokersSilent | LogAway) -> tuple[bool, tuple[str, ...]]:
         worker.log.queued.append(message)
-        worker.settle()
+        worker.turn()
         return worker.updater.status.serving, worker.updater.status.reasons
 
     silent = "log_unavailable: no broker answers"
     assert heard(BrokersSilent("no broker answers")) == (True, (silent,))
-    assert heard(BrokersSilent("no broker answers", out_of_group=True)) == (False, (UNHEARD, silent))
-    assert heard(BrokersSilent("", out_of_group=True)) == (False, (UNHEARD,))
     assert heard(BrokersSilent("")) == (True, ())
-    assert worker.phase() is Phase.FOLDING
-
-
-def test_a_worker_that_cannot_be_in_its_group_is_not_ready_until_it_is_and_a_failure_that_passes_changes_nothing(
-    worker: Worker,
-) -> None:
-    def heard(message: LogAway) -> tuple[bool, tuple[str, ...]]:
-        worker.log.reading.clear()
-        worker.log.queued.append(message)
-        worker.settle()
-        return worker.updater.status.serving, worker.updater.status.reasons
-
-    assert heard(LogAway("a moment")) == (True, ("log_unavailable: a moment",))
-    refused = "group g is refused: user uic needs READ on it"
-    assert heard(LogAway(refused, out_of_group=True)) == (False, (NOT_LET_IN, f"log_unavailable: {refused}"))
-    assert heard(LogAway("no broker answers")) == (False, (NOT_LET_IN, "log_unavailable: no broker answers"))
-    worker.log.assign(0)
-    worker.catch_up()
+    worker.log.leases_away = True
+    assert heard(LogAway("no broker answers")) == (True, (silent,))
+    worker.log.leases_away = False
     worker.settle()
     assert (worker.updater.status.serving, worker.updater.status.reasons) == (True, ())
-    assert_exactly_once(worker.store, worker.log.topic)
+    assert worker.phase() is Phase.FOLDING
 
 
 def test_a_worker_whose_poll_thread_is_blocked_says_so_and_tells_no_lag_that_it_does_not_know(worker: Worker) -> None:
@@ -132,22 +110,14 @@ def test_a_worker_whose_poll_thread_is_blocked_says_so_and_tells_no_lag_that_it_
     assert worker.partition().lag == 0
     said = "log_unavailable: blocked for 20 s"
     assert heard(LogBlocked("blocked for 20 s")) == (True, (said,), None)
-    assert heard(LogBlocked("blocked for 20 s", out_of_group=True)) == (False, (UNREAD, said), None)
-    assert heard(LogBlocked("", out_of_group=True)) == (False, (UNREAD,), 0)
     assert heard(LogBlocked("")) == (True, (), 0)
 
 
-def test_a_worker_whose_partitions_are_taken_away_commits_nothing_that_could_be_refused(worker: Worker) -> None:
-    worker.log.queued += [Advised((0,), "group g is refused", refused=True), Revoked((0,))]
-    worker.settle()
-    assert not [reason for reason in worker.updater.status.reasons if "refused" in reason]
-
-
-def test_a_member_without_partitions_is_ready() -> None:
+def test_a_lease_without_partitions_is_ready() -> None:
     worker = Worker(FakeTopic(), FakeStore())
     worker.settle()
     assert not worker.updater.status.serving
-    worker.log.queued.append(Assigned(()))
+    worker.log.queued.append(Owned(frozenset(), 0.0))
     worker.settle()
     assert worker.updater.status.serving
 

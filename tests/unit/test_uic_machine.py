@@ -166,7 +166,7 @@ class Life(RuleBasedStateMachine):
         self.zombies.discard((self.owner[p], p))
         self.workers[self.owner[p]].log.assign(p)
         for w, worker in enumerate(self.workers):
-            worker.log.coordinator_refuses = any(z == w for z, _ in self.zombies)
+            worker.log.leases_away = any(z == w for z, _ in self.zombies)
 
     # The store
 
@@ -411,7 +411,7 @@ class Life(RuleBasedStateMachine):
             self.workers[w].log.revoke(p)
         self.zombies.clear()
         for worker in self.workers:
-            worker.log.coordinator_refuses = False
+            worker.log.leases_away = False
             worker.now += 10
         for _ in range(200):
             for w in (0, 1):

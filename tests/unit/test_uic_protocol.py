@@ -56,15 +56,6 @@ def test_the_coordinator_is_advised_of_what_is_committed_and_never_of_more(topic
     assert len(worker.log.advised) == len(committed)
 
 
-def test_the_log_learns_the_identity_of_the_store_that_is_written(topic: FakeTopic, store: FakeStore) -> None:
-    worker = folded(topic, store)
-    assert worker.log.identity == store.identity
-    store.identity = "another store under the same address"
-    worker.log.assign(0)
-    worker.settle()
-    assert worker.log.identity == store.identity
-
-
 def test_a_commit_whose_answer_was_lost_is_found_to_have_arrived(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
     fill(topic, 5, first=20)
@@ -711,7 +702,7 @@ def test_a_future_as_of_time_is_corrected_by_the_next_writer(topic: FakeTopic, s
     fast.turn()
     fast.turn()
     assert fast.partition().as_of_ms == future_ms
-    fast.log.coordinator_refuses = True
+    fast.log.leases_away = True
 
     honest = Worker(topic, store, seed=1)
     honest.now = fast.now

@@ -104,6 +104,11 @@ class Keys:
         return f"{self.prefix}:{self.namespace}:meta"
 
     @property
+    def leases(self) -> str:
+        """The workers that fold the namespace, and until when each of them holds its lease."""
+        return f"{self.prefix}:{self.namespace}:leases"
+
+    @property
     def namespaces(self) -> str:
         """The set of all namespaces under the prefix."""
         return f"{self.prefix}:namespaces"

@@ -1,7 +1,7 @@
 """The composition root: builds every part from the settings, runs them, and takes them down in order.
 
-The main thread folds. The poll thread, the dead-letter thread and the two ports have their own. A signal only sets a
-flag.
+The main thread folds. Polling, the lease, offsets for lag tools, dead letters and the two ports have threads of their
+own. A signal only sets a flag.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import gc
 import logging
 import math
 import os
+import secrets
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from access import BadKeys, BadTls, ClientCertificates, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
@@ -36,6 +37,7 @@ from uic.doors.guard import Guard
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.fold.lease_keeper import LeaseKeeper
 from uic.fold.rounds import Model
 from uic.fold.stall import StallWatch
 from uic.fold.updater import StateUpdater, Topic
@@ -43,6 +45,7 @@ from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
 from uic.log.erasures import KafkaErasures
 from uic.log.event_log import KafkaLog
+from uic.log.lag_offsets import LagOffsets
 from uic.log.watched_log import WatchedLog
 from uic.logs import configure, say
 from uic.metrics import Metrics
@@ -79,10 +82,12 @@ class App:
         self.namespace = namespace(bundle.manifest.fingerprint, settings.bundle.generation)
         self._stopping = threading.Event()
         self._metrics = Metrics()
+        self._identity = ""
+        """Of the store."""
         guard = None if self._keys is None else Guard(self._keys, self._metrics)
         self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
-        group = partial(group_name, settings.redis.prefix, kafka.topic, self.namespace)
-        self._consumer = LogConsumer(kafka, group, settings.fold.queue_records)
+        self._lag_offsets = LagOffsets(kafka.client_options(), kafka.topic)
+        self._consumer = LogConsumer(kafka, settings.fold.queue_records, self._lag_offsets.advise)
         timeout_s = kafka.request_timeout_ms / 1000
         self._dead_letters = DeadLetterProducer(
             kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s
@@ -101,6 +106,14 @@ class App:
             metrics=self._metrics,
             stalls=self._stalls,
             after=crash_after(settings.fault),
+        )
+        self._lease = LeaseKeeper(
+            f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            settings.fold.lease_s,
+            store=self._store,
+            log=self._consumer,
+            partitions=kafka.partitions,
+            unfit=lambda: self._stalls.stalled() or self._consumer.unfit(),
         )
         call_s = settings.grpc.timeout_s
         self._event_log = WatchedLog(
@@ -164,11 +177,13 @@ class App:
         port = self._grpc.start()
         say(log, logging.INFO, "listening", grpc=port, admin=self._admin.port)
         try:
-            self._wait_for(lambda: self._consumer.identify(check_store(self._store, self._settings.kafka)), "store")
+            self._wait_for(self._check_store, "store")
             self._wait_for(lambda: check_topic(self._settings.kafka), "log")
             if self._stopping.is_set():
                 return  # a consumer that looks for a broker in vain would use up the time to drain
             self._consumer.start()
+            self._lease.start()
+            self._lag_offsets.begin(self._group())
             self._dead_letters.start()
             self._fold()
         finally:
@@ -207,20 +222,31 @@ class App:
         if self._keys is not None:
             self._keys.look_now()
 
+    def _check_store(self) -> None:
+        self._identity = check_store(self._store, self._settings.kafka)
+
+    def _group(self) -> str:
+        """The group that lag tools ask about: none of another topic, namespace or store has it."""
+        settings = self._settings
+        return group_name(settings.redis.prefix, settings.kafka.topic, self.namespace, self._identity)
+
     def _fold(self) -> None:
         busy = False
         while not self._stopping.is_set():
             messages = self._consumer.messages(0 if busy else IDLE_S) + self._event_log.messages()
+            messages += self._lag_offsets.messages()
             busy = self._updater.turn(messages, time.monotonic(), time.time_ns() // 1_000_000)
 
     def _drain(self) -> None:
-        """The batch in hand is done. Stop accepting calls, report `draining`, and leave the group."""
+        """The batch in hand is done. Stop accepting calls, report `draining`, and give the lease up."""
         began = time.monotonic()
         timeout_s = self._settings.fold.drain_timeout_s
         self._updater.drain()
         calls = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
         calls.start()
+        self._lease.leave(timeout_s)
         left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
+        self._lag_offsets.leave(1.0)
         self._dead_letters.close()
         calls.join(max(0.0, timeout_s - (time.monotonic() - began)))
         self._admin.stop()
@@ -229,7 +255,7 @@ class App:
         self._client_certificates.close()
         self._event_log.close()
         self._store.close()
-        say(log, logging.INFO, "drained", left_group=left, seconds=round(time.monotonic() - began, 2))
+        say(log, logging.INFO, "drained", in_time=left, seconds=round(time.monotonic() - began, 2))
 
     def _wait_for(self, check: Callable[[], None], what: str) -> None:
         """Repeat `check` until the server answers. The status has the newest reason, the log those that are news."""
@@ -249,8 +275,8 @@ class App:
                 self._stopping.wait(WAIT_S)
 
     def _alive(self) -> bool:
-        """Whether the poll thread and the dead-letter thread run, or have not begun yet."""
-        return all(t.ident is None or t.is_alive() for t in (self._consumer, self._dead_letters))
+        """Whether the threads that folding needs run, or have not begun yet."""
+        return all(t.ident is None or t.is_alive() for t in (self._consumer, self._lease, self._dead_letters))
 
 
 def _up(sentinels: str | None) -> float:

@@ -42,8 +42,8 @@ class Metrics:
         )
         self.ready = Gauge(
             "uic_ready",
-            "1 while /readyz answers 200, else 0: until the worker has joined its group, while it is out of it, folds "
-            "no more or stands still, while a partition waits for an operator, and while it drains.",
+            "1 while /readyz answers 200, else 0: while the worker holds no lease, folds no more or stands still, while "
+            "a partition waits for an operator, and while it drains.",
             registry=r,
         )
 
@@ -167,13 +167,8 @@ class Metrics:
         )
         self.offset_commits = Counter(
             "uic_offset_commits",
-            "Offset commits to the group coordinator, by outcome: ok, failed.",
+            "Offset commits for lag tools, by outcome: ok, failed.",
             ["outcome"],
-            registry=r,
-        )
-        self.group_losses = Counter(
-            "uic_group_losses",
-            "Times that this worker was no working member of its group and joined from scratch.",
             registry=r,
         )
         self.store_failures = Counter(

@@ -47,12 +47,6 @@ class KafkaSettings(Group):
     """N: the topic's partition count. Keys in the store depend on it, so it never changes within a namespace."""
     start: Literal["earliest", "latest"] = "earliest"
     """Where a partition without stored progress begins."""
-    session_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
-    """The group takes a worker's partitions away once it has sent no heartbeat for this long."""
-    heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 1_000
-    """How often a worker tells the group that it is alive; at most a third of `session_timeout_ms`."""
-    max_poll_interval_ms: Annotated[int, Field(ge=1_000)] = 30_000
-    """A worker that has not polled for this long leaves the group. A rebalance waits as long for members to join."""
     request_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
     """How long a broker may take to answer a request, and how long the delivery of a dead letter may take."""
     reconnect_backoff_max_ms: Annotated[int, Field(ge=50)] = 1_000
@@ -130,16 +124,13 @@ class KafkaSettings(Group):
             options["sasl_plain_password"] = self.sasl_password.get_secret_value() if self.sasl_password else None
         return options
 
-    def consumer_options(self, group: str) -> dict[str, Any]:
-        """What the consumer of the event topic is built with, as a member of `group`."""
+    def consumer_options(self) -> dict[str, Any]:
+        """What the consumer of the event topic is built with. It is in no group."""
         return self.client_options() | {
-            "group_id": group,
+            "group_id": None,
             "auto_offset_reset": "none",
             "enable_auto_commit": False,
             "isolation_level": "read_committed",
-            "session_timeout_ms": self.session_timeout_ms,
-            "heartbeat_interval_ms": self.heartbeat_interval_ms,
-            "max_poll_interval_ms": self.max_poll_interval_ms,
             "max_poll_records": self.max_poll_records,
             "fetch_min_bytes": self.fetch_min_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
@@ -151,8 +142,6 @@ class KafkaSettings(Group):
 
     @model_validator(mode="after")
     def _check(self) -> KafkaSettings:
-        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
-            raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
         if self.sasl_mechanism is not None and (self.sasl_username is None or self.sasl_password is None):
             raise ValueError("sasl_mechanism needs sasl_username and sasl_password")
         if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
@@ -293,8 +282,11 @@ class FoldSettings(Group):
     """How often a partition that is caught up records that in the store. `ctr rollout rollback` waits 10 s for it."""
     retry_interval_s: Annotated[float, Field(gt=0)] = 0.5
     """Pause before a retry when the store, the log or the dead-letter topic is unavailable."""
+    lease_s: Annotated[float, Field(ge=1, le=300)] = 5.0
+    """How long a worker that was killed keeps its partitions. Its lease in the store lasts as long, and is renewed five
+    times in it."""
     drain_timeout_s: Annotated[float, Field(gt=0)] = 8.0
-    """After SIGTERM: time limit for the current batch, its commit and leaving the group, together; and, meanwhile, for
+    """After SIGTERM: time limit for the current batch, its commit and the end of reading, together; and, meanwhile, for
     the end of the gRPC port."""
 
 

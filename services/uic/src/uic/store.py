@@ -26,6 +26,7 @@ from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress
 from mimn.state.codec import HEADER_BYTES
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
 from uic.core.deployment import Severity, store_policy
+from uic.core.leases import Leases
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.redis_client import FAILURES, in_ms, info, open_client
 from uic.sentinels import Sentinels
@@ -44,6 +45,7 @@ LOOKS = 100
 """At users of a partition that is written meanwhile; a worker commits some twenty times a second."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 REPLACE = files("uic").joinpath("replace.lua").read_text("utf-8")
+LEASE = files("uic").joinpath("lease.lua").read_text("utf-8")
 NOTHING = commands()
 MULTI = commands(("MULTI",))
 EXEC = commands(("EXEC",))
@@ -328,6 +330,28 @@ class RedisStore:
         with _named("read who has a state"):
             known = self.client.smismember(self._keys.users(partition), list(users)) if users else []
         return [bool(one) for one in known]
+
+    def renew_lease(self, worker: str, lasts_s: float) -> Leases:
+        """Take or renew a worker's lease on the namespace.
+
+        Args:
+            worker: its name, unique among the processes of the namespace.
+            lasts_s: how long the lease lasts, in seconds.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        held, *workers = self._lease(worker, lasts_s)
+        return Leases(frozenset(name.decode() for name in workers), joined=not held)
+
+    def give_lease_up(self, worker: str) -> None:
+        """The worker's partitions go to the others at once. Raises as `renew_lease`."""
+        self._lease(worker, 0)
+
+    def _lease(self, worker: str, lasts_s: float) -> list[Any]:
+        with _named("renew the lease"):
+            replies: list[Any] = self.client.eval(LEASE, 1, self._keys.leases, worker, round(lasts_s * 1000))
+        return replies
 
     def time_ms(self) -> int:
         """See `StateStore`."""

@@ -217,18 +217,15 @@ class Erasures(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Assigned:
-    """We are a member of the group, and it gave us these partitions (maybe none). They are parked: nothing is read
-    before `Log.read`."""
+class Owned:
+    """The partitions that this worker has by the leases. Those that are new are parked: nothing is read before
+    `Log.read`."""
 
-    partitions: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """The group took partitions away, or lost us."""
-
-    partitions: tuple[int, ...]
+    partitions: frozenset[int]
+    asked_at: float
+    """When the leases were asked for, in monotonic seconds."""
+    workers: frozenset[str] = frozenset()
+    """All that hold a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,13 +308,12 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Advised:
-    """The group coordinator's answer to `Log.advise`."""
+    """The brokers' answer to `Log.advise`."""
 
     partitions: tuple[int, ...]
     error: str | None
-    """None: it accepted us as a member of the group that owns them."""
     refused: bool = False
-    """Whether it did not because this user lacks a right, which `error` names."""
+    """Whether they did not because this user lacks a right, which `error` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +372,7 @@ class PublishingAway:
 
 @dataclass(frozen=True, slots=True)
 class ReadRefused:
-    """The brokers refuse to let this user read the topic. The member stays in its group, and tries again."""
+    """The brokers refuse to let this user read the topic. The worker tries again."""
 
     detail: str
     """The topic and the right that is missing; empty: a fetch was answered again."""
@@ -384,13 +380,10 @@ class ReadRefused:
 
 @dataclass(frozen=True, slots=True)
 class BrokersSilent:
-    """No broker answers this worker, whatever it asks. Its client goes on, and partitions stay assigned."""
+    """No broker answers this worker, whatever it asks. Its client goes on."""
 
     detail: str
     """Why; empty: one answers again."""
-    out_of_group: bool = False
-    """Whether that lasted so long that the group may not have this worker any more. It stays so until the coordinator
-    says that it has, accepts a heartbeat, or lets it join."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,22 +392,18 @@ class LogBlocked:
 
     detail: str
     """For how long, and what to look at; empty: it goes on."""
-    out_of_group: bool = False
-    """As of `BrokersSilent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoLease:
+    """This worker has given its lease up, and has no partitions."""
+
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class LogAway:
-    """The client failed and is replaced; all partitions are revoked."""
-
-    detail: str
-    out_of_group: bool = False
-    """Whether the next client will be no member, either: this user may not be one, or none was for long."""
-
-
-@dataclass(frozen=True, slots=True)
-class LostGroup:
-    """The broker does not have us as a working member; the client is replaced; all partitions are revoked."""
+    """The client failed and is replaced; `Owned` comes again once the next one works."""
 
     detail: str
 
@@ -432,8 +421,8 @@ LogTrouble = (
 """What begins or ends to be wrong with the log and its topics. Sessions go on."""
 
 LogMessage = (
-    Assigned
-    | Revoked
+    Owned
+    | NoLease
     | Fetched
     | Skipped
     | Described
@@ -445,16 +434,12 @@ LogMessage = (
     | PartitionCount
     | NotCounted
     | LogAway
-    | LostGroup
     | LogTrouble
 )
 
 
 class Log(Protocol):
-    """The event log, read as a member of a group. All methods return at once, except `messages`."""
-
-    def identify(self, store: str) -> None:
-        """Learn the store's identity, on which the workers of one group must agree."""
+    """The event log. All methods return at once, except `messages`."""
 
     def messages(self, timeout_s: float) -> list[LogMessage]:
         """All that happened since the last call, in order; waits up to `timeout_s` if that is nothing."""
@@ -481,7 +466,7 @@ class Log(Protocol):
         """This many of the fetched records are dealt with: there is room for more."""
 
     def advise(self, offsets: Mapping[int, int]) -> None:
-        """Tell the group coordinator the next offsets of partitions; answered by `Advised`, for one or several
+        """Tell the brokers the next offsets of partitions, for lag tools; answered by `Advised`, for one or several
         calls together."""
 
 

@@ -23,7 +23,7 @@ class Phase(StrEnum):
     UNSURE = "unsure"
     """A commit had no answer; progress is read until it is known what became of it."""
     OWNERSHIP_LOST = "ownership_lost"
-    """Another process wrote; waiting for the group to say who owns the partition."""
+    """Another process wrote; waiting for newer leases."""
     BROKEN = "broken"
     """The log is not the one that was folded, or its records are misrouted; an operator decides."""
 
@@ -69,6 +69,8 @@ class Status:
     """Assigned ones, in order."""
     ahead_ms: int = 0
     """Our clock less the store's when they were last compared; 0 until then."""
+    workers: tuple[str, ...] = ()
+    """All that hold a lease on the namespace, this one included, in order; empty while this one holds none."""
 
 
 STARTING = Status(False, ("starting",), ())

@@ -66,9 +66,8 @@ def _one_or_more(partitions: Collection[int], one: str, more: str) -> str:
 
 
 def group_name(prefix: str, events: str, namespace: str, store: str = "") -> str:
-    """The consumer group of all workers that fold `events` into one namespace of one store.
-
-    Whatever must not share partitions must not share a group: another topic, another namespace, another store.
+    """The group under which the brokers keep the offsets of `events` as folded into one namespace of one store, for lag
+    tools. It has no members.
 
     Args:
         prefix: the first part of all keys.

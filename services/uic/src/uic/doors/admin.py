@@ -223,6 +223,7 @@ class _Views:
             {
                 "serving": status.serving,
                 "reasons": list(status.reasons),
+                "workers": list(status.workers),
                 "partitions": [_view(partition, stores_ms) for partition in status.partitions],
             }
         )

@@ -39,12 +39,6 @@ NO_LEADER = "has no leader: bring its replicas back"
 """Why a partition waits that no broker leads."""
 REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
 """Why partitions wait that have a removal's mark."""
-UNHEARD = "out_of_group: no broker answered for so long that the group may not have this worker any more"
-"""Why a worker that was cut off is not ready."""
-UNREAD = "out_of_group: the log was not read for so long that the group may not have this worker any more"
-"""The same of one whose thread that reads the log was blocked."""
-NOT_LET_IN = "out_of_group: this worker is in no group, so it holds no partition"
-"""The same of one that cannot be in its group; why not is told of the log."""
 LOG = {"topic", "bounds", "fetches", "log", "brokers", "thread", "commits"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
@@ -55,7 +49,7 @@ class Health:
     """Owned by the fold thread, except for `status`, which is replaced whole and may be read from any."""
 
     def __init__(self, topic: str, sessions: Sessions, metrics: Metrics, retry_interval_s: float) -> None:
-        """Not yet a member of the group. `topic` is the log's."""
+        """No lease yet. `topic` is the log's."""
         self._topic = topic
         self._sessions = sessions
         self._metrics = metrics
@@ -67,16 +61,13 @@ class Health:
         self._as_of: set[int] = set()
         self.stopped = ""
         """Why nothing is folded any more; empty while all is well. Only a restart of the process ends it."""
-        self.not_joined = "starting: not yet a member of the group"
-        """Why this process is no working member of the group; empty while it is one."""
-        self._unheard = ""
-        """Why it may not be one, whatever its client believes: no broker answered for long."""
-        self._unread = ""
-        """The same: the thread that reads the log was blocked for long."""
+        self._no_lease = "starting: no lease yet"
+        """Why this process has no partitions; empty while it holds a lease."""
+        self._workers: tuple[str, ...] = ()
         self.ahead_ms = 0
         """Our clock less the store's, as last measured."""
         self.status = STARTING
-        for phase in Phase:  # a worker that has not joined has none, which an alert is to see
+        for phase in Phase:  # a worker without a lease has none, which an alert is to see
             metrics.partitions.labels(phase.value).set(0)
 
     def degrade(self, what: str, reason: str) -> None:
@@ -171,10 +162,14 @@ class Health:
                 self.log_answered("fetches")
             case ReadRefused(detail):
                 self.log_failed("fetches", detail)
-            case BrokersSilent(detail, out_of_group):
-                self._brokers_silent(detail, out_of_group=out_of_group)
-            case LogBlocked(detail, out_of_group):
-                self._log_blocked(detail, out_of_group=out_of_group)
+            case BrokersSilent(""):
+                self.log_answered("brokers")
+            case BrokersSilent(detail):
+                self.log_failed("brokers", detail)
+            case LogBlocked(""):
+                self.log_answered("thread")
+            case LogBlocked(detail):
+                self.log_failed("thread", detail)
 
     def log_failed(self, what: str, detail: str) -> None:
         """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, `fetches` of records,
@@ -190,34 +185,20 @@ class Health:
         if recovered and not self._degraded.keys() & LOG:
             say(log, logging.INFO, "log available again")
 
-    def _brokers_silent(self, detail: str, *, out_of_group: bool) -> None:
-        """No broker answers; empty: one does. `out_of_group`: as `BrokersSilent`; it cannot take over from a
-        worker that ends, so it must not be ready."""
-        self._unheard = UNHEARD if out_of_group else ""
-        if detail:
-            self.log_failed("brokers", detail)
-        else:
-            self.log_answered("brokers")
-        self.changed()
+    def holds_lease(self, workers: Iterable[str]) -> None:
+        """This worker holds a lease, as these do, itself included."""
+        if self._no_lease:
+            self.changed()
+        self._no_lease, self._workers = "", tuple(sorted(workers))
 
-    def _log_blocked(self, detail: str, *, out_of_group: bool) -> None:
-        """The thread that reads the log is blocked; empty: it goes on. `out_of_group`: as above."""
-        self._unread = UNREAD if out_of_group else ""
-        if detail:
-            self.log_failed("thread", detail)
-        else:
-            self.log_answered("thread")
+    def no_lease(self, detail: str) -> None:
+        """This worker has given its lease up."""
+        self._no_lease, self._workers = f"no_lease: {detail}, so the others have its partitions", ()
         self.changed()
 
     def commits_refused(self, detail: str) -> None:
-        """The group's coordinator lets this user commit nothing. Its client notices only seconds later that the user
-        may not be in the group, either."""
+        """The brokers let this user commit no offsets."""
         self.log_failed("commits", detail)
-
-    def not_let_in(self) -> None:
-        """This process cannot be in its group."""
-        self.not_joined = self.not_joined or NOT_LET_IN
-        self.changed()
 
     def leaders_away(self, sessions: Iterable[Session]) -> None:
         """No broker leads these partitions. The brokers answer, so this is told of each and not of the log."""
@@ -344,7 +325,7 @@ class Health:
         sessions = sorted(self._sessions, key=lambda session: session.partition)
         broken = [f"{s.reason} (partition {s.partition})" for s in sessions if isinstance(s, Broken)]
         reasons = [*([self.stopped] if self.stopped else []), *broken]
-        not_joined = [why for why in (self.not_joined, self._unheard, self._unread) if why]
+        no_lease = [self._no_lease] if self._no_lease else []
         held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
         away = [s.partition for s in sessions if s.leaderless]
         behind = [f"log_unavailable: {bring_back(away)}"] if away else []
@@ -357,10 +338,11 @@ class Health:
         if "thread" in self._degraded:  # where the log ends is not asked any more
             views = tuple(replace(view, end_offset=None) for view in views)
         self.status = Status(
-            not reasons and not not_joined,
-            tuple(dict.fromkeys((*reasons, *not_joined, *self._degradations(), *behind))),
+            not reasons and not no_lease,
+            tuple(dict.fromkeys((*reasons, *no_lease, *self._degradations(), *behind))),
             views,
             self.ahead_ms,
+            self._workers,
         )
         phases = dict.fromkeys(Phase, 0)
         for view in views:

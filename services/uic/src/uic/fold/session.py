@@ -241,9 +241,11 @@ class Reading(_Writing):
 
 @dataclass(slots=True, kw_only=True)
 class Lost(Session):
-    """Another process wrote the partition's progress: wait for the group to say who owns it."""
+    """Another process wrote the partition's progress: wait for leases that are newer."""
 
     progress: Progress
+    since: float
+    """When it did (monotonic, s)."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 Written                  adopt
 Refused, ours            an earlier try had arrived: adopt
-Refused, ahead of us or  ownership lost: wait for the next assignment, or for the coordinator to accept an offset
-  of another writer        commit of ours
+Refused, ahead of us or  ownership lost: wait for leases that were asked for since
+  of another writer
 Refused, behind, absent  the store lost writes: take the partition up again, from what is stored
 Refused, unreadable      take the partition up again, which stops it: an operator decides
 StatesLost               states are gone that the store had: fold the batch again, those users as incomplete
@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from uic.core.commit import NoAnswer, StatesLost, Verdict, Written, judge
-from uic.core.ports import Log, StateStore
+from uic.core.ports import Log, Owned, StateStore
 from uic.errors import NotOurs, StoreUnavailable
 from uic.fold.health import Health
 from uic.fold.rounds import Rounds
@@ -30,7 +30,6 @@ from uic.settings import FoldSettings
 
 log = logging.getLogger("uic.fold.settlement")
 
-COORDINATOR_INTERVAL_S = 5.0
 Writing = Claiming | Reading
 """The phases that write."""
 W = TypeVar("W", bound=Writing)
@@ -106,23 +105,21 @@ class Settlement:
             session.in_hand.lost |= set(answer.users)
 
     def advise(self, written: Sequence[tuple[Writing, Attempt]]) -> None:
-        """Step 6: tell the group coordinator where the partitions stand."""
+        """Step 6: tell the brokers where the partitions stand, for lag tools."""
         if written:
             self._log.advise({session.partition: attempt.progress.next_offset for session, attempt in written})
             self._after("advise")
 
     def go_on(self, now: float) -> None:
-        """What is due by the clock: commits without an answer, lost partitions, progress to read back."""
+        """What is due by the clock: commits without an answer, progress to read back."""
         self._find_out(now)
-        self._ask_who_owns(now)
         self._read_back(now)
 
-    def accepted(self, partitions: Sequence[int], now: float) -> None:
-        """The group coordinator took an offset commit of ours: it says that we own these."""
-        for partition in partitions:
-            session = self._sessions.get(partition)
-            if isinstance(session, Lost):
-                say(log, logging.INFO, "the group says that we own it", partition=partition)
+    def owns(self, owned: Owned, now: float) -> None:
+        """Take partitions up again that another process wrote, where the leases still give them to this one."""
+        for session in self._sessions.of(Lost):
+            if session.since < owned.asked_at:
+                say(log, logging.INFO, "the leases say that we own it", partition=session.partition)
                 self._sessions.restart(session, now)
 
     def _adopt(self, written: Sequence[tuple[Writing, Attempt]]) -> None:
@@ -173,7 +170,7 @@ class Settlement:
         self._sessions.put(
             Lost(
                 hold=again.hold,
-                due=now + COORDINATOR_INTERVAL_S,
+                since=now,
                 reason="another process wrote this partition's progress",
                 progress=session.progress,
             )
@@ -206,12 +203,6 @@ class Settlement:
                 written.append((session, attempt))
         self._adopt(written)
         self.advise(written + self.commit(again, now))
-
-    def _ask_who_owns(self, now: float) -> None:
-        for session in self._sessions.of(Lost):
-            if session.due <= now:
-                session.due = now + COORDINATOR_INTERVAL_S
-                self._log.advise({session.partition: session.progress.next_offset})
 
     def _read_back(self, now: float) -> None:
         """Whether the store still has what it acknowledged, for partitions that write nothing now."""

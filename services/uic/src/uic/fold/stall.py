@@ -40,12 +40,17 @@ class StallWatch:
         """Report no stall until `goes_on`: no turn is due, or what the fold waits for has its own time limit."""
         self._seen = None
 
+    def stalled(self) -> str:
+        """For how long the fold has stood still; empty if it has not."""
+        if (seen := self._seen) is None or (silent_s := self._clock() - seen) < self.bound_s:
+            return ""
+        return f"the fold has stood still for {silent_s:.0f} s"
+
     def judge(self, status: Status) -> Status:
         """The fold's last status, with the stall if there is one."""
-        if (seen := self._seen) is None or (silent_s := self._clock() - seen) < self.bound_s:
+        if not (stalled := self.stalled()):
             return status
-        stalled = f"fold_stalled: the fold has stood still for {silent_s:.0f} s"
-        return replace(status, serving=False, reasons=(stalled, *status.reasons))
+        return replace(status, serving=False, reasons=(f"fold_stalled: {stalled}", *status.reasons))
 
 
 class UnhurriedErasures:

@@ -254,7 +254,7 @@ class TakeUp:
         """Say in the store that there is this namespace, before progress is read for `sessions`, or after they have
         stored the first of a lineage: the namespace may have been removed in between."""
         try:
-            self._log.identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
+            self._store.claim_namespace(self._topic.partitions, self._topic.name)
         except NamespaceConflict as error:
             self._health.stop(f"namespace: {error.detail}")
             return False
@@ -277,7 +277,7 @@ class TakeUp:
         self._look_for_namespace_at = now + self._settings.read_back_interval_s
         with suppress(StoreUnavailable, NamespaceConflict):
             if self._store.read_progress([folded.partition])[folded.partition] == folded.known:
-                self._log.identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
+                self._store.claim_namespace(self._topic.partitions, self._topic.name)
 
     def _decide(self, session: TakingUp, stored: bytes, bounds: LogBounds) -> Begin | Stop:
         mint = Mint(self._topic.partitions, self._topic.start, self._random_id(), session.hold.writer)

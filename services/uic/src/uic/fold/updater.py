@@ -6,7 +6,7 @@ thread runs all steps of the commit protocol and owns their state:
     3 load     states that the session lacks; absent or of another lineage: the initial state
     4 fold     in waves, pooled over partitions, into a round's own rows
     5 commit   one atomic write: if a partition's progress is what we read, its states and its progress
-    6 advise   the next offset to the group coordinator, for lag tools and as a sign of life
+    6 advise   the next offset to the brokers, for lag tools
 
 `turn` is these six steps. Results are adopted once they are written; every other outcome of 5 ends the session, or
 keeps the batch until it is known what became of it (`settlement`). How a partition comes to be read is `take_up`.
@@ -32,20 +32,19 @@ from uic.core.log_throttle import Rarely
 from uic.core.ordering import Batch
 from uic.core.ports import (
     Advised,
-    Assigned,
     Described,
     Fetched,
     FoldsMany,
     LeaderAway,
     LogAway,
     LogMessage,
-    LostGroup,
+    NoLease,
     NotCounted,
     NotDescribed,
     OutOfRange,
+    Owned,
     PartitionCount,
     Ports,
-    Revoked,
     Skipped,
     Unreadable,
 )
@@ -91,7 +90,7 @@ class StateUpdater:
         Args:
             topic: the log that is folded.
             model: what folds its events.
-            ports: the log as the group's member reads it, where states and progress lie, where records go that are no
+            ports: the log, where states and progress lie, where records go that are no
                 events, and which users were erased.
             settings: bounds and intervals.
             metrics: where all of it is counted.
@@ -254,22 +253,11 @@ class StateUpdater:
                 reading = self._sessions.tagged(partition, tag)
                 if isinstance(reading, Reading) and reading.verify is not None and reading.verify.read_from == offset:
                     self._take_up.stop(reading, BrokenReason.WITNESS)
-            case Assigned(partitions):
-                self._health.not_joined = ""
-                self._health.log_answered("log", "commits")
-                if partitions:
-                    say(log, logging.INFO, "assigned", partitions=ranges(partitions))
-                if partitions and max(partitions) >= self._topic.partitions:
-                    self._wrong_count(f"at least {max(partitions) + 1}")
-                for p in partitions:
-                    self._sessions.end(p)
-                    if p < self._topic.partitions:
-                        self._sessions.start(p, due=now)
-            case Revoked(partitions):
-                say(log, logging.INFO, "revoked", partitions=ranges(partitions))
-                for p in partitions:
-                    self._sessions.end(p)
-                self._health.log_answered("commits")  # those of the others go on, and say again what they say
+            case Owned():
+                self._owns(message, now)
+            case NoLease(detail):
+                self._health.no_lease(detail)
+                self._drop_all()
             case Described():
                 self._described(message, now)
             case NotDescribed(tags, detail):
@@ -302,26 +290,36 @@ class StateUpdater:
                         self._health.commits_refused(error)
                 else:
                     self._health.log_answered("commits")
-                    self._settlement.accepted(partitions, now)
             case PartitionCount(count) if count != self._topic.partitions:
                 self._wrong_count(str(count))
             case PartitionCount():
                 self._decoding.counted()
             case NotCounted(detail):
                 self._decoding.not_counted(detail, now)
-            case LogAway(detail, out_of_group):
+            case LogAway(detail):
                 self._health.log_failed("log", detail)
-                if out_of_group:
-                    self._health.not_let_in()
-                for session in self._sessions:
-                    self._sessions.end(session.partition)
-            case LostGroup(detail):
-                self._health.not_joined = f"out_of_group: {detail}"
-                self._metrics.group_losses.inc()
-                for session in self._sessions:
-                    self._sessions.end(session.partition)
+                self._drop_all()
             case _:
                 self._health.hear(message)
+
+    def _drop_all(self) -> None:
+        for session in self._sessions:
+            self._sessions.end(session.partition)
+
+    def _owns(self, owned: Owned, now: float) -> None:
+        """Take up what is new, and drop what this worker has no more."""
+        self._health.holds_lease(owned.workers)
+        self._health.log_answered("log")
+        held = {session.partition for session in self._sessions}
+        if new := sorted(owned.partitions - held):
+            say(log, logging.INFO, "assigned", partitions=ranges(new), workers=len(owned.workers))
+        if gone := sorted(held - owned.partitions):
+            say(log, logging.INFO, "revoked", partitions=ranges(gone), workers=len(owned.workers))
+        for p in gone:
+            self._sessions.end(p)
+        for p in new:
+            self._sessions.start(p, due=now)
+        self._settlement.owns(owned, now)
 
     def _wrong_count(self, count: str) -> None:
         self._health.stop(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from uic.core.ports import LogBlocked
-from uic.log.silence import SESSIONS
 
 _GOES_ON = LogBlocked("")
 UNWATCHED_S: Final = 5.0
@@ -21,13 +20,10 @@ fold thread waits, too: neither says anything about the poll thread."""
 
 @dataclass(slots=True)
 class Blocked:
-    """Of one worker. Times are monotonic, in seconds. The poll thread calls `goes_on` and `is_member`, the fold thread
-    `judge`."""
+    """Of one worker. Times are monotonic, in seconds. The poll thread calls `goes_on`, the fold thread `judge`."""
 
     bound_s: float
     """Longer than the poll thread waits for anything that has a time limit."""
-    session_s: float
-    """The group's session timeout."""
     to_see: str
     """What an operator has to look at."""
     _last: float | None = None
@@ -36,37 +32,24 @@ class Blocked:
     """When it was last judged."""
     _watched_from: float = 0.0
     """From when on it was judged without a pause."""
-    _member_at: float | None = None
-    """When the group last said that it has this worker."""
-    _out_since: float | None = None
-    """When it was last found blocked for so long that the group may not have this worker any more."""
     _told: LogBlocked = _GOES_ON
 
     def goes_on(self, now: float) -> None:
         """The thread begins something, or is done with it."""
         self._last = now
 
-    def is_member(self, at: float) -> None:
-        """The group's coordinator said at `at` that it has this worker, or does not let us ask."""
-        self._member_at = at if self._member_at is None else max(at, self._member_at)
-
     def judge(self, now: float) -> LogBlocked | None:
-        """What is to be told, if it is another thing than before: each second, while it lasts. A worker that may be out
-        of the group stays so until `is_member`."""
+        """What is to be told, if it is another thing than before: each second, while it lasts."""
         if (last := self._last) is None:
             return None
         if self._judged is not None and now - self._judged > UNWATCHED_S:
             self._watched_from = now
         self._judged = now
         blocked_s = now - max(last, self._watched_from)
-        if now - last >= max(self.bound_s, SESSIONS * self.session_s):
-            self._out_since = now  # what the group said before that is old
-        elif self._out_since is not None and (at := self._member_at) is not None and at > self._out_since:
-            self._out_since = None
-        found = LogBlocked("", out_of_group=self._out_since is not None)
+        found = _GOES_ON
         if blocked_s >= self.bound_s:
             words = f"the thread that reads the log has been blocked for {blocked_s:.0f} s: {self.to_see}"
-            found = LogBlocked(words, out_of_group=found.out_of_group)
+            found = LogBlocked(words)
         if found == self._told:
             return None
         self._told = found

@@ -1,20 +1,17 @@
-"""What the broker itself says about the topic and the group, asked on a connection of its own.
+"""What the broker itself says about the topics, asked on a connection of its own.
 
-On the consumer's connection a question would wait behind the open fetch. And what the consumer believes about its
-membership is exactly what is to be checked here.
+On the consumer's connection a question would wait behind the open fetch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
-    GroupAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     UnsupportedVersionError,
     for_code,
@@ -22,25 +19,14 @@ from kafka.errors import (
 
 from uic.core.topics import miscounted
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.kafka_repairs.coordinators import describe_group, find_coordinator
 from uic.log.topic_answers import trouble_of
 from uic.log.topic_facts import topic_id_of
-
-
-@dataclass(frozen=True, slots=True)
-class GroupView:
-    """A consumer group as its coordinator has it."""
-
-    stable: bool
-    """No rebalance is under way, so `members` says who owns what."""
-    members: Mapping[str, frozenset[int]]
-    """Member id → partitions of the topic that it owns."""
 
 
 class BrokerView:
     """Asks a broker. Seen on 2 busy cores: 0.5 ms a question, of which 0.3 ms are our own CPU."""
 
-    def __init__(self, options: Mapping[str, Any], topic: str, group: str) -> None:
+    def __init__(self, options: Mapping[str, Any], topic: str) -> None:
         """Connects; `options` are a client's.
 
         Raises:
@@ -48,7 +34,6 @@ class BrokerView:
         """
         self._client = dict(options)
         self._topic = topic
-        self._group = group
         self._admin = open_kafka_client(KafkaAdminClient, **options)
 
     def explained(self) -> AbstractContextManager[None]:
@@ -114,24 +99,6 @@ class BrokerView:
             (found,) = self._admin.describe_topics([topic])
         described: Mapping[str, Any] = found
         return described
-
-    def group(self) -> GroupView | None:
-        """The group; None if the brokers do not let us ask who coordinates it, or how it is.
-
-        Raises:
-            KafkaError: no answer, or none of the group's coordinator, which may be moving.
-        """
-        try:
-            coordinator = find_coordinator(self._admin, self._group)
-            found = describe_group(self._admin, self._group, coordinator)
-        except GroupAuthorizationFailedError:
-            return None
-        members = {m["member_id"]: self._owned(m["member_assignment"]) for m in found["members"]}
-        return GroupView(found["group_state"] == "Stable", members)
-
-    def _owned(self, assignment: Any) -> frozenset[int]:
-        topics = assignment["assigned_partitions"] if isinstance(assignment, Mapping) else ()
-        return frozenset(p for each in topics if each["topic"] == self._topic for p in each["partitions"])
 
     def close(self) -> None:
         """Disconnect."""

@@ -1,18 +1,18 @@
 """The poll thread: the one owner of the Kafka consumer, which is never shared between threads. The file is long because
 everything in it runs on that thread and shares its state.
 
-The thread polls all the time, whatever the store does, to stay in the group. It executes the fold thread's commands and
-queues everything that happens for it. It never waits for the store and chooses no position: a newly assigned partition
-is parked (`seek(0)` and `pause`) until the fold thread says where to read.
+The thread polls all the time, whatever the store does. It reads the partitions that the leases give this worker
+(`fold.lease_keeper`), executes the fold thread's commands and queues everything that happens for it. It never waits for
+the store and chooses no position: a partition that is new is parked (`seek(0)` and `pause`) until the fold thread says
+where to read.
 
 Records carry the tag of the command that caused them, so records fetched before a rewind or for an earlier assignment
-can be recognized. `backpressure` decides which partitions are paused, `offset_commits` commits offsets to the group.
+can be recognized. `backpressure` decides which partitions are paused.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -21,13 +21,12 @@ from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import AuthorizationError, KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import (
-    Assigned,
     BrokersSilent,
     DeadLettersAway,
     Described,
@@ -36,13 +35,13 @@ from uic.core.ports import (
     LeaderAway,
     LogAway,
     LogMessage,
-    LostGroup,
+    NoLease,
     NotCounted,
     NotDescribed,
     OutOfRange,
+    Owned,
     PartitionCount,
     ReadRefused,
-    Revoked,
     Skipped,
     TopicAway,
     TopicCompacted,
@@ -57,16 +56,14 @@ from uic.log.broker_view import BrokerView
 from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.clients import explained
-from uic.log.kafka_repairs.fetching import fetch_refused, poll_once, position, too_large, unblock_paused
-from uic.log.kafka_repairs.group import accepted_at, is_settled, open_consumer
+from uic.log.kafka_repairs.fetching import fetch_refused, open_consumer, poll_once, position, too_large, unblock_paused
 from uic.log.kafka_repairs.leaders import LeaderAnswer, ask_leaders, led_by
 from uic.log.kafka_repairs.metadata import fresh_topic_id, leaderless, learn_topic, partition_count
-from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
-from uic.log.silence import SESSIONS, Silence
+from uic.log.silence import Silence
 from uic.log.topic_answers import RIGHTS_PAGE, TO_READ, refusal
 from uic.log.unreachable import described, to_correct, unreachable, was_answered
-from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
+from uic.log.watchdog import Watchdog
 from uic.logs import say
 from uic.settings import KafkaSettings
 
@@ -74,14 +71,14 @@ log = logging.getLogger("uic.log.consumer")
 
 POLL_MS = 20
 """How long a poll may wait for the answer to an open fetch, with which it ends: with Kafka this is no delay."""
-JOIN_MS = 500
-"""How long a poll may take while we are not a stable member with partitions: joining needs longer polls."""
 LONGEST_PAUSE_S = 0.032
 """Between polls that bring nothing. Some brokers answer an empty fetch at once (the local stack's small one does), so
 polling without a pause would cost a core."""
 LONGEST_REFUSED_S = 1.0
 """The same, while the brokers refuse to let this user read."""
 DESCRIBE_MS = 3000
+UNFIT_S = 15.0
+"""A worker that no broker has answered for this long gives its lease up; it asks every few seconds."""
 LEADER_PAUSE_S = 5.0
 """After a leader had no answer; each try may take `DESCRIBE_MS`, for which nothing is read."""
 MOST_QUESTIONS = 6
@@ -104,7 +101,7 @@ Command = Callable[[KafkaConsumer], None]
 
 
 class _Lost(Exception):
-    """The watchdog found that this client is no working member of the group."""
+    """The watchdog found that this client reads nothing."""
 
 
 class _TooLarge(Exception):
@@ -112,15 +109,17 @@ class _TooLarge(Exception):
 
 
 class LogConsumer(threading.Thread):
-    """`Log` on a Kafka consumer group. Begin with `start`, end with `leave`."""
+    """`Log` on a Kafka consumer without a group. Begin with `start`, end with `leave`."""
 
-    def __init__(self, settings: KafkaSettings, group: Callable[[str], str], queue_records: int) -> None:
+    def __init__(
+        self, settings: KafkaSettings, queue_records: int, advise: Callable[[Mapping[int, int]], None]
+    ) -> None:
         """Nothing is connected yet.
 
         Args:
             settings: the log.
-            group: names the consumer group, given the store's identity (empty until `identify` tells it).
             queue_records: fetched records that may wait for the fold, over all partitions.
+            advise: see `Log`.
 
         Raises:
             UnsuitableClient: the installed kafka-python cannot be used.
@@ -131,22 +130,22 @@ class LogConsumer(threading.Thread):
         self._topic = settings.topic
         self._client = settings.client_options()
         self._tools = KafkaTools.of(self._client)
-        self._group = group
-        self._store = ""
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[LogMessage] = queue.SimpleQueue()
         self._leaving = threading.Event()
-        # Owned by the poll thread (and the listener, which runs while the poll thread waits in `poll`):
+        self.advise = advise
+        self._owned: Owned | None = None
+        """What the leases last gave this worker."""
+        self._answered_at: float | None = None
+        """When a broker last answered a question."""
+        # Owned by the poll thread:
         self._tags: dict[int, int] = {}
         self._backpressure = Backpressure(queue_records)
-        self._commits = self._offset_commits()
         self._check_due = 0.0
-        self._look_due = 0.0
         self._topic_id = NO_TOPIC_ID
-        self._joined_as = ""
         self._answer_bytes = ANSWER_BYTES
         self._failure = ""
-        """Why the last client failed; empty once the next one works: its fetch is answered, or its group knows it."""
+        """Why the last client failed; empty once the next one works."""
         self._failures = 0
         """How many clients found a broker since then."""
         self._read_refused = False
@@ -158,17 +157,11 @@ class LogConsumer(threading.Thread):
         self._told: dict[type[LogMessage], LogMessage] = {}
         """What was found at the last look at the topics, by its kind; at first nothing is wrong."""
         self._tells_policy = True
-        self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
-        session_s = settings.session_timeout_ms / 1000
-        self._silence = Silence(session_s)
+        self._silence = Silence()
         longest_s = max(settings.request_timeout_ms, MOST_QUESTIONS * DESCRIBE_MS) / 1000
-        self._blocked = Blocked(longest_s + BLOCKED_S, session_s, settings.without_time_limit())
-        self._accepted_at = -math.inf
-        """When a coordinator last accepted a client as a member, as far as that is told; monotonic, in seconds."""
-        self._member_at = -math.inf
-        """The same, or when one last said that it has this worker."""
+        self._blocked = Blocked(longest_s + BLOCKED_S, settings.without_time_limit())
         self._broker: BrokerView | None = None
 
     # For the fold thread
@@ -205,20 +198,31 @@ class LogConsumer(threading.Thread):
         """See `Log`."""
         self._backpressure.took(tag, records)
 
-    def advise(self, offsets: Mapping[int, int]) -> None:
-        """See `Log`."""
-        newer = dict(offsets)
-        self._commands.put(lambda consumer: self._commits.advise(newer))
+    # For the lease thread
 
-    def identify(self, store: str) -> None:
-        """Join the group of the workers that write to this store; a worker that is in another group leaves it.
+    def own(self, owned: Owned) -> None:
+        """Read these partitions and no others."""
+        self._owned = owned
+        self._commands.put(self._take_over)
 
-        Without this, two stores under one topic and prefix would share one group, and each would get some partitions.
-        """
-        self._store = store
+    def disown(self, why: str) -> None:
+        """Read none, because this worker holds no lease."""
+        self._messages.put(NoLease(why))
+        self._owned = None
+        self._commands.put(self._take_over)
+
+    def unfit(self) -> str:
+        """Why this worker should have no partitions; empty if it should."""
+        at = self._answered_at
+        if at is None:
+            return "no broker has answered yet"
+        silent_s = time.monotonic() - at
+        return f"no broker has answered for {silent_s:.0f} s" if silent_s >= UNFIT_S else ""
+
+    # For the owner
 
     def leave(self, timeout_s: float) -> bool:
-        """Commit the last advice, leave the group and end the thread; False if that was not done in time."""
+        """End the thread; False if that was not done in time."""
         self._leaving.set()
         self.join(timeout_s)
         return not self.is_alive()
@@ -232,24 +236,20 @@ class LogConsumer(threading.Thread):
             pause_s = REOPEN_S
             self._goes_on()
             try:
-                self._joined_as = self._group(self._store)
                 consumer = open_consumer(
-                    **self._settings.consumer_options(self._joined_as),
+                    **self._settings.consumer_options(),
                     receive_message_max_bytes=self._answer_bytes,
                     most_bytes=self._settings.max_batch_bytes,
                 )
                 self._goes_on()
-                consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 with explained(consumer):
                     learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                     self._note_answer()
+                    self._take_over(consumer)
                     self._consume(consumer)
-                    self._obey(consumer)
-                    self._goes_on()
-                    self._commits.finish(consumer)
             except _Lost as lost:
-                say(log, logging.WARNING, "not a working member of the group: joining from scratch", detail=str(lost))
-                self._messages.put(LostGroup(str(lost)))
+                say(log, logging.WARNING, "the client reads nothing: opening another one", detail=str(lost))
+                self._messages.put(LogAway(str(lost)))
             except _TooLarge as answer:
                 say(log, logging.WARNING, "a broker sends more than it is asked for", detail=str(answer))
                 self._messages.put(LogAway(f"an answer of more than {self._answer_bytes:,} bytes: {answer}"))
@@ -260,7 +260,7 @@ class LogConsumer(threading.Thread):
                 if why != self._failure:  # each try ends alike, whether no broker answers or one refuses
                     say(log, logging.WARNING, "consumer failed", detail=why)
                 self._failure = why
-                self._messages.put(LogAway(why, out_of_group=self._stays_out(error)))
+                self._messages.put(LogAway(why))
                 self._note_answer(error)
                 if consumer is not None:
                     pause_s = min(REOPEN_S * 2**self._failures, LONGEST_REOPEN_S)
@@ -275,49 +275,33 @@ class LogConsumer(threading.Thread):
         """Forget what belonged to a consumer that is gone."""
         for partition in list(self._tags):
             self._forget(partition)
-        self._commits = self._offset_commits()
-        self._announced = False
         self._silent_until = {}
         self._watchdog = Watchdog()
         if self._broker is not None:
             self._broker.close()
             self._broker = None
 
-    def _offset_commits(self) -> OffsetCommits:
-        return OffsetCommits(self._topic, self._messages.put, lambda error: described(error, self._client, self._topic))
-
     def _goes_on(self) -> None:
         """The poll thread has waited for nothing that never ends."""
         self._blocked.goes_on(time.monotonic())
-
-    def _stays_out(self, error: Exception) -> bool:
-        """Whether the next client will be no member of the group, either. A failure that passes is no reason to say so:
-        it ends with the next client, and partitions that move meanwhile are as for a worker that restarts."""
-        if isinstance(error, AuthorizationError):
-            return True
-        out_s = SESSIONS * self._settings.session_timeout_ms / 1000
-        return time.monotonic() - self._member_at >= out_s
 
     def _consume(self, consumer: KafkaConsumer) -> None:
         pause_s = 0.0
         while not self._leaving.is_set():
             self._goes_on()
-            self._look_at_heartbeats(consumer)
             self._obey(consumer, pause_s)
             for partition in self._backpressure.relieved():
                 consumer.resume(self._tp(partition))
-            self._commits.send(consumer)
             self._check_topic(consumer)
             self._look_at_topics()
-            self._check_membership(consumer)
-            # At the limit a new consumer would read no more, and each costs the whole group a rebalance.
+            # At the limit a new consumer would read no more.
             if self._answer_bytes < MOST_ANSWER_BYTES and (answer := too_large(consumer)):
                 raise _TooLarge(answer)
             unblock_paused(consumer)
             longest_s = LONGEST_REFUSED_S if self._read_refused else LONGEST_PAUSE_S
             pause_s = min(longest_s, max(0.001, 2 * pause_s))
             try:
-                fetched = poll_once(consumer, POLL_MS) if is_settled(consumer) else consumer.poll(timeout_ms=JOIN_MS)
+                fetched = poll_once(consumer, POLL_MS) if consumer.assignment() else {}
             except OffsetOutOfRangeError as error:
                 self._out_of_range(consumer, error.args[0])
             except LogTruncationError as error:
@@ -330,6 +314,20 @@ class LogConsumer(threading.Thread):
                 for tp, batches in fetched.items():
                     self._deliver(consumer, tp, batches)
                     pause_s = 0.0
+
+    def _take_over(self, consumer: KafkaConsumer) -> None:
+        """Let go what this worker has no more, and park what is new."""
+        owned = self._owned
+        wanted = frozenset() if owned is None else owned.partitions
+        before = {tp.partition for tp in consumer.assignment()}
+        for partition in before - wanted:
+            self._forget(partition)
+        if before != wanted:
+            consumer.assign([self._tp(p) for p in sorted(wanted)])
+        for partition in wanted - before:
+            self._park(consumer, partition)
+        if owned is not None:
+            self._messages.put(owned)
 
     def _obey(self, consumer: KafkaConsumer, wait_s: float = 0.0) -> None:
         """Do what the fold thread asks for; wait up to `wait_s` for it to ask."""
@@ -344,14 +342,14 @@ class LogConsumer(threading.Thread):
 
     def _look_at_fetches(self, consumer: KafkaConsumer) -> None:
         """Tell when the brokers begin to refuse reading, and when they have answered a fetch again. Another client is
-        told no other thing, and would cost the whole group a rebalance at each try."""
+        told no other thing."""
         refused = fetch_refused(consumer)
-        if self._announced or refused is not None:
+        if refused is not None or not consumer.assignment():
             self._failure, self._failures = "", 0
         if refused and not self._read_refused:
             self._read_refused = True
             self._messages.put(ReadRefused(f"topic {self._topic} {refusal(self._client, TO_READ)}"))
-        elif self._read_refused and (refused is False or (self._announced and not consumer.assignment())):
+        elif self._read_refused and (refused is False or not consumer.assignment()):
             self._read_refused = False  # answered, or there is nothing to read any more
             self._messages.put(ReadRefused(""))
 
@@ -381,7 +379,7 @@ class LogConsumer(threading.Thread):
         if self._broker is None:
             bounded = {"request_timeout_ms": DESCRIBE_MS, "bootstrap_timeout_ms": DESCRIBE_MS}
             options = self._client | bounded
-            self._broker = BrokerView(options, self._topic, self._joined_as)
+            self._broker = BrokerView(options, self._topic)
         return self._broker
 
     @contextmanager
@@ -406,7 +404,8 @@ class LogConsumer(threading.Thread):
     def _note_answer(self, error: Exception | None = None) -> None:
         """A question was answered, or why not. Tell when all brokers are silent, and when one answers again."""
         if error is None or was_answered(error):
-            self._tell_silence(self._silence.answered(time.monotonic()))
+            self._answered_at = time.monotonic()
+            self._tell_silence(self._silence.answered())
         elif was_answered(error) is False:
             why = unreachable(self._client, error, all_silent=True).detail
             self._tell_silence(self._silence.unanswered(why, time.monotonic()))
@@ -414,19 +413,6 @@ class LogConsumer(threading.Thread):
     def _tell_silence(self, found: BrokersSilent | None) -> None:
         if found is not None:
             self._messages.put(found)
-
-    def _look_at_heartbeats(self, consumer: KafkaConsumer) -> None:
-        """Tell at once that the group has this worker again: the next question may be seconds away, or wait that long
-        for a broker."""
-        if (at := accepted_at(consumer)) > self._accepted_at:
-            self._accepted_at = at
-            self._is_member(at)
-
-    def _is_member(self, at: float) -> None:
-        """The group's coordinator said at `at` that it has this worker, or does not let us ask."""
-        self._member_at = max(at, self._member_at)
-        self._blocked.is_member(at)
-        self._tell_silence(self._silence.is_member(at))
 
     def _give_back(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, list[Any]]) -> None:
         """Fetch again later what was fetched now."""
@@ -637,63 +623,8 @@ class LogConsumer(threading.Thread):
             f"the topic (see {RIGHTS_PAGE})",
         )
 
-    def _check_membership(self, consumer: KafkaConsumer) -> None:
-        """Ask the group's coordinator whether we are what our client believes: see `watchdog`.
-
-        Raises:
-            _Lost: we are not, or another store was named since.
-        """
-        if self._joined_as != self._group(self._store):
-            raise _Lost("the store has another identity: changing groups")
-        if time.monotonic() < self._look_due:
-            return
-        try:
-            with self._questions() as broker:
-                view = broker.group()
-        except KafkaError as error:
-            # Without an answer, asking took a while, and other partitions' leaders may answer well.
-            self._look_due = time.monotonic() + (LOOK_S if was_answered(error) else LOOK_AGAIN_S)
-            return
-        self._look_due = time.monotonic() + LOOK_S
-        member = consumer.group_metadata().member_id
-        if view is None or member in view.members:
-            self._is_member(time.monotonic())
-        holds = frozenset(tp.partition for tp in consumer.assignment())
-        if problem := self._watchdog.look(view, member, holds, time.monotonic()):
-            raise _Lost(problem)
-        if not self._announced and view is not None and view.stable and member in view.members:
-            self._announced = True  # a member without partitions is a member, and nothing else would say so
-            self._messages.put(Assigned(()))
-
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
-
-    def _assigned(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
-        """From the listener: park, and tell."""
-        for tp in partitions:
-            self._park(consumer, tp.partition)
-        self._messages.put(Assigned(tuple(sorted(tp.partition for tp in partitions))))
-
-    def _revoked(self, partitions: Iterable[TopicPartition]) -> None:
-        for tp in partitions:
-            self._forget(tp.partition)
-        self._messages.put(Revoked(tuple(sorted(tp.partition for tp in partitions))))
-
-
-class _Parking(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Runs on the client's I/O thread while the poll thread waits in `poll`: parks what is new, tells what is gone."""
-
-    def __init__(self, consumer: KafkaConsumer, owner: LogConsumer) -> None:
-        self._consumer = consumer
-        self._owner = owner
-
-    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """The protocol is cooperative, so only new partitions are named."""
-        self._owner._assigned(self._consumer, list(assigned))
-
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Partitions were given up in order, or the group lost us."""
-        self._owner._revoked(list(revoked))
 
 
 def _close(consumer: KafkaConsumer) -> None:

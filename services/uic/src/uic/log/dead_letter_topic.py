@@ -137,7 +137,7 @@ class DeadLetterProducer(threading.Thread):
         timeout_ms = int(min(self._timeout_s, LOOK_S) * 1000)
         bounded = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
         try:
-            broker = BrokerView(self._client | bounded, self._topic, group="")
+            broker = BrokerView(self._client | bounded, self._topic)
             try:
                 away = why_away(self._topic, broker.topic_trouble(self._topic), KafkaTools.of(self._client))
             finally:

@@ -1,7 +1,7 @@
 """`ctr partitions`, `ctr continue` and `ctr rebuild`: an operator's view and decisions, through the admin ports.
 
-`partitions` asks one process, or with several addresses all workers of a group: it then merges their views, and says
-which partitions no worker owns, or more than one.
+`partitions` asks one process, or with several addresses all workers of a namespace: it then merges their views, and
+says which partitions no worker owns, or more than one, and whether more workers hold a lease than were asked.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None =
 
 
 def merged(views: Mapping[str, dict[str, Any] | str], total: int) -> dict[str, Any]:
-    """One view of all workers of a group whose topic has `total` partitions.
+    """One view of all workers of a namespace whose topic has `total` partitions.
 
     Args:
         views: by address what its `/partitions` answered, or why it did not answer.
@@ -85,6 +85,7 @@ def merged(views: Mapping[str, dict[str, Any] | str], total: int) -> dict[str, A
             else {"worker": url, "serving": False, "reasons": [view]}
             for url, view in views.items()
         ],
+        "leases": sorted({name for view in answers.values() for name in view["workers"]}),
         "partitions": sorted(rows, key=lambda row: row["partition"]),
         "unowned": [p for p in range(total) if p not in owners],
         "owned_twice": sorted(p for p, count in owners.items() if count > 1),
@@ -142,6 +143,8 @@ def _show(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> int:
     else:
         for reason in view["reasons"]:
             print(f"! {reason}", file=out)
+        for worker in view["workers"]:
+            print(f"lease: {worker}", file=out)
         for line in table(COLUMNS, ([row[name] for name in COLUMNS] for row in view["partitions"])):
             print(line, file=out)
     return 0 if view["serving"] and not view["reasons"] else 1
@@ -154,6 +157,10 @@ def _show_fleet(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> i
         for worker in view["workers"]:
             for reason in worker["reasons"]:
                 print(f"! {worker['worker']}: {reason}", file=out)
+        for worker in view["leases"]:
+            print(f"lease: {worker}", file=out)
+        if (more := len(view["leases"]) - len(view["workers"])) > 0:
+            print(f"! {more} more workers hold a lease: give their addresses with --admin, too", file=out)
         for found, what in (("unowned", "no worker owns"), ("owned_twice", "more than one worker owns")):
             if view[found]:
                 print(f"! {what} partition {', '.join(map(str, view[found]))}", file=out)

@@ -5,15 +5,10 @@ Two kinds: what the library has no public way to (a position without a network c
 batches, the log behind an open transaction, to shut out earlier runs of a command), and repairs of its faults, seen in
 3.0.12:
 
-* `group._Coordinator`: a finished join is collected, whenever it finishes, and the next one waits until others have
-  theirs; a short outage does not end the member.
-* `group.ClaimingAssignor`: a member that joins claims the partitions that it holds.
 * `fetching.unblock_paused`: a resumed partition is not silent forever.
-* `fetching.MemberFetcher`: an answer that is too large is not asked for again and again, and a topic that may not be
+* `fetching.WorkerFetcher`: an answer that is too large is not asked for again and again, and a topic that may not be
   read does not end the poll.
 * `fetching.poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
-* `coordinators.find_coordinator`: a group's coordinator is looked for whenever the group is asked about.
-* `coordinators.describe_group`: what a broker refuses to say of a group is an error.
 * `offsets.LeaderAwareFetcher`: offsets of partitions without a leader are an error that names these partitions.
 * `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file. And a key with a
   passphrase is a connection that fails, and no question at the terminal.
@@ -31,5 +26,5 @@ batches, the log behind an open transaction, to shut out earlier runs of a comma
 * `withdrawal.withdraw`: a record that was not sent when its caller's time is over is not sent any more.
 
 Another version of the library may move any of this, so `assumptions.check_client` names the assumptions that do not
-hold. Decisions 32, 187, 204 and 209 say what each repair is for.
+hold. Decisions 187, 204, 209 and 211 say what each repair is for.
 """

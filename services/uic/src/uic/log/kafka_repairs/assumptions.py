@@ -12,10 +12,6 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.coordinator.base import BaseCoordinator
-from kafka.coordinator.consumer import ConsumerCoordinator
-from kafka.coordinator.heartbeat import Heartbeat
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
@@ -101,19 +97,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnection._send_request, "API_VERSION", "broker_version_data")
         and issubclass(MetadataRequest, ApiMessage)
     ),
-    "an admin client keeps coordinators by (kind, group) in its cluster's _coordinators": lambda: (
-        uses(ClusterMetadata.__init__, "_coordinators")
-        and uses(ClusterMetadata.get_coordinator, "_coordinators")
-        and uses(KafkaAdminClient._find_coordinator_ids, "get_coordinator")
-        and takes(KafkaAdminClient._find_coordinator_id, "self", "key", "key_type")
-    ),
-    "an admin client describes groups with _describe_groups_request(groups) and _describe_groups_process_response": (
-        lambda: (
-            takes(KafkaAdminClient._describe_groups_request, "self", "group_ids")
-            and takes(KafkaAdminClient._describe_groups_process_response, "self", "response")
-            and uses(KafkaAdminClient._describe_groups_process_response, "groups", "group_id")
-        )
-    ),
     "an admin client's _manager has run(coro, …), and InitProducerIdRequest asks for a transactional_id": lambda: (
         takes(KafkaConnectionManager.run, "self", "coro")
         and {"transactional_id", "transaction_timeout_ms"} <= set(InitProducerIdRequest.fields)
@@ -154,45 +137,12 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         takes(kind._sock_recv, "self") and uses(kind._read_from_sock, "_sock_recv", "abort", "data_received")
         for kind in (KafkaTCPTransport, KafkaSSLTransport)
     ),
-    "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: uses(
-        KafkaConsumer.__init__, "_coordinator", "_fetcher", "_subscription", "_cluster", "_net", "_manager"
+    "a consumer has _fetcher, _subscription, _cluster, _net and _manager": lambda: uses(
+        KafkaConsumer.__init__, "_fetcher", "_subscription", "_cluster", "_net", "_manager"
     ),
     "a poll goes round in _poll_once(timer, max_records) until its time is over": lambda: (
         takes(KafkaConsumer._poll_once, "self", "timer", "max_records")
         and uses(KafkaConsumer.poll, "_poll_once", "Timer", "expired")
-    ),
-    "a join in progress is kept in _join_task and begun again if that is_done": lambda: (
-        uses(BaseCoordinator.__init__, "_join_task") and uses(BaseCoordinator.join_group_async, "_join_task", "is_done")
-    ),
-    "_join_task is an attribute of the instance, not of the class": lambda: (
-        not hasattr(ConsumerCoordinator, "_join_task") and ConsumerCoordinator.__dictoffset__ != 0
-    ),
-    "a poll looks for the coordinator with ensure_coordinator_ready_async(timeout_ms), and ends if there is none": (
-        lambda: (
-            takes(BaseCoordinator.ensure_coordinator_ready_async, "self", "timeout_ms")
-            and uses(BaseCoordinator.ensure_coordinator_ready, "ensure_coordinator_ready_async")
-            and uses(BaseCoordinator.ensure_coordinator_ready_async, "config", "_manager", "_net", "sleep")
-            and uses(ConsumerCoordinator.poll, "ensure_coordinator_ready")
-            and {"session_timeout_ms", "retry_backoff_ms"} <= set(BaseCoordinator.DEFAULT_CONFIG)
-        )
-    ),
-    "joining goes on while need_rejoin() says so": lambda: (
-        takes(ConsumerCoordinator.need_rejoin, "self")
-        and uses(BaseCoordinator.join_group_async, "need_rejoin")
-        and uses(ConsumerCoordinator.poll, "need_rejoin")
-    ),
-    "a member that gave partitions up asks for a rejoin at the end of _on_join_complete_async": lambda: uses(
-        ConsumerCoordinator._on_join_complete_async, "request_rejoin", "assign_from_subscribed"
-    ),
-    "a coordinator keeps in heartbeat.last_receive when one was accepted, by received_heartbeat()": lambda: (
-        uses(BaseCoordinator.__init__, "heartbeat")
-        and uses(BaseCoordinator._do_heartbeat, "heartbeat", "received_heartbeat")
-        and takes(Heartbeat.received_heartbeat, "self")
-        and uses(Heartbeat.received_heartbeat, "monotonic", "last_receive")
-    ),
-    "an assignor claims member_assignment when it makes its metadata(topics)": lambda: (
-        takes(CooperativeStickyAssignor.metadata, "self", "topics")
-        and uses(CooperativeStickyAssignor.metadata, "member_assignment")
     ),
     "a fetch is read by the class that Fetcher.PartitionRecords names": lambda: (
         inspect.isclass(Fetcher.PartitionRecords) and uses(Fetcher._parse_fetched_data, "PartitionRecords")
@@ -257,12 +207,9 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(KafkaConnectionManager._connect, "broker_version_data", "is_bootstrap")
         and isinstance(KafkaConnectionManager.broker_version, property)
     ),
-    "a member of a group talks to its coordinator on a connection of its own, coordinator-…": lambda: (
-        uses(BaseCoordinator._handle_find_coordinator_response, "add_coordinator")
-        and "coordinator-{}" in ClusterMetadata.add_coordinator.__code__.co_consts
-    ),
-    "a cluster has request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda: (
-        takes(ClusterMetadata.request_update, "self")
+    "a cluster has add_topic(topic), request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda: (
+        takes(ClusterMetadata.add_topic, "self", "topic")
+        and takes(ClusterMetadata.request_update, "self")
         and takes(ClusterMetadata.topic_id, "self")
         and takes(ClusterMetadata.partitions_for_topic, "self", "topic")
     ),

@@ -54,7 +54,6 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
             net = NetworkSelector(**configs)
             started.callback(net.close)
             manager = Manager(net, **configs)
-            manager.answers_at_once = options.get("group_id") is None
             started.callback(manager.close)
             managers.append(manager)
             return NetClient(net, manager)

@@ -40,8 +40,6 @@ RECENT_S: Final = 30.0
 """How long a connection that failed may be the reason why there is no answer."""
 _QUESTIONS: Final = (MetadataRequest, DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest)
 """Of those, all that is asked of any broker. To ask twice changes nothing."""
-_COORDINATOR: Final = "coordinator-"
-"""How the node of a connection begins on which a member of a group talks to its coordinator."""
 
 
 class _Wanted(NamedTuple):
@@ -70,9 +68,6 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
 
     def __init__(self, net: Any, **configs: Any) -> None:
         super().__init__(net, **configs)
-        self.answers_at_once = True
-        """Whether brokers answer all that this client asks without delay. A member of a group asks its coordinator to
-        let it join, on a connection of its own, and that waits for the others."""
         self.answer_by: float | None = None
         """When questions to any broker must have been answered, on the monotonic clock; None for the time of each."""
         self.unknown_topics: set[str] = set()
@@ -259,13 +254,10 @@ class Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has
         for conn in list(self._conns.values()):
             node = self.cluster.broker_metadata(conn.node_id)
             if conn.connected and node is not None:
-                of_member = str(conn.node_id).startswith(_COORDINATOR)
-                if not of_member:  # whose heartbeats may be on their way, when all else has failed already
-                    open_to.add(address_of(node))
+                open_to.add(address_of(node))
                 with suppress(IndexError):  # it has answered all
                     _, _, sent, *_ = conn.in_flight_requests[0]
-                    if self.answers_at_once or not of_member:
-                        asked.append((sent, address_of(node), True))
+                    asked.append((sent, address_of(node), True))
         silent = {
             at: self._silent(at, now - since, connected=connected)
             for since, at, connected in sorted(asked, reverse=True)  # of an address, what has waited longest

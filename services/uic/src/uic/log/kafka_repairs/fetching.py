@@ -1,4 +1,4 @@
-"""Fetches of a group's member, and where it reads on."""
+"""Fetches of a worker, and where it reads on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from kafka.errors import InvalidReceiveError, TopicAuthorizationFailedError
 from kafka.util import Timer
 
 from uic.log.connection_causes import answers_with_tls
+from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
+from uic.log.kafka_repairs.partition_records import PartitionBatches, read_batches_with_uic
+from uic.settings import MAX_BATCH_BYTES
 
 
-class MemberFetcher(LeaderAwareFetcher):
+class WorkerFetcher(LeaderAwareFetcher):
     """A fetcher that remembers an answer which was too large to be read, and which partitions may not be read.
 
     Of the first, the library only logs it, closes the connection and asks the same again, forever. The second it
@@ -48,6 +51,17 @@ class MemberFetcher(LeaderAwareFetcher):
         if isinstance(exception, InvalidReceiveError) and not answers_with_tls(exception):
             self.too_large = str(exception)
         super()._handle_fetch_error(node_id, exception)
+
+
+def open_consumer(*, most_bytes: int = MAX_BATCH_BYTES, **options: Any) -> KafkaConsumer:
+    """A consumer with all repairs, which hands out `FetchedBatch`es. Assign its partitions next.
+
+    `most_bytes` is the most that a batch may be when decompressed; `options` are the library's.
+    """
+    consumer = open_kafka_client(KafkaConsumer, **options)
+    read_batches_with_uic(consumer, PartitionBatches, most_bytes=most_bytes)
+    consumer._fetcher.__class__ = WorkerFetcher
+    return consumer
 
 
 def too_large(consumer: KafkaConsumer) -> str:

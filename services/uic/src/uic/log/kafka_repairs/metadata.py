@@ -50,12 +50,13 @@ def fresh_topic_id(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> byte
 
 
 def learn_topic(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> None:
-    """Learn the topic's partitions before joining: a leader that does not know them assigns none.
+    """Learn the topic's partitions, also for a client that has none of them yet.
 
     Raises:
         TopicAuthorizationFailedError: this user may not see it.
         UnknownTopicOrPartitionError: there is no such topic.
     """
+    consumer._cluster.add_topic(topic)
     _refresh(consumer, timeout_ms)
     if topic in consumer._cluster.unauthorized_topics:
         raise TopicAuthorizationFailedError(topic)
