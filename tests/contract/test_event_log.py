@@ -14,7 +14,8 @@ from mimn.state import NO_TOPIC_ID, partition_of
 from support.fake_event_log import FakeEventLog
 from support.uic_running import delete_and_wait
 from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log.event_log import EventLog, KafkaLog, NewRecord, Position
+from uic.log.event_log import EventLog, KafkaLog
+from uic.log.producer import NewRecord, Position
 from uic.log.topic_reader import LogRecord, read_to_end
 
 N = 4

@@ -27,7 +27,8 @@ from uic.core.kafka_tools import KafkaTools
 from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable
 from uic.log.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
-from uic.log.event_log import KafkaLog, NewRecord
+from uic.log.event_log import KafkaLog
+from uic.log.producer import NewRecord
 from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers

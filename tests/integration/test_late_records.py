@@ -30,10 +30,11 @@ from uic.bulk.history import PLACE, decode_place, encode_place
 from uic.core.event import Reason
 from uic.core.letters import Letter, to_wire
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
-from uic.log.bounded_producer import close_producer, open_run
-from uic.log.event_log import KafkaLog, NewRecord
+from uic.log.bounded_producer import open_run
+from uic.log.event_log import KafkaLog
 from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.kafka_repairs.runs import failure_of_run
+from uic.log.producer import NewRecord, Producer
 from uic.tools import dead_letters, letter_replay
 from uic.tools.letter_reading import DeadLetter
 from uic.tools.letter_replay import REPLAY_OF
@@ -52,7 +53,7 @@ def cut_kafka(tmp_path: Path) -> Iterator[CutOffKafka]:
         # The broker's first run waits until it has made its topic of transactions: the tests' runs are not as patient.
         client = {"bootstrap_servers": [kafka.address]}
         first = open_run(client, "first", "events", range(N), timeout_s=60.0, max_request_bytes=1 << 20)
-        close_producer(first, 10.0)
+        first.close(timeout=10.0)
         yield kafka
 
 
@@ -165,7 +166,7 @@ def test_what_a_replay_had_on_its_way_when_it_gave_up_does_not_come_behind_the_n
 def log_of(named: TopicsForTest, name: str) -> KafkaLog:
     client = {"bootstrap_servers": [named.bootstrap]}
     run = open_run(client, name, named.events, range(N), timeout_s=60.0, max_request_bytes=1 << 20)
-    return KafkaLog(client, timeout_s=60.0, max_request_bytes=1 << 20, run=run)
+    return KafkaLog(client, timeout_s=60.0, max_request_bytes=1 << 20, run=Producer(run, 60.0))
 
 
 def test_brokers_take_nothing_of_a_run_after_the_next_one_of_its_name_has_begun(
@@ -201,15 +202,15 @@ def test_a_run_does_not_begin_while_a_partition_has_no_leader_that_could_refuse_
         admin.create_topics([NewTopic("events", -1, -1, replica_assignments={0: [3], 1: [1]}, topic_configs=settings)])
     until(lambda: there(log) == "", "the topic is there", within_s=60)
     open_at = partial(open_run, client, "events.run", "events", timeout_s=60.0, max_request_bytes=1 << 20)
-    close_producer(open_at([0, 1]), wait_s=0)
+    open_at([0, 1]).close(timeout=0)
     three_real_brokers.kill(3)
     until(lambda: there(log) not in {"", None}, "the brokers say that it has no leader", within_s=60)
     with pytest.raises(LogUnavailable, match=r"not shut out of partitions 0, which have, or had"):
         open_at([0, 1])
-    close_producer(open_at([1]), wait_s=0)
+    open_at([1]).close(timeout=0)
     three_real_brokers.start(3)
     until(lambda: there(log) == "", "the leader is back", within_s=60)
-    close_producer(open_at([0, 1]), wait_s=0)
+    open_at([0, 1]).close(timeout=0)
     log.close()
 
 
@@ -231,7 +232,7 @@ def test_what_a_run_appends_is_read_at_once_by_readers_of_committed_records(
     consumer = KafkaConsumer(bootstrap_servers=real_kafka, isolation_level="read_committed")
     assert consumer.end_offsets([TopicPartition(named.events, 0)]) == {TopicPartition(named.events, 0): at + 1}
     consumer.close()
-    close_producer(producer, wait_s=0)
+    producer.close(timeout=0)
 
 
 def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_kafka: CutOffKafka) -> None:
@@ -249,7 +250,7 @@ def test_once_a_record_of_a_run_has_failed_nothing_more_of_it_is_appended(cut_ka
         with pytest.raises(KafkaError):
             producer.send("events", value=b"later", partition=partition).get(timeout=60)
     assert isinstance(failure_of_run(producer), KafkaError)
-    close_producer(producer, wait_s=0)
+    producer.close(timeout=0)
     named = TopicsForTest(cut_kafka.address, "events", N)
     assert [record.value for records in records_of(named).values() for record in records] == [b"before"]
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
-from uic.log.event_log import NewRecord, Position
+from uic.log.producer import NewRecord, Position
 
 Stored = tuple[bytes, bytes | None]
 Headers = tuple[tuple[str, bytes], ...]

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka.errors import (
-    ClusterAuthorizationFailedError,
+    InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
 )
+from kafka.future import Future
 
 from localstack.wait import until
 from support.fake_event_log import FakeEventLog
@@ -26,11 +26,11 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
-from uic.log import event_log
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
+from uic.log import event_log, producer
 from uic.log.erasures import decode_erasure
-from uic.log.event_log import DELIVERY_SHARE, VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
-from uic.log.kafka_repairs.producers import NeverSent, NotAppended, OtherCount
+from uic.log.event_log import DELIVERY_SHARE, KafkaLog
+from uic.log.producer import NewRecord, Position
 
 TIMEOUT_S = 2.0
 DELIVERY_S = DELIVERY_SHARE * TIMEOUT_S
@@ -49,60 +49,30 @@ class Clock:
 
 
 @dataclass
-class Future:
-    """A record on its way. `waited` is called with the time that its caller waits for it."""
-
-    waited: Callable[[float], None]
-    is_done: bool = False
-    exception: KafkaError | None = None
-
-    def get(self, timeout: float) -> Position:
-        try:
-            self.waited(timeout)
-        except KafkaError as error:
-            if not isinstance(error, KafkaTimeoutError):
-                self.fail(error)
-            raise
-        self.is_done = True
-        return Position(0, 7)
-
-    def fail(self, error: KafkaError) -> None:
-        self.is_done, self.exception = True, error
-
-
-@dataclass
 class Producer:
-    """A producer that acknowledges everything, unless told otherwise."""
+    """A producer of the library that acknowledges everything, unless it has an outcome for the next record: an error,
+    or None for one that is never reported."""
 
-    waited: Callable[[float], None] = lambda timeout: None
+    outcomes: list[KafkaError | None] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
-    closings: int = 0
-    failed: bool = False
-    """For good."""
-    waits: bool = False
-    """Whether what is late was never sent."""
-
-    def withdraw(self, late: Sequence[Future]) -> None:
-        for future in late if self.waits else ():
-            future.fail(NeverSent("withdrawn"))
-
-    @property
-    def _transaction_manager(self) -> Any:
-        return SimpleNamespace(has_fatal_error=lambda: self.failed)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def partitions_for(self, topic: str) -> set[int]:
         return {0}
 
     def send(self, topic: str, **record: Any) -> Future:
-        if self.closings:
-            raise KafkaError("closed")
         if record["value"] == HUGE:
             raise MessageSizeTooLargeError("the client's limit")
         self.sent.append(record["value"])
-        return Future(self.waited)
+        future = Future()
+        if not self.outcomes:
+            future.success(Position(0, 7))
+        elif (error := self.outcomes.pop(0)) is not None:
+            future.failure(error)
+        return future
 
     def close(self, timeout: float) -> None:
-        self.closings += 1
+        self.closed.set()
 
 
 @dataclass
@@ -131,7 +101,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Brokers], KafkaLog]:
     def made(brokers: Brokers) -> KafkaLog:
         monkeypatch.setattr(event_log, "open_producer", brokers.open)
-        monkeypatch.setattr(event_log, "withdraw", Producer.withdraw)
         return KafkaLog({}, timeout_s=TIMEOUT_S, max_request_bytes=MAX_REQUEST_BYTES)
 
     return made
@@ -141,6 +110,18 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Brokers], KafkaLog]:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(8) as pool:
         yield pool
+
+
+def admin_telling(rights: list[str] | None) -> type:
+    """A class of admin clients that are told these rights."""
+
+    class Admin:
+        def __init__(self, **options: object) -> None: ...
+
+        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
+            return [{"error_code": 0, "authorized_operations": rights}]
+
+    return Admin
 
 
 def append(log: KafkaLog, timeout_s: float, value: bytes = b"event") -> list[Position]:
@@ -177,71 +158,59 @@ def test_what_its_caller_has_given_up_is_not_sent_and_the_connection_is_kept(
     def slow() -> None:
         clock.now += 1.5
 
-    producer = Producer()
-    log = connect(Brokers([producer], slow))
+    library = Producer()
+    log = connect(Brokers([library], slow))
     with pytest.raises(LogUnavailable, match="nothing was written") as raised:
         append(log, 1.0, b"late")
     assert not isinstance(raised.value, NotAcknowledged)
     assert append(log, 1.0, b"in time") == [Position(0, 7)]
-    assert (producer.sent, producer.closings) == ([b"in time"], 0)
+    assert (library.sent, library.closed.is_set()) == ([b"in time"], False)
 
 
-def test_the_time_that_delivery_may_take_begins_with_the_first_record_sent(
-    connect: Callable[[Brokers], KafkaLog], clock: Clock
+def test_after_a_failed_record_the_producer_is_replaced(connect: Callable[[Brokers], KafkaLog]) -> None:
+    failing, fresh = Producer([KafkaTimeoutError()]), Producer()
+    log = connect(Brokers([failing, fresh]))
+    with pytest.raises(NotAcknowledged) as raised:
+        append(log, 1.0)
+    assert raised.value.positions == (0,)
+    assert append(log, 1.0, b"after") == [Position(0, 7)]
+    assert failing.closed.wait(30)
+    assert fresh.sent == [b"after"]
+
+
+def test_a_producer_that_never_reports_is_replaced(
+    connect: Callable[[Brokers], KafkaLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow() -> None:
-        clock.now += DELIVERY_S + VERDICT_MARGIN_S  # by the old measure, its verdict would be due
-
-    waited: list[float] = []
-
-    def late(timeout: float) -> None:
-        waited.append(timeout)
-        clock.now += timeout
-        raise KafkaTimeoutError
-
-    silent, fresh = Producer(late), Producer()
-    log = connect(Brokers([silent, fresh], slow))
+    clock = Clock()
+    silent, fresh = Producer([None]), Producer()
+    log = connect(Brokers([silent, fresh]))
+    monkeypatch.setattr(producer, "time", clock)
     with pytest.raises(NotAcknowledged):
-        append(log, DELIVERY_S + VERDICT_MARGIN_S + 1.0)
-    assert waited == [pytest.approx(1.0)]
-    assert silent.closings == 0, "its time is not over: others use it"
+        append(log, 0.01)
+    assert append(log, 1.0, b"in time") == [Position(0, 7)], "its time is not over: others use it"
+    clock.now += DELIVERY_S + producer.MARGIN_S + 0.1
+    assert append(log, 1.0, b"after") == [Position(0, 7)]
+    assert silent.closed.wait(30)
+    assert (silent.sent, fresh.sent) == ([b"event", b"in time"], [b"after"])
+
+
+def test_a_full_producer_refuses_a_call_at_once(
+    connect: Callable[[Brokers], KafkaLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "MOST_IN_FLIGHT", 1)
+    log = connect(Brokers([Producer([None])]))
     with pytest.raises(NotAcknowledged):
+        append(log, 0.01)
+    with pytest.raises(LogUnavailable, match="nothing was written") as raised:
         append(log, 60)
-    assert waited[1:] == [pytest.approx(DELIVERY_S + VERDICT_MARGIN_S)]
-    assert silent.closings == 1, "it did not report in time: it must send nothing any more"
-    assert append(log, 60) == [Position(0, 7)]
-    assert fresh.closings == 0
+    assert raised.value.retriable
 
 
-@pytest.mark.parametrize(
-    ("error", "why", "of_records"),
-    [
-        (TopicAuthorizationFailedError("events"), "grant it WRITE", False),
-        (ClusterAuthorizationFailedError("no id"), "IDEMPOTENT_WRITE", False),
-        (MessageSizeTooLargeError(), "max.message.bytes", True),
-    ],
-)
-def test_what_the_brokers_refuse_is_told_with_its_reason(
-    connect: Callable[[Brokers], KafkaLog], error: KafkaError, why: str, of_records: bool
-) -> None:
-    def refuse(timeout: float) -> None:
-        raise error
-
-    producer = Producer(refuse)
-    with pytest.raises(LogRefused, match="nothing was written") as refused:
-        append(connect(Brokers([producer])), 1.0)
-    assert why in refused.value.detail
-    assert (refused.value.retriable, refused.value.of_records) == (False, of_records)
-    assert producer.closings == 0, "it costs no producer"
-
-
+@pytest.mark.parametrize("error", [InvalidTimestampError("out of range"), InvalidRecordError("out of range")])
 def test_a_time_that_the_brokers_refuse_is_the_fault_of_the_clock_here_and_not_of_the_records(
-    connect: Callable[[Brokers], KafkaLog],
+    connect: Callable[[Brokers], KafkaLog], error: KafkaError
 ) -> None:
-    def refuse(timeout: float) -> None:
-        raise InvalidTimestampError("Timestamp 1796981249991 of message with offset 0 is out of range.")
-
-    log = connect(Brokers([Producer(refuse)]))
+    log = connect(Brokers([Producer([error])]))
     with pytest.raises(WrongClock, match="clock") as refused:
         append(log, 1.0)
     assert refused.value.retriable, "another machine may do it, or this one later"
@@ -255,119 +224,34 @@ def test_a_note_that_is_refused_for_its_time_is_told_as_half_an_erasure() -> Non
     assert refused.value.retriable
 
 
-def test_a_note_that_no_leader_was_sent_is_not_told_as_nothing_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = FakeEventLog({"events": 1, "events.erased": 1})
-    appending = log.append
-
-    def append(topic: str, *given: Any) -> list[Position]:
-        if topic == "events.erased":
-            raise NotSent("nothing was written")
-        return appending(topic, *given)
-
-    monkeypatch.setattr(log, "append", append)
-    with pytest.raises(LogUnavailable, match="repeat the call") as raised:
-        Publisher(log, "events", 1, KafkaTools("h:9092")).erase("user", timeout_s=1.0)
-    assert "nothing was written" not in raised.value.detail
-
-
 def test_a_record_that_fits_no_request_is_refused_and_one_behind_others_is_what_is_missing(
     connect: Callable[[Brokers], KafkaLog],
 ) -> None:
-    producer = Producer()
-    log = connect(Brokers([producer]))
+    library = Producer()
+    log = connect(Brokers([library]))
     with pytest.raises(LogRefused, match="too large"):
         append(log, 1.0, HUGE)
     records = [NewRecord(0, b"user", value) for value in (b"first", HUGE, b"last")]
     with pytest.raises(NotAcknowledged, match="too large") as raised:
         log.append("events", 1, records, 1.0)
-    assert (raised.value.positions, producer.sent) == ((1, 2), [b"first"])
+    assert (raised.value.positions, library.sent) == ((1, 2), [b"first"])
 
 
 def test_a_refusal_beside_a_record_of_unknown_fate_is_unknown(connect: Callable[[Brokers], KafkaLog]) -> None:
-    outcomes: list[KafkaError] = [TopicAuthorizationFailedError("events"), KafkaTimeoutError()]
-
-    def fail(timeout: float) -> None:
-        raise outcomes.pop(0)
-
-    log = connect(Brokers([Producer(fail)]))
+    log = connect(Brokers([Producer([TopicAuthorizationFailedError("events"), KafkaTimeoutError()])]))
     with pytest.raises(NotAcknowledged) as raised:
         log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
     assert raised.value.positions == (0, 1)
 
 
-@pytest.mark.parametrize("beside", [None, OtherCount()], ids=["alone", "sent twice"])
-def test_what_the_brokers_did_not_append_is_unwritten_unless_another_record_is_unknown(
-    connect: Callable[[Brokers], KafkaLog], beside: KafkaError | None
+@pytest.mark.parametrize("told", [["DESCRIBE"], ["DESCRIBE", "WRITE"]], ids=["no right", "another's refusal"])
+def test_a_missing_right_is_told_where_the_brokers_confirm_it(
+    connect: Callable[[Brokers], KafkaLog], monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    outcomes: list[KafkaError] = [NotAppended(), beside or NotAppended()]
-
-    def fail(timeout: float) -> None:
-        raise outcomes.pop(0)
-
-    producer = Producer(fail)
-    log = connect(Brokers([producer]))
-    with pytest.raises(LogUnavailable) as raised:
-        log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
-    assert isinstance(raised.value, NotAcknowledged) is (beside is not None)
-    assert raised.value.detail.startswith("nothing was written: ") is (beside is None)
-    assert raised.value.retriable is (beside is None)
-    assert producer.closings == 0
-
-
-@pytest.mark.parametrize("beside", [None, KafkaTimeoutError()], ids=["alone", "a late one"])
-def test_what_no_leader_was_sent_may_be_sent_again_unless_another_record_is_unknown(
-    connect: Callable[[Brokers], KafkaLog], beside: KafkaError | None
-) -> None:
-    outcomes: list[KafkaError] = [NeverSent(), beside or NeverSent()]
-
-    def fail(timeout: float) -> None:
-        raise outcomes.pop(0)
-
-    log = connect(Brokers([Producer(fail)]))
-    unknown = isinstance(beside, KafkaTimeoutError)
-    with pytest.raises(NotAcknowledged if unknown else NotSent) as raised:
-        log.append("events", 1, [NewRecord(0, b"user", b"1"), NewRecord(0, b"user", b"2")], 1.0)
-    assert raised.value.retriable is not unknown
-    assert "count" not in raised.value.detail
-
-
-def test_a_producer_that_has_failed_for_good_is_replaced_before_it_is_given_a_record(
-    connect: Callable[[Brokers], KafkaLog],
-) -> None:
-    dead, fresh = Producer(), Producer()
-    log = connect(Brokers([dead, fresh]))
-    assert append(log, 1.0) == [Position(0, 7)]
-    dead.failed = True
-    assert append(log, 1.0, b"after") == [Position(0, 7)]
-    assert (dead.sent, dead.closings, fresh.sent) == ([b"event"], 1, [b"after"])
-
-
-def test_a_producer_that_reports_a_record_too_late_sends_nothing_more_though_no_one_calls(
-    connect: Callable[[Brokers], KafkaLog],
-) -> None:
-    def late(timeout: float) -> None:
-        raise KafkaTimeoutError
-
-    silent, fresh = Producer(late), Producer()
-    log = connect(Brokers([silent, fresh]))
-    with pytest.raises(NotAcknowledged):
-        append(log, 0.01)
-    assert silent.closings == 0, "its time is not over: others use it"
-    until(lambda: silent.closings, "it is given up", within_s=30)
-    assert append(log, 1.0) == [Position(0, 7)]
-
-
-def test_what_was_never_sent_in_time_is_taken_back(connect: Callable[[Brokers], KafkaLog], clock: Clock) -> None:
-    def late(timeout: float) -> None:
-        clock.now += timeout
-        raise KafkaTimeoutError
-
-    producer = Producer(late, waits=True)
-    log = connect(Brokers([producer]))
-    with pytest.raises(NotSent):
-        append(log, 0.05)
-    assert log._verdicts._owed == [], "nothing is owed"
-    assert producer.closings == 0
+    monkeypatch.setattr(event_log, "KafkaAdminClient", admin_telling(told))
+    log = connect(Brokers([Producer([TopicAuthorizationFailedError("events")])]))
+    with pytest.raises(NotAcknowledged if "WRITE" in told else LogRefused, match="grant it WRITE"):
+        append(log, 1.0)
 
 
 @pytest.mark.parametrize(("found", "fix"), [(0, "--create"), (1, "--alter"), (8, "delete it")])
@@ -407,13 +291,7 @@ def test_where_the_brokers_tell_of_no_rights_a_refused_note_is_told_as_half_an_e
 def test_a_right_that_the_brokers_do_not_tell_of_is_taken_for_granted(
     connect: Callable[[Brokers], KafkaLog], monkeypatch: pytest.MonkeyPatch, told: list[str] | None, writable: bool
 ) -> None:
-    class Admin:
-        def __init__(self, **options: object) -> None: ...
-
-        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
-            return [{"error_code": 0, "authorized_operations": told}]
-
-    monkeypatch.setattr(event_log, "KafkaAdminClient", Admin)
+    monkeypatch.setattr(event_log, "KafkaAdminClient", admin_telling(told))
     log = connect(Brokers([Producer()]))
     with nullcontext() if writable else pytest.raises(LogRefused, match="grant it WRITE"):
         log.must_be_writable("events")

@@ -27,9 +27,8 @@ from uic.log.partition_reader import TopicBounds
 def test_a_right_that_is_taken_away_while_an_import_runs_is_named(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "open_run", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(importing, "open_run", lambda *_, **__: SimpleNamespace(close=lambda timeout: None))
     monkeypatch.setattr(importing, "failure_of_run", lambda producer: None)
-    monkeypatch.setattr(importing, "close_producer", lambda producer, wait_s: None)
     client = {"sasl_plain_username": "uic"}
     erasures = KafkaErasures(client, "events", 1, timeout_s=1.0)
     bounds = TopicBounds("events", NO_TOPIC_ID, [], [])
@@ -49,10 +48,11 @@ def test_a_run_names_the_right_that_each_of_its_questions_needs(
     def refuse(*_: object) -> None:
         raise TopicAuthorizationFailedError("events")
 
-    monkeypatch.setattr(bounded_producer, "open_kafka_client", lambda *_, **__: SimpleNamespace(close=lambda: None))
-    monkeypatch.setattr(bounded_producer, "end_sender", lambda producer: None)
+    monkeypatch.setattr(
+        bounded_producer, "open_kafka_client", lambda *_, **__: SimpleNamespace(close=lambda timeout=0: None)
+    )
     monkeypatch.setattr(bounded_producer, "begin_run", lambda *_: None)
     monkeypatch.setattr(bounded_producer, refused, refuse)
-    client = {"sasl_plain_username": "uic"}
+    options = {"sasl_plain_username": "uic"}
     with pytest.raises(LogRefused, match=f"topic events is refused: user uic needs {right} on it"):
-        open_run(client, "events.import", "events", [0], timeout_s=1.0, max_request_bytes=1)
+        open_run(options, "events.import", "events", [0], timeout_s=1.0, max_request_bytes=1)

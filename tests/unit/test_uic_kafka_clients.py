@@ -16,7 +16,6 @@ from localstack.ports import LOOPBACK
 from localstack.wait import until
 from uic import preflight
 from uic.errors import LogUnavailable, UnsuitableClient
-from uic.log.bounded_producer import open_producer
 from uic.log.broker_view import BrokerView
 from uic.log.event_log import KafkaLog
 from uic.log.kafka_repairs.assumptions import check_client
@@ -24,6 +23,7 @@ from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.kafka_repairs.fetching import open_consumer
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.partition_reader import PartitionReader
+from uic.log.producer import open_producer
 from uic.settings import KafkaSettings
 from uic.tools.doctor.log_facts import gather_log
 

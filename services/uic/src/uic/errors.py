@@ -11,7 +11,6 @@
     │   ├── NoLeader            partitions have no leader; goes on once their replicas are back
     │   ├── TopicRefused        the user lacks a right on the topic; goes on once it is given
     │   ├── NotAcknowledged     some records may or may not be in the log; to try again may double them
-    │   ├── NotSent             no leader took the records in time, so none is in the log; try again
     │   ├── LogRefused          the brokers refuse the records, so none is in the log; the message says why
     │   ├── WrongClock          this machine's clock is wrong, so that no record of its time is taken; another may do it
     │   └── UnreadableLog       a batch stays unreadable; trying again does not help
@@ -113,15 +112,6 @@ class NotAcknowledged(LogUnavailable):
         )
         self.positions = positions
         """Which, counted from 0 in the order of the call."""
-        self.why = why
-
-
-class NotSent(LogUnavailable):
-    """No leader could be sent some of the call's records in time, and none of them is in the log: try again."""
-
-    def __init__(self, detail: str, why: str = "") -> None:
-        """`why` there is no connection to a broker; empty if that is not known. `detail` says it, too."""
-        super().__init__(detail)
         self.why = why
 
 

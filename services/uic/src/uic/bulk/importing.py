@@ -30,7 +30,7 @@ from uic.core.records import BatchRecord
 from uic.core.same_topic import Identity, has_grown, made_again
 from uic.core.topics import erased_topic, import_run
 from uic.errors import LogUnavailable
-from uic.log.bounded_producer import close_producer, open_run
+from uic.log.bounded_producer import open_run
 from uic.log.erasures import Erasure, KafkaErasures, encode_erasure
 from uic.log.kafka_repairs.runs import Overtaken, failure_of_run
 from uic.log.partition_reader import PartitionReader, TopicBounds
@@ -209,7 +209,7 @@ class Importer:
                 "the last one that is in the topic"
             ) from error
         finally:
-            close_producer(producer, wait_s=0)
+            producer.close(timeout=0)
 
     def _append(self, history: History, reader: PartitionReader, producer: Any) -> tuple[There, Imported]:
         there = There(history.source)

@@ -11,9 +11,10 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
 from uic.core.kafka_tools import KafkaTools
 from uic.core.topics import erased_topic, miscounted
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.erasures import Erasure, encode_erasure
-from uic.log.event_log import EventLog, NewRecord, Position
+from uic.log.event_log import EventLog
+from uic.log.producer import NewRecord, Position
 
 
 class Publisher:
@@ -120,7 +121,7 @@ class Publisher:
         """
         try:
             [position] = self._log.append(topic, self._partitions, [record], timeout_s)
-        except (NotAcknowledged, NotSent) as error:
+        except NotAcknowledged as error:
             why = f" ({error.why})" if error.why else ""
             raise LogUnavailable(
                 "the erasure was not acknowledged in time and may or may not be in the log: repeat the call, a second "

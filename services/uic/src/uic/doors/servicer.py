@@ -48,7 +48,7 @@ from uic.errors import (
     UnreadableState,
     WrongClock,
 )
-from uic.log.event_log import Position
+from uic.log.producer import Position
 from uic.metrics import Metrics
 from uic.settings import GrpcSettings
 

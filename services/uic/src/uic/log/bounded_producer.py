@@ -1,4 +1,4 @@
-"""A Kafka producer that answers in bounded time and can always be ended."""
+"""The producer of a run of a command that appends."""
 
 from __future__ import annotations
 
@@ -6,42 +6,20 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailedError
 from kafka.producer.transaction_manager import ProducerIdAndEpoch
 
 from uic.core.topics import ranges
 from uic.errors import LogRefused, LogUnavailable
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.kafka_repairs.producers import end_sender, repair_producer
 from uic.log.kafka_repairs.runs import NotBegun, Overtaken, begin_run, without_marker
+from uic.log.producer import EndableProducer, producer_options
 from uic.log.topic_answers import TO_READ, TO_WRITE, refusal
 from uic.log.unreachable import unreachable
 
 TRANSACTION_MS = 10_000
 """How long the brokers may wait for the end of a run's empty transaction. No reader waits for it."""
-
-
-def open_producer(
-    client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int, idempotent: bool = True
-) -> KafkaProducer:
-    """A connected producer: acknowledged by all in-sync replicas, retried inside without repeats, topics never created.
-
-    Args:
-        client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
-        timeout_s: bounds connecting, and how long delivering a record may take.
-        max_request_bytes: largest request, and so largest record.
-        idempotent: no repeats. Without it, each record is its own batch, so one that is too large for the topic fails
-            alone.
-
-    Raises:
-        KafkaError: no broker answers in time.
-    """
-    options = _options(timeout_s, max_request_bytes) | {"enable_idempotence": idempotent}
-    producer = open_kafka_client(KafkaProducer, **dict(client) | options | ({} if idempotent else {"batch_size": 0}))
-    if idempotent:
-        repair_producer(producer)
-    return producer
 
 
 def open_run(
@@ -52,7 +30,7 @@ def open_run(
     *,
     timeout_s: float,
     max_request_bytes: int,
-) -> KafkaProducer:
+) -> EndableProducer:
     """The producer of a run: of work that is done again when it could not be finished. What earlier runs of this name
     have on their way to `partitions` is never appended from now on, wherever it lies, and nothing that they send any
     more. The producer sends nothing once one of its batches has failed (`kafka_repairs.runs`).
@@ -69,17 +47,17 @@ def open_run(
         LogUnavailable: no answer in time; nothing was appended.
         LogRefused: a right is missing.
     """
-    options = _options(timeout_s, max_request_bytes)
+    options = producer_options(timeout_s, max_request_bytes)
     options |= {"transactional_id": name, "transaction_timeout_ms": TRANSACTION_MS}
     try:
-        producer = open_kafka_client(KafkaProducer, **dict(client) | options)
+        producer = open_kafka_client(EndableProducer, **dict(client) | options)
         try:
             places = [TopicPartition(topic, partition) for partition in partitions]
             with explained(producer):
                 marked = begin_run(producer, places, timeout_s)
             _refuse_unmarked(client, name, places, marked, timeout_s)
         except BaseException:
-            end_sender(producer)
+            producer.close(timeout=0)
             raise
     except TransactionalIdAuthorizationFailedError as error:
         raise LogRefused(f"transactional id {name} {refusal(client, TO_WRITE, type(error))}") from error
@@ -126,25 +104,3 @@ def _refuse_unmarked(
             f"earlier runs of {name} are not shut out of partitions {ranges(lacking)}, which have, or had a moment "
             "ago, no leader; nothing was appended: run this again once they have one"
         )
-
-
-def _options(timeout_s: float, max_request_bytes: int) -> dict[str, Any]:
-    timeout_ms = int(timeout_s * 1000)
-    return {
-        "acks": "all",
-        "max_request_size": max_request_bytes,
-        "max_block_ms": timeout_ms,
-        "delivery_timeout_ms": timeout_ms,
-        "request_timeout_ms": timeout_ms,
-        "bootstrap_timeout_ms": timeout_ms,
-        "allow_auto_create_topics": False,
-        "metrics_enabled": False,
-    }
-
-
-def close_producer(producer: KafkaProducer, wait_s: float) -> None:
-    """End `producer` and its thread; what is not acknowledged within `wait_s` is given up."""
-    try:
-        producer.close(timeout=wait_s)
-    except KafkaError:
-        end_sender(producer)

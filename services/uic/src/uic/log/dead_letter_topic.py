@@ -15,9 +15,9 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, Wire, to_wire
 from uic.core.log_throttle import Rarely
-from uic.log.bounded_producer import close_producer, open_producer
 from uic.log.broker_view import BrokerView
 from uic.log.kafka_repairs.clients import explained
+from uic.log.producer import open_producer
 from uic.log.topic_answers import ABSENT, TO_WRITE
 from uic.log.unreachable import described
 from uic.logs import say
@@ -111,7 +111,7 @@ class DeadLetterProducer(threading.Thread):
                 cut = self._deliver(producer, letters)
             except Exception as error:  # any failure: the producer is replaced and the partition tries again
                 if producer is not None:
-                    close_producer(producer, wait_s=0)
+                    producer.close(timeout=0)
                 producer = None
                 sent.finish(self._failed(error, len(letters)))
             else:
@@ -120,7 +120,7 @@ class DeadLetterProducer(threading.Thread):
                 self._failure = ""
                 sent.finish(None, cut)
         if producer is not None:
-            close_producer(producer, wait_s=1)
+            producer.close(timeout=1)
 
     def _failed(self, error: Exception, letters: int) -> str:
         """Why letters were not delivered. It is logged when it begins and when it changes, and not at each try."""

@@ -1,9 +1,8 @@
 """Appending records to topics: the port `EventLog`, and `KafkaLog`, its implementation on Kafka.
 
-`KafkaLog` makes its idempotent producer when it is first needed, and replaces it once it can no longer be trusted: it
-failed for good, or did not report a record in time. The gRPC service (`uic.doors.publisher`) and the replay of dead
-letters append through it, the replay with the producer of a run. What the brokers surely did not append is told as
-refused, with the reason; decision 204 says how that is known.
+`KafkaLog` makes its idempotent producer when it is first needed, and replaces it once a record failed. The gRPC service
+(`uic.doors.publisher`) and the replay of dead letters append through it, the replay with the producer of a run. A
+record that was sent and not acknowledged may be in the log (decision 217).
 """
 
 from __future__ import annotations
@@ -11,57 +10,34 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     ClusterAuthorizationFailedError,
+    InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
 )
 
 from uic.core.topics import bring_back, ranges
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
-from uic.log.bounded_producer import close_producer, open_producer
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.kafka_repairs.clients import answered_by, explained, failures_of, is_unknown, open_kafka_client
-from uic.log.kafka_repairs.producers import REFUSALS, NeverSent, NotAppended, has_failed
-from uic.log.kafka_repairs.runs import Overtaken
-from uic.log.kafka_repairs.withdrawal import withdraw
-from uic.log.owed_verdicts import OwedVerdicts
+from uic.log.producer import NewRecord, Position, Producer, open_producer
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
 from uic.log.unreachable import by_broker, unreachable
 
 LEAST_IN_SYNC = "min.insync.replicas"
 DELIVERY_SHARE = 0.8
-"""How much of a call's time its records are tried for. The rest is for the producer's word on what became of them: if
-both ended at once, it would be chance whether a call hears that its records were never sent."""
-VERDICT_MARGIN_S = 0.5
-"""How much longer than its delivery timeout a producer may take to report before it is given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewRecord:
-    """A record to append: the partition is the key's, chosen here and not by the Kafka client."""
-
-    partition: int
-    key: bytes
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a record landed."""
-
-    partition: int
-    offset: int
+"""How much of a call's time its records are tried for. The rest is for the producer's word on why they failed."""
 
 
 class EventLog(Protocol):
@@ -76,8 +52,7 @@ class EventLog(Protocol):
             LogUnavailable: no broker answers, or not before `timeout_s` was over; nothing was written.
             LogRefused: the brokers refuse all of them; nothing was written.
             WrongClock: the brokers refuse the time of all of them, which is this machine's; nothing was written.
-            NotSent: the leaders could not be sent some of them within `timeout_s`; nothing was written.
-            NotAcknowledged: some were not acknowledged within `timeout_s`.
+            NotAcknowledged: some were not acknowledged within `timeout_s`, and may be in the log.
             UnsuitableTopic: missing, or of another partition count; nothing was written.
         """
 
@@ -136,14 +111,14 @@ class KafkaLog:
         *,
         timeout_s: float,
         max_request_bytes: int,
-        run: KafkaProducer | None = None,
+        run: Producer | None = None,
     ) -> None:
         """Nothing is connected yet.
 
         Args:
             client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
             timeout_s: how long calls usually wait. Records are tried for `DELIVERY_SHARE` of it, also those of calls
-                that wait longer; after that they are never sent again.
+                that wait longer.
             max_request_bytes: largest request, and so largest record.
             run: the producer of a run (`open_run`), which is used alone, for as long as it works, and closed with this.
         """
@@ -155,9 +130,8 @@ class KafkaLog:
         """Held while a producer connects, for as long as `_delivery_s`."""
         self._changing = threading.Lock()
         """Held while `_producer` changes, for a moment."""
-        self._producer: KafkaProducer | None = run
+        self._producer = run
         self._is_run = run is not None
-        self._verdicts = OwedVerdicts(self._give_up)
         self._asking = threading.Lock()
         """Held while the admin client connects and asks: appending does not wait for it."""
         self._admin: KafkaAdminClient | None = None
@@ -166,52 +140,34 @@ class KafkaLog:
         """See `EventLog`."""
         deadline = time.monotonic() + timeout_s
         producer = self._connected(deadline)
-        self._check_topic(producer, topic, partitions)
-        sent = time.monotonic()
-        if sent >= deadline:  # the caller has given up, and may send it again
+        self._check_topic(producer.kafka, topic, partitions)
+        if time.monotonic() >= deadline:  # the caller has given up, and may send it again
             raise LogUnavailable("the time of the call was over before the brokers were connected; nothing was written")
-        verdict_by = sent + self._delivery_s + VERDICT_MARGIN_S
-        deadline = min(deadline, verdict_by)
-        futures: list[Any] = []
-        failed: dict[int, KafkaError] = {}
+        published: list[Future[Position]] = []
+        failed: dict[int, Exception] = {}
         for record in records:
             try:
-                futures.append(
-                    producer.send(
-                        topic,
-                        key=record.key,
-                        value=record.value,
-                        headers=list(record.headers),
-                        partition=record.partition,
-                    )
-                )
-            except KafkaError as error:  # its buffer is full, or the record too large: the rest is not sent
-                failed = dict.fromkeys(range(len(futures), len(records)), error)
+                published.append(producer.publish(topic, record))
+            except KafkaError as error:  # the rest is not sent
+                if not published:
+                    raise self._not_taken(topic, error) from error
+                failed = dict.fromkeys(range(len(published), len(records)), error)
                 break
         positions: list[Position] = []
-        trusted = True
-        for i, future in enumerate(futures):
+        for i, future in enumerate(published):
             try:
-                landed = future.get(timeout=max(deadline - time.monotonic(), 0))
-                positions.append(Position(landed.partition, landed.offset))
-            except KafkaError as error:
+                positions.append(future.result(max(deadline - time.monotonic(), 0)))
+            except (KafkaError, TimeoutError) as error:
                 failed[i] = error
-                trusted &= future.is_done or time.monotonic() < verdict_by
-        withdraw(producer, [future for future in futures if not future.is_done])
-        failed |= {i: future.exception for i, future in enumerate(futures) if future.exception is not None}
-        if not trusted:
-            self._give_up(producer)
-        elif late := [future for future in futures if not future.is_done]:
-            self._verdicts.expect(producer, late, verdict_by - time.monotonic())
         if failed:
             # What only says that time was over is what the callers are told anyway, and names no cause.
-            known = {at: why for at, why in failures_of(producer).items() if why.telling}
-            raise _not_appended(topic, failed, len(futures), len(records), by_broker(known))
+            known = {at: why for at, why in failures_of(producer.kafka).items() if why.telling}
+            raise self._not_acknowledged(topic, failed, len(records), by_broker(known))
         return positions
 
     def check(self, topic: str, partitions: int, timeout_s: float) -> None:
         """See `EventLog`."""
-        self._check_topic(self._connected(time.monotonic() + timeout_s), topic, partitions)
+        self._check_topic(self._connected(time.monotonic() + timeout_s).kafka, topic, partitions)
         self.must_be_writable(topic)
 
     def must_be_writable(self, topic: str) -> None:
@@ -276,13 +232,12 @@ class KafkaLog:
 
     def close(self) -> None:
         """See `EventLog`."""
-        self._verdicts.close()
         with self._connecting, self._changing:
             producer, self._producer = self._producer, None
         with self._asking:
             admin, self._admin = self._admin, None
         if producer is not None:
-            close_producer(producer, wait_s=1.0)
+            producer.close()
         if admin is not None:
             admin.close()
 
@@ -290,8 +245,8 @@ class KafkaLog:
         try:
             with explained(producer):
                 found = producer.partitions_for(topic)
-        except REFUSALS as error:
-            raise LogRefused(_why_refused(topic, error)) from error
+        except NO_RIGHT as error:
+            raise LogRefused(_why(topic, error)) from error
         except KafkaError as error:
             if is_unknown(producer, topic):
                 raise LogUnavailable(f"the brokers have no topic {topic}: does it exist?") from error
@@ -299,7 +254,7 @@ class KafkaLog:
         if len(found) != partitions:
             raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")
 
-    def _connected(self, deadline: float) -> KafkaProducer:
+    def _connected(self, deadline: float) -> Producer:
         """The producer; one call connects it, and the others wait for it no longer than they have time."""
         if (connected := self._working()) is not None:
             return connected
@@ -315,22 +270,49 @@ class KafkaLog:
             except KafkaError as error:
                 raise unreachable(self._client, error) from error
             with self._changing:
-                self._producer = opened
-            return opened
+                self._producer = Producer(opened, self._delivery_s)
+            return self._producer
 
-    def _working(self) -> KafkaProducer | None:
+    def _working(self) -> Producer | None:
         """The producer, if there is one that has not failed."""
-        if (producer := self._producer) is not None and has_failed(producer):
-            self._give_up(producer)
-            return None
-        return producer
-
-    def _give_up(self, producer: KafkaProducer) -> None:
-        """Drop a producer that failed or did not report, so that it sends nothing after its callers were answered."""
         with self._changing:
-            if self._producer is producer:
-                self._producer = None
-        close_producer(producer, wait_s=0)
+            producer = self._producer
+            if producer is None or not producer.failed:
+                return producer
+            self._producer = None
+        producer.close()
+        return None
+
+    def _not_taken(self, topic: str, error: KafkaError) -> LogUnavailable:
+        """What to raise when the producer has taken no record of a call."""
+        if isinstance(error, TOO_LARGE):
+            return LogRefused(f"nothing was written: {_why(topic, error)}", of_records=True)
+        return LogUnavailable(f"nothing was written: the producer takes no records now: {error}")
+
+    def _not_acknowledged(
+        self, topic: str, failed: Mapping[int, Exception], total: int, cut_off: str
+    ) -> LogUnavailable:
+        """What to raise.
+
+        Args:
+            topic: the records'.
+            failed: the records that have no position, by their index, and why.
+            total: how many there are.
+            cut_off: which brokers the producer has no connection to, and why; empty if that is not known of any.
+        """
+        errors = list(failed.values())
+        if len(failed) == total and all(isinstance(error, TIME_REFUSED) for error in errors):
+            return WrongClock(f"nothing was written: {time_refused(topic)}")
+        if len(failed) == total and all(isinstance(error, NO_RIGHT) for error in errors):
+            # Another caller's refusal ends what is in flight with the same error: so the brokers are asked.
+            try:
+                self.must_be_writable(topic)
+            except LogRefused as refused:
+                return LogRefused(f"nothing was written: {refused.detail}")
+            except (LogUnavailable, UnsuitableTopic):
+                pass
+        told = [error for error in errors if not isinstance(error, (TimeoutError, KafkaTimeoutError))]
+        return NotAcknowledged(tuple(sorted(failed)), total, _why(topic, told[0]) if told else cut_off)
 
 
 @contextmanager
@@ -348,51 +330,24 @@ def _held(lock: threading.Lock, timeout_s: float) -> Iterator[None]:
         lock.release()
 
 
-def _not_appended(topic: str, failed: Mapping[int, KafkaError], sent: int, total: int, cut_off: str) -> LogUnavailable:
-    """What to raise.
-
-    Args:
-        topic: the records'.
-        failed: the records that have no position, by their index, and why.
-        sent: how many the producer took, the first ones.
-        total: how many there are.
-        cut_off: which brokers the producer has no connection to, and why; empty if that is not known of any.
-    """
-    refused = [error for error in failed.values() if isinstance(error, REFUSALS)]
-    not_there = (*REFUSALS, NotAppended)
-    if len(failed) == total and all(i >= sent or isinstance(error, not_there) for i, error in failed.items()):
-        if refused:
-            if any(isinstance(error, InvalidTimestampError) for error in refused):
-                return WrongClock(f"nothing was written: {time_refused(topic)}")
-            of_records = not any(isinstance(error, NO_RIGHT) for error in refused)
-            return LogRefused(f"nothing was written: {_why_refused(topic, refused[0])}", of_records=of_records)
-        if any(isinstance(error, NeverSent) for error in failed.values()):
-            said = f"nothing was written: topic {topic}: no broker that leads the partition took the records in time"
-            return NotSent(f"{said}{f': {cut_off}' if cut_off else ''}; send them again", cut_off)
-        if sent:
-            return LogUnavailable(
-                "nothing was written: this worker's producer had to begin its count of records again; send them again"
-            )
-        return LogUnavailable(f"the producer accepts no records now: {type(failed[0]).__name__}")
-    overtaken = [error for error in failed.values() if isinstance(error, Overtaken)]
-    why = _why_refused(topic, refused[0]) if refused else str(overtaken[0]) if overtaken else cut_off
-    return NotAcknowledged(tuple(sorted(failed)), total, why)
-
-
 NO_RIGHT = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
+TIME_REFUSED = (InvalidTimestampError, InvalidRecordError)
+"""How brokers refuse records for their time. The library says `InvalidRecordError` if a batch has several such records;
+as our records have keys, their time is all that brokers can find invalid."""
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 def _no_write(topic: str) -> str:
     return f"the brokers do not let UIC's user write to topic {topic}: grant it WRITE"
 
 
-def _why_refused(topic: str, error: KafkaError) -> str:
+def _why(topic: str, error: Exception) -> str:
     match error:
         case TopicAuthorizationFailedError():
             return _no_write(topic)
         case ClusterAuthorizationFailedError():
             return f"{_no_write(topic)} (before Kafka 2.8 also IDEMPOTENT_WRITE on the cluster)"
-        case InvalidTimestampError():
+        case InvalidTimestampError() | InvalidRecordError():
             return time_refused(topic)
         case MessageSizeTooLargeError() | RecordListTooLargeError():
             return (

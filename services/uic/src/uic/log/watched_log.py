@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from uic.core.ports import PublishingAway
-from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, NotSent, UnsuitableTopic, WrongClock
-from uic.log.event_log import EventLog, NewRecord, Position
+from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
+from uic.log.event_log import EventLog
 from uic.log.on_demand_thread import OnDemandThread
+from uic.log.producer import NewRecord, Position
 
 PATIENCE_S: Final = 1.0
 """For how long no record must get through before it is told: a caller without patience says nothing of the brokers."""
@@ -239,7 +240,7 @@ class WatchedLog:
 
 
 def _failure(topic: str, error: LogUnavailable) -> Failure:
-    if isinstance(error, (NotAcknowledged, NotSent)):
+    if isinstance(error, NotAcknowledged):
         why = f": {error.why}" if error.why else ""
         return Failure(f"topic {topic}: records are not acknowledged in time{why}", refused=False, unanswered=True)
     if isinstance(error, WrongClock):

@@ -21,6 +21,7 @@ from uic.errors import UicError, UnsuitableTopic
 from uic.log.bounded_producer import open_run
 from uic.log.erasures import KafkaErasures
 from uic.log.event_log import DELIVERY_SHARE, KafkaLog
+from uic.log.producer import Producer
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, read_client_settings
 from uic.tools.confirm import confirmed
@@ -193,7 +194,7 @@ def _begun(chosen: Sequence[DeadLetter], kafka: KafkaSettings) -> KafkaLog:
     run = open_run(
         options, replay_run(kafka.topic), kafka.topic, partitions, timeout_s=delivery_s, max_request_bytes=most
     )
-    return KafkaLog(options, timeout_s=TIMEOUT_S, max_request_bytes=most, run=run)
+    return KafkaLog(options, timeout_s=TIMEOUT_S, max_request_bytes=most, run=Producer(run, delivery_s))
 
 
 def _identity(kafka: KafkaSettings) -> Identity:

@@ -18,7 +18,8 @@ from uic.core.event import DAY_MS
 from uic.core.header_places import read_place, write_place
 from uic.errors import NotAcknowledged, UicError
 from uic.log.erasures import Noted
-from uic.log.event_log import EventLog, NewRecord
+from uic.log.event_log import EventLog
+from uic.log.producer import NewRecord
 from uic.log.topic_reader import LogRecord
 from uic.tools.letter_reading import DeadLetter, Id
 

@@ -19,12 +19,10 @@ batches, the log behind an open transaction, to shut out earlier runs of a comma
   fresh metadata, which the library waits for from one broker.
 * `bootstrap.BootstrapServer`: a server that is silent does not keep a client from the next one, and is named.
 * `transports._ReadsAll`: what a broker says before it ends a connection is read.
-* `producers._TransactionManager`: a producer counts its epoch by itself, and asks for another id if it gave one up.
-* `producers._Sender`: a record that was sent without an answer costs no other record; one that fails says whether the
-  brokers can have it.
+* `producers._TransactionManager` and `_Sender`, of runs only: the first record that fails says whether the brokers can
+  have it.
 * `runs.begin_run`: what an earlier run has on its way is refused, and the first record that fails is a run's last.
-* `withdrawal.withdraw`: a record that was not sent when its caller's time is over is not sent any more.
 
 Another version of the library may move any of this, so `assumptions.check_client` names the assumptions that do not
-hold. Decisions 187, 204, 209 and 211 say what each repair is for.
+hold. Decisions 187, 209 and 211 say what each repair is for.
 """

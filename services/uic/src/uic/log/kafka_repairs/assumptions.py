@@ -17,7 +17,6 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
-from kafka.producer.future import FutureProduceResult, FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -220,12 +219,7 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(Fetcher._handle_offset_for_leader_epoch_response, "topics", "partitions", "end_offset")
         )
     ),
-    "a producer has a thread _sender with force_close()": lambda: (
-        uses(KafkaProducer.__init__, "_sender") and takes(Sender.force_close, "self") and hasattr(Sender, "join")
-    ),
-    "a producer that is _closed is not closed again": lambda: (
-        uses(KafkaProducer.__init__, "_closed") and uses(KafkaProducer.close, "_closed")
-    ),
+    "a producer has a _sender": lambda: uses(KafkaProducer.__init__, "_sender"),
     "an idempotent producer asks for its id with init_producer_id() while it has none": lambda: (
         uses(KafkaProducer.__init__, "_transaction_manager")
         and takes(TransactionManager.init_producer_id, "self")
@@ -332,23 +326,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
             and uses(RecordAccumulator._should_stop_drain_batches_for_partition, "is_send_to_partition_allowed")
             and uses(TransactionManager.is_send_to_partition_allowed, "has_fatal_error")
         )
-    ),
-    "what waits is in a line of an accumulator's _batches, and taken from it under _tp_lock(tp)": lambda: (
-        uses(KafkaProducer.__init__, "_accumulator")
-        and takes(RecordAccumulator._tp_lock, "self", "tp")
-        and uses(RecordAccumulator.append, "_tp_lock", "try_append", "_closed")
-        and uses(RecordAccumulator.drain_batches_for_one_node, "_tp_lock", "popleft", "attempts")
-        and uses(RecordAccumulator.expired_batches, "_tp_lock", "popleft")
-        and uses(RecordAccumulator.abort_undrained_batches, "_tp_lock", "remove", "records", "deallocate")
-    ),
-    "a batch has its records' futures, each with its _produce_future, and its number of attempts": lambda: (
-        uses(ProducerBatch.try_append, "_record_futures", "FutureRecordMetadata", "produce_future")
-        and uses(ProducerBatch.retry, "attempts")
-        and uses(RecordAccumulator.split_and_reenqueue, "attempts", "_record_futures", "rebind", "created")
-        and uses(RecordAccumulator.split_and_reenqueue, "MemoryRecords", "MemoryRecordsBuilder", "_incomplete")
-        and takes(FutureRecordMetadata.rebind, "self", "new_produce_future", "new_batch_index")
-        and uses(FutureRecordMetadata.__init__, "_produce_future")
-        and uses(FutureProduceResult.__init__, "topic_partition")
     ),
 }
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from kafka import KafkaProducer
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     InvalidProducerEpochError,
@@ -207,23 +206,3 @@ class _Sender(Sender):  # type: ignore[misc]  # kafka-python has no types
 def _no_id(exc: Exception) -> bool:
     """Whether the brokers refused the producer an id, of which the library keeps no more than the error's name."""
     return all(part in str(exc) for part in ("InitProducerIdResponse", ClusterAuthorizationFailedError.__name__))
-
-
-def repair_producer(producer: KafkaProducer) -> None:
-    """Apply both repairs to an idempotent producer that `open_kafka_client` has opened."""
-    producer._sender.__class__ = _Sender
-    producer._transaction_manager.__class__ = _TransactionManager
-
-
-def has_failed(producer: KafkaProducer) -> bool:
-    """Whether an idempotent producer has failed for good: it takes records only to let them fail."""
-    return bool(producer._transaction_manager.has_fatal_error())
-
-
-def end_sender(producer: KafkaProducer) -> None:
-    """End the producer's thread at once. `close` flushes first and, when that takes too long, raises and lets the
-    thread go on forever. It does not count as closed then, and is closed once more when it is collected, where that
-    prints a traceback."""
-    producer._sender.force_close()
-    producer._sender.join(1.0)
-    producer._closed = True
