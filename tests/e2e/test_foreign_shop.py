@@ -100,21 +100,20 @@ def visits(folder: Path) -> dict[str, list[Visit]]:
 
 
 def produce(bootstrap: str, topic: str, logs: Mapping[str, list[Visit]]) -> dict[str, Records]:
-    """Send what has an action on the wire; the records whose action the description folds."""
+    """Send what has an action on the wire, ids by text and by number in turn; the records whose action the description
+    folds."""
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
     try:
         sent = []
         for who, lines in logs.items():
-            for visit in lines:
+            for at, visit in enumerate(lines):
                 if visit.deed not in DEEDS:
                     continue
-                event = BehaviorEvent(
-                    user_id=who,
-                    item_id=number(visit.article),
-                    category_id=number(visit.range),
-                    action=DEEDS[visit.deed],
-                    event_time=visit.at_ms,
-                )
+                event = BehaviorEvent(user_id=who, action=DEEDS[visit.deed], event_time=visit.at_ms)
+                if at % 2:
+                    event.item_id, event.category_id = number(visit.article), number(visit.range)
+                else:
+                    event.item_text, event.category_text = visit.article, visit.range
                 value = event.SerializeToString()
                 sent.append((who, visit.deed, value, producer.send(topic, key=who.encode(), value=value)))
         producer.flush(timeout=60)

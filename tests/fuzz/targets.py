@@ -220,7 +220,7 @@ def _meta(value: bytes) -> None:
 
 def _event_under(headers: Sequence[tuple[str, bytes]]) -> Callable[[bytes], None]:
     def event(value: bytes) -> None:
-        found = decode(value, headers, USER, NOW_MS)
+        found = decode(value, headers, USER, NOW_MS, text_ids=True)
         if isinstance(found, Reason):
             detail = explain(found, value, headers)
             assert detail.isprintable()
@@ -480,13 +480,15 @@ TARGETS: Final = (
     ),
     Target(
         "event-protobuf", _event_under(()), (),
-        (EVENT.SerializeToString(), LATER, _an_event(event_id="\u00e9" * 32, category_id=0).SerializeToString()),
+        (EVENT.SerializeToString(), LATER, _an_event(event_id="\u00e9" * 32, category_id=0).SerializeToString(),
+         _an_event(item_id=0, item_text="sku-1").SerializeToString()),
         2 * MAX_VALUE_BYTES, (b"\x0a", b"\x12\x03ann", b"\x18\x00", b"\x30", b"\xff" * 9 + b"\x01", b"\x0b", b"\x0c"),
     ),
     Target(
         "event-json", _event_under(AS_JSON), (),
         (
             json_format.MessageToJson(EVENT).encode(),
+            json_format.MessageToJson(_an_event(item_id=0, item_text="sku-1")).encode(),
             json.dumps({"user_id": USER, "itemId": 5, "eventTime": str(NOW_MS), "new": {"a": [1, None, {}]}}).encode(),
         ),
         2 * MAX_VALUE_BYTES, (*JSON_WORDS, b'"userId"', b'"user_id"', b'"itemId"', b'"action"', b'"ACTION_CLICK"'),

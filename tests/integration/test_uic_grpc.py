@@ -12,13 +12,18 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from google.protobuf.json_format import MessageToJson
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from kafka import KafkaProducer
 
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.dev_broker import DevBroker
 from localstack.wait import until
-from mimn.state import EMPTY_DIGEST, extend_digest
+from mimn.bundle.fields import code_of
+from mimn.state import EMPTY_DIGEST, extend_digest, partition_of
+from support.bundles import SKETCH, again
 from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import RunningUic, click, running_uic
 from torture.watching import metric
@@ -65,6 +70,44 @@ def test_what_is_published_is_folded_once_and_in_order(
     assert len(log) == 70
     for event, at in zip(events, positions, strict=True):
         assert log[at.partition, at.offset].value == event.SerializeToString()
+
+
+def test_a_text_folds_as_the_number_that_training_gives_it(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    bundle = again(tmp_path / "bundles", SKETCH, ids="string")
+    number = click("number", item=code_of("sku-1"), category_id=code_of("shoes"))
+    in_protobuf, in_json = BehaviorEvent(), BehaviorEvent()
+    for text, user in ((in_protobuf, "protobuf"), (in_json, "json")):
+        text.CopyFrom(number)
+        text.MergeFrom(BehaviorEvent(user_id=user, item_text="sku-1", category_text="shoes"))
+        text.ClearField("item_id")
+        text.ClearField("category_id")
+    with running_uic(tmp_path, valkey, topics, bundle=bundle) as uic:
+        producer = KafkaProducer(bootstrap_servers=kafka)
+        landed = producer.send(
+            topics.events,
+            MessageToJson(in_json).encode(),
+            b"json",
+            [("content-type", b"application/json")],
+            partition_of(b"json", N),
+        ).get(60)
+        producer.close()
+        by_json = pb.LogPosition(partition=landed.partition, offset=landed.offset)
+        uic.wait_folded([*uic.publish(number, in_protobuf), by_json])
+
+        def tensors(user: str) -> list[list[float]]:
+            state = uic.state(user)
+            assert state is not None
+            return [list(block.values) for block in state.blocks]
+
+        folded = tensors("number")
+        assert tensors("protobuf") == tensors("json") == folded
+        uic.wait_folded([uic.erase_item("number", number.item_id)])
+        erasure = pb.EraseItemRequest(user_id="json", item_text="sku-1")
+        uic.wait_folded([uic.stub.EraseItem(erasure, timeout=10).position])
+        assert tensors("json") == tensors("number") != folded
 
 
 def test_an_erased_user_is_gone_and_starts_anew(

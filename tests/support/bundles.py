@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from mimn.bundle import About, Golden, GraphFile, HeadData, StateData, load_bundle, write_bundle
 from mimn.bundle.manifest import fingerprint_of
 from mimn.bundle.seal import SEAL, seal_of
+from mimn.bundle.specs import IdKind
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
@@ -27,10 +28,16 @@ RETRAINED = FIXTURES / "bundle_tiny_ledger_retrained/tiny-ledger-retrained/1"
 
 
 def again(
-    root: Path, of: Path, *, version: str | None = None, head: bytes | None = None, golden: Golden | None = None
+    root: Path,
+    of: Path,
+    *,
+    version: str | None = None,
+    head: bytes | None = None,
+    golden: Golden | None = None,
+    ids: IdKind | None = None,
 ) -> Path:
     """The bundle at `of`, which has no fields and no members, as it is written now; with another version, another graph
-    as its head, or other golden cases."""
+    as its head, other golden cases, or another kind of ids."""
     old = load_bundle(of)
     about = old.manifest
     step = None if about.step is None else GraphFile((of / "step.onnx").read_bytes(), about.step)
@@ -47,6 +54,7 @@ def again(
             sketch=about.sketch,
             ledger=about.ledger,
             actions=about.actions,
+            ids=ids or about.input.ids,
         ),
         head=HeadData(graph=scoring, context=about.context, item_table=table),
         tables=(old.items, old.categories),

@@ -38,6 +38,7 @@ CLASSES: dict[Reason, Callable[[], Made]] = {
     Reason.MISSING_USER: lambda: (b"user-1", _event(""), []),
     Reason.KEY_MISMATCH: lambda: (b"user-1", _event("user-2"), []),
     Reason.ITEM_ZERO: lambda: (b"user-1", _event(item=0), []),
+    Reason.TEXT_ID: lambda: (b"user-1", _event(item=0, item_text="sku-1"), []),
     Reason.BAD_EVENT_ID: lambda: (b"user-1", _event(event_id="x" * 65), []),
     Reason.UNKNOWN_ACTION: lambda: (b"user-1", _event(action=99), []),
     Reason.BAD_TIME: lambda: (b"user-1", _event(event_time=1), []),

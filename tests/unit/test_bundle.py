@@ -37,12 +37,12 @@ from mimn.bundle import (
     write_bundle,
 )
 from mimn.bundle.fields import FieldSpec, code_of
-from mimn.bundle.manifest import FILES, STATE_FILES, check_countable, decode_manifest, fingerprint_of
+from mimn.bundle.manifest import FILES, STATE_FILES, check_countable, decode_manifest, fingerprint_of, shared_blocks
 from mimn.bundle.seal import SEAL, seal_of
 from mimn.bundle.specs import MANIFEST
 from mimn.bundle.vocabulary import UNKNOWN_ID
 from mimn.calibration import Platt
-from support.bundles import write_manifest
+from support.bundles import LEDGER, TINY, again, write_manifest
 
 ROOT = Path(__file__).parents[2]
 TINY_DIEN = ROOT / "tests/fixtures/bundle_tiny_dien/tiny-dien/1"
@@ -94,6 +94,14 @@ def write(
         golden=golden,
         about=About(opset=18, training={"run": "none"}),
     )
+
+
+@pytest.mark.parametrize("of", [TINY, LEDGER], ids=lambda path: path.parent.name)
+def test_string_ids_are_part_of_what_states_mean(of: Path, tmp_path: Path) -> None:
+    numbers, strings = load_bundle(of), load_bundle(again(tmp_path, of, ids="string"))
+    assert (numbers.text_ids, strings.text_ids) == (False, True)
+    assert numbers.fingerprint != strings.fingerprint
+    assert not shared_blocks(numbers.manifest, strings.manifest)
 
 
 def test_what_is_written_loads(tmp_path: Path) -> None:

@@ -146,11 +146,11 @@ def test_a_worker_counts_what_it_leaves_out_and_sends_the_rest_to_the_dead_lette
 
 def test_the_door_refuses_an_action_that_the_bundle_does_not_name() -> None:
     event = BehaviorEvent(user_id=USERS[0], item_id=3, event_time=hand_model.WALL_MS)
-    assert validated([event], hand_model.WALL_MS, PLAIN.actions)
+    assert validated([event], hand_model.WALL_MS, PLAIN)
     with pytest.raises(InvalidField, match=r"events\[0\].action: is not one that the bundle names"):
-        validated([event], hand_model.WALL_MS, BUNDLE.actions)
+        validated([event], hand_model.WALL_MS, BUNDLE)
     event.action = Action.ACTION_VIEW
-    assert validated([event], hand_model.WALL_MS, BUNDLE.actions), "of weight 0, but named"
+    assert validated([event], hand_model.WALL_MS, BUNDLE), "of weight 0, but named"
     assert partition_of(USERS[0].encode(), 1) == 0
 
 

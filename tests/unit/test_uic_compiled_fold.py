@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import load_bundle
+from mimn.bundle.fields import code_of
 from mimn.bundle.graph import open_step
 from mimn.rows.library import library
 from mimn.state import Progress, partition_of
+from mimn.state.codec import HEADER_BYTES
 from support import skips
 from uic.bulk import partition_fold
 from uic.bulk.compiled_fold import compiled_fold
@@ -34,6 +37,8 @@ BUNDLES = {
     "online-retail-sketch": ROOT / "models/bundles/online-retail-sketch/1",
     "online-retail-ledger": ROOT / "models/bundles/online-retail-ledger/2",
 }
+TEXTS = "texts"
+"""As `tiny-sketch`, of string ids."""
 NOW = 1_700_000_000_000
 N = 2
 LONG = "l" * 127
@@ -87,6 +92,11 @@ KINDS: list[Kind] = [
     with_value(b"\xff"),
     with_fields(item_id=0),
     with_fields(item_id=(1 << 64) - 1, category_id=1 << 63),
+    with_fields(item_id=0, item_text="sku-1"),
+    with_fields(item_id=0, item_text="sku-1", category_id=0, category_text="größe"),
+    with_fields(item_id=0, item_text="sku-1", action=ERASE_ITEM),
+    with_fields(item_text="sku-1"),
+    with_json(lambda text: text.replace('"itemId":', '"itemText":')),
     with_fields(user_id="somebody else"),
     with_fields(event_id="é" * 20),
     with_fields(event_id="e" * 64),
@@ -104,7 +114,7 @@ KINDS: list[Kind] = [
     lambda user, item, at: (None, event(user, item, at).SerializeToString(), None),
     lambda user, item, at: (b"", event(user, item, at).SerializeToString(), None),
     lambda user, item, at: (b"\xff\xfe", b"", None),
-    lambda user, item, at: (user.encode(), event(user, item, at).SerializeToString() + b"\x3a\x01x", []),
+    lambda user, item, at: (user.encode(), event(user, item, at).SerializeToString() + b"\xfa\x01\x01x", []),
     lambda user, item, at: (user.encode(), event(user, item, at).SerializeToString()[::-1], None),
 ]
 
@@ -114,7 +124,8 @@ def models() -> dict[str, Model]:
     if library() is None:
         pytest.skip(skips.NO_COMPILED_STEP)
     bundles = {name: load_bundle(path) for name, path in BUNDLES.items()}
-    return {name: Model.of(bundle, open_step(bundle)) for name, bundle in bundles.items()}
+    found = {name: Model.of(bundle, open_step(bundle)) for name, bundle in bundles.items()}
+    return found | {TEXTS: replace(found["tiny-sketch"], text_ids=True)}
 
 
 def partition_log(partition: int, rows: Sequence[Row], cuts: Sequence[int], **more: object) -> PartitionLog:
@@ -148,7 +159,7 @@ def stored(folded: FoldedPartition) -> dict[bytes, bytes]:
         max_size=120,
     ),
     cuts=st.lists(st.integers(0, 120), max_size=4),
-    name=st.sampled_from(sorted(BUNDLES)),
+    name=st.sampled_from(sorted([*BUNDLES, TEXTS])),
     erased=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 120), max_size=4),
     begins_late=st.booleans(),
     gap=st.none() | st.integers(4, 100),
@@ -187,6 +198,18 @@ def test_it_stores_the_bytes_of_rounds(
             assert (one.progress, one.tally) == (other.progress, other.tally)
             assert stored(one) == stored(other)
             assert sorted(one.states.users) == sorted(other.states.users)
+
+
+def test_an_archive_of_texts_folds_as_one_of_numbers(models: dict[str, Model]) -> None:
+    tensors = []
+    for item, text in ((0, "sku-1"), (code_of("sku-1"), "")):
+        key, value, headers = with_fields(item_id=item, item_text=text)("u0", 1, 0)
+        logs = [
+            partition_log(p, [(3, NOW, key, value, headers)] if p == partition_of(b"u0", N) else [], []) for p in (0, 1)
+        ]
+        [user] = [value for one in fold_partitions(logs, models[TEXTS]) for value in stored(one).values()]
+        tensors.append(user[HEADER_BYTES:])
+    assert tensors[0] == tensors[1]
 
 
 def test_it_folds_what_is_compiled_and_leaves_the_rest_to_rounds(models: dict[str, Model]) -> None:

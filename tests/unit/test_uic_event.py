@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
+from mimn.bundle.fields import MAX_ID_BYTES, code_of
 from mimn.rows.live import compiled_events
 from uic.core.event import (
     ACTIONS,
@@ -53,15 +54,16 @@ def read(
 Sent = tuple[bytes, Headers, bytes, int]
 
 
-def all_of(sent: Sequence[Sent]) -> Decoded:
+def all_of(sent: Sequence[Sent], *, text_ids: bool = False) -> Decoded:
     """Value, headers, key and time of each, decoded together: the same from a list and from columns."""
     records = [
         BatchRecord(i, timestamp, key, value, headers) for i, (value, headers, key, timestamp) in enumerate(sent)
     ]
     sound = np.ones(len(records), np.bool_)
-    found = decode_all(records, sound)
+    found = decode_all(records, sound, text_ids=text_ids)
     if (compiled := compiled_events()) is not None:
-        for other in (decode_all(records, sound, compiled), decode_all(Records.of(records), sound, compiled)):
+        for some in (records, Records.of(records)):
+            other = decode_all(some, sound, compiled, text_ids=text_ids)
             for got, want in zip(other, found, strict=True):
                 np.testing.assert_equal(got, want)
     return found
@@ -94,6 +96,49 @@ def test_a_json_field_that_is_not_one_is_named_and_the_event_is_not_folded() -> 
     value = json.dumps({"userId": "ann", "itemId": 5, "eventTime": str(NOW_MS), "categoriId": 7}).encode()
     assert read(value, AS_JSON) is Reason.MALFORMED_JSON
     assert explain(Reason.MALFORMED_JSON, value).startswith("categoriId: is not a field; the fields are eventId")
+
+
+def in_both_forms(made: BehaviorEvent) -> list[tuple[bytes, list[tuple[str, bytes]]]]:
+    return [(made.SerializeToString(), []), (json_format.MessageToJson(made).encode(), AS_JSON)]
+
+
+@pytest.mark.parametrize("text", ["sku-1", "42", "日本語の本", " a ", "t" * MAX_ID_BYTES])
+@pytest.mark.parametrize("few", [1, 100])
+def test_a_text_is_the_number_that_training_gives_it(text: str, few: int) -> None:
+    made = event(item_id=0, item_text=text, category_id=0, category_text=text)
+    sent = [(value, headers, b"ann", NOW_MS) for value, headers in in_both_forms(made)] * few
+    items, categories, *_, reasons, extended = all_of(sent, text_ids=True)
+    assert set(items.tolist()) == set(categories.tolist()) == {code_of(text)}
+    assert (reasons, extended) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text_ids", "detail"),
+    [
+        ({"item_id": 0, "item_text": "secret"}, False, "item_text: is a text, and the bundle was trained on numbers"),
+        ({"item_text": "secret"}, True, "item_text: stands beside the number"),
+        ({"category_text": "secret"}, True, "category_text: stands beside the number"),
+        ({"item_id": 0, "item_text": "é" * 65}, True, "item_text: is too long: at most 128 bytes"),
+        ({"category_id": 0, "category_text": "t" * 129}, True, "category_text: is too long: at most 128 bytes"),
+    ],
+)
+def test_a_text_that_no_id_is_made_of(changes: dict[str, object], text_ids: bool, detail: str) -> None:
+    for value, headers in in_both_forms(event(**changes)):
+        assert decode(value, headers, "ann", NOW_MS, text_ids=text_ids) is Reason.TEXT_ID
+        said = explain(Reason.TEXT_ID, value, headers)
+        assert said.startswith(detail)
+        assert "secret" not in said
+
+
+def test_a_text_in_place_of_a_number_names_the_right_field() -> None:
+    value = json.dumps({"userId": "ann", "itemId": "sku-1", "eventTime": NOW_MS}).encode()
+    assert decode(value, AS_JSON, "ann", NOW_MS, text_ids=True) is Reason.MALFORMED_JSON
+    assert "a text goes in itemText" in explain(Reason.MALFORMED_JSON, value)
+
+
+def test_an_event_without_a_number_and_a_text_names_no_item() -> None:
+    for value, headers in in_both_forms(event(item_id=0, item_text="")):
+        assert decode(value, headers, "ann", NOW_MS, text_ids=True) is Reason.ITEM_ZERO
 
 
 def test_actions_are_the_numbers_from_zero_that_the_enum_names() -> None:
@@ -277,6 +322,8 @@ fields = st.fixed_dictionaries(
         "user_id": st.sampled_from([*KEYS, ""]),
         "item_id": st.integers(0, 2**64 - 1) | st.integers(0, 300),
         "category_id": st.integers(0, 2**64 - 1) | st.integers(0, 300),
+        "item_text": st.sampled_from(["sku-1", "é" * 65, "t" * MAX_ID_BYTES]),
+        "category_text": st.sampled_from(["shoes", "t" * (MAX_ID_BYTES + 1)]),
         "action": st.integers(-3, 300),
         "event_time": st.integers(-(2**63), 2**63 - 1) | st.integers(EARLIEST_MS - 2, NOW_MS + DAY_MS + 2),
     },
@@ -324,13 +371,13 @@ def however_few() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("however_few")
-@given(st.lists(sent_records(), max_size=30))
+@given(st.lists(sent_records(), max_size=30), st.booleans())
 def test_records_decoded_together_are_those_decoded_alone(
-    records: list[tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]],
+    records: list[tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]], text_ids: bool
 ) -> None:
-    *columns, reasons, _ = all_of(records)
+    *columns, reasons, _ = all_of(records, text_ids=text_ids)
     got = [reasons.get(i) or told for i, told in enumerate(zip(*columns, strict=True))]
-    assert got == [decode(value, told, key.decode(), at) for value, told, key, at in records]
+    assert got == [decode(value, told, key.decode(), at, text_ids=text_ids) for value, told, key, at in records]
 
 
 @pytest.mark.usefixtures("however_few")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, ACTION_PURCHASE, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.fields import code_of
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
+from support.bundles import TINY, again
 from support.uic_doors import BUNDLE, ERASED, TOPIC, N, event_log, uic_service
 from uic.core.event import DAY_MS, ERASE_ITEM, check_event
 from uic.doors.grpc import GrpcServer
@@ -49,7 +53,7 @@ class States:
 class Rig:
     """A listening server, and what it serves."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, bundle: Bundle = BUNDLE, **settings: Any) -> None:
         self.log = event_log()
         self.states = States()
         self.metrics = Metrics()
@@ -57,7 +61,8 @@ class Rig:
         self.ahead_ms = 0
         grpc_settings = GrpcSettings(port=0, **settings)
         clocks: dict[str, Any] = {"now_ms": lambda: NOW_MS, "ahead_ms": lambda: self.ahead_ms}
-        self.service = uic_service(grpc_settings, self.states, log=self.log, metrics=self.metrics, **clocks)
+        told: dict[str, Any] = {"log": self.log, "metrics": self.metrics, "bundle": bundle}
+        self.service = uic_service(grpc_settings, self.states, **told, **clocks)
         self.door = GrpcServer(self.service, grpc_settings, lambda: self.serving)
         self.port = self.door.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
@@ -349,6 +354,25 @@ def test_an_item_is_erased_by_one_record_of_its_user_and_by_no_published_event(r
         grpc.StatusCode.INVALID_ARGUMENT, "events[1].action: erases an item: call EraseItem"
     )  # fmt: skip
     assert len(rig.log.records[TOPIC][at.partition]) == 1
+
+
+def test_texts_are_taken_by_a_bundle_of_string_ids(rig: Rig, tmp_path: Path) -> None:
+    text = pb.PublishBehaviorsRequest(events=[event(item_id=0, item_text="sku-1")])
+    erasure = pb.EraseItemRequest(user_id="u1", item_text="sku-1")
+    code, detail, _ = refused(lambda: rig.stub.PublishBehaviors(text))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail.startswith("events[0].item_text: is a text, and the bundle was trained on numbers")
+    assert refused(lambda: rig.stub.EraseItem(erasure))[1].startswith("item_text: is a text")
+    other = Rig(load_bundle(again(tmp_path, TINY, ids="string")))
+    [position] = other.stub.PublishBehaviors(text).positions
+    assert other.log.records[TOPIC][position.partition][0][1] == text.events[0].SerializeToString()
+    at = other.stub.EraseItem(erasure).position
+    value = other.log.records[TOPIC][at.partition][at.offset][1]
+    assert value is not None
+    assert BehaviorEvent.FromString(value).item_id == code_of("sku-1")
+    both = pb.EraseItemRequest(user_id="u1", item_text="sku-1", item_id=1)
+    assert refused(lambda: other.stub.EraseItem(both))[1].startswith("item_text: stands beside the number")
+    other.close()
 
 
 @pytest.mark.parametrize("user", ["", "x" * 129])

@@ -16,8 +16,10 @@ import pytest
 from access import KeyRing, Scope, make_key
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import Bundle, MemberIndex, Reads, load_bundle
+from mimn.bundle.fields import code_of
 from mimn.bundle.members import MemberReads
 from mimn.state.ledger import Ledger
+from support.bundles import TINY, again
 from support.stored import Stored
 from support.uic_doors import N, event_log, uic_service
 from uic.core.event import ERASE_ITEM
@@ -212,6 +214,20 @@ def test_an_item_is_erased_by_its_number_and_everything_else_is_refused(
     assert value is not None
     event = BehaviorEvent.FromString(value)
     assert (key, event.user_id, event.item_id, event.action) == (b"ann", "ann", 7, ERASE_ITEM)
+
+
+def test_an_item_is_erased_by_its_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["--item-text", ""], ["--item-text", "sku-1", "--item", "7"]):
+        with pytest.raises(SystemExit):
+            erase.main(["ann", *wrong, "--yes"])
+    rig = Rig(load_bundle(again(tmp_path, TINY, ids="string")))
+    out = io.StringIO()
+    assert erase.main(["ann", "--item-text", "sku-1", "--yes", "--grpc", rig.address], out) == 0
+    assert "the item is gone once" in out.getvalue()
+    [(_, value)] = rig.log.records["events"][rig.stored.partition("ann")]
+    assert value is not None
+    assert BehaviorEvent.FromString(value).item_id == code_of("sku-1")
+    rig.door.drain(0)
 
 
 def test_the_key_of_the_settings_is_sent(

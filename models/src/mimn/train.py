@@ -168,6 +168,7 @@ class DrawnNegatives:
         record: dict[str, Any] = {
             "name": config.name,
             "dataset": data.name,
+            "ids": data.prepared.description.ids,
             "seed": config.training.seed,
             "data_sha256": data.events.sha256,
             "instances_sha256": data.instances.sha256,

@@ -88,6 +88,11 @@ class Bundle:
         return bytes.fromhex(self.manifest.fingerprint)
 
     @property
+    def text_ids(self) -> bool:
+        """Whether events may name items and categories by text, which `fields.code_of` turns into ids."""
+        return self.manifest.input.ids == "string"
+
+    @property
     def ledger(self) -> Ledger | None:
         """The ledger in a user's state; None if there is none."""
         return None if self.reads is None else self.reads.ledger

@@ -126,6 +126,10 @@ _WHOLE = re.compile(r"([0-9]++)(?:\.0++)?")
 """It looks at a character once, so that a long text of zeros costs no more than another one."""
 
 
+MAX_ID_BYTES = 128
+"""Longest text of an id in UTF-8: in training data, and in events."""
+
+
 def code_of(text: str) -> int:
     """The 64-bit code of a text, and the id of a string, 1 to 2^64 - 1: XXH64 of its UTF-8, 1 in place of 0."""
     return xxhash.xxh64_intdigest(text.encode()) or 1

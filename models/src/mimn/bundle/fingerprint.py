@@ -99,6 +99,9 @@ def part_fingerprints(
         parts["ledger"]["actions"] = folded
         for name in parts.keys() - {"ledger"}:
             parts[name]["actions"] = msgspec.to_builtins(actions)
+    if input_spec.ids == "string":  # such a bundle folds events that name items by text, which others refuse
+        for meaning in parts.values():
+            meaning["ids"] = input_spec.ids
     return {name: _sha256({"fold_version": fold_version, **meaning}) for name, meaning in parts.items()}
 
 

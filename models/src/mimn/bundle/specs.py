@@ -34,6 +34,7 @@ GOLDEN = "golden.npz"
 FIELD_CODES, FIELD_VECTORS = "fields.codes.npy", "fields.vectors.npy"
 ITEM_CANDIDATES = "items.candidates.npy"
 Kind = Literal["recurrent", "sequence", "ledger"]
+IdKind = Literal["uint64", "string"]
 TABLES = (ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
 FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, HEAD, INITIAL_STATE, *TABLES, GOLDEN),
@@ -91,12 +92,14 @@ class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocks: tuple[BlockSpec, ...]
 
 
-class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How an event, or a candidate, becomes the vector that the graphs read."""
 
     rule: str
     item_width: int
     category_width: int
+    ids: IdKind = "uint64"
+    """What the ids of the training data were: an event may name items and categories by text only if `string`."""
 
 
 class SketchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

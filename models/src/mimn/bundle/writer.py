@@ -26,6 +26,7 @@ from mimn.bundle.specs import (
     ActionSpec,
     BundleError,
     GraphSpec,
+    IdKind,
     InputSpec,
     ItemTableSpec,
     LedgerSpec,
@@ -98,6 +99,8 @@ class StateData:
     sketch: SketchSpec | None = None
     ledger: LedgerSpec | None = None
     actions: dict[ActionName, ActionSpec] | None = None
+    ids: IdKind = "uint64"
+    """What the ids of the training data were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +169,7 @@ def write_bundle(
         contents |= {file: _npy(getattr(head.members[1], name)) for name, file in MEMBERS.items()}
     contents |= head.fields.files(items)
     files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
-    input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width)
+    input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width, state.ids)
     manifest = Manifest(
         schema_version=m.SCHEMA_VERSION,
         name=name,

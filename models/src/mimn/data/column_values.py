@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.arrow import pa, pc
-from mimn.bundle.fields import Value, text_of, values_of
+from mimn.bundle.fields import MAX_ID_BYTES, Value, text_of, values_of
 from mimn.data.description import TimeUnit
 from mimn.data.events import DataError
 from mimn.data.ids import SECOND_SEED, Strings, xxh64
@@ -43,8 +43,6 @@ INEXACT = "not whole numbers that a float holds exactly: write the column as who
 _ZONED = r"\d[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$"
 _NAMED_ZONE = r"\s*(UTC|GMT)\s*$"
 HASHES = (1 << 64) - 1
-MAX_TEXT_BYTES = 128
-"""Longest id, as in the event's format."""
 MAX_SHOWN = 60
 """Characters of a value that an error shows."""
 EXACT_BELOW = {pa.float16(): 1 << 11, pa.float32(): 1 << 24, pa.float64(): 1 << 53}
@@ -375,13 +373,13 @@ def hash_texts(
     if strings is not None:
         strings.add(hashed, xxh64(data, offsets, SECOND_SEED))
     lengths = np.diff(offsets)
-    long = (lengths == 0) | (lengths > MAX_TEXT_BYTES) | mask_of(column.dictionary.is_null())
+    long = (lengths == 0) | (lengths > MAX_ID_BYTES) | mask_of(column.dictionary.is_null())
     if not len(hashed):  # a batch without any value
         hashed, long = np.zeros(1, np.uint64), np.ones(1, np.bool_)
     codes = numpy_of(column.indices.fill_null(0)).astype(np.int64)
     return hashed[codes], [
         ("empty", empty),
-        (f"empty, or longer than {MAX_TEXT_BYTES} bytes", long[codes] & ~empty),
+        (f"empty, or longer than {MAX_ID_BYTES} bytes", long[codes] & ~empty),
     ]
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.arrow import pa, pcsv, pq
-from mimn.data.column_values import MAX_TEXT_BYTES
+from mimn.bundle.fields import MAX_ID_BYTES
 from mimn.data.events import DataError
 from mimn.data.files import Unchanged
 from mimn.data.ids import string_ids
@@ -185,14 +185,14 @@ def _of(record: Any, key: str) -> Any:
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or not _fits(value):
-        raise _Refused(f"no {key} of 1 to {MAX_TEXT_BYTES} bytes")
+        raise _Refused(f"no {key} of 1 to {MAX_ID_BYTES} bytes")
     return value
 
 
 def _fits(text: str) -> bool:
     """Whether a text can be an id. JSON may hold halves of surrogate pairs, which are no text."""
     try:
-        return 0 < len(text.encode()) <= MAX_TEXT_BYTES
+        return 0 < len(text.encode()) <= MAX_ID_BYTES
     except UnicodeEncodeError:
         return False
 

@@ -19,6 +19,7 @@ from mimn.bundle.fields import FIRST, FieldSpec
 from mimn.bundle.item_table import NO_TABLE
 from mimn.bundle.members import MemberReads
 from mimn.bundle.request_fields import FLOAT32_MAX, RequestFields, asked_for
+from mimn.bundle.specs import IdKind
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.nn.constants import item_vectors
 from mimn.nn.model import ClickModel
@@ -41,6 +42,8 @@ class RunFacts:
 
     training: dict[str, Any] = field(default_factory=dict)
     """About the run, for readers of the manifest."""
+    ids: IdKind = "uint64"
+    """What the ids of its data set were."""
     codes: Mapping[str, Ids] = field(default_factory=dict)
     """Of listed fields: the codes of their values, rising."""
     table: ItemTable | None = None

@@ -157,6 +157,7 @@ def export_bundle(
             sketch=counters,
             ledger=ledger,
             actions=action_specs(actions),
+            ids=facts.ids,
         ),
         head=HeadData(
             graph=head,

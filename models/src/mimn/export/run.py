@@ -154,6 +154,7 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
         events=EventList.of(before.layout).capacity if before.manifest.state.kind == "sequence" else EVENTS,
         facts=RunFacts(
             training=dict(before.manifest.training),
+            ids=before.manifest.input.ids,
             codes=before.request.codes,
             table=None if before.reads is None else before.reads.table,
             members=None if before.reads is None or before.reads.members is None else before.reads.members.index,
@@ -173,8 +174,9 @@ def facts_of(run: Path) -> RunFacts:
         training = run_files.whole(run)
         told = {name: value for name, value in training.items() if name not in (run_files.FILES, "description", LATER)}
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
+        ids = training.get("ids", "uint64")
         if "description" not in training:
-            return RunFacts(training=told, codes=codes)
+            return RunFacts(training=told, ids=ids, codes=codes)
         kept = kept_in_files(read_description(run / DESCRIPTION))
         fitted = fitted_of(run)
         history = config_file.read(run / CONFIG, ImpressionConfig).history
@@ -206,6 +208,7 @@ def facts_of(run: Path) -> RunFacts:
         told["calibrated_on"] = msgspec.to_builtins(on) | {"evaluation": overall(measured, fitted)}
     return RunFacts(
         training=told,
+        ids=ids,
         codes=codes,
         calibration=UNCALIBRATED if fitted is None else fitted.calibration,
         negatives_kept=training.get("negatives_kept", 1.0) * kept,

@@ -113,6 +113,7 @@ def export_sequence(
             spec=StateSpec("sequence", tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks)),
             initial=np.zeros(layout.floats, np.float32),
             actions=action_specs(actions),
+            ids=facts.ids,
         ),
         head=HeadData(
             graph=head,

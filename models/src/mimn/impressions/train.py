@@ -146,6 +146,7 @@ class LabelledImpressions:
             "fields": [spec.name for spec in self.fitted.specs],
             "name": config.name,
             "dataset": data.prepared.description.name,
+            "ids": data.prepared.description.ids,
             "seed": config.training.seed,
             "data_sha256": data.sha256,
             "prepared_sha256": data.prepared.sha256,

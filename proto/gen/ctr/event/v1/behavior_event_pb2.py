@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ctr/event/v1/behavior_event.proto\x12\x0c\x63tr.event.v1\"\x92\x01\n\rBehaviorEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\x04\x12\x13\n\x0b\x63\x61tegory_id\x18\x04 \x01(\x04\x12$\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x14.ctr.event.v1.Action\x12\x12\n\nevent_time\x18\x06 \x01(\x03*\x95\x01\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41\x43TION_VIEW\x10\x01\x12\x10\n\x0c\x41\x43TION_CLICK\x10\x02\x12\x0f\n\x0b\x41\x43TION_CART\x10\x03\x12\x13\n\x0f\x41\x43TION_FAVORITE\x10\x04\x12\x13\n\x0f\x41\x43TION_PURCHASE\x10\x05\x12\x15\n\x11\x41\x43TION_ERASE_ITEM\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ctr/event/v1/behavior_event.proto\x12\x0c\x63tr.event.v1\"\xbc\x01\n\rBehaviorEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\x04\x12\x13\n\x0b\x63\x61tegory_id\x18\x04 \x01(\x04\x12$\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x14.ctr.event.v1.Action\x12\x12\n\nevent_time\x18\x06 \x01(\x03\x12\x11\n\titem_text\x18\x07 \x01(\t\x12\x15\n\rcategory_text\x18\x08 \x01(\t*\x95\x01\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41\x43TION_VIEW\x10\x01\x12\x10\n\x0c\x41\x43TION_CLICK\x10\x02\x12\x0f\n\x0b\x41\x43TION_CART\x10\x03\x12\x13\n\x0f\x41\x43TION_FAVORITE\x10\x04\x12\x13\n\x0f\x41\x43TION_PURCHASE\x10\x05\x12\x15\n\x11\x41\x43TION_ERASE_ITEM\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ctr.event.v1.behavior_event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTION']._serialized_start=201
-  _globals['_ACTION']._serialized_end=350
+  _globals['_ACTION']._serialized_start=243
+  _globals['_ACTION']._serialized_end=392
   _globals['_BEHAVIOREVENT']._serialized_start=52
-  _globals['_BEHAVIOREVENT']._serialized_end=198
+  _globals['_BEHAVIOREVENT']._serialized_end=240
 # @@protoc_insertion_point(module_scope)

@@ -23,17 +23,21 @@ ACTION_PURCHASE: Action
 ACTION_ERASE_ITEM: Action
 
 class BehaviorEvent(_message.Message):
-    __slots__ = ("event_id", "user_id", "item_id", "category_id", "action", "event_time")
+    __slots__ = ("event_id", "user_id", "item_id", "category_id", "action", "event_time", "item_text", "category_text")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_ID_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIME_FIELD_NUMBER: _ClassVar[int]
+    ITEM_TEXT_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_TEXT_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     user_id: str
     item_id: int
     category_id: int
     action: Action
     event_time: int
-    def __init__(self, event_id: _Optional[str] = ..., user_id: _Optional[str] = ..., item_id: _Optional[int] = ..., category_id: _Optional[int] = ..., action: _Optional[_Union[Action, str]] = ..., event_time: _Optional[int] = ...) -> None: ...
+    item_text: str
+    category_text: str
+    def __init__(self, event_id: _Optional[str] = ..., user_id: _Optional[str] = ..., item_id: _Optional[int] = ..., category_id: _Optional[int] = ..., action: _Optional[_Union[Action, str]] = ..., event_time: _Optional[int] = ..., item_text: _Optional[str] = ..., category_text: _Optional[str] = ...) -> None: ...

@@ -84,12 +84,14 @@ class EraseUserResponse(_message.Message):
     def __init__(self, position: _Optional[_Union[LogPosition, _Mapping]] = ...) -> None: ...
 
 class EraseItemRequest(_message.Message):
-    __slots__ = ("user_id", "item_id")
+    __slots__ = ("user_id", "item_id", "item_text")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_TEXT_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     item_id: int
-    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[int] = ...) -> None: ...
+    item_text: str
+    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[int] = ..., item_text: _Optional[str] = ...) -> None: ...
 
 class EraseItemResponse(_message.Message):
     __slots__ = ("position",)

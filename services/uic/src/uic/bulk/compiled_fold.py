@@ -178,7 +178,8 @@ class CompiledFold:
             if value is None:
                 found.items[at] = ERASE
                 continue
-            event = parse(value, some, (key or b"").decode(), int(records.timestamps[at]))
+            timestamp, text_ids = int(records.timestamps[at]), self._model.text_ids
+            event = parse(value, some, (key or b"").decode(), timestamp, text_ids=text_ids)
             if isinstance(event, Reason):
                 course.tally.reject(event)
                 found.row[at] = -1

@@ -72,5 +72,5 @@ class ErasedHistory:
 
 def _event(key: bytes, value: bytes, headers: Collection[tuple[str, bytes | None]]) -> BehaviorEvent | None:
     """The event that a record holds; None if it holds none that can be folded."""
-    parsed = parse(value, tuple(headers), key.decode(), -1)
+    parsed = parse(value, tuple(headers), key.decode(), -1, text_ids=True)
     return None if isinstance(parsed, Reason) else parsed

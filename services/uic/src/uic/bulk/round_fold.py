@@ -57,7 +57,7 @@ class RoundFold:
             )
             for course, some in read
         ]
-        batches = decode(fronts, model.actions) if fronts else []
+        batches = decode(fronts, model.actions, text_ids=model.text_ids) if fronts else []
         while batches:
             parts = [
                 Part(batch, course.progress, list(map(self._of(course).get, batch.keys)))

@@ -61,7 +61,12 @@ class Verified:
 
 
 def expect(
-    records: Iterable[Record], users: Collection[bytes], erased: Mapping[bytes, int], actions: Actions | None
+    records: Iterable[Record],
+    users: Collection[bytes],
+    erased: Mapping[bytes, int],
+    actions: Actions | None,
+    *,
+    text_ids: bool = False,
 ) -> dict[bytes, Expected]:
     """What the log says of some users; those without an event left are not in the result."""
     found: dict[bytes, Expected] = {}
@@ -74,7 +79,7 @@ def expect(
             continue
         if erased.get(key, -1) >= record.offset:
             continue
-        event = parse(record.value, record.headers, key.decode(), record.timestamp)
+        event = parse(record.value, record.headers, key.decode(), record.timestamp, text_ids=text_ids)
         if isinstance(event, Reason) or (
             actions is not None and event.action != ERASE_ITEM and not actions.folded[event.action]
         ):

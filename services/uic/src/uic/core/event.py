@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from google.protobuf.message import DecodeError
 
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
+from mimn.bundle.fields import MAX_ID_BYTES, code_of
 from uic.core.event_json import Fault, read_json
 
 MAX_KEY_BYTES: Final = 128
@@ -44,6 +45,8 @@ class Reason(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     """The event's user is not the record's key."""
     ITEM_ZERO = "item_zero"
+    TEXT_ID = "text_id"
+    """An id is a text that the bundle does not take, is too long, or stands beside a number."""
     BAD_EVENT_ID = "bad_event_id"
     """Longer than 64 bytes."""
     BAD_TIME = "bad_time"
@@ -62,6 +65,8 @@ ERASE_ITEM: Final = int(Action.ACTION_ERASE_ITEM)
 
 _BEHAVIORS: Final = [name for name, number in Action.items() if number != ERASE_ITEM]
 
+_NO_TEXTS: Final = "is a text, and the bundle was trained on numbers: send the number"
+
 RULES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.MISSING_KEY: ("key", "is empty: 1 to 128 bytes of UTF-8"),
     Reason.BAD_KEY: ("key", "is too long or not UTF-8: 1 to 128 bytes of UTF-8"),
@@ -75,6 +80,7 @@ RULES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.MISSING_USER: ("user_id", "is empty: 1 to 128 bytes of UTF-8"),
     Reason.KEY_MISMATCH: ("user_id", "differs from the record's key"),
     Reason.ITEM_ZERO: ("item_id", "is 0: name the item, ids begin at 1"),
+    Reason.TEXT_ID: ("item_text", _NO_TEXTS),
     Reason.BAD_EVENT_ID: ("event_id", "is too long: at most 64 bytes of UTF-8"),
     Reason.BAD_TIME: (
         "event_time",
@@ -133,15 +139,43 @@ def check_key(key: bytes | None) -> Reason | None:
     return None
 
 
-def check_event(event: BehaviorEvent, key: str, timestamp_ms: int) -> Reason | None:
+def text_fault(text: str, number: int, text_ids: bool) -> str | None:
+    """The rule that a text in place of an id breaks, or None.
+
+    Args:
+        text: the text; empty if there is none.
+        number: the id of the same thing, 0 if there is none.
+        text_ids: whether the bundle takes texts (`mimn.bundle.Bundle.text_ids`).
+    """
+    if not text:
+        return None
+    if number:
+        return "stands beside the number of the same thing: send one of the two"
+    if len(text.encode()) > MAX_ID_BYTES:
+        return f"is too long: at most {MAX_ID_BYTES} bytes of UTF-8"
+    return None if text_ids else _NO_TEXTS
+
+
+def event_text_fault(event: BehaviorEvent, text_ids: bool) -> tuple[str, str] | None:
+    """The first field of an event whose text breaks a rule, and the rule (`text_fault`), or None."""
+    if rule := text_fault(event.item_text, event.item_id, text_ids):
+        return "item_text", rule
+    if rule := text_fault(event.category_text, event.category_id, text_ids):
+        return "category_text", rule
+    return None
+
+
+def check_event(event: BehaviorEvent, key: str, timestamp_ms: int, *, text_ids: bool = False) -> Reason | None:
     """What is wrong with an event under the record key `key` (UTF-8 decoded) at `timestamp_ms`, or None.
 
-    For a record without a time of its own (-1), `event_time` has a lower bound only.
+    For a record without a time of its own (-1), `event_time` has a lower bound only. `text_ids`: as in `text_fault`.
     """
     user_id = event.user_id
     if user_id != key:
         return Reason.KEY_MISMATCH if user_id else Reason.MISSING_USER
-    if not event.item_id:
+    if event_text_fault(event, text_ids) is not None:
+        return Reason.TEXT_ID
+    if not event.item_id and not event.item_text:
         return Reason.ITEM_ZERO
     event_time = event.event_time
     if event_time < EARLIEST_MS or (event_time > timestamp_ms + DAY_MS and timestamp_ms >= 0):
@@ -155,28 +189,37 @@ def check_event(event: BehaviorEvent, key: str, timestamp_ms: int) -> Reason | N
 
 
 def parse(
-    value: bytes, headers: Sequence[tuple[str, bytes | None]], key: str, timestamp_ms: int
+    value: bytes, headers: Sequence[tuple[str, bytes | None]], key: str, timestamp_ms: int, *, text_ids: bool = False
 ) -> BehaviorEvent | Reason:
-    """The event that `value` holds, or the rule that it breaks.
+    """The event that `value` holds, with numbers for all ids, or the rule that it breaks.
 
     Args:
         value: the record's value, not null.
         headers: the record's headers; with `content-type: application/json` the value is proto3 JSON.
         key: the record's key, already checked (`check_key`) and decoded.
         timestamp_ms: the record's timestamp, -1 for none.
+        text_ids: as in `text_fault`.
     """
     if len(value) > MAX_VALUE_BYTES:
         return Reason.TOO_LARGE
     event = _read(value, headers)
-    return event if isinstance(event, Reason) else check_event(event, key, timestamp_ms) or event
+    if isinstance(event, Reason):
+        return event
+    if wrong := check_event(event, key, timestamp_ms, text_ids=text_ids):
+        return wrong
+    if event.item_text:
+        event.item_id = code_of(event.item_text)
+    if event.category_text:
+        event.category_id = code_of(event.category_text)
+    return event
 
 
 def decode(
-    value: bytes, headers: Sequence[tuple[str, bytes | None]], key: str, timestamp_ms: int
+    value: bytes, headers: Sequence[tuple[str, bytes | None]], key: str, timestamp_ms: int, *, text_ids: bool = False
 ) -> tuple[int, int, int, int] | Reason:
     """(item id, category id, event time in ms, action) of the event that `value` holds, or the rule that it breaks; see
     `parse`."""
-    event = parse(value, headers, key, timestamp_ms)
+    event = parse(value, headers, key, timestamp_ms, text_ids=text_ids)
     return event if isinstance(event, Reason) else (event.item_id, event.category_id, event.event_time, event.action)
 
 
@@ -199,6 +242,8 @@ def explain(reason: Reason, value: bytes | None, headers: Sequence[tuple[str, by
         return str(fault)
     elif reason is Reason.BAD_TIME and isinstance(event := _read(value, headers), BehaviorEvent):
         rule = _EARLY if event.event_time < EARLIEST_MS else _LATE
+    elif reason is Reason.TEXT_ID and isinstance(event := _read(value, headers), BehaviorEvent):
+        field, rule = event_text_fault(event, True) or event_text_fault(event, False) or RULES[reason]
     return f"{field}: {rule}" if field else rule
 
 

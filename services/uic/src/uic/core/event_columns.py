@@ -58,13 +58,20 @@ class Decoded(NamedTuple):
     """Indices of events with protobuf fields that this version does not know, in order."""
 
 
-def decode_all(records: Sequence[Record], sound: NDArray[np.bool_], compiled: ReadsEvents | None = None) -> Decoded:
+def decode_all(
+    records: Sequence[Record],
+    sound: NDArray[np.bool_],
+    compiled: ReadsEvents | None = None,
+    *,
+    text_ids: bool = False,
+) -> Decoded:
     """The events of records: of each what `event.decode` returns.
 
     Args:
         records: [n]
         sound: [n], which records have a value, and a key that was checked. The numbers of others mean nothing.
         compiled: None where there is no compiled code.
+        text_ids: as in `event.text_fault`. Events with texts are decoded one by one.
     """
     if compiled is not None and isinstance(records, Records):  # read where they lie: no Python value for any of them
         read, stamps = compiled.read(records.values, records.keys, LAST_ACTION), records.timestamps
@@ -81,7 +88,8 @@ def decode_all(records: Sequence[Record], sound: NDArray[np.bool_], compiled: Re
     extended: list[int] = []
     for at in np.flatnonzero(sound & ~common).tolist():
         record = records[at]
-        event = parse(record.value or b"", record.headers, (record.key or b"").decode(), record.timestamp)
+        key = (record.key or b"").decode()
+        event = parse(record.value or b"", record.headers, key, record.timestamp, text_ids=text_ids)
         if isinstance(event, Reason):
             reasons[at] = event
             items[at] = categories[at] = times[at] = actions[at] = 0

@@ -151,7 +151,7 @@ _ACTION: Final = f"one of {', '.join(_NUMBERS)}, or its number"
 _READERS: Final[dict[int, Callable[[Any], str | int]]] = {
     BehaviorEvent.DESCRIPTOR.fields_by_name["user_id"].type: _text,
     BehaviorEvent.DESCRIPTOR.fields_by_name["item_id"].type: partial(
-        _integer, 0, 2**64 - 1, "an integer from 0 to 2^64 - 1"
+        _integer, 0, 2**64 - 1, "an integer from 0 to 2^64 - 1 (a text goes in itemText or categoryText)"
     ),
     BehaviorEvent.DESCRIPTOR.fields_by_name["event_time"].type: partial(
         _integer, -(2**63), 2**63 - 1, "an integer from -2^63 to 2^63 - 1"

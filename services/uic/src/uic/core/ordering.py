@@ -296,13 +296,19 @@ def _take_some(
     return keys, places
 
 
-def decode(fronts: Sequence[Front], named: Actions | None = None, compiled: ReadsEvents | None = None) -> list[Batch]:
+def decode(
+    fronts: Sequence[Front],
+    named: Actions | None = None,
+    compiled: ReadsEvents | None = None,
+    *,
+    text_ids: bool = False,
+) -> list[Batch]:
     """Decode fronts into batches. All records are decoded together, because at a steady rate each front has only a few;
     a batch's arrays are slices of shared ones.
 
     Invalid records and records whose key is refused are rejected; so are events whose action is not `named` (None: all
     actions are folded). Events of users who are erased later in the log are left out, and so are those whose action has
-    weight 0. `compiled`: see `decode_all`.
+    weight 0. `compiled`, `text_ids`: see `decode_all`.
     """
     records = joined([front.records for front in fronts])
     user_of = np.concatenate([front.places for front in fronts])
@@ -311,7 +317,7 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, compiled: Read
     record_of = np.arange(len(records)) - (sizes.cumsum() - sizes).repeat(sizes)
     stays = user_of >= 0
     sound = stays & _have_values(records)
-    items, categories, times, actions, rejected, extended = decode_all(records, sound, compiled)
+    items, categories, times, actions, rejected, extended = decode_all(records, sound, compiled, text_ids=text_ids)
     unknown = np.array(extended, np.int64)
     if rejected:
         stays[list(rejected)] = False

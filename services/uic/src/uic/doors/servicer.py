@@ -22,8 +22,18 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer
 from mimn.bundle import Bundle
-from mimn.state import Actions, Block, CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
-from uic.core.event import ERASE_ITEM, MAX_VALUE_BYTES, RULES, Reason, check_event, check_key
+from mimn.bundle.fields import code_of
+from mimn.state import Block, CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
+from uic.core.event import (
+    ERASE_ITEM,
+    MAX_VALUE_BYTES,
+    RULES,
+    Reason,
+    check_event,
+    check_key,
+    event_text_fault,
+    text_fault,
+)
 from uic.doors.publisher import Publisher
 from uic.doors.slow_requests import TOO_MANY_CALLS
 from uic.doors.trailers import REQUEST_ID, Trailers, hints, request_id
@@ -141,7 +151,7 @@ class UserInterestCenter(UserInterestCenterServicer):
         """Validates all events, then appends all; returns the position of each."""
 
         def publish() -> pb.PublishBehaviorsResponse:
-            records = validated(request.events, self._now_ms(), self._bundle.actions, self._ahead_ms())
+            records = validated(request.events, self._now_ms(), self._bundle, self._ahead_ms())
             positions = self._publisher.publish(records, self._time_left_s(context))
             self._metrics.published.inc(len(positions))
             return pb.PublishBehaviorsResponse(positions=[_position(p) for p in positions])
@@ -183,11 +193,12 @@ class UserInterestCenter(UserInterestCenterServicer):
 
         def erase() -> pb.EraseItemResponse:
             validated_user(request.user_id)
-            if not request.item_id:
+            if fault := text_fault(request.item_text, request.item_id, self._bundle.text_ids):
+                raise InvalidField(f"item_text: {fault}")
+            item_id = code_of(request.item_text) if request.item_text else request.item_id
+            if not item_id:
                 raise InvalidField(f"item_id: {RULES[Reason.ITEM_ZERO][1]}")
-            position = self._publisher.erase_item(
-                request.user_id, request.item_id, self._now_ms(), self._time_left_s(context)
-            )
+            position = self._publisher.erase_item(request.user_id, item_id, self._now_ms(), self._time_left_s(context))
             return pb.EraseItemResponse(position=_position(position))
 
         return self._answer("EraseItem", context, erase)
@@ -275,13 +286,13 @@ class UserInterestCenter(UserInterestCenterServicer):
         return answer
 
 
-def validated(events: Any, now_ms: int, actions: Actions | None = None, ahead_ms: int = 0) -> list[tuple[bytes, bytes]]:
+def validated(events: Any, now_ms: int, bundle: Bundle, ahead_ms: int = 0) -> list[tuple[bytes, bytes]]:
     """Record keys and values of the request's events: all of them, or none.
 
     Args:
         events: the request's.
         now_ms: by our clock, which gives the records their times.
-        actions: the bundle's.
+        bundle: whose actions and kind of ids the events must have.
         ahead_ms: our clock less the store's.
 
     Raises:
@@ -290,7 +301,7 @@ def validated(events: Any, now_ms: int, actions: Actions | None = None, ahead_ms
     """
     if not 1 <= len(events) <= MAX_EVENTS:
         raise InvalidField(f"events: there are {len(events)}; send 1 to {MAX_EVENTS} in a call")
-    return [_record(event, i, now_ms, actions, ahead_ms) for i, event in enumerate(events)]
+    return [_record(event, i, now_ms, bundle, ahead_ms) for i, event in enumerate(events)]
 
 
 def validated_user(user_id: str) -> bytes:
@@ -305,13 +316,13 @@ def validated_user(user_id: str) -> bytes:
     return key
 
 
-def _record(
-    event: BehaviorEvent, index: int, now_ms: int, actions: Actions | None, ahead_ms: int
-) -> tuple[bytes, bytes]:
+def _record(event: BehaviorEvent, index: int, now_ms: int, bundle: Bundle, ahead_ms: int) -> tuple[bytes, bytes]:
     key = event.user_id.encode()
     value = event.SerializeToString()
-    wrong = check_key(key) or check_event(event, event.user_id, now_ms)
-    if wrong is Reason.BAD_TIME and check_event(event, event.user_id, now_ms - ahead_ms) is not wrong:
+    actions, text_ids = bundle.actions, bundle.text_ids
+    wrong = check_key(key) or check_event(event, event.user_id, now_ms, text_ids=text_ids)
+    before_ms = now_ms - ahead_ms
+    if wrong is Reason.BAD_TIME and check_event(event, event.user_id, before_ms, text_ids=text_ids) is not wrong:
         # The record would have our time, by which the fold would find the event bad as well.
         raise WrongClock(
             f"nothing was written: the clock of this UIC worker is {-ahead_ms / 1000:.0f} s behind the store's, so "
@@ -328,6 +339,8 @@ def _record(
         field, rule = RULES[wrong]
         if wrong is Reason.BAD_TIME:
             rule = TIME_BOUNDS
+        if wrong is Reason.TEXT_ID:
+            field, rule = event_text_fault(event, text_ids) or (field, rule)
         field = {"": "", "key": ".user_id"}.get(field, f".{field}")
         raise InvalidField(f"events[{index}]{field}: {rule}")
     return key, value

@@ -42,6 +42,7 @@ class Decoding:
         *,
         topic: Topic,
         actions: Actions | None,
+        text_ids: bool,
         compiled: Compiled | None,
         in_waves: bool,
         dead_letters: DeadLetters,
@@ -51,10 +52,11 @@ class Decoding:
         settings: FoldSettings,
         metrics: Metrics,
     ) -> None:
-        """`actions` are the bundle's; `compiled` does what it can of them; `in_waves`: the step folds an event of each
-        user at a time; `settings` bound the batches."""
+        """`actions` and `text_ids` are the bundle's; `compiled` does what it can of them; `in_waves`: the step folds an
+        event of each user at a time; `settings` bound the batches."""
         self._topic = topic
         self._actions = actions
+        self._text_ids = text_ids
         self._compiled = compiled
         self._partition_of = partition_of if compiled is None else compiled.partition_of
         self._dead_letters = dead_letters
@@ -195,7 +197,7 @@ class Decoding:
 
     def _decode(self, fronts: list[tuple[Reading, Front]]) -> None:
         """Take batches in hand."""
-        batches = decode([front for _, front in fronts], self._actions, self._compiled)
+        batches = decode([front for _, front in fronts], self._actions, self._compiled, text_ids=self._text_ids)
         for (reading, _), batch in zip(fronts, batches, strict=True):
             routed = not batch.misrouted_from(0)
             if routed:

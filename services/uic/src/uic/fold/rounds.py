@@ -65,6 +65,8 @@ class Model:
     ledger: Ledger | None = None
     compiled: Compiled | None = None
     """What C does for the events of a batch; None: Python does it."""
+    text_ids: bool = False
+    """Whether events may name items and categories by text."""
 
     @classmethod
     def of(cls, bundle: Bundle, step: Step) -> Model:
@@ -80,6 +82,7 @@ class Model:
             bundle.actions,
             bundle.ledger,
             compiled_events(),
+            bundle.text_ids,
         )
 
     @property

@@ -140,6 +140,7 @@ class StateUpdater:
         self._decoding = Decoding(
             topic=topic,
             actions=model.actions,
+            text_ids=model.text_ids,
             compiled=model.compiled,
             in_waves=not isinstance(model.step, FoldsMany),
             dead_letters=ports.dead_letters,

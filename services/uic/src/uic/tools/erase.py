@@ -11,7 +11,7 @@ from typing import Final, TextIO
 from ctr.uic.v1 import uic_service_pb2 as pb
 from uic.settings import read_client_settings
 from uic.tools.confirm import confirmed
-from uic.tools.grpc_client import Refused, UicClient, add_options, connected, user_id
+from uic.tools.grpc_client import Refused, add_options, connected, user_id
 from uic.tools.in_service import REACHED_WITHIN_S, Answering, Role, elsewhere, others_behind, variables
 
 OF_ROLE: Final = {
@@ -29,25 +29,32 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         description="Erase a user, or one item of a user. It is gone once the log is folded up to the given offset.",
     )
     parser.add_argument("user", type=user_id, help="the user's id")
-    parser.add_argument("--item", type=_item, help="erase only what the state knows of this item (its number)")
+    item = parser.add_mutually_exclusive_group()
+    item.add_argument("--item", type=_item, help="erase only what the state knows of this item (its number)")
+    item.add_argument("--item-text", type=_item_text, help="the same, by the item's text, for a model of string ids")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument("--json", action="store_true", help="one JSON object: partition and offset")
     add_options(parser)
     options = parser.parse_args(arguments)
     settings = read_client_settings()
-    what = "The user's state" if options.item is None else "What the user's state knows of the item"
+    whole = options.item is None and options.item_text is None
+    what = "The user's state" if whole else "What the user's state knows of the item"
     if not options.yes and not confirmed(parser.prog, f"{what} cannot be restored. Erase?"):
         return 2
     try:
         with connected(options, settings) as uic:
-            position = _erase(uic, options.user, options.item)
+            if whole:
+                position = uic.call(uic.stub.EraseUser, pb.EraseUserRequest(user_id=options.user)).position
+            else:
+                one = pb.EraseItemRequest(user_id=options.user, item_id=options.item, item_text=options.item_text)
+                position = uic.call(uic.stub.EraseItem, one).position
     except Refused as refusal:
         print(f"ctr erase: {refusal}", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps({"partition": position.partition, "offset": position.offset}), file=out)
     else:
-        erased = "state" if options.item is None else "item"
+        erased = "state" if whole else "item"
         print(
             f"partition {position.partition}, offset {position.offset}: the {erased} is gone once this partition's "
             f"next_offset is above {position.offset} (ctr partitions)",
@@ -87,13 +94,13 @@ def _not_erased(role: Role, late: Answering, topic: str) -> str:
     return f"{text}. Nothing folds it now ({late.unfolded}): start {workers}"
 
 
-def _erase(uic: UicClient, user: str, item: int | None) -> pb.LogPosition:
-    if item is None:
-        return uic.call(uic.stub.EraseUser, pb.EraseUserRequest(user_id=user)).position
-    return uic.call(uic.stub.EraseItem, pb.EraseItemRequest(user_id=user, item_id=item)).position
-
-
 def _item(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 1 << 64:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of an item, 1 to 2^64 - 1")
     return int(text)
+
+
+def _item_text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give the text of an item's id")
+    return text

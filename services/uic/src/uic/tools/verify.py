@@ -412,7 +412,7 @@ class Refold:
                 bounds=bounds,
             )
             waiting = waiting[len(front.records) :]
-            batch = decode([front], model.actions)[0]
+            batch = decode([front], model.actions, text_ids=model.text_ids)[0]
             while True:
                 known = [self.encoded.get(user) for user in batch.users]
                 # What an earlier era folded came from another log, which cannot be read any more.

@@ -290,7 +290,8 @@ class Backfill:
             if kept is not None:
                 records = (record for record in records if kept.holds(record.key, record.offset))
             counted = _counting(records, read.add)
-            expected = expect(counted, set(users), job.erased_keys(saved.partition), model.actions)
+            erased = job.erased_keys(saved.partition)
+            expected = expect(counted, set(users), erased, model.actions, text_ids=model.text_ids)
             values = self._store.stored_values(saved.partition, [u.decode() for u in users])
             compare(
                 dict(zip(users, values, strict=True)),

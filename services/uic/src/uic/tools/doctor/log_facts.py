@@ -134,6 +134,7 @@ def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
     reasons: Counter[str] = Counter()
     items = []
     named = None if bundle is None else bundle.actions
+    text_ids = bundle is None or bundle.text_ids
     for record in records:
         wrong = check_key(record.key)
         if record.key is None or wrong is not None:
@@ -141,7 +142,7 @@ def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
             continue
         if record.value is None:
             continue
-        event = decode(record.value, record.headers, record.key.decode(), record.timestamp_ms)
+        event = decode(record.value, record.headers, record.key.decode(), record.timestamp_ms, text_ids=text_ids)
         if isinstance(event, Reason):
             reasons[event.value] += 1
         elif event[3] == ERASE_ITEM:
