@@ -740,6 +740,29 @@ def test_a_policy_that_may_evict_states_is_refused(valkey_store: tuple[RedisStor
 
 
 @pytest.mark.servers
+def test_a_store_that_begins_to_evict_is_noticed(
+    valkey_store: tuple[RedisStore, redis.Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, client = valkey_store
+    monkeypatch.setattr("uic.store.EVICTION_EVERY_S", 0.0)
+    store.time_ms()
+    assert store.evicts == ""
+    connections = store.connections
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("maxmemory", "4mb")
+    for number in range(100):
+        client.set(f"filler:{number}", b"x" * 100_000)
+    store.time_ms()
+    assert "allkeys-lru" in store.evicts
+    assert f"evicted_keys is {client.info('stats')['evicted_keys']}" in store.evicts
+    assert client.info("stats")["evicted_keys"] > 0
+    assert store.connections == connections
+    client.config_set("maxmemory-policy", "noeviction")
+    store.time_ms()
+    assert store.evicts == ""
+
+
+@pytest.mark.servers
 def test_a_full_store_has_no_answer_and_writes_nothing(valkey_store: tuple[RedisStore, redis.Redis]) -> None:
     store, client = valkey_store
     client.config_set("maxmemory", "1mb")

@@ -36,6 +36,7 @@ class FakeStore:
         self.reads = 0
         self.connections = 1
         self.sentinels: str | None = None
+        self.evicts = ""
         self.clock_ms = WALL_MS
 
     def time_ms(self) -> int:

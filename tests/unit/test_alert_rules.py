@@ -45,6 +45,7 @@ CertificateExpired  | page   | uic_tls_client_certificate_expires_seconds{server
 LogLinesDropped     | ticket | uic_log_lines_dropped_total           | 0 0 900x40         | 30s 12m       | 1m 9m
 OutOfFiles          | page   | rtp_out_of_files_total                | 0 0 3x20           | 30s 6m30s     | 1m 5m
 StoreUnreachable    | page   | rtp_store_up                          | 1 1 0x6 1x10       | 1m30s 4m30s   | 2m 4m
+StoreEvicts         | page   | uic_store_evicts                      | 0 0 1x6 0x10       | 1m30s 4m30s   | 2m 4m
 SentinelsSilent     | ticket | uic_sentinels_up                      | 1 1 0x12 1x4       | 5m30s 7m30s   | 6m 7m
 SentinelsSilent     | ticket | rtp_sentinels_up                      | NaN NaN NaN NaN    | 6m 9m         |
 ReloadRefused       | ticket | rtp_bundle_reloads_total{result="refused"} | 0 0 1x40      | 30s 14m       | 1m30s

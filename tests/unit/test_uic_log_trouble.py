@@ -122,6 +122,16 @@ def test_a_lease_without_partitions_is_ready() -> None:
     assert worker.updater.status.serving
 
 
+def test_a_store_that_begins_to_evict_is_named_while_it_may(worker: Worker) -> None:
+    worker.store.evicts = "maxmemory_policy is allkeys-lru"
+    worker.settle(30)
+    assert worker.updater.status.serving
+    assert worker.updater.status.reasons == ("store_evicts: maxmemory_policy is allkeys-lru",)
+    worker.store.evicts = ""
+    worker.settle(30)
+    assert not worker.updater.status.reasons
+
+
 def test_erasures_without_a_leader_keep_their_partition_waiting_and_no_other() -> None:
     erasures = FakeErasures()
     worker = Worker(FakeTopic(3), FakeStore(), erasures=erasures)

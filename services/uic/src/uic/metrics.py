@@ -186,6 +186,11 @@ class Metrics:
             registry=r,
         )
         self.sentinels_up.set(math.nan)
+        self.store_evicts = Gauge(
+            "uic_store_evicts",
+            "1 if the eviction policy of a store server lets it evict states, as of the last look; else 0.",
+            registry=r,
+        )
 
         # Partitions
         self.lag = Gauge(

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property, partial
 from importlib.resources import files
 from itertools import islice
@@ -50,6 +50,8 @@ NOTHING = commands()
 MULTI = commands(("MULTI",))
 EXEC = commands(("EXEC",))
 CHANGING = NoAnswer("progress records kept changing")
+EVICTION_EVERY_S = 10.0
+"""How often, at most, INFO is read for the eviction policy."""
 LOOK_EVERY_S = 1.0
 """How often, at most, a cluster is asked which server has what, while one is left alone; less often if that takes
 long."""
@@ -73,6 +75,9 @@ class RedisStore:
         self._transactions = Transactions(keys)
         self._silent = SilentServers()
         """Of a cluster."""
+        self._evicts = ""
+        self._eviction_at = 0.0
+        """When INFO may be read for the eviction policy."""
         self._look_at = 0.0
         """When it may be asked which server has what, while one is left alone."""
 
@@ -357,7 +362,43 @@ class RedisStore:
         """See `StateStore`."""
         self._ask_sentinels()
         with _named("read the store's clock"):
-            return self._furthest_clock() if self._clustered else in_ms(self._ask("TIME"))
+            clock = self._furthest_clock() if self._clustered else in_ms(self._ask("TIME"))
+        if time.monotonic() >= self._eviction_at:
+            with suppress(*FAILURES):
+                self._evicts = self._evicting_servers()
+            self._eviction_at = time.monotonic() + EVICTION_EVERY_S
+        return clock
+
+    @property
+    def evicts(self) -> str:
+        """See `StateStore`."""
+        return self._evicts
+
+    def _evicting_servers(self) -> str:
+        """Which masters may evict states now, with their count of evicted keys; empty if none may. A server of a
+        cluster that is left alone is not asked.
+
+        Raises:
+            FAILURES: one does not answer, or refuses INFO.
+        """
+        found: list[str] = []
+        for node in self.client.get_primaries() if self._clustered else [None]:
+            if node is not None and self._silent.why(node.name):
+                continue
+            pool = self.client.connection_pool if node is None else self._pool_of(node)
+            # Not `client.info`: a further connection of the pool would look as if the store had been away.
+            with self._waiting_for(node) if node is not None else nullcontext(), self._connected_to(pool) as connection:
+                replies = _exchange(connection, commands(("INFO", "memory"), ("INFO", "stats")))
+            said: dict[str, str] = {}
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    raise reply
+                said |= dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+            policy = store_policy(said.get("maxmemory_policy"))
+            if policy.verdict is Severity.FAIL:
+                server = "" if node is None else f"{node.name}: "
+                found.append(f"{server}{policy.seen}; evicted_keys is {said.get('evicted_keys')}; {policy.fix}")
+        return "; ".join(found)
 
     def _furthest_clock(self) -> int:
         """Of a cluster: as `clock_ms`, without the servers that are left alone.

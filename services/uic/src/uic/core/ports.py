@@ -175,6 +175,11 @@ class StateStore(Protocol):
         none, or they were not asked yet. Reads may go well all the same."""
 
     @property
+    def evicts(self) -> str:
+        """Which servers may evict states, by their eviction policy, and how many keys they have evicted; empty if none
+        may. As of the last look, at most every ten seconds when the clock is read."""
+
+    @property
     def connections(self) -> int:
         """Rises with every connection made: when it does, what the store had may be lost."""
 

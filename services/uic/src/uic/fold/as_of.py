@@ -62,6 +62,7 @@ class AsOf:
             self._health.clock_answered(self._ahead_ms)
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
         self._health.sentinels_say(self._store.sentinels)
+        self._health.eviction_says(self._store.evicts)
         # Those that do not read yet, or any more, fall behind: their lag is asked for, too.
         asked = {s.partition: s.tag for s in self._sessions if isinstance(s, Reading | Claiming | Broken)}
         if asked:

@@ -141,6 +141,15 @@ class Health:
         elif self.recover("sentinels"):
             say(log, logging.INFO, "the Sentinels ensure failovers again")
 
+    def eviction_says(self, trouble: str) -> None:
+        """`trouble` as `StateStore.evicts`."""
+        if trouble:
+            if "eviction" not in self._degraded:
+                say(log, logging.WARNING, "the store may evict states", detail=trouble)
+            self.degrade("eviction", f"store_evicts: {trouble}")
+        elif self.recover("eviction"):
+            say(log, logging.INFO, "the store evicts no states again")
+
     def hear(self, message: LogTrouble) -> None:
         """Something begins or ends to be wrong with the log."""
         match message:
