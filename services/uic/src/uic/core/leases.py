@@ -1,9 +1,9 @@
 """Which worker has which partitions: each worker holds a lease in the store, and everyone computes the same owners from
 the names of those who hold one.
 
-A partition goes to the worker with the highest weight for it (rendezvous hashing, Thaler and Ravishankar, 1998) that has
-not its even share yet (as in consistent hashing with bounded loads, Mirrokni et al., 2018). Commits are fenced by the
-progress record: two workers that both believe they own a partition cost time and no event.
+A partition goes to the worker with the highest weight for it (rendezvous hashing, Thaler and Ravishankar, 1998) that
+does not have its even share yet (consistent hashing with bounded loads, Mirrokni et al., 2018). Commits are fenced by
+the progress record: two workers that both believe they own a partition cost time and no event.
 """
 
 from __future__ import annotations
