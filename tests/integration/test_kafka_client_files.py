@@ -36,12 +36,9 @@ from support.uic_running import BUNDLE, RunningUic, click, running_uic
 
 pytestmark = pytest.mark.servers
 
-BLOCKED = "log_unavailable: the thread that reads the log has been blocked for "
-TOLD_S = 120
-"""Within this a worker says that a thread is blocked: 23 s by its default settings, after it noticed that it must
-connect again."""
-ENDS_S = 45
-"""Within this a worker ends that is blocked: 28 s by its default settings, on a busy machine."""
+ENDS_S = 150
+"""Within this a worker ends whose reader of the log is blocked: a minute after it noticed that it must connect again,
+on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -112,33 +109,23 @@ def readiness(uic: RunningUic) -> tuple[int, str]:
 
 
 @pytest.mark.full
-def test_a_certificate_on_a_mount_that_hangs_stops_no_worker(
+def test_a_certificate_on_a_mount_that_hangs_ends_the_worker(
     worker: tuple[RunningUic, InUse], kafka: tuple[SecuredKafka, Certificates]
 ) -> None:
     uic, files = worker
     broker, _ = kafka
     uic.wait_folded(uic.publish(click("ann")))
-    seen: list[tuple[int, str]] = []
-
-    def is_out() -> bool:
-        if (found := readiness(uic)) not in seen:
-            seen.append(found)
-        return found[0] == 503
-
+    child = uic.worker.child
+    assert child is not None
     with files.hanging():
         broker.restart()  # so that the worker has to connect again
-        until(is_out, "it is not ready", within_s=TOLD_S)
-        told = [(status, text) for status, text in seen if BLOCKED in text]
-        assert {status for status, _ in told} == {200, 503}, seen
-        assert all(str(files.certificate) in text for _, text in told)
+        until(lambda: not child.identity.alive(), "the worker ends, and its supervisor may start it", within_s=ENDS_S)
+    assert "no progress" in uic.worker.log.read_text()
+    uic.worker.start()
     until(
-        lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "it goes on by itself", within_s=120
+        lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "another one goes on", within_s=120
     )
     uic.wait_folded(uic.publish(click("ann")))
-    with files.hanging():
-        broker.restart()
-        until(lambda: BLOCKED in readiness(uic)[1], "it is blocked again", within_s=TOLD_S)
-        assert uic.worker.stop(ENDS_S) in {0, 1}, "it ends by itself"
 
 
 def test_a_renewed_certificate_is_used_and_a_locked_key_is_named(

@@ -13,7 +13,6 @@ from support.hand_model import MODEL, WALL_MS
 from uic.core.ports import Ports
 from uic.core.status import PartitionStatus, Phase
 from uic.fold.rounds import Model
-from uic.fold.stall import StallWatch
 from uic.fold.updater import StateUpdater, Topic
 from uic.metrics import Metrics
 from uic.settings import FoldSettings
@@ -38,7 +37,6 @@ class Worker:
         seed: int = 0,
         model: Model = MODEL,
         partitions: int | None = None,
-        stalls: StallWatch | None = None,
         **fold: Any,
     ) -> None:
         self.log = FakeLog(topic, chunk, columns=model.compiled is not None)
@@ -59,7 +57,6 @@ class Worker:
             metrics=self.metrics,
             random_id=lambda: numbers.getrandbits(64) | 1,
             after=self._after,
-            stalls=stalls,
             clock=lambda: 0.0,
         )
 

@@ -14,7 +14,6 @@ from uic.core.ports import (
     DeadLettersAway,
     ErasuresAway,
     LogAway,
-    LogBlocked,
     NoLease,
     Owned,
     PartitionCount,
@@ -97,20 +96,6 @@ def test_silence_of_the_brokers_is_told_while_it_lasts(worker: Worker) -> None:
     worker.settle()
     assert (worker.updater.status.serving, worker.updater.status.reasons) == (True, ())
     assert worker.phase() is Phase.FOLDING
-
-
-def test_a_worker_whose_poll_thread_is_blocked_says_so_and_tells_no_lag_that_it_does_not_know(worker: Worker) -> None:
-    def heard(message: LogBlocked) -> tuple[bool, tuple[str, ...], int | None]:
-        worker.log.queued.append(message)
-        worker.settle()
-        status = worker.updater.status
-        return status.serving, status.reasons, status.partitions[0].lag
-
-    worker.settle()
-    assert worker.partition().lag == 0
-    said = "log_unavailable: blocked for 20 s"
-    assert heard(LogBlocked("blocked for 20 s")) == (True, (said,), None)
-    assert heard(LogBlocked("")) == (True, (), 0)
 
 
 def test_a_lease_without_partitions_is_ready() -> None:

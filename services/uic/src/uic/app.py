@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from access import BadKeys, BadTls, ClientCertificates, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
@@ -39,7 +40,6 @@ from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.lease_keeper import LeaseKeeper
 from uic.fold.rounds import Model
-from uic.fold.stall import StallWatch
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
@@ -51,6 +51,7 @@ from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
 from uic.priority import give_way
+from uic.progress_watch import PATIENCE_S, ProgressWatch
 from uic.settings import FaultSettings, KafkaSettings, UicSettings
 from uic.store import RedisStore
 
@@ -58,7 +59,11 @@ log = logging.getLogger("uic.app")
 
 IDLE_S = 0.05
 WAIT_S = 1.0
-DRAIN_MARGIN_S = 5.0
+FOLD, POLL, DRAIN = "the fold", "the reader of the log", "the drain"
+"""What the watch for lack of progress names."""
+CALLS = 10
+"""More calls to the store, each of which may take its whole timeout, than there are between two signs of the fold."""
+DRAIN_MARGIN_S = 15.0
 """How much longer than its parts a drain may take."""
 REFUSED, FAILED = 2, 1
 """Exit statuses: something must be corrected first; something went wrong."""
@@ -87,12 +92,15 @@ class App:
         guard = None if self._keys is None else Guard(self._keys, self._metrics)
         self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
         self._lag_offsets = LagOffsets(kafka.client_options(), kafka.topic)
-        self._consumer = LogConsumer(kafka, settings.fold.queue_records, self._lag_offsets.advise)
+        self._watch = ProgressWatch()
+        folds = partial(self._watch.expect, FOLD, PATIENCE_S + CALLS * settings.redis.timeout_s)
+        self._consumer = LogConsumer(
+            kafka, settings.fold.queue_records, self._lag_offsets.advise, partial(self._watch.expect, POLL)
+        )
         timeout_s = kafka.request_timeout_ms / 1000
         self._dead_letters = DeadLetterProducer(
             kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s
         )
-        self._stalls = StallWatch.of(settings.redis.timeout_s)
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
             model=Model.of(bundle, step),
@@ -100,11 +108,13 @@ class App:
                 log=self._consumer,
                 store=self._store,
                 dead_letters=self._dead_letters,
-                erasures=KafkaErasures(kafka.client_options(), kafka.topic, kafka.partitions, timeout_s=timeout_s),
+                erasures=KafkaErasures(
+                    kafka.client_options(), kafka.topic, kafka.partitions, timeout_s=timeout_s, goes_on=folds
+                ),
             ),
             settings=settings.fold,
             metrics=self._metrics,
-            stalls=self._stalls,
+            goes_on=folds,
             after=crash_after(settings.fault),
         )
         self._lease = LeaseKeeper(
@@ -113,7 +123,7 @@ class App:
             store=self._store,
             log=self._consumer,
             partitions=kafka.partitions,
-            unfit=lambda: self._stalls.stalled() or self._consumer.unfit(),
+            unfit=self._consumer.unfit,
         )
         call_s = settings.grpc.timeout_s
         self._event_log = WatchedLog(
@@ -174,6 +184,7 @@ class App:
             self._metrics.keys_refused.set_function(lambda: keys.refused)
             keys.watch(lambda taken_up: self._metrics.key_reads.labels("taken_up" if taken_up else "refused").inc())
         self._client_certificates.watch()
+        self._watch.start()
         self._admin.start()
         port = self._grpc.start()
         say(log, logging.INFO, "listening", grpc=port, admin=self._admin.port)
@@ -188,33 +199,14 @@ class App:
             self._dead_letters.start()
             self._fold()
         finally:
-            self.stop()  # for `end_in_time`, if it ends by itself
+            self.stop()  # so that the drain is watched if the fold ends by itself
             self._drain()
 
     def stop(self) -> None:
         """Begin to drain. May be called from a signal handler."""
-        self._stopping.set()
-
-    @property
-    def longest_drain_s(self) -> float:
-        """Longer than `run` takes after `stop`, if nothing hangs that has no time limit: it waits for a call that
-        connects a producer."""
         settings = self._settings
-        return settings.fold.drain_timeout_s + settings.grpc.timeout_s + self._stalls.bound_s + DRAIN_MARGIN_S
-
-    def end_in_time(self) -> None:
-        """End the process with `FAILED` if it has not ended `longest_drain_s` after `stop`: a thread may be blocked for
-        good, as one that reads a file of a mount that hangs, and the orderly end waits for it. States and progress are
-        as after a kill. Runs on a thread of its own."""
-        self._stopping.wait()
-        time.sleep(self.longest_drain_s)
-        say(
-            log,
-            logging.CRITICAL,
-            "not drained in time: a thread is blocked, or reads for long",
-            seconds=self.longest_drain_s,
-        )
-        os._exit(FAILED)
+        self._watch.expect(DRAIN, settings.fold.drain_timeout_s + settings.grpc.timeout_s + DRAIN_MARGIN_S)
+        self._stopping.set()
 
     def reload(self) -> None:
         """Read again what can be: the keys. May be called from a signal handler."""
@@ -242,11 +234,13 @@ class App:
         """The batch in hand is done. Stop accepting calls, report `draining`, and give the lease up."""
         began = time.monotonic()
         timeout_s = self._settings.fold.drain_timeout_s
+        self._watch.rests(FOLD)
         self._updater.drain()
         calls = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
         calls.start()
         self._lease.leave(timeout_s)
         left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
+        self._watch.rests(POLL)
         self._lag_offsets.leave(1.0)
         self._dead_letters.close()
         calls.join(max(0.0, timeout_s - (time.monotonic() - began)))
@@ -294,7 +288,6 @@ def serve(settings: UicSettings) -> int:
         settle_interpreter()
         give_back()
         calls = {signal.SIGTERM: app.stop, signal.SIGINT: app.stop, signal.SIGHUP: app.reload}
-        threading.Thread(target=app.end_in_time, name="end in time", daemon=True).start()
         with handled({sign: lambda *_, call=call: call() for sign, call in calls.items()}):
             app.run()
     except StartRefused as refusal:

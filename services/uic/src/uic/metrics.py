@@ -42,7 +42,7 @@ class Metrics:
         )
         self.ready = Gauge(
             "uic_ready",
-            "1 while /readyz answers 200, else 0: while the worker holds no lease, folds no more or stands still, "
+            "1 while /readyz answers 200, else 0: while the worker holds no lease, folds no more, "
             "while a partition waits for an operator, and while it drains.",
             registry=r,
         )

@@ -95,18 +95,6 @@ class KafkaSettings(Group):
         """
         check_tls_files(KAFKA_TLS, self.ssl_cafile, self.ssl_certfile, self.ssl_keyfile)
 
-    def without_time_limit(self) -> str:
-        """What an operator has to look at if a thread that connects to a broker does not come back: what it waits for
-        as long as the system does."""
-        files = {
-            KAFKA_TLS.ca_file: self.ssl_cafile,
-            KAFKA_TLS.cert_file: self.ssl_certfile,
-            KAFKA_TLS.key_file: self.ssl_keyfile,
-        }
-        named = [f"{file} ({name})" for name, file in files.items() if file is not None]
-        names = "whether the brokers' names are looked up at a name server that hangs"
-        return f"see whether {' or '.join(named)} is on a mount that hangs, or {names}" if named else f"see {names}"
-
     def client_options(self) -> dict[str, Any]:
         """What every kafka-python client of this process is built with: addresses, security, timeouts."""
         options: dict[str, Any] = {

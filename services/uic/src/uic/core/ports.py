@@ -392,14 +392,6 @@ class BrokersSilent:
 
 
 @dataclass(frozen=True, slots=True)
-class LogBlocked:
-    """The thread that reads the log waits for something without a time limit: it polls nothing and answers nothing."""
-
-    detail: str
-    """For how long, and what to look at; empty: it goes on."""
-
-
-@dataclass(frozen=True, slots=True)
 class NoLease:
     """This worker has given its lease up, and has no partitions."""
 
@@ -413,16 +405,7 @@ class LogAway:
     detail: str
 
 
-LogTrouble = (
-    TopicAway
-    | ErasuresAway
-    | DeadLettersAway
-    | TopicCompacted
-    | PublishingAway
-    | ReadRefused
-    | BrokersSilent
-    | LogBlocked
-)
+LogTrouble = TopicAway | ErasuresAway | DeadLettersAway | TopicCompacted | PublishingAway | ReadRefused | BrokersSilent
 """What begins or ends to be wrong with the log and its topics. Sessions go on."""
 
 LogMessage = (

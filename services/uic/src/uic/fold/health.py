@@ -12,7 +12,6 @@ from uic.core.ports import (
     BrokersSilent,
     DeadLettersAway,
     ErasuresAway,
-    LogBlocked,
     LogTrouble,
     PublishingAway,
     ReadRefused,
@@ -39,7 +38,7 @@ NO_LEADER = "has no leader: bring its replicas back"
 """Why a partition waits that no broker leads."""
 REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
 """Why partitions wait that have a removal's mark."""
-LOG = {"topic", "bounds", "fetches", "log", "brokers", "thread", "commits"}
+LOG = {"topic", "bounds", "fetches", "log", "brokers", "commits"}
 """What can be degraded of the log."""
 ERASURES = {"erased_topic", "erasures"}
 """What can be degraded of the notes of erasures: their topic is looked at now and then, and read when one is needed."""
@@ -175,14 +174,10 @@ class Health:
                 self.log_answered("brokers")
             case BrokersSilent(detail):
                 self.log_failed("brokers", detail)
-            case LogBlocked(""):
-                self.log_answered("thread")
-            case LogBlocked(detail):
-                self.log_failed("thread", detail)
 
     def log_failed(self, what: str, detail: str) -> None:
         """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, `fetches` of records,
-        `commits` of offsets, all `brokers`, the `thread` that reads, or the whole `log`."""
+        `commits` of offsets, all `brokers`, or the whole `log`."""
         parts = LOG if what == "brokers" else {what}  # the silence of all says no more than that of a part did
         if not self._degraded.keys() & parts:
             say(log, logging.WARNING, "log unavailable", what=what, detail=detail)
@@ -344,8 +339,6 @@ class Health:
         if removed := ranges(s.partition for s in sessions if isinstance(s, TakingUp) and s.removed):
             behind.append(f"namespace_removed: partitions {removed} wait: {REMOVED}")
         views = tuple(map(_view, sessions))
-        if "thread" in self._degraded:  # where the log ends is not asked any more
-            views = tuple(replace(view, end_offset=None) for view in views)
         self.status = Status(
             not reasons and not no_lease,
             tuple(dict.fromkeys((*reasons, *no_lease, *self._degradations(), *behind))),

@@ -1,7 +1,7 @@
 """The thread that holds this worker's lease and learns from the leases which partitions it has.
 
 It is neither the thread that folds nor the one that polls: a lease must outlast a slow batch. A worker that cannot read
-the log, or whose fold has stalled, gives its lease up, so that the others take its partitions over.
+the log gives its lease up, so that the others take its partitions over.
 """
 
 from __future__ import annotations

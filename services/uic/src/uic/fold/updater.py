@@ -59,7 +59,6 @@ from uic.fold.health import Health
 from uic.fold.rounds import Model, Rounds
 from uic.fold.session import Attempt, Broken, FoldedBatch, Reading, Resolution, Sessions, TakingUp
 from uic.fold.settlement import Settlement
-from uic.fold.stall import StallWatch, UnhurriedErasures
 from uic.fold.take_up import TakeUp, Topic
 from uic.logs import say
 from uic.metrics import Metrics
@@ -80,7 +79,7 @@ class StateUpdater:
         ports: Ports,
         settings: FoldSettings,
         metrics: Metrics,
-        stalls: StallWatch | None = None,
+        goes_on: Callable[[], None] = lambda: None,
         after: Callable[[str], None] = lambda step: None,
         random_id: Callable[[], int] = lambda: secrets.randbits(64) or 1,
         clock: Callable[[], float] = perf_counter,
@@ -94,7 +93,7 @@ class StateUpdater:
                 events, and which users were erased.
             settings: bounds and intervals.
             metrics: where all of it is counted.
-            stalls: called when the fold goes on; judges its status.
+            goes_on: called when a turn begins, and after each step of it.
             after: called after each step of the protocol (crash tests end the process there).
             random_id: makes ids of writers and lineages.
             clock: seconds; measures how long steps take, and decides nothing.
@@ -103,10 +102,10 @@ class StateUpdater:
         metrics.topic_partitions.set(topic.partitions)
         self._log = ports.log
         self._metrics = metrics
-        self._stalls = stalls or StallWatch()
+        self._goes_on = goes_on
 
         def step_done(step: str) -> None:
-            self._stalls.goes_on()
+            goes_on()
             after(step)
 
         self._after = step_done
@@ -129,7 +128,7 @@ class StateUpdater:
             topic=topic,
             store=ports.store,
             event_log=ports.log,
-            erasures=UnhurriedErasures(ports.erasures, self._stalls),
+            erasures=ports.erasures,
             sessions=self._sessions,
             settlement=self._settlement,
             health=self._health,
@@ -166,8 +165,8 @@ class StateUpdater:
 
     @property
     def status(self) -> Status:
-        """As of the last turn, or a fraction of a second before; that the fold has stood still since, if it has."""
-        return self._stalls.judge(self._health.status)
+        """As of the last turn, or a fraction of a second before."""
+        return self._health.status
 
     def resolve(
         self, partition: int, action: Action, from_offset: int | None = None, *, timeout_s: float = 30.0
@@ -208,7 +207,7 @@ class StateUpdater:
 
         Returns: whether there is more to fold at once.
         """
-        self._stalls.goes_on()
+        self._goes_on()
         began = self._clock()
         self._poll(messages, now)
         self._take_up.obey(self._resolutions, now)
@@ -235,7 +234,6 @@ class StateUpdater:
 
     def drain(self) -> None:
         """Report `draining`. Call no more turns: what is not committed is read again by the next owner."""
-        self._stalls.rests()
         self._health.drain()
 
     # 1 poll

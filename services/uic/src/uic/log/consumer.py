@@ -51,7 +51,6 @@ from uic.core.records import joined
 from uic.core.start_position import log_bounds
 from uic.core.topics import erased_topic
 from uic.log.backpressure import Backpressure
-from uic.log.blocked import Blocked
 from uic.log.broker_view import BrokerView
 from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs.assumptions import check_client
@@ -81,10 +80,6 @@ UNFIT_S = 15.0
 """A worker that no broker has answered for this long gives its lease up; it asks every few seconds."""
 LEADER_PAUSE_S = 5.0
 """After a leader had no answer; each try may take `DESCRIBE_MS`, for which nothing is read."""
-MOST_QUESTIONS = 6
-"""Which may follow one another, each for as long as `DESCRIBE_MS`, before the poll thread is known to go on."""
-BLOCKED_S = 5.0
-"""How much longer than the longest of its waits the poll thread may take before it counts as blocked."""
 CHECK_INTERVAL_S = 1.0
 TOPICS_LOOK_S = 5.0
 """How often the brokers are asked what folding alone does not show: whether the topic of erasures is there, which only
@@ -112,7 +107,11 @@ class LogConsumer(threading.Thread):
     """`Log` on a Kafka consumer without a group. Begin with `start`, end with `leave`."""
 
     def __init__(
-        self, settings: KafkaSettings, queue_records: int, advise: Callable[[Mapping[int, int]], None]
+        self,
+        settings: KafkaSettings,
+        queue_records: int,
+        advise: Callable[[Mapping[int, int]], None],
+        goes_on: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is connected yet.
 
@@ -120,6 +119,7 @@ class LogConsumer(threading.Thread):
             settings: the log.
             queue_records: fetched records that may wait for the fold, over all partitions.
             advise: see `Log`.
+            goes_on: called when the thread begins something that may wait, and when it is done with it.
 
         Raises:
             UnsuitableClient: the installed kafka-python cannot be used.
@@ -134,6 +134,7 @@ class LogConsumer(threading.Thread):
         self._messages: queue.SimpleQueue[LogMessage] = queue.SimpleQueue()
         self._leaving = threading.Event()
         self.advise = advise
+        self._goes_on = goes_on
         self._owned: Owned | None = None
         """What the leases last gave this worker."""
         self._answered_at: float | None = None
@@ -160,8 +161,6 @@ class LogConsumer(threading.Thread):
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
         self._silence = Silence()
-        longest_s = max(settings.request_timeout_ms, MOST_QUESTIONS * DESCRIBE_MS) / 1000
-        self._blocked = Blocked(longest_s + BLOCKED_S, settings.without_time_limit())
         self._broker: BrokerView | None = None
 
     # For the fold thread
@@ -173,8 +172,6 @@ class LogConsumer(threading.Thread):
             found.append(self._messages.get(timeout=timeout_s) if timeout_s > 0 else self._messages.get_nowait())
             while True:
                 found.append(self._messages.get_nowait())
-        if (blocked := self._blocked.judge(time.monotonic())) is not None:
-            found.append(blocked)
         return found
 
     def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
@@ -280,10 +277,6 @@ class LogConsumer(threading.Thread):
         if self._broker is not None:
             self._broker.close()
             self._broker = None
-
-    def _goes_on(self) -> None:
-        """The poll thread has waited for nothing that never ends."""
-        self._blocked.goes_on(time.monotonic())
 
     def _consume(self, consumer: KafkaConsumer) -> None:
         pause_s = 0.0

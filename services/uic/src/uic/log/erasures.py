@@ -8,9 +8,9 @@ Partition p of this topic holds the users of partition p of the log. The record 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -39,6 +39,10 @@ class Noted:
     time_ms: int
     """When: the Kafka timestamp of the note, which is written right after the erasure. It tells the order where offsets
     cannot: records of another partition, or of no topic yet."""
+
+
+SIGN_RECORDS: Final = 1000
+"""Notes from one sign of progress to the next."""
 
 
 class UnreadableErasure(ValueError):
@@ -72,7 +76,15 @@ def decode_erasure(value: bytes) -> Erasure:
 class KafkaErasures:
     """Reads the notes from Kafka, with a consumer of its own for each call."""
 
-    def __init__(self, client: Mapping[str, Any], topic: str, count: int | None, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        client: Mapping[str, Any],
+        topic: str,
+        count: int | None,
+        *,
+        timeout_s: float,
+        goes_on: Callable[[], None] = lambda: None,
+    ) -> None:
         """
         Args:
             client: options of the Kafka client.
@@ -80,11 +92,13 @@ class KafkaErasures:
             count: how many partitions the event topic has, and so that of erasures must have; None where these may
                 differ, as of a topic that was given more.
             timeout_s: bounds how long no answer is waited for.
+            goes_on: called now and then while notes are read.
         """
         self._client = client
         self._topic = topic
         self._count = count
         self._timeout_s = timeout_s
+        self._goes_on = goes_on
 
     def read(self, partitions: Collection[int], topic_id: bytes) -> dict[int, dict[bytes, int]]:
         """Partition → user's key → offset up to which (inclusive) the user's events of log `topic_id` are erased: the
@@ -106,9 +120,12 @@ class KafkaErasures:
         """
         notes: dict[int, dict[bytes, Noted]] = {p: {} for p in partitions}
         try:
-            for record in read_to_end(
+            records = read_to_end(
                 self._client, erased_topic(self._topic), partitions, count=self._count, idle_s=self._timeout_s
-            ):
+            )
+            for number, record in enumerate(records):
+                if number % SIGN_RECORDS == 0:
+                    self._goes_on()
                 _take(notes[record.partition], record, topic_id)
         except UnsuitableTopic as error:
             raise LogUnavailable(error.detail) from error
