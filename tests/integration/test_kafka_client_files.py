@@ -122,9 +122,7 @@ def test_a_certificate_on_a_mount_that_hangs_ends_the_worker(
         until(lambda: not child.identity.alive(), "the worker ends, and its supervisor may start it", within_s=ENDS_S)
     assert "no progress" in uic.worker.log.read_text()
     uic.worker.start()
-    until(
-        lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "another one goes on", within_s=120
-    )
+    until(lambda: readiness(uic) == (200, '{"status": "ready", "degraded": []}\n'), "another one goes on", within_s=120)
     uic.wait_folded(uic.publish(click("ann")))
 
 
