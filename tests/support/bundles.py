@@ -34,7 +34,7 @@ def again(
     version: str | None = None,
     head: bytes | None = None,
     golden: Golden | None = None,
-    ids: IdKind | None = None,
+    ids: IdKind = None,
 ) -> Path:
     """The bundle at `of`, which has no fields and no members, as it is written now; with another version, another graph
     as its head, other golden cases, or another kind of ids."""

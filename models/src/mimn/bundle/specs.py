@@ -34,7 +34,8 @@ GOLDEN = "golden.npz"
 FIELD_CODES, FIELD_VECTORS = "fields.codes.npy", "fields.vectors.npy"
 ITEM_CANDIDATES = "items.candidates.npy"
 Kind = Literal["recurrent", "sequence", "ledger"]
-IdKind = Literal["uint64", "string"]
+IdKind = Literal["string"] | None
+"""What ids are in training data: texts, or None for whole numbers."""
 TABLES = (ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
 FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, HEAD, INITIAL_STATE, *TABLES, GOLDEN),
@@ -98,8 +99,8 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     rule: str
     item_width: int
     category_width: int
-    ids: IdKind = "uint64"
-    """What the ids of the training data were: an event may name items and categories by text only if `string`."""
+    ids: IdKind = None
+    """An event may name items and categories by text only if `string`. It is left out where it is None."""
 
 
 class SketchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

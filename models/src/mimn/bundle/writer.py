@@ -99,7 +99,7 @@ class StateData:
     sketch: SketchSpec | None = None
     ledger: LedgerSpec | None = None
     actions: dict[ActionName, ActionSpec] | None = None
-    ids: IdKind = "uint64"
+    ids: IdKind = None
     """What the ids of the training data were."""
 
 

@@ -42,7 +42,7 @@ class RunFacts:
 
     training: dict[str, Any] = field(default_factory=dict)
     """About the run, for readers of the manifest."""
-    ids: IdKind = "uint64"
+    ids: IdKind = None
     """What the ids of its data set were."""
     codes: Mapping[str, Ids] = field(default_factory=dict)
     """Of listed fields: the codes of their values, rising."""

@@ -14,6 +14,7 @@ from mimn import config_file, run_files
 from mimn.baselines import folded_blocks
 from mimn.bundle import ItemTable, MemberIndex, load_bundle
 from mimn.bundle.arrays import read_array
+from mimn.bundle.specs import IdKind
 from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError
 from mimn.data.description import read_description
@@ -174,7 +175,7 @@ def facts_of(run: Path) -> RunFacts:
         training = run_files.whole(run)
         told = {name: value for name, value in training.items() if name not in (run_files.FILES, "description", LATER)}
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
-        ids = training.get("ids", "uint64")
+        ids: IdKind = "string" if training.get("ids") == "string" else None
         if "description" not in training:
             return RunFacts(training=told, ids=ids, codes=codes)
         kept = kept_in_files(read_description(run / DESCRIPTION))
