@@ -180,7 +180,11 @@ async def ask_on_and_on(rtp: RtpProcess, bodies: list[bytes], connections: int) 
 def test_scores_cost_no_more_when_hundreds_of_connections_ask_again_as_soon_as_they_are_refused(
     audience: Audience, tmp_path: Path
 ) -> None:
-    """By RTP's own processor time, because others use the machine, too."""
+    """By RTP's own processor time, because others use the machine, too.
+
+    A refusal costs about as much as a cheap score, and heads may run as long as refusals take: about half the scores
+    remain. When refusals drowned them, 7 to 22 % did.
+    """
 
     def scores_per_cpu_s(rtp: RtpProcess, connections: int) -> float:
         assert rtp.child is not None
@@ -195,4 +199,4 @@ def test_scores_cost_no_more_when_hundreds_of_connections_ask_again_as_soon_as_t
         told = {"RTP_STATE__STALE_AFTER_S": "86400"}
         with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", server.address, BUNDLE, rtp=told)) as rtp:
             few, many = scores_per_cpu_s(rtp, FEW), scores_per_cpu_s(rtp, MANY)
-    assert many > 0.5 * few, f"{MANY} connections: {many:.0f} scores a CPU second, {FEW}: {few:.0f}"
+    assert many > 0.3 * few, f"{MANY} connections: {many:.0f} scores a CPU second, {FEW}: {few:.0f}"
