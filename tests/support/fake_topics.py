@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from mimn.state import partition_of
 from support.hand_model import WALL_MS, event_value
-from uic.core.epochs import EpochEnd
 from uic.core.letters import Letter, to_wire
 from uic.core.ports import (
     Advised,
@@ -50,20 +49,6 @@ class Partition:
     markers: set[int] = field(default_factory=set)
     start: int = 0
     end: int = 0
-    epochs: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
-    """Leader epoch, and where it began."""
-
-    def epoch_of(self, offset: int) -> int:
-        return max(epoch for epoch, first in self.epochs if first <= offset)
-
-    def epoch_end(self, asked: int) -> EpochEnd | None:
-        """As a leader answers who was elected after `asked`. Of the epochs of records that retention removed it keeps
-        none; of one below all that it knows, it says that it ends where the first of these begins."""
-        oldest = max(i for i, (_, first) in enumerate(self.epochs) if first <= self.start)
-        known = [(epoch, max(first, self.start)) for epoch, first in self.epochs[oldest:]]
-        after = [first for epoch, first in known if epoch > asked]
-        told = max((epoch for epoch, _ in known if epoch <= asked), default=asked)
-        return EpochEnd(told, min(after)) if after else None
 
 
 class FakeTopic:
@@ -121,11 +106,6 @@ class FakeTopic:
         """An unclean election: a replica leads that has not got the last records."""
         log = self.partitions[partition]
         log.end = offset
-        elected = log.epochs[-1][0] + 1
-        log.epochs = [
-            *((epoch, first) for epoch, first in log.epochs if first < offset or not epoch),
-            (elected, offset),
-        ]
         log.records = [r for r in log.records if r.offset < offset]
         log.markers = {at for at in log.markers if at < offset}
 
@@ -152,8 +132,6 @@ class FakeLog:
         """Whether it does not hear of the leases any more."""
         self.now = 0.0
         """Monotonic, in seconds."""
-        self.knows_epochs = True
-        """Whether its brokers tell where leader epochs end."""
         self.counts = 0
         """How often the topic's partitions were counted."""
         self.no_count = False
@@ -189,7 +167,7 @@ class FakeLog:
         found, self.queued = self.queued, []
         return found
 
-    def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
+    def describe(self, tags: Mapping[int, int]) -> None:
         if self.away:
             self.queued.append(NotDescribed(tuple(tags.values()), "away"))
             return
@@ -198,8 +176,7 @@ class FakeLog:
                 log = self.topic.partitions[p]
                 reading = self.reading.get(p)
                 position = reading[1] if reading is not None and reading[0] == tag else None
-                epoch_end = log.epoch_end(epochs[p]) if self.knows_epochs and epochs and p in epochs else None
-                bounds = LogBounds(log.start, log.end, self.topic.topic_id, epoch_end)
+                bounds = LogBounds(log.start, log.end, self.topic.topic_id)
                 self.queued.append(Described(p, tag, bounds, self.wall_ms, position, log.end))
 
     def count_partitions(self) -> None:
@@ -235,8 +212,7 @@ class FakeLog:
         self.reading[p] = (tag, after)
         if records:
             self.outstanding[tag] = self.outstanding.get(tag, 0) + len(records)
-            epochs = [(r.offset, log.epoch_of(r.offset)) for r in records]
-            self.queued.append(Fetched(p, tag, Records.of(records) if self.columns else records, after, epochs))
+            self.queued.append(Fetched(p, tag, Records.of(records) if self.columns else records, after))
 
 
 @dataclass

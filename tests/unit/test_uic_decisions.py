@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mimn.state import NO_EPOCH, NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
+from mimn.state import NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
 from support.fake_topics import FakeRecord
 from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import ABSENT, Verdict, judge
-from uic.core.epochs import KEPT, EpochEnd, Epochs
 from uic.core.start_position import (
     WRITTEN_AGAIN,
     Begin,
@@ -38,7 +37,6 @@ KNOWN = Progress(
     writer=9,
     base=0,
     as_of_ms=1000,
-    last_epoch=3,
 )
 MINT = Mint(4, "earliest", lineage=6, writer=10)
 known = encode_progress(KNOWN)
@@ -81,8 +79,8 @@ def test_without_a_record_of_ours_any_other_is_of_another_writer() -> None:
     assert judge(known, b"junk", tried) is Verdict.OWNERSHIP_LOST
 
 
-def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID, epoch_end: tuple[int, int] | None = None) -> LogBounds:
-    return LogBounds(start, end, topic_id, None if epoch_end is None else EpochEnd(*epoch_end))
+def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID) -> LogBounds:
+    return LogBounds(start, end, topic_id)
 
 
 def test_a_log_whose_beginning_was_cut_above_the_last_stable_offset_is_not_truncated() -> None:
@@ -98,7 +96,7 @@ def test_a_log_whose_beginning_was_cut_above_the_last_stable_offset_is_not_trunc
 
 def test_until_anything_is_folded_an_era_goes_on_where_the_log_may_have_lost_its_tail() -> None:
     """The session that began it knew, and may have ended at once."""
-    begun = continue_broken(known, bounds(end=95, epoch_end=(3, 80)), MINT, about=TRUNCATED)
+    begun = continue_broken(known, bounds(end=95), MINT, 80, about=TRUNCATED)
     for log in (bounds(), bounds(start=90)):
         again = start_position(encode_progress(begun.progress), log, MINT)
         assert isinstance(again, Begin)
@@ -163,17 +161,7 @@ def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
 @pytest.mark.parametrize(
     ("about", "log", "at", "gap"),
     [
-        (TRUNCATED, bounds(end=90, epoch_end=(3, 90)), 90, False),
-        (TRUNCATED, bounds(end=95, epoch_end=(3, 80)), 80, False),  # its producers have written on
-        (TRUNCATED, bounds(end=300, epoch_end=(3, 80)), 80, False),  # and beyond progress since
-        (TRUNCATED, bounds(end=99, epoch_end=(3, 99)), 99, False),  # no more than a transaction's marker is lost
-        (TRUNCATED, bounds(start=90, end=95, epoch_end=(3, 90)), 90, True),  # retention has removed some of it
-        (TRUNCATED, bounds(start=80, end=95, epoch_end=(3, 80)), 80, True),  # or may have
-        (TRUNCATED, bounds(start=120, end=300, epoch_end=(3, 120)), 120, True),  # and some beyond progress
         (TRUNCATED, bounds(end=0), 0, False),  # all is lost, and nothing was written since
-        (WITNESS, bounds(epoch_end=(3, 80)), 80, False),
-        (WITNESS, bounds(start=85, epoch_end=(3, 85)), 85, True),
-        (BrokenReason.UNREADABLE_BATCH, bounds(end=95, epoch_end=(3, 80)), 80, False),  # lost after it was stopped
         (BrokenReason.REMOVED, bounds(end=200), 100, False),
         (BrokenReason.UNVERIFIABLE, bounds(start=150), 150, True),
         (BrokenReason.TOPIC_ID, bounds(end=40, topic_id=OTHER_ID), 0, False),  # created again
@@ -188,67 +176,31 @@ def test_where_continue_goes_on(about: BrokenReason, log: LogBounds, at: int, ga
     assert p.topic_id == log.topic_id
     assert (p.gaps, p.gap_end, begun.lost_from is None) == ((1, at, False) if gap else (0, 0, True))
     assert isinstance(start_position(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
-    assert begun.others_from == (at if log.epoch_end or not log.end else None)
+    assert begun.others_from == (None if log.end else at)
 
 
 @pytest.mark.parametrize(
-    ("about", "log"),
+    ("about", "log", "gap"),
     [
-        (TRUNCATED, bounds(end=90)),  # the brokers are too old to tell, or the leader is still of the same epoch
-        (
-            TRUNCATED,
-            bounds(end=90, epoch_end=(2, 85)),
-        ),  # it has no record of that epoch, so where that began is unknown
-        (WITNESS, bounds(epoch_end=(3, 99))),  # that record is of this epoch, too, and another one
-        (TRUNCATED, bounds(epoch_end=(3, 150))),  # it ended below progress once, and has this epoch beyond it
-        (WITNESS, bounds()),
+        (TRUNCATED, bounds(end=90), False),
+        (TRUNCATED, bounds(end=300), False),  # it has grown beyond progress since
+        (WITNESS, bounds(), False),
+        (BrokenReason.UNREADABLE_BATCH, bounds(end=95), False),  # lost after it was stopped
+        (TRUNCATED, bounds(start=85, end=300), True),  # retention may have removed some of what was written since
     ],
 )
-def test_without_knowing_where_a_log_parts_an_operator_has_to_say_where_to_go_on(
-    about: BrokenReason, log: LogBounds
-) -> None:
+def test_an_operator_says_where_a_log_without_its_tail_goes_on(about: BrokenReason, log: LogBounds, gap: bool) -> None:
     with pytest.raises(CannotContinue, match="rebuild, or give the offset"):
         continue_broken(known, log, MINT, about=about)
     begun = continue_broken(known, log, MINT, 85, about=about)
-    assert (begun.read_from, begun.others_from, begun.progress.gaps) == (85, 85, 0)
-    assert begun.progress.last_epoch == NO_EPOCH
-
-
-def test_where_a_log_is_known_to_part_nothing_is_folded_twice_and_what_is_left_out_is_a_gap() -> None:
-    log = bounds(end=95, epoch_end=(3, 80))
-    with pytest.raises(CannotContinue, match="below offset 80"):
-        continue_broken(known, log, MINT, 79, about=TRUNCATED)
-    begun = continue_broken(known, log, MINT, 90, about=TRUNCATED)
-    assert (begun.read_from, begun.progress.gaps, begun.progress.gap_end, begun.lost_from) == (90, 1, 90, None)
-
-
-def test_a_log_that_cannot_be_read_yet_from_where_it_parts_is_not_gone_on_with() -> None:
-    log = bounds(end=70, epoch_end=(3, 80))
-    with pytest.raises(CannotContinue, match="up to 70: a transaction is open there, which hangs if its end was lost"):
-        continue_broken(known, log, MINT, about=TRUNCATED, log_end=95)
-    with pytest.raises(CannotContinue, match="up to 70: the brokers do not give out more yet: try again"):
-        continue_broken(known, log, MINT, about=TRUNCATED, log_end=70)
+    assert (begun.read_from, begun.others_from, begun.progress.gaps) == (85, 85, int(gap))
+    assert begun.lost_from == (0 if gap else None)
 
 
 def test_a_log_that_an_open_transaction_keeps_unread_from_its_beginning_is_not_empty() -> None:
     with pytest.raises(CannotContinue, match="rebuild, or give the offset"):
         continue_broken(known, bounds(end=0), MINT, about=TRUNCATED, log_end=60)
     assert continue_broken(known, bounds(end=0), MINT, about=TRUNCATED, log_end=0).read_from == 0
-
-
-def test_a_log_that_loses_its_tail_again_before_anything_is_folded_parts_where_it_did_or_earlier() -> None:
-    once = continue_broken(known, bounds(end=95, epoch_end=(3, 80)), MINT, about=TRUNCATED).progress
-    again = continue_broken(encode_progress(once), bounds(end=75, epoch_end=(3, 75)), MINT, about=TRUNCATED)
-    assert (once.last_epoch, again.read_from) == (3, 75)
-
-
-def test_the_epoch_of_a_fetched_record_is_that_of_its_batch() -> None:
-    epochs = Epochs()
-    epochs.note([(10, 1), (20, 1), (30, 4)])
-    epochs.note([(40, 4), (50, NO_EPOCH)])
-    assert [epochs.of(at) for at in (9, 10, 29, 30, 49, 50, 99)] == [NO_EPOCH, 1, 1, 4, 4, NO_EPOCH, NO_EPOCH]
-    epochs.note([(100 + i, 10 + i) for i in range(KEPT)])
-    assert [epochs.of(at) for at in (99, 100, 100 + KEPT)] == [NO_EPOCH, 10, 9 + KEPT]
 
 
 def test_accepted_misrouted_records_are_those_in_the_log_now_and_the_witness_is_verified_as_ever() -> None:
@@ -275,16 +227,15 @@ LAST = FakeRecord(119, b"ann", b"value", 5)
 
 
 def test_a_batch_moves_progress_behind_its_last_record() -> None:
-    after = advance(KNOWN, writer=10, last=LAST, position=None, caught_up=CaughtUp(121, 2000), epoch=4)
+    after = advance(KNOWN, writer=10, last=LAST, position=None, caught_up=CaughtUp(121, 2000))
     said = {
         "next_offset": 120,
         "last_offset": 119,
         "witness": witness(b"ann", b"value", 5),
         "writer": 10,
-        "last_epoch": 4,
     }
     assert after == KNOWN._replace(**said)  # type: ignore[arg-type]  # each by its own type
-    past_markers = advance(KNOWN, writer=10, last=LAST, position=121, caught_up=CaughtUp(121, 2000), epoch=4)
+    past_markers = advance(KNOWN, writer=10, last=LAST, position=121, caught_up=CaughtUp(121, 2000))
     assert past_markers == after._replace(next_offset=121, as_of_ms=2000)
 
 

@@ -15,7 +15,6 @@ from kafka.consumer.fetcher import IsolationLevel
 from kafka.errors import KafkaConnectionError
 from kafka.future import Future
 
-from uic.core.epochs import EpochEnd
 from uic.core.ports import (
     Described,
     ErasuresAway,
@@ -30,7 +29,6 @@ from uic.core.ports import (
 from uic.core.records import BatchRecord
 from uic.log import consumer
 from uic.log.consumer import LogConsumer
-from uic.log.kafka_repairs import leaders
 from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 from uic.log.kafka_repairs.partition_records import FetchedBatch
 from uic.settings import KafkaSettings
@@ -138,23 +136,6 @@ def test_what_is_produced_while_a_log_is_described_is_no_open_transaction() -> N
     assert said.log_end == said.bounds.end
 
 
-def test_where_epochs_end_is_asked_before_where_the_log_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What retention removes between the two would seem to have been folded."""
-    busy = BusyLog()
-
-    async def ends(_manager: Any, epochs: dict[Any, int], _timeout_ms: int) -> dict[Any, EpochEnd]:
-        busy.asked.append("epochs")
-        return {tp: EpochEnd(epoch, 3) for tp, epoch in epochs.items()}
-
-    monkeypatch.setattr(leaders, "ends_of_epochs", ends)
-    log, client = consumer_of(busy)
-    log.describe({0: 7}, {0: 5})
-    log._obey(client)
-    (said,) = log.messages(0)
-    assert isinstance(said, Described)
-    assert (said.bounds.epoch_end, busy.asked[:2]) == (EpochEnd(5, 3), ["epochs", "beginnings"])
-
-
 def told_of(log: LogConsumer, client: Any, **tags: int) -> list[LogMessage]:
     """What is told when partitions are described; `p1=7` is partition 1 under tag 7."""
     log.describe({int(name[1:]): tag for name, tag in tags.items()})
@@ -227,8 +208,8 @@ def test_what_lies_in_place_of_an_event_is_told_before_the_events_that_follow() 
     log._tags[0] = 7
     log._backpressure.begin(7)
     event = BatchRecord(41, 5, b"ann", b"value", ())
-    log._deliver(client, PLACE, [FetchedBatch(40, (), 3), FetchedBatch(41, [event], 3)])
-    assert log.messages(0) == [Skipped(0, 7, 40), Fetched(0, 7, [event], 42, [(41, 3)])]
+    log._deliver(client, PLACE, [FetchedBatch(40, ()), FetchedBatch(41, [event])])
+    assert log.messages(0) == [Skipped(0, 7, 40), Fetched(0, 7, [event], 42)]
 
 
 def test_a_count_that_ends_its_consumer_has_an_answer_too() -> None:

@@ -27,13 +27,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mimn.state import NO_EPOCH, StateError, decode_progress, decode_state, partition_of, user_hash
+from mimn.state import StateError, decode_progress, decode_state, partition_of, user_hash
 from support.fake_state_store import FakeStore
 from support.fake_topics import TOPIC, FakeDeadLetters, FakeErasures, FakeRecord, FakeTopic
 from support.fold_worker import Crashed, Worker
 from support.hand_model import COMPILED_MODEL, FINGERPRINT, LAYOUT, MODEL, POISON_ITEM, event_value, users_of
 from support.replayed import Replayed, absorb
-from uic.core.start_position import BrokenReason, parts_at
 from uic.core.status import Phase
 from uic.fold.session import Resolution
 
@@ -265,20 +264,11 @@ class Life(RuleBasedStateMachine):
         for p in broken:
             outcome: Future[Any] = Future()
             worker = self.workers[self.owner[p]]
-            offset = None if anew or actions[p] == "rebuild" else self.given(p, lost_from[p])
+            offset = None if anew or actions[p] == "rebuild" else lost_from[p]
             worker.updater._resolutions.append(Resolution(p, actions[p], offset, outcome))
             for _ in range(20):
                 self.one_turn(self.owner[p])
             assert outcome.result(0).era == (self.views[p].era if actions[p] == "continue" else 0)
-
-    def given(self, p: int, lost_from: int) -> int | None:
-        """The offset that an operator has to give; None if the log tells it."""
-        progress = decode_progress(self.store.progress[p])
-        log = self.topic.partitions[p]
-        answer = log.epoch_end(progress.last_epoch) if progress.last_epoch != NO_EPOCH else None
-        parted = parts_at(progress, log.start, answer, BrokenReason.TRUNCATED)
-        assert parted is None or parted.at <= lost_from
-        return lost_from if parted is None else None
 
     # What must be
 

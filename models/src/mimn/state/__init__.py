@@ -32,7 +32,6 @@ from mimn.state.layout import Block, LayoutError, StateLayout
 from mimn.state.ledger import Ledger, rest_of
 from mimn.state.progress import (
     AHEAD_WITHIN_MS,
-    NO_EPOCH,
     NO_TOPIC_ID,
     NOTHING_FOLDED,
     REMOVAL,
@@ -50,7 +49,6 @@ __all__ = [
     "EMPTY_DIGEST",
     "HEADERS",
     "NOTHING_FOLDED",
-    "NO_EPOCH",
     "NO_TOPIC_ID",
     "REMOVAL",
     "Actions",

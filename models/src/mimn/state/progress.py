@@ -5,7 +5,7 @@ docs/formats/progress.md.
 
      0  4s  magic "UIPR"      16  i64 next offset      56  u64 lineage      88  i64 as-of time, ms
      4  u16 version           24  i64 last offset      64  u64 writer       96  i64 misrouted to
-     6  u16 last epoch + 1    32  u64 witness          72  i64 base        104  u32 gaps
+     6  u16 reserved: 0       32  u64 witness          72  i64 base        104  u32 gaps
      8  u32 partitions N      40  16s topic id         80  i64 gap end     108  u32 checksum
     12  u32 era                                                            112  end
 
@@ -24,10 +24,6 @@ NO_TOPIC_ID = bytes(16)
 """`topic_id` when the broker has no topic ids."""
 NOTHING_FOLDED = -1
 """`last_offset` of a partition before its first record is absorbed."""
-NO_EPOCH = -1
-"""`last_epoch` when it is not known."""
-MOST_EPOCHS = 2**16 - 1
-"""Leader epochs from here on are stored as unknown."""
 REMOVAL = b"being removed by "
 """How the mark begins that takes the place of a progress record while the partition's namespace is removed; the id of
 the removal follows. Every commit compares what is stored with the record that it knows, so no worker writes there."""
@@ -84,9 +80,6 @@ class Progress(NamedTuple):
     """Number of such ranges."""
     misrouted_to: int = 0
     """An operator has accepted misrouted records below this offset: all of them become dead letters."""
-    last_epoch: int = NO_EPOCH
-    """The leader epoch in which that record was appended. By it a broker tells where a log that lost its tail parts
-    from the one that was folded."""
 
     @property
     def complete_from(self) -> int:
@@ -106,7 +99,7 @@ def encode_progress(progress: Progress) -> bytes:
     body = _BODY.pack(
         MAGIC,
         VERSION,
-        progress.last_epoch + 1 if NO_EPOCH < progress.last_epoch < MOST_EPOCHS else 0,
+        0,
         progress.partitions,
         progress.era,
         progress.next_offset,
@@ -155,5 +148,4 @@ def decode_progress(record: bytes) -> Progress:
         as_of_ms=fields[13],
         misrouted_to=fields[14] if version > 1 else 0,
         gaps=fields[-1],
-        last_epoch=fields[2] - 1,
     )

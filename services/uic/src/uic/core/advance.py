@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mimn.state import NO_EPOCH, Progress, witness
+from mimn.state import Progress, witness
 from uic.core.event import Record
 
 
@@ -34,7 +34,6 @@ def advance(
     last: Record | None,
     position: int | None,
     caught_up: CaughtUp | None,
-    epoch: int = NO_EPOCH,
 ) -> Progress:
     """The record that follows `progress`.
 
@@ -45,7 +44,6 @@ def advance(
         position: where the client reads on, if no fetched record waits after `last`: transaction markers, which are
             never delivered, may lie in between.
         caught_up: what the broker said about the log's end, if `progress` has not reached it yet.
-        epoch: the leader epoch in which `last` was appended, if it is known.
     """
     next_offset = max(progress.next_offset if last is None else last.offset + 1, position or 0)
     as_of_ms = progress.as_of_ms
@@ -59,5 +57,4 @@ def advance(
         witness=witness(last.key, last.value, last.timestamp),
         writer=writer,
         as_of_ms=as_of_ms,
-        last_epoch=epoch,
     )

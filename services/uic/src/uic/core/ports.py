@@ -242,9 +242,6 @@ class Fetched:
     records: Sequence[Record]
     position: int
     """Where the client reads on: above the last record's offset + 1 when markers of transactions follow it."""
-    epochs: Sequence[tuple[int, int]] = ()
-    """By batch, the offset of the first record and the leader epoch in which it was appended; those may be left out
-    that have the same epoch as the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,14 +429,9 @@ class Log(Protocol):
     def messages(self, timeout_s: float) -> list[LogMessage]:
         """All that happened since the last call, in order; waits up to `timeout_s` if that is nothing."""
 
-    def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
-        """Ask for the bounds of partitions; each is answered by `Described`, `LeaderAway` or `NotDescribed`.
-
-        Args:
-            tags: partition → tag.
-            epochs: partition → leader epoch. Where leaders of later epochs have written since, it is asked where the
-                records of this one end (`LogBounds.epoch_end`).
-        """
+    def describe(self, tags: Mapping[int, int]) -> None:
+        """Ask for the bounds of partitions (partition → tag); each is answered by `Described`, `LeaderAway` or
+        `NotDescribed`."""
 
     def count_partitions(self) -> None:
         """Ask a broker how many partitions the topic has now; answered by `PartitionCount` or `NotCounted`."""

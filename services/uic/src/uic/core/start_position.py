@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
-from mimn.state import NO_EPOCH, NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, witness
+from mimn.state import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, witness
 from uic.core.commit import ABSENT
-from uic.core.epochs import EpochEnd
 from uic.core.event import Record
 
 
@@ -26,12 +25,9 @@ class LogBounds:
     """Offset that the next visible record will get."""
     topic_id: bytes
     """16 bytes; zeros if the broker has no topic ids."""
-    epoch_end: EpochEnd | None = None
-    """Where the records end of the epoch in which the last folded record was appended; None if that was not asked, or
-    is not known."""
 
 
-def log_bounds(start: int, stable: int, topic_id: bytes, epoch_end: EpochEnd | None = None) -> LogBounds:
+def log_bounds(start: int, stable: int, topic_id: bytes) -> LogBounds:
     """Bounds from what a broker tells.
 
     Args:
@@ -39,9 +35,8 @@ def log_bounds(start: int, stable: int, topic_id: bytes, epoch_end: EpochEnd | N
         stable: the last stable offset. It may lie below `start`: while a transaction is open, the broker names the
             beginning of the batch in which `kafka-delete-records` has cut the log. Nothing below `start` is visible.
         topic_id: 16 bytes; zeros if the broker has no topic ids.
-        epoch_end: see `LogBounds`.
     """
-    return LogBounds(start, max(start, stable), topic_id, epoch_end)
+    return LogBounds(start, max(start, stable), topic_id)
 
 
 class BrokenReason(StrEnum):
@@ -111,16 +106,6 @@ class Broken:
     """What is stored; None: it cannot be read."""
 
 
-class Parting(NamedTuple):
-    """Where a log that lost its tail parts from the one that was folded."""
-
-    at: int
-    """All that lies below was folded, and nothing from there on."""
-    exact: bool = True
-    """Whether that is known to the record. Otherwise it may lie lower, where retention has removed the records since:
-    what lay between the two was not folded."""
-
-
 @dataclass(frozen=True, slots=True)
 class Mint:
     """The inputs for new progress records."""
@@ -187,35 +172,6 @@ def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
     return None
 
 
-def parts_at(progress: Progress, start: int, epoch_end: EpochEnd | None, reason: BrokenReason) -> Parting | None:
-    """From which offset on a log that lost its tail has other records than those that were folded; None if that is not
-    known.
-
-    Two logs have the same records up to where the shorter one's records of an epoch end, if both have any of it: one
-    leader wrote them. A log that has none of the last folded record's epoch parted from it earlier, and where, its
-    broker cannot tell. A broker forgets the epochs of records that retention removes. Of one below all that it knows,
-    it says that the records end where the log begins: they end there or lower.
-
-    Args:
-        progress: what is stored.
-        start: offset of the log's first record, asked for after `epoch_end`.
-        epoch_end: the leader's answer about `progress.last_epoch`.
-        reason: one of `WRITTEN_AGAIN`.
-    """
-    nothing_folded = progress.last_offset == NOTHING_FOLDED
-    if nothing_folded and progress.base == progress.era == 0:
-        return Parting(0)
-    if epoch_end is None or epoch_end.epoch != progress.last_epoch:
-        return None
-    folded_to = progress.next_offset if nothing_folded else progress.last_offset + 1
-    # Another record of the same epoch, or a log that ended below progress and has records of that epoch beyond it now:
-    # epochs were counted again, as after a cluster was restored.
-    counted_again = folded_to if reason is BrokenReason.WITNESS else progress.next_offset
-    if epoch_end.end >= counted_again and not 0 < epoch_end.end <= start:
-        return None
-    return Parting(min(epoch_end.end, folded_to), exact=not 0 < epoch_end.end <= start)
-
-
 def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
     """Start a new lineage: states of other lineages count as absent, and states of this one are `partial` if the log,
     or the part of it that the settings select, does not begin at 0."""
@@ -255,13 +211,13 @@ def continue_broken(
 ) -> Begin:
     """Accept the log as it is now, keep the states, and begin a new era.
 
-    Continues at `from_offset` if given; else at the log's start if it is another topic; else, if the log lost its tail,
-    where it parts from the one that was folded, because its producers have written on; else at progress. What is left
-    out before that offset counts as a gap.
+    Continues at `from_offset` if given; else at the log's start if it is another topic; else at progress. A log that
+    lost its tail has other records below progress, because its producers have written on, and only an operator can find
+    out from where on. What is left out before the offset counts as a gap.
 
     Args:
         stored: the progress record.
-        bounds: the log now, with the answer about the epoch of the last folded record.
+        bounds: the log now.
         mint: for the new progress record.
         from_offset: where the operator wants to go on.
         about: why the partition had stopped.
@@ -270,8 +226,7 @@ def continue_broken(
 
     Raises:
         CannotContinue: the progress record is absent, unreadable or for another partition count; or `from_offset` is
-            outside the log, or of a record that was folded; or there is none, and it is not known where the log parts
-            from the one that was folded.
+            outside the log; or there is none, and the log lost its tail.
     """
     try:
         progress = decode_progress(stored)
@@ -288,13 +243,19 @@ def continue_broken(
         raise CannotContinue(f"from_offset must lie within the log, {bounds.start} to {bounds.end}")
     another = _same_topic(progress.topic_id, bounds.topic_id) is False
     lost_tail = not another and (about in WRITTEN_AGAIN or bounds.end < progress.next_offset)
-    parted = _parted(progress, bounds, about, from_offset, log_end) if lost_tail else None
-    unread_from = 0 if another else progress.next_offset if parted is None else parted.at
+    emptied = lost_tail and (bounds.end if log_end is None else log_end) == 0  # nothing is left out, or folded twice
+    if lost_tail and from_offset is None and not emptied:
+        raise CannotContinue(
+            "from which offset on the log has other records than those that were folded is not known, and all that was "
+            "written from there on would be left out or folded twice: rebuild, or give the offset"
+        )
+    unread_from = 0 if another or emptied else progress.next_offset
     at = max(bounds.start, unread_from) if from_offset is None else from_offset
-    inexact = parted is not None and not parted.exact
-    gap = at > unread_from or inexact
-    removed = bounds.start > unread_from or inexact  # by retention, and not only left out by the operator
-    lost_from = None if not removed else 0 if inexact else unread_from
+    # Retention may have removed records since the log lost its tail: a flag too many, against events lost in silence.
+    cut_off = lost_tail and at == bounds.start > 0
+    gap = at > unread_from or cut_off
+    removed = bounds.start > unread_from or cut_off  # by retention, and not only left out by the operator
+    lost_from = None if not removed else 0 if cut_off else unread_from
     accepted = progress._replace(
         era=progress.era + 1,
         next_offset=at,
@@ -305,59 +266,16 @@ def continue_broken(
         misrouted_to=0,
         gap_end=max(at, 0 if another else progress.gap_end) if gap else progress.gap_end,
         gaps=progress.gaps + gap,
-        last_epoch=progress.last_epoch if parted is not None and at == parted.at else NO_EPOCH,
     )
     return Begin("continued", accepted, True, at, None, lost_from, at if lost_tail else None)
 
 
-def _parted(
-    progress: Progress, bounds: LogBounds, about: BrokenReason | None, from_offset: int | None, log_end: int | None
-) -> Parting | None:
-    """`parts_at`, for an operator who goes on at `from_offset`, or there.
-
-    Raises:
-        CannotContinue: events would be left out or folded twice, or the log cannot be read from there yet.
-    """
-    reason = BrokenReason.WITNESS if about is BrokenReason.WITNESS else BrokenReason.TRUNCATED
-    parted = parts_at(progress, bounds.start, bounds.epoch_end, reason)
-    log_end = bounds.end if log_end is None else log_end
-    if parted is None and log_end == 0:
-        parted = Parting(0)  # nothing can be left out, or folded twice
-    if parted is None and from_offset is None:
-        raise CannotContinue(
-            "from which offset on the log has other records than those that were folded is not known, and all that was "
-            "written from there on would be left out or folded twice: rebuild, or give the offset"
-        )
-    if parted is not None and from_offset is not None and from_offset < parted.at:
-        raise CannotContinue(
-            f"by the leader epochs of Kafka, what lies below offset {parted.at} was folded, and would be folded twice. "
-            "That may be wrong where all of the cluster was restored from a backup, which counts epochs again: then "
-            "rebuild"
-        )
-    if parted is not None and from_offset is None and parted.at > bounds.end:
-        until = (
-            "a transaction is open there, which hangs if its end was lost"
-            if bounds.end < log_end
-            else "the brokers do not give out more yet: try again"
-        )
-        raise CannotContinue(f"the log goes on at offset {parted.at}, and can be read up to {bounds.end}: {until}")
-    return parted
-
-
-def where_it_parts(progress: Progress, start: int, epoch_end: EpochEnd | None, reason: BrokenReason) -> str:
-    """What an operator is told of a log that lost its tail, and begins at `start`."""
-    parted = parts_at(progress, start, epoch_end, reason)
-    states = f"the states end at offset {progress.next_offset}, and the log has other records from"
-    if parted is not None and parted.exact:
-        return f"{states} offset {parted.at} on"
-    if parted is not None:
-        return f"{states} an offset on that is at or below {parted.at}: those below {start} are gone"
-    # Its leader had none of the last folded epoch. It parts where its own last epoch ended, unless it had records that
-    # were lost to the log once before: that cannot be told from here.
-    perhaps = (
-        "" if epoch_end is None or epoch_end.epoch >= progress.last_epoch else f" (perhaps from {epoch_end.end} on)"
+def where_it_parts(progress: Progress) -> str:
+    """What an operator reads of a log that lost its tail."""
+    return (
+        f"the states end at offset {progress.next_offset}, and the log has other records from an offset at or below "
+        "that on: rebuild, or continue with that offset"
     )
-    return f"{states} an offset on that is not known{perhaps}: rebuild, or continue with an offset"
 
 
 def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mimn.state import NO_EPOCH, encode_progress
+from mimn.state import encode_progress
 from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import Commit
 from uic.core.ports import Described, Log, StateStore
-from uic.core.start_position import WRITTEN_AGAIN
 from uic.errors import StoreUnavailable
 from uic.fold.health import Health
 from uic.fold.session import Attempt, Broken, Claiming, Reading, Sessions
@@ -66,10 +65,7 @@ class AsOf:
         # Those that do not read yet, or any more, fall behind: their lag is asked for, too.
         asked = {s.partition: s.tag for s in self._sessions if isinstance(s, Reading | Claiming | Broken)}
         if asked:
-            # Their records' epochs again: it may not have been known yet who leads, and operators wait for the answer.
-            stopped = [s for s in self._sessions.of(Broken) if s.cause in WRITTEN_AGAIN and s.progress is not None]
-            epochs = {s.partition: s.progress.last_epoch for s in stopped if s.progress is not None}
-            self._log.describe(asked, {p: epoch for p, epoch in epochs.items() if epoch != NO_EPOCH})
+            self._log.describe(asked)
 
     def described(self, reading: Reading, message: Described) -> None:
         """The broker answered."""

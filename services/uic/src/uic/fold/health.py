@@ -18,7 +18,7 @@ from uic.core.ports import (
     TopicAway,
     TopicCompacted,
 )
-from uic.core.start_position import WRITTEN_AGAIN, BrokenReason, parts_at
+from uic.core.start_position import WRITTEN_AGAIN, BrokenReason
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
 from uic.core.topics import bring_back, erased_topic, named, ranges
 from uic.errors import StoreUnavailable
@@ -416,8 +416,7 @@ def _unfolded_from(session: Session) -> int | None:
     if isinstance(session, Broken) and session.cause is BrokenReason.TOPIC_ID:
         return session.start
     if isinstance(session, Broken) and session.cause in WRITTEN_AGAIN and p is not None:
-        parted = parts_at(p, session.start or 0, session.epoch_end, session.cause)
-        return None if parted is None else max(parted.at, session.start or 0)
+        return None
     return None if p is None else p.next_offset
 
 

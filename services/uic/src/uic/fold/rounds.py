@@ -203,7 +203,6 @@ def _attempt(reading: Reading, work: Round, part: Part, states: States) -> Folde
         last=batch.records[-1],
         position=reading.position if all_read else None,
         caught_up=reading.caught_up,
-        epoch=reading.epochs.of(batch.records[-1].offset),
     )
     values = _values(work, part, states)
     commit = Commit(reading.partition, reading.known, encode_progress(after), *values, erases=batch.erases)

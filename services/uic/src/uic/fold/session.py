@@ -22,7 +22,6 @@ from mimn.state import Progress
 from uic.core.advance import CaughtUp
 from uic.core.cache import Shelf, StateCache
 from uic.core.commit import Commit
-from uic.core.epochs import EpochEnd, Epochs
 from uic.core.event import Record
 from uic.core.fold import Part
 from uic.core.ordering import Batch
@@ -139,8 +138,6 @@ class Session:
     """Start of the log when the broker was last asked."""
     end: int | None = None
     """End of the log (high watermark) when the broker was last asked."""
-    epoch_end: EpochEnd | None = None
-    """Where the records of the last folded one's leader epoch ended when that was last asked."""
     progress: Progress | None = None
     """What is stored, as far as the session knows; None before it does."""
 
@@ -209,8 +206,6 @@ class Reading(_Writing):
     position: int
     """Where the client reads on."""
     read_back_due: float
-    epochs: Epochs = field(default_factory=Epochs)
-    """Leader epochs of what was fetched."""
     pending: Pending = field(default_factory=Pending)
     """Fetched records that are not committed, those of the batch in hand included. Only `Sessions` changes it."""
     unreadable: str = ""

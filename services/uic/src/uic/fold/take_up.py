@@ -12,9 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from mimn.state import NO_EPOCH, REMOVAL, CorruptProgress, decode_progress, encode_progress
+from mimn.state import REMOVAL, encode_progress
 from uic.core.commit import Commit, NoAnswer
-from uic.core.epochs import EpochEnd
 from uic.core.ports import Erasures, Log, StateStore
 from uic.core.start_position import (
     WRITTEN_AGAIN,
@@ -147,7 +146,6 @@ class TakeUp:
                 due=now,
                 start=bounds.start,
                 end=bounds.end,
-                epoch_end=bounds.epoch_end,
                 progress=progress,
                 begin=begin,
                 decided_end=bounds.end if begin.others_from is None else begin.others_from,
@@ -189,14 +187,13 @@ class TakeUp:
         """Read no more of a partition until an operator has decided."""
         self._log.park(session.partition)
         if cause in WRITTEN_AGAIN and session.progress is not None:
-            detail = where_it_parts(session.progress, session.start or 0, session.epoch_end, cause)
+            detail = where_it_parts(session.progress)
         self._sessions.put(
             Broken(
                 hold=session.hold,
                 reason=_named(cause, detail),
                 start=session.start,
                 end=session.end,
-                epoch_end=session.epoch_end,
                 progress=session.progress,
                 cause=cause,
             )
@@ -204,17 +201,6 @@ class TakeUp:
         self._metrics.take_ups.labels("broken").inc()
         say(log, logging.ERROR, "broken log", partition=session.partition, reason=cause.value, detail=detail)
         self._health.changed()
-
-    def told_where_it_parts(self, session: Broken, epoch_end: EpochEnd) -> None:
-        """The log answered again for a partition that was stopped: it may not have known before."""
-        if session.cause not in WRITTEN_AGAIN or session.progress is None:
-            return
-        session.epoch_end = epoch_end
-        detail = where_it_parts(session.progress, session.start or 0, epoch_end, session.cause)
-        if session.reason == _named(session.cause, detail):
-            return
-        session.reason = _named(session.cause, detail)
-        say(log, logging.ERROR, "broken log", partition=session.partition, reason=session.cause.value, detail=detail)
 
     def _look_up(self, now: float) -> None:
         """Read what is stored of new sessions, and ask the log for their bounds."""
@@ -245,10 +231,7 @@ class TakeUp:
                 known.append(session)
         self._health.store_answered(s for s in new if s.removed or s.stored is not None)
         self._health.not_asked(s for s in new if s.stored is None)
-        epochs = {s.partition: _last_epoch(s.stored) for s in known if s.stored is not None}
-        self._log.describe(
-            {s.partition: s.tag for s in known}, {p: epoch for p, epoch in epochs.items() if epoch != NO_EPOCH}
-        )
+        self._log.describe({s.partition: s.tag for s in known})
 
     def _claim_namespace(self, sessions: Sequence[Session], now: float) -> bool:
         """Say in the store that there is this namespace, before progress is read for `sessions`, or after they have
@@ -362,7 +345,6 @@ class TakeUp:
                 due=session.due,
                 start=session.start,
                 end=session.end,
-                epoch_end=session.epoch_end,
                 leaderless=session.leaderless,
                 untold=session.untold,
                 progress=session.progress,
@@ -382,14 +364,6 @@ def _named(cause: BrokenReason, detail: str) -> str:
     """Why a partition is stopped."""
     named = cause.value if cause is BrokenReason.MISROUTED else f"broken_log: {cause}"
     return ": ".join(part for part in (named, detail) if part)
-
-
-def _last_epoch(stored: bytes) -> int:
-    """Of a progress record; `NO_EPOCH` if it has none, or cannot be read."""
-    try:
-        return decode_progress(stored).last_epoch
-    except CorruptProgress:
-        return NO_EPOCH
 
 
 def _claim_of(session: Claiming) -> Attempt:

@@ -57,7 +57,7 @@ from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
 from uic.fold.health import Health
 from uic.fold.rounds import Model, Rounds
-from uic.fold.session import Attempt, Broken, FoldedBatch, Reading, Resolution, Sessions, TakingUp
+from uic.fold.session import Attempt, FoldedBatch, Reading, Resolution, Sessions, TakingUp
 from uic.fold.settlement import Settlement
 from uic.fold.take_up import TakeUp, Topic
 from uic.logs import say
@@ -339,7 +339,6 @@ class StateUpdater:
             reading.verify = None
             self._log.took(reading.tag, 1)
             records = records[1:]
-        reading.epochs.note(message.epochs)
         self._sessions.fetched(reading, records)
         reading.position = message.position
 
@@ -353,11 +352,7 @@ class StateUpdater:
         if self._health.stopped:
             return  # only the lag is of interest
         if isinstance(session, TakingUp):
-            session.epoch_end = bounds.epoch_end
             self._take_up.described(session, bounds, now)
-        elif isinstance(session, Broken):
-            if bounds.epoch_end is not None:
-                self._take_up.told_where_it_parts(session, bounds.epoch_end)
         elif isinstance(session, Reading):
             # A client whose position is out of the log's range says so, but it may read below progress: it verifies the
             # witness first, and the markers of transactions may lie in between.

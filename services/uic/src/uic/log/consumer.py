@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -174,10 +173,10 @@ class LogConsumer(threading.Thread):
                 found.append(self._messages.get_nowait())
         return found
 
-    def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
+    def describe(self, tags: Mapping[int, int]) -> None:
         """See `Log`."""
-        wanted, folded = dict(tags), dict(epochs or {})
-        self._commands.put(lambda consumer: self._describe(consumer, wanted, folded))
+        wanted = dict(tags)
+        self._commands.put(lambda consumer: self._describe(consumer, wanted))
 
     def count_partitions(self) -> None:
         """See `Log`."""
@@ -424,9 +423,7 @@ class LogConsumer(threading.Thread):
             records = joined([batch.records for batch in batches])
             self._backpressure.gave(tag, len(records))
             after = position(consumer, tp) or records[-1].offset + 1
-            epochs = [(batch.offset, batch.epoch) for batch in batches]
-            changes = [now for before, now in pairwise([(-1, None), *epochs]) if now[1] != before[1]]
-            self._messages.put(Fetched(tp.partition, tag, records, after, changes))
+            self._messages.put(Fetched(tp.partition, tag, records, after))
         if bad is not None:
             self._unreadable(consumer, tp, tag, bad)
             return
@@ -466,9 +463,7 @@ class LogConsumer(threading.Thread):
             self._backpressure.forget(tag)
             self._bad_reads.pop(tag, None)
 
-    def _describe(
-        self, consumer: KafkaConsumer, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None
-    ) -> None:
+    def _describe(self, consumer: KafkaConsumer, tags: Mapping[int, int]) -> None:
         assigned = consumer.assignment()
         wanted = {p: tag for p, tag in tags.items() if self._tp(p) in assigned}
         if not wanted:
@@ -489,8 +484,7 @@ class LogConsumer(threading.Thread):
         partitions = [self._tp(p) for p in wanted]
         away = leaderless(consumer, partitions)
         led = [tp for tp in partitions if tp not in away]
-        folded = {tp: epochs[tp.partition] for tp in led if epochs and tp.partition in epochs}
-        answers = self._leaders_say(consumer, led, folded)
+        answers = self._leaders_say(consumer, led)
         told = {tp: extent for one in answers if isinstance(one.found, dict) for tp, extent in one.found.items()}
         for one in answers:
             if isinstance(one.found, KafkaError):
@@ -506,7 +500,7 @@ class LogConsumer(threading.Thread):
         for tp, extent in told.items():
             p, tag = tp.partition, wanted[tp.partition]
             at = position(consumer, tp) if self._tags.get(p) == tag else None
-            bounds = log_bounds(extent.start, extent.stable_end, topic_id, extent.epoch_end)
+            bounds = log_bounds(extent.start, extent.stable_end, topic_id)
             self._messages.put(Described(p, tag, bounds, asked_ms, at, max(extent.log_end, bounds.end)))
             if at is not None and at < bounds.end and not (self._read_refused or self._backpressure.is_full(tag)):
                 behind[tag] = at
@@ -514,15 +508,13 @@ class LogConsumer(threading.Thread):
         if problem := self._watchdog.progress(behind, time.monotonic()):
             raise _Lost(problem)
 
-    def _leaders_say(
-        self, consumer: KafkaConsumer, led: Collection[TopicPartition], epochs: Mapping[TopicPartition, int]
-    ) -> list[LeaderAnswer]:
+    def _leaders_say(self, consumer: KafkaConsumer, led: Collection[TopicPartition]) -> list[LeaderAnswer]:
         """Ask the leaders of partitions. Reading waits meanwhile, so that what is told is not older than what was read
         before it; one that had no answer is not asked again for `LEADER_PAUSE_S`."""
         by_leader, now = led_by(consumer, led), time.monotonic()
         silent = {leader: one for leader, one in self._silent_until.items() if now < one[0]}
         asked = {leader: of_it for leader, of_it in by_leader.items() if leader not in silent}
-        answers = ask_leaders(consumer, asked, epochs, DESCRIBE_MS) if asked else []
+        answers = ask_leaders(consumer, asked, DESCRIBE_MS) if asked else []
         until = time.monotonic() + LEADER_PAUSE_S
         failed = {one.leader: (until, one.found) for one in answers if isinstance(one.found, KafkaError)}
         self._silent_until = silent | failed

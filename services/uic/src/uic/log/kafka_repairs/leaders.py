@@ -11,9 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import KafkaError
 
-from uic.core.epochs import EpochEnd
 from uic.log.kafka_repairs.clients import explained
-from uic.log.kafka_repairs.offsets import ends_of_epochs
 
 
 class Extent(NamedTuple):
@@ -24,7 +22,6 @@ class Extent(NamedTuple):
     """The last stable offset."""
     log_end: int
     """The high watermark."""
-    epoch_end: EpochEnd | None
 
 
 class LeaderAnswer(NamedTuple):
@@ -47,7 +44,6 @@ def led_by(consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> d
 def ask_leaders(
     consumer: KafkaConsumer,
     led: Mapping[Any, Collection[TopicPartition]],
-    epochs: Mapping[TopicPartition, int],
     timeout_ms: int,
 ) -> list[LeaderAnswer]:
     """Ask leaders, and wait for all of them.
@@ -55,22 +51,20 @@ def ask_leaders(
     Args:
         consumer: reads committed records.
         led: partitions by the number of their leader.
-        epochs: as of `Log.describe`.
-        timeout_ms: how long a leader may take for each of up to four questions, one after the other. The first that has
+        timeout_ms: how long a leader may take for each of three questions, one after the other. The first that has
             no answer is the last.
     """
-    answers: list[LeaderAnswer] = consumer._net.run(_ask, consumer, led, epochs, timeout_ms)
+    answers: list[LeaderAnswer] = consumer._net.run(_ask, consumer, led, timeout_ms)
     return answers
 
 
 async def _ask(
     consumer: KafkaConsumer,
     led: Mapping[Any, Collection[TopicPartition]],
-    epochs: Mapping[TopicPartition, int],
     timeout_ms: int,
 ) -> list[LeaderAnswer]:
     asked = {
-        leader: consumer._manager.call_soon(_answer_of, consumer, leader, partitions, epochs, timeout_ms)
+        leader: consumer._manager.call_soon(_answer_of, consumer, leader, partitions, timeout_ms)
         for leader, partitions in led.items()
     }
     return [LeaderAnswer(leader, tuple(led[leader]), await future) for leader, future in asked.items()]
@@ -80,19 +74,15 @@ async def _answer_of(
     consumer: KafkaConsumer,
     leader: Any,
     led: Collection[TopicPartition],
-    epochs: Mapping[TopicPartition, int],
     timeout_ms: int,
 ) -> dict[TopicPartition, Extent] | KafkaError:
     fetcher = consumer._fetcher
-    folded = {tp: epochs[tp] for tp in led if tp in epochs}
     try:
         with explained(consumer, leader):
-            # Before the beginnings: what retention removes between the two would not be told from what was folded.
-            epoch_ends = await ends_of_epochs(consumer._manager, folded, timeout_ms) if folded else {}
             starts = await fetcher.offsets_at(led, OffsetSpec.EARLIEST, timeout_ms)
             # Before the last stable offsets: what is produced between the two would look like an open transaction.
             log_ends = await fetcher.of_all_records().offsets_at(led, OffsetSpec.LATEST, timeout_ms)
             stable_ends = await fetcher.offsets_at(led, OffsetSpec.LATEST, timeout_ms)
     except KafkaError as error:
         return error
-    return {tp: Extent(starts[tp], stable_ends[tp], log_ends[tp], epoch_ends.get(tp)) for tp in led}
+    return {tp: Extent(starts[tp], stable_ends[tp], log_ends[tp]) for tp in led}

@@ -1,20 +1,16 @@
-"""Offsets that the leaders of partitions are asked for: where logs and leader epochs end."""
+"""Offsets that the leaders of partitions are asked for: where logs begin and end."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, Self
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
-from kafka.errors import IncompatibleBrokerVersion, KafkaError, NoError, RetriableError, for_code
-from kafka.net.manager import KafkaConnectionManager
-from kafka.protocol.consumer import OffsetForLeaderEpochRequest
+from kafka.errors import KafkaError
 
-from uic.core.epochs import EpochEnd
 from uic.core.topics import bring_back
 from uic.log.kafka_repairs.metadata import leaderless_in
 
@@ -75,42 +71,3 @@ def up_to_the_high_watermark(consumer: KafkaConsumer) -> Iterator[None]:
         yield
     finally:
         fetcher._isolation_level = before
-
-
-async def ends_of_epochs(
-    manager: KafkaConnectionManager, epochs: Mapping[TopicPartition, int], timeout_ms: int
-) -> dict[TopicPartition, EpochEnd]:
-    """Where the records of leader epochs end, as the leaders say, of those partitions that have been led in a later
-    epoch since, by the client's latest metadata. Left out is what a leader does not know, or is too old to say.
-
-    The library asks this only of positions that it reads at, and says nothing of an answer that it agrees with.
-
-    Raises:
-        KafkaError: no answer, or not from the leader.
-    """
-    by_leader: dict[int, list[tuple[TopicPartition, int, int]]] = defaultdict(list)
-    for tp, epoch in epochs.items():
-        now = manager.cluster.leader_epoch_for_partition(tp)
-        if now is not None and now > epoch:
-            by_leader[manager.cluster.leader_for_partition(tp)].append((tp, now, epoch))
-    found: dict[TopicPartition, EpochEnd] = {}
-    for leader, asked in by_leader.items():
-        topics: dict[str, list[Any]] = defaultdict(list)
-        for tp, now, epoch in asked:
-            one = OffsetForLeaderEpochRequest.OffsetForLeaderTopic.OffsetForLeaderPartition(
-                partition=tp.partition, current_leader_epoch=now, leader_epoch=epoch
-            )
-            topics[tp.topic].append(one)
-        request = OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items()))
-        try:
-            answer = await manager.wait_for(manager.send(request, node_id=leader), timeout_ms)
-        except IncompatibleBrokerVersion:  # it does not answer this question
-            continue
-        for topic in answer.topics:
-            for one in topic.partitions:
-                error = for_code(one.error_code)
-                if issubclass(error, RetriableError):
-                    raise error
-                if error is NoError and one.leader_epoch >= 0 and one.end_offset >= 0:
-                    found[TopicPartition(topic.topic, one.partition)] = EpochEnd(one.leader_epoch, one.end_offset)
-    return found

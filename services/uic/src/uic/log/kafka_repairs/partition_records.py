@@ -10,7 +10,6 @@ from kafka import KafkaConsumer
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
 from kafka.errors import CorruptRecordError, UnsupportedCodecError
 
-from mimn.state import NO_EPOCH
 from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.log.kafka_repairs.assumptions import check_client
@@ -66,7 +65,6 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
         """Whether the batch holds no events: a transaction's marker, or part of an aborted transaction."""
         if batch.magic != 2:
             return False
-        self.leader_epoch = batch.leader_epoch
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
             self._consume_aborted_transactions_up_to(batch.last_offset)
             if self._contains_abort_marker(batch):
@@ -109,8 +107,6 @@ class FetchedBatch(NamedTuple):
     offset: int
     """Of the first."""
     records: Sequence[Record]
-    epoch: int = NO_EPOCH
-    """The leader epoch in which the batch was appended."""
 
 
 class PartitionBatches(PartitionRecords):
@@ -121,7 +117,7 @@ class PartitionBatches(PartitionRecords):
         wanted = (offsets >= self.fetch_offset).nonzero()[0]  # reading may begin in the middle of a batch
         if len(wanted):
             self.next_fetch_offset = int(offsets[-1]) + 1
-            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :], self.leader_epoch)
+            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :])
 
     def _left_out(self, batch: Any) -> Iterator[FetchedBatch]:
         if batch.base_offset <= self.fetch_offset <= batch.last_offset:  # that record's place is what UIC must know of
