@@ -65,6 +65,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
         """Whether the batch holds no events: a transaction's marker, or part of an aborted transaction."""
         if batch.magic != 2:
             return False
+        self.leader_epoch = batch.leader_epoch  # by which the brokers notice that the log was truncated below
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
             self._consume_aborted_transactions_up_to(batch.last_offset)
             if self._contains_abort_marker(batch):
