@@ -95,17 +95,15 @@ class MemoryLog:
         self._watch.lap("read")
         return found
 
-    def describe(self, tags: Mapping[int, int], epochs: Mapping[int, int] | None = None) -> None:
+    def describe(self, tags: Mapping[int, int]) -> None:
         """See `Log`."""
-        self._queued += [
-            Described(p, tag, LogBounds(0, 1 << 40, bytes(16)), 1, None, 1 << 40) for p, tag in tags.items()
-        ]
+        self._queued += [Described(p, tag, LogBounds(0, 1 << 40, bytes(16)), 1, 1 << 40) for p, tag in tags.items()]
 
     def count_partitions(self) -> None:
         """See `Log`."""
         self._queued.append(PartitionCount(PARTITIONS))
 
-    def read(self, partition: int, tag: int, offset: int) -> None:
+    def read(self, partition: int, tag: int, offset: int, topic_id: bytes) -> None:
         """See `Log`."""
         if offset:
             raise AssertionError("every partition is read once, from its start")

@@ -14,7 +14,7 @@ from localstack.web import web
 from support.cut_off import CutOffKafka, cut_off_kafka
 from support.for_test import MakeTopics, RedisForTest
 from support.uic_running import BUNDLE, RunningUic, click
-from uic.log.consumer import UNFIT_S
+from uic.log.observer import UNFIT_S
 
 pytestmark = pytest.mark.servers
 

@@ -139,6 +139,8 @@ class FakeLog:
         self.queued: list[LogMessage] = []
         self.reading: dict[int, tuple[int, int]] = {}
         """Partition → (tag, position)."""
+        self.topic_ids: dict[int, bytes] = {}
+        """Partition → the topic that is read."""
         self.assigned: set[int] = set()
         self.advised: list[dict[int, int]] = []
         self.wall_ms = WALL_MS
@@ -174,19 +176,18 @@ class FakeLog:
         for p, tag in tags.items():
             if p in self.assigned:
                 log = self.topic.partitions[p]
-                reading = self.reading.get(p)
-                position = reading[1] if reading is not None and reading[0] == tag else None
                 bounds = LogBounds(log.start, log.end, self.topic.topic_id)
-                self.queued.append(Described(p, tag, bounds, self.wall_ms, position, log.end))
+                self.queued.append(Described(p, tag, bounds, self.wall_ms, log.end))
 
     def count_partitions(self) -> None:
         self.counts += 1
         lost = self.away or self.no_count
         self.queued.append(NotCounted("away") if lost else PartitionCount(len(self.topic)))
 
-    def read(self, partition: int, tag: int, offset: int) -> None:
+    def read(self, partition: int, tag: int, offset: int, topic_id: bytes) -> None:
         if partition in self.assigned:
             self.reading[partition] = (tag, offset)
+            self.topic_ids[partition] = topic_id
 
     def park(self, partition: int) -> None:
         self.reading.pop(partition, None)
@@ -200,7 +201,8 @@ class FakeLog:
 
     def _fetch(self, p: int, tag: int, position: int) -> None:
         log = self.topic.partitions[p]
-        if position < log.start or position > log.end:
+        another = any(self.topic_ids[p]) and self.topic_ids[p] != self.topic.topic_id
+        if another or position < log.start or position > log.end:
             self.park(p)
             self.queued.append(OutOfRange(p, tag))
             return
@@ -210,7 +212,7 @@ class FakeLog:
         more = any(r.offset >= position for r in log.records[-1:]) and len(records) == self.chunk
         after = records[-1].offset + 1 if records and more else log.end
         self.reading[p] = (tag, after)
-        if records:
+        if after > position:
             self.outstanding[tag] = self.outstanding.get(tag, 0) + len(records)
             self.queued.append(Fetched(p, tag, Records.of(records) if self.columns else records, after))
 

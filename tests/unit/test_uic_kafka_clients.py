@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.net.manager import KafkaConnectionManager
 
 from localstack.ports import LOOPBACK
 from localstack.wait import until
 from uic import preflight
 from uic.errors import LogUnavailable, UnsuitableClient
-from uic.log.broker_view import BrokerView
 from uic.log.event_log import KafkaLog
 from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.clients import open_kafka_client
-from uic.log.kafka_repairs.fetching import open_consumer
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.partition_reader import PartitionReader
 from uic.log.producer import open_producer
@@ -89,7 +88,9 @@ def raising(answers: bool) -> None:
 OPENERS: dict[str, tuple[Callable[[KafkaSettings], object], type[Exception]]] = {
     "the check at the start": (preflight.check_topic, LogUnavailable),
     "the reader of events": (
-        lambda given: open_consumer(**given.consumer_options() | {"bootstrap_timeout_ms": TIMEOUT_MS}),
+        lambda given: open_kafka_client(
+            KafkaConsumer, **given.consumer_options() | {"bootstrap_timeout_ms": TIMEOUT_MS}
+        ),
         KafkaError,
     ),
     "a reader of whole partitions": (
@@ -102,10 +103,6 @@ OPENERS: dict[str, tuple[Callable[[KafkaSettings], object], type[Exception]]] = 
     ),
     "a producer": (
         lambda given: open_producer(given.client_options(), timeout_s=TIMEOUT_MS / 1000, max_request_bytes=1 << 20),
-        KafkaError,
-    ),
-    "a broker's view": (
-        lambda given: BrokerView(given.client_options() | {"bootstrap_timeout_ms": TIMEOUT_MS}, "events"),
         KafkaError,
     ),
     "the id of the topic of notes": (
@@ -151,6 +148,6 @@ def test_a_connection_that_fails_behind_its_beginning_leaves_no_open_file(
 
 
 def test_a_client_library_that_uic_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KafkaConsumer, "poll", lambda self: None)
+    monkeypatch.setattr(KafkaConnectionManager, "send", lambda self: None)
     with pytest.raises(UnsuitableClient, match="kafka-python"):
         check_client.__wrapped__()

@@ -214,9 +214,9 @@ def test_behind_an_open_transaction_what_is_final_is_read_and_nothing_else() -> 
 @pytest.mark.parametrize(
     ("at", "empty"),
     [
-        (0, [FetchedBatch(0, ())]),  # aborted
-        (1, [FetchedBatch(1, ())]),
-        (2, [FetchedBatch(2, ())]),  # the marker
+        (0, [FetchedBatch(0, (), 2), FetchedBatch(2, (), 3)]),  # aborted, and the marker
+        (1, [FetchedBatch(1, (), 2), FetchedBatch(2, (), 3)]),
+        (2, [FetchedBatch(2, (), 3)]),
         (3, []),
     ],
 )
@@ -242,7 +242,9 @@ def test_what_compaction_removed_where_reading_begins_is_no_marker(begins: int) 
         9, abort=True
     )
     fetched: Any = PartitionBatches(3, AT, MemoryRecords(bytes(data)), isolation_level=IsolationLevel.READ_COMMITTED)
-    assert all(one.records for one in fetched.take(100))
+    found = fetched.take(100)
+    assert all(one.records or one.offset != 3 for one in found)
+    assert found[-1].next_offset == 10
 
 
 @given(records=told, at=st.integers(LAST_DELTA_AT, 5000), byte=st.integers(0, 255))

@@ -1,7 +1,7 @@
 """The composition root: builds every part from the settings, runs them, and takes them down in order.
 
-The main thread folds. Polling, the lease, offsets for lag tools, dead letters and the two ports have threads of their
-own. A signal only sets a flag.
+The main thread folds. Polling, questions to the brokers, the lease, dead letters and the two ports have threads of
+their own. A signal only sets a flag.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
 from uic.log.erasures import KafkaErasures
 from uic.log.event_log import KafkaLog
-from uic.log.lag_offsets import LagOffsets
+from uic.log.observer import LogObserver
 from uic.log.watched_log import WatchedLog
 from uic.logs import configure, say
 from uic.metrics import Metrics
@@ -91,11 +91,11 @@ class App:
         """Of the store."""
         guard = None if self._keys is None else Guard(self._keys, self._metrics)
         self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
-        self._lag_offsets = LagOffsets(kafka.client_options(), kafka.topic)
+        self._observer = LogObserver(kafka)
         self._watch = ProgressWatch()
         folds = partial(self._watch.expect, FOLD, PATIENCE_S + CALLS * settings.redis.timeout_s)
         self._consumer = LogConsumer(
-            kafka, settings.fold.queue_records, self._lag_offsets.advise, partial(self._watch.expect, POLL)
+            kafka, settings.fold.queue_records, self._observer, partial(self._watch.expect, POLL)
         )
         timeout_s = kafka.request_timeout_ms / 1000
         self._dead_letters = DeadLetterProducer(
@@ -123,7 +123,7 @@ class App:
             store=self._store,
             log=self._consumer,
             partitions=kafka.partitions,
-            unfit=self._consumer.unfit,
+            unfit=self._observer.unfit,
         )
         call_s = settings.grpc.timeout_s
         self._event_log = WatchedLog(
@@ -195,7 +195,7 @@ class App:
                 return  # a consumer that looks for a broker in vain would use up the time to drain
             self._consumer.start()
             self._lease.start()
-            self._lag_offsets.begin(self._group())
+            self._observer.begin(self._group())
             self._dead_letters.start()
             self._fold()
         finally:
@@ -227,7 +227,6 @@ class App:
         busy = False
         while not self._stopping.is_set():
             messages = self._consumer.messages(0 if busy else IDLE_S) + self._event_log.messages()
-            messages += self._lag_offsets.messages()
             busy = self._updater.turn(messages, time.monotonic(), time.time_ns() // 1_000_000)
 
     def _drain(self) -> None:
@@ -241,7 +240,7 @@ class App:
         self._lease.leave(timeout_s)
         left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
         self._watch.rests(POLL)
-        self._lag_offsets.leave(1.0)
+        self._observer.leave(1.0)
         self._dead_letters.close()
         calls.join(max(0.0, timeout_s - (time.monotonic() - began)))
         self._admin.stop()
@@ -271,7 +270,8 @@ class App:
 
     def _alive(self) -> bool:
         """Whether the threads that folding needs run, or have not begun yet."""
-        return all(t.ident is None or t.is_alive() for t in (self._consumer, self._lease, self._dead_letters))
+        threads = (self._consumer, self._observer, self._lease, self._dead_letters)
+        return all(t.ident is None or t.is_alive() for t in threads)
 
 
 def _up(sentinels: str | None) -> float:

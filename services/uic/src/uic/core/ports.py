@@ -235,7 +235,8 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Records of one partition, in log order, read because of the `Log.read` that carried `tag`."""
+    """Records of one partition, in log order, read because of the `Log.read` that carried `tag`. None, if only what is
+    no event was passed."""
 
     partition: int
     tag: int
@@ -263,8 +264,6 @@ class Described:
     bounds: LogBounds
     asked_ms: int
     """Wall clock before the question was sent: what was in the log then lies below `bounds.end`."""
-    position: int | None
-    """Where the client reads on, if it reads for this tag."""
     log_end: int
     """End of the log (high watermark). While a transaction is open it is above `bounds.end` (last stable offset): the
     acknowledged events between the two cannot be read yet."""
@@ -436,8 +435,9 @@ class Log(Protocol):
     def count_partitions(self) -> None:
         """Ask a broker how many partitions the topic has now; answered by `PartitionCount` or `NotCounted`."""
 
-    def read(self, partition: int, tag: int, offset: int) -> None:
-        """Read a partition from `offset`; what is fetched carries `tag`."""
+    def read(self, partition: int, tag: int, offset: int, topic_id: bytes) -> None:
+        """Read a partition of the topic with this id from `offset`; what is fetched carries `tag`. Once the topic is
+        another one, nothing more is delivered, and the partition is `OutOfRange`."""
 
     def park(self, partition: int) -> None:
         """Stop reading a partition; what was fetched is not delivered any more."""

@@ -181,6 +181,8 @@ class Claiming(_Writing):
     is stored."""
 
     begin: Begin
+    topic_id: bytes
+    """Of the log, when that was decided."""
     decided_end: int
     """Where the log ended when that was decided; if it lost its tail, where it goes on with other records. Notes of
     erasures at or above it may be of records that are lost."""
@@ -212,6 +214,8 @@ class Reading(_Writing):
     """Why the batch behind `pending` cannot be read."""
     undelivered: str = ""
     """Why the dead letters of the batch in hand are not acknowledged."""
+    described_at: int = -1
+    """The next offset of progress when the log was last described."""
     held_at: int | None = None
     """Where an open transaction begins that records below `end` wait for."""
     in_hand: InHand | None = None

@@ -148,6 +148,7 @@ class TakeUp:
                 end=bounds.end,
                 progress=progress,
                 begin=begin,
+                topic_id=bounds.topic_id,
                 decided_end=bounds.end if begin.others_from is None else begin.others_from,
                 known=session.stored,
                 claimed=not begin.store_first,
@@ -357,7 +358,7 @@ class TakeUp:
         )
         if session.resolution is not None:
             session.resolution.fulfil(session.progress)
-        self._log.read(session.partition, session.tag, begin.read_from)
+        self._log.read(session.partition, session.tag, begin.read_from, session.topic_id)
 
 
 def _named(cause: BrokenReason, detail: str) -> str:

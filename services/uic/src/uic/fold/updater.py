@@ -303,6 +303,7 @@ class StateUpdater:
 
     def _drop_all(self) -> None:
         for session in self._sessions:
+            self._sessions.park(session.partition)
             self._sessions.end(session.partition)
 
     def _owns(self, owned: Owned, now: float) -> None:
@@ -331,6 +332,9 @@ class StateUpdater:
         if not isinstance(reading, Reading):
             self._log.took(message.tag, len(records))
             return
+        if reading.verify is not None and not records and message.position > reading.verify.read_from:
+            self._take_up.stop(reading, BrokenReason.REMOVED)  # the client has read past it, and got nothing
+            return
         if reading.verify is not None and records:
             contradiction = reading.verify.contradicted_by(records[0])
             if contradiction is not None:
@@ -354,19 +358,16 @@ class StateUpdater:
         if isinstance(session, TakingUp):
             self._take_up.described(session, bounds, now)
         elif isinstance(session, Reading):
-            # A client whose position is out of the log's range says so, but it may read below progress: it verifies the
-            # witness first, and the markers of transactions may lie in between.
-            if contradiction(session.progress, bounds) is not None:
+            # A client whose position is out of the log's range reports it, but it may read below progress: it verifies
+            # the witness first, and the markers of transactions may lie in between. The answer may be older than what
+            # was folded since: then progress has moved since the last one.
+            reason, folded_to = contradiction(session.progress, bounds), session.progress.next_offset
+            moved, session.described_at = session.described_at != folded_to, folded_to
+            if reason is BrokenReason.TOPIC_ID or (reason is not None and not moved):
                 self._sessions.restart(session, now)  # taking it up finds the log broken
-                return
-            verify = session.verify
-            if verify is not None and message.position is not None and message.position > verify.read_from:
-                self._take_up.stop(session, BrokenReason.REMOVED)  # the client has read past it, and got nothing
                 return
             session.held_at = bounds.end if bounds.end < message.log_end else None
             self._as_of.described(session, message)
-            if message.position is not None:
-                session.position = max(session.position, message.position)
 
     # 2 decode
 

@@ -7,18 +7,18 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any, Final
 
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, Wire, to_wire
 from uic.core.log_throttle import Rarely
-from uic.log.broker_view import BrokerView
-from uic.log.kafka_repairs.clients import explained
+from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.producer import open_producer
-from uic.log.topic_answers import ABSENT, TO_WRITE
+from uic.log.topic_answers import ABSENT, TO_WRITE, trouble_of
 from uic.log.unreachable import described
 from uic.logs import say
 
@@ -37,7 +37,7 @@ def why_away(topic: str, trouble: str, tools: KafkaTools) -> str:
 
     Args:
         topic: its name.
-        trouble: `BrokerView.topic_trouble` of it.
+        trouble: `topic_answers.trouble_of` it.
         tools: for the brokers that were asked.
     """
     if not trouble:
@@ -137,11 +137,9 @@ class DeadLetterProducer(threading.Thread):
         timeout_ms = int(min(self._timeout_s, LOOK_S) * 1000)
         bounded = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
         try:
-            broker = BrokerView(self._client | bounded, self._topic)
-            try:
-                away = why_away(self._topic, broker.topic_trouble(self._topic), KafkaTools.of(self._client))
-            finally:
-                broker.close()
+            with closing(open_kafka_client(KafkaAdminClient, **self._client | bounded)) as admin:
+                [found] = admin.describe_topics([self._topic])
+            away = why_away(self._topic, trouble_of(self._client, found), KafkaTools.of(self._client))
         except KafkaError:
             away = ""
         return away or described(error, self._client, self._topic, TO_WRITE)

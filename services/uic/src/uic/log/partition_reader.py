@@ -20,7 +20,6 @@ from uic.core.same_topic import Identity
 from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.kafka_repairs.fetching import poll_once
 from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
 from uic.log.lone_consumer import open_lone_consumer, read_settled, silent
 from uic.log.record_batches import UnreadableBatch
@@ -179,7 +178,7 @@ class PartitionReader:
                 consumer.seek(tp, start)
                 deadline = time.monotonic() + self._idle_s
                 while position < end:
-                    found = poll_once(consumer, POLL_MS).get(tp, [])  # ends also with an answer of markers alone
+                    found = consumer.poll(timeout_ms=POLL_MS).get(tp, [])
                     if found and isinstance(found[-1], UnreadableBatch):
                         raise UnreadableLog(
                             f"{self._topic}, partition {partition}: the batch at offset {found[-1].offset} cannot be "

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.deployment import TopicFacts
@@ -18,6 +18,22 @@ def topic_id_of(described: Mapping[str, Any]) -> bytes:
     """16 bytes of a topic that `describe_topics` has described; zeros if it has no id."""
     told = described.get("topic_id")
     return UUID(str(told)).bytes if told else NO_TOPIC_ID
+
+
+def current_topic_id(admin: Any, topic: str) -> bytes:
+    """The topic's id as of a moment between call and return; zeros if there is no such topic, or it has no id.
+
+    Raises:
+        KafkaError: no answer, or it is refused.
+    """
+    try:
+        # One partition is enough, and with hundreds the answer takes a hundred times as long to read.
+        [found] = admin.describe_topic_partitions([topic], response_partition_limit=1)["topics"]
+    except UnsupportedVersionError:  # brokers before 3.7
+        [found] = admin.describe_topics([topic])
+    if found["error_code"] not in (0, UnknownTopicOrPartitionError.errno):
+        raise for_code(found["error_code"])()
+    return topic_id_of(found)
 
 
 def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:

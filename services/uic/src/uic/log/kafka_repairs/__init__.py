@@ -1,14 +1,9 @@
 """All that reaches into kafka-python's private parts, each part behind an assumption that is checked before use. It is
 one package because it is all: with another version of the library, this package must be read again, and nothing else.
 
-Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
-batches, the log behind an open transaction, to shut out earlier runs of a command), and repairs of its faults, seen in
-3.0.12:
+Two kinds: what the library has no public way to (faster reading of batches, the log behind an open transaction, to shut
+out earlier runs of a command), and repairs of its faults, seen in 3.0.12:
 
-* `fetching.unblock_paused`: a resumed partition is not silent forever.
-* `fetching.WorkerFetcher`: an answer that is too large is not asked for again and again, and a topic that may not be
-  read does not end the poll.
-* `fetching.poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
 * `offsets.LeaderAwareFetcher`: offsets of partitions without a leader are an error that names these partitions.
 * `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file. And a key with a
   passphrase is a connection that fails, and no question at the terminal.

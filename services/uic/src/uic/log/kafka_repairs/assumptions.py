@@ -11,7 +11,6 @@ import kafka
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
-from kafka.consumer.subscription_state import SubscriptionState
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
@@ -139,10 +138,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     "a consumer has _fetcher, _subscription, _cluster, _net and _manager": lambda: uses(
         KafkaConsumer.__init__, "_fetcher", "_subscription", "_cluster", "_net", "_manager"
     ),
-    "a poll goes round in _poll_once(timer, max_records) until its time is over": lambda: (
-        takes(KafkaConsumer._poll_once, "self", "timer", "max_records")
-        and uses(KafkaConsumer.poll, "_poll_once", "Timer", "expired")
-    ),
     "a fetch is read by the class that Fetcher.PartitionRecords names": lambda: (
         inspect.isclass(Fetcher.PartitionRecords) and uses(Fetcher._parse_fetched_data, "PartitionRecords")
     ),
@@ -177,25 +172,7 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(Fetcher.__init__, "_manager")
         and takes(ClusterMetadata.leader_for_partition, "self", "partition")
     ),
-    "a fetcher keeps the records in line in _next_partition_records": lambda: uses(
-        Fetcher.fetched_records, "_next_partition_records", "_paused_partition_records"
-    ),
-    "a fetch that failed is told to _handle_fetch_error(node, exception)": lambda: (
-        takes(Fetcher._handle_fetch_error, "self", "node_id", "exception")
-        and uses(Fetcher._send_fetches_async, "_handle_fetch_error")
-    ),
-    "a fetch's answer is handled by _handle_fetch_response(node, offsets, sent, response)": lambda: (
-        takes(Fetcher._handle_fetch_response, "self", "node_id", "fetch_offsets", "send_time", "response")
-        and uses(Fetcher._send_fetches_async, "_handle_fetch_response")
-    ),
-    "and its partitions one after the other by _parse_fetched_data(fetch)": lambda: (
-        takes(Fetcher._parse_fetched_data, "self", "completed_fetch")
-        and uses(Fetcher._parse_fetched_data, "topic_partition", "partition_data", "error_code")
-        and takes(SubscriptionState.move_partition_to_end, "self", "partition")
-        and uses(Fetcher.fetched_records, "_parse_fetched_data")
-    ),
     "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
-    "a subscription keeps positions in assignment": lambda: uses(SubscriptionState.__init__, "assignment"),
     "metadata is asked for with send(request, node), and has topics with name and error_code": lambda: (
         uses(ClusterMetadata._do_refresh_metadata, "_manager", "send", "metadata_request")
         and uses(ClusterMetadata.update_metadata, "topics", "name", "error_code")
@@ -205,19 +182,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and isinstance(KafkaConnection.init_future, property)
         and uses(KafkaConnectionManager._connect, "broker_version_data", "is_bootstrap")
         and isinstance(KafkaConnectionManager.broker_version, property)
-    ),
-    "a cluster has add_topic(topic), request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda: (
-        takes(ClusterMetadata.add_topic, "self", "topic")
-        and takes(ClusterMetadata.request_update, "self")
-        and takes(ClusterMetadata.topic_id, "self")
-        and takes(ClusterMetadata.partitions_for_topic, "self", "topic")
-    ),
-    "a cluster knows leader_epoch_for_partition(partition), and OffsetForLeaderEpochRequest asks where epochs end": (
-        lambda: (
-            takes(ClusterMetadata.leader_epoch_for_partition, "self", "partition")
-            and uses(Fetcher._send_offset_for_leader_epoch_request, "OffsetForLeaderEpochRequest", "leader_epoch")
-            and uses(Fetcher._handle_offset_for_leader_epoch_response, "topics", "partitions", "end_offset")
-        )
     ),
     "a producer has a _sender": lambda: uses(KafkaProducer.__init__, "_sender"),
     "an idempotent producer asks for its id with init_producer_id() while it has none": lambda: (

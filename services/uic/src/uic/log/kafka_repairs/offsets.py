@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from copy import copy
-from typing import Any, Self
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
@@ -42,22 +41,6 @@ class LeaderAwareFetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no 
         if lost := ends - offsets.keys():  # meanwhile
             raise Leaderless(lost)
         return offsets
-
-    async def offsets_at(self, partitions: Collection[TopicPartition], at: int, timeout_ms: int) -> dict[Any, int]:
-        """Where logs begin or end; `at` is an `OffsetSpec`.
-
-        Raises:
-            KafkaError: one of the leaders does not say.
-        """
-        found = await self._fetch_offsets_by_times_async(dict.fromkeys(partitions, at), timeout_ms)
-        return {tp: int(found[tp].offset) for tp in partitions}
-
-    def of_all_records(self) -> Self:
-        """The same, to ask for offsets: for it, logs end at the high watermark. `up_to_the_high_watermark` would hold
-        for questions to other leaders meanwhile, too."""
-        other = copy(self)
-        other._isolation_level = IsolationLevel.READ_UNCOMMITTED
-        return other
 
 
 @contextmanager

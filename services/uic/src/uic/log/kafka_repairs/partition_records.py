@@ -36,7 +36,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
                 if self.check_crcs and not batch.validate_crc():
                     raise Malformed("the checksum does not match")
                 if not self._to_skip(batch):
-                    yield from self._handed_out(read_batch(batch, self.most_bytes))
+                    yield from self._handed_out(read_batch(batch, self.most_bytes), batch)
                 elif batch.magic == 2:
                     self.next_fetch_offset = batch.next_offset
                     yield from self._left_out(batch)
@@ -51,8 +51,8 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
             self.next_fetch_offset = last.next_offset
         self.drain()
 
-    def _handed_out(self, records: Sequence[Record]) -> Iterator[Any]:
-        """What the client gets of a batch."""
+    def _handed_out(self, records: Sequence[Record], batch: Any) -> Iterator[Any]:
+        """What the client gets of a batch, whose records these are."""
         for record in records:
             self.next_fetch_offset = record.offset + 1
             yield record
@@ -102,27 +102,32 @@ class Markers(PartitionRecords):
 
 
 class FetchedBatch(NamedTuple):
-    """Records that a broker sent together; none if what lies at the offset that was fetched from is no event: a
-    transaction's marker, or part of an aborted transaction."""
+    """Records that a broker sent together; none of what is no event: a transaction's marker, or part of an aborted
+    transaction."""
 
     offset: int
-    """Of the first."""
+    """Of the first, or of what is no event."""
     records: Sequence[Record]
+    next_offset: int
+    """Where reading goes on."""
 
 
 class PartitionBatches(PartitionRecords):
     """The same batch by batch, as `FetchedBatch`es: nothing is done for a single record."""
 
-    def _handed_out(self, records: Sequence[Record]) -> Iterator[FetchedBatch]:
+    def _handed_out(self, records: Sequence[Record], batch: Any) -> Iterator[FetchedBatch]:
         offsets = records.offsets if isinstance(records, Records) else np.array([record.offset for record in records])
         wanted = (offsets >= self.fetch_offset).nonzero()[0]  # reading may begin in the middle of a batch
+        # Compaction may have removed the batch's last records.
+        self.next_fetch_offset = batch.next_offset if batch.magic == 2 else int(offsets[-1]) + 1
         if len(wanted):
-            self.next_fetch_offset = int(offsets[-1]) + 1
-            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :])
+            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :], self.next_fetch_offset)
+        else:
+            yield FetchedBatch(self.next_fetch_offset, (), self.next_fetch_offset)
 
     def _left_out(self, batch: Any) -> Iterator[FetchedBatch]:
-        if batch.base_offset <= self.fetch_offset <= batch.last_offset:  # that record's place is what UIC must know of
-            yield FetchedBatch(self.fetch_offset, ())
+        offset = min(max(self.fetch_offset, batch.base_offset), batch.last_offset)
+        yield FetchedBatch(offset, (), batch.next_offset)
 
     def take(self, n: int) -> list[FetchedBatch | UnreadableBatch]:
         """Whole batches with `n` records or more, or all that are left."""
