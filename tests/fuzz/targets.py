@@ -6,13 +6,14 @@ and an error that it raises is told to its caller. Add a decoder here, and `make
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from uuid import UUID
 from zlib import crc32
 
@@ -70,8 +71,8 @@ from uic.core.letters import Letter, to_wire
 from uic.core.record_headers import write_headers, zigzag
 from uic.core.records import BatchRecord, Records
 from uic.core.start_position import LogBounds, Mint, start_position
+from uic.doors.arrival import parse_request
 from uic.doors.servicer import UserInterestCenter
-from uic.doors.slow_requests import parse_request
 from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
 from uic.log.kafka_repairs.partition_records import read_batch
 from uic.log.producer import Position
@@ -392,10 +393,13 @@ class _Call:
     def set_trailing_metadata(self, metadata: object) -> None:
         return
 
-    def abort(self, code: grpc.StatusCode, detail: str) -> NoReturn:
-        assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), (code, detail)
-        assert 0 < len(detail.encode()) < 1024, f"a detail of {len(detail)} characters"
-        raise Aborted(detail)
+    def set_code(self, code: grpc.StatusCode) -> None:
+        assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), code
+        self.code = code
+
+    def set_details(self, detail: str) -> None:
+        assert len(detail.encode()) < 1024, f"a detail of {len(detail)} characters"
+        assert bool(detail) == (self.code is not grpc.StatusCode.OK)
 
 
 class _NoStates:
@@ -428,6 +432,7 @@ def _service() -> UserInterestCenter:
 
 METHODS: Final = ("PublishBehaviors", "GetUserState", "EraseUser")
 SERVICE: Final = _service()
+LOOP: Final = asyncio.new_event_loop()
 
 
 def _grpc(data: bytes) -> None:
@@ -435,7 +440,10 @@ def _grpc(data: bytes) -> None:
     method = METHODS[data[0] % len(METHODS)] if data else METHODS[0]
     call: Any = _Call()
     request = parse_request(getattr(pb, f"{method}Request").FromString, data[1:], call)
-    getattr(SERVICE, method)(request, call)
+    if request is not None:
+        LOOP.run_until_complete(getattr(SERVICE, method)(request, call))
+    if call.code is not grpc.StatusCode.OK:
+        raise Aborted
 
 
 def _a_call(method: str, message: Any) -> bytes:

@@ -8,6 +8,7 @@ from mimn.bundle import Bundle, load_bundle
 from support.bundles import TINY
 from support.fake_event_log import FakeEventLog
 from uic.core.kafka_tools import KafkaTools
+from uic.doors.loop import DoorLoop
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
 from uic.metrics import Metrics
@@ -22,6 +23,13 @@ BUNDLE = load_bundle(TINY)
 
 def event_log() -> FakeEventLog:
     return FakeEventLog({TOPIC: N, ERASED: N})
+
+
+def open_loop() -> DoorLoop:
+    """A loop that runs; close it at the end."""
+    loop = DoorLoop()
+    loop.start()
+    return loop
 
 
 def uic_service(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +19,9 @@ from cryptography.x509.oid import NameOID
 
 from access import ListenerTls
 from localstack.wait import until
-from support.uic_doors import uic_service
+from support.uic_doors import open_loop, uic_service
 from uic.doors.grpc import KEY_KINDS, GrpcServer
+from uic.doors.loop import DoorLoop
 from uic.errors import StartRefused
 from uic.settings import GrpcSettings
 
@@ -58,40 +59,47 @@ def door(tls: ListenerTls | None, port: int = 0) -> GrpcServer:
     return GrpcServer(uic_service(settings, SimpleNamespace()), settings, lambda: True, tls=tls)
 
 
-def connects(tls: ListenerTls) -> bool:
+@pytest.fixture(scope="module")
+def loop() -> Iterator[DoorLoop]:
+    loop = open_loop()
+    yield loop
+    loop.close()
+
+
+def connects(loop: DoorLoop, tls: ListenerTls) -> bool:
     """Whether a client of the gRPC library connects that trusts the certificate."""
     server = door(tls)
     seen: list[grpc.ChannelConnectivity] = []
     final = {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}
     trusted = grpc.ssl_channel_credentials(tls.cert_file.read_bytes())
-    with grpc.secure_channel(f"localhost:{server.start()}", trusted) as channel:
+    with grpc.secure_channel(f"localhost:{loop.run(server.start())}", trusted) as channel:
         channel.subscribe(seen.append, try_to_connect=True)
         until(lambda: bool(final & set(seen)), "it connects, or fails", within_s=60)
         channel.unsubscribe(seen.append)
-    server.drain(1)
+    loop.run(server.drain(1))
     return grpc.ChannelConnectivity.READY in seen
 
 
 @pytest.mark.parametrize("kind", MAKES)
 def test_a_key_with_which_grpcs_own_clients_cannot_connect_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+    loop: DoorLoop, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     cert, key = files(tmp_path, MAKES[kind]())
     tls = ListenerTls.of(cert, key, None)
     assert tls is not None
     assert not caplog.records, "other doors take all"
-    assert connects(tls) is (kind in KEY_KINDS)
+    assert connects(loop, tls) is (kind in KEY_KINDS)
     assert ListenerTls.of(cert, key, None, KEY_KINDS) == tls
     assert (f"has a key that not all clients of this port can use ({kind})" in caplog.text) is (kind not in KEY_KINDS)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_keys_with_which_the_library_cannot_listen_are_refused_with_those_that_it_can_use(
-    tmp_path: Path, kind: str
+    loop: DoorLoop, tmp_path: Path, kind: str
 ) -> None:
     cert, key = files(tmp_path, OTHERS[kind]())
     with pytest.raises(StartRefused, match=r"server\.pem, .*: the key must be one of RSA, P-256, P-384"):
-        door(ListenerTls.of(cert, key, None, KEY_KINDS)).start()
+        loop.run(door(ListenerTls.of(cert, key, None, KEY_KINDS)).start())
 
 
 def _marked(file: Path) -> None:
@@ -108,7 +116,7 @@ def _trusted(file: Path) -> None:
     [(_marked, "server.pem"), (_marked, "server.key"), (_trusted, "server.pem"), (_marked, "clients.pem")],
 )
 def test_files_that_the_library_alone_refuses_are_named_and_not_the_address(
-    tmp_path: Path, spoil: Callable[[Path], None], which: str
+    loop: DoorLoop, tmp_path: Path, spoil: Callable[[Path], None], which: str
 ) -> None:
     cert, key = files(tmp_path, MAKES["P-256"]())
     clients = tmp_path / "clients.pem"
@@ -116,7 +124,7 @@ def test_files_that_the_library_alone_refuses_are_named_and_not_the_address(
     spoil(tmp_path / which)
     tls = ListenerTls.of(cert, key, clients, KEY_KINDS)
     with pytest.raises(StartRefused) as refused:
-        door(tls).start()
+        loop.run(door(tls).start())
     said = str(refused.value)
     for name, file in (("CERT", cert), ("KEY", key), ("CLIENT_CA", clients)):
         assert f"UIC_GRPC__TLS_{name}_FILE={file}" in said

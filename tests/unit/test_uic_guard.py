@@ -13,7 +13,7 @@ import pytest
 
 from access import Door, KeyRing, Rule, Scope, check_rules, make_key
 from mimn.state import Progress
-from support.uic_doors import uic_service
+from support.uic_doors import open_loop, uic_service
 from uic.core.status import Status
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
@@ -52,10 +52,11 @@ class Rig:
         guard = Guard(self.ring, self.metrics)
         settings = GrpcSettings(port=0)
         service = uic_service(settings, Empty(), metrics=self.metrics)
+        self.loop = open_loop()
         self.grpc = GrpcServer(service, settings, lambda: True, guard)
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc.start()}")
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.loop.run(self.grpc.start())}")
         self.admin = AdminServer(admin_app(Empty(), self.metrics, lambda: True, guard=guard), AdminSettings(port=0))
-        self.admin.start()
+        self.loop.run(self.admin.start())
 
     def make(self, scopes: set[Scope]) -> str:
         secret, key = make_key(scopes, "k")
@@ -91,8 +92,9 @@ class Rig:
 
     def close(self) -> None:
         self.channel.close()
-        self.grpc.drain(0)
-        self.admin.stop()
+        self.loop.run(self.grpc.drain(0))
+        self.loop.run(self.admin.stop())
+        self.loop.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import socket
-import threading
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -18,11 +17,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
-from support.uic_doors import uic_service
-from uic.core.watches import Health
+from support.uic_doors import open_loop, uic_service
 from uic.doors import health as health_door
-from uic.doors import slow_requests
-from uic.doors.grpc import HEALTH_WORKERS, GrpcServer
+from uic.doors.grpc import GrpcServer
 from uic.doors.servicer import SERVICE
 from uic.settings import GrpcSettings
 
@@ -42,7 +39,8 @@ class Rig:
         settings = GrpcSettings(port=0, max_calls=2, max_watches=MOST)
         self.serving = True
         self.door = GrpcServer(uic_service(settings, self), settings, lambda: self.serving)
-        self.port = self.door.start()
+        self.loop = open_loop()
+        self.port = self.loop.run(self.door.start())
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.health = health_pb2_grpc.HealthStub(self.channel)
         self.stub = UserInterestCenterStub(self.channel)
@@ -57,12 +55,12 @@ class Rig:
 
     def close(self) -> None:
         self.channel.close()
-        self.door.drain(0)
+        self.loop.run(self.door.drain(0))
+        self.loop.close()
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(slow_requests, "ARRIVAL_S", 6.0)  # longer than a busy machine needs to fill the door
+def rig() -> Iterator[Rig]:
     rig = Rig()
     yield rig
     rig.close()
@@ -73,12 +71,6 @@ def failure(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
         call()
     error: Any = raised.value
     return error.code(), error.details(), dict(error.trailing_metadata())
-
-
-# What is to be told to whom
-
-
-# Over a channel
 
 
 def test_list_says_the_health_of_every_name_and_logs_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -107,7 +99,7 @@ def test_names_that_are_not_served_leave_nothing_in_memory(rig: Rig) -> None:
             watch = rig.watch(f"{i}-{n}-" + "x" * 100_000)
             assert next(watch).status == SERVICE_UNKNOWN
             watch.cancel()
-            until(lambda: len(rig.door._health._watches) == 0, "it has left", within_s=60)
+            until(lambda: rig.door.watches() == 0, "it has left", within_s=60)
 
     ask(5)
     tracemalloc.start()
@@ -119,7 +111,7 @@ def test_names_that_are_not_served_leave_nothing_in_memory(rig: Rig) -> None:
         tracemalloc.stop()
 
 
-def test_so_many_streams_may_follow_and_none_has_a_thread(rig: Rig) -> None:
+def test_so_many_streams_may_follow_and_calls_are_answered(rig: Rig) -> None:
     watches = []
     for i in range(MOST):
         watches.append(rig.watch("" if i % 2 else "other"))
@@ -131,7 +123,7 @@ def test_so_many_streams_may_follow_and_none_has_a_thread(rig: Rig) -> None:
     assert code is grpc.StatusCode.NOT_FOUND, "there is no such user"
     assert rig.health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING
     watches[0].cancel()
-    until(lambda: len(rig.door._health._watches) < MOST, "a place is free", within_s=60)
+    until(lambda: rig.door.watches() < MOST, "a place is free", within_s=60)
     again = rig.watch()
     assert next(again).status == SERVING
     rig.serving = False
@@ -144,13 +136,9 @@ def test_a_drain_tells_not_serving_and_ends_the_streams(rig: Rig) -> None:
     watches = [rig.watch(name) for name in ("", SERVICE, "other")]
     for watch in watches:
         next(watch)
-    drained = threading.Thread(target=rig.door.drain, args=(60,))
-    drained.start()
-    drained.join(60)
-    assert not drained.is_alive(), "it does not wait for streams that follow"
+    rig.loop.begin(rig.door.drain(60)).result(30)  # it does not wait for streams that follow
     assert [[one.status for one in rest(watch)] for watch in watches] == [[NOT_SERVING], [NOT_SERVING], []]
     assert {watch.code() for watch in watches} == {grpc.StatusCode.UNAVAILABLE}
-    until(lambda: not rig.door._health._teller.is_alive(), "its thread has ended", within_s=60)
 
 
 def rest(watch: Any) -> Iterator[Any]:
@@ -191,74 +179,26 @@ def follow(rig: Rig, window: int) -> socket.socket:
     return line
 
 
-def test_streams_whose_first_answer_is_not_taken_are_ended_and_take_no_more_than_their_threads(rig: Rig) -> None:
-    with contextlib.ExitStack() as stack:
-        for _ in range(HEALTH_WORKERS):
-            stack.enter_context(follow(rig, 0))
-        until(lambda: len(rig.door._health._watches) == HEALTH_WORKERS, "they wait", within_s=60)
-        code, _, _ = failure(lambda: rig.stub.GetUserState(pb.GetUserStateRequest(user_id="u"), timeout=10))
-        assert code is grpc.StatusCode.NOT_FOUND, "there is no such user"
-        until(lambda: len(rig.door._health._watches) == 0, "they are ended", within_s=60)
-        assert rig.health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING
-
-
-def test_a_stream_that_takes_no_change_keeps_it_from_the_others_for_a_moment_only(rig: Rig) -> None:
+@pytest.mark.parametrize("window", [0, 7])
+def test_streams_that_take_nothing_keep_no_change_from_others(rig: Rig, window: int) -> None:
+    """Of the first answer, or of the next one."""
     first = rig.watch()
     assert next(first).status == SERVING
     with contextlib.ExitStack() as stack:
         for i in range(3):
-            stack.enter_context(follow(rig, 7))
-            until(lambda i=i: len(rig.door._health._watches) == i + 2, "it follows", within_s=60)  # type: ignore[misc]
+            stack.enter_context(follow(rig, window))
+            until(lambda i=i: rig.door.watches() == i + 2, "it follows", within_s=60)  # type: ignore[misc]
         behind = rig.watch()
         assert next(behind).status == SERVING
-        rig.serving = False
-        assert next(first).status == NOT_SERVING
-        code, _, _ = failure(lambda: next(behind))
-        assert code is grpc.StatusCode.CANCELLED
-        until(lambda: len(rig.door._health._watches) == 1, "the others are ended", within_s=60)
-        again = rig.watch()
-        assert next(again).status == NOT_SERVING
-        rig.serving = True
-        assert [next(watch).status for watch in (first, again)] == [SERVING] * 2
-        first.cancel()
-        again.cancel()
-
-
-def test_only_the_stream_that_takes_no_change_is_ended_where_the_health_changes_back(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The others were ended instead, and it stayed, so that they were not told of later changes either."""
-    monkeypatch.setattr(health_door, "TELL_S", 8.0)  # the health is back long before
-    begun = []
-    tell = health_door._Stream.tell
-
-    def noted(stream: Any, health: Health) -> None:
-        begun.append(health)
-        tell(stream, health)
-
-    monkeypatch.setattr(health_door._Stream, "tell", noted)
-    first = rig.watch()
-    assert next(first).status == SERVING
-    with contextlib.closing(follow(rig, 7)):
-        until(lambda: len(rig.door._health._watches) == 2, "it follows", within_s=60)
-        behind = rig.watch()
-        assert next(behind).status == SERVING
-        rig.serving = False
-        assert next(first).status == NOT_SERVING
-        until(lambda: begun.count(Health.NOT_SERVING) == 2, "it is told, and does not take it", within_s=60)
-        rig.serving = True
-        assert next(first).status == SERVING
-        assert rig.door.watches() == 2, "it is ended"
-        rig.serving = False
-        assert [next(watch).status for watch in (first, behind)] == [NOT_SERVING] * 2
+        for serving, status in ((False, NOT_SERVING), (True, SERVING), (False, NOT_SERVING)):
+            rig.serving = serving
+            assert [next(watch).status for watch in (first, behind)] == [status] * 2
+        assert rig.health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == NOT_SERVING
         first.cancel()
         behind.cancel()
 
 
-def test_a_stream_that_takes_nothing_holds_up_no_end(rig: Rig) -> None:
-    with contextlib.closing(follow(rig, 7)):
-        until(lambda: len(rig.door._health._watches) == 1, "it follows", within_s=60)
-        drained = threading.Thread(target=rig.door.drain, args=(60,))
-        drained.start()
-        drained.join(60)
-        assert not drained.is_alive()
+def test_a_stream_that_takes_nothing_ends_with_the_server(rig: Rig) -> None:
+    with contextlib.closing(follow(rig, 0)):
+        until(lambda: rig.door.watches() == 1, "it follows", within_s=60)
+        rig.loop.begin(rig.door.drain(0.5)).result(60)

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import resource
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from access import ListenerTls
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
 from mimn.state import Progress
-from support.certificates import Certificates
-from support.uic_doors import uic_service
+from support.uic_doors import open_loop, uic_service
 from uic.core.status import Status
-from uic.doors import admin_server, slow_requests
+from uic.doors import admin_server, arrival
 from uic.doors import grpc as grpc_door
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
-from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, GrpcServer
+from uic.doors.grpc import HEALTH_CALLS, REST_CALLS, GrpcServer
 from uic.doors.servicer import SERVICE
 from uic.errors import NotOurs
 from uic.metrics import Metrics
@@ -54,7 +50,8 @@ class Rig:
         self.metrics = Metrics()
         service = uic_service(settings, Empty(), metrics=self.metrics)
         self.door = GrpcServer(service, settings, lambda: True)
-        self.port = self.door.start()
+        self.loop = open_loop()
+        self.port = self.loop.run(self.door.start())
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = UserInterestCenterStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
@@ -67,19 +64,28 @@ class Rig:
             return grpc.StatusCode(failed.code())
         return grpc.StatusCode.OK
 
+    def reached(self) -> bool:
+        """Whether the port takes connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=10).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
     def healthy(self) -> bool:
         answer = self.health.Check(health_pb2.HealthCheckRequest(), timeout=10)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def close(self) -> None:
         self.channel.close()
-        self.door.drain(0)
+        self.loop.run(self.door.drain(0))
+        self.loop.close()
 
 
 @pytest.fixture
 def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     # Time enough to begin a dozen calls, also where the machine stalls; as a parameter, where nothing waits for it.
-    monkeypatch.setattr(slow_requests, "ARRIVAL_S", getattr(request, "param", 6.0))
+    monkeypatch.setattr(arrival, "ARRIVAL_S", getattr(request, "param", 6.0))
     rig = Rig()
     yield rig
     rig.close()
@@ -109,7 +115,7 @@ class Stalled:
 
 
 @pytest.mark.parametrize("rig", [120.0], indirect=True, ids=["long"])
-def test_a_call_that_has_begun_is_answered_though_its_message_comes_while_the_server_ends(rig: Rig) -> None:
+def test_a_call_that_has_begun_is_answered_though_the_server_ends(rig: Rig) -> None:
     arrives, begun = threading.Event(), threading.Event()
 
     def late() -> Iterator[bytes]:
@@ -119,25 +125,19 @@ def test_a_call_that_has_begun_is_answered_though_its_message_comes_while_the_se
 
     call: Any = rig.channel.stream_unary(f"/{SERVICE}/GetUserState", None, None).future(late(), timeout=60)
     assert begun.wait(60)
-    until(lambda: rig.door._slow._waiting, "the server waits for its message", within_s=60)
-    ending = threading.Thread(target=rig.door.drain, args=(60,))
-    ending.start()
-    until(rig.door._stopping.is_set, "the server ends", within_s=60)
+    assert rig.get() is grpc.StatusCode.NOT_FOUND, "the same connection: the server has the call"
+    ending = rig.loop.begin(rig.door.drain(60))
+    until(lambda: not rig.reached(), "the server ends", within_s=60)
     arrives.set()
     assert call.code() is grpc.StatusCode.NOT_FOUND, "there is no such user"
-    ending.join(60)
-    assert not ending.is_alive()
+    ending.result(60)
 
 
 @pytest.mark.parametrize("rig", [120.0], indirect=True, ids=["long"])
-def test_a_call_whose_message_does_not_come_holds_up_no_end(rig: Rig) -> None:
-    """Its own limit of time would, and the time that calls have to end."""
+def test_a_call_whose_message_does_not_come_ends_with_the_server(rig: Rig) -> None:
     stalled = Stalled(rig.channel, f"/{SERVICE}/GetUserState")
-    until(lambda: rig.door._slow._waiting, "the server waits for its message", within_s=60)
-    ending = threading.Thread(target=rig.door.drain, args=(60,))
-    ending.start()
-    ending.join(60)
-    assert not ending.is_alive()
+    assert rig.get() is grpc.StatusCode.NOT_FOUND
+    rig.loop.begin(rig.door.drain(0.5)).result(60)
     until(lambda: stalled.ended, "the call is ended", within_s=60)
 
 
@@ -164,9 +164,9 @@ def test_calls_whose_message_does_not_come_are_ended_and_health_is_answered_besi
 @pytest.mark.parametrize(
     ("method", "several"),
     [
-        ("/grpc.health.v1.Health/Check", HEALTH_WORKERS),
-        ("/grpc.health.v1.Health/Watch", HEALTH_WORKERS),
-        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", REST_WORKERS),
+        ("/grpc.health.v1.Health/Check", HEALTH_CALLS),
+        ("/grpc.health.v1.Health/Watch", HEALTH_CALLS),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", REST_CALLS),
     ],
 )
 def test_stalled_calls_of_health_and_reflection_cost_our_own_methods_nothing(
@@ -248,12 +248,13 @@ def test_connections_leave_files_to_others(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def admin_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(admin_server, "ARRIVAL_S", 8.0)  # longer than a busy machine needs to fill the door
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 6.0)
     monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
-    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0))
-    door.start()
+    door, loop = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0)), open_loop()
+    loop.run(door.start())
     yield door.port
-    door.stop()
+    loop.run(door.stop())
+    loop.close()
 
 
 def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n") -> int:
@@ -267,13 +268,19 @@ def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n") -> i
             return 0
 
 
-def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_are_cut(admin_port: int) -> None:
-    idle = [socket.create_connection(("127.0.0.1", admin_port), timeout=60) for _ in range(4)]
-    assert ask(admin_port) == 0
-    assert [line.recv(1) for line in idle] == [b""] * 4, "they brought nothing, and are cut"
-    until(lambda: ask(admin_port) == 200, "it answers again", within_s=60)
-    for line in idle:
-        line.close()
+def test_admin_connections_that_bring_nothing_are_closed(admin_port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", admin_port), timeout=60)) for _ in range(4)]
+        assert ask(admin_port) == 200
+        assert all(closed(line) for line in idle)
+
+
+def test_many_silent_admin_connections_are_closed_at_once(admin_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 600.0)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", admin_port), timeout=60)) for _ in range(5)]
+        assert all(closed(line) for line in idle)
+    assert ask(admin_port) == 200
 
 
 def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
@@ -296,34 +303,3 @@ def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
         until(cut, "the connection is cut", within_s=60)
         assert sent > 2
     assert ask(admin_port) == 200
-
-
-def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_server, "ARRIVAL_S", 8.0)  # longer than a busy machine needs to fill the door
-    monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
-    issued = Certificates.issue(tmp_path)
-    tls = ListenerTls.of(issued.server, issued.server_key, None)
-    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0), tls)
-    door.start()
-
-    def status() -> int:
-        connection = http.client.HTTPSConnection("localhost", door.port, timeout=60, context=issued.trust())
-        try:
-            connection.request("GET", "/livez")
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
-
-    try:
-        assert status() == 200
-        until(lambda: not door._server.server_state.connections, "its connection has ended", within_s=60)
-        silent = [socket.create_connection(("127.0.0.1", door.port), timeout=60) for _ in range(4)]
-        assert status() == 0
-        assert [line.recv(1) for line in silent] == [b""] * 4, "they began no handshake, and are cut"
-        until(lambda: status() == 200, "it answers again", within_s=60)
-        for line in silent:
-            line.close()
-    finally:
-        door.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.fields import code_of
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
 from support.bundles import TINY, again
-from support.uic_doors import BUNDLE, ERASED, TOPIC, N, event_log, uic_service
+from support.uic_doors import BUNDLE, ERASED, TOPIC, N, event_log, open_loop, uic_service
 from uic.core.event import DAY_MS, ERASE_ITEM, check_event
 from uic.doors.grpc import GrpcServer
 from uic.doors.servicer import STATUS, status_of
@@ -64,13 +64,15 @@ class Rig:
         told: dict[str, Any] = {"log": self.log, "metrics": self.metrics, "bundle": bundle}
         self.service = uic_service(grpc_settings, self.states, **told, **clocks)
         self.door = GrpcServer(self.service, grpc_settings, lambda: self.serving)
-        self.port = self.door.start()
+        self.loop = open_loop()
+        self.port = self.loop.run(self.door.start())
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = UserInterestCenterStub(self.channel)
 
     def close(self) -> None:
         self.channel.close()
-        self.door.drain(0)
+        self.loop.run(self.door.drain(0))
+        self.loop.close()
 
 
 @pytest.fixture
@@ -131,25 +133,21 @@ def test_a_deadline_that_leaves_no_time_to_write_is_refused_before_anything_is_s
     rig: Rig, deadline_s: float
 ) -> None:
     """The call arrives with this much time left; its client waits longer, so that it gets the answer."""
-    calls: list[tuple[Callable[[Any, Any], object], object]] = [
+    calls: list[tuple[Callable[[Any, Any], Coroutine[Any, Any, object]], object]] = [
         (rig.service.PublishBehaviors, pb.PublishBehaviorsRequest(events=[event()])),
         (rig.service.EraseUser, pb.EraseUserRequest(user_id="u1")),
         (rig.service.EraseItem, pb.EraseItemRequest(user_id="u1", item_id=7)),
     ]
     for method, request in calls:
         context = Late(deadline_s)
-        with pytest.raises(Aborted):
-            method(request, context)
+        rig.loop.run(method(request, context))
         assert context.code is grpc.StatusCode.INVALID_ARGUMENT
         assert "nothing was written; give the call at least 100 ms" in context.detail
         assert dict(context.told)["retriable"] == "false"
     assert not any(rig.log.records[TOPIC])
     assert not any(rig.log.records[ERASED])
-    assert rig.service.PublishBehaviors(pb.PublishBehaviorsRequest(events=[event()]), Late(0.1)).positions  # type: ignore[arg-type]
-
-
-class Aborted(Exception):
-    """What `abort` raises in a real context, too."""
+    request = pb.PublishBehaviorsRequest(events=[event()])
+    assert rig.loop.run(rig.service.PublishBehaviors(request, Late(0.1))).positions
 
 
 class Late:
@@ -169,9 +167,11 @@ class Late:
     def set_trailing_metadata(self, told: Any) -> None:
         self.told = told
 
-    def abort(self, code: grpc.StatusCode, detail: str) -> None:
-        self.code, self.detail = code, detail
-        raise Aborted(detail)
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, detail: str) -> None:
+        self.detail = detail
 
 
 def test_bounds_of_event_time_and_ids_are_accepted(rig: Rig) -> None:
@@ -435,13 +435,13 @@ def health(rig: Rig, service: str) -> int:
 def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
     second = GrpcServer(rig.service, GrpcSettings(port=rig.port), lambda: True)
     with pytest.raises(StartRefused, match=r"\(Address already in use\): free the port, or set .* UIC_GRPC__PORT"):
-        second.start()
+        rig.loop.run(second.start())
 
 
 def test_a_host_that_is_not_this_machines_is_told_as_that_and_not_as_a_port_that_is_taken(rig: Rig) -> None:
     elsewhere = GrpcServer(rig.service, GrpcSettings(host="[2001:db8::1]", port=0), lambda: True)
     with pytest.raises(StartRefused) as refused:
-        elsewhere.start()
+        rig.loop.run(elsewhere.start())
     assert "[2001:db8::1]:0 (Cannot assign requested address)" in str(refused.value)
     assert "UIC_GRPC__HOST" in str(refused.value)
 

@@ -21,7 +21,7 @@ from mimn.bundle.members import MemberReads
 from mimn.state.ledger import Ledger
 from support.bundles import TINY, again
 from support.stored import Stored
-from support.uic_doors import N, event_log, uic_service
+from support.uic_doors import N, event_log, open_loop, uic_service
 from uic.core.event import ERASE_ITEM
 from uic.doors.grpc import GrpcServer
 from uic.doors.guard import Guard
@@ -51,7 +51,12 @@ class Rig:
         self.log = event_log()
         service = uic_service(settings, States(self.stored), log=self.log, bundle=bundle)
         self.door = GrpcServer(service, settings, lambda: True, guard)
-        self.address = f"127.0.0.1:{self.door.start()}"
+        self.loop = open_loop()
+        self.address = f"127.0.0.1:{self.loop.run(self.door.start())}"
+
+    def close(self) -> None:
+        self.loop.run(self.door.drain(0))
+        self.loop.close()
 
 
 @pytest.fixture(params=["tiny", "tiny_sketch"])
@@ -59,7 +64,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     folder = FIXTURES / ("bundle_" + request.param)
     rig = Rig(load_bundle(next(folder.rglob("manifest.json")).parent))
     yield rig
-    rig.door.drain(0)
+    rig.close()
 
 
 def show(rig: Rig, *arguments: str) -> tuple[int, str]:
@@ -102,7 +107,7 @@ def test_counters_are_named_by_the_items_and_categories_that_the_bundle_knows() 
         assert json.loads(response)["counters"]
         top = state._top_counters(bundle.layout.view(states[0])["counters"][0], bundle, 1)
     finally:
-        rig.door.drain(0)
+        rig.close()
     assert [one["id"] for one in top["items"]] == [int(item[0])]
     assert [one["id"] for one in top["categories"]] == [int(category[0])]
 
@@ -127,7 +132,7 @@ def test_a_user_without_a_state_and_an_address_without_uic_are_said(
 ) -> None:
     assert show(rig, "bob")[0] == 1
     assert "no state is stored" in capsys.readouterr().err
-    rig.door.drain(0)
+    rig.loop.run(rig.door.drain(0))
     assert show(rig, "bob")[0] == 1
     assert f"is UIC running at {rig.address}, without TLS? Set --tls, --grpc or UIC_GRPC__…" in capsys.readouterr().err
     assert show(rig, "bob", "--tls")[0] == 1
@@ -227,7 +232,7 @@ def test_an_item_is_erased_by_its_text(tmp_path: Path, capsys: pytest.CaptureFix
     [(_, value)] = rig.log.records["events"][rig.stored.partition("ann")]
     assert value is not None
     assert BehaviorEvent.FromString(value).item_id == code_of("sku-1")
-    rig.door.drain(0)
+    rig.close()
 
 
 def test_the_key_of_the_settings_is_sent(
@@ -247,4 +252,4 @@ def test_the_key_of_the_settings_is_sent(
         assert erase.main(["ann", "--yes", "--grpc", rig.address]) == 1
         assert "PERMISSION_DENIED" in capsys.readouterr().err
     finally:
-        rig.door.drain(0)
+        rig.close()

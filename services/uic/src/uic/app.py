@@ -1,7 +1,7 @@
 """The composition root: builds every part from the settings, runs them, and takes them down in order.
 
-The main thread folds. Polling, questions to the brokers, the lease, dead letters and the two ports have threads of
-their own. A signal only sets a flag.
+The main thread folds. Polling, questions to the brokers, the lease and dead letters have threads of their own, and the
+two ports have one together. A signal only sets a flag.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from access import BadKeys, BadTls, ClientCertificates, KeyRing, ListenerTls, is_loopback
@@ -35,6 +36,7 @@ from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
 from uic.doors.grpc import KEY_KINDS, GrpcServer
 from uic.doors.guard import Guard
+from uic.doors.loop import DoorLoop
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
@@ -153,8 +155,8 @@ class App:
             admin_app(self._updater, self._metrics, self._alive, guard=guard),
             settings.admin,
             tls["admin"],
-            self._metrics.malformed.labels("admin").inc,
         )
+        self._doors = DoorLoop()
         name, _, version = bundle.name.rpartition("/")
         fingerprint = bundle.manifest.fingerprint[:16]
         self._metrics.bundle.info(
@@ -185,8 +187,9 @@ class App:
             keys.watch(lambda taken_up: self._metrics.key_reads.labels("taken_up" if taken_up else "refused").inc())
         self._client_certificates.watch()
         self._watch.start()
-        self._admin.start()
-        port = self._grpc.start()
+        self._doors.start()
+        self._doors.run(self._admin.start())
+        port = self._doors.run(self._grpc.start())
         say(log, logging.INFO, "listening", grpc=port, admin=self._admin.port)
         try:
             self._wait_for(self._check_store, "store")
@@ -235,15 +238,16 @@ class App:
         timeout_s = self._settings.fold.drain_timeout_s
         self._watch.rests(FOLD)
         self._updater.drain()
-        calls = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
-        calls.start()
+        calls = self._doors.begin(self._grpc.drain(timeout_s / 2))
         self._lease.leave(timeout_s)
         left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
         self._watch.rests(POLL)
         self._observer.leave(1.0)
         self._dead_letters.close()
-        calls.join(max(0.0, timeout_s - (time.monotonic() - began)))
-        self._admin.stop()
+        with suppress(TimeoutError):
+            calls.result(max(0.0, timeout_s - (time.monotonic() - began)))
+        self._doors.run(self._admin.stop())
+        self._doors.close()
         if self._keys is not None:
             self._keys.close()
         self._client_certificates.close()

@@ -253,9 +253,8 @@ class Metrics:
         self.denied = {kind: denied.labels(kind.value) for kind in AccessDecision if kind is not AccessDecision.GRANTED}
         self.malformed = Counter(
             "uic_malformed_requests",
-            "Requests that cannot be read, by port: calls whose bytes are not the method's message (grpc), requests "
-            "that are not HTTP or whose head is too large (admin). They are not logged. Connections that end before a "
-            "request, as by a failed TLS handshake, are neither counted nor logged.",
+            "Calls whose bytes are not the method's message, by port: grpc. They are not logged. Requests that are not "
+            "HTTP, and connections that end before a request, are neither counted nor logged.",
             ["port"],
             registry=r,
         )

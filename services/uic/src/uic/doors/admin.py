@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol
-from urllib.parse import unquote
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -30,15 +29,12 @@ from mimn.state import Progress
 from uic import errors
 from uic.core.status import Action, PartitionStatus, Phase, Status
 from uic.doors.guard import ADMIN_RULES, Guard
-from uic.doors.http_faults import MAX_HEAD_BYTES, TOO_LARGE
 from uic.errors import UicError
 from uic.metrics import Metrics
 
 PROBLEM_JSON: Final = "application/problem+json"
 SHOWN_CHARACTERS: Final = 100
 """An answer repeats so much of a caller's own words."""
-_AUTHORITY: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-"""What is in front of the path in a request to a proxy (RFC 9112, 3.2.2: every server takes it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +129,7 @@ def admin_app(
     check_rules([route.path.replace("{p:partition}", "<p>") for route in routes], ADMIN_RULES, "uic.doors.guard")
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(_Gate, guard=guard, malformed=metrics.malformed.labels("admin").inc)],
+        middleware=[Middleware(_Gate, guard=guard)],
         exception_handlers={
             HTTPException: _not_offered,
             UicError: _refused,
@@ -145,27 +141,15 @@ def admin_app(
 
 
 class _Gate:
-    """Before any route: no browsers, no large heads, and a key with the path's scope."""
+    """Before any route: no browsers, and a key with the path's scope."""
 
-    def __init__(self, app: ASGIApp, guard: Guard | None, malformed: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard | None) -> None:
         self._app = app
         self._guard = guard
-        self._malformed = malformed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer: Response | None = None
-        if scope["type"] == "http":
-            answer = self._too_large(scope)
-            scope = _of_path(scope)
-            answer = answer or self._refusal(Request(scope))
+        answer = self._refusal(Request(scope)) if scope["type"] == "http" else None
         await (self._app if answer is None else answer)(scope, receive, send)
-
-    def _too_large(self, scope: Scope) -> Response | None:
-        headers = sum(len(name) + len(value) for name, value in scope["headers"])
-        if len(scope["raw_path"]) + len(scope["query_string"]) + headers <= MAX_HEAD_BYTES:
-            return None
-        self._malformed()
-        return problem(TOO_LARGE.status, TOO_LARGE.code, TOO_LARGE.detail)
 
     def _refusal(self, request: Request) -> Response | None:
         headers, scope = request.headers, request.scope
@@ -179,14 +163,6 @@ class _Gate:
         except UicError as error:
             return _refused(request, error)
         return None
-
-
-def _of_path(scope: Scope) -> Scope:
-    """The scope of the same request without the authority in front of its path, if it has one."""
-    if (authority := _AUTHORITY.match(scope["raw_path"])) is None:
-        return scope
-    raw_path = scope["raw_path"][authority.end() :] or b"/"
-    return {**scope, "raw_path": raw_path, "path": unquote(raw_path.decode("ascii"))}
 
 
 class _Views:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
@@ -17,12 +15,12 @@ from access import Door, ListenerTls, check_rules
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import add_UserInterestCenterServicer_to_server
 from process.addresses import joined
+from uic.doors.arrival import ArrivalLimits
 from uic.doors.guard import GRPC_RULES, Guard
 from uic.doors.health import SERVICE_NAME as HEALTH
 from uic.doors.health import HealthService
 from uic.doors.listening import cannot_listen, why_not
 from uic.doors.servicer import SERVICE, UserInterestCenter, status_of
-from uic.doors.slow_requests import SlowRequestLimit
 from uic.doors.trailers import refuse
 from uic.errors import StartRefused, UicError
 from uic.settings import GrpcSettings
@@ -38,12 +36,11 @@ KEY_KINDS: Final = ("RSA", "P-256", "P-384")
 then: they offer no such signature. Clients in Go and Java have other libraries."""
 HEALTH_INTERVAL_S: Final = 0.2
 LAST_WORDS_S: Final = 0.2
-"""For answers and health changes that are still being sent when the last call has ended."""
-HEALTH_WORKERS: Final = 16
-"""Threads beyond those of our own calls, so that health checks are answered while all of ours wait for a broker. A
-`Watch` needs one until its client has taken the first answer: after a restart, those of many clients come at once."""
-REST_WORKERS: Final = 2
-"""Threads for reflection."""
+"""For the last health to reach the streams, before they are ended."""
+HEALTH_CALLS: Final = 16
+"""How many calls of health may wait for their request at once; see `uic.doors.arrival`."""
+REST_CALLS: Final = 2
+"""The same of reflection."""
 
 
 def methods() -> list[str]:
@@ -64,13 +61,13 @@ def most_connections() -> int:
     return most if limit == resource.RLIM_INFINITY else min(most, int(limit * FILES_SHARE))
 
 
-class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Rejects a call that is not allowed, before a byte of its request is read."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
-    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """The handler of the call, or one that refuses it. An unknown method needs a key of any scope."""
         rule = GRPC_RULES.get(handler_call_details.method, Door.ANY_KEY)
         brought = [str(value) for name, value in handler_call_details.invocation_metadata if name == "authorization"]
@@ -78,20 +75,20 @@ class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             self._guard.check(",".join(brought) if brought else None, rule)
         except UicError as refusal:
             return _refusing(refusal)
-        return continuation(handler_call_details)
+        return await continuation(handler_call_details)
 
 
 def _refusing(error: UicError) -> Any:
     """A handler that refuses a call of any kind; as a streaming handler it does not wait for the request."""
 
-    def handler(_: Any, context: grpc.ServicerContext) -> Any:
+    async def handler(_: Any, context: Any) -> None:
         refuse(context, status_of(error), error)
 
     return grpc.stream_stream_rpc_method_handler(handler)
 
 
 class GrpcServer:
-    """The listening server: the service, its health and reflection.
+    """The listening server: the service, its health and reflection. Its coroutines run on one event loop.
 
     Health is SERVING while `serving()` is true, for the whole server ("") and for the service by name, and stays
     NOT_SERVING once `drain` has begun.
@@ -107,63 +104,59 @@ class GrpcServer:
     ) -> None:
         """Does not listen yet. Without a `guard` no authentication is required."""
         check_rules(methods(), GRPC_RULES, "uic.doors.guard")
-        self._host, self._port = settings.host, settings.port
-        self._tls = tls
-        self._announce_s = settings.announce_s
+        self._service = service
+        self._settings = settings
         self._serving = serving
-        self._stopping = threading.Event()
-        self._follower = threading.Thread(target=self._follow, name="grpc-health", daemon=True)
+        self._guard = guard
+        self._tls = tls
         self._health = HealthService(settings.max_watches)
-        ours, health_calls, rest = (threading.Semaphore(n) for n in (settings.max_calls, HEALTH_WORKERS, REST_WORKERS))
 
-        def at_once(method: str) -> threading.Semaphore:
-            service = method.split("/")[1]
-            return {SERVICE: ours, HEALTH: health_calls}.get(service, rest)
-
-        self._slow = SlowRequestLimit(at_once, service.count_refused, service.count_malformed)
-        # In addition to the calls that run, as many may wait for their request.
-        workers = 2 * settings.max_calls + HEALTH_WORKERS + REST_WORKERS
-        self._server = grpc.server(
-            ThreadPoolExecutor(workers, thread_name_prefix="grpc"),
-            maximum_concurrent_rpcs=4 * workers,
-            interceptors=[*([] if guard is None else [GrpcGuard(guard)]), self._slow],
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-                ("grpc.max_concurrent_streams", 4 * workers),
-                ("grpc.server_handshake_timeout_ms", 10_000),
-                ("grpc.max_connection_idle_ms", IDLE_MS),
-                ("grpc.max_allowed_incoming_connections", most_connections()),
-                (
-                    "grpc.so_reuseport",
-                    0,
-                ),  # otherwise a second process on the port would silently take half of the calls
-            ],
-        )
-        add_UserInterestCenterServicer_to_server(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
-
-    def start(self) -> int:
+    async def start(self) -> int:
         """Listen, and return the port.
 
         Raises:
             StartRefused: the address is taken or not this machine's, or the library cannot use the files of TLS.
         """
-        self._health.show(self._serving())
+        await self._health.show(self._serving())
+        self._server = self._made()
         try:
             port = self._listen()
         except RuntimeError as error:
             raise StartRefused(self._why_not(error)) from error
-        self._server.start()
-        self._health.start()
-        self._follower.start()
+        await self._server.start()
+        self._follower = asyncio.create_task(self._follow())
         return port
 
+    def _made(self) -> grpc.aio.Server:
+        settings = self._settings
+        numbers = (settings.max_calls, HEALTH_CALLS, REST_CALLS)
+        ours, health_calls, rest = map(asyncio.Semaphore, numbers)
+
+        def at_once(method: str) -> asyncio.Semaphore:
+            return {SERVICE: ours, HEALTH: health_calls}.get(method.split("/")[1], rest)
+
+        limits = ArrivalLimits(at_once, self._service.count_refused, self._service.count_malformed)
+        server = grpc.aio.server(
+            interceptors=[*([] if self._guard is None else [GrpcGuard(self._guard)]), limits],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.max_concurrent_streams", 8 * sum(numbers)),
+                ("grpc.server_handshake_timeout_ms", 10_000),
+                ("grpc.max_connection_idle_ms", IDLE_MS),
+                ("grpc.max_allowed_incoming_connections", most_connections()),
+                # Otherwise a second process on the port would silently take half of the calls.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        add_UserInterestCenterServicer_to_server(self._service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
+        return server
+
     def _listen(self) -> int:
-        address = joined(self._host, self._port)
+        address = joined(self._settings.host, self._settings.port)
         if self._tls is None:
             return self._server.add_insecure_port(address)
         key, chain, authority = self._tls.pem()
@@ -174,7 +167,7 @@ class GrpcServer:
 
     def _why_not(self, error: RuntimeError) -> str:
         """Why the library does not listen; it says no more than that."""
-        cause = why_not(self._host, self._port)
+        cause = why_not(self._settings.host, self._settings.port)
         if cause is None and self._tls is not None:  # OpenSSL takes more than the library does
             files = {"CERT": self._tls.cert_file, "KEY": self._tls.key_file, "CLIENT_CA": self._tls.client_ca_file}
             named = ", ".join(f"UIC_GRPC__TLS_{name}_FILE={file}" for name, file in files.items() if file is not None)
@@ -182,31 +175,26 @@ class GrpcServer:
                 f"the gRPC library cannot use one of {named}: the key must be one of {', '.join(KEY_KINDS)} (not "
                 "RSA-PSS), no file may begin with a byte order mark, and the certificate must be no TRUSTED CERTIFICATE"
             )
-        return cannot_listen(self._host, self._port, cause or error, "UIC_GRPC")
+        return cannot_listen(self._settings.host, self._settings.port, cause or error, "UIC_GRPC")
 
     def watches(self) -> int:
         """How many streams follow the health."""
         return len(self._health)
 
-    def drain(self, grace_s: float) -> None:
+    async def drain(self, grace_s: float) -> None:
         """Report NOT_SERVING, and answer all calls for the time that is set for this. Then accept no new ones, answer
         those that have begun within `grace_s` seconds, and close.
 
         The gRPC library cancels calls that arrive as the port closes, before their handler runs. Clients that follow
-        the health leave in the time before; streams that watch it are ended with the last call.
+        the health leave in the time before; then their streams are ended.
         """
-        self._health.end()
-        self._stopping.wait(self._announce_s)
-        self._stopping.set()
-        stopped = self._server.stop(grace_s)
-        self._slow.finish(grace_s)
-        self._health.close(min(grace_s, LAST_WORDS_S))
-        self._server.stop(min(grace_s, LAST_WORDS_S))
-        stopped.wait()
+        self._follower.cancel()
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(max(self._settings.announce_s, min(grace_s, LAST_WORDS_S)))
+        self._health.end_streams()
+        await self._server.stop(grace_s)
 
-    def _follow(self) -> None:
-        while not self._stopping.wait(HEALTH_INTERVAL_S):
-            now = time.monotonic()
-            self._slow.cut_late(now)
-            self._health.cut_late(now)
-            self._health.show(self._serving())
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            await self._health.show(self._serving())

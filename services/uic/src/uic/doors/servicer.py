@@ -6,10 +6,14 @@ store each time, never from the fold's memory. Contract: proto/ctr/uic/v1/uic_se
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -34,8 +38,8 @@ from uic.core.event import (
     event_text_fault,
     text_fault,
 )
+from uic.doors.arrival import TOO_MANY_CALLS
 from uic.doors.publisher import Publisher
-from uic.doors.slow_requests import TOO_MANY_CALLS
 from uic.doors.trailers import REQUEST_ID, Trailers, hints, request_id
 from uic.errors import (
     DeadLetterUnavailable,
@@ -120,7 +124,7 @@ def status_of(error: UicError) -> grpc.StatusCode:
 
 
 class UserInterestCenter(UserInterestCenterServicer):
-    """The service's four calls. Safe to call from several threads."""
+    """The service's four calls, on an event loop. They wait for the log and the store on threads, one for each call."""
 
     def __init__(
         self,
@@ -142,28 +146,29 @@ class UserInterestCenter(UserInterestCenterServicer):
         self._metrics = metrics
         self._timeout_s = settings.timeout_s
         self._calls = threading.Semaphore(settings.max_calls)
+        self._threads = ThreadPoolExecutor(settings.max_calls, thread_name_prefix="grpc-call")
         self._now_ms = now_ms
         self._ahead_ms = ahead_ms
 
-    def PublishBehaviors(  # noqa: N802  # the contract's names
-        self, request: pb.PublishBehaviorsRequest, context: grpc.ServicerContext
+    async def PublishBehaviors(  # noqa: N802  # the contract's names
+        self, request: pb.PublishBehaviorsRequest, context: Any
     ) -> pb.PublishBehaviorsResponse:
         """Validates all events, then appends all; returns the position of each."""
 
-        def publish() -> pb.PublishBehaviorsResponse:
+        def publish(ends: float) -> pb.PublishBehaviorsResponse:
             records = validated(request.events, self._now_ms(), self._bundle, self._ahead_ms())
-            positions = self._publisher.publish(records, self._time_left_s(context))
+            positions = self._publisher.publish(records, self._time_left_s(ends))
             self._metrics.published.inc(len(positions))
             return pb.PublishBehaviorsResponse(positions=[_position(p) for p in positions])
 
-        return self._answer("PublishBehaviors", context, publish)
+        return await self._answer("PublishBehaviors", context, publish)
 
-    def GetUserState(  # noqa: N802
-        self, request: pb.GetUserStateRequest, context: grpc.ServicerContext
+    async def GetUserState(  # noqa: N802
+        self, request: pb.GetUserStateRequest, context: Any
     ) -> pb.GetUserStateResponse:
         """The user's stored state, decoded."""
 
-        def get() -> pb.GetUserStateResponse:
+        def get(_: float) -> pb.GetUserStateResponse:
             key = validated_user(request.user_id)
             partition = partition_of(key, self._partitions)
             [value] = self._states.stored_values(partition, [request.user_id])
@@ -171,37 +176,37 @@ class UserInterestCenter(UserInterestCenterServicer):
                 raise NoState(f"no state is stored for this user (partition {partition})")
             return self._decoded(value, partition, request.user_id)
 
-        return self._answer("GetUserState", context, get)
+        return await self._answer("GetUserState", context, get)
 
-    def EraseUser(  # noqa: N802
-        self, request: pb.EraseUserRequest, context: grpc.ServicerContext
+    async def EraseUser(  # noqa: N802
+        self, request: pb.EraseUserRequest, context: Any
     ) -> pb.EraseUserResponse:
         """Appends the erasure to the log, and the note for rebuilds."""
 
-        def erase() -> pb.EraseUserResponse:
+        def erase(ends: float) -> pb.EraseUserResponse:
             validated_user(request.user_id)
             return pb.EraseUserResponse(
-                position=_position(self._publisher.erase(request.user_id, self._time_left_s(context)))
+                position=_position(self._publisher.erase(request.user_id, self._time_left_s(ends)))
             )
 
-        return self._answer("EraseUser", context, erase)
+        return await self._answer("EraseUser", context, erase)
 
-    def EraseItem(  # noqa: N802
-        self, request: pb.EraseItemRequest, context: grpc.ServicerContext
+    async def EraseItem(  # noqa: N802
+        self, request: pb.EraseItemRequest, context: Any
     ) -> pb.EraseItemResponse:
         """Appends the erasure of one item of a user to the log."""
 
-        def erase() -> pb.EraseItemResponse:
+        def erase(ends: float) -> pb.EraseItemResponse:
             validated_user(request.user_id)
             if fault := text_fault(request.item_text, request.item_id, self._bundle.text_ids):
                 raise InvalidField(f"item_text: {fault}")
             item_id = code_of(request.item_text) if request.item_text else request.item_id
             if not item_id:
                 raise InvalidField(f"item_id: {RULES[Reason.ITEM_ZERO][1]}")
-            position = self._publisher.erase_item(request.user_id, item_id, self._now_ms(), self._time_left_s(context))
+            position = self._publisher.erase_item(request.user_id, item_id, self._now_ms(), self._time_left_s(ends))
             return pb.EraseItemResponse(position=_position(position))
 
-        return self._answer("EraseItem", context, erase)
+        return await self._answer("EraseItem", context, erase)
 
     def count_refused(self, method: str) -> None:
         """Count a call of `method` (full name) that was refused before its request arrived."""
@@ -241,15 +246,13 @@ class UserInterestCenter(UserInterestCenterServicer):
             ],
         )
 
-    def _time_left_s(self, context: grpc.ServicerContext) -> float:
-        """For how long a call may write.
+    def _time_left_s(self, ends: float) -> float:
+        """For how long a call may write whose deadline is `ends` (monotonic).
 
         Raises:
             DeadlineTooShort: hardly at all.
         """
-        remaining: float | None = context.time_remaining()  # the stubs omit None: no deadline
-        if remaining is None:
-            return self._timeout_s
+        remaining = ends - time.monotonic()
         left_s = remaining - DEADLINE_MARGIN_S
         if left_s < LEAST_S:
             raise DeadlineTooShort(
@@ -259,31 +262,47 @@ class UserInterestCenter(UserInterestCenterServicer):
             )
         return min(self._timeout_s, left_s)
 
-    def _answer(self, method: str, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
-        """Run `work`, count it, and turn its error into a status; at most `max_calls` run at once."""
+    async def _answer(self, method: str, context: Any, work: Callable[[float], Answer]) -> Answer:
+        """Run `work` with the call's deadline, count it, and turn its error into a status."""
+        remaining: float | None = context.time_remaining()
+        ends = math.inf if remaining is None else time.monotonic() + remaining
+        answer: Answer | None = None
         code, detail = grpc.StatusCode.OK, ""
         called = request_id(context)
         told: Trailers = ((REQUEST_ID, called),)
-        admitted = self._calls.acquire(blocking=False)
         with bound_contextvars(request_id=called), self._metrics.rpc_seconds.labels(method).time():
             try:
-                if not admitted:
-                    raise Overloaded(TOO_MANY_CALLS)
-                answer = work()
+                answer = await self._on_a_thread(lambda: work(ends))
             except UicError as error:
                 code, detail = status_of(error), error.detail
                 told += hints(error)
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                raise
             except Exception:
                 log.exception("%s failed with an unexpected error", method)
                 code, detail = grpc.StatusCode.INTERNAL, "an error in UIC itself; its log has it"
             finally:
-                if admitted:
-                    self._calls.release()
-        self._metrics.rpcs.labels(method, code.name).inc()
+                self._metrics.rpcs.labels(method, code.name).inc()
+        context.set_code(code)
+        context.set_details(detail)
         context.set_trailing_metadata(told)
-        if code is not grpc.StatusCode.OK:
-            context.abort(code, detail)
-        return answer
+        return answer  # type: ignore[return-value]  # with another status than OK the library sends none
+
+    async def _on_a_thread(self, work: Callable[[], Answer]) -> Answer:
+        """The result of `work`. At most `max_calls` run at once, also those whose caller has left.
+
+        Raises:
+            Overloaded: as many run already.
+        """
+        if not self._calls.acquire(blocking=False):
+            raise Overloaded(TOO_MANY_CALLS)
+        return await asyncio.wrap_future(self._begun(work))
+
+    def _begun(self, work: Callable[[], Answer]) -> Future[Answer]:
+        running = self._threads.submit(contextvars.copy_context().run, work)
+        running.add_done_callback(lambda _: self._calls.release())
+        return running
 
 
 def validated(events: Any, now_ms: int, bundle: Bundle, ahead_ms: int = 0) -> list[tuple[bytes, bytes]]:
