@@ -40,7 +40,7 @@ from uic.core.event import Record
 from uic.core.letters import Letter
 from uic.core.ports import Delivery, Described, Fetched, FoldsMany, LogMessage, Owned, PartitionCount, Ports
 from uic.core.start_position import LogBounds
-from uic.fold.rounds import Model
+from uic.fold.bundle_model import model_of
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.kafka_repairs.partition_records import read_batch
 from uic.metrics import Metrics
@@ -155,15 +155,11 @@ class TimedFold(TimedStep):
     """The same of a step that folds many events in one call."""
 
     def fold(
-        self,
-        events: NDArray[np.float32],
-        depth: NDArray[np.int64],
-        states: NDArray[np.float32],
-        rows: NDArray[np.int64] | None = None,
+        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32]
     ) -> NDArray[np.bool_] | None:
         """See `FoldsMany`."""
         self.watch.lap("plan")
-        sound: NDArray[np.bool_] | None = self.step.fold(events, depth, states, rows)
+        sound: NDArray[np.bool_] | None = self.step.fold(events, depth, states)
         self.watch.lap("step")
         self.watch.runs += 1
         return sound
@@ -248,7 +244,7 @@ def fold(
     log = MemoryLog(logs, room, watch)
     updater = StateUpdater(
         topic=Topic("behavior-events", PARTITIONS),
-        model=Model.of(bundle, step),
+        model=model_of(bundle, step),
         ports=Ports(log, store, dead_letters=Nothing(), erasures=Nothing()),
         settings=settings,
         metrics=Metrics(),

@@ -10,9 +10,9 @@ from mimn.state import Progress, decode_progress
 from support.fake_state_store import FakeStore
 from support.fake_topics import TOPIC, FakeDeadLetters, FakeErasures, FakeLog, FakeTopic
 from support.hand_model import MODEL, WALL_MS
+from uic.core.model import Model
 from uic.core.ports import Ports
 from uic.core.status import PartitionStatus, Phase
-from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
 from uic.metrics import Metrics
 from uic.settings import FoldSettings

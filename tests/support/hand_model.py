@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.rows.live import compiled_events
 from mimn.state import Block, StateLayout, partition_of
-from uic.fold.rounds import Model
+from uic.core.model import Model
 
 WALL_MS = 1_700_000_000_000
 FINGERPRINT = bytes(range(32))
@@ -47,15 +47,11 @@ class ManySteps:
         return step(events, state)
 
     def fold(
-        self,
-        events: NDArray[np.float32],
-        depth: NDArray[np.int64],
-        states: NDArray[np.float32],
-        rows: NDArray[np.int64] | None = None,
+        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32]
     ) -> NDArray[np.bool_] | None:
         """See `FoldsMany`."""
         sound = np.ones(len(events), np.bool_)
-        row_of = np.repeat(np.arange(len(depth)) if rows is None else rows, depth)
+        row_of = np.repeat(np.arange(len(depth)), depth)
         for at, row in enumerate(row_of.tolist()):
             after = step(events[at : at + 1], states[row : row + 1])
             sound[at] = np.isfinite(after).all()

@@ -11,7 +11,7 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from mimn.state import Progress, partition_of
 from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import RECORDS, PartitionLog
-from uic.fold.rounds import Model
+from uic.core.model import Model
 
 NOW = 1_700_000_000_000
 N = 2

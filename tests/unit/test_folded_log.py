@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.state import NO_TOPIC_ID, Progress, decode_progress, encode_progress, witness
+from support.hand_model import MODEL
 from uic.core.records import BatchRecord
 from uic.core.start_position import BrokenReason, LogBounds
 from uic.errors import UnsuitableTopic
@@ -78,9 +79,8 @@ def test_a_log_begins_where_its_broker_says_though_the_first_offsets_are_handed_
 
 
 def test_what_is_gone_between_two_looks_at_the_log_ends_a_repair() -> None:
-    model: Any = None  # no record is folded
     for first, end, gone in ((5, 9, False), (6, 9, True), (9, 5, False)):
-        again = Refold(model, 0, decode_progress(progress()), ())
+        again = Refold(MODEL, 0, decode_progress(progress()), ())
         again.fold(Span(0, 5, ()))
         assert again.next_offset == 5
         if gone:

@@ -15,8 +15,6 @@ from mimn.rows import stored
 from mimn.rows.encoded import Encoded
 from mimn.rows.library import FLAGS, library
 from mimn.rows.live import CompiledEvents
-from mimn.rows.records import Grouping, KeyTable, Texts
-from mimn.rows.stored import seal
 from mimn.state import (
     HEADERS,
     Block,
@@ -37,8 +35,6 @@ from mimn.state import (
     read_tensors,
     sparse,
     stored_headers,
-    stored_type,
-    stored_values,
     user_hashes,
 )
 from mimn.state.codec import HEADER_BYTES
@@ -219,21 +215,6 @@ def test_a_value_that_is_no_state_of_the_layout_is_not_read(compiled: CompiledEv
         compiled.read_headers([bytes(79)], np.zeros(1, HEADERS), np.zeros(1, np.int64))
 
 
-@pytest.mark.parametrize("sparse", [True, False])
-@pytest.mark.parametrize("zeros", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("floats", [1, 4, 7, 9, 16, 21, 31, 32, 33, 65, 1517])
-def test_a_sealed_state_is_the_same(each_built: CDLL, floats: int, zeros: float, *, sparse: bool) -> None:
-    kind = stored_type(StateLayout((Block("floats", (floats,)),)))
-    rows = np.frombuffer(bytearray(RNG.bytes(5 * kind.itemsize)), kind)
-    rows["version"], rows["wide"][RNG.random(rows["wide"].shape) < zeros] = 1, 0
-    values, ends = seal(each_built, rows, sparse=sparse)
-    want = stored_values(rows, sparse=sparse)
-    assert values.tobytes() == b"".join(want)
-    assert np.diff(ends, prepend=0).tolist() == [len(value) for value in want]
-    none, no_ends = seal(each_built, rows[:0], sparse=sparse)
-    assert (len(none), len(no_ends)) == (0, 0)
-
-
 @pytest.mark.parametrize("words", [2, 30, 32, 34, 64, 98, 1514])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 0.97, 1.0])
 def test_a_sparse_form_is_restored_or_refused_the_same(
@@ -322,37 +303,8 @@ def decoded(value: bytes, layout: StateLayout) -> NDArray[np.float32] | StateErr
     if isinstance(one, StateError) or isinstance(other, StateError):
         assert (type(one), str(one)) == (type(other), str(other))
     else:
-        assert one.tobytes() == other.tobytes()
+        nan = np.isnan(one)  # a damaged float16 that is no number may have other bits
+        assert (nan == np.isnan(other)).all()
+        assert one[~nan].tobytes() == other[~nan].tobytes()
         assert headers[0] == headers[1]
     return one
-
-
-def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one(built: CDLL) -> None:
-    rows: dict[bytes, int] = {}
-    table = KeyTable(built)
-    for _ in range(6):
-        keys = [f"user-{n}".encode() for n in RNG.integers(0, 20_000, 5000)]
-        keys += [b"", "é".encode(), b"x" * 128, b"x" * 129, b"\0"]
-        for key, row in zip(keys, table.find(Texts.of(keys), 1, 3).tolist(), strict=True):
-            if not key or len(key) > 128 or not key.isascii() or partition_of(key, 3) != 1:
-                assert row == -1
-            else:
-                assert rows.setdefault(key, len(rows)) == row
-    assert len(table) == len(rows)
-    assert [table.texts(np.arange(len(rows))).text(n) for n in range(len(rows))] == list(rows)
-    mine = next(iter(rows))
-    assert table.find(Texts.of([mine]), 2, 3).tolist() == [-1], "it has its row in another partition"
-    [trusted] = table.find(Texts.of(["é".encode()]), 1, 3, trusted=True).tolist()
-    assert trusted == len(rows)
-    assert table.find(Texts.of(["é".encode()]), 1, 3).tolist() == [trusted]
-
-
-def test_events_are_grouped_by_row_in_their_order_with_the_most_first(built: CDLL) -> None:
-    grouping = Grouping(built)
-    for rows in (10, 3000):
-        row = RNG.zipf(1.4, 4000) % rows
-        groups = grouping.group(row.astype(np.int64), rows)
-        assert (np.diff(groups.depth) <= 0).all()
-        assert sorted(groups.rows.tolist()) == np.unique(row).tolist()
-        for at, first, depth in zip(groups.rows, groups.first, groups.depth, strict=True):
-            assert groups.order[first : first + depth].tolist() == np.flatnonzero(row == at).tolist()

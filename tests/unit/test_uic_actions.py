@@ -22,11 +22,11 @@ from support.fake_topics import FakeDeadLetters, FakeRecord, FakeTopic
 from support.fold_worker import Worker
 from support.hand_model import users_of
 from uic.core.event import ERASE_ITEM, Reason
-from uic.core.fold import Part, Round
+from uic.core.fold import Part, fold
 from uic.core.ordering import Batch, Bounds, decode, take
 from uic.doors.servicer import validated
 from uic.errors import InvalidField
-from uic.fold.rounds import Model
+from uic.fold.bundle_model import model_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = load_bundle(FIXTURES / "bundle_tiny_actions/tiny-actions/1")
@@ -74,10 +74,7 @@ def folded(events: Sequence[Sent], bundle: Bundle) -> dict[str, NDArray[np.float
     batch = batch_of(events, bundle)
     progress = Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
     part = Part(batch, progress, [None] * len(batch.keys))
-    work = Round(bundle.initial_state, bundle.layout)
-    work.plan([part])
-    model = Model.of(bundle, open_step(bundle))
-    work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)
+    work = fold(model_of(bundle, open_step(bundle)), [part])
     return {user: work.tensors[work.place[row]] for user, row in zip(batch.users, part.row_of, strict=True)}
 
 
@@ -134,7 +131,7 @@ def test_a_worker_counts_what_it_leaves_out_and_sends_the_rest_to_the_dead_lette
     topic, letters = FakeTopic(1), FakeDeadLetters()
     for record in records_of([(0, 3, 2, CLICK), (1, 4, 2, VIEW), (0, 5, 2, 0), (3, 6, 2, PURCHASE)]):
         topic.append(0, record.key, record.value, timestamp=record.timestamp)
-    model = Model.of(BUNDLE, open_step(BUNDLE))
+    model = model_of(BUNDLE, open_step(BUNDLE))
     worker = Worker(topic, FakeStore(), dead_letters=letters, model=model)
     worker.log.assign(0)
     worker.catch_up()
@@ -177,7 +174,7 @@ def test_an_erased_item_is_taken_out_where_its_record_lies_and_nothing_else_happ
         if bundle.actions is not None and not bundle.actions.folded[action]:
             continue
         state = want.setdefault(USERS[user], bundle.initial_state.copy())[np.newaxis]
-        model = Model.of(bundle, STEPS[bundle.name])
+        model = model_of(bundle, STEPS[bundle.name])
         ids = np.array([item], np.uint64), np.array([category], np.uint64)
         numbers, times = np.array([action], np.uint8), np.array([hand_model.WALL_MS + i * 3_600_000])
         rest = model.rest

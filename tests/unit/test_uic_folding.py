@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.state import Block, Ledger, Progress, StateLayout, decode_progress, partition_of
+from mimn.state import Progress, decode_progress, partition_of
 from mimn.state.codec import HEADER_BYTES
 from support import fake_topics, hand_model
 from support.fake_state_store import FakeStore
@@ -20,19 +19,18 @@ from support.fake_topics import FakeDeadLetters, FakeRecord, FakeTopic
 from support.fold_worker import Worker
 from support.hand_model import COMPILED_MODEL, MODEL, event_value, users_of
 from support.replayed import assert_exactly_once, stored_state
-from uic.bulk.verification import Expected, tensors
 from uic.core.cache import ENTRY_BYTES, StateCache
 from uic.core.commit import Answer, Commit
 from uic.core.event import Reason
-from uic.core.fold import Part, Round
+from uic.core.fold import Part, fold
 from uic.core.letters import KEY_BYTES, NULL, REASON, Letter, to_wire
+from uic.core.model import Model
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
 from uic.core.ports import PartitionCount
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 from uic.errors import InvalidField
 from uic.fold.decoding import SHORT_RECORDS, SHORT_WAVES
-from uic.fold.rounds import Model
 from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 30)
@@ -195,15 +193,10 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
             for p, batch in enumerate(cuts)
         ]
 
-    pooled, work = parts_of(together), Round(hand_model.INITIAL, hand_model.LAYOUT)
-    work.plan(pooled)
-    work.run(hand_model.step, hand_model.vectors, hand_model.forget)
-    values = work.states(hand_model.FINGERPRINT, hand_model.LAYOUT).encoded
+    pooled = parts_of(together)
+    values = fold(MODEL, pooled).states.encoded
     for part, lone in zip(pooled, parts_of(alone), strict=True):
-        own = Round(hand_model.INITIAL, hand_model.LAYOUT)
-        own.plan([lone])
-        own.run(hand_model.step, hand_model.vectors, hand_model.forget)
-        own_values = own.states(hand_model.FINGERPRINT, hand_model.LAYOUT).encoded
+        own_values = fold(MODEL, [lone]).states.encoded
         assert sorted(part.not_finite) == sorted(lone.not_finite)
         assert part.already_folded == lone.already_folded
         for row, own_row in zip(part.row_of, lone.row_of, strict=True):
@@ -715,32 +708,3 @@ def test_what_is_fetched_is_accounted_for_to_the_last_record() -> None:
     other.settle()
     for log in (worker.log, other.log):
         assert set(log.outstanding.values()) == {0}
-
-
-def test_what_a_bulk_fold_is_verified_against_has_the_ledger_too() -> None:
-    ledger = Ledger(buckets=2, ways=2)
-    layout = StateLayout((Block("h", (len(hand_model.INITIAL),)), ledger.block))
-    initial = np.concatenate([hand_model.INITIAL, np.zeros(ledger.words)]).astype(np.float32)
-    model = Model(hand_model.step, hand_model.vectors, hand_model.forget, initial, layout, bytes(32), ledger=ledger)
-    events = [(1, 0), (2, 3), (1, 9), (3, 9), (4, 9), (5, 30)]
-    expected = {b"ann": Expected(), b"bob": Expected()}
-    for (item, days), user in zip(events, itertools.cycle(expected), strict=False):
-        one = expected[user]
-        one.items.append(item)
-        one.categories.append(1)
-        one.actions.append(1)
-        one.times.append(hand_model.WALL_MS + days * 86_400_000)
-    for user, got in tensors(expected, model).items():
-        want = initial[np.newaxis].copy()
-        for item, time_ms in zip(expected[user].items, expected[user].times, strict=True):
-            ids = np.array([item], np.uint64), np.array([1], np.uint64)
-            want[:, : -ledger.words] = hand_model.step(hand_model.vectors(*ids), want[:, : -ledger.words])
-            ledger.add(want, ledger.keys(ids[0]), np.array([time_ms]))
-        assert got.tobytes() == want[0].tobytes()
-        assert layout.close(got, want[0], 0)
-        other = want[0].copy()
-        ledger.of(other)[0] ^= 1
-        assert not layout.close(got, other, 1e9), "whole numbers are compared exactly"
-        other = want[0].copy()
-        other[0] += 0.5
-        assert not layout.close(got, other, 1e-3)

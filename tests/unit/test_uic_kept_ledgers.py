@@ -23,12 +23,12 @@ from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptPartition, keep
 from uic.bulk.pool import save
 from uic.bulk.saved_states import SavedStates, saved_partition, seal, states_of, writing_partition
-from uic.bulk.verification import Verified, compare, expect
+from uic.bulk.verification import Verified, compare, fold_users
 from uic.core.records import BatchRecord
-from uic.fold.rounds import Model
+from uic.fold.bundle_model import model_of
 
 OLD, NEW = load_bundle(LEDGER), load_bundle(RETRAINED)
-OLD_MODEL, NEW_MODEL = (Model.of(bundle, open_step(bundle)) for bundle in (OLD, NEW))
+OLD_MODEL, NEW_MODEL = (model_of(bundle, open_step(bundle)) for bundle in (OLD, NEW))
 SHARED = shared_blocks(NEW.manifest, OLD.manifest)
 LINEAGE = 77  # of `log_of`
 NO_ID = str(UUID(bytes=bytes(16)))
@@ -155,9 +155,10 @@ def test_a_memory_that_is_not_the_fold_of_the_log_is_found_however_far_its_state
 
     def verified() -> Verified:
         records = [BatchRecord(at, time, key, value, []) for at, time, key, value, _ in rows if states.holds(key, at)]
-        expected = expect(records, set(found), {}, NEW_MODEL.actions)
+        begin = log_of(rows).begin
+        folded = fold_users(records, set(found), {}, NEW_MODEL, partition=0, begin=begin)
         seen, shared = Verified(), states.shared(set(found))
-        compare(found, expected, NEW_MODEL, lineage=LINEAGE, end=reached, verified=seen, kept=shared)
+        compare(found, folded, NEW_MODEL, lineage=LINEAGE, end=reached, verified=seen, kept=shared)
         return seen
 
     assert (verified().users, verified().wrong) == (len(found), 0)

@@ -18,7 +18,8 @@ from uic.bulk.folder import Folder
 from uic.bulk.pool import save
 from uic.bulk.saved_states import saved_partition
 from uic.core.event import Reason
-from uic.fold.rounds import Model
+from uic.core.model import Model
+from uic.fold.bundle_model import model_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLES = {
@@ -29,12 +30,12 @@ BUNDLES = {
 }
 
 
-def model_of(path: Path) -> Model:
+def opened(path: Path) -> Model:
     bundle = load_bundle(path)
-    return Model.of(bundle, open_step(bundle))
+    return model_of(bundle, open_step(bundle))
 
 
-MODELS = {name: model_of(path) for name, path in BUNDLES.items()}
+MODELS = {name: opened(path) for name, path in BUNDLES.items()}
 """One for each kind of state."""
 MODEL = MODELS["tiny"]
 

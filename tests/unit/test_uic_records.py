@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_batches_are_the_same_and_so_is_what_they_fold_to(
 def headers_of(batches: list[Batch], compiled: CompiledEvents | None) -> bytes:
     progress = Progress(partitions=N, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
     parts = [Part(batch, progress, [None] * len(batch.keys)) for batch in batches]
-    work = Round(hand_model.INITIAL, hand_model.LAYOUT, compiled)
+    work = Round(replace(hand_model.MODEL, compiled=compiled))
     work.plan(parts)
     return work.headers.tobytes()
 

@@ -82,24 +82,19 @@ class CompiledStep:
         return after
 
     def fold(
-        self,
-        events: NDArray[np.float32],
-        depth: NDArray[np.int64],
-        states: NDArray[np.float32],
-        rows: NDArray[np.int64] | None = None,
+        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32]
     ) -> NDArray[np.bool_] | None:
         """Fold all events into their states, in place; an event with a non-finite result leaves its state as it was.
 
         Args:
             events: [E, D]: those of the first state in order, then those of the second, and so on.
-            depth: [U]: how many events each state gets.
+            depth: [R]: how many events each state gets.
             states: [R, F]; a row is contiguous, and the rows may lie anywhere.
-            rows: [U]: which states, distinct; None: the first ones.
 
         Returns: by event whether its result was finite, or None if all were.
         """
         first = depth.cumsum() - depth
-        rows = np.arange(len(depth)) if rows is None else rows
+        rows = np.arange(len(depth))
         sound: NDArray[np.bool_] | None = None
         while len(rows):
             done = self._kernel.fold(events, first, depth, rows, states)

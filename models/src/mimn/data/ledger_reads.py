@@ -18,7 +18,6 @@ from mimn.data.item_statistics import TableSizes, fold_tables, item_table, item_
 from mimn.data.prepared import Side
 from mimn.data.touches import times_ms
 from mimn.rows.library import library
-from mimn.rows.records import Groups
 from mimn.rows.states import add_entries
 from mimn.state.ledger import Keys, Ledger
 
@@ -144,9 +143,8 @@ class LedgerReader:
         if built is None:
             self._ledger.add(states, keys, times)
         else:
-            each = np.arange(len(states))
-            groups = Groups(rows=each, first=each, depth=np.ones_like(each), order=each)
-            add_entries(built, self._ledger, self._ledger.of(states), groups, keys, times, None)
+            depth = np.ones(len(states), np.int64)
+            add_entries(built, self._ledger, self._ledger.of(states), depth, keys, times, None)
 
 
 def _occasions(asked: Questions) -> list[Ints]:

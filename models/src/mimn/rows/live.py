@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mimn.rows.encoded import Encoded
 from mimn.rows.library import library
-from mimn.rows.records import Columns, Events, Fronts, Groups, Texts, fronts, named, read_events, split
+from mimn.rows.records import Columns, Events, Fronts, Texts, fronts, named, read_events, split
 from mimn.rows.states import absorb, add_counts, add_entries, hashes
 from mimn.rows.stored import encode, read_headers, read_tensors
 from mimn.state import Ledger, Sketch, Staged, StateLayout
@@ -64,10 +64,8 @@ class CompiledEvents:
         moments: NDArray[np.float32],
         sound: NDArray[np.bool_] | None,
     ) -> None:
-        """`Sketch.add`, in place: the first `depth[0]` events into the first state, in order, and so on; those that are
-        not sound change nothing. `states`: [R, F], counters first and periods last."""
-        groups, periods = _in_order(depth, len(addresses)), states[:, -len(sketch.half_lives) :]
-        add_counts(self._built, sketch, states[:, : sketch.values], periods, groups, addresses, moments, sound)
+        """`mimn.rows.states.add_counts`"""
+        add_counts(self._built, sketch, states, depth, addresses, moments, sound)
 
     def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
         self,
@@ -78,9 +76,9 @@ class CompiledEvents:
         times: Integers,
         sound: NDArray[np.bool_] | None,
     ) -> None:
-        """`Ledger.add`, as `add_counts`. `states`: [R, F], the ledger last."""
-        groups, words = _in_order(depth, len(items)), ledger.of(states)
-        add_entries(self._built, ledger, words, groups, ledger.keys(items), np.ascontiguousarray(times), sound)
+        """`mimn.rows.states.add_entries`. `states`: [R, F], the ledger last."""
+        words, keys = ledger.of(states), ledger.keys(items)
+        add_entries(self._built, ledger, words, depth, keys, np.ascontiguousarray(times), sound)
 
     def encode_states(self, states: Staged) -> Encoded:
         """`Staged.encoded`."""
@@ -95,10 +93,6 @@ class CompiledEvents:
     ) -> None:
         """`into[to] = mimn.state.read_tensors(values, layout)`."""
         read_tensors(self._built, values, layout, into, to)
-
-
-def _in_order(depth: Integers, events: int) -> Groups:
-    return Groups(np.arange(len(depth)), depth.cumsum() - depth, depth, np.arange(events))
 
 
 def compiled_events() -> CompiledEvents | None:

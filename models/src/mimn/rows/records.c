@@ -131,30 +131,20 @@ void records_named(const u8 *const *headers, const i64 *size, const u8 *name, i6
     }
 }
 
-/* Rows by key: an open table of 2^k slots, at most half of them used. A slot is 0, or a hash's upper half and row + 1. */
-typedef struct {
-    u64 *slots;
-    u8 *bytes; /* the keys, one behind another */
-    i64 *ends; /* by row + 1, where its key ends; ends[0] is 0 */
-    i64 *place; /* by row, its partition */
-    u64 mask, seed;
-    i64 rows;
-} table;
-
 static inline u64 mixed(u64 h) {
     h = (h ^ h >> 32) * 0xd6e8feb86659fd93u;
     return h ^ h >> 32;
 }
 
-static u64 hash(const table *t, const u8 *key, i64 size) {
-    u64 h = t->seed ^ (u64)size * 0x9e3779b97f4a7c15u, word;
+static u64 hash(u64 seed, const u8 *key, i64 size) {
+    u64 h = seed ^ (u64)size * 0x9e3779b97f4a7c15u, word;
     for (; size >= 8; size -= 8, key += 8) {
         memcpy(&word, key, 8);
         h = mixed(h ^ word) * 0x9e3779b97f4a7c15u;
     }
     word = 0;
     memcpy(&word, key, (size_t)size);
-    return mixed(mixed(h ^ word) + t->seed);
+    return mixed(mixed(h ^ word) + seed);
 }
 
 static u32 murmur2(const u8 *key, i64 size) { /* mimn.state.key */
@@ -183,51 +173,6 @@ static int plain(const u8 *key, i64 size) {
     return size >= 1 && size <= 128 && all < 128;
 }
 
-enum { AHEAD = 16 };
-
-/* The row of each of n keys that belong to partition `place` of `places`. A key that is new gets the next row, if it is plain
- * (1 to 128 ASCII characters, and this its partition) or `trusted`; any other gets -1, and so does one that has a row in
- * another partition. There must be room. */
-void records_rows(table *t, const u8 *const *key, const i64 *size, i64 place, i64 places, i64 trusted, i64 *row, i64 n) {
-    for (i64 begin = 0; begin < n; begin += AHEAD) {
-        i64 end = begin + AHEAD < n ? begin + AHEAD : n;
-        u64 h[AHEAD];
-        for (i64 i = begin; i < end; i++) {
-            h[i - begin] = key[i] ? hash(t, key[i], size[i]) : 0;
-            __builtin_prefetch(t->slots + (h[i - begin] & t->mask));
-        }
-        for (i64 i = begin; i < end; i++) {
-            row[i] = -1;
-            if (!key[i]) continue;
-            u64 mark = h[i - begin] & 0xffffffff00000000u, at = h[i - begin] & t->mask, slot;
-            for (; (slot = t->slots[at]); at = (at + 1) & t->mask) {
-                i64 r = (i64)(slot & 0xffffffffu) - 1;
-                if ((slot & 0xffffffff00000000u) == mark && t->ends[r + 1] - t->ends[r] == size[i] &&
-                    !memcmp(t->bytes + t->ends[r], key[i], (size_t)size[i])) {
-                    if (t->place[r] == place) row[i] = r;
-                    break;
-                }
-            }
-            if (slot || !(trusted || (plain(key[i], size[i]) && records_place(key[i], size[i], places) == place)))
-                continue;
-            i64 r = row[i] = t->rows++;
-            memcpy(t->bytes + t->ends[r], key[i], (size_t)size[i]);
-            t->ends[r + 1] = t->ends[r] + size[i];
-            t->place[r] = place;
-            t->slots[at] = mark | (u64)(r + 1);
-        }
-    }
-}
-
-/* Put the first `rows` rows into empty slots. */
-void records_fill(table *t) {
-    for (i64 r = 0; r < t->rows; r++) {
-        u64 h = hash(t, t->bytes + t->ends[r], t->ends[r + 1] - t->ends[r]), at = h & t->mask;
-        while (t->slots[at]) at = (at + 1) & t->mask;
-        t->slots[at] = (h & 0xffffffff00000000u) | (u64)(r + 1);
-    }
-}
-
 /* The front of each of k partitions, whose records lie one behind another in columns of n: its longest beginning with at most
  * `states` users and at most `waves` events of each. The records of the partition `place[s]` of `places` begin at begin[s], and
  * their offsets rise from floor[s] or more. `slots`: mask + 1 numbers, twice as many as a front has users. By record, `user`:
@@ -237,7 +182,6 @@ void records_fill(table *t) {
 void records_fronts(const i64 *columns, i64 n, i64 k, const i64 *begin, const i64 *floor, const i64 *place, i64 places,
                     i64 states, i64 waves, u64 seed, u64 *slots, u64 mask, i64 *user, i64 *first, i64 *depth, i64 *taken,
                     i64 *users) {
-    const table t = {.seed = seed};
     const i64 *offset = columns + OFFSET * n, *size = columns + KEY_SIZE * n, *value = columns + VALUE * n;
     const u8 *const *key = (const u8 *const *)(columns + KEY * n);
     for (i64 s = 0; s < k; s++) {
@@ -245,7 +189,7 @@ void records_fronts(const i64 *columns, i64 n, i64 k, const i64 *begin, const i6
         memset(slots, 0, (mask + 1) * sizeof *slots);
         for (; i < begin[s + 1]; i++) {
             if (!key[i]) break;
-            u64 h = hash(&t, key[i], size[i]), mark = h & 0xffffffff00000000u, at = h & mask, slot;
+            u64 h = hash(seed, key[i], size[i]), mark = h & 0xffffffff00000000u, at = h & mask, slot;
             i64 u = -1;
             for (; (slot = slots[at]); at = (at + 1) & mask) {
                 i64 one = (i64)(slot & 0xffffffffu) - 1, r = first[one];
@@ -279,27 +223,4 @@ void records_fronts(const i64 *columns, i64 n, i64 k, const i64 *begin, const i6
 /* Texts one behind another. */
 void records_join(const u8 *const *at, const i64 *size, u8 *out, i64 n) {
     for (i64 i = 0; i < n; out += size[i], i++) memcpy(out, at[i], (size_t)size[i]);
-}
-
-/* The distinct rows of n events in order of appearance, and how many events each has. `seen` has a 0 for each row there is;
- * records_order takes it back. Returns how many rows there are. */
-i64 records_group(const i64 *row, i64 n, i64 *seen, i64 *rows, i64 *depth) {
-    i64 found = 0;
-    for (i64 i = 0; i < n; i++) {
-        if (!seen[row[i]]) {
-            rows[found] = row[i];
-            depth[found] = 0;
-            seen[row[i]] = ++found;
-        }
-        depth[seen[row[i]] - 1]++;
-    }
-    return found;
-}
-
-/* Then, with these rows in any order and where the events of each go: the events by row, each row's in their order. Moves
- * `first` to where each row ends, and leaves `seen` with zeros. */
-void records_order(const i64 *row, i64 n, i64 *seen, const i64 *rows, i64 found, i64 *first, i64 *order) {
-    for (i64 i = 0; i < found; i++) seen[rows[i]] = i;
-    for (i64 i = 0; i < n; i++) order[first[seen[row[i]]]++] = i;
-    for (i64 i = 0; i < found; i++) seen[rows[i]] = 0;
 }

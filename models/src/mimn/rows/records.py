@@ -1,4 +1,4 @@
-"""Many records at once, in C: which user's each is, what event it holds, and which of them are one user's."""
+"""Many records at once, in C: which user's each is, and what event it holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from mimn.rows.arrays import address, checked
 
 Integers = NDArray[np.int64]
-_FIRST_ROWS, _FIRST_BYTES = 1024, 1 << 14
 
 
 class Texts(Sequence[bytes]):
@@ -183,135 +182,5 @@ def fronts(
     return Fronts(found[3 * n : 3 * n + k].tolist(), users, found[:n], found[n : n + sum(users)])
 
 
-class _Table(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("slots", "bytes", "ends", "place")),
-        *((name, ctypes.c_uint64) for name in ("mask", "seed")),
-        ("rows", ctypes.c_int64),
-    )
-
-
-class KeyTable:
-    """Rows by key, in the order in which keys were first seen. A row is never given up."""
-
-    def __init__(self, built: ctypes.CDLL) -> None:
-        self._built = built
-        self._bytes: NDArray[np.uint8] = np.empty(_FIRST_BYTES, np.uint8)
-        self._ends: Integers = np.zeros(_FIRST_ROWS + 1, np.int64)
-        self._place: Integers = np.empty(_FIRST_ROWS, np.int64)
-        self._slots: NDArray[np.uint64] = np.zeros(2 * _FIRST_ROWS, np.uint64)
-        self._table = _Table(seed=randbits(64))
-        self._point()
-
-    def __len__(self) -> int:
-        return int(self._table.rows)
-
-    @property
-    def places(self) -> Integers:
-        """By row, the partition that its key belongs to; a view."""
-        return self._place[: len(self)]
-
-    @property
-    def ends(self) -> Integers:
-        """Where the key of each row ends in `letters`, after a 0. [rows + 1], a view"""
-        return self._ends[: len(self) + 1]
-
-    @property
-    def letters(self) -> NDArray[np.uint8]:
-        """All keys, one behind another; a view."""
-        return self._bytes[: self._ends[len(self)]]
-
-    def texts(self, rows: Integers) -> Texts:
-        """The keys of rows; they stand until the next key is added."""
-        at = self._ends[rows]
-        return Texts((at + address(self._bytes)).astype(np.uint64), self._ends[rows + 1] - at, self._bytes)
-
-    def find(self, keys: Texts, place: int, places: int, *, trusted: bool = False) -> Integers:
-        """The row of each key, all of them in partition `place` of `places`. → [n]
-
-        A key that is new gets a row if it is 1 to 128 ASCII characters and belongs in this partition, or if the caller
-        says that it is `trusted`. -1 for any other key, and for one that has its row in another partition.
-        """
-        self._make_room(len(keys.at), int(keys.sizes.sum()))
-        rows = np.empty(len(keys.at), np.int64)
-        self._built.records_rows(
-            ctypes.addressof(self._table),
-            *(address(array) for array in _pointers(keys)),
-            place,
-            places,
-            trusted,
-            address(rows),
-            len(rows),
-        )
-        return rows
-
-    def _make_room(self, rows: int, size: int) -> None:
-        need, used = len(self) + rows, int(self._ends[len(self)])
-        if need > len(self._place):
-            self._place = _grown(self._place, need)
-            self._ends = _grown(self._ends, len(self._place) + 1)
-        if used + size > len(self._bytes):
-            self._bytes = _grown(self._bytes, used + size)
-        slots = len(self._slots)
-        while slots < 2 * need:
-            slots *= 2
-        changed = slots > len(self._slots)
-        if changed:
-            self._slots = np.zeros(slots, np.uint64)
-        self._point()
-        if changed:
-            self._built.records_fill(ctypes.addressof(self._table))
-
-    def _point(self) -> None:
-        table = self._table
-        table.slots, table.bytes = address(self._slots), address(self._bytes)
-        table.ends, table.place = address(self._ends), address(self._place)
-        table.mask = len(self._slots) - 1
-
-
-class Groups(NamedTuple):
-    """Events by row."""
-
-    rows: Integers
-    """[U]: distinct, those with the most events first."""
-    first: Integers
-    """[U]: where the events of each begin in `order`."""
-    depth: Integers
-    """[U]: how many each has."""
-    order: Integers
-    """[E]: indices of the events by row, those of one row in their order."""
-
-
-class Grouping:
-    """Groups events by their rows, of which there may be ever more."""
-
-    def __init__(self, built: ctypes.CDLL) -> None:
-        self._built = built
-        self._seen: Integers = np.zeros(_FIRST_ROWS, np.int64)
-
-    def group(self, row: Integers, rows: int) -> Groups:
-        """Group events. `row` [E]: the row of each, below `rows`."""
-        if rows > len(self._seen):
-            self._seen = np.zeros(max(rows, 2 * len(self._seen)), np.int64)
-        n = len(row)
-        checked(row, np.int64, n)
-        found, depth, order = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-        count = self._built.records_group(address(row), n, address(self._seen), address(found), address(depth))
-        by_depth = np.argsort(-depth[:count], kind="stable")
-        found, depth = found[by_depth], depth[by_depth]
-        first = np.cumsum(depth) - depth
-        ends = first.copy()
-        self._built.records_order(
-            address(row), n, address(self._seen), address(found), count, address(ends), address(order)
-        )
-        return Groups(found, first, depth, order)
-
-
 def _pointers(texts: Texts) -> tuple[NDArray[np.uint64], Integers]:
     return checked(texts.at, np.uint64, len(texts.at)), checked(texts.sizes, np.int64, len(texts.at))
-
-
-def _grown(array: NDArray[Any], need: int) -> NDArray[Any]:
-    grown = np.zeros(max(need, 2 * len(array)), array.dtype)
-    grown[: len(array)] = array
-    return grown

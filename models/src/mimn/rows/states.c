@@ -100,23 +100,6 @@ void states_absorb(char *headers, i64 stride, i64 at, const i64 *row, const i64 
     }
 }
 
-/* Headers of stored states, `stride` bytes apart (mimn.state.codec): count, digest, last offset and time after their events.
- * State row[i] gets events first[i] to first[i] + depth[i] - 1, without those where `sound` (or NULL: all are) is 0. */
-void states_headers(char *states, i64 stride, const i64 *row, const i64 *first, const i64 *depth, const i64 *offset,
-                    const i64 *time, const u8 *const *value, const i64 *size, const u8 *sound, i64 n) {
-    past h;
-    for (i64 i = 0; i < n; i++) {
-        char *at = states + row[i] * stride + 48;
-        memcpy(&h, at, sizeof h);
-        for (i64 e = first[i]; e < first[i] + depth[i]; e++) {
-            if (sound && !sound[e]) continue;
-            h.count++, h.last_offset = offset[e], h.last_time = time[e];
-            h.digest = extended(h.digest, offset[e], value[e], size[e]);
-        }
-        memcpy(at, &h, sizeof h);
-    }
-}
-
 static inline float as_half(float x) { return _cvtsh_ss(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)); }
 
 static inline float power(i32 k) { /* 2^-k */
@@ -133,47 +116,29 @@ static inline i32 periods(float later, float earlier) {
     return k < MOST_PERIODS_LATE ? (i32)k : MOST_PERIODS_LATE;
 }
 
-/* One event. Counters are float32, or `stored`: float16. S half-lives, N cells of each, A of them addressed. */
-static inline __attribute__((always_inline)) void add(char *counters, float *period, const i64 *address, const float *moment,
-                                                      i64 S, i64 N, i64 A, int stored) {
+/* One event. S half-lives, N cells of each, A of them addressed. Counters hold float16's numbers. */
+static inline void add(float *counters, float *period, const i64 *address, const float *moment, i64 S, i64 N, i64 A) {
     for (i64 s = 0; s < S; s++) {
-        u16 *halves = (u16 *)counters + s * N;
-        float *floats = (float *)counters + s * N, now = moment[s], before = period[s];
+        float *cells = counters + s * N, now = moment[s], before = period[s];
         if (now > before) {
             float by = power(periods(now, before));
-            i64 j = 0;
-            if (stored) {
-                for (; j + 8 <= N; j += 8) {
-                    __m256 x = _mm256_mul_ps(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(halves + j))), _mm256_set1_ps(by));
-                    _mm_storeu_si128((__m128i *)(halves + j), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-                }
-                for (; j < N; j++) halves[j] = _cvtss_sh(_cvtsh_ss(halves[j]) * by, _MM_FROUND_TO_NEAREST_INT);
-            } else
-                for (; j < N; j++) floats[j] = as_half(floats[j] * by);
+            for (i64 j = 0; j < N; j++) cells[j] = as_half(cells[j] * by);
             period[s] = before = now;
         }
         float added = moment[S + s] * power(periods(before, now));
-        for (i64 a = 0; a < A; a++) {
-            if (stored) halves[address[a]] = _cvtss_sh(_cvtsh_ss(halves[address[a]]) + added, _MM_FROUND_TO_NEAREST_INT);
-            else floats[address[a]] = as_half(floats[address[a]] + added);
-        }
+        for (i64 a = 0; a < A; a++) cells[address[a]] = as_half(cells[address[a]] + added);
     }
 }
 
-/* mimn.state.sketch.Sketch.add for several events of each of n states. State row[i], of which the counters are at byte
- * `row[i] * stride` of `counters` and the periods there of `period`, gets events as in states_headers. address [E, A],
- * moment [E, 2, S]. */
-void states_count(char *counters, char *period, i64 stride, const i64 *row, const i64 *first, const i64 *depth,
-                  const i64 *address, const float *moment, const u8 *sound, i64 S, i64 N, i64 A, i64 stored, i64 n) {
-    for (i64 i = 0; i < n; i++) {
-        char *c = counters + row[i] * stride;
-        float *p = (float *)(period + row[i] * stride);
-        for (i64 e = first[i]; e < first[i] + depth[i]; e++) {
-            if (sound && !sound[e]) continue;
-            if (stored) add(c, p, address + e * A, moment + e * 2 * S, S, N, A, 1);
-            else add(c, p, address + e * A, moment + e * 2 * S, S, N, A, 0);
-        }
-    }
+/* mimn.state.sketch.Sketch.add for several events of each of n states, `stride` bytes apart: the next depth[i] events go into
+ * state i, without those where `sound` (or NULL: all are) is 0. address [E, A], moment [E, 2, S]. */
+void states_count(char *counters, char *period, i64 stride, const i64 *depth, const i64 *address, const float *moment,
+                  const u8 *sound, i64 S, i64 N, i64 A, i64 n) {
+    i64 e = 0;
+    for (i64 i = 0; i < n; i++)
+        for (i64 end = e + depth[i]; e < end; e++)
+            if (!sound || sound[e])
+                add((float *)(counters + i * stride), (float *)(period + i * stride), address + e * A, moment + e * 2 * S, S, N, A);
 }
 
 /* mimn.state.ledger. */
@@ -244,11 +209,11 @@ static void enter(const ledger *l, u32 *words, i64 bucket, i64 tag, i64 time_ms)
     times[way % half] = (times[way % half] & ~(0xffffu << shift)) | (u32)(last << 7 | number) << shift;
 }
 
-/* mimn.state.ledger.Ledger.add for several events of each of n states, as states_count. The words of state row[i] are at byte
- * `row[i] * stride`. */
-void states_enter(const ledger *l, char *words, i64 stride, const i64 *row, const i64 *first, const i64 *depth, const i64 *bucket,
-                  const i64 *tag, const i64 *time, const u8 *sound, i64 n) {
+/* mimn.state.ledger.Ledger.add for several events of each of n states, as states_count. */
+void states_enter(const ledger *l, char *words, i64 stride, const i64 *depth, const i64 *bucket, const i64 *tag, const i64 *time,
+                  const u8 *sound, i64 n) {
+    i64 e = 0;
     for (i64 i = 0; i < n; i++)
-        for (i64 e = first[i]; e < first[i] + depth[i]; e++)
-            if (!sound || sound[e]) enter(l, (u32 *)(words + row[i] * stride), bucket[e], tag[e], time[e]);
+        for (i64 end = e + depth[i]; e < end; e++)
+            if (!sound || sound[e]) enter(l, (u32 *)(words + i * stride), bucket[e], tag[e], time[e]);
 }

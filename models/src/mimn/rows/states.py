@@ -1,5 +1,4 @@
-"""What events change in states besides the step, in C: digests, headers, the counters of a sketch, and
-the entries of a ledger."""
+"""What events change in states besides the step, in C: headers, a sketch's counters, and a ledger's entries."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.rows.arrays import address, checked
-from mimn.rows.records import Groups, Texts
+from mimn.rows.records import Texts
 from mimn.state.ledger import BETWEEN, SIXTEENTHS, WORTH, Keys, Ledger
 from mimn.state.sketch import Sketch
 from mimn.state.user_state import HEADERS
@@ -56,73 +55,42 @@ def absorb(  # noqa: PLR0917 (one array after another, as C takes them)
     return new
 
 
-def extend_headers(  # noqa: PLR0917 (one array after another, as C takes them)
-    built: ctypes.CDLL,
-    stored: NDArray[np.uint8],
-    groups: Groups,
-    offsets: Integers,
-    times: Integers,
-    values: Texts,
-    sound: NDArray[np.bool_] | None,
-) -> None:
-    """Count, digest, last offset and last time of stored states after their events, in place.
-
-    Args:
-        stored: [R, bytes]: states as `mimn.state.encode_states` writes them.
-        groups: which events each state gets.
-        offsets, times, values, sound: [E] in the order of `groups.order`; an event that is not sound changes nothing.
-    """
-    events = len(groups.order)
-    built.states_headers(
-        address(checked(stored, np.uint8, None, None)),
-        stored.strides[0],
-        *(address(numbers) for numbers in (groups.rows, groups.first, groups.depth)),
-        *(address(checked(numbers, np.int64, events)) for numbers in (offsets, times)),
-        address(checked(values.at, np.uint64, events)),
-        address(checked(values.sizes, np.int64, events)),
-        _optional(sound, events),
-        len(groups.rows),
-    )
-
-
 def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
     built: ctypes.CDLL,
     sketch: Sketch,
-    counters: NDArray[np.float16] | NDArray[np.float32],
-    periods: NDArray[np.float32],
-    groups: Groups,
+    states: NDArray[np.float32],
+    depth: Integers,
     addresses: Integers,
     moments: NDArray[np.float32],
     sound: NDArray[np.bool_] | None,
 ) -> None:
-    """`Sketch.add` for many events of each state, in place.
+    """`Sketch.add`, in place: the first `depth[0]` events into the first state, in order, and so on; those that are not
+    sound change nothing.
 
     Args:
+        built: the library.
         sketch: the rules.
-        counters: [R, S * N]: of states; float16 as they are stored, or float32 with the same values.
-        periods: [R, S]: of the same states; the rows are as far apart.
-        groups: which events each state gets.
-        addresses: [E, A], moments: [E, 2, S], sound: [E]: in the order of `groups.order`.
+        states: [R, F]: counters first and periods last; each row contiguous.
+        depth: [R].
+        addresses: [E, A], moments: [E, 2, S], sound: [E].
 
     Raises:
-        ValueError: an array has another type or shape, or counters and periods are not of the same states.
+        ValueError: an array has another type or shape.
     """
-    events, lives = len(groups.order), len(sketch.half_lives)
-    if counters.strides[0] != periods.strides[0] or counters.shape[1:] != (sketch.values,):
-        raise ValueError("counters and periods are not of the same states")
+    events, lives = len(addresses), len(sketch.half_lives)
+    periods = states[:, -lives:]
     built.states_count(
-        counters.ctypes.data,
+        states.ctypes.data,
         periods.ctypes.data,
-        counters.strides[0],
-        *(address(numbers) for numbers in (groups.rows, groups.first, groups.depth)),
+        states.strides[0],
+        address(checked(depth, np.int64, len(states))),
         address(checked(addresses, np.int64, events, sketch.addresses)),
         address(checked(moments, np.float32, events, 2, lives)),
         _optional(sound, events),
         lives,
         sketch.cells,
         sketch.addresses,
-        counters.dtype == np.float16,
-        len(groups.rows),
+        len(states),
     )
 
 
@@ -141,23 +109,24 @@ def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
     built: ctypes.CDLL,
     ledger: Ledger,
     words: NDArray[np.uint32],
-    groups: Groups,
+    depth: Integers,
     keys: Keys,
     times: Integers,
     sound: NDArray[np.bool_] | None,
 ) -> None:
-    """`Ledger.add` for many events of each state, in place.
+    """`Ledger.add`, as `add_counts`.
 
     Args:
+        built: the library.
         ledger: the rules.
         words: [R, words]: of states; each row contiguous.
-        groups: which events each state gets.
-        keys, times, sound: [E] in the order of `groups.order`.
+        depth: [R].
+        keys, times, sound: [E].
 
     Raises:
         ValueError: an array has another type or shape.
     """
-    events = len(groups.order)
+    events = len(times)
     if words.shape[1:] != (ledger.words,) or (words.size and words.strides[1] != words.itemsize):
         raise ValueError("these are not the words of a ledger")
     rules = _Ledger(ledger.buckets, ledger.ways, *_TABLES_AT)
@@ -165,10 +134,10 @@ def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
         ctypes.addressof(rules),
         words.ctypes.data,
         words.strides[0],
-        *(address(numbers) for numbers in (groups.rows, groups.first, groups.depth)),
+        address(checked(depth, np.int64, len(words))),
         *(address(checked(numbers, np.int64, events)) for numbers in (keys.buckets, keys.tags, times)),
         _optional(sound, events),
-        len(groups.rows),
+        len(words),
     )
 
 

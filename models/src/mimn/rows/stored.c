@@ -148,11 +148,6 @@ static i64 sealed(u8 *to, const u8 *state, i64 size, i64 sparse) {
     return size;
 }
 
-/* The values of n stored states of `size` bytes each, one behind another; end[i]: where the i-th ends. */
-void states_seal(const u8 *states, i64 size, i64 sparse, u8 *to, i64 *end, i64 n) {
-    for (i64 i = 0, filled = 0; i < n; i++) end[i] = filled += sealed(to + filled, states + i * size, size, sparse);
-}
-
 /* The states of a round: their headers, and by row where the tensors are. A whole stored state has `size` bytes and begins as
  * `head` does; `half` of its tensors become float16, and `wide` follow as they are. `sparse`: zeros may be left out. `whole` has
  * room for one state. */

@@ -15,7 +15,7 @@ from mimn.rows.arrays import address, checked
 from mimn.rows.encoded import Bytes, Encoded, Integers
 from mimn.rows.library import library
 from mimn.state import HEADERS, Staged, StateLayout, UserState, decode_state, stored_headers
-from mimn.state.codec import FINGERPRINT_BYTES, HEADER_BYTES, WRITES_SPARSE, header_of
+from mimn.state.codec import FINGERPRINT_BYTES, HEADER_BYTES, header_of
 from mimn.state.sparse import overhead
 
 _FRAMING = 32
@@ -35,14 +35,6 @@ class _Staged(ctypes.Structure):
 def _room(size: int) -> int:
     """Bytes for a value, for a sparse one that turns out to be longer, and for what C writes 16 words at a time."""
     return size + 4 * overhead((size - HEADER_BYTES) // 4) + 64
-
-
-def seal(built: ctypes.CDLL, rows: NDArray[np.void], *, sparse: bool = WRITES_SPARSE) -> tuple[Bytes, Integers]:
-    """`mimn.state.stored_values`: the values one behind another, and where each ends."""
-    n, size = len(rows), rows.itemsize
-    values, ends = np.empty(n * size + _room(size), np.uint8), np.empty(n, np.int64)
-    built.states_seal(address(checked(rows, rows.dtype, None)), size, sparse, address(values), address(ends), n)
-    return values[: ends[-1] if n else 0], ends
 
 
 def decode(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> UserState:

@@ -40,8 +40,8 @@ from uic.doors.loop import DoorLoop
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.fold.bundle_model import model_of
 from uic.fold.lease_keeper import LeaseKeeper
-from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
@@ -105,7 +105,7 @@ class App:
         )
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
-            model=Model.of(bundle, step),
+            model=model_of(bundle, step),
             ports=Ports(
                 log=self._consumer,
                 store=self._store,

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mimn.arrow import pa
+from mimn.rows.records import HEADERS, HEADERS_SIZE
 from mimn.state import Progress
 from uic.core.advance import CaughtUp, advance
 from uic.core.event import Reason
-from uic.core.records import BatchRecord
+from uic.core.record_headers import write_headers
+from uic.core.records import BatchRecord, Records
 
 RECORDS: Final = pa.schema(
     [
@@ -112,8 +118,35 @@ class Course:
         return self.progress._replace(next_offset=max(self.progress.next_offset, self.log.end))
 
 
-def headers_of(column: pa.Array) -> Sequence[Sequence[tuple[str, bytes | None]]]:
-    """By record, name and value of each header."""
-    if column.null_count == len(column):
-        return [()] * len(column)
-    return [() if some is None else [(h["name"], h["value"]) for h in some] for some in column.to_pylist()]
+def records_of(some: pa.RecordBatch, shard: tuple[int, int] = (0, 1)) -> Records:
+    """The records of an Arrow batch, where they lie in its memory; of shard (i, n) only those whose key's CRC-32 is i
+    modulo n."""
+    which = np.arange(len(some))
+    mine, shards = shard
+    if shards > 1:
+        which = np.flatnonzero([crc32(key or b"") % shards == mine for key in some.column("key").to_pylist()])
+    names = [some.column(name).to_numpy() for name in ("offset", "timestamp")]
+    columns = np.stack(
+        [*names, *_places(some.column("key")), *_places(some.column("value")), *np.zeros((2, len(some)), np.int64)]
+    )
+    payloads: list[object] = [some]
+    headers = some.column("headers")
+    for at in np.flatnonzero(headers.is_valid().to_numpy(zero_copy_only=False)).tolist():
+        written = write_headers([(h["name"], h["value"]) for h in headers[at].as_py()])
+        payloads.append(written)
+        columns[HEADERS, at], columns[HEADERS_SIZE, at] = np.frombuffer(written, np.uint8).ctypes.data, len(written)
+    return Records(columns if shards == 1 else np.ascontiguousarray(columns[:, which]), payloads)
+
+
+_NOTHING: Final = np.zeros(1, np.uint8)
+
+
+def _places(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the values of a column of binary lie, 0 for null, and their sizes."""
+    _, ends, data = column.buffers()
+    n = len(column)
+    ends = np.frombuffer(ends, np.int32, n + 1, 4 * column.offset).astype(np.int64)
+    at = ends[:-1] + (data.address if data is not None and data.address else _NOTHING.ctypes.data)
+    if column.null_count:
+        at[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
+    return at, np.diff(ends)

@@ -30,11 +30,13 @@ from uic.bulk.backfill_job import KEPT, STATES, BackfillJob
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.kept_ledgers import KeptPartition
-from uic.bulk.partition_fold import FoldedPartition, begin_fold, fold_partitions
+from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import PartitionLog
 from uic.bulk.saved_states import SavedPartition, saved_partition, writing_partition
 from uic.core.event import Reason
-from uic.fold.rounds import Model
+from uic.core.held_states import HeldStates
+from uic.core.model import Model
+from uic.fold.bundle_model import model_of
 
 ROWS_AT_ONCE = 1 << 18
 """Records of a task's partitions together that are folded in one go."""
@@ -66,7 +68,7 @@ def plan_tasks(
     users = count_users(archive, largest)
     model = load_model(job.bundle)
     copied = 0 if job.kept is None else 4 * model.layout.floats
-    each = max(users, 1) * (begin_fold(model).user_bytes + copied)
+    each = max(users, 1) * (HeldStates(model).user_bytes + copied)
     if each > memory:
         shards = -(-each // memory)
         return [Task((m.partition,), shards) for m in manifests]
@@ -237,7 +239,7 @@ def loaded(path: str) -> Bundle:
 def load_model(path: str) -> Model:
     """The model of a bundle, once a process."""
     bundle = loaded(path)
-    return Model.of(bundle, open_step(bundle))
+    return model_of(bundle, open_step(bundle))
 
 
 def processors() -> int:

@@ -1,36 +1,24 @@
-"""Whether stored states are the fold of the log: some users' events, folded again one by one, against what is stored.
-
-Independent of `partition_fold` as far as that goes: records come from where the caller says (the log itself, if it has
-them), each is decoded alone, digests are extended one at a time, and waves are built per user.
-"""
+"""Whether stored states are the fold of the log: some users' records, folded again, against what is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mimn.state import EMPTY_DIGEST, Actions, StateError, StateHeader, decode_state, extend_digest, user_hash
+from mimn.state import Progress, StateError, StateHeader, UserState, decode_state, user_hash
 from uic.bulk.kept_ledgers import SharedBlocks
-from uic.core.event import ERASE_ITEM, Reason, Record, check_key, parse
-from uic.fold.rounds import Model
+from uic.core.event import Record
+from uic.core.held_states import HeldStates
+from uic.core.model import Model
+from uic.core.ordering import Waiting
 
 CLOSE: Final = 1e-5
-
-
-@dataclass(slots=True)
-class Expected:
-    """One user's events in order, and what follows from them."""
-
-    items: list[int] = field(default_factory=list)
-    categories: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    actions: list[int] = field(default_factory=list)
-    digest: bytes = EMPTY_DIGEST
-    last_offset: int = -1
+FOLDED_AT_ONCE: Final = 5_000
+"""Records."""
 
 
 @dataclass(slots=True)
@@ -60,70 +48,26 @@ class Verified:
         return self.missing + self.too_many + self.count + self.digest + self.tensors
 
 
-def expect(
+def fold_users(
     records: Iterable[Record],
     users: Collection[bytes],
     erased: Mapping[bytes, int],
-    actions: Actions | None,
+    model: Model,
     *,
-    text_ids: bool = False,
-) -> dict[bytes, Expected]:
-    """What the log says of some users; those without an event left are not in the result."""
-    found: dict[bytes, Expected] = {}
-    for record in records:
-        key = record.key
-        if key is None or key not in users or check_key(key) is not None:
-            continue
-        if record.value is None:
-            found.pop(key, None)
-            continue
-        if erased.get(key, -1) >= record.offset:
-            continue
-        event = parse(record.value, record.headers, key.decode(), record.timestamp, text_ids=text_ids)
-        if isinstance(event, Reason) or (
-            actions is not None and event.action != ERASE_ITEM and not actions.folded[event.action]
-        ):
-            continue
-        one = found.setdefault(key, Expected())
-        one.items.append(event.item_id)
-        one.categories.append(event.category_id)
-        one.times.append(event.event_time)
-        one.actions.append(event.action)
-        one.digest = extend_digest(one.digest, record.offset, record.value)
-        one.last_offset = record.offset
-    return found
-
-
-def tensors(expected: Mapping[bytes, Expected], model: Model) -> dict[bytes, NDArray[np.float32]]:
-    """Every user's tensors, from the initial state, event by event; the k-th events of all users are one run."""
-    users = sorted(expected, key=lambda user: -len(expected[user].items))
-    states = np.tile(model.initial_state, (len(users), 1))
-    counting, ledger, rest = model.counting, model.ledger, model.rest
-    plain = states if ledger is None else states[:, : -ledger.words]
-    for k in range(len(expected[users[0]].items) if users else 0):
-        now = [expected[user] for user in users if len(expected[user].items) > k]
-        width = len(now)
-        ids = (np.array([e.items[k] for e in now], np.uint64), np.array([e.categories[k] for e in now], np.uint64))
-        before = np.ascontiguousarray(states[:width, rest])
-        actions = np.array([e.actions[k] for e in now], np.uint8)
-        erases = actions == ERASE_ITEM
-        actions[erases] = 0
-        after = model.step(model.vectors(*ids, actions), before)
-        sound: NDArray[np.bool_] = np.isfinite(after).min(axis=1) & ~erases
-        states[:width, rest] = np.where(sound[:, np.newaxis], after, before)
-        times = np.array([e.times[k] for e in now], np.int64)
-        if counting is not None:
-            counting.sketch.add(plain[:width], counting.addresses(*ids), counting.moments(times, actions), sound)
-        if ledger is not None:
-            ledger.add(states[:width], ledger.keys(ids[0]), times, sound)
-        for at in np.flatnonzero(erases).tolist():
-            model.forget(states[at], int(ids[0][at]))
-    return dict(zip(users, states, strict=True))
+    partition: int,
+    begin: Progress,
+) -> dict[bytes, bytes]:
+    """The states that a partition's records give some users, as stored; those without an event left have none."""
+    held = HeldStates(model)
+    theirs: Iterator[Record] = (record for record in records if record.key in users)
+    while some := list(islice(theirs, FOLDED_AT_ONCE)):
+        held.fold([Waiting(partition, some, begin.next_offset, erased)], [begin])
+    return held.of(partition)
 
 
 def compare(
     stored: Mapping[bytes, bytes | None],
-    expected: Mapping[bytes, Expected],
+    folded: Mapping[bytes, bytes],
     model: Model,
     *,
     lineage: int,
@@ -131,24 +75,20 @@ def compare(
     verified: Verified,
     kept: Mapping[bytes, SharedBlocks],
 ) -> None:
-    """Compare users' stored values with what the log says, and count into `verified`.
+    """Compare users' stored values with what the log gives, and count into `verified`.
 
     Args:
         stored: by record key of every user to compare.
-        expected: see `expect`.
+        folded: see `fold_users`.
+        model: what folded them.
         lineage: the partition's; states of another one are as if absent.
         end: what lies at or above this offset was not read: states that reach further are not compared, unless they
             are as far as the kept ones, which may be ahead of progress or of an earlier era.
         verified: counted into.
         kept: what states have of earlier ones, with a backfill that keeps ledgers.
     """
-    expected = {user: Expected() for user in kept} | dict(expected)
-    numbers = tensors(expected, model)
-    for user, shared in kept.items():
-        for place, block in shared.blocks:
-            numbers[user][place] = block
     for user, value in stored.items():
-        due = expected.get(user)
+        due = _due(folded.get(user), kept.get(user), model)
         try:
             state = value and decode_state(value, model.fingerprint, model.layout, user_hash(user.decode()))
         except StateError:
@@ -165,19 +105,25 @@ def compare(
         verified.users += 1
         if due is None:
             verified.too_many += 1
-            continue
-        count, digest, last = len(due.items), due.digest, due.last_offset
-        if user in kept:
-            before = kept[user].header
-            count, digest, last = before.event_count, before.digest, before.last_offset
-        if header.event_count != count:
+        elif header.event_count != due.header.event_count:
             verified.count += 1
-        elif (header.digest, header.last_offset) != (digest, last):
+        elif (header.digest, header.last_offset) != (due.header.digest, due.header.last_offset):
             verified.digest += 1
-        elif not model.layout.close(state.tensors, numbers[user], CLOSE):
+        elif not model.layout.close(state.tensors, due.tensors, CLOSE):
             verified.tensors += 1
         else:
-            verified.same_bits += int(state.tensors.tobytes() == numbers[user].tobytes())
+            verified.same_bits += int(state.tensors.tobytes() == due.tensors.tobytes())
+
+
+def _due(folded: bytes | None, kept: SharedBlocks | None, model: Model) -> UserState | None:
+    """What a user's state should be; None: there should be none."""
+    due = None if folded is None else decode_state(folded, model.fingerprint, model.layout)
+    if kept is None:
+        return due
+    tensors = np.array(model.initial_state if due is None else due.tensors)
+    for place, block in kept.blocks:
+        tensors[place] = block
+    return UserState(kept.header, tensors)
 
 
 def _is_as_kept(header: StateHeader, kept: StateHeader) -> bool:

@@ -16,16 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import HEADERS, Ledger, Progress, Staged, StateLayout, rest_of
+from mimn.state import HEADERS, Progress, Staged
 from uic.core.event import ERASE_ITEM
+from uic.core.model import Model
 from uic.core.numpy_states import NUMPY, in_waves
 from uic.core.ordering import ERASE, Batch
-from uic.core.ports import Compiled, Counting, FoldsMany, Forget, ManyStates, Step, Vectors
+from uic.core.ports import FoldsMany, ManyStates
 from uic.core.records import taken, values_of
 from uic.core.staged_values import States
 
@@ -70,20 +72,15 @@ class _Events:
 
 
 class Round:
-    """The rows of one round: staged headers by row, staged tensors by `place[row]`.
+    """The rows of one round: staged headers by row, staged tensors by `place[row]`. Made by `fold`."""
 
-    Built by `plan`, then `run`.
-    """
-
-    def __init__(self, initial: NDArray[np.float32], layout: StateLayout, compiled: Compiled | None = None) -> None:
-        """`initial` [F] and `layout` are the bundle's; without `compiled`, numpy does its work."""
-        self._initial = initial
-        self._layout = layout
-        self._compiled = compiled
-        self._many: ManyStates = NUMPY if compiled is None else compiled
+    def __init__(self, model: Model) -> None:
+        """Without compiled code in the model, numpy does its work."""
+        self._model = model
+        self._many: ManyStates = NUMPY if model.compiled is None else model.compiled
         self.waves = 0
         self.headers: NDArray[np.void] = np.empty(0, HEADERS)
-        self.tensors: NDArray[np.float32] = np.empty((0, len(initial)), np.float32)
+        self.tensors: NDArray[np.float32] = np.empty((0, len(model.initial_state)), np.float32)
         self.place: NDArray[np.intp] = np.empty(0, np.intp)
         """By row: index of its tensors."""
         self._parts: Sequence[Part] = ()
@@ -158,37 +155,42 @@ class Round:
             part.already_folded = before
             part.not_finite = []
 
-    def run(
-        self,
-        step: Step,
-        vectors: Vectors,
-        forget: Forget,
-        counting: Counting | None = None,
-        ledger: Ledger | None = None,
-    ) -> None:
+    def run(self) -> None:
         """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
 
-        Rows are placed by their number of events, most first. So the rows of a wave are the first ones. With a sketch
-        or a ledger, the step gets the rest of a state, and counters and entries are updated in place.
+        A compiled step folds user after user, several times faster than waves; no item can be taken out of a state in
+        between, so rows with an erased item go by waves, and so do all where the step is a graph.
         """
-        queued = self._events
+        queued, step = self._events, self._model.step
         row = queued.row
         depth = np.bincount(row, minlength=len(self.headers))
+        in_waves_too = np.ones(len(depth), np.bool_)
+        if isinstance(step, FoldsMany):
+            in_waves_too[:] = False
+            in_waves_too[row[queued.action == ERASE_ITEM]] = True
         self.place = np.empty(len(depth), np.intp)
-        self.place[(-depth).argsort(kind="stable")] = np.arange(len(depth))
+        self.place[np.lexsort((-depth, ~in_waves_too))] = np.arange(len(depth))
         tensors = self._gather()
         if not len(row):
             return
-        rest = rest_of(None if counting is None else counting.sketch, ledger)
         by_row = self.place[row].argsort(kind="stable")
         depth[self.place] = depth.copy()
-        self.waves = int(depth[0])
-        if isinstance(step, FoldsMany) and not np.count_nonzero(queued.action == ERASE_ITEM):
-            # One call for all events is several times faster than waves. The step decides this, whatever `_many` is.
-            # Within the call no item can be taken out of a state, so a round that erases one goes by waves.
-            sound = self._fold_rows(step, vectors, by_row, depth, tensors[:, rest])
-            self._count_rows(by_row, depth, sound, counting, ledger)
-            return
+        self.waves = int(depth.max())
+        rows = int(np.count_nonzero(in_waves_too))
+        events = int(depth[:rows].sum())
+        if events:
+            self._fold_waves(by_row[:events], depth[:rows], tensors[:rows])
+        if isinstance(step, FoldsMany) and events < len(by_row):
+            self._fold_rows(step, by_row[events:], depth[rows:], tensors[rows:])
+
+    def _fold_waves(self, by_row: Integers, depth: Integers, tensors: NDArray[np.float32]) -> None:
+        """Fold the events of some rows wave by wave. `by_row`: the events, row after row; `depth`: by row how many,
+        never rising, so that the rows of a wave are the first ones; `tensors`: of the rows.
+
+        With a sketch or a ledger, the step gets the rest of a state, and counters and entries are updated in place.
+        """
+        queued, model = self._events, self._model
+        counting, ledger, rest = model.counting, model.ledger, model.rest
         in_order, widths = in_waves(depth)
         order = by_row[in_order]
         ids, actions = (queued.item[order], queued.category[order]), queued.action[order]
@@ -196,7 +198,7 @@ class Round:
         any_erase = bool(erases.any())
         if any_erase:
             actions = np.where(erases, 0, actions)  # what a step would make of them is not used
-        inputs = vectors(*ids, actions)
+        inputs = model.vectors(*ids, actions)
         before_ledger = tensors if ledger is None else tensors[:, : -ledger.words]
         times = queued.time[order]
         if counting is not None:
@@ -209,7 +211,7 @@ class Round:
         for width, next_width in zip(widths, [*widths[1:], 0], strict=True):
             end = begin + width
             good: NDArray[np.bool_] | None = ~erases[begin:end] if any_erase else None
-            before, states = states, step(inputs[begin:end], states)
+            before, states = states, model.step(inputs[begin:end], states)
             if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
                 finite: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
                 self._note(order[begin:end][~finite if good is None else ~finite & good])
@@ -222,46 +224,33 @@ class Round:
                 ledger.add(tensors[:width], keys.part(begin, end), times[begin:end], good)
             for place in np.flatnonzero(erases[begin:end]).tolist() if any_erase else ():
                 tensors[place, rest] = states[place]
-                forget(tensors[place], int(ids[0][begin + place]))
+                model.forget(tensors[place], int(ids[0][begin + place]))
                 states[place] = tensors[place, rest]
             tensors[next_width:width, rest] = states[next_width:]
             states = states[:next_width]
             begin = end
 
-    def _fold_rows(
-        self, step: FoldsMany, vectors: Vectors, by_row: Integers, depth: Integers, part: NDArray[np.float32]
-    ) -> NDArray[np.bool_] | None:
-        """Fold all events in one call. `by_row`: the events by place; `depth`: by place how many; `part`: what the step
-        gets of each state. → in the order of `by_row`, whether an event's result was finite, or None if all were"""
-        queued = self._events
-        sound = step.fold(vectors(queued.item[by_row], queued.category[by_row], queued.action[by_row]), depth, part)
+    def _fold_rows(self, step: FoldsMany, by_row: Integers, depth: Integers, tensors: NDArray[np.float32]) -> None:
+        """Fold the events of some rows in one call, and add them to counters and ledger in one call each; arguments as
+        of `_fold_waves`."""
+        queued, model = self._events, self._model
+        items, categories, actions = queued.item[by_row], queued.category[by_row], queued.action[by_row]
+        times = queued.time[by_row]
+        sound = step.fold(model.vectors(items, categories, actions), depth, tensors[:, model.rest])
         if sound is not None:
             self._note(by_row[~sound])
-        return sound
-
-    def _count_rows(
-        self,
-        by_row: Integers,
-        depth: Integers,
-        sound: NDArray[np.bool_] | None,
-        counting: Counting | None,
-        ledger: Ledger | None,
-    ) -> None:
-        """Add all events to counters and ledger, in one call each; arguments as of `_fold_rows`, `sound` as it returns
-        it."""
-        queued, states = self._events, self.tensors
-        items, times = queued.item[by_row], queued.time[by_row]
-        if counting is not None:
-            before_ledger = states if ledger is None else states[:, : -ledger.words]
-            addresses = counting.addresses(items, queued.category[by_row])
-            moments = counting.moments(times, queued.action[by_row])
+        if (counting := model.counting) is not None:
+            before_ledger = tensors if model.ledger is None else tensors[:, : -model.ledger.words]
+            addresses, moments = counting.addresses(items, categories), counting.moments(times, actions)
             self._many.add_counts(counting.sketch, before_ledger, depth, addresses, moments, sound)
-        if ledger is not None:
-            self._many.add_entries(ledger, states, depth, items, times, sound)
+        if model.ledger is not None:
+            self._many.add_entries(model.ledger, tensors, depth, items, times, sound)
 
-    def states(self, fingerprint: bytes, layout: StateLayout) -> States:
+    @cached_property
+    def states(self) -> States:
         """The rows' states as they are stored, once `run` is done."""
-        return States(Staged(self.headers, self.tensors, self.place, fingerprint, layout), self._compiled)
+        model = self._model
+        return States(Staged(self.headers, self.tensors, self.place, model.fingerprint, model.layout), model.compiled)
 
     def _begin(
         self, values: list[bytes | None], at_part: Integers, user: Integers, fresh: NDArray[np.bool_]
@@ -315,10 +304,10 @@ class Round:
 
     def _gather(self) -> NDArray[np.float32]:
         """The rows as they are before any event: initial, or as they were stored."""
-        self.tensors = np.empty((len(self.headers), len(self._initial)), np.float32)
-        self.tensors[self.place[self._begun]] = self._initial
+        self.tensors = np.empty((len(self.headers), len(self._model.initial_state)), np.float32)
+        self.tensors[self.place[self._begun]] = self._model.initial_state
         if len(self._continued):
-            self._many.read_tensors(self._values, self._layout, self.tensors, self.place[self._continued])
+            self._many.read_tensors(self._values, self._model.layout, self.tensors, self.place[self._continued])
         return self.tensors
 
     def _note(self, events: Integers) -> None:
@@ -326,6 +315,15 @@ class Round:
         for operation in self._events.operation[events].tolist():
             at = int(np.searchsorted(self._first_operation, operation, "right")) - 1
             self._parts[at].not_finite.append(operation - int(self._first_operation[at]))
+
+
+def fold(model: Model, parts: Sequence[Part]) -> Round:
+    """Fold the events of at least one part; fills each part's `row_of` and `not_finite`. The only fold there is:
+    workers, backfills and whoever verifies states call it."""
+    work = Round(model)
+    work.plan(parts)
+    work.run()
+    return work
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:

@@ -32,17 +32,12 @@ class FoldsMany(Step, Protocol):
     """A step that also folds all events of many users in one call."""
 
     def fold(
-        self,
-        events: NDArray[np.float32],
-        depth: NDArray[np.int64],
-        states: NDArray[np.float32],
-        rows: NDArray[np.int64] | None = None,
-        /,
+        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32], /
     ) -> NDArray[np.bool_] | None:
-        """Fold events into states, in place: the first `depth[0]` into the state at `rows[0]`, in order, and so on. An
-        event whose result is not finite leaves its state as it was. Without `rows`, states are in the order of `depth`.
+        """Fold events into states, in place: the first `depth[0]` into the first state, in order, and so on. An event
+        whose result is not finite leaves its state as it was.
 
-        [E, D], [U], [R, F], [U] → by event whether its result was finite, or None if all were
+        [E, D], [R], [R, F] → by event whether its result was finite, or None if all were
         """
 
 

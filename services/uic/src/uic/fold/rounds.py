@@ -6,32 +6,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mimn.bundle import Bundle
-from mimn.rows.live import compiled_events
 from mimn.state import (
-    Actions,
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
-    Ledger,
     StateError,
-    StateLayout,
     WrongUser,
     encode_progress,
     read_header,
-    rest_of,
     user_hash,
 )
 from uic.core.advance import advance
 from uic.core.commit import Commit, NoAnswer
-from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
+from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round, fold
+from uic.core.model import Model
 from uic.core.ordering import Batch
-from uic.core.ports import Compiled, Counting, Forget, StateStore, Step, Vectors
+from uic.core.ports import StateStore
 from uic.core.staged_values import StagedValues, States
 from uic.fold.session import FoldedBatch, Reading
 from uic.logs import say
@@ -46,49 +37,6 @@ UNREADABLE: dict[type[StateError], str] = {
     WrongUser: "wrong_user",
 }
 """Metric label of each error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What folding needs of a bundle."""
-
-    step: Step
-    vectors: Vectors
-    forget: Forget
-    initial_state: NDArray[np.float32]
-    layout: StateLayout
-    fingerprint: bytes
-    counting: Counting | None = None
-    """With a sketch only."""
-    actions: Actions | None = None
-    """Which actions are folded, and how; None: all, alike."""
-    ledger: Ledger | None = None
-    compiled: Compiled | None = None
-    """What C does for the events of a batch; None: Python does it."""
-    text_ids: bool = False
-    """Whether events may name items and categories by text."""
-
-    @classmethod
-    def of(cls, bundle: Bundle, step: Step) -> Model:
-        """What a bundle and its step make of events."""
-        return cls(
-            step,
-            bundle.events,
-            bundle.forget,
-            bundle.initial_state,
-            bundle.layout,
-            bundle.fingerprint,
-            bundle.sketch,
-            bundle.actions,
-            bundle.ledger,
-            compiled_events(),
-            bundle.text_ids,
-        )
-
-    @property
-    def rest(self) -> slice:
-        """The place in a flat state of what the step reads and writes."""
-        return rest_of(None if self.counting is None else self.counting.sketch, self.ledger)
 
 
 class Rounds:
@@ -163,16 +111,13 @@ class Rounds:
 
     def fold(self, parts: Sequence[Part]) -> Round:
         """Step 4: all events of at least one part, in waves."""
-        work = Round(self._model.initial_state, self._model.layout, self._model.compiled)
-        work.plan(parts)
-        work.run(self._model.step, self._model.vectors, self._model.forget, self._model.counting, self._model.ledger)
+        work = fold(self._model, parts)
         self._metrics.waves.inc(work.waves)
         return work
 
     def attempts(self, work: Round, parts: Sequence[tuple[Reading, Part]]) -> list[tuple[Reading, FoldedBatch]]:
         """What step 5 asks the store to write: the parts of a round whose steps were all finite."""
-        states = work.states(self._model.fingerprint, self._model.layout)
-        return [(reading, _attempt(reading, work, part, states)) for reading, part in parts if not part.not_finite]
+        return [(reading, _attempt(reading, work, part, work.states)) for reading, part in parts if not part.not_finite]
 
     def keep(self, written: Sequence[tuple[Reading, FoldedBatch]]) -> None:
         """The store has these batches: put their states into the cache. Their unreadable states are gone from the store

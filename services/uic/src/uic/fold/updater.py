@@ -29,6 +29,7 @@ from uic.core.cache import StateCache
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
 from uic.core.log_throttle import Rarely
+from uic.core.model import Model
 from uic.core.ordering import Batch
 from uic.core.ports import (
     Advised,
@@ -56,7 +57,7 @@ from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
 from uic.fold.health import Health
-from uic.fold.rounds import Model, Rounds
+from uic.fold.rounds import Rounds
 from uic.fold.session import Attempt, FoldedBatch, Reading, Resolution, Sessions, TakingUp
 from uic.fold.settlement import Settlement
 from uic.fold.take_up import TakeUp, Topic

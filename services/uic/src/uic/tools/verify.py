@@ -41,13 +41,13 @@ from mimn.state import (
     user_hash,
 )
 from uic.core.commit import ABSENT, Commit, Refused, Written, answered
-from uic.core.event import Reason
-from uic.core.fold import ERASED_ROW, Part, Round
-from uic.core.ordering import Bounds, decode, take
+from uic.core.held_states import HeldStates
+from uic.core.model import Model
+from uic.core.ordering import Waiting
 from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable, UnsuitableTopic
+from uic.fold.bundle_model import model_of
 from uic.fold.health import REMOVED
-from uic.fold.rounds import Model
 from uic.log.partition_reader import log_reader
 from uic.settings import read_settings
 from uic.store import RedisStore
@@ -192,7 +192,7 @@ class Verifier:
         self._store = store
         self._log = log
         self._repairs = repair
-        self._model = Model.of(bundle, open_step(bundle))
+        self._model = model_of(bundle, open_step(bundle))
 
     @cached_property
     def _unlisted(self) -> dict[int, list[str]]:
@@ -304,7 +304,7 @@ class Verifier:
             again.fold(log.folded(partition, held, again.next_offset))
             values, left, lacking = [], 0, 0
             for user, state in self._states(partition, progress, users):
-                value = again.encoded.get(user)
+                value = again.values.get(user.encode())
                 header = None if state is None else state.header
                 if value is not None:
                     folded = read_header(value, self._model.fingerprint, self._model.layout)
@@ -354,7 +354,6 @@ class Refold:
 
     def __init__(self, model: Model, partition: int, progress: Progress, users: Collection[str]) -> None:
         """Nothing is folded yet."""
-        self._model = model
         self._partition = partition
         self._progress = progress
         self._keys = {user.encode() for user in users}
@@ -364,7 +363,12 @@ class Refold:
         """No record was there."""
         self.next_offset = 0
         """All below it was folded, or is gone."""
-        self.encoded: dict[str, bytes] = {}
+        self._held = HeldStates(model)
+
+    @property
+    def values(self) -> dict[bytes, bytes]:
+        """By user, the state as it is stored."""
+        return self._held.of(self._partition)
 
     @property
     def why(self) -> str:
@@ -399,37 +403,10 @@ class Refold:
         self._fold(waiting)
         self.next_offset = max(self.next_offset, span.end)
 
-    def _fold(self, waiting: list[BatchRecord]) -> None:
-        model, bounds = self._model, Bounds(MAX_STATES, 4096, FOLDED_AT_ONCE)
-        while waiting:
-            front = take(
-                waiting,
-                floor=0,
-                partition=self._partition,
-                partitions=self._progress.partitions,
-                known=(),
-                erased={},
-                bounds=bounds,
-            )
-            waiting = waiting[len(front.records) :]
-            batch = decode([front], model.actions, text_ids=model.text_ids)[0]
-            while True:
-                known = [self.encoded.get(user) for user in batch.users]
-                # What an earlier era folded came from another log, which cannot be read any more.
-                suspect = set(range(len(batch.users))) if self._progress.era else set()
-                part = Part(batch, self._progress, known, suspect=suspect)
-                work = Round(model.initial_state, model.layout)
-                work.plan([part])
-                work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)
-                if not part.not_finite:
-                    break
-                batch = batch.without(part.not_finite, Reason.NON_FINITE)
-            values = work.states(model.fingerprint, model.layout).encoded
-            for user, row in zip(batch.users, part.row_of, strict=True):
-                if row == ERASED_ROW:
-                    self.encoded.pop(user, None)
-                elif row >= 0:
-                    self.encoded[user] = values[row]
+    def _fold(self, records: list[BatchRecord]) -> None:
+        waiting = [Waiting(self._partition, records, 0, {})]
+        # What an earlier era folded came from another log, which cannot be read any more.
+        self._held.fold(waiting, [self._progress], lacking=self._progress.era > 0)
 
 
 def _content(stored: bytes) -> Progress:

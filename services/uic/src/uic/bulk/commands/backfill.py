@@ -44,7 +44,7 @@ from uic.bulk.saved_states import (
     seal,
     states_of,
 )
-from uic.bulk.verification import Verified, compare, expect
+from uic.bulk.verification import Verified, compare, fold_users
 from uic.bulk.waiting_line import says_if_it_waits
 from uic.core.event import RULES, Reason, Record
 from uic.core.records import BatchRecord
@@ -268,14 +268,14 @@ class Backfill:
         return sizes, logs, dict(enumerate(complete_from))
 
     def verify(self, sample: int) -> int:
-        """Compare users in the store with an independent fold of their events."""
+        """Compare users in the store with another fold of their events."""
         job = read_job(self._work, self._target)
         if job is None:
             raise BulkRefused(f"{self._work.url} holds no backfill: give the --work that it was run with")
         folder = self._work.below(STATES)
         if not folder.exists(MANIFEST):
             raise BulkRefused(f"the backfill of {self._work.url} is not finished: run it to its end first")
-        manifest = read_manifest(folder)
+        manifest, archive = read_manifest(folder), job.open_archive()
         model = pool.load_model(job.bundle)
         share = min(1.0, sample / max(manifest.users, 1))
         choose = random.Random(0)  # noqa: S311 (a sample)
@@ -289,13 +289,13 @@ class Backfill:
             records, kept = self._records(job, saved), pool.kept_partition(job, self._work.url, saved.partition)
             if kept is not None:
                 records = (record for record in records if kept.holds(record.key, record.offset))
-            counted = _counting(records, read.add)
-            erased = job.erased_keys(saved.partition)
-            expected = expect(counted, set(users), erased, model.actions, text_ids=model.text_ids)
+            partition, counted = saved.partition, _counting(records, read.add)
+            begin, erased = job.begin(job.manifest(archive, partition)), job.erased_keys(partition)
+            folded = fold_users(counted, set(users), erased, model, partition=partition, begin=begin)
             values = self._store.stored_values(saved.partition, [u.decode() for u in users])
             compare(
                 dict(zip(users, values, strict=True)),
-                expected,
+                folded,
                 model,
                 lineage=saved.decoded.lineage,
                 end=saved.decoded.next_offset,
@@ -535,7 +535,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--of-bundle", metavar="BUNDLE", help="with which those were folded: the one in service")
     parser.add_argument("--dry-run", action="store_true", help="fold a sample; say hours and bytes; load nothing")
-    parser.add_argument("--verify", action="store_true", help="compare a sample of users with an independent fold")
+    parser.add_argument("--verify", action="store_true", help="compare a sample of users with another fold")
     parser.add_argument(
         "--sample", type=whole_number(1), default=10_000, metavar="USERS", help="of --verify (default %(default)s)"
     )

@@ -1,4 +1,4 @@
-"""The compiled fold of whole partitions gives the bytes of UIC's own rounds, whatever the log holds."""
+"""Whole partitions are folded to the same bytes by C and by the graph, whatever the log holds."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from hypothesis import strategies as st
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.bundle.fields import code_of
-from mimn.bundle.graph import open_step
+from mimn.bundle.graph import StepGraph, open_step
 from mimn.rows.library import library
 from mimn.state import Progress, partition_of
 from mimn.state.codec import HEADER_BYTES
 from support import skips
-from uic.bulk import partition_fold
-from uic.bulk.compiled_fold import compiled_fold
 from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import RECORDS, PartitionLog
 from uic.core.event import ERASE_ITEM
-from uic.fold.rounds import Model
+from uic.core.model import Model
+from uic.fold.bundle_model import model_of
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = {
@@ -124,8 +123,16 @@ def models() -> dict[str, Model]:
     if library() is None:
         pytest.skip(skips.NO_COMPILED_STEP)
     bundles = {name: load_bundle(path) for name, path in BUNDLES.items()}
-    found = {name: Model.of(bundle, open_step(bundle)) for name, bundle in bundles.items()}
+    found = {name: model_of(bundle, open_step(bundle)) for name, bundle in bundles.items()}
     return found | {TEXTS: replace(found["tiny-sketch"], text_ids=True)}
+
+
+@pytest.fixture(scope="module")
+def without_c(models: dict[str, Model]) -> dict[str, Model]:
+    """The same models, whose step is the graph; Python does the rest."""
+    steps = {name: StepGraph(load_bundle(path)) for name, path in BUNDLES.items()}
+    steps[TEXTS] = steps["tiny-sketch"]
+    return {name: replace(model, step=steps[name], compiled=None) for name, model in models.items()}
 
 
 def partition_log(partition: int, rows: Sequence[Row], cuts: Sequence[int], **more: object) -> PartitionLog:
@@ -165,8 +172,9 @@ def stored(folded: FoldedPartition) -> dict[bytes, bytes]:
     gap=st.none() | st.integers(4, 100),
     shards=st.integers(1, 2),
 )
-def test_it_stores_the_bytes_of_rounds(
+def test_c_stores_the_bytes_of_the_graph(
     models: dict[str, Model],
+    without_c: dict[str, Model],
     kinds: list[tuple[int, int, int]],
     cuts: list[int],
     name: str,
@@ -191,9 +199,7 @@ def test_it_stores_the_bytes_of_rounds(
     model = models[name]
     for shard in range(shards):
         got = fold_partitions(logs, model, shard=(shard, shards))
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(partition_fold, "compiled_fold", lambda model, shard: None)
-            want = fold_partitions(logs, model, shard=(shard, shards))
+        want = fold_partitions(logs, without_c[name], shard=(shard, shards))
         for one, other in zip(got, want, strict=True):
             assert (one.progress, one.tally) == (other.progress, other.tally)
             assert stored(one) == stored(other)
@@ -212,14 +218,10 @@ def test_an_archive_of_texts_folds_as_one_of_numbers(models: dict[str, Model]) -
     assert tensors[0] == tensors[1]
 
 
-def test_it_folds_what_is_compiled_and_leaves_the_rest_to_rounds(models: dict[str, Model]) -> None:
-    assert all(compiled_fold(model, (0, 1)) is not None for model in models.values())
-    bundle = load_bundle(ROOT / "tests/fixtures/bundle_tiny_dien/tiny-dien/1")
-    assert compiled_fold(Model.of(bundle, open_step(bundle)), (0, 1)) is None
-
-
 @pytest.mark.parametrize("name", sorted(BUNDLES))
-def test_a_step_that_is_not_finite_is_rejected_and_the_state_stays(models: dict[str, Model], name: str) -> None:
+def test_a_step_that_is_not_finite_is_rejected_and_the_state_stays(
+    models: dict[str, Model], without_c: dict[str, Model], name: str
+) -> None:
     model = models[name]
 
     def vectors(*ids: np.ndarray) -> np.ndarray:
@@ -227,16 +229,12 @@ def test_a_step_that_is_not_finite_is_rejected_and_the_state_stays(models: dict[
         found[ids[0] == 7] = np.nan
         return found
 
-    broken = Model.of(load_bundle(BUNDLES[name]), model.step)
-    object.__setattr__(broken, "vectors", vectors)
+    broken = replace(model, vectors=vectors)
     users = [user for user in NAMES if partition_of(user.encode(), N) == 0]
     rows: list[Row] = [(at, NOW + at, *plain(users[at % len(users)], 1 + (at * 5) % 9, at)) for at in range(60)]
     results = []
-    for compiled in (True, False):
-        with pytest.MonkeyPatch.context() as patched:
-            if not compiled:
-                patched.setattr(partition_fold, "compiled_fold", lambda model, shard: None)
-            [folded] = fold_partitions([partition_log(0, rows, [9, 30])], broken)
+    for each in (broken, replace(without_c[name], vectors=vectors)):
+        [folded] = fold_partitions([partition_log(0, rows, [9, 30])], each)
         results.append((folded.progress, folded.tally, stored(folded)))
     assert results[0] == results[1]
     assert results[0][1].rejected
