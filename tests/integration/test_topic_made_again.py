@@ -121,7 +121,7 @@ def test_an_import_into_a_topic_that_was_created_again_meanwhile_is_not_taken_fo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = ("import_history", *described(tmp_path))
-    monkeypatch.setattr(importing, "IN_FLIGHT", 50)
+    monkeypatch.setattr(importing, "TRANSACTION", 50)
     assert run(environment(names), *command, after=once("record", 60, lambda: make_again(names))) == (1, "")
     assert f"topic {names.events} was deleted and created again" in capsys.readouterr().err
 

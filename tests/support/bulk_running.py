@@ -27,6 +27,8 @@ KILLED = -signal.SIGKILL
 _DRIVER = """
 import os, signal, sys
 from importlib import import_module
+from uic.bulk import importing
+importing.TRANSACTION = 100
 verb, step, count, *arguments = sys.argv[1:]
 left = int(count)
 def after(done):
@@ -37,6 +39,7 @@ def after(done):
         left -= 1
 sys.exit(import_module("uic.bulk.commands." + verb).main(arguments, None, after))
 """
+"""A command that kills itself after a step; its imports take several transactions."""
 
 _HELD = """
 import sys

@@ -110,15 +110,6 @@ class ArchivedHistory:
                         case None:
                             self.doubled += 1
 
-    def read_up_to(self, last: Mapping[int, int]) -> Iterator[HistoryRecord]:
-        """See `History`."""
-        for lane, manifest in self._lanes():
-            for row in self._lane(lane, manifest, -1) if lane in last else ():
-                if isinstance(row, HistoryRecord):
-                    if row.place.number > last[lane]:
-                        break
-                    yield row
-
     def _lanes(self) -> Iterator[tuple[int, PartitionManifest]]:
         """All of them in order, with what each is read from."""
         yield from zip(self.first_lanes, self._manifests, strict=False)

@@ -93,13 +93,7 @@ class DescribedHistory:
 
     def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
         """See `History`."""
-        yield from self._read(after.get(0, -1) + 1, self.records)
-
-    def read_up_to(self, last: Mapping[int, int]) -> Iterator[HistoryRecord]:
-        """See `History`."""
-        yield from self._read(0, min(last.get(0, -1) + 1, self.records))
-
-    def _read(self, begin: int, end: int) -> Iterator[HistoryRecord]:
+        begin, end = after.get(0, -1) + 1, self.records
         for at in range(begin, end, ROWS):
             rows = {name: values[at : min(at + ROWS, end)].tolist() for name, values in self._columns.items()}
             for i, (code, item, category, action, time_ms) in enumerate(

@@ -58,9 +58,6 @@ class History(Protocol):
     def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
         """The records in order, without those of a lane up to the number in `after`."""
 
-    def read_up_to(self, last: Mapping[int, int]) -> Iterator[HistoryRecord]:
-        """The records in order of each lane that `last` has, up to the number there. Nothing is counted as left out."""
-
 
 def encode_place(source: str, place: Place) -> bytes:
     """The header's value."""

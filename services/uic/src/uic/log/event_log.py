@@ -1,8 +1,8 @@
 """Appending records to topics: the port `EventLog`, and `KafkaLog`, its implementation on Kafka.
 
 `KafkaLog` makes its idempotent producer when it is first needed, and replaces it once a record failed. The gRPC service
-(`uic.doors.publisher`) and the replay of dead letters append through it, the replay with the producer of a run. A
-record that was sent and not acknowledged may be in the log (decision 217).
+(`uic.doors.publisher`) appends through it. A record that was sent and not acknowledged may be in the log
+(decision 217).
 """
 
 from __future__ import annotations
@@ -105,14 +105,7 @@ class EventLog(Protocol):
 class KafkaLog:
     """`EventLog` on Kafka."""
 
-    def __init__(
-        self,
-        client: Mapping[str, Any],
-        *,
-        timeout_s: float,
-        max_request_bytes: int,
-        run: Producer | None = None,
-    ) -> None:
+    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int) -> None:
         """Nothing is connected yet.
 
         Args:
@@ -120,7 +113,6 @@ class KafkaLog:
             timeout_s: how long calls usually wait. Records are tried for `DELIVERY_SHARE` of it, also those of calls
                 that wait longer.
             max_request_bytes: largest request, and so largest record.
-            run: the producer of a run (`open_run`), which is used alone, for as long as it works, and closed with this.
         """
         self._client = dict(client)
         self._timeout_s = timeout_s
@@ -130,8 +122,7 @@ class KafkaLog:
         """Held while a producer connects, for as long as `_delivery_s`."""
         self._changing = threading.Lock()
         """Held while `_producer` changes, for a moment."""
-        self._producer = run
-        self._is_run = run is not None
+        self._producer: Producer | None = None
         self._asking = threading.Lock()
         """Held while the admin client connects and asks: appending does not wait for it."""
         self._admin: KafkaAdminClient | None = None
@@ -261,8 +252,6 @@ class KafkaLog:
         with _held(self._connecting, deadline - time.monotonic()):
             if (connected := self._working()) is not None:
                 return connected
-            if self._is_run:
-                raise LogUnavailable("a record of this run has failed, so nothing was written behind it: run it again")
             try:
                 opened = open_producer(
                     self._client, timeout_s=self._delivery_s, max_request_bytes=self._max_request_bytes

@@ -31,6 +31,8 @@ class NewRecord:
     key: bytes
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int | None = None
+    """None: the time at which it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Producer:
                 value=record.value,
                 headers=list(record.headers),
                 partition=record.partition,
+                timestamp_ms=record.timestamp_ms,
             )
         except BaseException:
             with self._lock:

@@ -13,21 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Final, TextIO
 
-from mimn.state import partition_of
 from uic.core.event import Reason
 from uic.core.same_topic import Identity, has_grown, made_again
 from uic.core.topics import replay_run
 from uic.errors import UicError, UnsuitableTopic
-from uic.log.bounded_producer import open_run
 from uic.log.erasures import KafkaErasures
-from uic.log.event_log import DELIVERY_SHARE, KafkaLog
-from uic.log.producer import Producer
+from uic.log.event_log import KafkaLog
 from uic.log.topic_reader import LogRecord, read_to_end
+from uic.log.transactions import open_run
 from uic.settings import KafkaSettings, read_client_settings
 from uic.tools.confirm import confirmed
 from uic.tools.letter_display import describe, shown_time, summary
 from uic.tools.letter_reading import DeadLetter, Scan, Selection
-from uic.tools.letter_replay import erased_since, not_replayable, replay, replayed_before, replays_begin
+from uic.tools.letter_replay import BATCH, erased_since, not_replayable, replay, replayed_before, replays_begin
 from uic.tools.table import table
 
 TIMEOUT_S: Final = 10.0
@@ -149,7 +147,8 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
     if begun is None or not chosen:
         print(f"0 to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
         return 1
-    with closing(_begun(chosen, kafka)) as log:
+    client, name, most = kafka.client_options(), replay_run(kafka.topic), kafka.max_request_bytes
+    with closing(open_run(client, name, timeout_s=TIMEOUT_S, max_request_bytes=most)) as run:
         if not options.again:
             chosen = _not_replayed(chosen, kafka, out)
         print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
@@ -164,19 +163,14 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
             print("nothing was replayed", file=out)
             return 2
         chosen.sort(key=lambda letter: (letter.partition, letter.offset))
-        result = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
+        result = replay(chosen, run, client, kafka.topic, kafka.partitions)
         print(f"replayed {result.done} of {len(chosen)}", file=out)
-        for letter in result.in_doubt:
-            print(f"in doubt: partition {letter.partition}, offset {letter.offset}", file=out)
-        if result.not_sent:
-            first = result.not_sent[0]
+        if left := chosen[result.done :]:
             print(
-                f"not sent: {len(result.not_sent)}, from partition {first.partition}, offset {first.offset} on. "
-                f"{RUN_AGAIN}",
+                f"in doubt: {min(BATCH, len(left))}, from partition {left[0].partition}, offset {left[0].offset} on: "
+                f"all of them are in the log, or none. {RUN_AGAIN}",
                 file=out,
             )
-        elif result.in_doubt:
-            print(RUN_AGAIN, file=out)
         if result.why:
             print(f"ctr dead-letters: {result.why}", file=sys.stderr)
         if result.ended_by is not None:
@@ -184,17 +178,6 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
         if changed := _changed(begun, _identity(kafka)):
             print(f"ctr dead-letters: {changed}", file=sys.stderr)
         return 1 if result.why or changed else 0
-
-
-def _begun(chosen: Sequence[DeadLetter], kafka: KafkaSettings) -> KafkaLog:
-    """What this run appends with. Of earlier ones, nothing more comes from now on where `chosen` go."""
-    options, most = kafka.client_options(), kafka.max_request_bytes
-    partitions = {partition_of(letter.key or b"", kafka.partitions) for letter in chosen}
-    delivery_s = DELIVERY_SHARE * TIMEOUT_S  # `KafkaLog` waits for a verdict no longer
-    run = open_run(
-        options, replay_run(kafka.topic), kafka.topic, partitions, timeout_s=delivery_s, max_request_bytes=most
-    )
-    return KafkaLog(options, timeout_s=TIMEOUT_S, max_request_bytes=most, run=Producer(run, delivery_s))
 
 
 def _identity(kafka: KafkaSettings) -> Identity:

@@ -3,7 +3,7 @@ partition.
 
 A fleet that folds the log from its beginning, as a migration's does, sends the letters of old records again, those that
 were replayed since among them. So the log is asked which replays it has already, once nothing more of an earlier replay
-can come: each is a run (`uic.log.kafka_repairs.runs`).
+can come: each is a run (`uic.log.transactions`).
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from kafka.errors import KafkaError
 
 from mimn.state import partition_of
 from uic.core.event import DAY_MS
 from uic.core.header_places import read_place, write_place
-from uic.errors import NotAcknowledged, UicError
 from uic.log.erasures import Noted
-from uic.log.event_log import EventLog
 from uic.log.producer import NewRecord
+from uic.log.topic_answers import TO_WRITE
 from uic.log.topic_reader import LogRecord
+from uic.log.transactions import Run
+from uic.log.unreachable import described
 from uic.tools.letter_reading import DeadLetter, Id
 
 REPLAY_OF: Final = "uic-replay-of"
 """Header of a replayed record: `<topic>/<partition>/<offset>` of the original."""
 BATCH: Final = 500
-"""Records that are acknowledged together."""
+"""Records of a transaction."""
 
 
 def not_replayable(letter: DeadLetter, topic: str) -> str | None:
@@ -107,40 +110,34 @@ def _origin(letter: DeadLetter) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of letters that were to be replayed, in their order: done and in doubt first, then those not sent."""
+    """What became of letters that were to be replayed."""
 
     done: int
-    """Acknowledged."""
-    in_doubt: Sequence[DeadLetter] = ()
-    not_sent: Sequence[DeadLetter] = ()
+    """How many of them, in their order, are in the log."""
     why: str = ""
-    """What stopped it; empty if all are done."""
+    """What stopped it; empty if all are done. The next `BATCH` are in the log then, or none of them is."""
     ended_by: KeyboardInterrupt | SystemExit | None = None
     """Ctrl-C, or a signal that `ctr` hears; to be raised again once all this is told."""
 
 
-def replay(chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float) -> Replayed:
-    """Append the originals of `chosen` to `topic` in order, up to the first batch that is not fully acknowledged.
+def replay(chosen: Sequence[DeadLetter], run: Run, client: Mapping[str, Any], topic: str, partitions: int) -> Replayed:
+    """Append the originals of `chosen` to `topic` in order, up to the first transaction that fails.
 
-    Whatever stops it, a signal included, it is known what was not sent.
+    Args:
+        chosen: all are replayable.
+        run: appends.
+        client: its options, for what is said of an error.
+        topic: the event topic.
+        partitions: how many it has.
     """
-    start = 0
+    done = 0
     try:
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
-            log.append(topic, partitions, [replayed(letter, partitions) for letter in batch], timeout_s)
-    except NotAcknowledged as error:
-        batch, rest = _split(chosen, start)
-        in_doubt = [batch[i] for i in error.positions]
-        why = f"not all were acknowledged{f': {error.why}' if error.why else ' in time'}"
-        return Replayed(start + len(batch) - len(in_doubt), in_doubt, rest, why)
-    except UicError as error:  # before the first record of the batch was sent
-        return Replayed(start, (), chosen[start:], error.detail)
+            run.append(topic, [replayed(letter, partitions) for letter in batch])
+            done += len(batch)
+    except KafkaError as error:
+        return Replayed(done, described(error, client, topic, TO_WRITE))
     except (KeyboardInterrupt, SystemExit) as ended:
-        return Replayed(start, *_split(chosen, start), "interrupted", ended)
-    return Replayed(len(chosen))
-
-
-def _split(chosen: Sequence[DeadLetter], start: int) -> tuple[Sequence[DeadLetter], Sequence[DeadLetter]]:
-    """The batch that begins there, and what follows it."""
-    return chosen[start : start + BATCH], chosen[start + BATCH :]
+        return Replayed(done, "interrupted", ended)
+    return Replayed(done)

@@ -36,7 +36,8 @@ from uic.log.unreachable import unreachable
 from uic.settings import ClientSettings, KafkaSettings, read_client_settings
 from uic.tools.interrupted import says_if_interrupted
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0
+"""How long a transaction may be open, and so how long the fold waits for one of an import that was killed."""
 LEFT = "what it has appended stays in the topic; run the same command again, and it appends the rest"
 SHORTER = "their users get shorter histories, and no state will say that it is partial"
 
@@ -152,7 +153,6 @@ def _append(
             max_request_bytes=kafka.max_request_bytes,
             another_source=options.another_source,
             bring_back_erased=options.bring_back_erased,
-            erasures_known=not options.without_erasures,
             after=after,
             progress=lambda word, total, what: ProgressLine(word, total, what).add,
         ).run(history, reader)

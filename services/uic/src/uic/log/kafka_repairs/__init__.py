@@ -1,8 +1,8 @@
 """All that reaches into kafka-python's private parts, each part behind an assumption that is checked before use. It is
 one package because it is all: with another version of the library, this package must be read again, and nothing else.
 
-Two kinds: what the library has no public way to (faster reading of batches, the log behind an open transaction, to shut
-out earlier runs of a command), and repairs of its faults, seen in 3.0.12:
+Two kinds: what the library has no public way to (faster reading of batches, the log behind an open transaction), and
+repairs of its faults, seen in 3.0.12:
 
 * `offsets.LeaderAwareFetcher`: offsets of partitions without a leader are an error that names these partitions.
 * `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file. And a key with a
@@ -14,10 +14,7 @@ out earlier runs of a command), and repairs of its faults, seen in 3.0.12:
   fresh metadata, which the library waits for from one broker.
 * `bootstrap.BootstrapServer`: a server that is silent does not keep a client from the next one, and is named.
 * `transports._ReadsAll`: what a broker says before it ends a connection is read.
-* `producers._TransactionManager` and `_Sender`, of runs only: the first record that fails says whether the brokers can
-  have it.
-* `runs.begin_run`: what an earlier run has on its way is refused, and the first record that fails is a run's last.
 
 Another version of the library may move any of this, so `assumptions.check_client` names the assumptions that do not
-hold. Decisions 187, 209 and 211 say what each repair is for.
+hold. Decisions 187 and 211 say what each repair is for.
 """

@@ -16,18 +16,9 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
-from kafka.producer.producer_batch import ProducerBatch
-from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
-from kafka.producer.transaction_manager import (
-    ProducerIdAndEpoch,
-    TransactionalRequestResult,
-    TransactionManager,
-    TransactionState,
-)
 from kafka.protocol.api_message import ApiMessage
 from kafka.protocol.metadata import MetadataRequest
-from kafka.protocol.producer import InitProducerIdRequest, InitProducerIdResponse
 from kafka.record.default_records import DefaultRecordBatch
 
 from process.assumptions import broken, takes, uses
@@ -94,11 +85,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         uses(KafkaAdminClient._get_cluster_metadata, "MetadataRequest", "_manager", "send")
         and uses(KafkaConnection._send_request, "API_VERSION", "broker_version_data")
         and issubclass(MetadataRequest, ApiMessage)
-    ),
-    "an admin client's _manager has run(coro, …), and InitProducerIdRequest asks for a transactional_id": lambda: (
-        takes(KafkaConnectionManager.run, "self", "coro")
-        and {"transactional_id", "transaction_timeout_ms"} <= set(InitProducerIdRequest.fields)
-        and "error_code" in InitProducerIdResponse.fields
     ),
     "a client learns of the cluster in _do_bootstrap(deadline), from one of bootstrap_brokers() until it is closed": (
         lambda: (
@@ -184,113 +170,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and isinstance(KafkaConnectionManager.broker_version, property)
     ),
     "a producer has a _sender": lambda: uses(KafkaProducer.__init__, "_sender"),
-    "an idempotent producer asks for its id with init_producer_id() while it has none": lambda: (
-        uses(KafkaProducer.__init__, "_transaction_manager")
-        and takes(TransactionManager.init_producer_id, "self")
-        and uses(Sender.run_once, "_transaction_manager", "has_producer_id", "init_producer_id")
-        and uses(TransactionManager.init_producer_id, "_lock", "_current_state", "UNINITIALIZED")
-        and takes(TransactionManager.has_fatal_error, "self")
-        and {"READY", "UNINITIALIZED"} <= set(TransactionState.__members__)
-    ),
-    "a producer's id and epoch are set with set_producer_id_and_epoch, and reset_producer_id resets all counts": (
-        lambda: (
-            takes(TransactionManager.set_producer_id_and_epoch, "self", "producer_id_and_epoch")
-            and takes(TransactionManager.bump_producer_id_and_epoch, "self")
-            and takes(TransactionManager.reset_producer_id, "self")
-            and uses(TransactionManager.reset_producer_id, "set_producer_id_and_epoch", "_sequence_numbers", "clear")
-            and takes(ProducerIdAndEpoch.__init__, "self", "producer_id", "epoch")
-            and takes(ProducerIdAndEpoch.match, "self", "batch")
-            and takes(TransactionManager.sequence_number, "self")
-            and takes(TransactionManager.set_sequence_number, "self")
-            and uses(RecordAccumulator.split_and_reenqueue, "set_sequence_number", "base_sequence")
-            and uses(RecordAccumulator.drain_batches_for_one_node, "in_retry", "set_producer_state", "sequence_number")
-        )
-    ),
-    "a sender sends with _send_producer_data(now), one batch of a partition at a time, which it tells if it is late": (
-        lambda: (
-            takes(Sender._send_producer_data, "self", "now")
-            and uses(Sender._send_producer_data, "muted", "expired_batches", "_get_expired_inflight_batches")
-            and uses(RecordAccumulator.drain_batches_for_one_node, "muted")
-            and takes(Sender._get_expired_inflight_batches, "self", "now")
-            and takes(RecordAccumulator.expired_batches, "self", "now")
-            and uses(RecordAccumulator.__init__, "_batches")
-            and uses(Sender.__init__, "_metadata")
-            and takes(Sender._complete_batch_with_exception, "self", "batch", "exception")
-            and "guarantee_message_order" in KafkaProducer.__init__.__code__.co_varnames
-        )
-    ),
-    "a batch is sent again if _can_retry(batch, error_cls), and is_done once it is told": lambda: (
-        takes(Sender._can_retry, "self", "batch", "error_cls")
-        and uses(Sender._can_retry, "attempts", "has_reached_delivery_timeout", "delivery_timeout_ms")
-        and uses(Sender._dispatch_error, "_can_retry")
-        and takes(Sender._complete_batch, "self", "batch", "partition_response")
-        and isinstance(ProducerBatch.is_done, property)
-    ),
-    "what a batch that failed ends is what classify_batch_error(error, batch, …) says, and RETRIABLE ends nothing": (
-        lambda: (
-            takes(TransactionManager.classify_batch_error, "self", "error", "batch")
-            and uses(Sender._dispatch_error, "classify_batch_error")
-            and not uses(Sender._dispatch_error, "ERROR_CLASS_RETRIABLE")
-            and isinstance(TransactionManager.ERROR_CLASS_RETRIABLE, str)
-        )
-    ),
-    "a batch that fails goes through _dispatch_error(batch, exception, …), and in_retry() says if it is sent again": (
-        lambda: (
-            takes(Sender._dispatch_error, "self", "batch", "exception", "partition_response")
-            and uses(Sender._complete_batch, "_dispatch_error")
-            and uses(Sender._complete_batch_with_exception, "_dispatch_error")
-            and takes(ProducerBatch.in_retry, "self")
-        )
-    ),
-    "its records fail with what _record_exceptions_fn(top_level_exception, …) gives for each": lambda: (
-        takes(Sender._record_exceptions_fn, "self", "top_level_exception")
-        and uses(Sender._dispatch_error, "_record_exceptions_fn", "complete_exceptionally")
-    ),
-    "what waits when a producer has failed ends with _maybe_abort_batches(exc), and drained says when a batch left": (
-        lambda: (
-            takes(Sender._maybe_abort_batches, "self", "exc")
-            and uses(Sender.run_once, "_maybe_abort_batches")
-            and uses(Sender.__init__, "_accumulator")
-            and uses(RecordAccumulator.__init__, "_incomplete")
-            and uses(RecordAccumulator.drain_batches_for_one_node, "drained")
-            and uses(RecordAccumulator.abort_batches, "_incomplete", "all")
-        )
-    ),
-    "an epoch is asked for with initialize_transactions(), and a result waited for with wait(timeout_ms)": (
-        lambda: (
-            takes(TransactionManager.initialize_transactions, "self")
-            and uses(TransactionManager.initialize_transactions, "_lock", "_transition_to", "InitProducerIdHandler")
-            and uses(TransactionManager._transition_to, "_current_state")
-            and takes(TransactionalRequestResult.wait, "self", "timeout_ms")
-            and takes(Sender.wakeup, "self")
-        )
-    ),
-    "a transaction: begin_transaction(), maybe_add_partition_to_transaction(tp), begin_commit()": (
-        lambda: (
-            takes(TransactionManager.begin_transaction, "self")
-            and takes(TransactionManager.maybe_add_partition_to_transaction, "self", "topic_partition")
-            and takes(TransactionManager.begin_commit, "self")
-            and uses(TransactionManager.begin_commit, "_begin_completing_transaction")
-            and uses(TransactionManager._begin_completing_transaction, "_new_partitions_in_transaction", "result")
-        )
-    ),
-    "a producer without a transactional_id is in no transaction, and keeps the id that it has": lambda: (
-        uses(TransactionManager.is_transactional, "transactional_id")
-        and uses(Sender.run_once, "is_transactional", "has_producer_id")
-        and uses(Sender._produce_request, "transactional_id")
-        and uses(RecordAccumulator.drain_batches_for_one_node, "is_transactional")
-        and uses(KafkaProducer.send, "is_transactional")
-    ),
-    "ERROR_CLASS_FATAL ends a producer with last_error before the partition may send, and then nothing is drained": (
-        lambda: (
-            isinstance(TransactionManager.ERROR_CLASS_FATAL, str)
-            and uses(Sender._dispatch_error, "ERROR_CLASS_FATAL", "transition_to_fatal_error", "muted")
-            and isinstance(TransactionManager.last_error, property)
-            and uses(RecordAccumulator.drain_batches_for_one_node, "_should_stop_drain_batches_for_partition")
-            and uses(RecordAccumulator._should_stop_drain_batches_for_partition, "is_send_to_partition_allowed")
-            and uses(TransactionManager.is_send_to_partition_allowed, "has_fatal_error")
-        )
-    ),
 }
 
 

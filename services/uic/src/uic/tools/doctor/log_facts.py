@@ -10,7 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, TopicAuthorizationFailedError
+from kafka.errors import (
+    BrokerResponseError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailedError,
+)
 
 from mimn.bundle import Bundle
 from process.tls_causes import BadTlsFiles
@@ -19,7 +24,6 @@ from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.topics import erased_topic, import_run, replay_run
 from uic.errors import UicError, UnsuitableClient
 from uic.log.kafka_repairs.clients import broker_version, explained, open_kafka_client
-from uic.log.kafka_repairs.runs import may_begin
 from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
@@ -80,7 +84,7 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
             topics = topic_facts(admin, shown)
             version = broker_version(admin)
             runs = (import_run(settings.topic), replay_run(settings.topic))
-            unusable = frozenset(name for name in runs if not may_begin(admin, name))
+            unusable = frozenset(name for name in runs if not _may_use(admin, name))
     except KafkaError as error:
         return _unreached(error, client)
     finally:
@@ -118,6 +122,22 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
 def _unreached(error: KafkaError, client: Mapping[str, Any]) -> Log:
     seen, fix = seen_and_fix(error, client)
     return Log(error=seen, fix=fix, topics={})
+
+
+def _may_use(admin: KafkaAdminClient, transactional_id: str) -> bool:
+    """Whether the brokers let our user describe a transactional id, which WRITE includes. Brokers before Kafka 3.0 do
+    not tell, nor do those that have no coordinator for it yet.
+
+    Raises:
+        KafkaError: no answer.
+    """
+    try:
+        admin.describe_transactions([transactional_id])
+    except TransactionalIdAuthorizationFailedError:
+        return False
+    except BrokerResponseError:  # as of one that was never used
+        pass
+    return True
 
 
 def _samples(records: Sequence[LogRecord]) -> tuple[Sample, ...]:
