@@ -1,8 +1,9 @@
 """A process whose clock is wrong: its `time.time` and `time.time_ns` are off by what a file says, read at each look.
 
 Only Python's own functions are moved, by a `sitecustomize` that the process imports first. What is read in C, such as
-`datetime.now` for log lines, is the machine's clock still, and so are timers. The deadlines of gRPC are set in C and
-read in Python, so its modules see the machine's clock, too.
+`datetime.now` for log lines, is the machine's clock still, and so are timers. gRPC sets its deadlines in C and reads
+them through `time.time`, so the machine's clock is what it sees, too; its own frames are compiled and not on the stack,
+so the caller is the module that asks for the time that remains.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _MOVED: Final = """
 import sys
 import time
 
-FILE, SECOND = {file!r}, 1_000_000_000
+FILE, SECOND, ASKS_FOR_THE_TIME_LEFT = {file!r}, 1_000_000_000, ("uic.doors.servicer",)
 real_s, real_ns = time.time, time.time_ns
 
 
@@ -28,7 +29,7 @@ def ahead_s():
 
 
 time.time_ns = lambda: real_ns() + ahead_s() * SECOND
-time.time = lambda: real_s() + (0 if sys._getframe(1).f_globals["__name__"].startswith("grpc") else ahead_s())
+time.time = lambda: real_s() + (0 if sys._getframe(1).f_globals["__name__"] in ASKS_FOR_THE_TIME_LEFT else ahead_s())
 """
 
 
