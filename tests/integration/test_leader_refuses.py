@@ -72,8 +72,10 @@ def test_a_leader_that_refuses_or_hangs_keeps_no_other_waiting(
     address = f"{LOOPBACK}:{cut.port}"
 
     def said(uic: RunningUic) -> bool:
-        reasons = degraded(uic)
-        return len(reasons) == 1 and reasons[0].startswith("log_unavailable: partitions 1,3: ") and address in reasons[0]
+        match degraded(uic):
+            case [reason]:
+                return reason.startswith("log_unavailable: partitions 1,3: ") and address in reason
+        return False
 
     def stands(uic: RunningUic, phase: str) -> bool:
         """Whether what is healthy is folded and caught up, and the rest has a reason and no lag."""
