@@ -48,7 +48,7 @@ def notes(topics: TopicsForTest, topic_id: bytes, *partitions: int) -> dict[int,
 
 
 def erasures_unavailable(uic: RunningUic) -> float:
-    return metric(uic.worker, "uic_erasures_unavailable")
+    return metric(uic.worker, 'uic_trouble{cause="erasures_unavailable"}')
 
 
 def note(topics: TopicsForTest, key: bytes, value: bytes | None, partition: int | None = None) -> None:

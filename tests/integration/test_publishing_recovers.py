@@ -209,7 +209,7 @@ def refused(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
 
 def metric(uic: RunningUic) -> float:
     lines = web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text.splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("uic_publishing_failing ")))
+    return float(next(line.split()[1] for line in lines if line.startswith('uic_trouble{cause="publishing_fails"} ')))
 
 
 def fails(uic: RunningUic) -> str:

@@ -23,7 +23,10 @@ from uic.tools.doctor.command import gather
 from uic.tools.doctor.diagnosis import diagnose
 
 pytestmark = pytest.mark.servers
-GONE, BACK = "the Sentinels ensure no failover", "the Sentinels ensure failovers again"
+LINES = {
+    "uic": ("event=sentinels_unavailable", 'event="sentinels_unavailable is over"'),
+    "rtp": ('event="the Sentinels ensure no failover"', 'event="the Sentinels ensure failovers again"'),
+}
 
 
 def text(url: str) -> str:
@@ -126,7 +129,7 @@ def test_a_lost_quorum_is_told_by_both_services_and_the_doctor_and_its_return_is
 def told_once(service: UicWorker | RtpProcess) -> bool:
     """Whether its log says both once. The line of the return may come just after the metric."""
     log = service.log.read_text()
-    return [log.count(f'event="{line}"') for line in (GONE, BACK)] == [1, 1]
+    return [log.count(event) for event in LINES["uic" if isinstance(service, UicWorker) else "rtp"]] == [1, 1]
 
 
 def reaches_quorum(watcher: SentinelNode) -> bool:

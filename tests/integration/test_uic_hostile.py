@@ -121,7 +121,7 @@ def test_a_dead_letter_topic_that_does_not_exist_is_named_from_the_start_and_use
         until(lambda: degraded() == [], "nothing is wrong", within_s=60)
     [record] = read_to_end({"bootstrap_servers": real_kafka}, topics.dlq)
     assert read_letter(record).value == b"\xff\xff"
-    assert sum("dead letters cannot be written" in line for line in uic.worker.log.read_text().splitlines()) == 1
+    assert sum("event=dead_letter_topic_unavailable" in line for line in uic.worker.log.read_text().splitlines()) == 1
 
 
 def test_headers_whose_names_are_no_text_stop_nobody(

@@ -188,7 +188,7 @@ def test_a_topic_that_is_compacted_is_named_while_uic_runs_and_when_it_finds_the
             uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
         configure(real_kafka, topics.events, cleanup_policy="compact")
         until(lambda: ready(uic)[0] == 200 and "log_compacted" in ready(uic)[1], "the policy is named", within_s=60)
-        assert "uic_topic_compacted 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
+        assert 'uic_trouble{cause="log_compacted"} 1.0' in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
         configure(real_kafka, topics.events, cleanup_policy="delete")
         until(lambda: "log_compacted" not in ready(uic)[1], "the policy is right again", within_s=60)
 

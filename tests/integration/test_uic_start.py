@@ -87,11 +87,11 @@ def test_an_outage_of_the_broker_is_a_line_when_it_begins_and_one_when_it_ends(
         process = psutil.Process(uic.worker.child.pid)
         files, threads = process.num_fds(), process.num_threads()
         own_kafka.stop()
-        until(lambda: lines('event="log unavailable"'), "it says that the log is away", within_s=60)
+        until(lambda: lines("event=log_unavailable"), "it says that the log is away", within_s=60)
         until(lambda: "log_unavailable" in str(uic.admin("/readyz")), "/readyz says so", within_s=10)
         until(lambda: process.num_fds() <= files, "connections that failed leave no open file", within_s=10)
         until(lambda: process.num_threads() <= threads, "nor a thread", within_s=10)
         own_kafka.start()
-        until(lambda: lines('event="log available again"'), "it says that the log is back", within_s=60)
+        until(lambda: lines('event="log_unavailable is over"'), "it says that the log is back", within_s=60)
         until(lambda: uic.admin("/readyz").get("degraded") == [], "all is well", within_s=60)
-        assert len(lines('event="log unavailable"')) <= 2, "of the bounds of partitions, and of the whole log"
+        assert len(lines("event=log_unavailable")) <= 2, "of the bounds of partitions, and of the whole log"

@@ -37,7 +37,7 @@ def degraded(uic: RunningUic) -> str:
 
 
 def publishing_failing(uic: RunningUic) -> bool:
-    return "uic_publishing_failing 1.0" in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
+    return 'uic_trouble{cause="publishing_fails"} 1.0' in web().get(f"{uic.worker.admin_url}/metrics", timeout=60).text
 
 
 def test_a_clock_that_is_hours_fast_is_named_to_callers_and_operators_and_nothing_is_lost_for_good(

@@ -26,8 +26,8 @@ IN_SHOP = {"prefix": "uic"}
 # A week is 604,800 s.
 PLAIN = """
 PartitionBroken     | page   | uic_partitions{status="broken"}       | 0 0 1x5 0x10       | 30s 4m        | 1m 3m30s
-PublishingFails     | page   | uic_publishing_failing                | 0 0 1x5 0x10       | 1m30s 4m      | 2m 3m30s
-ErasuresUnavailable | page   | uic_erasures_unavailable              | 0 0 1x5 0x10       | 1m30s 4m      | 2m 3m30s
+PublishingFails     | page   | uic_trouble{cause="publishing_fails"} | 0 0 1x5 0x10       | 1m30s 4m      | 2m 3m30s
+ErasuresUnavailable | page   | uic_trouble{cause="erasures_unavailable"} | 0 0 1x5 0x10       | 1m30s 4m      | 2m 3m30s
 UicNotReady         | ticket | uic_ready                             | _ 0x13 1x10        | 5m 7m30s      | 5m30s 7m
 UicNotReady         | ticket | uic_partitions{status="ownership_lost"} | 0 4x13 0x10      | 5m 7m30s      | 5m30s 7m
 ClockSkew           | ticket | uic_clock_skew_seconds                | 0 0 -3x5 0x10      | 1m30s 4m      | 2m 3m30s
@@ -45,7 +45,7 @@ CertificateExpired  | page   | uic_tls_client_certificate_expires_seconds{server
 LogLinesDropped     | ticket | uic_log_lines_dropped_total           | 0 0 900x40         | 30s 12m       | 1m 9m
 OutOfFiles          | page   | rtp_out_of_files_total                | 0 0 3x20           | 30s 6m30s     | 1m 5m
 StoreUnreachable    | page   | rtp_store_up                          | 1 1 0x6 1x10       | 1m30s 4m30s   | 2m 4m
-StoreEvicts         | page   | uic_store_evicts                      | 0 0 1x6 0x10       | 1m30s 4m30s   | 2m 4m
+StoreEvicts         | page   | uic_trouble{cause="store_evicts"}     | 0 0 1x6 0x10       | 1m30s 4m30s   | 2m 4m
 SentinelsSilent     | ticket | uic_sentinels_up                      | 1 1 0x12 1x4       | 5m30s 7m30s   | 6m 7m
 SentinelsSilent     | ticket | rtp_sentinels_up                      | NaN NaN NaN NaN    | 6m 9m         |
 ReloadRefused       | ticket | rtp_bundle_reloads_total{result="refused"} | 0 0 1x40      | 30s 14m       | 1m30s
@@ -211,8 +211,8 @@ CASES = [
     case(
         "TopicCompacted", PAGE | OF_SHOP | {"topic": "b"}, "30s 4m", "1m 3m30s",
         {worker(0, topic="b"): "1x20", worker(1, topic="b"): "1x20", worker(2): "1x20"}
-        | {f"uic_topic_compacted@{i}": "0 0 1x5 0x10" for i in range(2)}
-        | {"uic_topic_compacted@2": "0x20"},
+        | {f'uic_trouble{{cause="log_compacted"}}@{i}': "0 0 1x5 0x10" for i in range(2)}
+        | {'uic_trouble{cause="log_compacted"}@2': "0x20"},
     ),
     # A partition is behind, and catches up.
     case(

@@ -17,9 +17,7 @@ from kafka.errors import GroupAuthorizationFailedError, KafkaConnectionError, Un
 from localstack.wait import until
 from uic.core.ports import (
     Advised,
-    BrokersSilent,
     Described,
-    ErasuresAway,
     Fetched,
     LeaderAway,
     LogMessage,
@@ -29,10 +27,9 @@ from uic.core.ports import (
     Owned,
     PartitionCount,
     Skipped,
-    TopicAway,
-    TopicCompacted,
 )
 from uic.core.records import BatchRecord
+from uic.core.trouble import TOPIC, Cause, Trouble
 from uic.log import consumer, observer
 from uic.log.consumer import LogConsumer
 from uic.log.kafka_repairs.partition_records import FetchedBatch
@@ -149,32 +146,34 @@ def test_every_question_has_an_answer_while_no_broker_has(monkeypatch: pytest.Mo
         watching.count_partitions()
         assert next_of(watching, NotDescribed).tags == (5,)
         next_of(watching, NotCounted)
-        assert next_of(watching, BrokersSilent).detail
+        assert next_of(watching, Trouble).detail
         assert watching.unfit()
         brokers.silent = False
-        assert next_of(watching, BrokersSilent).detail == ""
+        assert next_of(watching, Trouble).detail == ""
         assert not watching.unfit()
         watching.count_partitions()
         assert next_of(watching, PartitionCount) == PartitionCount(4)
 
 
 @pytest.mark.parametrize(
-    ("attribute", "wrong", "right", "told"),
+    ("attribute", "wrong", "cause", "part", "detail"),
     [
-        ("lacks", "events.erased", "", [ErasuresAway("does not exist"), ErasuresAway("")]),
-        ("lacks", "events", "", [TopicAway("does not exist"), TopicAway("")]),
-        ("policy", "compact", "", [TopicCompacted("compact"), TopicCompacted("")]),
+        ("lacks", "events.erased", Cause.ERASURES, TOPIC, "topic events.erased does not exist"),
+        ("lacks", "events", Cause.LOG, TOPIC, "topic events does not exist"),
+        ("policy", "compact", Cause.COMPACTED, "", "cleanup.policy compact"),
     ],
 )
 def test_what_is_wrong_with_topics_is_told_once_and_when_it_ends(
-    attribute: str, wrong: str, right: str, told: list[LogMessage], monkeypatch: pytest.MonkeyPatch
+    attribute: str, wrong: str, cause: Cause, part: str, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = Brokers()
     with observed(brokers, monkeypatch) as watching:
         setattr(brokers, attribute, wrong)
-        assert next_of(watching, type(told[0])) == told[0]
-        setattr(brokers, attribute, right)
-        assert next_of(watching, type(told[0])) == told[1]
+        begun = next_of(watching, Trouble)
+        assert (begun.cause, begun.part) == (cause, part)
+        assert detail in begun.detail
+        setattr(brokers, attribute, "")
+        assert next_of(watching, Trouble) == Trouble(cause, "", part)
 
 
 def test_offsets_that_are_refused_are_committed_later(monkeypatch: pytest.MonkeyPatch) -> None:

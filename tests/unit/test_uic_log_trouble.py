@@ -10,9 +10,6 @@ from support.fold_worker import Worker
 from support.hand_model import users_of
 from support.replayed import assert_exactly_once
 from uic.core.ports import (
-    BrokersSilent,
-    DeadLettersAway,
-    ErasuresAway,
     LogAway,
     NoLease,
     Owned,
@@ -20,6 +17,7 @@ from uic.core.ports import (
     Unreadable,
 )
 from uic.core.status import Phase
+from uic.core.trouble import TOPIC, Cause, Trouble
 
 USERS = users_of(0, 1, 5)
 
@@ -82,14 +80,14 @@ def test_a_worker_without_a_lease_is_not_ready(worker: Worker) -> None:
 
 
 def test_silence_of_the_brokers_is_told_while_it_lasts(worker: Worker) -> None:
-    def heard(message: BrokersSilent | LogAway) -> tuple[bool, tuple[str, ...]]:
+    def heard(message: Trouble | LogAway) -> tuple[bool, tuple[str, ...]]:
         worker.log.queued.append(message)
         worker.turn()
         return worker.updater.status.serving, worker.updater.status.reasons
 
     silent = "log_unavailable: no broker answers"
-    assert heard(BrokersSilent("no broker answers")) == (True, (silent,))
-    assert heard(BrokersSilent("")) == (True, ())
+    assert heard(Trouble(Cause.LOG, "no broker answers", "brokers")) == (True, (silent,))
+    assert heard(Trouble(Cause.LOG, "", "brokers")) == (True, ())
     worker.log.leases_away = True
     assert heard(LogAway("no broker answers")) == (True, (silent,))
     worker.log.leases_away = False
@@ -136,10 +134,10 @@ def test_a_topic_of_erasures_that_is_gone_is_one_reason_also_while_a_replay_wait
     erasures.away = True
     worker.log.assign(0)
     worker.until(lambda: any("erasures_unavailable" in reason for reason in worker.updater.status.reasons))
-    worker.log.queued.append(ErasuresAway("does not exist"))
+    worker.log.queued.append(Trouble(Cause.ERASURES, "topic behavior-events.erased does not exist", TOPIC))
     worker.settle()
     assert worker.updater.status.reasons == ("erasures_unavailable: topic behavior-events.erased does not exist",)
-    worker.log.queued.append(ErasuresAway(""))
+    worker.log.queued.append(Trouble(Cause.ERASURES, "", TOPIC))
     worker.settle()
     assert worker.updater.status.reasons == ("erasures_unavailable: away",), "the replay still cannot read them"
     erasures.away = False
@@ -167,7 +165,7 @@ def test_after_consumption_has_stopped_lag_goes_on_to_grow_and_as_of_stands_stil
 
 def test_a_missing_dead_letter_topic_is_told_before_it_is_needed(worker: Worker) -> None:
     gone = "dead_letter_topic_unavailable: away"
-    worker.log.queued.append(DeadLettersAway("away"))
+    worker.log.queued.append(Trouble(Cause.DEAD_LETTERS, "away"))
     worker.settle()
     assert worker.updater.status.serving
     assert list(worker.updater.status.reasons) == [gone]
@@ -177,7 +175,7 @@ def test_a_missing_dead_letter_topic_is_told_before_it_is_needed(worker: Worker)
     worker.settle()
     assert list(worker.updater.status.reasons) == [gone]
     worker.dead_letters.away = False
-    worker.log.queued.append(DeadLettersAway(""))
+    worker.log.queued.append(Trouble(Cause.DEAD_LETTERS, ""))
     worker.catch_up()
     worker.settle()
     assert not worker.updater.status.reasons

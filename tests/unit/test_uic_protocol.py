@@ -117,12 +117,12 @@ def test_states_in_memory_are_no_answer_of_a_store_that_is_away(
     worker.settle()
     assert worker.phase() is Phase.UNSURE, "the states were in memory, and the commit had no answer"
     assert worker.counted("uic_store_failures_total", operation="load") == 0
-    assert [line for line in caplog.messages if "available" in line] == ["store unavailable"]
+    assert [line for line in caplog.messages if "available" in line] == ["store_unavailable"]
     store.away = False
     worker.catch_up()
     worker.until(lambda: worker.updater.status.reasons == ())
     said = [line for line in caplog.messages if "available" in line]
-    assert said == ["store unavailable", "store available again"]
+    assert said == ["store_unavailable", "store_unavailable is over"]
     assert_exactly_once(store, topic)
 
 
@@ -141,8 +141,8 @@ def test_a_store_that_does_not_tell_its_time_is_reported_all_the_time_until_it_d
     store.forbids = set()
     worker.until(lambda: worker.updater.status.reasons == ())
     assert [line for line in caplog.messages if "available" in line] == [
-        "clock unavailable",
-        "clock available again",
+        "clock_unavailable",
+        "clock_unavailable is over",
     ]
     assert_exactly_once(store, topic)
 
@@ -164,7 +164,7 @@ def test_a_store_that_refuses_the_claims_of_new_partitions_is_away_once(
     store.forbids = set()
     worker.catch_up()
     worker.until(lambda: worker.updater.status.reasons == ())
-    assert caplog.messages == ["assigned", "taken up", "data gap", "store unavailable", "store available again"]
+    assert caplog.messages == ["assigned", "taken up", "data gap", "store_unavailable", "store_unavailable is over"]
     assert worker.counted("uic_data_gaps_total") == worker.counted("uic_take_ups_total", decision="new") == 1
 
 
@@ -659,11 +659,11 @@ def test_a_difference_near_the_limit_is_told_once_until_the_clocks_clearly_agree
         for ahead_ms in differences_ms:
             worker.ahead_ms = ahead_ms
             worker.until(lambda: worker.updater.status.ahead_ms == worker.ahead_ms)
-        return [line for line in caplog.messages if line.startswith("clocks ")]
+        return [line for line in caplog.messages if line.startswith("clock_skew")]
 
     assert said_at(1999, 1501) == []
-    assert said_at(2001, 1999, 2001, 1501, -1999) == ["clocks disagree"]
-    assert said_at(1500, 1999) == ["clocks disagree", "clocks agree again"]
+    assert said_at(2001, 1999, 2001, 1501, -1999) == ["clock_skew"]
+    assert said_at(1500, 1999) == ["clock_skew", "clock_skew is over"]
 
 
 def test_a_future_as_of_time_is_corrected_by_the_next_writer(topic: FakeTopic, store: FakeStore) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from localstack.wait import until
 from support.fake_event_log import FakeEventLog
-from uic.core.ports import PublishingAway
+from uic.core.trouble import Cause, Trouble
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, WrongClock
 from uic.log import watched_log
 from uic.log.producer import NewRecord
@@ -82,7 +82,7 @@ def test_the_message_comes_once_when_it_begins_and_once_when_a_call_gets_through
     assert log.messages() == []
     fake.read_only = set()
     publish(log, 0)
-    assert log.messages() == [PublishingAway("")]
+    assert log.messages() == [Trouble(Cause.PUBLISHING, "")]
     log.close()
     assert fake.closed
 
@@ -107,7 +107,7 @@ def test_while_no_one_publishes_the_brokers_are_asked_whether_it_works_again(clo
     assert all(said.detail for said in log.messages()), "the right is still missing"
     fake.read_only = set()
     clock.now += QUIET_S
-    until(lambda: log.messages() == [PublishingAway("")], "they say that it works", within_s=30)
+    until(lambda: log.messages() == [Trouble(Cause.PUBLISHING, "")], "they say that it works", within_s=30)
     log.close()
 
 
@@ -164,7 +164,7 @@ def test_what_is_not_acknowledged_stays_told_until_enough_replicas_are_in_sync(c
         assert all(one.detail for one in log.messages())
     fake.hindered = ""
     clock.now += QUIET_S
-    until(lambda: log.messages() == [PublishingAway("")], "it works again without a call", within_s=30)
+    until(lambda: log.messages() == [Trouble(Cause.PUBLISHING, "")], "it works again without a call", within_s=30)
     log.close()
 
 
@@ -184,7 +184,7 @@ def test_neither_a_later_failure_nor_a_right_that_was_looked_at_ends_what_was_no
         assert all(one.detail for one in log.messages())
     fake.hindered = ""
     clock.now += QUIET_S
-    until(lambda: log.messages()[-1:] == [PublishingAway("")], "it is over", within_s=30)
+    until(lambda: log.messages()[-1:] == [Trouble(Cause.PUBLISHING, "")], "it is over", within_s=30)
     log.close()
 
 
@@ -211,7 +211,9 @@ def test_a_time_that_is_refused_is_told_whatever_the_brokers_say(clock: Clock) -
     assert log.messages() == [], "they take connections, and know nothing of our clock"
     clock.now += UNPROVEN_S - QUIET_S
     until(
-        lambda: log.messages() == [PublishingAway("")], "nothing has failed for longer than an alert waits", within_s=30
+        lambda: log.messages() == [Trouble(Cause.PUBLISHING, "")],
+        "nothing has failed for longer than an alert waits",
+        within_s=30,
     )
     fake.untimely = set()
     publish(log, 0)
@@ -235,7 +237,7 @@ def test_of_a_call_that_got_through_in_part_only_the_other_partitions_fail(clock
     publish(log, 0)
     assert log.messages() == []
     publish(log, 1)
-    assert log.messages() == [PublishingAway("")]
+    assert log.messages() == [Trouble(Cause.PUBLISHING, "")]
     fake.away = True
     slow(LogUnavailable, 2)
     slow(LogUnavailable, 2)

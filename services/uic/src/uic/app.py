@@ -170,7 +170,6 @@ class App:
             }
         )
         self._metrics.sentinels_up.set_function(lambda: _up(self._store.sentinels))
-        self._metrics.store_evicts.set_function(lambda: float(bool(self._store.evicts)))
         self._metrics.watches.set_function(self._grpc.watches)
         say(log, logging.INFO, "bundle", name=bundle.name, namespace=self.namespace)
 

@@ -186,9 +186,13 @@ class Metrics:
             registry=r,
         )
         self.sentinels_up.set(math.nan)
-        self.store_evicts = Gauge(
-            "uic_store_evicts",
-            "1 if the eviction policy of a store server lets it evict states, as of the last look; else 0.",
+        self.trouble = Gauge(
+            "uic_trouble",
+            "1 while something is wrong with which this worker goes on to serve, else 0. The cause is the word before "
+            "the colon in /readyz: store_unavailable, clock_unavailable, clock_skew, sentinels_unavailable, "
+            "store_evicts, log_unavailable, log_compacted, erasures_unavailable, dead_letter_topic_unavailable, "
+            "publishing_fails.",
+            ["cause"],
             registry=r,
         )
 
@@ -225,12 +229,6 @@ class Metrics:
             "Partitions assigned to this process, by status: taking_up, claiming, verifying, folding, unsure (a commit "
             "has no answer yet), ownership_lost, broken (waits for an operator).",
             ["status"],
-            registry=r,
-        )
-        self.topic_compacted = Gauge(
-            "uic_topic_compacted",
-            "1 while the cleanup.policy of the event topic removes events from within the log (compact), else 0. While "
-            "the broker does not tell the policy (no right DESCRIBE_CONFIGS) it stays as it was told last; 0 if never.",
             registry=r,
         )
         self.topic_partitions = Gauge(
@@ -290,17 +288,4 @@ class Metrics:
         )
         for result in ("taken_up", "refused"):
             self.key_reads.labels(result)
-        self.publishing_failing = Gauge(
-            "uic_publishing_failing",
-            "1 while what is published or erased through gRPC does not reach the log, or not all of it, else 0. Calls "
-            "tell that it begins; calls, or the brokers, that it is over. A missing topic is told elsewhere: that of "
-            "erasures by uic_erasures_unavailable, that of events by partitions that are not folded.",
-            registry=r,
-        )
-        self.erasures_unavailable = Gauge(
-            "uic_erasures_unavailable",
-            "1 while the topic of erasures is missing, hidden, or of another partition count, so that each call that "
-            "erases a user is refused, or while a partition waits to read it; else 0. Told with or without calls.",
-            registry=r,
-        )
         self.published = Counter("uic_published_events", "Events written to the log through gRPC.", registry=r)

@@ -18,6 +18,7 @@ from uic.core.event import Record
 from uic.core.letters import Letter
 from uic.core.ordering import ReadsRecords
 from uic.core.start_position import LogBounds
+from uic.core.trouble import Trouble
 
 
 class Step(Protocol):
@@ -327,62 +328,6 @@ class NotCounted:
 
 
 @dataclass(frozen=True, slots=True)
-class TopicAway:
-    """The brokers know no such topic, or do not show it to us."""
-
-    detail: str
-    """The brokers' error; empty: it is available again."""
-
-
-@dataclass(frozen=True, slots=True)
-class ErasuresAway:
-    """The brokers know no topic of erasures, or do not show it to us, or it has another number of partitions."""
-
-    detail: str
-    """The brokers' error; empty: it is available again."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLettersAway:
-    """The brokers know no dead-letter topic, or do not show it to us."""
-
-    detail: str
-    """The topic, the brokers' error and what to do; empty: it is available again."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopicCompacted:
-    """The topic's cleanup.policy removes events from within the log: compaction keeps one a user."""
-
-    policy: str
-    """The setting; empty: it does not, or not any more. What the brokers do not tell is no message: the last counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishingAway:
-    """What is published through gRPC, erasures included, does not reach the log, or not all of it."""
-
-    detail: str
-    """Why; empty: it does again."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRefused:
-    """The brokers refuse to let this user read the topic. The worker tries again."""
-
-    detail: str
-    """The topic and the right that is missing; empty: a fetch was answered again."""
-
-
-@dataclass(frozen=True, slots=True)
-class BrokersSilent:
-    """No broker answers this worker, whatever it asks. Its client goes on."""
-
-    detail: str
-    """Why; empty: one answers again."""
-
-
-@dataclass(frozen=True, slots=True)
 class NoLease:
     """This worker has given its lease up, and has no partitions."""
 
@@ -395,9 +340,6 @@ class LogAway:
 
     detail: str
 
-
-LogTrouble = TopicAway | ErasuresAway | DeadLettersAway | TopicCompacted | PublishingAway | ReadRefused | BrokersSilent
-"""What begins or ends to be wrong with the log and its topics. Sessions go on."""
 
 LogMessage = (
     Owned
@@ -413,7 +355,7 @@ LogMessage = (
     | PartitionCount
     | NotCounted
     | LogAway
-    | LogTrouble
+    | Trouble
 )
 
 

@@ -10,6 +10,7 @@ from mimn.state import encode_progress
 from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import Commit
 from uic.core.ports import Described, Log, StateStore
+from uic.core.trouble import Cause, Trouble
 from uic.errors import StoreUnavailable
 from uic.fold.health import Health
 from uic.fold.session import Attempt, Broken, Claiming, Reading, Sessions
@@ -60,8 +61,8 @@ class AsOf:
             self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
             self._health.clock_answered(self._ahead_ms)
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
-        self._health.sentinels_say(self._store.sentinels)
-        self._health.eviction_says(self._store.evicts)
+        self._health.trouble.hear(Trouble(Cause.SENTINELS, self._store.sentinels or ""))
+        self._health.trouble.hear(Trouble(Cause.EVICTION, self._store.evicts))
         # Those that do not read yet, or any more, fall behind: their lag is asked for, too.
         asked = {s.partition: s.tag for s in self._sessions if isinstance(s, Reading | Claiming | Broken)}
         if asked:

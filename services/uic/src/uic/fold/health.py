@@ -8,21 +8,13 @@ from dataclasses import replace
 
 from prometheus_client import Gauge
 
-from uic.core.ports import (
-    BrokersSilent,
-    DeadLettersAway,
-    ErasuresAway,
-    LogTrouble,
-    PublishingAway,
-    ReadRefused,
-    TopicAway,
-    TopicCompacted,
-)
 from uic.core.start_position import WRITTEN_AGAIN, BrokenReason
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
-from uic.core.topics import bring_back, erased_topic, named, ranges
+from uic.core.topics import bring_back, named, ranges
+from uic.core.trouble import Cause
 from uic.errors import StoreUnavailable
 from uic.fold.session import Broken, Claiming, Lost, Reading, Session, Sessions, TakingUp
+from uic.fold.troubles import Troubles
 from uic.logs import say
 from uic.metrics import Metrics
 
@@ -33,27 +25,23 @@ SKEW_MS = 2000
 """By how much our clock and the store's may differ, as the alert `ClockSkew` has it."""
 AGREE_MS = 1500
 """Within what they agree again: less, or a difference of about `SKEW_MS` would be logged again and again."""
-DEAD_LETTERS_AWAY = "dead_letter_topic_unavailable"
 NO_LEADER = "has no leader: bring its replicas back"
 """Why a partition waits that no broker leads."""
 REMOVED = "the namespace is being removed; if that was interrupted, `ctr namespaces drop` finishes it"
 """Why partitions wait that have a removal's mark."""
-LOG = {"topic", "bounds", "fetches", "log", "brokers", "commits"}
-"""What can be degraded of the log."""
-ERASURES = {"erased_topic", "erasures"}
-"""What can be degraded of the notes of erasures: their topic is looked at now and then, and read when one is needed."""
 
 
 class Health:
     """Owned by the fold thread, except for `status`, which is replaced whole and may be read from any."""
 
-    def __init__(self, topic: str, sessions: Sessions, metrics: Metrics, retry_interval_s: float) -> None:
-        """No lease yet. `topic` is the log's."""
-        self._topic = topic
+    def __init__(self, sessions: Sessions, metrics: Metrics, retry_interval_s: float) -> None:
+        """No lease yet."""
         self._sessions = sessions
         self._metrics = metrics
         self._retry_interval_s = retry_interval_s
-        self._degraded: dict[str, str] = {}
+        self.trouble = Troubles(metrics.trouble, self._tell)
+        """What does not work, which is no reason to stop serving. The status has it at once: the rest of the turn may
+        wait for a store that hangs, several times."""
         self._due = 0.0
         self._lag: set[int] = set()
         self._next_offset: set[int] = set()
@@ -69,24 +57,10 @@ class Health:
         for phase in Phase:  # a worker without a lease has none, which an alert is to see
             metrics.partitions.labels(phase.value).set(0)
 
-    def degrade(self, what: str, reason: str) -> None:
-        """`what` does not work, which is no reason to stop serving. The status says so at once: what is left of the
-        turn may wait for a store that hangs, several times."""
-        new = what not in self._degraded
-        self._degraded[what] = reason
-        if new:
-            self._tell()
-
-    def recover(self, what: str) -> bool:
-        """`what` works; True if it did not before."""
-        return self._degraded.pop(what, None) is not None
-
     def store_failed(self, operation: str, error: StoreUnavailable, sessions: Iterable[Session], now: float) -> None:
         """The store did not answer: try again later."""
         self._metrics.store_failures.labels(operation).inc()
-        if "store" not in self._degraded:
-            say(log, logging.WARNING, "store unavailable", operation=operation, detail=error.detail)
-        self.degrade("store", f"store_unavailable: {error.detail}")
+        self.trouble.set(Cause.STORE, error.detail)
         for session in sessions:
             session.due = now + self._retry_interval_s
             session.unanswered = True
@@ -94,15 +68,14 @@ class Health:
     def store_answered(self, sessions: Iterable[Session] = ()) -> None:
         """The store was asked, and answered for these. It works, unless a commit has no answer, because a store that
         refuses writes still answers reads, or a partition has none, because a cluster has several servers."""
-        if "store" not in self._degraded:
+        if Cause.STORE not in self.trouble:
             return
         for session in sessions:
             session.unanswered = False
         for s in self._sessions:
             if s.unanswered or s.unclaimed or (isinstance(s, Claiming | Reading) and s.unsure):
                 return
-        self.recover("store")
-        say(log, logging.INFO, "store available again")
+        self.trouble.clear(Cause.STORE)
 
     def clock_failed(self, error: StoreUnavailable, now: float) -> None:
         """The store did not tell its time. If it is there and answers all else, that is a trouble of its own: states
@@ -111,83 +84,20 @@ class Health:
             self.store_failed("time", error, [], now)
             return
         self._metrics.store_failures.labels("time").inc()
-        if "clock" not in self._degraded:
-            say(log, logging.WARNING, "clock unavailable", detail=error.detail)
-        self.degrade("clock", f"clock_unavailable: {error.detail}")
+        self.trouble.set(Cause.CLOCK, error.detail)
         self.store_answered()
 
     def clock_answered(self, ahead_ms: int) -> None:
         """The store told its time. A worker without partitions asks it nothing else. `ahead_ms`: our clock less the
         store's."""
-        if self.recover("clock"):
-            say(log, logging.INFO, "clock available again")
+        self.trouble.clear(Cause.CLOCK)
         self.ahead_ms = ahead_ms
-        if abs(ahead_ms) > (AGREE_MS if "skew" in self._degraded else SKEW_MS):
+        if abs(ahead_ms) > (AGREE_MS if Cause.SKEW in self.trouble else SKEW_MS):
             apart = f"{abs(ahead_ms) / 1000:.0f} s {'ahead of' if ahead_ms > 0 else 'behind'} the store's"
-            if "skew" not in self._degraded:
-                say(log, logging.WARNING, "clocks disagree", detail=f"this worker's clock is {apart}")
-            self.degrade("skew", f"clock_skew: this worker's clock is {apart}: set the one that is wrong")
-        elif self.recover("skew"):
-            say(log, logging.INFO, "clocks agree again")
+            self.trouble.set(Cause.SKEW, f"this worker's clock is {apart}: set the one that is wrong")
+        else:
+            self.trouble.clear(Cause.SKEW)
         self.store_answered()
-
-    def sentinels_say(self, trouble: str | None) -> None:
-        """`trouble` as `StateStore.sentinels`."""
-        if trouble:
-            if "sentinels" not in self._degraded:
-                say(log, logging.WARNING, "the Sentinels ensure no failover", detail=trouble)
-            self.degrade("sentinels", f"sentinels_unavailable: {trouble}")
-        elif self.recover("sentinels"):
-            say(log, logging.INFO, "the Sentinels ensure failovers again")
-
-    def eviction_says(self, trouble: str) -> None:
-        """`trouble` as `StateStore.evicts`."""
-        if trouble:
-            if "eviction" not in self._degraded:
-                say(log, logging.WARNING, "the store may evict states", detail=trouble)
-            self.degrade("eviction", f"store_evicts: {trouble}")
-        elif self.recover("eviction"):
-            say(log, logging.INFO, "the store evicts no states again")
-
-    def hear(self, message: LogTrouble) -> None:
-        """Something begins or ends to be wrong with the log."""
-        match message:
-            case TopicAway(""):
-                self.log_answered("topic")
-            case TopicAway(detail):
-                self.log_failed("topic", f"topic {self._topic} {detail}")
-            case ErasuresAway(""):
-                self.erasures_answered("erased_topic")
-            case ErasuresAway(detail):
-                self.erasures_failed("erased_topic", f"topic {erased_topic(self._topic)} {detail}")
-            case DeadLettersAway(detail):
-                self._dead_letters_away(detail)
-            case TopicCompacted(policy):
-                self._log_compacted(policy)
-            case PublishingAway(detail):
-                self._publishing_away(detail)
-            case ReadRefused(""):
-                self.log_answered("fetches")
-            case ReadRefused(detail):
-                self.log_failed("fetches", detail)
-            case BrokersSilent(""):
-                self.log_answered("brokers")
-            case BrokersSilent(detail):
-                self.log_failed("brokers", detail)
-
-    def log_failed(self, what: str, detail: str) -> None:
-        """A part of the log does not answer: `what` is the `topic`, the `bounds` of partitions, `fetches` of records,
-        `commits` of offsets, all `brokers`, or the whole `log`."""
-        parts = LOG if what == "brokers" else {what}  # the silence of all says no more than that of a part did
-        if not self._degraded.keys() & parts:
-            say(log, logging.WARNING, "log unavailable", what=what, detail=detail)
-        self.degrade(what, f"log_unavailable: {detail}")
-
-    def log_answered(self, *what: str) -> None:
-        """Each part named in `what` answers again."""
-        recovered = {one for one in what if self.recover(one)}
-        if recovered and not self._degraded.keys() & LOG:
-            say(log, logging.INFO, "log available again")
 
     def holds_lease(self, workers: Iterable[str]) -> None:
         """This worker holds a lease, as these do, itself included."""
@@ -199,10 +109,6 @@ class Health:
         """This worker has given its lease up."""
         self._no_lease, self._workers = f"no_lease: {detail}, so the others have its partitions", ()
         self.changed()
-
-    def commits_refused(self, detail: str) -> None:
-        """The brokers let this user commit no offsets."""
-        self.log_failed("commits", detail)
 
     def leaders_away(self, sessions: Iterable[Session]) -> None:
         """No broker leads these partitions. The brokers answer, so this is told of each and not of the log."""
@@ -232,11 +138,13 @@ class Health:
             untold.setdefault(session.untold, []).append(session.partition)
         told = untold.pop("", [])
         if not untold:
-            self.log_answered("bounds")
+            self.trouble.clear(Cause.LOG, "bounds")
         elif not told and len(untold) == 1:
-            self.log_failed("bounds", *untold)
+            [detail] = untold
+            self.trouble.set(Cause.LOG, detail, "bounds")
         else:
-            self.log_failed("bounds", "; ".join(f"{named(those)}: {detail}" for detail, those in untold.items()))
+            each = "; ".join(f"{named(those)}: {detail}" for detail, those in untold.items())
+            self.trouble.set(Cause.LOG, each, "bounds")
 
     def described(self, session: Session) -> None:
         """The log says where the partition begins and ends, so it has a leader, which answers."""
@@ -244,49 +152,6 @@ class Health:
         if session.leaderless:
             session.leaderless = False
             say(log, logging.INFO, "has a leader again", partition=session.partition)
-
-    def erasures_failed(self, what: str, detail: str) -> None:
-        """Notes of erasures are away, as far as `what` tells: their topic, or a partition that waits for them."""
-        if not self._degraded.keys() & ERASURES:
-            say(log, logging.WARNING, "erasures cannot be read", detail=detail)
-        self.degrade(what, f"erasures_unavailable: {detail}")
-
-    def erasures_answered(self, what: str) -> None:
-        """They are not, as far as `what` tells."""
-        if self.recover(what) and not self._degraded.keys() & ERASURES:
-            say(log, logging.INFO, "erasures can be read again")
-
-    def _dead_letters_away(self, detail: str) -> None:
-        """The dead-letter topic is not there; empty: it is, or is again. The first bad record stalls its partition."""
-        if detail:
-            say(log, logging.WARNING, "dead letters cannot be written", detail=detail)
-            self.degrade("dead_letters", f"{DEAD_LETTERS_AWAY}: {detail}")
-        elif self.recover("dead_letters"):
-            say(log, logging.INFO, "dead letters can be written again")
-
-    def _publishing_away(self, detail: str) -> None:
-        """What is published through gRPC does not reach the log; empty: it does again."""
-        self._metrics.publishing_failing.set(bool(detail))
-        if not detail:
-            if self.recover("publishing"):
-                say(log, logging.INFO, "publishing works again")
-            return
-        if "publishing" not in self._degraded:
-            say(log, logging.WARNING, "publishing fails", detail=detail)
-        self.degrade("publishing", f"publishing_fails: {detail}")
-
-    def _log_compacted(self, policy: str) -> None:
-        """The topic's cleanup.policy removes events from within the log; empty: it does not, or not any more."""
-        self._metrics.topic_compacted.set(bool(policy))
-        if policy:
-            say(log, logging.ERROR, "log compacted", topic=self._topic, cleanup_policy=policy)
-            self.degrade(
-                "policy",
-                f"log_compacted: topic {self._topic} has cleanup.policy {policy}, which removes events before and "
-                "after they are folded: set it to delete",
-            )
-        elif self.recover("policy"):
-            say(log, logging.INFO, "log no longer compacted", topic=self._topic)
 
     def stop(self, reason: str) -> None:
         """Stop folding, and report why; the events wait in the log. Only a restart ends it."""
@@ -311,12 +176,6 @@ class Health:
         """Report `draining`."""
         self.status = replace(self.status, serving=False, reasons=("draining",))
 
-    def _degradations(self) -> list[str]:
-        """Why something does not work, each reason once: partitions that wait for the notes of erasures have no other
-        one than that their topic is away, where it is."""
-        explained = "erasures" if "erased_topic" in self._degraded else None
-        return [reason for what, reason in self._degraded.items() if what != explained]
-
     def publish(self, now: float) -> None:
         """Renew the status and the gauges, a few times a second."""
         if now < self._due:
@@ -332,16 +191,16 @@ class Health:
         no_lease = [self._no_lease] if self._no_lease else []
         held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
         away = [s.partition for s in sessions if s.leaderless]
-        behind = [f"log_unavailable: {bring_back(away)}"] if away else []
+        behind = [f"{Cause.LOG}: {bring_back(away)}"] if away else []
         behind += [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
         undelivered = {s.undelivered for s in sessions if isinstance(s, Reading) and s.undelivered}
-        behind += [f"{DEAD_LETTERS_AWAY}: {why}" for why in sorted(undelivered)]
+        behind += [f"{Cause.DEAD_LETTERS}: {why}" for why in sorted(undelivered)]
         if removed := ranges(s.partition for s in sessions if isinstance(s, TakingUp) and s.removed):
             behind.append(f"namespace_removed: partitions {removed} wait: {REMOVED}")
         views = tuple(map(_view, sessions))
         self.status = Status(
             not reasons and not no_lease,
-            tuple(dict.fromkeys((*reasons, *no_lease, *self._degradations(), *behind))),
+            tuple(dict.fromkeys((*reasons, *no_lease, *self.trouble.reasons(), *behind))),
             views,
             self.ahead_ms,
             self._workers,
@@ -358,7 +217,6 @@ class Health:
         # partition stands still.
         as_of = {v.partition: (v.as_of_ms + min(0, self.ahead_ms)) / 1000 for v in views if v.as_of_ms}
         self._as_of = _show(self._metrics.as_of, as_of, self._as_of)
-        self._metrics.erasures_unavailable.set(bool(self._degraded.keys() & ERASURES))
         self._metrics.cache_states.set(len(self._sessions.cache))
         self._metrics.queued_records.set(sum(len(s.pending) for s in sessions if isinstance(s, Reading)))
 

@@ -31,6 +31,7 @@ from uic.core.start_position import (
     where_it_parts,
 )
 from uic.core.start_position import Broken as Stop
+from uic.core.trouble import Cause
 from uic.core.unfolded_erasures import below, logs_of, users_to_forget
 from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NoLeader, NotBroken, NotOurs, StoreUnavailable
 from uic.fold.health import REMOVED, Health, phase_of, why_waits
@@ -292,7 +293,7 @@ class TakeUp:
         whose erasure the partition will not read."""
         claiming = self._sessions.of(Claiming)
         if not any(s.wants_erasures for s in claiming):
-            self._health.recover("erasures")
+            self._health.trouble.clear(Cause.ERASURES)
         ready = [s for s in claiming if s.unsure is None and s.due <= now]
         if not ready:
             return
@@ -322,7 +323,7 @@ class TakeUp:
                 for topic_id, sessions in by_log.items()
             }
         except LogUnavailable as error:
-            self._health.erasures_failed("erasures", error.detail)
+            self._health.trouble.set(Cause.ERASURES, error.detail)
             away = error.partitions if isinstance(error, NoLeader) else [s.partition for s in wanting]
             for session in (s for s in wanting if s.partition in away):  # the others are read in the next turn
                 session.due = now + self._settings.retry_interval_s
@@ -335,7 +336,7 @@ class TakeUp:
                 session.forgets = users_to_forget(session.known, session.progress, notes)
             session.wants_erasures = False
         if wanting and not any(s.wants_erasures for s in self._sessions.of(Claiming)):
-            self._health.erasures_answered("erasures")
+            self._health.trouble.clear(Cause.ERASURES)
         return True
 
     def _begin_reading(self, session: Claiming, now: float) -> None:

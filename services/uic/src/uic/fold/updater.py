@@ -53,6 +53,7 @@ from uic.core.records import first_ms
 from uic.core.start_position import BrokenReason, contradiction
 from uic.core.status import Action, Status
 from uic.core.topics import ranges
+from uic.core.trouble import Cause, Trouble
 from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
@@ -113,7 +114,7 @@ class StateUpdater:
         self._clock = clock
         cache = StateCache(settings.cache_mib << 20)
         self._sessions = Sessions(cache, ports.log, random_id)
-        self._health = Health(topic.name, self._sessions, metrics, settings.retry_interval_s)
+        self._health = Health(self._sessions, metrics, settings.retry_interval_s)
         self._rounds = Rounds(model, ports.store, metrics)
         self._settlement = Settlement(
             store=ports.store,
@@ -266,7 +267,7 @@ class StateUpdater:
             case LeaderAway(tags):
                 away = [session for session in self._sessions if session.tag in tags]
                 if away:
-                    self._health.log_answered("log")
+                    self._health.trouble.clear(Cause.LOG)
                 self._health.leaders_away(away)
                 self._take_up.ask_again(tags, now)
             case OutOfRange(partition, tag):
@@ -287,9 +288,9 @@ class StateUpdater:
                         told |= {"detail": error, "partitions": ranges(partitions)}
                         say(log, logging.INFO, "offset commit failed", **told)
                     if refused:
-                        self._health.commits_refused(error)
+                        self._health.trouble.set(Cause.LOG, error, "commits")
                 else:
-                    self._health.log_answered("commits")
+                    self._health.trouble.clear(Cause.LOG, "commits")
             case PartitionCount(count) if count != self._topic.partitions:
                 self._wrong_count(str(count))
             case PartitionCount():
@@ -297,10 +298,10 @@ class StateUpdater:
             case NotCounted(detail):
                 self._decoding.not_counted(detail, now)
             case LogAway(detail):
-                self._health.log_failed("log", detail)
+                self._health.trouble.set(Cause.LOG, detail)
                 self._drop_all()
-            case _:
-                self._health.hear(message)
+            case Trouble():
+                self._health.trouble.hear(message)
 
     def _drop_all(self) -> None:
         for session in self._sessions:
@@ -310,7 +311,7 @@ class StateUpdater:
     def _owns(self, owned: Owned, now: float) -> None:
         """Take up what is new, and drop what this worker has no more."""
         self._health.holds_lease(owned.workers)
-        self._health.log_answered("log")
+        self._health.trouble.clear(Cause.LOG)
         held = {session.partition for session in self._sessions}
         if new := sorted(owned.partitions - held):
             say(log, logging.INFO, "assigned", partitions=ranges(new), workers=len(owned.workers))
@@ -351,7 +352,7 @@ class StateUpdater:
         session, bounds = self._sessions.tagged(message.partition, message.tag), message.bounds
         if session is None:
             return
-        self._health.log_answered("log")
+        self._health.trouble.clear(Cause.LOG)
         self._health.described(session)
         session.start, session.end = bounds.start, message.log_end
         if self._health.stopped:

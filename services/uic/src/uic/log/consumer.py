@@ -34,11 +34,11 @@ from uic.core.ports import (
     NoLease,
     OutOfRange,
     Owned,
-    ReadRefused,
     Skipped,
     Unreadable,
 )
 from uic.core.records import joined
+from uic.core.trouble import Cause, Trouble
 from uic.log.backpressure import Backpressure
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.kafka_repairs.partition_records import PartitionBatches, read_batches_with_uic
@@ -242,7 +242,7 @@ class LogConsumer(threading.Thread):
             else:
                 if self._refused and any(consumer.highwater(self._tp(p)) is not None for p in self._read):
                     self._refused = False  # since it was refused, a fetch has been answered
-                    self._messages.put(ReadRefused(""))
+                    self._messages.put(Trouble(Cause.LOG, "", "fetches"))
                 if fetched:
                     self._failure = ""
                     self._hand_out(fetched)
@@ -347,7 +347,8 @@ class LogConsumer(threading.Thread):
         """Say so once, and read everything anew: what a partition knows of earlier answers goes with its assignment."""
         if not self._refused:
             self._refused = True
-            self._messages.put(ReadRefused(f"topic {self._topic} {refusal(self._client, TO_READ)}"))
+            why = f"topic {self._topic} {refusal(self._client, TO_READ)}"
+            self._messages.put(Trouble(Cause.LOG, why, "fetches"))
         self._read = {}
         consumer.unsubscribe()
         self._leaving.wait(REOPEN_S)

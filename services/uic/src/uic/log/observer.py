@@ -24,21 +24,16 @@ from kafka.structs import OffsetAndMetadata
 from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import (
     Advised,
-    BrokersSilent,
-    DeadLettersAway,
     Described,
-    ErasuresAway,
     LeaderAway,
     LogMessage,
-    LogTrouble,
     NotCounted,
     NotDescribed,
     PartitionCount,
-    TopicAway,
-    TopicCompacted,
 )
 from uic.core.start_position import log_bounds
 from uic.core.topics import erased_topic, miscounted
+from uic.core.trouble import TOPIC, Cause, Trouble
 from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.topic_answers import RIGHTS_PAGE, trouble_of
@@ -48,6 +43,9 @@ from uic.logs import say
 from uic.settings import KafkaSettings
 
 log = logging.getLogger("uic.log.observer")
+COMPACTED: Final = (
+    "topic {topic} has cleanup.policy {policy}, which removes events before and after they are folded: set it to delete"
+)
 
 QUESTION_MS: Final = 3000
 """How long a broker may take for an answer."""
@@ -107,8 +105,8 @@ class LogObserver(threading.Thread):
         """The question in hand; empty if there is none."""
         self._silent: set[int] = set()
         """Leaders that had no answer, which are asked last."""
-        self._told: dict[type[LogTrouble], LogTrouble] = {}
-        """What is wrong, by its kind; at first nothing is."""
+        self._told: dict[tuple[Cause, str], Trouble] = {}
+        """What was said last of each part; at first nothing is wrong."""
         self._tells_policy = True
         self._look_due = self._commit_due = 0.0
 
@@ -198,13 +196,15 @@ class LogObserver(threading.Thread):
         now = time.monotonic()
         if error is None or was_answered(error):
             self._answered_at = now
-            self._tell(BrokersSilent(""))
+            self._tell(Cause.LOG, "", "brokers")
         elif was_answered(error) is False and now - (self._answered_at or self._began) >= PATIENCE_S:
-            self._tell(BrokersSilent(unreachable(self._client, error, all_silent=True).detail))
+            self._tell(Cause.LOG, unreachable(self._client, error, all_silent=True).detail, "brokers")
 
-    def _tell(self, found: LogTrouble) -> None:
-        if found != self._told.get(type(found), type(found)("")):
-            self._told[type(found)] = found
+    def _tell(self, cause: Cause, detail: str, part: str = "") -> None:
+        """Put it into the queue if it is news."""
+        found = Trouble(cause, detail, part)
+        if found != self._told.get((cause, part), Trouble(cause, "", part)):
+            self._told[cause, part] = found
             self.messages.put(found)
 
     def _count(self, admin: KafkaAdminClient) -> None:
@@ -251,7 +251,7 @@ class LogObserver(threading.Thread):
     def _is_there(self, found: Mapping[str, Any]) -> bool:
         """Tell whether the event topic is there, and has as many partitions as it should."""
         trouble = trouble_of(self._client, found)
-        self._tell(TopicAway(trouble))
+        self._tell(Cause.LOG, trouble and f"topic {self._topic} {trouble}", TOPIC)
         if not trouble and (count := len(found["partitions"])) != self._settings.partitions:
             self.messages.put(PartitionCount(count))
         return not trouble
@@ -279,14 +279,16 @@ class LogObserver(threading.Thread):
         self._heard()
         self._is_there(found[self._topic])
         trouble = trouble_of(self._client, found[erased])
-        self._tell(ErasuresAway(trouble or miscounted(len(found[erased]["partitions"]), self._settings.partitions)))
-        self._tell(DeadLettersAway(why_away(letters, trouble_of(self._client, found[letters]), self._tools)))
+        trouble = trouble or miscounted(len(found[erased]["partitions"]), self._settings.partitions)
+        self._tell(Cause.ERASURES, trouble and f"topic {erased} {trouble}", TOPIC)
+        self._tell(Cause.DEAD_LETTERS, why_away(letters, trouble_of(self._client, found[letters]), self._tools))
         wanted = ConfigResource(ConfigResourceType.TOPIC, self._topic, configs=["cleanup.policy"])
         told = admin.describe_configs([wanted], config_filter="all").get("topic", {}).get(self._topic, {})
         policy = told.get("cleanup.policy", {}).get("value")
         self._policy_told(policy is not None)
         if policy is not None:
-            self._tell(TopicCompacted(policy if "compact" in policy else ""))
+            compacted = COMPACTED.format(topic=self._topic, policy=policy)
+            self._tell(Cause.COMPACTED, compacted if "compact" in policy else "")
 
     def _policy_told(self, told: bool) -> None:
         """Log once that the brokers keep the topic's policy to themselves, and once that they show it again."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from uic.core.ports import PublishingAway
+from uic.core.trouble import Cause, Trouble
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
 from uic.log.event_log import EventLog
 from uic.log.on_demand_thread import OnDemandThread
@@ -128,13 +128,13 @@ class WatchedLog:
         self._asked: dict[str, float] = {}
         """When the brokers were last asked about a topic. Owned by that thread."""
 
-    def messages(self) -> list[PublishingAway]:
+    def messages(self) -> list[Trouble]:
         """What changed since the last call."""
         with self._lock:
             if (trouble := self._appends.trouble) == self._told:
                 return []
             self._told = trouble
-            return [PublishingAway(trouble)]
+            return [Trouble(Cause.PUBLISHING, trouble)]
 
     def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
         """See `EventLog`."""
