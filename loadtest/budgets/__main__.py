@@ -27,9 +27,10 @@ from loadtest.budgets.dien import dien_head, dien_request, dien_request_under_lo
 from loadtest.budgets.fields import request_fields
 from loadtest.budgets.fold import fold_rate, one_user
 from loadtest.budgets.fold_against_streams import fold_against_streams
-from loadtest.budgets.freshness import freshness, freshness_busy
+from loadtest.budgets.freshness import freshness, freshness_busy, freshness_quiet
 from loadtest.budgets.length_ratio import length_ratio
 from loadtest.budgets.open_loop import open_loop
+from loadtest.budgets.quiet import quiet_worker
 from loadtest.budgets.stored_bytes import bytes_float16, bytes_float32, bytes_ledger
 from loadtest.budgets.takeover import takeover
 from loadtest.origin import commit, dated, machine
@@ -40,8 +41,8 @@ from localstack.wait import NotReady
 
 BUDGETS = (
     length_ratio, open_loop, bare_loop, dien_head, dien_request, dien_request_under_load, request_fields, fold_rate,
-    fold_against_streams, one_user, freshness, freshness_busy, beside_fold, beside_fold_in_real_time, beside_backfill,
-    takeover, bytes_float32, bytes_float16, bytes_ledger,
+    fold_against_streams, one_user, freshness, freshness_busy, freshness_quiet, beside_fold, beside_fold_in_real_time,
+    beside_backfill, takeover, quiet_worker, bytes_float32, bytes_float16, bytes_ledger,
 )  # fmt: skip
 
 

@@ -54,10 +54,10 @@ class KafkaSettings(Group):
     max_poll_records: Annotated[int, Field(ge=1)] = 4_000
     """About how many records of one partition a poll returns, in whole batches. Each poll looks at all partitions and
     asks for the topic's id, so many small ones cost much."""
-    fetch_min_bytes: Annotated[int, Field(ge=1)] = 16 << 10
+    fetch_min_bytes: Annotated[int, Field(ge=1)] = 4 << 10
     """A broker collects this much, or waits `fetch_max_wait_ms`, before it answers a fetch: records that arrive
     together are folded together, at a fraction of the cost."""
-    fetch_max_wait_ms: Annotated[int, Field(ge=1)] = 10
+    fetch_max_wait_ms: Annotated[int, Field(ge=1)] = 50
     """How long a broker may hold a fetch open: bounds what collecting costs in freshness, and the delay of a seek and
     of a resumed partition."""
     max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 256 << 10
