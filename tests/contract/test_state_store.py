@@ -509,7 +509,7 @@ def test_a_partition_on_its_way_to_another_master_has_no_answer_and_is_written_w
 
 
 @pytest.mark.servers
-def test_a_partition_on_its_way_to_a_master_without_slots_waits_and_all_that_is_there_is_read(tmp_path: Path) -> None:
+def test_a_partition_on_its_way_to_an_empty_master_waits(tmp_path: Path) -> None:
     keys, moving = Keys("0011223344556677-0", "growing"), 1
     with ExitStack() as ending:
         nodes = ending.enter_context(three_masters(tmp_path))
@@ -593,8 +593,8 @@ def test_partitions_of_a_master_that_is_away_have_no_answer_and_the_others_do(tm
 
 
 @pytest.mark.servers
-def test_a_master_that_hangs_is_waited_for_once_in_a_while_and_the_others_go_on(tmp_path: Path) -> None:
-    keys, partitions, timeout_s = Keys("0011223344556677-0", "hangs"), range(12), 4.0
+def test_a_call_waits_once_for_a_master_that_hangs(tmp_path: Path) -> None:
+    keys, partitions, timeout_s = Keys("0011223344556677-0", "hangs"), range(12), 2.0
     with ExitStack() as ending:
         nodes = ending.enter_context(three_masters(tmp_path, each_alone=True))
         settings = RedisSettings(url=nodes[0].address, mode="cluster", timeout_s=timeout_s)
@@ -626,10 +626,9 @@ def test_a_master_that_hangs_is_waited_for_once_in_a_while_and_the_others_go_on(
                 assert all("Timeout" in one for one in said)
             return took_s
 
-        turn(b"p1", b"p2")
-        each_s = [took for i in range(2, 6) for took in turn(b"p%d" % i, b"p%d" % (i + 1))]
-        assert len(each_s) == 16
-        assert sum(took >= timeout_s for took in each_s) < 4, "questions that waited for the one that hangs"
+        assert len(away) > 1
+        _, *each_s = turn(b"p1", b"p2")
+        assert max(each_s) < 2 * timeout_s, "one of its partitions is asked for"
         found = gather_store(settings, keys, len(partitions), timeout_s)
         assert (found.error or "").startswith(f"master 127.0.0.1:{hung.port}: Timeout"), "ctr doctor says which"
         assert "start Redis" not in found.fix

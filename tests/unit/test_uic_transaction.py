@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Any, cast
 
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 from hiredis import Reader, pack_command
 
-from mimn.rows.library import library
 from mimn.rows.live import compiled_events
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
-from support import skips
 from support.scripted_store import ScriptedStore
 from uic import transaction
 from uic.core.commit import ABSENT, Commit, NoAnswer
@@ -69,21 +66,8 @@ def commands(sent: Sent) -> list[list[bytes]]:
     return found
 
 
-def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction, "library", lambda: None)
-
-
-def with_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    if library() is None:
-        pytest.skip(skips.NO_COMPILED_STEP)
-
-
-@pytest.mark.parametrize("way", [with_library, without_library])
 @pytest.mark.parametrize(("half", "floats"), [(0, 1), (6, 13), (22, 4), (2172, 390)])
-def test_a_transaction_writes_records_and_states_in_one_command_and_lists_whose_they_are(
-    way: Callable[[pytest.MonkeyPatch], None], half: int, floats: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    way(monkeypatch)
+def test_a_transaction_writes_states_in_one_command_and_lists_users(half: int, floats: int) -> None:
     one, other = states(40, half, floats), states(1, half, floats)
     commits = [drawn(p, n, one) for p, n in enumerate((0, 1, 2, 9, 55, 300))]
     commits += [plain(drawn(6, 5, one)), Commit(7, ABSENT, b"p", begins_lineage=True)]
@@ -116,13 +100,6 @@ def test_a_transaction_writes_records_and_states_in_one_command_and_lists_whose_
     watched, read, *asked = commands(TRANSACTIONS.look(commits))
     assert watched[1:] == read[1:] == [key for key, _ in records]
     assert [words[1:] for words in asked] == added
-
-
-def test_the_states_of_one_round_are_one_piece_and_so_are_those_without_a_round() -> None:
-    one, other = states(4, 0, 3), states(4, 0, 3)
-    rounds = [drawn(0, 2, one), drawn(1, 0, one), drawn(2, 3, one), drawn(3, 2, other), drawn(4, 2, other)]
-    assert len(TRANSACTIONS.write(rounds).pieces) == 2 + 2
-    assert len(TRANSACTIONS.write([Commit(p, ABSENT, b"p") for p in range(9)]).pieces) == 2 + 1
 
 
 def test_what_follows_is_in_the_last_piece_and_its_replies_count() -> None:

@@ -12,7 +12,7 @@ A head graph is a program, too (`head_program`): on one user and many candidates
 
 onnx_file  the graph    program  its instructions    kernel, rows.h, rows.c, lanes.c  what runs them
 records, records.c  keys and events    states, states.c  digests, counters, ledgers
-stored, stored.c  what is stored of states, and the commands that do it    live  all of these, for a service
+stored, stored.c  what is stored of states    live  all of these, for a service
 candidates, lookups.c  vectors, cells and reads of candidates    candidate_list, candidate_list.c  ids from JSON
 head_program, head_values, head_code, head_kernel, head.c  the head    rooms  places that values share
 library  how C sources are built, kept and loaded    arrays  as C gets them

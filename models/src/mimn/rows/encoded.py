@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple
 
@@ -21,14 +20,6 @@ class Encoded(NamedTuple):
     """Perhaps with room behind the last."""
     ends: Integers
     """[n]: where each ends."""
-    largest: int
-    """Bytes that none exceeds."""
-
-    @classmethod
-    def of(cls, values: Sequence[bytes]) -> Encoded:
-        """A copy of these."""
-        ends = np.fromiter(accumulate(map(len, values)), np.int64, len(values))
-        return cls(np.frombuffer(b"".join(values), np.uint8), ends, max(map(len, values), default=0))
 
     def apart(self) -> list[bytes]:
         """Each by itself. [n]"""

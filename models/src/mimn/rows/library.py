@@ -43,7 +43,6 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "states_count": ("ppippppiiii", None),
     "states_enter": ("ppipppppi", None),
     "states_encode": ("pppi", None),
-    "states_frame": ("pppssi", ctypes.c_int64),
     "states_read_headers": ("sppi", None),
     "states_read_tensors": ("pssppi", ctypes.c_int64),
     "states_decode": ("psiiip", ctypes.c_int64),

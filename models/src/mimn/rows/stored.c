@@ -1,5 +1,4 @@
-/* States as they are stored, and the commands that store them. The twins of these functions are mimn.state.codec and
- * uic.transaction. */
+/* States as they are stored. The twins of these functions are in mimn.state.codec. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -187,38 +186,6 @@ static i64 encoded(const staged *s, i64 row, u8 *value) {
 /* All n states, one behind another; end[i]: where the i-th ends. */
 void states_encode(const staged *s, u8 *to, i64 *end, i64 n) {
     for (i64 row = 0, filled = 0; row < n; row++) end[row] = filled += encoded(s, row, to + filled);
-}
-
-static inline u8 *copied(u8 *to, const u8 *text, i64 size) {
-    memcpy(to, text, (size_t)size);
-    return to + size;
-}
-
-/* How a string of `size` bytes begins in the wire protocol, and how it ends. */
-static u8 *begun(u8 *to, i64 size) {
-    u8 digits[20];
-    int first = sizeof digits;
-    do digits[--first] = (u8)('0' + size % 10);
-    while (size /= 10);
-    *to++ = '$';
-    to = copied(to, digits + first, (i64)sizeof digits - first);
-    return copied(to, (const u8 *)"\r\n", 2);
-}
-
-static inline u8 *ended(u8 *to) { return copied(to, (const u8 *)"\r\n", 2); }
-
-/* n names and the values that they get, in turn, as strings; without those whose row is below 0. end[row]: where a value ends. `text` has
- * the names, `number` their sizes and then the rows. Returns how many bytes were written. */
-i64 states_frame(const u8 *values, const i64 *end, u8 *out, const u8 *text, const i64 *number, i64 n) {
-    u8 *to = out;
-    for (i64 i = 0; i < n; text += number[i++]) {
-        const i64 row = number[n + i];
-        if (row < 0) continue;
-        const i64 at = row ? end[row - 1] : 0, size = end[row] - at;
-        to = ended(copied(begun(to, number[i]), text, number[i]));
-        to = ended(copied(begun(to, size), values + at, size));
-    }
-    return to - out;
 }
 
 /* mimn.state.read_headers: the header of the i-th of n stored values, of which `front` has the first bytes one behind another, becomes

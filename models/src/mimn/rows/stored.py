@@ -1,4 +1,4 @@
-"""States as they are stored, in C: encoded, sealed, put into the commands that store them, and read."""
+"""States as they are stored, in C: encoded, sealed and read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from mimn.state import HEADERS, Staged, StateLayout, UserState, decode_state, st
 from mimn.state.codec import FINGERPRINT_BYTES, HEADER_BYTES, header_of
 from mimn.state.sparse import overhead
 
-_FRAMING = 32
-"""Bytes, at most, that the wire protocol puts around a string."""
 _STAGED = ("user", "lineage", "era", "last_offset", "event_count", "last_event_time", "digest", "partial")
 if HEADERS.names != _STAGED or HEADERS.itemsize != 53 or not HEADERS.fields or HEADERS.fields["partial"][1] != 52:
     raise AssertionError("stored.c reads the fields of a header one behind another")
@@ -57,27 +55,7 @@ def encode(built: ctypes.CDLL, states: Staged) -> Encoded:
     values, ends = np.empty(n * size + _room(size) + size, np.uint8), np.empty(n, np.int64)
     source = _source(states, form, values)
     built.states_encode(ctypes.addressof(source), address(values), address(ends), n)
-    return Encoded(values, ends, size)
-
-
-def frame(built: ctypes.CDLL, names: Sequence[bytes], states: Encoded, rows: Sequence[int]) -> memoryview:
-    """Names and the states that they get, in turn, as the strings of a command of the store (`uic.transaction`).
-
-    Args:
-        built: the library.
-        names: keys of the store. [n]
-        states: of a round.
-        rows: which state each gets; below 0: none, and the name is left out. All others exist. [n]
-
-    Raises:
-        ValueError: there are more names than rows, or fewer.
-    """
-    if len(names) != len(rows):
-        raise ValueError(f"{len(names)} names and {len(rows)} states")
-    text, integers = b"".join(names), array("q", (*map(len, names), *rows)).tobytes()
-    out = np.empty(len(text) + len(names) * (states.largest + 2 * _FRAMING), np.uint8)
-    filled = built.states_frame(address(states.values), address(states.ends), address(out), text, integers, len(names))
-    return out.data[:filled]
+    return Encoded(values, ends)
 
 
 def read_headers(built: ctypes.CDLL, values: Sequence[bytes], into: NDArray[np.void], to: Integers) -> None:

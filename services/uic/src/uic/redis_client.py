@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import cache
 from itertools import starmap
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
-from redis.cluster import PRIMARY, ClusterNode, NodesManager, RedisCluster, get_node_name
+from redis.cluster import PRIMARY, ClusterNode, NodesManager, RedisCluster
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
@@ -30,14 +29,6 @@ FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 
 ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
-    "a command follows ASK to get_node(node_name=host:port)": lambda: (
-        takes(RedisCluster.get_node, "self", "host", "port", "node_name")
-        and uses(RedisCluster._execute_command, "get_node_name", "get_node")
-        and get_node_name("::1", 6379) == "::1:6379"
-    ),
-    "nodes_manager knows nodes by their names, in nodes_cache": lambda: uses(
-        NodesManager.get_node, "get_node_name", "nodes_cache"
-    ),
     "nodes_manager makes its connections by connection_pool_class": lambda: uses(
         NodesManager.create_redis_node, "connection_pool_class"
     ),
@@ -46,10 +37,7 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and uses(SSLConnection._connect, "_wrap_socket_with_ssl")
     ),
 }
-"""What `ClusterClient` and `RenewedTls` assume of redis-py."""
-
-
-_KNOWS_WHO_FAILED: Final = "last_failed_node_name" in inspect.signature(NodesManager.initialize).parameters
+"""What `RenewedTls` assumes of redis-py."""
 
 
 class ClusterClient(RedisCluster):
@@ -67,22 +55,13 @@ class ClusterClient(RedisCluster):
         made: Any = ClusterNode(address, int(number), PRIMARY)  # type: ignore[no-untyped-call]  # as above
         return nodes.setdefault(node_name, made)
 
-    def look_again(self, failed: str) -> None:
-        """Learn which node has what by now, from others than the one that failed, as far as redis-py can be told that.
-
-        Raises:
-            FAILURES: no node answers.
-        """
-        look: Any = self.nodes_manager.initialize
-        look(**({"last_failed_node_name": failed} if _KNOWS_WHO_FAILED else {}))
-
 
 @cache
 def check_client() -> None:
-    """Once, before the first connection to a cluster or over TLS.
+    """Once, before the first connection over TLS.
 
     Raises:
-        UnsuitableClient: the installed redis-py is not one that `ClusterClient` and `RenewedTls` are for.
+        UnsuitableClient: the installed redis-py is not one that `RenewedTls` is for.
     """
     if found := broken(ASSUMPTIONS):
         raise UnsuitableClient(
@@ -113,9 +92,8 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         "retry": Retry(NoBackoff(), 0),
     }
     tls = settings.url.startswith("rediss://")
-    if tls or settings.mode == "cluster":
-        check_client()
     if tls:
+        check_client()
         limits |= tls_options(settings.url, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
 
     def on_connect(connection: Any) -> None:

@@ -12,14 +12,13 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from importlib.resources import files
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, NoPermissionError, ReadOnlyError, ResponseError
+from redis.exceptions import AskError, MovedError, ReadOnlyError, ResponseError
 
 from mimn.release import read_headers
 from mimn.state import REMOVAL, CorruptProgress, Keys, decode_progress
@@ -31,7 +30,6 @@ from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.redis_client import FAILURES, in_ms, info, open_client
 from uic.sentinels import Sentinels
 from uic.settings import RedisSettings
-from uic.silent_servers import TIMES, SilentServers
 from uic.store_failures import describe, kind_of
 from uic.transaction import Sent, Transactions, commands, executed_as, followed, refusals
 
@@ -52,9 +50,6 @@ EXEC = commands(("EXEC",))
 CHANGING = NoAnswer("progress records kept changing")
 EVICTION_EVERY_S = 10.0
 """How often, at most, INFO is read for the eviction policy."""
-LOOK_EVERY_S = 1.0
-"""How often, at most, a cluster is asked which server has what, while one is left alone; less often if that takes
-long."""
 
 
 class RedisStore:
@@ -73,13 +68,9 @@ class RedisStore:
         self._idle: list[Any] = []
         """Connections that this store keeps for exchanges; `list` is safe between threads."""
         self._transactions = Transactions(keys)
-        self._silent = SilentServers()
-        """Of a cluster."""
         self._evicts = ""
         self._eviction_at = 0.0
         """When INFO may be read for the eviction policy."""
-        self._look_at = 0.0
-        """When it may be asked which server has what, while one is left alone."""
 
     @cached_property
     def client(self) -> Any:
@@ -105,12 +96,10 @@ class RedisStore:
         ours = {"partitions": partitions, "topic": topic}
         claim = ours | {"store": self._identity}
         with _named("claim the namespace"):
-            with self._reaching(self._keys.meta):
-                stored = self.client.get(self._keys.meta) or self._replace_meta(ABSENT, claim)
-                if read_meta(stored) == ours:  # claimed by a version that gave stores no identity
-                    stored = self._replace_meta(stored, claim)
-            with self._reaching(self._keys.namespaces):
-                self.client.sadd(self._keys.namespaces, self._keys.namespace)
+            stored = self.client.get(self._keys.meta) or self._replace_meta(ABSENT, claim)
+            if read_meta(stored) == ours:  # claimed by a version that gave stores no identity
+                stored = self._replace_meta(stored, claim)
+            self.client.sadd(self._keys.namespaces, self._keys.namespace)
         said = read_meta(stored)
         identity = said.get("store") if isinstance(said, dict) else None
         if said != ours | {"store": identity} or not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
@@ -175,7 +164,9 @@ class RedisStore:
         self._ask_sentinels()
         with _named("read progress"):
             if self._clustered:
-                values = self._each(partitions, [partial(self.client.get, name) for name in names])
+                values = self._each(
+                    partitions, [partial(self._record_of, p, name) for p, name in zip(partitions, names, strict=True)]
+                )
             else:
                 values = self._ask("MGET", *names) if names else []
         return {p: value or ABSENT for p, value in zip(partitions, values, strict=True)}
@@ -213,22 +204,12 @@ class RedisStore:
 
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
         """See `StateStore`. In a cluster each commit is a transaction: each partition may be on another node."""
+        chunks = [[commit] for commit in commits] if self._clustered else list(_chunks(commits))
+        asked = [partial(self._transact, chunk) for chunk in chunks]
+        found, _ = self._answers([chunk[0].partition for chunk in chunks], asked)
         answers: list[Answer] = []
-        if self._clustered:
-            for commit in commits:
-                answer, _ = self._unless_silent(commit.partition, partial(self._transact, [commit]))
-                answers += [answer] if isinstance(answer, NoAnswer) else answer
-            return answers
-        away: NoAnswer | None = None
-        """Each further chunk would wait for the timeout, too."""
-        for chunk in _chunks(commits):
-            try:
-                answers += self._transact(chunk) if away is None else [away] * len(chunk)
-            except NoPermissionError as error:  # it does answer
-                answers += [NoAnswer(describe(error))] * len(chunk)
-            except FAILURES as error:
-                away = NoAnswer(describe(error))
-                answers += [away] * len(chunk)
+        for chunk, some in zip(chunks, found, strict=True):
+            answers += [some] * len(chunk) if isinstance(some, NoAnswer) else some
         return answers
 
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
@@ -362,7 +343,7 @@ class RedisStore:
         """See `StateStore`."""
         self._ask_sentinels()
         with _named("read the store's clock"):
-            clock = self._furthest_clock() if self._clustered else in_ms(self._ask("TIME"))
+            clock = self._furthest_clock()
         if time.monotonic() >= self._eviction_at:
             with suppress(*FAILURES):
                 self._evicts = self._evicting_servers()
@@ -375,25 +356,16 @@ class RedisStore:
         return self._evicts
 
     def _evicting_servers(self) -> str:
-        """Which masters may evict states now, with their count of evicted keys; empty if none may. A server of a
-        cluster that is left alone is not asked.
+        """Which masters may evict states now, with their count of evicted keys; empty if none may.
 
         Raises:
             FAILURES: one does not answer, or refuses INFO.
         """
         found: list[str] = []
-        for node in self.client.get_primaries() if self._clustered else [None]:
-            if node is not None and self._silent.why(node.name):
-                continue
-            pool = self.client.connection_pool if node is None else self._pool_of(node)
+        for node in self._masters():
             # Not `client.info`: a further connection of the pool would look as if the store had been away.
-            with self._waiting_for(node) if node is not None else nullcontext(), self._connected_to(pool) as connection:
-                replies = _exchange(connection, commands(("INFO", "memory"), ("INFO", "stats")))
-            said: dict[str, str] = {}
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    raise reply
-                said |= dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+            replies = self._replies(node, ("INFO", "memory"), ("INFO", "stats"))
+            said = dict(line.split(":", 1) for text in replies for line in text.decode().splitlines() if ":" in line)
             policy = store_policy(said.get("maxmemory_policy"))
             if policy.verdict is Severity.FAIL:
                 server = "" if node is None else f"{node.name}: "
@@ -401,27 +373,28 @@ class RedisStore:
         return "; ".join(found)
 
     def _furthest_clock(self) -> int:
-        """Of a cluster: as `clock_ms`, without the servers that are left alone.
+        """As `clock_ms`. If a master of a cluster does not answer, the cluster is asked which server has what by now.
 
         Raises:
             FAILURES: none answers.
         """
         clocks: list[int] = []
         failed: Exception | None = None
-        for node in self.client.get_primaries():
+        for node in self._masters():
             try:
-                if why := self._silent.why(node.name):
-                    raise RedisConnectionError(why)  # as if it had been asked
-                with self._waiting_for(node), self._connected_to(self._pool_of(node)) as connection:
-                    [reply] = _exchange(connection, commands(("TIME",)))
-                if isinstance(reply, ResponseError):
-                    raise reply
-                clocks.append(in_ms(reply))
+                clocks.append(in_ms(*self._replies(node, ("TIME",))))
             except FAILURES as error:
                 failed = error
+        if failed is not None and self._clustered:
+            with suppress(*FAILURES):
+                self.client.nodes_manager.initialize()
         if failed is not None and not clocks:
             raise failed
         return max(clocks)
+
+    def _masters(self) -> list[Any]:
+        """The masters of a cluster; None for a single server."""
+        return list(self.client.get_primaries()) if self._clustered else [None]
 
     @property
     def sentinels(self) -> str | None:
@@ -467,35 +440,34 @@ class RedisStore:
                 raise begun if isinstance(begun, ResponseError) else ResponseError(f"MULTI: {begun!r}")
             return _exchange(connection, followed(then(replies), EXEC))
 
-        # MOVED means that the server refused a part of it, so nothing is written.
-        return self._at_its_server(partition, exchange, MovedError)
+        return self._at_its_server(partition, exchange)
 
-    def _at_its_server(self, partition: int, exchange: Callable[[Any], T], *moved: type[Exception]) -> T:
-        """What an exchange with the server of a partition returns; after the failures `moved`, with the one that has it
-        now."""
-        server = self._server_of(partition)
+    def _at_its_server(self, partition: int, exchange: Callable[[Any], T]) -> T:
+        """What an exchange with the server of a partition returns; after MOVED, with the one that has it now. MOVED
+        means that the server refused a part, so nothing is written."""
         try:
-            with self._connected_to(self._pool(partition)) as connection:
+            with self._connected_to(self._pool(self._server_of(partition))) as connection:
                 return exchange(connection)
         except MovedError:
             self.client.get(self._transactions.names(partition).progress)  # redis-py finds it, and keeps where it is
-        except moved:
-            self._look_again(server)
-            if self._server_of(partition).name == server.name:
-                raise
-        with self._connected_to(self._pool(partition)) as connection:
+        with self._connected_to(self._pool(self._server_of(partition))) as connection:
             return exchange(connection)
 
     def _values_of(self, partition: int, names: Sequence[str]) -> list[bytes | None]:
         """The values under some keys of a partition."""
         if not names:
             return []
-        asked = commands(("MGET", *names))
-        [reply] = self._at_its_server(partition, lambda connection: _exchange(connection, asked), *FAILURES)
-        if isinstance(reply, ResponseError):
-            raise reply
+        [reply] = self._at_its_server(partition, lambda connection: _answers_of(connection, ("MGET", *names)))
         found: list[bytes | None] = reply
         return found
+
+    def _record_of(self, partition: int, name: str) -> bytes | None:
+        """What is stored under one key of a partition, also while its slot is on its way."""
+        try:
+            [value] = self._values_of(partition, [name])
+        except AskError:
+            return cast("bytes | None", self.client.get(name))  # redis-py follows it
+        return value
 
     def _each(self, partitions: Iterable[int], asked: Iterable[Callable[[], T]]) -> list[T | NoAnswer]:
         """What each partition's server answers, in a cluster.
@@ -503,70 +475,31 @@ class RedisStore:
         Raises:
             FAILURES: none answers.
         """
-        found: list[T | NoAnswer] = []
-        failed: Exception | None = None
-        for partition, ask in zip(partitions, asked, strict=True):
-            answer, error = self._unless_silent(partition, ask)
-            failed = error or failed
-            found.append(answer)
+        found, failed = self._answers(partitions, asked)
         if failed is not None and all(isinstance(one, NoAnswer) for one in found):
             raise failed
         return found
 
-    def _unless_silent(self, partition: int, ask: Callable[[], T]) -> tuple[T | NoAnswer, Exception | None]:
-        """What the server of a partition answers, in a cluster, or why it does not; and the error of that. One that did
-        not answer is left alone for a while, unless another has taken its place."""
-        name = ""
-        try:
-            node = self._server_of(partition)
-            if self._silent.why(node.name) and time.monotonic() > self._look_at:
-                self._look_again(node)
+    def _answers(
+        self, partitions: Iterable[int], asked: Iterable[Callable[[], T]]
+    ) -> tuple[list[T | NoAnswer], Exception | None]:
+        """What each partition's server answers, or why it does not, and the last error. A server that did not answer is
+        not asked for a further partition in the same call: each would wait for the timeout, too."""
+        found: list[T | NoAnswer] = []
+        failed: Exception | None = None
+        away: dict[str, NoAnswer] = {}
+        for partition, ask in zip(partitions, asked, strict=True):
+            server = ""
+            try:
                 node = self._server_of(partition)
-            if why := self._silent.why(node.name):
-                return NoAnswer(why), RedisConnectionError(why)
-            name = f"{node.name}: "
-            with self._waiting_for(node):
-                return ask(), None
-        except FAILURES as error:
-            return NoAnswer(f"{name}{describe(error)}"), error
-
-    @contextmanager
-    def _reaching(self, key: str) -> Iterator[None]:
-        """Around calls that are about one key. The server of a cluster that is left alone is not asked.
-
-        Raises:
-            RedisConnectionError: it is that one.
-        """
-        if not self._clustered:
-            yield
-            return
-        node = self.client.get_node_from_key(key)
-        if why := self._silent.why(node.name):
-            raise RedisConnectionError(why)
-        with self._waiting_for(node):
-            yield
-
-    @contextmanager
-    def _waiting_for(self, node: Any) -> Iterator[None]:
-        """Notes whether a server of a cluster answers. An error reply is an answer."""
-        began = time.monotonic()
-        try:
-            yield
-        except (ResponseError, NoPermissionError):
-            raise
-        except FAILURES as error:
-            self._silent.gave_no_answer(node.name, f"{node.name}: {describe(error)}", time.monotonic() - began)
-            raise
-        self._silent.answered(node.name)
-
-    def _look_again(self, failed: Any) -> None:
-        """Learn which server has what by now, from others than the one that failed; if none answers, it stays as it
-        is."""
-        began = time.monotonic()
-        with suppress(*FAILURES):
-            self.client.look_again(failed.name)
-        now = time.monotonic()
-        self._look_at = now + max(LOOK_EVERY_S, TIMES * (now - began))
+                server = "" if node is None else f"{node.name}: "
+                found.append(away.get(server) or ask())
+            except FAILURES as error:
+                failed = error
+                found.append(no_answer := NoAnswer(f"{server}{describe(error)}"))
+                if not isinstance(error, ResponseError):
+                    away[server] = no_answer
+        return found, failed
 
     def _server_of(self, partition: int) -> Any:
         """The server that has a partition, as far as it is known; None if there is a single one."""
@@ -593,23 +526,19 @@ class RedisStore:
                 break
         return [answers.get(commit.partition, CHANGING) for commit in commits]
 
-    def _pool(self, partition: int) -> Any:
-        """Connections to the server that has a partition."""
-        if not self._clustered:
-            return self.client.connection_pool
-        return self._pool_of(self._server_of(partition))
+    def _pool(self, node: Any) -> Any:
+        """Connections to a server of a cluster, or to the single one (None)."""
+        return self.client.connection_pool if node is None else self.client.get_redis_connection(node).connection_pool
 
-    def _pool_of(self, node: Any) -> Any:
-        """Connections to a server of a cluster."""
-        return self.client.get_redis_connection(node).connection_pool
+    def _replies(self, node: Any, *said: tuple[Any, ...]) -> list[Any]:
+        """Replies of a server of a cluster, or of the single one (None). Whatever the fold thread asks again and again
+        shares a connection: a further one of redis-py's pool would look as if the store had been away."""
+        with self._connected_to(self._pool(node)) as connection:
+            return _answers_of(connection, *said)
 
     def _ask(self, *command: Any) -> Any:
-        """The reply to one command. Whatever the fold thread asks again and again shares a connection: a further one of
-        redis-py's pool would look as if the store had been away."""
-        with self._connected_to(self.client.connection_pool) as connection:
-            [reply] = _exchange(connection, commands(command))
-        if isinstance(reply, ResponseError):
-            raise reply
+        """The reply of the single server to one command."""
+        [reply] = self._replies(None, command)
         return reply
 
     @contextmanager
@@ -710,6 +639,19 @@ def _exchange(connection: Any, sent: Sent) -> list[Any]:
     """
     connection.send_packed_command(sent.pieces)
     return [_reply(connection) for _ in range(sent.replies)]
+
+
+def _answers_of(connection: Any, *said: tuple[Any, ...]) -> list[Any]:
+    """The replies to some commands.
+
+    Raises:
+        ResponseError: one of them is an error.
+    """
+    replies = _exchange(connection, commands(*said))
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+    return replies
 
 
 def _reply(connection: Any) -> Any:

@@ -21,25 +21,22 @@ that is two thirds of Redis's time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from hiredis import pack_command
 from redis.exceptions import ResponseError
 
-from mimn.rows.library import library
-from mimn.rows.stored import frame
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
-from uic.core.staged_values import StagedValues, States
+from uic.core.staged_values import StagedValues
 from uic.store_failures import describe
 
 
 class Sent(NamedTuple):
     """Commands as they are sent."""
 
-    pieces: list[bytes | memoryview]
+    pieces: list[bytes]
     """Few, so that the server wakes up for few."""
     replies: int
 
@@ -104,10 +101,12 @@ class Transactions:
         return commands(*asked)
 
     def write(self, commits: Sequence[Commit]) -> Sent:
-        """What EXEC executes, each of another partition. C copies the values of a round into their places."""
+        """What EXEC executes, each of another partition."""
         before: list[tuple[Any, ...]] = []
         after: list[tuple[Any, ...]] = []
-        records, strings = [], 1
+        records: list[bytes] = []
+        states: list[bytes] = []
+        strings = 1
         for commit in commits:
             names, erased = self.names(commit.partition), _erased(commit.values)
             if commit.begins_lineage:
@@ -120,24 +119,24 @@ class Transactions:
             if commit.erases:
                 after.append(("DEL", names.bad))
             records.append(_string(names.progress.encode()) + _string(commit.progress))
+            states += self._states(commit)
             strings += 2 * (1 + len(commit.values) - len(erased))
-        states = [self._states(of, some) for of, some in groupby(commits, _round_of)]
-        mset = b"*%d\r\n$4\r\nMSET\r\n%b" % (strings, b"".join(records))
-        return Sent([_packed(before) + mset, *states, _packed(after)], len(before) + len(after) + 1)
+        mset = b"*%d\r\n$4\r\nMSET\r\n" % strings
+        head = b"".join([_packed(before), mset, *records, *states])
+        return Sent([head, _packed(after)], len(before) + len(after) + 1)
 
-    def _states(self, of: States | None, commits: Iterable[Commit]) -> bytes | memoryview:
-        """The names and values of the states of commits, those of one round or of none."""
-        built = None if of is None else library()
-        if of is None or built is None:
-            values = [(self.names(c.partition).state + user, value) for c in commits for user, value in c.values]
-            return b"".join(_string(name.encode()) + _string(value) for name, value in values if value is not None)
-        names: list[bytes] = []
-        rows: list[int] = []
-        for commit in commits:
-            values_of, state = cast("StagedValues", commit.values), self.names(commit.partition).state_encoded
-            names += [state + key for key in values_of.keys]
-            rows += values_of.rows
-        return frame(built, names, of.together, rows)
+    def _states(self, commit: Commit) -> list[bytes]:
+        """The names and values of a commit's states, as parts of a command."""
+        begin, values = self.names(commit.partition).state_encoded, commit.values
+        if not isinstance(values, StagedValues):
+            return [_string(begin + user.encode()) + _string(value) for user, value in values if value is not None]
+        encoded = values.states.encoded
+        parts: list[bytes] = []
+        for key, row in zip(values.keys, values.rows, strict=True):
+            if row >= 0:
+                value = encoded[row]
+                parts += (b"$%d\r\n%b%b\r\n$%d\r\n" % (len(begin) + len(key), begin, key, len(value)), value, b"\r\n")
+        return parts
 
 
 def first(commit: Commit) -> list[bytes]:
@@ -182,10 +181,6 @@ def _erased(values: Sequence[tuple[str, bytes | None]]) -> list[bytes]:
             return []
         return [key for key, row in zip(values.keys, values.rows, strict=True) if row < 0]
     return [user.encode() for user, value in values if value is None]
-
-
-def _round_of(commit: Commit) -> States | None:
-    return commit.values.states if isinstance(commit.values, StagedValues) else None
 
 
 def _packed(commands: Sequence[tuple[Any, ...]]) -> bytes:

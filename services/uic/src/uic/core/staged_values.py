@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import overload
 
-from mimn.rows.encoded import Encoded
 from mimn.state import Staged
 from uic.core.ports import Compiled
 
 
 class States:
-    """All states of a round. One object a round: commits of the same round have the same.
-
-    C writes all values one behind another, numpy makes each by itself. The other form is made of that one where it is
-    asked for, so the two do not begin with the same: a detour of numpy's by C's form costs 1 us a state.
-    """
+    """All states of a round. One object a round: commits of the same round have the same."""
 
     def __init__(self, staged: Staged, compiled: Compiled | None) -> None:
         """`staged` is not changed any more."""
@@ -24,14 +19,9 @@ class States:
         self._compiled = compiled
 
     @cached_property
-    def together(self) -> Encoded:
-        """The stored values, by row, as C reads them."""
-        return Encoded.of(self.encoded) if self._compiled is None else self._compiled.encode_states(self.staged)
-
-    @cached_property
     def encoded(self) -> list[bytes]:
         """The stored values, by row."""
-        return self.staged.encoded() if self._compiled is None else self.together.apart()
+        return self.staged.encoded() if self._compiled is None else self._compiled.encode_states(self.staged).apart()
 
 
 class StagedValues(Sequence[tuple[str, bytes | None]]):
