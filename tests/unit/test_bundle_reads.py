@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle.item_table import STATISTICS, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.reads import GROUPS, PARITY, Reads, drawn, width
-from mimn.rows.library import FLAGS
+from mimn.rows.library import NEEDS
 from mimn.state import Ledger
 from mimn.state.ledger import BASKETS, FIRST_DAY, LINES, MINUTE, REPEATS
 from mimn.state.sketch import DAY_MS
@@ -188,7 +188,7 @@ def item_of(bucket: int, tag: int) -> int:
     return x ^ x >> 33
 
 
-@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("variant", NEEDS)
 @pytest.mark.parametrize(
     ("known", "unknown"),
     [
@@ -227,7 +227,7 @@ def test_an_entry_is_found_by_its_whole_key(
         np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
 
 
-@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("variant", NEEDS)
 def test_every_variant_reads_what_numpy_reads(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built = library_of(variant)
     monkeypatch.setattr("mimn.bundle.reads.library", lambda: built)

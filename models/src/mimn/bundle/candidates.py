@@ -1,5 +1,5 @@
 """What a head is given of candidates by their ids: vectors, and cells of a sketch; and what a step is given of events:
-vectors. One call a request or a round, compiled where there is a compiler (`mimn.rows.candidates`); numpy gives the
+vectors. One call a request or a round, compiled where that is installed (`mimn.rows.candidates`); numpy gives the
 same bytes."""
 
 from __future__ import annotations

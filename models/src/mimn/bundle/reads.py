@@ -18,7 +18,7 @@ Counts, ages and ratios are read as logarithms, dot products through arcsinh, su
 arcsinh(64 x). A value about something unknown is 0.
 Behind the groups comes what is read of the items that a candidate stands for (`mimn.bundle.members`).
 
-The groups are read by compiled code where there is a compiler (`mimn.rows.candidates`), by numpy elsewhere. Both
+The groups are read by compiled code where it is installed (`mimn.rows.candidates`), by numpy elsewhere. Both
 compute in double precision and round once, so their float32 values are the same but where the last bits of a double
 decide, and never further apart than `PARITY`.
 """
