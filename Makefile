@@ -9,6 +9,7 @@ CTR := $(BIN)/ctr
 PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check
 MEMBERS := proto access models services/uic services/rtp deploy cli
 PROJECTS := $(MEMBERS:%=%/pyproject.toml)
+EXTENSION := models/setup.py $(wildcard models/src/mimn/rows/*.[ch])
 CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 CONFIG ?= models/configs/online_retail_default.toml
@@ -29,7 +30,7 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV) || { echo "cannot make $(VENV): install your system's package for venv (Debian: python3-venv)"; exit 1; }
 
 # Packages of other projects are checked against the hashes they were locked with; ours are installed from the tree.
-$(VENV)/.installed: $(PROJECTS) requirements-serving.txt | $(PY)
+$(VENV)/.installed: $(PROJECTS) $(EXTENSION) requirements-serving.txt | $(PY)
 	@echo "installing into $(VENV) ..."
 	@$(PIP) --require-hashes --requirement requirements-serving.txt
 	@$(PIP) --no-deps --no-build-isolation $(MEMBERS:%=-e ./%)

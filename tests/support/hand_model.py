@@ -67,8 +67,8 @@ def forget(state: NDArray[np.float32], item_id: int) -> None:
 
 MODEL = Model(step, vectors, forget, INITIAL, LAYOUT, FINGERPRINT)
 COMPILED_MODEL = replace(MODEL, step=ManySteps(), compiled=compiled_events())
-"""The same with a step that folds many events in one call; with compiled code, and records in columns, where there is
-a C compiler."""
+"""The same with a step that folds many events in one call; with compiled code, and records in columns, where the
+C extension is."""
 
 
 def event_value(user: str, item: int = 1, category: int = 0, event_time: int = WALL_MS, event_id: str = "") -> bytes:

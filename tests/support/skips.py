@@ -28,7 +28,7 @@ NO_SPARK = "needs PySpark and Java: pip install -e 'services/uic[spark]', and in
 NO_CLUSTER_TOOL = "needs valkey-cli, which moves slots: install Debian's package valkey-tools"
 NO_PROMTOOL = "needs promtool, which tests alerts: install Debian's package promtool"
 NO_COMPILED_STEP = (
-    "needs a C compiler, and an x86-64 processor with AVX2 and FMA: without them graphs and numpy run; install gcc"
+    "needs the C extension, and an x86-64 processor with AVX2 and FMA: install gcc, then pip install -e models"
 )
 NO_AVX512 = "needs a processor with AVX-512"
 NO_HAPROXY = "needs HAProxy: install Debian's package haproxy"

@@ -1,34 +1,20 @@
-"""The variants of the C library, each compiled once for all processes of a test run."""
+"""The variants of the C extension."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-from functools import cache
-from pathlib import Path
 
 import pytest
 
-from mimn.file_lock import hold
-from mimn.rows.library import NEEDS, build, features, file_name, load
+from mimn.rows.library import load, path_of, runs
 from support import skips
 
 
 def library_of(variant: str) -> ctypes.CDLL:
-    """The variant, which must compile everywhere; the test is skipped if the processor cannot run it."""
-    path = _compiled(variant)
-    if not NEEDS[variant] <= features():
+    """A variant; the test is skipped if it was not built, or if the processor cannot run it."""
+    path = path_of(variant)
+    if path is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+    if not runs(variant):
         pytest.skip(skips.NO_AVX512)
     return load(path)
-
-
-@cache
-def _compiled(variant: str) -> Path:
-    folder = Path(os.environ["CTR_CACHE"]) / "variants"  # see conftest.py
-    folder.mkdir(exist_ok=True)
-    path = folder / file_name(variant)
-    with (folder / f"{variant}.lock").open("w") as lock:
-        hold(lock, wait=True)
-        if not path.exists() and (why := build(variant, folder)):
-            pytest.fail(why)
-    return path

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from hashlib import sha256
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,8 @@ from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import CompiledStep, StepGraph, open_step
-from mimn.data.preparation import cache_folder, prepare
 from mimn.rows.kernel import Kernel
-from mimn.rows.library import FLAGS, SEAL_BYTES, build, library
+from mimn.rows.library import NEEDS, library
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import CONSTANT, Op, RowProgram, row_program
 from mimn.state import rest_of
@@ -37,15 +34,6 @@ BUNDLES = {
     "online-retail": ROOT / "models/bundles/online-retail/1",
     "online-retail-sketch": ROOT / "models/bundles/online-retail-sketch/1",
 }
-SHOP = """
-name = "shop"
-[events]
-files = ["events.csv"]
-user = "uid"
-item = "sku"
-category = "cat"
-time = "ts"
-"""
 ROWS = 35
 """Four times as many as are folded at once, and three, which are folded one by one."""
 
@@ -97,7 +85,7 @@ def test_folding_many_events_at_once_is_folding_them_one_by_one(name: str) -> No
     assert states.tobytes() == want.tobytes()
 
 
-@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("variant", NEEDS)
 def test_every_variant_has_the_graphs_bits(variant: str) -> None:
     bundle = load_bundle(BUNDLES["online-retail"])
     compiled(bundle)
@@ -129,7 +117,7 @@ def one_instruction(op: Op, *, b: int, k: int, unit: int, how: int) -> RowProgra
     return RowProgram(code, constants, 1, 3 * WIDTH, event, WIDTH, state, WIDTH, out)
 
 
-@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("variant", NEEDS)
 @pytest.mark.parametrize("op", Op)
 @pytest.mark.parametrize(("b", "how"), [(-1, 1), (-1, 2), (CONSTANT, 1), (CONSTANT + 5, 0)])
 def test_eight_users_at_once_have_the_bits_of_each_alone(variant: str, op: Op, b: int, how: int) -> None:
@@ -153,106 +141,32 @@ def test_eight_users_at_once_have_the_bits_of_each_alone(variant: str, op: Op, b
         assert states.tobytes() == alone.tobytes()
 
 
-def loaded(home: Path) -> str:
-    """What a new process says when it loads the library that is kept in `home`, or builds it there."""
-    command = [sys.executable, "-c", "from mimn.rows.library import library; assert library() is not None"]
-    env = {**os.environ, "XDG_CACHE_HOME": str(home)}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120).stderr
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kept library, built by a process that found none."""
+def test_a_setting_leaves_all_to_graphs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     compiled(load_bundle(BUNDLES["tiny"]))
-    home = tmp_path_factory.mktemp("home")
-    assert loaded(home) == ""
-    [path] = (home / "ctr-serving").iterdir()
-    return path
+    monkeypatch.setattr("mimn.rows.kernel.library", library.__wrapped__)
+    monkeypatch.setenv("MIMN_COMPILED", "off")
+    assert isinstance(open_step(load_bundle(BUNDLES["tiny"])), StepGraph)
+    assert not caplog.records
 
 
-@pytest.fixture
-def _quick_compiler(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiler that makes what the real one made, without its ten seconds of computing."""
-    made, compiler = tmp_path / "made.so", tmp_path / "cc"
-    made.write_bytes(whole.read_bytes()[:-SEAL_BYTES])
-    compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\nexec cp {shlex.quote(str(made))} "$2"\n')
-    compiler.chmod(0o700)
-    monkeypatch.setenv("CC", str(compiler))
-
-
-@pytest.mark.usefixtures("_quick_compiler")
-def test_a_library_is_kept_where_only_its_user_may_write(
-    whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_the_extension_the_graph_runs_and_a_line_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = whole.parent
-    assert whole.suffix == ".so"
-    assert folder.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
-    for mode in (0o777, 0o775):
-        caplog.clear()
-        folder.chmod(mode)
-        assert library.__wrapped__() is None
-        fix = f"chmod go-w {shlex.quote(str(folder))}"
-        assert f"others can write to {folder}, and so add code: {fix}" in caplog.text
-    subprocess.run(["bash", "-c", fix], check=True)
-    assert library.__wrapped__() is not None
-    monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
-    assert library.__wrapped__() is None
+    monkeypatch.setattr("mimn.rows.library.path_of", lambda variant: None)
+    monkeypatch.setattr("mimn.rows.library.runs", lambda variant: True)
+    monkeypatch.setattr("mimn.rows.kernel.library", cache(library.__wrapped__))
+    for _ in range(2):
+        assert isinstance(open_step(load_bundle(BUNDLES["tiny"])), StepGraph)
+    assert caplog.messages == [
+        "no compiled code: mimn was installed without a C compiler; onnxruntime and Python do its work, "
+        "several times slower"
+    ]
 
 
-@pytest.fixture(params=[0o002, 0o000], ids=["umask 002", "umask 000"])
-def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
-
-
-@pytest.mark.usefixtures("_umask", "_quick_compiler")
-def test_data_that_is_prepared_first_leaves_libraries_a_folder_that_only_the_user_may_write_to(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the umask of distributions that give each user a group."""
-    home = tmp_path / "home" / ".cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    monkeypatch.delenv("CTR_CACHE")
-    (tmp_path / "events.csv").write_text("uid,sku,cat,ts\n7,10,1,1600000005\n7,11,1,1600000000\n", "utf-8")
-    (tmp_path / "shop.toml").write_text(SHOP, "utf-8")
-    assert home / "ctr-serving" in prepare(tmp_path / "shop.toml", cache_folder()).folder.parents
-    assert loaded(home) == ""
-    assert (home / "ctr-serving" / whole.name).exists()
-    assert [folder.stat().st_mode & 0o777 for folder in (home, home / "ctr-serving")] == [0o700, 0o700]
-
-
-def with_seal(content: bytes) -> bytes:
-    return content + sha256(content).digest()
-
-
-SPOILED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda whole: b"", "it is damaged"),
-    "cut short": (lambda whole: whole[:-5000], "it is damaged"),
-    "not a library": (lambda whole: with_seal(b"no library"), "file too short"),
-}
-
-
-@pytest.mark.usefixtures("_quick_compiler")
-@pytest.mark.parametrize("how", SPOILED)
-def test_a_kept_library_that_a_crash_cut_short_is_built_again(how: str, whole: Path, tmp_path: Path) -> None:
-    path = tmp_path / "ctr-serving" / whole.name
-    path.parent.mkdir(mode=0o700)
-    spoil, why = SPOILED[how]
-    path.write_bytes(spoil(whole.read_bytes()))
-    said = loaded(tmp_path)
-    assert f"{path} cannot be used: " in said
-    assert why in said
-    assert path.read_bytes() == whole.read_bytes()
-    assert loaded(tmp_path) == ""
-
-
-def test_without_a_compiler_the_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert library.__wrapped__() is None
-    assert "no C compiler" in build("avx2", tmp_path)
+def test_an_install_without_a_compiler_has_no_extension(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT / "models", env={**os.environ, "CC": "false"}, check=True, timeout=120)
+    assert not [*tmp_path.rglob("*.so")]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
@@ -275,7 +189,7 @@ def test_what_is_not_finite_is_decided_by_the_graph(bad: float) -> None:
     assert states.tobytes() == want.tobytes()
 
 
-@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("variant", NEEDS)
 @pytest.mark.parametrize("op", Op)
 def test_what_is_not_a_number_is_left_to_the_graph_by_every_instruction(variant: str, op: Op) -> None:
     """Whatever its bits are and wherever it is, in a row alone as in lanes: what is written stays as it was."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.rows import stored
-from mimn.rows.library import FLAGS, library
+from mimn.rows.library import NEEDS, library
 from mimn.rows.live import CompiledEvents
 from mimn.state import (
     HEADERS,
@@ -58,7 +58,7 @@ def built() -> CDLL:
     return found
 
 
-@pytest.fixture(scope="module", params=FLAGS)
+@pytest.fixture(scope="module", params=NEEDS)
 def each_built(request: pytest.FixtureRequest) -> CDLL:
     """Every variant, for what is written differently for each."""
     return library_of(request.param)

@@ -23,7 +23,7 @@ from mimn.bundle.specs import HEAD
 from mimn.rows.head_code import CANDIDATES, Input
 from mimn.rows.head_kernel import HeadKernel
 from mimn.rows.head_program import head_program
-from mimn.rows.library import FLAGS, library
+from mimn.rows.library import NEEDS, library
 from mimn.rows.onnx_file import Graph, NotReadable, read_graph
 from support import skips
 from support.not_numbers import NOT_NUMBERS, SUBNORMAL, not_numbers
@@ -128,7 +128,7 @@ def test_a_score_depends_on_no_other_candidate() -> None:
         assert head(**one)[0] == together[at]
 
 
-@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("variant", NEEDS)
 def test_every_variant_has_the_graphs_scores(variant: str) -> None:
     bundle, graph, _ = opened("online-retail-sketch")
     inputs = [Input(spec.name, spec.shape, spec.dtype) for spec in bundle.manifest.head.inputs]
@@ -177,7 +177,8 @@ def test_a_compiled_head_with_other_scores_is_not_used(
 def test_a_setting_leaves_heads_to_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, _, head = opened("online-retail-ledger")
     assert head.compiled
-    monkeypatch.setenv("MIMN_COMPILED_HEAD", "off")
+    monkeypatch.setattr("mimn.bundle.compiled_head.library", library.__wrapped__)
+    monkeypatch.setenv("MIMN_COMPILED", "off")
     graph = open_head(bundle)
     assert isinstance(graph, HeadGraph)
     assert not graph.compiled
@@ -295,7 +296,7 @@ def test_each_operation_gives_onnxruntimes_numbers(name: str) -> None:
         np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("variant", NEEDS)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_operation_keeps_what_is_not_a_number(variant: str, name: str) -> None:
     data = graph_of(OPERATIONS[name])

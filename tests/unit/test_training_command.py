@@ -56,9 +56,9 @@ def test_ctrl_c_of_a_table_says_that_the_same_command_goes_on(
 PROGRAMS = [
     ".".join(path.relative_to(ROOT / "models/src").with_suffix("").parts).removesuffix(".__main__")
     for path in sorted((ROOT / "models/src/mimn").rglob("*.py"))
-    if 'if __name__ == "__main__"' in path.read_text("utf-8") and path.parent.name != "rows"
+    if 'if __name__ == "__main__"' in path.read_text("utf-8")
 ]
-"""What `python -m` runs, but for `mimn.rows`, which does not import what takes time."""
+"""What `python -m` runs."""
 
 
 def interrupted_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,6 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings
 
-import mimn.bundle.compiled_head
 import mimn.rows.library
 import mimn.state.codec
 import rtp.metrics
@@ -63,7 +62,7 @@ always 1 and tells something by its labels. Both services also have `process_cpu
 `process_resident_memory_bytes`, `process_virtual_memory_bytes`, `process_start_time_seconds`, `process_open_fds` and
 `process_max_fds` (on Linux).
 """
-SWITCHES: Final = (mimn.rows.library, mimn.bundle.compiled_head, mimn.state.codec)
+SWITCHES: Final = (mimn.rows.library, mimn.state.codec)
 """Modules whose `SWITCH` is a variable of the environment."""
 UNITS: Final = {"ms": "milliseconds", "us": "microseconds", "s": "seconds", "bytes": "bytes", "mib": "MiB"}
 """By the last word of a setting's name."""

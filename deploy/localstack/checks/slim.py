@@ -107,7 +107,7 @@ def build_wheels(members: Sequence[Path], out: Path) -> None:
         for member in members:
             copy = Path(folder) / member.name
             shutil.copytree(
-                member, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__", "bundles")
+                member, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "*.so", "__pycache__", "bundles")
             )
             copies.append(str(copy))
         _pip(["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), *copies])

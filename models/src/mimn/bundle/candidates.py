@@ -1,10 +1,9 @@
 """What a head is given of candidates by their ids: vectors, and cells of a sketch; and what a step is given of events:
-vectors. One call a request or a round, compiled where there is a compiler (`mimn.rows.candidates`); numpy gives the
+vectors. One call a request or a round, compiled where that is installed (`mimn.rows.candidates`); numpy gives the
 same bytes."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,6 @@ from mimn.rows.candidates import LookUp
 from mimn.rows.library import library
 from mimn.state.sketch import Sketch
 
-log = logging.getLogger("mimn.bundle")
 Ids = NDArray[np.uint64]
 Write = Callable[[int], int]
 """Of the first C candidates; returns how many of their items the table does not have."""
@@ -69,7 +67,7 @@ class CandidateTables:
 
     @cached_property
     def compiled(self) -> LookUp | None:
-        """The compiled form, if it can be had and writes the same for drawn ids."""
+        """The compiled form, if it can be had."""
         if (built := library()) is None:
             return None
         items, categories, sketch = self.items, self.categories, self.sketch
@@ -83,27 +81,4 @@ class CandidateTables:
             "category_cells": 0 if sketch is None else sketch.category_cells,
             "item_cells": 0 if sketch is None else sketch.item_cells,
         }  # fmt: skip
-        look_up, random = LookUp(arrays, numbers, built), np.random.default_rng(0)
-        drawn = self._drawn(items, random), self._drawn(categories, random)
-        written = []
-        for into in (self.by_numpy, look_up.into):
-            vectors = np.zeros((_DRAWN, self.width), np.float32)
-            cells = None if sketch is None else np.zeros((_DRAWN, sketch.addresses), np.int64)
-            unknown = into(*drawn, vectors, cells)(_DRAWN)
-            written.append((unknown, vectors.tobytes(), None if cells is None else cells.tobytes()))
-        if written[0] != written[1]:
-            log.warning("on this machine compiled look-ups of candidates differ from numpy's: numpy looks up")
-            return None
-        return look_up
-
-    @staticmethod
-    def _drawn(table: EmbeddingTable, random: np.random.Generator) -> Ids:
-        """Ids of which some are not in the table. [k]"""
-        ids = random.integers(0, 1 << 63, _DRAWN).astype(np.uint64)
-        known = random.random(_DRAWN) < 0.9 if len(table.ids) else np.zeros(_DRAWN, np.bool_)
-        ids[known] = table.ids[random.integers(len(table.ids), size=int(known.sum()))] if known.any() else 0
-        return ids
-
-
-_DRAWN = 200
-"""How many candidates the two forms are compared for."""
+        return LookUp(arrays, numbers, built)

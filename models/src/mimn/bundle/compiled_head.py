@@ -7,7 +7,6 @@ the graph's. Where a score is not finite the graph decides, so there the two are
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,6 @@ from mimn.rows.library import library
 from mimn.rows.onnx_file import NotReadable, read_graph
 
 log = logging.getLogger("mimn.bundle")
-SWITCH = "MIMN_COMPILED_HEAD"
-"""Environment variable; `off`: heads run on onnxruntime, and the rest stays compiled."""
 PARITY = 5e-6
 """How far apart the two forms' scores may be."""
 COUNTS = (1, 7, 16, 33, 100)
@@ -70,7 +67,7 @@ class CompiledHead:
 
 def compiled_head(bundle: Bundle, graph: HeadFunction) -> CompiledHead | None:
     """The head of `graph` compiled, if its graph has that form, the machine can, and both give the same scores."""
-    if os.environ.get(SWITCH) == "off" or (built := library()) is None:
+    if (built := library()) is None:
         return None
     inputs = [Input(spec.name, spec.shape, spec.dtype) for spec in bundle.manifest.head.inputs]
     try:

@@ -41,7 +41,6 @@ from mimn.data.prepared import FORMAT, META, TEXTS, Damaged, Ints, Meta, Prepare
 from mimn.data.rounding import WholeTimes, certain_ms
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader
-from mimn.own_folder import make_if_above, own_folder
 from mimn.state.actions import NAMES
 from mimn.whole_file import beside, cause, sync_all, sync_folder
 
@@ -109,7 +108,6 @@ def _made(folder: Path, path: Path, description: Description) -> Meta:
         OSError:   it cannot be written.
     """
     damaged = _identity(folder)
-    make_if_above(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with beside(folder) as partial:
         partial.mkdir()
@@ -371,7 +369,8 @@ def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:
 
 def cache_folder() -> Path:
     """Where prepared data sets are kept: `$CTR_CACHE`, else `ctr-serving` in the user's cache folder."""
-    return Path(os.environ.get("CTR_CACHE") or own_folder()) / "data"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CTR_CACHE") or Path(cache, "ctr-serving")) / "data"
 
 
 def _key(description: Description, path: Path) -> str:

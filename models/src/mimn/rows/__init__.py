@@ -1,4 +1,4 @@
-"""What is compiled for the processor when a C compiler is there: the step graph, with the same bits, what a head is
+"""What is compiled for the processor when the package is installed: the step graph, with the same bits, what a head is
 given of candidates, and the head. Each has another form, which runs elsewhere, and is compared with it when a bundle is
 opened.
 
@@ -15,5 +15,5 @@ records, records.c  keys and events    states, states.c  digests, counters, ledg
 stored, stored.c  what is stored of states    live  all of these, for a service
 candidates, lookups.c  vectors, cells and reads of candidates    candidate_list, candidate_list.c  ids from JSON
 head_program, head_values, head_code, head_kernel, head.c  the head    rooms  places that values share
-library  how C sources are built, kept and loaded    arrays  as C gets them
+library  the extension that models/setup.py builds of them    arrays  as C gets them
 """

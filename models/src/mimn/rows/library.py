@@ -1,41 +1,24 @@
-"""The C library of this package. Built by the machine's C compiler when it is first needed, and kept; or before, for an
-image without a compiler (`python -m mimn.rows`)."""
+"""The package's C extension, as ctypes loads it: models/setup.py builds a variant for each kind of processor where the
+package is installed, if a C compiler is there."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from mimn.own_folder import trusted_folder
-from mimn.whole_file import sync_folder
-
 log = logging.getLogger("mimn.rows")
 
-HERE = Path(__file__).parent
-SOURCES = ("rows.c", "lanes.c", "states.c", "stored.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
-_HEADERS = ("rows.h",)
-_BUILT_FOR = ("-mavx2", "-mfma", "-mf16c", "-mpclmul")
-_ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", *_BUILT_FOR)
-FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
-"""By variant, the best first. All give the same bits."""
-_ALWAYS = {"avx2", "fma", "f16c", "pclmulqdq"}
-NEEDS = {"avx512": _ALWAYS | {"avx512f"}, "avx2": _ALWAYS}
-"""What the processor must have."""
-SWITCH = "MIMN_COMPILED_STEP"
+_ALWAYS: Final = {"avx2", "fma", "f16c", "pclmulqdq"}
+NEEDS: Final = {"avx512": _ALWAYS | {"avx512f"}, "avx2": _ALWAYS}
+"""By variant, the best first: what the processor must have. All give the same bits."""
+SWITCH = "MIMN_COMPILED"
 """Environment variable; `off`: nothing compiled runs. Steps and heads are graphs on onnxruntime, and Python does the
-rest, several times slower. Otherwise the library is built once by the machine's C compiler (`CC`, else `cc`), if the
-image has none, and kept in `ctr-serving` below `XDG_CACHE_HOME`, else below `~/.cache`."""
-SEAL_BYTES: Final = hashlib.sha256().digest_size
-"""At the end of a library: the SHA-256 of what precedes."""
+rest, several times slower, as where the package `mimn` was installed without a C compiler."""
 _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "rows_fold": ("pppppppipi", None),
     "states_hash": ("pppi", None),
@@ -66,48 +49,36 @@ _KINDS: Final = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int64
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The sources compiled, loaded once a process: shipped beside them (`build`), or else made once for a user of the
-    machine and kept."""
+    """The best variant that was built and that the processor can run; None if there is none, or it is switched off."""
     if os.environ.get(SWITCH) == "off":
         return None
-    have = features()
-    variant = next((name for name, needs in NEEDS.items() if platform.machine() == "x86_64" and needs <= have), None)
-    if variant is None:
-        log.info("no compiled step on this processor: the graph runs")
+    suitable = [variant for variant in NEEDS if runs(variant)]
+    built = next((path for variant in suitable if (path := path_of(variant))), None)
+    if built is None:
+        why = "mimn was installed without a C compiler" if suitable else "the processor has no AVX2"
+        log.warning("no compiled code: %s; onnxruntime and Python do its work, several times slower", why)
         return None
-    name = file_name(variant)
-    try:
-        if (shipped := _kept(HERE / name)) is not None:
-            return shipped
-        folder = trusted_folder()
-        if (kept := _kept(folder / name)) is not None:
-            return kept
-        if why := build(variant, folder):
-            log.warning("%s: the graph runs, several times slower", why)
-            return None
-        return load(folder / name)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        log.warning("the graph runs, several times slower, because the compiled step cannot be kept: %s", error)
-        return None
+    return load(built)
 
 
-def _kept(path: Path) -> ctypes.CDLL | None:
-    """A library that was built before; None if there is none, or if it cannot be used."""
+def path_of(variant: str) -> Path | None:
+    """Where a variant is; None if it was not built."""
+    spec = find_spec(f"mimn.rows._{variant}")
+    return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
+def runs(variant: str) -> bool:
+    """Whether the processor has what a variant needs."""
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content[:-SEAL_BYTES]).digest() == content[-SEAL_BYTES:]:
-            return load(path)
-        why = "it is damaged"
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        why = str(error)
-    log.warning("%s cannot be used: %s; it is built again", path, why)
-    return None
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return False
+    has = next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set[str]())
+    return NEEDS[variant] <= has
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """A library that `build` made."""
+    """A variant's functions."""
     built, releasing = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
     for name, (arguments, result) in _FUNCTIONS.items():
         if name in _LONG:
@@ -116,43 +87,3 @@ def load(path: Path) -> ctypes.CDLL:
         function.restype = result
         function.argtypes = [_KINDS[kind] for kind in arguments]
     return built
-
-
-def file_name(variant: str) -> str:
-    """Of the library: other sources or other options have another name."""
-    parts = [*((HERE / source).read_bytes() for source in (*SOURCES, *_HEADERS)), " ".join(FLAGS[variant]).encode()]
-    return f"rows-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.so"
-
-
-def build(variant: str, folder: Path) -> str:
-    """Compile a variant into `folder`, in place of one that is there; returns why it could not be done, or nothing.
-
-    A file that a crash of the machine cut short would end each process that loads it, with SIGBUS and without a word.
-    So it is on the disk before it has its name, and ends with the SHA-256 of all before, which a loader of ELF ignores.
-    """
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        return "no C compiler found: install gcc or set CC"
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / "rows.so"
-        command = [compiler, *FLAGS[variant], "-o", str(made), *(str(HERE / source) for source in SOURCES), "-lm"]
-        result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-        if result.returncode:
-            return f"{compiler} cannot build {' and '.join(SOURCES)}: {result.stderr[-500:]}"
-        with made.open("r+b") as file:
-            seal = hashlib.sha256(file.read()).digest()
-            file.write(seal)
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(folder / file_name(variant))
-    sync_folder(folder)
-    return ""
-
-
-def features() -> set[str]:
-    """What the processor says it has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
