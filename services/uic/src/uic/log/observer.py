@@ -14,10 +14,10 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from contextlib import closing, suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import AuthorizationError, GroupAuthorizationFailedError, KafkaError, NoError
 from kafka.structs import OffsetAndMetadata
 
@@ -36,8 +36,8 @@ from uic.core.topics import erased_topic, miscounted
 from uic.core.trouble import TOPIC, Cause, Trouble
 from uic.log.dead_letter_topic import why_away
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.topic_answers import RIGHTS_PAGE, trouble_of
-from uic.log.topic_facts import topic_id_of
+from uic.log.topic_answers import NO_BROKER, RIGHTS_PAGE, trouble_of
+from uic.log.topic_facts import extents, topic_id_of
 from uic.log.unreachable import described, unreachable, was_answered
 from uic.logs import say
 from uic.settings import KafkaSettings
@@ -61,18 +61,6 @@ COMMIT_S, COMMIT_AGAIN_S = 1.0, 5.0
 """Between commits of offsets, and after one that failed."""
 QUIET_S: Final = 0.2
 """How long the thread waits for a question."""
-NO_BROKER: Final = -1
-"""What the brokers name as the leader of a partition that has none."""
-
-
-class _Extent(NamedTuple):
-    """A partition's log."""
-
-    start: int
-    stable_end: int
-    """The last stable offset."""
-    log_end: int
-    """The high watermark."""
 
 
 class LogObserver(threading.Thread):
@@ -234,7 +222,7 @@ class LogObserver(threading.Thread):
         for leader in sorted(led, key=self._silent.__contains__):
             try:
                 with explained(admin, leader):
-                    extents = self._extents(admin, led[leader])
+                    found_at = extents(admin, [TopicPartition(self._topic, p) for p in led[leader]])
             except KafkaError as error:
                 self._silent.add(leader)
                 self._heard(error)
@@ -242,7 +230,7 @@ class LogObserver(threading.Thread):
                 self._not_described(tags, led[leader], described(error, self._client, self._topic))
                 continue
             self._silent.discard(leader)
-            for partition, extent in extents.items():
+            for (_, partition), extent in found_at.items():
                 bounds = log_bounds(extent.start, extent.stable_end, topic_id)
                 self.ends[partition] = bounds.end
                 log_end = max(extent.log_end, bounds.end)
@@ -262,16 +250,6 @@ class LogObserver(threading.Thread):
     def _forget_ends(self, partitions: Collection[int]) -> None:
         for partition in partitions:
             self.ends.pop(partition, None)
-
-    def _extents(self, admin: KafkaAdminClient, partitions: Collection[int]) -> dict[int, _Extent]:
-        """Ask one leader."""
-        asked = [TopicPartition(self._topic, p) for p in partitions]
-        starts = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST), timeout_ms=0)
-        latest = dict.fromkeys(asked, OffsetSpec.LATEST)
-        # Before the last stable offsets: what is produced between the two would look like an open transaction.
-        log_ends = admin.list_partition_offsets(latest, timeout_ms=0)
-        stable = admin.list_partition_offsets(latest, isolation_level="read_committed", timeout_ms=0)
-        return {tp.partition: _Extent(starts[tp].offset, stable[tp].offset, log_ends[tp].offset) for tp in asked}
 
     def _look_at_topics(self, admin: KafkaAdminClient) -> None:
         erased, letters = erased_topic(self._topic), self._settings.dead_letter_topic

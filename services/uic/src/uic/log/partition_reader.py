@@ -7,7 +7,7 @@ write files whose names say which offsets they cover, markers of transactions in
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,11 +20,10 @@ from uic.core.same_topic import Identity
 from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
 from uic.log.lone_consumer import open_lone_consumer, read_settled, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
-from uic.log.topic_facts import topic_id_of
+from uic.log.topic_facts import Extent, check_led, extents, topic_id_of
 from uic.log.unreachable import NO_ANSWER, stopped
 from uic.settings import MAX_BATCH_BYTES, KafkaSettings
 
@@ -96,16 +95,12 @@ class PartitionReader:
             UnsuitableTopic: there is no such topic.
         """
         with self._named(NO_ANSWER, TO_SEE):
-            _, topic_id, count = self.identity()
-            there = [TopicPartition(self._topic, p) for p in range(count)]
-            timeout_ms = int(self._idle_s * 1000)
-            begins = self._consumer.beginning_offsets(there, timeout_ms=timeout_ms)
-            # Before the last stable offsets: what is produced between the two would look like an open transaction.
-            with up_to_the_high_watermark(self._consumer):
-                log_ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
-            ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
-        partitions = [log_bounds(begins[tp], ends[tp], topic_id) for tp in there]
-        at_least = [max(log_ends[tp], now.end) for tp, now in zip(there, partitions, strict=True)]
+            found = self._described()
+            count, topic_id = len(found["partitions"]), topic_id_of(found)
+            check_led(found, range(count))
+            told = self._extents(range(count))
+        partitions = [log_bounds(one.start, one.stable_end, topic_id) for one in told]
+        at_least = [max(one.log_end, now.end) for one, now in zip(told, partitions, strict=True)]
         return TopicBounds(self._topic, topic_id, partitions, at_least)
 
     def identity(self) -> Identity:
@@ -116,13 +111,30 @@ class PartitionReader:
             LogUnavailable, TopicRefused, UnsuitableTopic: as `bounds`.
         """
         with self._named(NO_ANSWER, TO_SEE):
-            if self._admin is None:
-                bounded = {"bootstrap_timeout_ms": int(self._idle_s * 1000)}
-                self._admin = open_kafka_client(KafkaAdminClient, **self._client | bounded)
-            with explained(self._admin):
-                [found] = self._admin.describe_topics([self._topic])
-        check_there(self._client, found)
+            found = self._described()
         return Identity(self._topic, topic_id_of(found), len(found["partitions"]))
+
+    def _described(self) -> Mapping[str, Any]:
+        admin = self._asked()
+        with explained(admin):
+            [found] = admin.describe_topics([self._topic])
+        check_there(self._client, found)
+        described: Mapping[str, Any] = found
+        return described
+
+    def _extents(self, partitions: Iterable[int]) -> list[Extent]:
+        admin = self._asked()
+        with explained(admin):
+            places = [TopicPartition(self._topic, p) for p in partitions]
+            found = extents(admin, places)
+        return [found[tp] for tp in places]
+
+    def _asked(self) -> KafkaAdminClient:
+        if self._admin is None:
+            timeout_ms = int(self._idle_s * 1000)
+            bounded = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+            self._admin = open_kafka_client(KafkaAdminClient, **self._client | bounded)
+        return self._admin
 
     def start(self, partition: int) -> int:
         """Where a partition begins now.
@@ -130,9 +142,10 @@ class PartitionReader:
         Raises:
             LogUnavailable: no answer; a `NoLeader` if the partition has no leader.
         """
-        tp = TopicPartition(self._topic, partition)
         with self._named(NO_ANSWER, TO_SEE):
-            return int(self._consumer.beginning_offsets([tp], timeout_ms=int(self._idle_s * 1000))[tp])
+            check_led(self._described(), [partition])
+            [extent] = self._extents([partition])
+        return extent.start
 
     def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
         """The committed records of `start` <= offset < `end`, some thousand at a time, each time with the position

@@ -14,6 +14,8 @@ from kafka.errors import KafkaError, NoError, TopicAuthorizationFailedError, Unk
 from uic.errors import LogUnavailable, TopicRefused, UnsuitableTopic
 
 ABSENT = "does not exist"
+NO_BROKER = -1
+"""What the brokers name as the leader of a partition that has none."""
 RIGHTS_PAGE = "docs/runbooks/kafka-users.md"
 CLOCKS_PAGE = "docs/runbooks/clocks.md"
 TO_SEE = "READ or WRITE"

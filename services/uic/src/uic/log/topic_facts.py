@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.deployment import TopicFacts
+from uic.core.topics import bring_back
+from uic.errors import NoLeader
 from uic.log.topic_answers import rights_of
 
 
@@ -18,6 +21,40 @@ def topic_id_of(described: Mapping[str, Any]) -> bytes:
     """16 bytes of a topic that `describe_topics` has described; zeros if it has no id."""
     told = described.get("topic_id")
     return UUID(str(told)).bytes if told else NO_TOPIC_ID
+
+
+class Extent(NamedTuple):
+    """A partition's log."""
+
+    start: int
+    stable_end: int
+    """The last stable offset."""
+    log_end: int
+    """The high watermark. While a transaction is open, it is above the last stable offset."""
+
+
+def extents(admin: KafkaAdminClient, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Extent]:
+    """Where partitions begin and end now, as their leaders say.
+
+    Raises:
+        KafkaError: no answer, or it is refused.
+    """
+    latest = dict.fromkeys(partitions, OffsetSpec.LATEST)
+    starts = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST), timeout_ms=0)
+    # Before the last stable offsets: what is produced between the two would look like an open transaction.
+    log_ends = admin.list_partition_offsets(latest, timeout_ms=0)
+    stable = admin.list_partition_offsets(latest, isolation_level="read_committed", timeout_ms=0)
+    return {tp: Extent(starts[tp].offset, stable[tp].offset, log_ends[tp].offset) for tp in partitions}
+
+
+def check_led(described: Mapping[str, Any], partitions: Collection[int]) -> None:
+    """
+    Raises:
+        NoLeader: no broker leads some of these partitions of a topic that `describe_topics` has described.
+    """
+    led = {one["partition_index"] for one in described["partitions"] if one["leader_id"] >= 0}
+    if away := sorted(set(partitions) - led):
+        raise NoLeader(f"topic {described['name']}: {bring_back(away)}", tuple(away))
 
 
 def current_topic_id(admin: Any, topic: str) -> bytes:

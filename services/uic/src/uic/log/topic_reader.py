@@ -7,7 +7,8 @@ The consumer lives as long as the call, commits nothing and chooses no position:
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,10 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.kafka_repairs.offsets import up_to_the_high_watermark
 from uic.log.lone_consumer import open_lone_consumer, read_settled, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, check_there, refusal
+from uic.log.topic_facts import check_led, extents
 from uic.log.unreachable import stopped, unreachable
 from uic.settings import MAX_BATCH_BYTES
 
@@ -73,16 +74,10 @@ def read_to_end(
         UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         UnsuitableTopic: the topic does not exist, or has another number of partitions than `count`.
     """
+    span = _span(client, topic, partitions, count=count, last=last, since_ms=since_ms or {}, idle_s=idle_s)
     consumer = open_lone_consumer(client, timeout_s=idle_s, most_bytes=most_bytes)
     try:
         with explained(consumer):
-            there = consumer.partitions_for_topic(topic)
-            if not there:  # the consumer does not say why
-                _check_there(client, topic, idle_s)
-            if count is not None and (wrong := miscounted(len(there), count)):
-                raise UnsuitableTopic(f"topic {topic} {wrong}")
-            chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
-            span = _span(consumer, chosen, last=last, since_ms=since_ms or {}, idle_s=idle_s)
             yield from _read(client, consumer, topic, span.starts, span.stable, idle_s=idle_s)
         if span.behind:
             yield from read_settled(
@@ -97,25 +92,6 @@ def read_to_end(
         raise stopped(error) from error
     finally:
         consumer.close(autocommit=False, timeout_ms=1000)
-
-
-def _check_there(client: Mapping[str, Any], topic: str, timeout_s: float) -> None:
-    """Say why a topic has no partitions.
-
-    Raises:
-        LogUnavailable, TopicRefused, UnsuitableTopic: as `read_to_end`.
-    """
-    try:
-        admin = open_kafka_client(KafkaAdminClient, **dict(client) | {"bootstrap_timeout_ms": int(timeout_s * 1000)})
-        try:
-            with explained(admin):
-                [found] = admin.describe_topics([topic])
-        finally:
-            admin.close()
-    except KafkaError as error:
-        raise unreachable(client, error) from error
-    check_there(client, found)
-    raise LogUnavailable(f"topic {topic} has no partitions yet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +111,46 @@ class _Span:
 
 
 def _span(
-    consumer: KafkaConsumer,
-    chosen: Sequence[TopicPartition],
+    client: Mapping[str, Any],
+    topic: str,
+    partitions: Collection[int] | None,
     *,
+    count: int | None,
     last: int | None,
     since_ms: Mapping[int, int],
     idle_s: float,
 ) -> _Span:
+    """Ask the brokers.
+
+    Raises:
+        LogUnavailable, TopicRefused, UnsuitableTopic: as `read_to_end`.
+    """
     timeout_ms = int(idle_s * 1000)
-    begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)
-    times = {tp: since_ms[tp.partition] for tp in chosen if tp.partition in since_ms}
-    with up_to_the_high_watermark(consumer):
-        # Before the last stable offsets: what is produced between the two would look like an open transaction.
-        ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
-        timed = consumer.offsets_for_times(times, timeout_ms=timeout_ms) if times else {}
-    first = {tp: found.offset for tp, found in timed.items() if found is not None}
-    starts = {tp: max(begins[tp], first.get(tp, 0), 0 if last is None else ends[tp] - last) for tp in chosen}
-    stable = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
-    return _Span(starts, {tp: max(starts[tp], stable[tp]) for tp in chosen}, ends)
+    bounded = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+    try:
+        with closing(open_kafka_client(KafkaAdminClient, **dict(client) | bounded)) as admin, explained(admin):
+            [found] = admin.describe_topics([topic])
+            check_there(client, found)
+            there = sorted(one["partition_index"] for one in found["partitions"])
+            if not there:
+                raise LogUnavailable(f"topic {topic} has no partitions yet")
+            if count is not None and (wrong := miscounted(len(there), count)):
+                raise UnsuitableTopic(f"topic {topic} {wrong}")
+            chosen = [TopicPartition(topic, p) for p in there if partitions is None or p in partitions]
+            check_led(found, [tp.partition for tp in chosen])
+            told = extents(admin, chosen)
+            times = {tp: since_ms[tp.partition] for tp in chosen if tp.partition in since_ms}
+            first = {tp: at.offset for tp, at in admin.list_partition_offsets(times).items()} if times else {}
+    except TopicAuthorizationFailedError as error:
+        raise TopicRefused(f"topic {topic} {refusal(client, TO_READ)}") from error
+    except KafkaError as error:
+        raise unreachable(client, error) from error
+    # The first record of a time has the offset -1 where there is none.
+    starts = {
+        tp: max(one.start, first.get(tp, 0), 0 if last is None else one.log_end - last) for tp, one in told.items()
+    }
+    stable = {tp: max(starts[tp], one.stable_end) for tp, one in told.items()}
+    return _Span(starts, stable, {tp: one.log_end for tp, one in told.items()})
 
 
 def _read(

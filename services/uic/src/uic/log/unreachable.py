@@ -26,11 +26,9 @@ from kafka.errors import (
 )
 
 from process.tls_causes import RESET, by_cause
-from uic.errors import LogUnavailable, NoLeader
+from uic.errors import LogUnavailable
 from uic.log.connection_causes import BEFORE_ANY_ANSWER, ConnectionsFailed, NoConnection, why_no_connection, words_of
-from uic.log.kafka_repairs.metadata import NO_BROKER
-from uic.log.kafka_repairs.offsets import Leaderless
-from uic.log.topic_answers import TO_READ, refusal, time_refused
+from uic.log.topic_answers import NO_BROKER, TO_READ, refusal, time_refused
 
 NO_ANSWER: Final = "a broker that is needed does not answer"
 _WHICH: Final = "`ctr doctor` says which are away"
@@ -95,8 +93,6 @@ def stopped(error: Exception, what: str = NO_ANSWER) -> LogUnavailable:
         error: the client's, as `explained` raised it.
         what: what went wrong.
     """
-    if isinstance(error, Leaderless):
-        return NoLeader(error.words, tuple(tp.partition for tp in error.partitions))
     failures = _failures(error)
     return LogUnavailable(f"{what}: {by_broker(failures) if failures else _words(error) or type(error).__name__}")
 
@@ -130,8 +126,6 @@ def described(error: BaseException, client: Mapping[str, Any], topic: str = "", 
 def _words(error: BaseException) -> str:
     """What an error means whose own words say little; empty for others."""
     match error:
-        case Leaderless():
-            return str(error.words)
         case UnknownBrokerIdError(args=(broker,)) if broker == NO_BROKER:
             return "a partition has no leader: bring its replicas back"
         case UnknownBrokerIdError(args=(broker,)):

@@ -4,7 +4,6 @@ one package because it is all: with another version of the library, this package
 Two kinds: what the library has no public way to (faster reading of batches, the log behind an open transaction), and
 repairs of its faults, seen in 3.0.12:
 
-* `offsets.LeaderAwareFetcher`: offsets of partitions without a leader are an error that names these partitions.
 * `clients.open_kafka_client`: a client that finds no broker leaves no thread and no open file. And a key with a
   passphrase is a connection that fails, and no question at the terminal.
 * `connections.Manager`: a connection that cannot be made leaves no open socket, and why it failed is known; TLS has no

@@ -147,17 +147,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     "a marker's batch has one record, which says whether it is an abort": lambda: uses(
         Fetcher.PartitionRecords._contains_abort_marker, "is_control_batch", "abort"
     ),
-    "offsets are asked for with the fetcher's _isolation_level": lambda: (
-        uses(Fetcher.__init__, "_isolation_level") and uses(Fetcher._send_list_offsets_request, "_isolation_level")
-    ),
-    "all offsets are asked for with _fetch_offsets_by_times_async(timestamps, timeout_ms), of leaders only": lambda: (
-        takes(Fetcher._fetch_offsets_by_times_async, "self", "timestamps", "timeout_ms")
-        and uses(Fetcher.beginning_or_end_offset, "_fetch_offsets_by_times_async")
-        and uses(Fetcher.offsets_by_times, "_fetch_offsets_by_times_async")
-        and uses(Fetcher._group_list_offset_requests, "leader_for_partition")
-        and uses(Fetcher.__init__, "_manager")
-        and takes(ClusterMetadata.leader_for_partition, "self", "partition")
-    ),
     "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
     "metadata is asked for with send(request, node), and has topics with name and error_code": lambda: (
         uses(ClusterMetadata._do_refresh_metadata, "_manager", "send", "metadata_request")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
-from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
@@ -16,7 +15,6 @@ from uic.log.connection_causes import ConnectionsFailed, NoConnection
 from uic.log.kafka_repairs.assumptions import check_client
 from uic.log.kafka_repairs.connections import Manager
 from uic.log.kafka_repairs.metadata import address_of
-from uic.log.kafka_repairs.offsets import LeaderAwareFetcher
 
 Client = TypeVar("Client")
 
@@ -64,8 +62,6 @@ def open_kafka_client(kind: Callable[..., Client], **options: Any) -> Client:
             failures = {at: why for manager in managers for at, why in manager.failures().items()}
             raise error from ConnectionsFailed(failures, found_none=True)
         started.pop_all()
-    if isinstance(client, KafkaConsumer):
-        client._fetcher.__class__ = LeaderAwareFetcher
     return client
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from kafka import TopicPartition
-from kafka.cluster import ClusterMetadata
-
 from process.addresses import joined
 
 NO_BROKER: Final = -1
@@ -22,8 +19,3 @@ def address_of(node: Any) -> str:
 def addresses_of(nodes: Iterable[Any]) -> str:
     """Where brokers are, for a message."""
     return ", ".join(sorted(map(address_of, nodes)))
-
-
-def leaderless_in(cluster: ClusterMetadata, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
-    """Those that have no leader, as of the metadata in `cluster`."""
-    return {tp for tp in partitions if cluster.leader_for_partition(tp) == NO_BROKER}

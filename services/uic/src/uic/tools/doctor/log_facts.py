@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import (
     BrokerResponseError,
     KafkaError,
@@ -22,10 +22,10 @@ from process.tls_causes import BadTlsFiles
 from uic.core.deployment import TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.topics import erased_topic, import_run, replay_run
-from uic.errors import UicError, UnsuitableClient
+from uic.errors import NoLeader, UicError, UnsuitableClient
 from uic.log.kafka_repairs.clients import broker_version, explained, open_kafka_client
 from uic.log.topic_answers import ABSENT, trouble_of
-from uic.log.topic_facts import topic_facts
+from uic.log.topic_facts import check_led, extents, topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.log.unreachable import described, seen_and_fix
 from uic.settings import KafkaSettings
@@ -185,25 +185,29 @@ def _written(
     written: dict[str, Written] = {}
     first_ends: dict[int, int] = {}
     try:
-        consumer = open_kafka_client(
-            KafkaConsumer, **dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms}
+        admin = open_kafka_client(
+            KafkaAdminClient, **dict(client) | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
         )
     except KafkaError as error:
         return {}, {}, described(error, client)
     try:
-        with explained(consumer):
+        with explained(admin):
             for topic in topics:
-                places = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-                begins = consumer.beginning_offsets(places, timeout_ms=timeout_ms)
-                ends = consumer.end_offsets(places, timeout_ms=timeout_ms)
-                first_ends = first_ends or {at.partition: int(end) for at, end in ends.items()}
-                since = consumer.offsets_for_times(dict.fromkeys(places, since_ms), timeout_ms=timeout_ms)
-                recent = sum(ends[at] - first.offset for at, first in since.items() if first is not None)
-                written[topic] = Written(recent=recent, retained=sum(ends[at] - begins[at] for at in places))
+                [found] = admin.describe_topics([topic])
+                there = [one["partition_index"] for one in found["partitions"]]
+                check_led(found, there)
+                told = extents(admin, [TopicPartition(topic, p) for p in there])
+                first_ends = first_ends or {at.partition: one.log_end for at, one in told.items()}
+                since = admin.list_partition_offsets(dict.fromkeys(told, since_ms))
+                recent = sum(told[at].log_end - first.offset for at, first in since.items() if first.offset >= 0)
+                retained = sum(one.log_end - one.start for one in told.values())
+                written[topic] = Written(recent=recent, retained=retained)
+    except NoLeader as error:
+        return written, first_ends, error.detail
     except TopicAuthorizationFailedError:
         return written, first_ends, ""
     except KafkaError as error:
         return written, first_ends, described(error, client)
     finally:
-        consumer.close()
+        admin.close()
     return written, first_ends, ""
