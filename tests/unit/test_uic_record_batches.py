@@ -26,13 +26,10 @@ from uic.core.records import Records
 from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
 from uic.log.kafka_repairs.partition_records import (
     FetchedBatch,
-    Markers,
     PartitionBatches,
     PartitionRecords,
-    SettledRecords,
     read_batches_with_uic,
 )
-from uic.log.outcomes import Outcomes
 from uic.log.record_batches import UnreadableBatch
 from uic.log.record_batches import _records as by_python
 
@@ -180,35 +177,6 @@ class Aborted:
 
 def of_producer(producer_id: int) -> dict[str, Any]:
     return TRANSACTION | {"producer_id": producer_id}
-
-
-def test_behind_an_open_transaction_what_is_final_is_read_and_nothing_else() -> None:
-    def marked(base: int, producer_id: int, *, abort: bool) -> bytearray:
-        return sealed(marker(base, abort=abort), PRODUCER_AT, struct.pack(">q", producer_id))
-
-    data = (
-        batch([(1, b"open", b"v", [])], base=5, **of_producer(1))
-        + batch([(1, b"plain", b"v", []), (1, b"plain", b"v", [])], base=6)
-        + batch([(1, b"aborted", b"v", [])], base=8, **of_producer(7))
-        + batch([(1, b"committed", b"v", [])], base=9, **of_producer(8))
-        + marked(10, 7, abort=True)
-        + batch([(1, b"then committed", b"v", [])], base=11, **of_producer(7))
-        + marked(12, 8, abort=False)
-        + marked(13, 7, abort=False)
-        + batch([(1, b"idempotent", b"v", [])], base=14, producer_id=9, producer_epoch=0, base_sequence=0)
-        + batch([(1, b"open again", b"v", [])], base=15, **of_producer(8))
-    )
-    outcomes = Outcomes()
-
-    def found(reader: type[PartitionRecords], start: int) -> tuple[list[Any], int]:
-        kind: Any = type("Reader", (reader,), {"outcomes": outcomes})
-        fetched = kind(start, AT, MemoryRecords(bytes(data)))
-        return [(r.offset, r.key) for r in fetched.take(100)], fetched.next_fetch_offset
-
-    assert found(Markers, 5) == ([], 16)
-    settled = [(6, b"plain"), (7, b"plain"), (9, b"committed"), (11, b"then committed"), (14, b"idempotent")]
-    assert found(SettledRecords, 5) == (settled, 16)
-    assert found(SettledRecords, 7) == (settled[1:], 16)
 
 
 @pytest.mark.parametrize(

@@ -241,19 +241,18 @@ class Importer:
             )
 
     def _scan(self, reader: PartitionReader, there: There) -> None:
-        """Read what the topic has. What lies behind an open transaction of another producer is read, too. What that
-        transaction itself has written is not there yet: to this run, it comes after the import.
+        """Read what the topic has.
 
         Raises:
             BulkRefused: records of the source are there twice, or out of order; or it is another topic, or has grown.
-            LogUnavailable: no answer.
+            LogUnavailable: no answer, or another producer's transaction is open, behind which earlier runs may lie.
         """
         now = reader.bounds()
         self._refuse_another_topic(now.identity)
         read = self._progress("read", sum(now.log_ends) - sum(log.start for log in now.partitions), "offsets")
         for partition, log in enumerate(now.partitions):
             position = log.start
-            for records, reached in reader.read_settled(partition, position, now):
+            for records, reached in reader.read(partition, position, now.log_ends[partition]):
                 read(reached - position)
                 position = reached
                 for record in records:

@@ -1,27 +1,19 @@
-"""A Kafka consumer outside any group: it commits nothing, and its user says where it reads.
-
-A consumer of committed records ends at the last stable offset: the beginning of the first transaction that is open.
-What lies behind may be final all the same, above all what UIC itself wrote, which is never part of a transaction. A
-reader that must not overlook that uses `read_settled`.
-"""
+"""A Kafka consumer outside any group: it commits nothing, and its user says where it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from uic.errors import LogUnavailable
 from uic.log.connection_causes import ConnectionsFailed
-from uic.log.kafka_repairs.clients import explained, failures_of, open_kafka_client
-from uic.log.kafka_repairs.partition_records import Markers, SettledRecords, read_batches_with_uic
-from uic.log.outcomes import Outcomes
+from uic.log.kafka_repairs.clients import failures_of, open_kafka_client
+from uic.log.kafka_repairs.partition_records import read_batches_with_uic
 from uic.log.unreachable import stopped, unreachable
 from uic.settings import MAX_BATCH_BYTES
-
-T = TypeVar("T")
 
 
 def open_lone_consumer(
@@ -73,40 +65,9 @@ def silent(client: Mapping[str, Any], consumer: KafkaConsumer, topic: str, waite
     return LogUnavailable(f"{stopped(error, what).detail}; run this again")
 
 
-def read_settled(
-    client: Mapping[str, Any],
-    read: Callable[[KafkaConsumer], Iterator[T]],
-    *,
-    timeout_s: float,
-    most_bytes: int = MAX_BATCH_BYTES,
-    **more: Any,
-) -> Iterator[T]:
-    """What `read` reads, from a last stable offset on, of the records that are final although a transaction before them
-    is open: those of no transaction, and those of transactions that were committed. In the log's order.
-
-    What belongs to the open transaction is left out, and so is what belongs to an aborted one. Which those are is known
-    only behind them, so `read` reads twice.
-
-    Args:
-        client: options of the Kafka client.
-        read: reads from the same offsets to the same ends each time, which may lie up to the high watermark.
-        timeout_s: bounds connecting.
-        most_bytes: the most that a batch may be when decompressed.
-        more: further options of the consumer.
-
-    Raises:
-        LogUnavailable: no broker answers.
-        KafkaError: as `read` raises it.
-    """
-    outcomes = Outcomes()
-    more["isolation_level"] = "read_uncommitted"
-    for reader in (Markers, SettledRecords):
-        opened = open_lone_consumer(client, timeout_s=timeout_s, most_bytes=most_bytes, **more)
-        read_batches_with_uic(opened, reader, most_bytes=most_bytes, outcomes=outcomes)
-        try:
-            with explained(opened):
-                for found in read(opened):
-                    if reader is SettledRecords:
-                        yield found
-        finally:
-            opened.close(autocommit=False, timeout_ms=1000)
+def held_back(topic: str, partition: int, offset: int) -> LogUnavailable:
+    """The error to raise where committed records end before the log does."""
+    return LogUnavailable(
+        f"{topic}, partition {partition}: a transaction is open from offset {offset} on; run this again when its "
+        "producer has ended it. One that hangs: docs/runbooks/data-gap.md"
+    )

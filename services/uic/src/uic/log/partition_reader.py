@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from uic.core.records import BatchRecord
@@ -20,7 +20,7 @@ from uic.core.same_topic import Identity
 from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.lone_consumer import open_lone_consumer, read_settled, silent
+from uic.log.lone_consumer import held_back, open_lone_consumer, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal
 from uic.log.topic_facts import Extent, check_led, extents, topic_id_of
@@ -152,34 +152,12 @@ class PartitionReader:
         that the client has reached: all that lies below it was handed out, or will never be.
 
         Raises:
-            LogUnavailable: the broker stopped answering, or retention removed records while they were read.
+            LogUnavailable: the broker stopped answering, or a transaction is open below `end`, or retention removed
+                records while they were read.
             TopicRefused: this user may not read the topic.
             UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         """
-        yield from self._read(self._consumer, partition, start, end)
-
-    def read_settled(self, partition: int, start: int, bounds: TopicBounds) -> Iterator[tuple[list[BatchRecord], int]]:
-        """As `read`, up to where the log ended when `bounds` was asked: also the records that are final behind an open
-        transaction (`lone_consumer`). What was written in that one is never handed out.
-
-        Raises:
-            LogUnavailable, TopicRefused, UnreadableLog: as `read`.
-        """
-        stable, end = bounds.partitions[partition].end, bounds.log_ends[partition]
-        yield from self.read(partition, start, stable)
-        behind = max(start, stable)
-        if behind < end:
-            yield from read_settled(
-                self._client,
-                lambda consumer: self._read(consumer, partition, behind, end),
-                timeout_s=self._idle_s,
-                most_bytes=self._most_bytes,
-                **FETCHING,
-            )
-
-    def _read(
-        self, consumer: KafkaConsumer, partition: int, start: int, end: int
-    ) -> Iterator[tuple[list[BatchRecord], int]]:
+        consumer = self._consumer
         if start >= end:
             return
         tp = TopicPartition(self._topic, partition)
@@ -202,6 +180,9 @@ class PartitionReader:
                         position, deadline = min(reached, end), time.monotonic() + self._idle_s
                         yield [record for record in found if record.offset < end], position
                     elif time.monotonic() > deadline:
+                        [extent] = self._extents([partition])
+                        if extent.stable_end <= position:
+                            raise held_back(self._topic, partition, position)
                         raise silent(self._client, consumer, self._topic, self._idle_s)
             except OffsetOutOfRangeError as error:
                 raise LogUnavailable(

@@ -18,7 +18,7 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
 from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.lone_consumer import open_lone_consumer, read_settled, silent
+from uic.log.lone_consumer import held_back, open_lone_consumer, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, check_there, refusal
 from uic.log.topic_facts import check_led, extents
@@ -54,22 +54,23 @@ def read_to_end(
 ) -> Iterator[LogRecord]:
     """The committed records of `partitions` (None: all), from their beginning to where they end at the call.
 
-    Among them are those that lie behind an open transaction (`read_settled`): who asks whether something is in the log
-    must not be told no because of what another producer does. A partition's records come in the order of their offsets;
-    partitions are mixed.
+    Committed records end where a transaction is open. A caller that asks whether something is in the log would miss
+    what is behind that, so this is an error if the transaction lasts, except with `last`. A partition's records come in
+    the order of their offsets; partitions are mixed.
 
     Args:
         client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
         topic: never created.
         partitions: which; those that the topic lacks are ignored.
         count: how many partitions the topic must have; None for any number.
-        last: only about this many of the newest records of each partition; None for all.
+        last: only about this many of the newest records of each partition, up to an open transaction; None for all.
         since_ms: partition → time; none below the offset of its first record of that time or later, if it has one.
-        idle_s: how long to wait for any answer before giving up.
+        idle_s: how long to wait for any answer, or for a transaction to end, before giving up.
         most_bytes: the most that a batch may be when decompressed.
 
     Raises:
-        LogUnavailable: no broker answers, or it stops answering; a `NoLeader` names the partitions that have no leader.
+        LogUnavailable: no broker answers, or it stops answering, or a transaction is open; a `NoLeader` names the
+            partitions that have no leader.
         TopicRefused: this user may not see or read the topic.
         UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         UnsuitableTopic: the topic does not exist, or has another number of partitions than `count`.
@@ -78,14 +79,7 @@ def read_to_end(
     consumer = open_lone_consumer(client, timeout_s=idle_s, most_bytes=most_bytes)
     try:
         with explained(consumer):
-            yield from _read(client, consumer, topic, span.starts, span.stable, idle_s=idle_s)
-        if span.behind:
-            yield from read_settled(
-                client,
-                lambda opened: _read(client, opened, topic, span.behind, span.ends, idle_s=idle_s),
-                timeout_s=idle_s,
-                most_bytes=most_bytes,
-            )
+            yield from _read(client, consumer, topic, span, idle_s=idle_s)
     except TopicAuthorizationFailedError as error:
         raise TopicRefused(f"topic {topic} {refusal(client, TO_READ)}") from error
     except KafkaError as error:
@@ -99,15 +93,9 @@ class _Span:
     """What is read of partitions."""
 
     starts: Mapping[TopicPartition, int]
-    stable: Mapping[TopicPartition, int]
-    """The last stable offsets, or where reading starts if that is higher."""
     ends: Mapping[TopicPartition, int]
-    """Where the log ends (high watermarks)."""
-
-    @property
-    def behind(self) -> dict[TopicPartition, int]:
-        """Where to begin with what lies behind an open transaction, of the partitions that have one."""
-        return {tp: at for tp, at in self.stable.items() if at < self.ends[tp]}
+    stable: Mapping[TopicPartition, int]
+    """The last stable offsets: behind one, a transaction was open."""
 
 
 def _span(
@@ -149,20 +137,20 @@ def _span(
     starts = {
         tp: max(one.start, first.get(tp, 0), 0 if last is None else one.log_end - last) for tp, one in told.items()
     }
-    stable = {tp: max(starts[tp], one.stable_end) for tp, one in told.items()}
-    return _Span(starts, stable, {tp: one.log_end for tp, one in told.items()})
+    ends = {tp: one.log_end if last is None else one.stable_end for tp, one in told.items()}
+    return _Span(starts, ends, {tp: one.stable_end for tp, one in told.items()})
 
 
 def _read(
     client: Mapping[str, Any],
     consumer: KafkaConsumer,
     topic: str,
-    starts: Mapping[TopicPartition, int],
-    ends: Mapping[TopicPartition, int],
+    span: _Span,
     *,
     idle_s: float,
 ) -> Iterator[LogRecord]:
-    """The records from `starts` to `ends` (exclusive), with whatever `consumer` hands out."""
+    """The records of `span`."""
+    starts, ends = span.starts, span.ends
     timeout_ms = int(idle_s * 1000)
     unread = {tp for tp in starts if starts[tp] < ends[tp]}
     if not unread:
@@ -200,4 +188,7 @@ def _read(
                 unread.discard(tp)
                 consumer.pause(tp)
         if unread and time.monotonic() > deadline:
+            for tp in sorted(unread):
+                if positions[tp] >= span.stable[tp]:
+                    raise held_back(topic, tp.partition, positions[tp])
             raise silent(client, consumer, topic, idle_s)

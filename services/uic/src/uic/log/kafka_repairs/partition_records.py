@@ -13,7 +13,6 @@ from kafka.errors import CorruptRecordError, UnsupportedCodecError
 from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.log.kafka_repairs.assumptions import check_client
-from uic.log.outcomes import Outcomes
 from uic.log.record_batches import Malformed, UnreadableBatch, read_records
 from uic.settings import MAX_BATCH_BYTES
 
@@ -73,32 +72,6 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
             elif self._is_batch_aborted(batch):
                 return True
         return bool(batch.is_control_batch)
-
-
-class SettledRecords(PartitionRecords):
-    """Of what a client reads that asks for uncommitted records, too: those without a transaction, and those of which
-    `outcomes` says that they were committed."""
-
-    outcomes: ClassVar[Outcomes]
-
-    def _to_skip(self, batch: Any) -> bool:
-        return super()._to_skip(batch) or (
-            batch.magic == 2
-            and batch.is_transactional
-            and not self.outcomes.committed(self.topic_partition, batch.producer_id, batch.base_offset)
-        )
-
-
-class Markers(PartitionRecords):
-    """Hands out nothing that is wanted, and notes in `outcomes` how transactions ended."""
-
-    outcomes: ClassVar[Outcomes]
-
-    def _to_skip(self, batch: Any) -> bool:
-        if super()._to_skip(batch) and batch.has_producer_id():
-            commits = not self._contains_abort_marker(batch)
-            self.outcomes.note(self.topic_partition, batch.producer_id, batch.base_offset, commits=commits)
-        return bool(batch.magic == 2)  # older batches have no transactions, and are not skipped as a whole
 
 
 class FetchedBatch(NamedTuple):
@@ -162,9 +135,7 @@ def read_batches_with_uic(
     reader: type[PartitionRecords] = PartitionRecords,
     *,
     most_bytes: int = MAX_BATCH_BYTES,
-    **more: Any,
 ) -> None:
-    """Make `consumer` hand out what `reader` does, of batches of at most `most_bytes` when decompressed. `more` are
-    further attributes of the reader."""
+    """Make `consumer` hand out what `reader` does, of batches of at most `most_bytes` when decompressed."""
     check_client()
-    consumer._fetcher.PartitionRecords = type(reader.__name__, (reader,), {"most_bytes": most_bytes} | more)
+    consumer._fetcher.PartitionRecords = type(reader.__name__, (reader,), {"most_bytes": most_bytes})
