@@ -78,7 +78,7 @@ def test_states_are_the_replay_of_the_log(make_world: MakeWorld, kafka: str, val
         "every partition is known to be caught up",
         within_s=60,
     )
-    assert all(p["phase"] == "folding" for p in partitions(worker))
+    until(lambda: all(p["phase"] == "folding" for p in partitions(worker)), "the worker says so, too", within_s=60)
 
 
 def test_installations_with_prefixes_of_their_own_each_fold_the_whole_topic(
