@@ -213,8 +213,12 @@ def metric(uic: RunningUic) -> float:
 
 
 def fails(uic: RunningUic) -> str:
-    """What /readyz says of publishing."""
-    return "; ".join(why for why in uic.admin("/readyz")["degraded"] if why.startswith("publishing_fails: "))
+    """What /readyz says of publishing. A worker that no broker answers gives its lease up, and is not ready."""
+    return "; ".join(
+        why
+        for why in uic.admin("/readyz").get("degraded", ["publishing_fails: not ready"])
+        if why.startswith("publishing_fails: ")
+    )
 
 
 def written(secured: SecuredKafka, topic: str) -> int:

@@ -98,9 +98,9 @@ class PartitionReader:
             found = self._described()
             count, topic_id = len(found["partitions"]), topic_id_of(found)
             check_led(found, range(count))
-            told = self._extents(range(count))
-        partitions = [log_bounds(one.start, one.stable_end, topic_id) for one in told]
-        at_least = [max(one.log_end, now.end) for one, now in zip(told, partitions, strict=True)]
+            spans = self._extents(range(count))
+        partitions = [log_bounds(one.start, one.stable_end, topic_id) for one in spans]
+        at_least = [max(one.log_end, now.end) for one, now in zip(spans, partitions, strict=True)]
         return TopicBounds(self._topic, topic_id, partitions, at_least)
 
     def identity(self) -> Identity:

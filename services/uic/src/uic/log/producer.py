@@ -34,6 +34,16 @@ class NewRecord:
     timestamp_ms: int | None = None
     """None: the time at which it is sent."""
 
+    def options(self) -> dict[str, Any]:
+        """What `KafkaProducer.send` takes beside the topic."""
+        return {
+            "key": self.key,
+            "value": self.value,
+            "headers": list(self.headers),
+            "partition": self.partition,
+            "timestamp_ms": self.timestamp_ms,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -84,14 +94,7 @@ class Producer:
                 raise TooManyInFlight(f"{MOST_IN_FLIGHT} records wait for their acknowledgment")
             self._in_flight[published] = time.monotonic() + self._delivery_s + MARGIN_S
         try:
-            sent = self.kafka.send(
-                topic,
-                key=record.key,
-                value=record.value,
-                headers=list(record.headers),
-                partition=record.partition,
-                timestamp_ms=record.timestamp_ms,
-            )
+            sent = self.kafka.send(topic, **record.options())
         except BaseException:
             with self._lock:
                 self._in_flight.pop(published, None)

@@ -126,7 +126,7 @@ def _span(
                 raise UnsuitableTopic(f"topic {topic} {wrong}")
             chosen = [TopicPartition(topic, p) for p in there if partitions is None or p in partitions]
             check_led(found, [tp.partition for tp in chosen])
-            told = extents(admin, chosen)
+            spans = extents(admin, chosen)
             times = {tp: since_ms[tp.partition] for tp in chosen if tp.partition in since_ms}
             first = {tp: at.offset for tp, at in admin.list_partition_offsets(times).items()} if times else {}
     except TopicAuthorizationFailedError as error:
@@ -135,10 +135,10 @@ def _span(
         raise unreachable(client, error) from error
     # The first record of a time has the offset -1 where there is none.
     starts = {
-        tp: max(one.start, first.get(tp, 0), 0 if last is None else one.log_end - last) for tp, one in told.items()
+        tp: max(one.start, first.get(tp, 0), 0 if last is None else one.log_end - last) for tp, one in spans.items()
     }
-    ends = {tp: one.log_end if last is None else one.stable_end for tp, one in told.items()}
-    return _Span(starts, ends, {tp: one.stable_end for tp, one in told.items()})
+    ends = {tp: one.log_end if last is None else one.stable_end for tp, one in spans.items()}
+    return _Span(starts, ends, {tp: one.stable_end for tp, one in spans.items()})
 
 
 def _read(

@@ -68,16 +68,7 @@ class Run:
             with explained(self._producer):
                 self._producer.begin_transaction()
                 for record in records:
-                    sent.append(
-                        self._producer.send(
-                            topic,
-                            key=record.key,
-                            value=record.value,
-                            headers=list(record.headers),
-                            partition=record.partition,
-                            timestamp_ms=record.timestamp_ms,
-                        )
-                    )
+                    sent.append(self._producer.send(topic, **record.options()))
                 self._producer.flush(self._timeout_s)
                 # The library also commits a transaction of which a record has failed.
                 landed = [future.get(timeout=0) for future in sent]
