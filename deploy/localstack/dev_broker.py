@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 
 from localstack.ports import LOOPBACK
 from localstack.server import Server
-from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.clients import open_kafka_client
 
 LOOK_MS = 2000
 """How long one try looks for a broker."""

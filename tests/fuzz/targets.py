@@ -73,8 +73,8 @@ from uic.core.records import BatchRecord, Records
 from uic.core.start_position import LogBounds, Mint, start_position
 from uic.doors.arrival import parse_request
 from uic.doors.servicer import UserInterestCenter
+from uic.log.batch_hook import read_batch
 from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
-from uic.log.kafka_repairs.partition_records import read_batch
 from uic.log.producer import Position
 from uic.log.record_batches import Malformed
 from uic.log.topic_reader import LogRecord

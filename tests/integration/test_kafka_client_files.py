@@ -161,7 +161,7 @@ def lock(key: Path) -> None:
 
 CONNECTS = """
 from kafka import KafkaConsumer
-from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.clients import open_kafka_client
 from uic.log.unreachable import unreachable
 from uic.settings import read_client_settings
 options = read_client_settings().kafka.client_options()

@@ -27,8 +27,8 @@ from support.kafka_cluster import Brokers
 from support.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
 from support.uic_running import RunningUic, click, running_uic
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.log.clients import open_kafka_client
 from uic.log.event_log import KafkaLog
-from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.producer import NewRecord
 from uic.log.topic_reader import read_to_end
 
@@ -140,7 +140,7 @@ def test_a_topic_that_the_brokers_do_not_have_is_what_a_producer_asks_for(real_k
             log.append("none-such", 1, [NewRecord(0, b"user", b"value")], TIMEOUT_S)
         return str(raised.value)
 
-    until(lambda: "the brokers have no topic none-such: does it exist" in why(), "it is said", within_s=60)
+    until(lambda: "topic none-such does not exist" in why(), "it is said", within_s=60)
     log.close()
 
 

@@ -25,8 +25,8 @@ from process.tls_causes import BadTlsFiles
 from support.certificates import Certificates, TlsFront
 from support.choosy_brokers import MECHANISM, TOPIC, choosy_brokers
 from uic.errors import LogUnavailable
-from uic.log.connection_causes import ConnectionsFailed, NoConnection, does_not_answer, why_no_connection
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.clients import explained, open_kafka_client
+from uic.log.connection_causes import ConnectionsFailed, NoConnection, why_no_connection
 from uic.log.topic_answers import TO_WRITE
 from uic.log.topic_reader import read_to_end
 from uic.log.unreachable import described, seen_and_fix, stopped, to_correct, unreachable
@@ -66,12 +66,12 @@ def test_a_broker_that_is_away_is_named_and_no_other(error: KafkaError) -> None:
 
 
 def test_no_broker_answers_is_said_only_where_all_are_silent() -> None:
-    hangs = does_not_answer(3, connected=True)
+    hangs = NoConnection("no answer for 3 s", "see whether it hangs", answered=False, telling=False)
     for silent, all_are in (({"a.internal:9"}, False), ({"a.internal:9", "b.internal:9"}, True)):
         error = KafkaTimeoutError("Timed out after 3000 ms")
         failures = dict.fromkeys(silent, hangs)
         error.__cause__ = ConnectionsFailed(failures, brokers={"a.internal:9", "b.internal:9"})
-        told = unreachable(CLIENT, error, all_silent=True).detail
+        told = unreachable(CLIENT, error).detail
         assert ("no broker answers" in told) is all_are
 
 

@@ -48,7 +48,7 @@ class Clock:
         return self.now
 
 
-@dataclass
+@dataclass(eq=False)
 class Producer:
     """A producer of the library that acknowledges everything, unless it has an outcome for the next record: an error,
     or None for one that is never reported."""
@@ -75,7 +75,7 @@ class Producer:
         self.closed.set()
 
 
-@dataclass
+@dataclass(eq=False)
 class Brokers:
     """What the log connects to: each connection is the next of `producers`, after `connecting` has returned."""
 

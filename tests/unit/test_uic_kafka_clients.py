@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError, KafkaTimeoutError
-from kafka.net.manager import KafkaConnectionManager
 
 from localstack.ports import LOOPBACK
 from localstack.wait import until
 from uic import preflight
-from uic.errors import LogUnavailable, UnsuitableClient
+from uic.errors import LogUnavailable
+from uic.log.clients import open_kafka_client
 from uic.log.event_log import KafkaLog
-from uic.log.kafka_repairs.assumptions import check_client
-from uic.log.kafka_repairs.clients import open_kafka_client
 from uic.log.lone_consumer import open_lone_consumer
 from uic.log.partition_reader import PartitionReader
 from uic.log.producer import open_producer
@@ -145,9 +143,3 @@ def test_a_connection_that_fails_behind_its_beginning_leaves_no_open_file(
 ) -> None:
     options = {"bootstrap_servers": hangs_up, "bootstrap_timeout_ms": TIMEOUT_MS} | security
     leaves_nothing(lambda: open_kafka_client(KafkaConsumer, **options), KafkaTimeoutError)
-
-
-def test_a_client_library_that_uic_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KafkaConnectionManager, "send", lambda self: None)
-    with pytest.raises(UnsuitableClient, match="kafka-python"):
-        check_client.__wrapped__()

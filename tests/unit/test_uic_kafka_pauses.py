@@ -13,7 +13,7 @@ from kafka.net.selector import NetworkSelector
 from localstack.ports import LOOPBACK
 from localstack.wait import until
 from support.certificates import Certificates, TlsFront
-from uic.log.kafka_repairs.connections import Manager
+from uic.log.clients import Connections
 
 LONGEST_PAUSE_S = 1.0
 LEAST_JITTER = 0.8
@@ -25,9 +25,9 @@ LONG = 2
 
 
 @contextmanager
-def connecting(port: int, issued: Certificates) -> Iterator[tuple[Manager, NetworkSelector]]:
+def connecting(port: int, issued: Certificates) -> Iterator[tuple[Connections, NetworkSelector]]:
     net = NetworkSelector()
-    manager = Manager(
+    manager = Connections(
         net, bootstrap_servers=f"{LOOPBACK}:{port}", security_protocol="SSL", ssl_cafile=str(issued.ca),
         reconnect_backoff_max_ms=int(LONGEST_PAUSE_S * 1000),
     )  # fmt: skip

@@ -31,8 +31,8 @@ from uic.core.ports import (
 from uic.core.records import BatchRecord
 from uic.core.trouble import TOPIC, Cause, Trouble
 from uic.log import consumer, observer
+from uic.log.batch_hook import FetchedBatch
 from uic.log.consumer import LogConsumer
-from uic.log.kafka_repairs.partition_records import FetchedBatch
 from uic.log.observer import LogObserver
 from uic.settings import KafkaSettings
 
@@ -40,7 +40,7 @@ ID, OTHER_ID = UUID(int=1), UUID(int=2)
 SETTINGS = KafkaSettings(topic="events", partitions=4)
 
 
-@dataclass
+@dataclass(eq=False)
 class Brokers:
     """Brokers and an admin client of theirs. The log gets another event with every question."""
 

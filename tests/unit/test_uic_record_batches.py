@@ -23,13 +23,13 @@ from mimn.rows.records import BatchHeader, parse_batch
 from support import skips
 from uic.core.record_headers import zigzag
 from uic.core.records import Records
-from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
-from uic.log.kafka_repairs.partition_records import (
+from uic.log.batch_hook import (
     FetchedBatch,
     PartitionBatches,
     PartitionRecords,
     read_batches_with_uic,
 )
+from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
 from uic.log.record_batches import UnreadableBatch
 from uic.log.record_batches import _records as by_python
 

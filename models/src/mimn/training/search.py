@@ -230,7 +230,7 @@ class Search(Generic[C]):
         )
         for one in trials:
             if one.state == optuna.trial.TrialState.RUNNING:
-                return optuna.Trial(self._study, one._trial_id)
+                return optuna.Trial(self._study, one._trial_id)  # noqa: SLF001  # the constructor takes no other
         if len(trials) >= self.space.trials:
             return None
         shutil.rmtree(self.output / TRIAL, ignore_errors=True)

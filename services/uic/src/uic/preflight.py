@@ -16,7 +16,7 @@ from uic.core.kafka_tools import KafkaTools
 from uic.core.ports import StateStore
 from uic.core.topics import bring_back
 from uic.errors import UnsuitableTopic
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.clients import explained, open_kafka_client
 from uic.log.topic_answers import check_shown
 from uic.log.topic_facts import topic_facts
 from uic.log.unreachable import unreachable

@@ -93,7 +93,7 @@ class Batch(NamedTuple):
         stays[operations] = False
         return self._of(stays)._replace(rejected=rejected)
 
-    def _of_those_that_stay(
+    def of_those_that_stay(
         self, erased: Mapping[bytes, int], rejected: list[tuple[int, Reason]], ignored: NDArray[np.bool_]
     ) -> Batch:
         """For a batch in which every record is still an operation: the batch without `rejected`, `ignored` and left-out
@@ -348,7 +348,7 @@ def decode(
         )
         if front.erased or not all_stay:
             away = np.flatnonzero(~stays[begin:end]).tolist()
-            batch = batch._of_those_that_stay(
+            batch = batch.of_those_that_stay(
                 front.erased,
                 [(at, rejected.get(begin + at) or front.refused[front.records[at].key]) for at in away],
                 ignored[begin:end],

@@ -25,10 +25,11 @@ from uic.settings import KAFKA_TLS
 SETTINGS: Final = "UIC_KAFKA"
 """How the names of the log's settings begin."""
 _PROTOCOL: Final = KAFKA_TLS.address
+_LOGIN: Final = f"correct {SETTINGS}__SASL_USERNAME or {SETTINGS}__SASL_PASSWORD"
+_MECHANISM: Final = f"{SETTINGS}__SASL_MECHANISM"
 _CERTIFICATE: Final = KAFKA_TLS.cert_file
 _NO_BROKER: Final = f"start Kafka there, or correct {SETTINGS}__BOOTSTRAP_SERVERS"
-_HANGS: Final = "see whether Kafka hangs there or is overloaded, or the network loses what is sent"
-_GONE: Final = "it has answered before: see whether Kafka runs there, and still listens with this protocol"
+_SILENT: Final = f"see whether Kafka hangs there, or correct {SETTINGS}__BOOTSTRAP_SERVERS"
 _SYSTEM_ERROR: Final = re.compile(r"(\d+) [A-Z]+")
 """How kafka-python says that the system refused to connect."""
 _FRAME: Final = re.compile(r"Invalid frame length: (\d+)")
@@ -59,8 +60,6 @@ class NoConnection(NamedTuple):
     """Whether something answers at that address."""
     telling: bool = True
     """False: it only says that time was over, and what was seen before may say more."""
-    connected: bool = False
-    """Whether there is a connection, so that it may be only one question that is not answered."""
 
     def __str__(self) -> str:
         return "; ".join(filter(None, (self.said, self.fix)))
@@ -94,17 +93,16 @@ def why_no_connection(error: BaseException, protocol: str) -> NoConnection:
     """
     match error:
         case SaslAuthenticationFailedError():
-            fix = f"correct {SETTINGS}__SASL_USERNAME or {SETTINGS}__SASL_PASSWORD"
-            return NoConnection(bounded(words_of(error)), fix, answered=True)
+            return NoConnection(bounded(words_of(error)), _LOGIN, answered=True)
         case UnsupportedSaslMechanismError():
-            fix = f"correct {SETTINGS}__SASL_MECHANISM"
-            return NoConnection("the broker does not know this SASL mechanism", fix, answered=True)
+            return NoConnection("the broker does not know this SASL mechanism", f"correct {_MECHANISM}", answered=True)
         case IllegalSaslStateError():
             return NoConnection("the broker asks for no login at this port", f"correct {_PROTOCOL}", answered=True)
         case RequestTimedOutError() if waited := _TIMED_OUT.fullmatch(words_of(error)):
-            return does_not_answer(int(waited[1]) / 1000, connected=False)
+            seconds = round(int(waited[1]) / 1000)
+            return NoConnection(f"no answer for {seconds} s", _SILENT, answered=False, telling=False)
         case KafkaTimeoutError() | RequestTimedOutError() | Cancelled():
-            return NoConnection(bounded(words_of(error)), _NO_BROKER, answered=False, telling=False)
+            return NoConnection(bounded(words_of(error)), _SILENT, answered=False, telling=False)
         case InvalidReceiveError() if answers_with_tls(error):
             return NoConnection("the broker answers with TLS", f"correct {_PROTOCOL}", answered=True)
     # The library keeps some errors of the system as an argument of its own.
@@ -127,23 +125,6 @@ def answers_with_tls(error: InvalidReceiveError) -> bool:
     return frame is not None and int(frame[1]) >> 16 == _TLS_ALERT
 
 
-def does_not_answer(seconds: float, *, connected: bool) -> NoConnection:
-    """A broker took a request, and has been silent since; or it takes that long already to connect to it."""
-    fix = _HANGS if connected else _NO_BROKER
-    return NoConnection(f"no answer for {seconds:.0f} s", fix, answered=False, telling=False, connected=connected)
-
-
-def at_known_address(why: NoConnection) -> NoConnection:
-    """The same of a broker that has answered this process before: if only its time was over, the address is right."""
-    return why if why.telling else why._replace(fix=_HANGS)
-
-
-def has_gone() -> NoConnection:
-    """A broker has answered this process before, and now ends a connection without a word: it was killed, or a firewall
-    ends its connections."""
-    return NoConnection(RESET, _GONE, answered=False)
-
-
 def words_of(error: BaseException) -> str:
     """The client's words, without the names of classes in front of them, which the library repeats."""
     return _CLASS_NAME.sub("", str(error)) or type(error).__name__
@@ -151,12 +132,13 @@ def words_of(error: BaseException) -> str:
 
 def _at_each_try(protocol: str) -> str:
     """What may be wrong if a broker ends each connection without a word, as it does when it expects another protocol,
-    and, up to TLS 1.2, when it refuses our certificate."""
+    up to TLS 1.2 when it refuses our certificate, and often when it refuses a login."""
     refuses = f"it refuses the certificate of {_CERTIFICATE}, or asks for one"
+    login = f"it refuses the login: {_LOGIN} or {_MECHANISM}"
     expects = {
         "PLAINTEXT": f"that port wants TLS or a login: correct {_PROTOCOL}",
-        "SASL_PLAINTEXT": f"that port wants TLS: correct {_PROTOCOL}",
+        "SASL_PLAINTEXT": f"{login}; or that port wants TLS: correct {_PROTOCOL}",
         "SSL": f"that port speaks no TLS, or wants a login: correct {_PROTOCOL}; or {refuses}",
-        "SASL_SSL": f"that port speaks no TLS: correct {_PROTOCOL}; or {refuses}",
+        "SASL_SSL": f"{login}; or that port speaks no TLS: correct {_PROTOCOL}; or {refuses}",
     }
     return f"if each try ends so, {expects[protocol]}"

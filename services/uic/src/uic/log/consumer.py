@@ -40,8 +40,8 @@ from uic.core.ports import (
 from uic.core.records import joined
 from uic.core.trouble import Cause, Trouble
 from uic.log.backpressure import Backpressure
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
-from uic.log.kafka_repairs.partition_records import PartitionBatches, read_batches_with_uic
+from uic.log.batch_hook import PartitionBatches, read_batches_with_uic
+from uic.log.clients import explained, open_kafka_client
 from uic.log.observer import LogObserver
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, refusal

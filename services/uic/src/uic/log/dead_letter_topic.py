@@ -16,7 +16,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 from uic.core.kafka_tools import KafkaTools
 from uic.core.letters import Letter, Wire, to_wire
 from uic.core.log_throttle import Rarely
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.clients import explained, open_kafka_client
 from uic.log.producer import open_producer
 from uic.log.topic_answers import ABSENT, TO_WRITE, trouble_of
 from uic.log.unreachable import described

@@ -29,7 +29,7 @@ from kafka.errors import (
 
 from uic.core.topics import bring_back, ranges
 from uic.errors import LogRefused, LogUnavailable, NotAcknowledged, UnsuitableTopic, WrongClock
-from uic.log.kafka_repairs.clients import answered_by, explained, failures_of, is_unknown, open_kafka_client
+from uic.log.clients import explained, failures_of, open_kafka_client
 from uic.log.producer import NewRecord, Position, Producer, open_producer
 from uic.log.topic_answers import TO_WRITE, check_there, rights_of, time_refused
 from uic.log.topic_facts import topic_id_of
@@ -206,17 +206,13 @@ class KafkaLog:
         Raises:
             LogUnavailable: nothing, or not before the time was over that connecting and asking have together.
         """
-        timeout_ms = int(self._timeout_s * 1000)
-        deadline = time.monotonic() + self._timeout_s
+        half_ms = int(self._timeout_s * 500)
+        bounded = {"bootstrap_timeout_ms": half_ms, "request_timeout_ms": half_ms}
         with _held(self._asking, self._timeout_s):
             try:
                 if self._admin is None:
-                    left_ms = max(int((deadline - time.monotonic()) * 1000), 1)
-                    self._admin = open_kafka_client(
-                        KafkaAdminClient,
-                        **self._client | {"bootstrap_timeout_ms": left_ms, "request_timeout_ms": timeout_ms},
-                    )
-                with explained(self._admin), answered_by(self._admin, deadline):
+                    self._admin = open_kafka_client(KafkaAdminClient, **self._client | bounded)
+                with explained(self._admin):
                     return question(self._admin)
             except KafkaError as error:
                 raise unreachable(self._client, error) from error
@@ -239,8 +235,10 @@ class KafkaLog:
         except NO_RIGHT as error:
             raise LogRefused(_why(topic, error)) from error
         except KafkaError as error:
-            if is_unknown(producer, topic):
-                raise LogUnavailable(f"the brokers have no topic {topic}: does it exist?") from error
+            try:  # the producer waits in vain for a topic that is not there as for brokers that are silent
+                self._described(topic)
+            except UnsuitableTopic as absent:
+                raise LogUnavailable(absent.detail) from error
             raise unreachable(self._client, error) from error
         if len(found) != partitions:
             raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kafka import KafkaConsumer
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
 from uic.errors import LogUnavailable
-from uic.log.connection_causes import ConnectionsFailed
-from uic.log.kafka_repairs.clients import failures_of, open_kafka_client
-from uic.log.kafka_repairs.partition_records import read_batches_with_uic
-from uic.log.unreachable import stopped, unreachable
+from uic.log.batch_hook import read_batches_with_uic
+from uic.log.clients import failures_of, open_kafka_client
+from uic.log.unreachable import by_broker, unreachable
 from uic.settings import MAX_BATCH_BYTES
 
 
@@ -57,12 +56,8 @@ def silent(client: Mapping[str, Any], consumer: KafkaConsumer, topic: str, waite
         waited_s: how long nothing came.
     """
     what = f"no answer for {waited_s:.0f} s while reading {topic}"
-    if not (failures := failures_of(consumer)):
-        brokers = ", ".join(client["bootstrap_servers"])
-        return LogUnavailable(f"{what} from {brokers}: `ctr doctor` says which brokers are away; run this again")
-    error = KafkaTimeoutError(what)
-    error.__cause__ = ConnectionsFailed(failures)
-    return LogUnavailable(f"{stopped(error, what).detail}; run this again")
+    brokers = by_broker(failures_of(consumer)) or ", ".join(client["bootstrap_servers"])
+    return LogUnavailable(f"{what} from {brokers}: `ctr doctor` says which brokers are away; run this again")
 
 
 def held_back(topic: str, partition: int, offset: int) -> LogUnavailable:

@@ -18,7 +18,13 @@ from typing import Any, Final
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import AuthorizationError, GroupAuthorizationFailedError, KafkaError, NoError
+from kafka.errors import (
+    AuthorizationError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NoError,
+    UnknownBrokerIdError,
+)
 from kafka.structs import OffsetAndMetadata
 
 from uic.core.kafka_tools import KafkaTools
@@ -34,8 +40,8 @@ from uic.core.ports import (
 from uic.core.start_position import log_bounds
 from uic.core.topics import erased_topic, miscounted
 from uic.core.trouble import TOPIC, Cause, Trouble
+from uic.log.clients import explained, open_kafka_client
 from uic.log.dead_letter_topic import why_away
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
 from uic.log.topic_answers import NO_BROKER, RIGHTS_PAGE, trouble_of
 from uic.log.topic_facts import extents, topic_id_of
 from uic.log.unreachable import described, unreachable, was_answered
@@ -186,7 +192,7 @@ class LogObserver(threading.Thread):
             self._answered_at = now
             self._tell(Cause.LOG, "", "brokers")
         elif was_answered(error) is False and now - (self._answered_at or self._began) >= PATIENCE_S:
-            self._tell(Cause.LOG, unreachable(self._client, error, all_silent=True).detail, "brokers")
+            self._tell(Cause.LOG, unreachable(self._client, error).detail, "brokers")
 
     def _tell(self, cause: Cause, detail: str, part: str = "") -> None:
         """Put it into the queue if it is news."""
@@ -223,6 +229,8 @@ class LogObserver(threading.Thread):
             try:
                 with explained(admin, leader):
                     found_at = extents(admin, [TopicPartition(self._topic, p) for p in led[leader]])
+            except UnknownBrokerIdError:  # the client's metadata are older than this broker; a new client's are not
+                raise
             except KafkaError as error:
                 self._silent.add(leader)
                 self._heard(error)

@@ -19,7 +19,7 @@ from uic.core.records import BatchRecord
 from uic.core.same_topic import Identity
 from uic.core.start_position import LogBounds, log_bounds
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.clients import explained, open_kafka_client
 from uic.log.lone_consumer import held_back, open_lone_consumer, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, TO_SEE, check_there, refusal

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from uic.log.kafka_repairs.clients import open_kafka_client
+from uic.log.clients import open_kafka_client
 
 MOST_IN_FLIGHT: Final = 20_000
 """Records of one producer that wait for their acknowledgment."""
@@ -130,7 +131,8 @@ class Producer:
 
 
 class _Network:
-    """The network of a producer, which can end the producer's thread at its next poll."""
+    """The network of a producer, which can end the producer's thread at its next poll, and on which a connection to one
+    broker is no other one's trouble."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -138,6 +140,12 @@ class _Network:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+    def maybe_connect(self, node_id: Any, **named: Any) -> None:
+        """Begin to connect, if that can be done now. The library raises errors of one broker, such as that it is not
+        known yet where a leader is: then a producer sends nothing to the others, reads no answer and takes a core."""
+        with suppress(KafkaError):
+            self._client.maybe_connect(node_id, **named)
 
     def poll(self, *args: Any, **named: Any) -> Any:
         if self.ended:

@@ -3,7 +3,7 @@
 Every event passes through here. Compiled code finds where its parts lie (`mimn.rows.records.parse_batch`). Without it,
 and for batches with anything unusual, this is one loop over the batch's bytes with the common case, a varint of one
 byte, spelled out, and a record is a tuple of the five things that a fold needs. Checksums, transactions and positions
-are the library's (`kafka_repairs.partition_records`). The batch format: https://kafka.apache.org/documentation/#recordbatch
+are the library's (`batch_hook`). The batch format: https://kafka.apache.org/documentation/#recordbatch
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from uic.core.topics import miscounted
 from uic.errors import LogUnavailable, TopicRefused, UnreadableLog, UnsuitableTopic
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.clients import explained, open_kafka_client
 from uic.log.lone_consumer import held_back, open_lone_consumer, silent
 from uic.log.record_batches import UnreadableBatch
 from uic.log.topic_answers import TO_READ, check_there, refusal

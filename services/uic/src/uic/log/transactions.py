@@ -26,7 +26,7 @@ from kafka.errors import (
 )
 
 from uic.errors import LogRefused, LogUnavailable
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.clients import explained, open_kafka_client
 from uic.log.producer import EndableProducer, NewRecord, Position, producer_options
 from uic.log.topic_answers import TO_WRITE, refusal
 from uic.log.unreachable import unreachable

@@ -46,16 +46,15 @@ _NO_ANSWER: Final = (
 """Errors of a client that say no more than that it has no connection, or no answer."""
 
 
-def unreachable(client: Mapping[str, Any], error: Exception, *, all_silent: bool = False) -> LogUnavailable:
+def unreachable(client: Mapping[str, Any], error: Exception) -> LogUnavailable:
     """The error to raise where a client is opened, or asked a question.
 
     Args:
         client: options of the Kafka client that got no answer.
         error: the client's, as `open_kafka_client` or `explained` raised it.
-        all_silent: whether no other question is answered either.
     """
     if was_answered(error) is False:
-        return LogUnavailable(_no_answer(client, error, all_silent=all_silent))
+        return LogUnavailable(_no_answer(client, error))
     return LogUnavailable(described(error, client))
 
 
@@ -64,15 +63,13 @@ def no_broker(client: Mapping[str, Any]) -> str:
     return f"no broker answers at {', '.join(client['bootstrap_servers'])}"
 
 
-def _no_answer(client: Mapping[str, Any], error: BaseException, *, all_silent: bool = False) -> str:
+def _no_answer(client: Mapping[str, Any], error: BaseException) -> str:
     """Who does not answer, and why: no broker at all, or of several one that leads a partition or coordinates a group,
     which is named."""
     addresses = [address.strip() for address in client["bootstrap_servers"]]
     failures = _failures(error)
     cause = error.__cause__ if isinstance(error.__cause__, ConnectionsFailed) else None
-    # Where nothing was answered for a while, it may still be that only those that are away were asked.
-    away = {address for address, failure in failures.items() if all_silent or not failure.connected}
-    none_answers = cause is not None and (cause.found_none or away >= (cause.brokers or set(addresses)))
+    none_answers = cause is not None and (cause.found_none or failures.keys() >= (cause.brokers or set(addresses)))
     if not failures:
         why = type(error).__name__
         return f"{no_broker(client)}: {why}" if none_answers else f"{NO_ANSWER} in time ({why}): {_WHICH}"

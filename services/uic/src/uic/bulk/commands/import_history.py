@@ -28,7 +28,7 @@ from uic.bulk.importing import Importer
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.waiting_line import says_if_it_waits
 from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log.kafka_repairs.clients import explained, open_kafka_client
+from uic.log.clients import explained, open_kafka_client
 from uic.log.partition_reader import log_reader
 from uic.log.topic_answers import check_there
 from uic.log.topic_facts import topic_facts

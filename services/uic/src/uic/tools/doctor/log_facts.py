@@ -22,8 +22,8 @@ from process.tls_causes import BadTlsFiles
 from uic.core.deployment import TopicFacts
 from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.topics import erased_topic, import_run, replay_run
-from uic.errors import NoLeader, UicError, UnsuitableClient
-from uic.log.kafka_repairs.clients import broker_version, explained, open_kafka_client
+from uic.errors import NoLeader, UicError
+from uic.log.clients import broker_version, explained, open_kafka_client
 from uic.log.topic_answers import ABSENT, trouble_of
 from uic.log.topic_facts import check_led, extents, topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
@@ -71,8 +71,6 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
         )
     except BadTlsFiles as error:
         return Log(error=str(error), fix="correct the setting, or put that file there", topics={})
-    except UnsuitableClient as error:
-        return Log(error=error.detail, fix="install what it names", topics={})
     except KafkaError as error:
         return _unreached(error, client)
     names = [settings.topic, settings.dead_letter_topic, erased_topic(settings.topic)]
