@@ -199,7 +199,7 @@ def test_a_guided_run_keeps_what_held_and_does_not_run_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "tree", lambda: ("c0ffee", False))
-    monkeypatch.setenv("PYTHONPATH", "tests")
+    monkeypatch.setenv("PYTHONPATH", "tests", prepend=os.pathsep)
     told = ["--seconds", "2", "--only", "progress", "--results", str(tmp_path)]
     assert command.main(told) == 0
     first = capsys.readouterr().out

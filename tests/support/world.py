@@ -196,6 +196,10 @@ class World:
         found = {p: self.client.get(self.keys.progress(p)) for p in range(self.topics.partitions)}
         return {p: value for p, value in found.items() if value is not None}
 
+    def positions(self) -> dict[int, int]:
+        """By partition, the offset at which its fold goes on; of those that have a progress record."""
+        return {p: decode_progress(record).next_offset for p, record in self.progress_records().items()}
+
     def progress(self, partition: int) -> Progress | None:
         """One partition's progress."""
         record = self.client.get(self.keys.progress(partition))
@@ -218,10 +222,9 @@ class World:
     def covered(self, log: Log) -> bool:
         """Whether progress says that every partition is folded to the end of the log."""
         try:
-            at = {p: decode_progress(value).next_offset for p, value in self.progress_records().items()}
+            return self.positions() == log.ends
         except CorruptProgress:
             return False
-        return at == log.ends
 
     def wait_folded(self, within_s: float = 60, **more: Any) -> float:
         """Wait until the store matches the log; returns the seconds that it took.

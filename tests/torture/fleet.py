@@ -1,4 +1,4 @@
-"""Several UIC workers share a log while they are killed, frozen, thawed, added and taken away at random."""
+"""Several UIC workers that share a log, what is done to them, and the load."""
 
 from __future__ import annotations
 
@@ -10,26 +10,8 @@ from contextlib import contextmanager
 from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from support.world import World
-from torture.stage import Size, Stage, Tally
 
 MOST = 3
-FAULT_S = 4
-"""About how long a fault takes: the load is spread over all of them."""
-
-
-def three_workers_killed_frozen_and_rescaled_at_random(stage: Stage, size: Size) -> Tally:
-    """200,000 events of 1,000 users and 40 faults (fast: 6,000 of 200, and 6), drawn from the stage's seed."""
-    events, users, faults = (200_000, 1000, 40) if size == "full" else (6000, 200, 6)
-    world = stage.world("fleet", stage.valkey().address, partitions=16, UIC_FOLD__MAX_WAVES="16")
-    fleet = Fleet(world, stage.lease_s)
-    fleet.scale(MOST)
-    with producing(world, users, a_second=events // (FAULT_S * faults)) as produced:
-        for _ in range(faults):
-            fleet.suffer()
-        until(lambda: produced() >= events, "the load is whole", within_s=600)
-    fleet.scale(2)
-    took = world.wait_folded(120)
-    return Tally.of(world.compare(), faults=fleet.faults, figures={"caught up after the last event, s": took})
 
 
 class Fleet:
@@ -40,7 +22,6 @@ class Fleet:
         self._lease_s = lease_s
         self._random = world.random.__class__(world.random.random())
         self.running: list[UicWorker] = []
-        self.faults = 0
 
     def scale(self, to: int) -> None:
         """Add workers, or take some away in good order."""
@@ -54,30 +35,49 @@ class Fleet:
         for worker in added:
             worker.wait_ready()
 
-    def suffer(self) -> None:
-        """One fault."""
-        self.faults += 1
-        fault = self._random.choice([self.kill, self.freeze, self.freeze, self.rescale])
-        fault()
+    def suffer(self, n: int) -> None:
+        """Faults of workers, drawn at random."""
+        for _ in range(n):
+            self._random.choice([self.replace, self.freeze, self.freeze, self.rescale])()
 
     def kill(self) -> None:
+        """SIGKILL."""
+        self.running.pop(self._random.randrange(len(self.running))).kill()
+
+    def replace(self) -> None:
         """SIGKILL, and another takes the place."""
-        victim = self.running.pop(self._random.randrange(len(self.running)))
-        victim.kill()
+        self.kill()
         self.scale(len(self.running) + 1)
 
-    def freeze(self) -> None:
-        """SIGSTOP for less than a lease, or for longer; then SIGCONT."""
+    def freeze(self, least: float = 0.2) -> None:
+        """SIGSTOP for a time between `least` and 2.5 leases; then SIGCONT."""
         victim = self._random.choice(self.running)
         victim.freeze()
-        frozen_s = self._random.uniform(0.2, 2.5) * self._lease_s
-        thawed_at = time.monotonic() + frozen_s
-        until(lambda: time.monotonic() >= thawed_at, "time passes", within_s=frozen_s + 5)
+        let_pass(self._random.uniform(least, 2.5) * self._lease_s)
         victim.thaw()
+
+    def freeze_all(self) -> None:
+        """SIGSTOP until all leases ran out; they wake when one more holds one."""
+        sleepers, leases = tuple(self.running), self._world.keys.leases
+        for worker in sleepers:
+            worker.freeze()
+        until(lambda: not self._world.client.exists(leases), "all leases ran out", within_s=60)
+        self.running.append(self._world.new_worker())
+        self.running[-1].spawn()
+        until(lambda: self._world.client.exists(leases), "the heir holds one", within_s=120)
+        for worker in sleepers:
+            worker.thaw()
+        self.running[-1].wait_ready()
 
     def rescale(self) -> None:
         """To one, to three or to two."""
         self.scale(self._random.choice([n for n in (1, 2, MOST) if n != len(self.running)]))
+
+
+def let_pass(seconds: float) -> None:
+    """Return after so long."""
+    ends = time.monotonic() + seconds
+    until(lambda: time.monotonic() >= ends, "time passes", within_s=seconds + 5)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""The log goes away and comes back, is another one under the same name, or has lost its beginning."""
+"""Brokers die, the log is another one under the same name, or has lost its beginning."""
 
 from __future__ import annotations
 
 import io
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 
@@ -12,7 +13,6 @@ from kafka import KafkaAdminClient, TopicPartition
 from localstack.topics import Topic, create_topics
 from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
-from mimn.state import decode_progress
 from support.uic_running import delete_and_wait
 from support.world import World
 from torture.fleet import producing
@@ -21,44 +21,6 @@ from torture.watching import metric, owned, partitions
 from uic.tools import partitions as operator
 
 N = 4
-
-
-def a_broker_that_goes_away_and_comes_back_costs_no_event(stage: Stage, size: Size) -> Tally:
-    """Stopped, then killed, for 60 s each; fast: killed, for 3 s. The lag is what would have come meanwhile; events go
-    on coming at that rate, and in full the lag drains at three times the rate or faster."""
-    away_s, a_second = (60, 500) if size == "full" else (3, 500)
-    broker = stage.own_kafka()
-    world = stage.world("outage", stage.valkey().address, partitions=N, bootstrap=broker.address)
-    worker = world.worker(UIC_FOLD__MAX_STATES="256")
-    tally = Tally()
-    for harm in (broker.stop, broker.kill) if size == "full" else (broker.kill,):
-        world.produce(500)
-        world.wait_folded()
-        harm()
-        began = time.monotonic()
-        until(lambda began=began: time.monotonic() - began >= away_s, "time passes", within_s=away_s + 5)  # type: ignore[misc]  # mypy cannot infer a lambda's default
-        broker.start()
-        back = time.monotonic()
-        world.produce(away_s * a_second)
-        with producing(world, 40, a_second=a_second) as produced:
-            # As long as the log is read here, more comes: seconds' worth where the machine is slow.
-            gone = a_second // 10 if size == "full" else a_second
-            until(lambda gone=gone: _lag(world) < gone, "the lag is gone", within_s=120)  # type: ignore[misc]  # as above
-            drained = (away_s * a_second + produced()) / (time.monotonic() - back)
-        world.wait_folded(60)
-        slow = (f"{drained:.0f} events/s drained, {a_second} arrive",) if drained < 3 * a_second else ()
-        # In the fast size the way back takes longer than the outage.
-        tally += Tally.of(world.compare(), figures={"drained, events/s": drained})
-        tally += Tally(wrong=slow if size == "full" else ())
-    until(worker.ready, "UIC serves", within_s=60)
-    return tally
-
-
-def _lag(world: World) -> int:
-    """Records that the store does not cover yet."""
-    records = world.progress_records()
-    at = {p: decode_progress(record).next_offset for p, record in records.items()}
-    return sum(end - at.get(p, 0) for p, end in world.log().ends.items())
 
 
 def brokers_that_die_or_restart_in_turn_cost_no_event(stage: Stage, size: Size) -> Tally:
@@ -102,29 +64,42 @@ def _recreated(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
         worker = world.worker()
         world.produce(200)
         world.wait_folded()
-        old = world.log()
-        if asleep:
-            worker.freeze()
-        delete_and_wait(world.topics.bootstrap, world.topics.events)
-        create_topics(world.topics.bootstrap, [Topic(world.topics.events, N)])
-        world.forget_log()
-        world.produce(600 if longer else 60)
+        return make_anew(world, [worker], 600 if longer else 60, asleep=asleep)
+
+
+def make_anew(world: World, workers: Sequence[UicWorker], n: int, *, asleep: bool = False) -> Tally:
+    """Delete the topic and make it again with `n` events, while the workers fold, or are asleep. All that was folded
+    is what it was, until an operator decides `rebuild`."""
+    old = world.log()
+    for worker in workers if asleep else ():
+        worker.freeze()
+    delete_and_wait(world.topics.bootstrap, world.topics.events)
+    create_topics(world.topics.bootstrap, [Topic(world.topics.events, world.topics.partitions)])
+    world.forget_log()
+    world.produce(n)
+    for worker in workers:
         worker.thaw()
-        try:
-            until(lambda: _phases(worker) == ["broken"] * N, "every partition stops", within_s=60)
-        except TimeoutError as late:
-            unmoved = Tally.of(world.judge.compare(old, world.stored(), snapshot=True), trials=0, faults=0)
-            return Tally.failed(late, of=f"{name}: {partitions(worker)}") + unmoved
-        tally = Tally.of(world.judge.compare(old, world.stored(), snapshot=True))
-        until(lambda: not worker.ready(), "health follows", within_s=60)
-        if any("broken_log" not in p["reason"] for p in partitions(worker)):
-            tally += Tally(wrong=(f"{name}: it is not said",))
-        for p in range(N):
+    try:
+        until(lambda: _broken(workers) == world.topics.partitions, "every partition stops", within_s=60)
+    except TimeoutError as late:
+        unmoved = Tally.of(world.judge.compare(old, world.stored(), snapshot=True), trials=0, faults=0)
+        return Tally.failed(late, of=str([partitions(worker) for worker in workers])) + unmoved
+    tally = Tally.of(world.judge.compare(old, world.stored(), snapshot=True))
+    for worker in workers:
+        until(lambda worker=worker: not worker.ready(), "health follows", within_s=60)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        for p in partitions(worker):
             said = io.StringIO()
-            if operator.main("rebuild", ["--partition", str(p), "--admin", worker.admin_url], said):
-                tally += Tally(wrong=(f"{name}: rebuild failed: {said.getvalue()}",))
-        world.wait_folded(rebuilt=True)
-        return tally + Tally.of(world.compare(rebuilt=True), trials=0, faults=0)
+            if "broken_log" not in p["reason"]:
+                tally += Tally(wrong=(f"it is not said: {p}",))
+            if operator.main("rebuild", ["--partition", str(p["partition"]), "--admin", worker.admin_url], said):
+                tally += Tally(wrong=(f"rebuild failed: {said.getvalue()}",))
+    world.wait_folded(rebuilt=True)
+    return tally + Tally.of(world.compare(rebuilt=True), trials=0, faults=0)
+
+
+def _broken(workers: Sequence[UicWorker]) -> int:
+    """How many partitions have stopped because their log is another one."""
+    return sum(p["phase"] == "broken" for worker in workers for p in partitions(worker))
 
 
 def what_retention_removed_is_a_gap_and_nothing_else_is_missing(stage: Stage, size: Size) -> Tally:
@@ -170,7 +145,3 @@ def _gap(stage: Stage, url: str, part: tuple[bool, int]) -> Tally:
             if progress is None or (progress.gaps, progress.gap_end) != (1, start):
                 wrong.append(f"{name}: progress of partition {p} does not keep the gap up to {start}: {progress}")
         return Tally.of(world.compare(since=starts)) + Tally(wrong=tuple(wrong))
-
-
-def _phases(worker: UicWorker) -> list[str]:
-    return [p["phase"] for p in partitions(worker)]

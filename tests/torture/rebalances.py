@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from kafka import KafkaAdminClient
-
 from localstack.uic_and_rtp import UicWorker
 from localstack.wait import until
 from mimn.state import partition_of
 from support.world import World
-from torture.fleet import producing
+from torture.fleet import let_pass, producing
 from torture.stage import Size, Stage, Tally
-from torture.watching import Watch, owned, partitions
+from torture.watching import Watch, owned, partitions, wait_stopped
 
 N = 16
 LEASE_S = 5
@@ -50,8 +48,7 @@ def workers_that_come_and_go_stop_nobody_for_long(stage: Stage, size: Size) -> T
     with producing(world, 400, a_second=400), Pauses(world) as pauses:
         for n in range(changes):
             done.append(shift.change(n))
-            due = done[-1].began + every_s
-            until(lambda due=due: time.time() >= due, "time passes", within_s=every_s + 5)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            let_pass(done[-1].began + every_s - time.time())
         ended = time.time()
     world.wait_folded(60)
     for change, end in zip(done, [*(c.began for c in done[1:]), ended], strict=True):
@@ -180,34 +177,22 @@ class Pauses(Watch):
         return longest
 
 
-def a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name(stage: Stage, size: Size) -> Tally:
-    """98 % of the records lie where librdkafka's default partitioner (crc32) puts them; and in another world, the topic
-    gets one partition more. UIC stops, says why, and what it has folded is right."""
-    store = stage.valkey()
-    tally = Tally()
-    for wrong in ("misrouted", "partition_count"):
-        world = stage.world(wrong.replace("_", "-"), store.address, partitions=N)
-        worker = world.worker()
-        world.produce(300)
-        world.wait_folded()
-        if wrong == "misrouted":
-            for i in range(800):
-                user = f"user-{i % 90}"
-                astray = zlib.crc32(user.encode()) % N
-                right = partition_of(user.encode(), N)
-                at = right if i % 50 == 0 or astray == right else astray
-                place = world.producer.send(
-                    world.topics.events, key=user.encode(), value=world.event(user).SerializeToString(), partition=at
-                )
-                if at != right:
-                    world.dead.add((at, place.get(timeout=60).offset))
-        else:
-            admin = KafkaAdminClient(bootstrap_servers=world.topics.bootstrap)
-            admin.create_partitions({world.topics.events: N + 1})
-            admin.close()
-        # First the reason: a busy machine is late to answer the question whether it is ready, which counts as a no.
-        log = worker.log
-        until(lambda log=log, wrong=wrong: wrong in log.read_text(), f"UIC says {wrong} in its log", within_s=60)  # type: ignore[misc]  # mypy cannot infer a lambda's default
-        until(lambda worker=worker: not worker.ready(), "UIC says NOT_SERVING", within_s=60)  # type: ignore[misc]  # as above
-        tally += Tally.of(world.compare(snapshot=True))
-    return tally
+def producers_that_misroute_stop_uic_by_name(stage: Stage, size: Size) -> Tally:
+    """98 % of the records lie where librdkafka's default partitioner (crc32) puts them. UIC stops, says why, and what
+    it has folded is right."""
+    world = stage.world("misrouted", stage.valkey().address, partitions=N)
+    worker = world.worker()
+    world.produce(300)
+    world.wait_folded()
+    for i in range(800):
+        user = f"user-{i % 90}"
+        astray = zlib.crc32(user.encode()) % N
+        right = partition_of(user.encode(), N)
+        at = right if i % 50 == 0 or astray == right else astray
+        place = world.producer.send(
+            world.topics.events, key=user.encode(), value=world.event(user).SerializeToString(), partition=at
+        )
+        if at != right:
+            world.dead.add((at, place.get(timeout=60).offset))
+    wait_stopped([worker], "misrouted")
+    return Tally.of(world.compare(snapshot=True))

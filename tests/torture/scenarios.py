@@ -10,11 +10,10 @@ from torture.archives import ARCHIVE, IMPORT, archive_and_import_killed_at_each_
 from torture.bulk_jobs import bulk_jobs_killed_at_each_step_are_finished_by_the_next_run
 from torture.clusters import a_cluster_whose_slots_move_and_whose_masters_fail
 from torture.crashes import STEPS, killed_after_each_protocol_step
-from torture.fleet import three_workers_killed_frozen_and_rescaled_at_random
+from torture.every_fault import workers_go_on_after_each_fault
 from torture.floods import a_flood_in_one_partition_delays_no_other
 from torture.leavers import clients_that_go_away_leave_nothing_behind
 from torture.logs import (
-    a_broker_that_goes_away_and_comes_back_costs_no_event,
     another_log_under_the_same_name_is_never_folded_into_the_old_states,
     brokers_that_die_or_restart_in_turn_cost_no_event,
     what_retention_removed_is_a_gap_and_nothing_else_is_missing,
@@ -23,7 +22,7 @@ from torture.malformed import every_malformed_record_is_a_dead_letter_and_no_eve
 from torture.outages import answers_go_on_while_the_store_is_away_slow_or_fails_over
 from torture.overload import five_times_the_knee_costs_no_goodput
 from torture.rebalances import (
-    a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name,
+    producers_that_misroute_stop_uic_by_name,
     workers_that_come_and_go_stop_nobody_for_long,
 )
 from torture.restarts import (
@@ -37,7 +36,6 @@ from torture.soak import nothing_grows_and_nothing_slows_down
 from torture.stage import Size, Stage, Tally
 from torture.stale_owners import (
     a_worker_stopped_past_its_lease_writes_nothing,
-    a_worker_that_wakes_when_all_leases_ran_out_loses_nothing,
     stale_commits_by_ended_sessions_write_nothing,
 )
 from torture.stores import the_store_dies_forgets_or_is_damaged
@@ -79,23 +77,19 @@ SCENARIOS = (
         tuple(Part(step, partial(killed_after_each_protocol_step, steps=(step,))) for step in STEPS),
     ),
     Scenario(
-        three_workers_killed_frozen_and_rescaled_at_random,
-        tuple(
-            Part(f"seed-{seed}", three_workers_killed_frozen_and_rescaled_at_random, seed) for seed in (1, 2, 3, 4, 5)
-        ),
+        workers_go_on_after_each_fault,
+        tuple(Part(f"seed-{seed}", workers_go_on_after_each_fault, seed) for seed in (1, 2, 3)),
     ),
     _whole(stale_commits_by_ended_sessions_write_nothing),
     _whole(a_worker_stopped_past_its_lease_writes_nothing),
-    _whole(a_worker_that_wakes_when_all_leases_ran_out_loses_nothing),
     _whole(the_store_dies_forgets_or_is_damaged),
     _whole(a_cluster_whose_slots_move_and_whose_masters_fail),
-    _whole(a_broker_that_goes_away_and_comes_back_costs_no_event),
     _whole(brokers_that_die_or_restart_in_turn_cost_no_event),
     _whole(another_log_under_the_same_name_is_never_folded_into_the_old_states),
     _whole(what_retention_removed_is_a_gap_and_nothing_else_is_missing),
     _whole(workers_that_come_and_go_stop_nobody_for_long),
     _whole(a_flood_in_one_partition_delays_no_other, alone=True),
-    _whole(a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name),
+    _whole(producers_that_misroute_stop_uic_by_name),
     _whole(every_malformed_record_is_a_dead_letter_and_no_event_is_lost),
     _whole(uic_workers_restart_in_turn_and_no_event_is_lost),
     _whole(rtp_processes_on_one_socket_restart_in_turn_and_no_request_fails),
@@ -118,7 +112,7 @@ SCENARIOS = (
 
 SMALL = (
     killed_after_each_protocol_step,
-    three_workers_killed_frozen_and_rescaled_at_random,
+    workers_go_on_after_each_fault,
     a_worker_stopped_past_its_lease_writes_nothing,
     the_store_dies_forgets_or_is_damaged,
     answers_go_on_while_the_store_is_away_slow_or_fails_over,

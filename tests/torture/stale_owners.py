@@ -22,7 +22,7 @@ from support.fold_worker import Worker
 from support.replayed import assert_exactly_once
 from support.world import World
 from torture.fleet import producing
-from torture.stage import Size, Stage, Tally, side_by_side
+from torture.stage import Size, Stage, Tally
 from torture.watching import metric, owned, wait_well
 from uic.core.commit import Answer, Commit, Refused
 from uic.core.status import Phase
@@ -221,31 +221,3 @@ def without_a_write(world: World) -> int:
     said = world.client.info("commandstats")
     ended, wrote = (said.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("exec", "mset"))
     return int(ended) - int(wrote)
-
-
-def a_worker_that_wakes_when_all_leases_ran_out_loses_nothing(stage: Stage, size: Size) -> Tally:
-    """5 times (fast: once): the only worker is stopped past its lease, and joins again together with another one: every
-    partition gets an owner."""
-    url = stage.valkey().address
-    trials = range(5 if size == "full" else 1)
-    return side_by_side(lambda trial: _joined_at_once(stage, url, trial), trials, 1)
-
-
-def _joined_at_once(stage: Stage, url: str, trial: int) -> Tally:
-    with stage.passing_world(f"at-once-{trial}", url) as world:
-        stale = world.worker()
-        world.produce(200)
-        world.wait_folded()
-        stale.freeze()
-        until(lambda: not world.client.exists(world.keys.leases), "the lease ran out", within_s=60)
-        world.produce(200)
-        heir = world.new_worker()
-        heir.spawn()
-        until(lambda: world.client.exists(world.keys.leases), "the heir joins", within_s=120)
-        stale.thaw()
-        half = world.topics.partitions // 2
-        until(lambda: owned(stale) == owned(heir) == half, "each has half", within_s=120)
-        world.wait_folded()
-        tally = Tally.of(world.compare())
-        wait_well([stale, heir], 2 * half)
-        return tally

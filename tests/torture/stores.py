@@ -20,7 +20,7 @@ from localstack.ports import LOOPBACK
 from localstack.uic_and_rtp import UicWorker
 from localstack.valkey import Valkey
 from localstack.wait import until
-from mimn.state import decode_progress, partition_of
+from mimn.state import partition_of
 from support.sentinel_node import SentinelNode
 from support.world import World
 from torture.fleet import producing
@@ -174,7 +174,7 @@ def _trial(stage: Stage, part: tuple[Fault, bool, int]) -> Tally:
 
 def _folded(world: World) -> int:
     """How many records the store's progress covers."""
-    return sum(decode_progress(record).next_offset for record in world.progress_records().values())
+    return sum(world.positions().values())
 
 
 def _scene(stage: Stage, fault: Fault, name: str, ending: ExitStack) -> Scene:

@@ -123,6 +123,14 @@ def wait_well(workers: Sequence[UicWorker], n: int) -> None:
         raise NotReady(f"{late}; it says {[(readiness(w), partitions(w)) for w in workers]}") from None
 
 
+def wait_stopped(workers: Sequence[UicWorker], reason: str) -> None:
+    """Wait until each of the workers has stopped and names the reason."""
+    for worker in workers:
+        # First the reason: a busy machine is late to answer the question whether it is ready, which counts as a no.
+        until(lambda log=worker.log: reason in log.read_text(), f"UIC says {reason} in its log", within_s=60)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        until(lambda worker=worker: not worker.ready(), "UIC says NOT_SERVING", within_s=60)  # type: ignore[misc]  # as above
+
+
 def sees_store(rtp: RtpProcess, *, up: bool) -> bool:
     """Whether `/readyz` and the metrics of RTP agree that the store is there, or that it is away. RTP is ready in both
     cases, because it answers in both."""

@@ -95,4 +95,14 @@ def to_stderr() -> logging.Handler:
 
 def dropped() -> int:
     """Lines that this process has dropped."""
-    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, LogLines))
+    return sum(handler.dropped for handler in _in_use())
+
+
+def flush() -> None:
+    """Wait as `LogLines.flush` does, for who ends the process at once."""
+    for handler in _in_use():
+        handler.flush()
+
+
+def _in_use() -> list[LogLines]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LogLines)]
