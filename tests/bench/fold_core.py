@@ -41,8 +41,8 @@ from uic.core.letters import Letter
 from uic.core.ports import Delivery, Described, Fetched, FoldsMany, LogMessage, Owned, PartitionCount, Ports
 from uic.core.start_position import LogBounds
 from uic.fold.bundle_model import model_of
-from uic.fold.updater import StateUpdater, Topic
-from uic.log.batch_hook import read_batch
+from uic.fold.worker import FoldWorker, Setup, Topic
+from uic.log.kafka_repairs.partition_records import read_batch
 from uic.metrics import Metrics
 from uic.settings import FoldSettings, RedisSettings
 from uic.store import RedisStore
@@ -242,7 +242,7 @@ def fold(
     after = {"poll": "adopt", "decode": "decode", "load": "load", "fold": "plan", "advise": "adopt"}
     room = 1 if at_once else settings.queue_records // PARTITIONS
     log = MemoryLog(logs, room, watch)
-    updater = StateUpdater(
+    setup = Setup(
         topic=Topic("behavior-events", PARTITIONS),
         model=model_of(bundle, step),
         ports=Ports(log, store, dead_letters=Nothing(), erasures=Nothing()),
@@ -250,8 +250,9 @@ def fold(
         metrics=Metrics(),
         after=lambda done: watch.lap(after[done]) if done in after else None,
     )
+    worker = FoldWorker(setup)
     while log.taken < events:
-        updater.turn(log.messages(0), time.monotonic(), time.time_ns() // 1_000_000)
+        worker.turn(log.messages(0), time.monotonic(), time.time_ns() // 1_000_000)
     store.close()
     return watch
 

@@ -13,7 +13,7 @@ from support.hand_model import MODEL, WALL_MS
 from uic.core.model import Model
 from uic.core.ports import Ports
 from uic.core.status import PartitionStatus, Phase
-from uic.fold.updater import StateUpdater, Topic
+from uic.fold.worker import FoldWorker, Setup, Topic
 from uic.metrics import Metrics
 from uic.settings import FoldSettings
 
@@ -49,7 +49,7 @@ class Worker:
         self.ahead_ms = 0
         """How far the worker's clock is ahead of the store's."""
         numbers = random.Random(seed)
-        self.updater = StateUpdater(
+        setup = Setup(
             topic=Topic(TOPIC, len(topic) if partitions is None else partitions, start),
             model=model,
             ports=Ports(self.log, store, self.dead_letters, self.erasures),
@@ -59,6 +59,7 @@ class Worker:
             after=self._after,
             clock=lambda: 0.0,
         )
+        self.updater = FoldWorker(setup)
 
     def turn(self, seconds: float = 0.3) -> None:
         """Handle all messages and due work, then advance the clock."""

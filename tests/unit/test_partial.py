@@ -14,7 +14,7 @@ from support.fold_worker import Worker
 from support.hand_model import COMPILED_MODEL, MODEL, WALL_MS, users_of
 from support.replayed import stored_state
 from uic.core.status import Phase
-from uic.fold.session import Resolution
+from uic.fold.partition import Resolution
 
 USERS = users_of(0, 1, 4)
 happenings = st.one_of(

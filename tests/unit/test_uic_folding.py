@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,8 +33,9 @@ from uic.core.ports import PartitionCount
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 from uic.errors import InvalidField
+from uic.fold import partition as partition_module
 from uic.fold.decoding import SHORT_RECORDS, SHORT_WAVES
-from uic.fold.session import Resolution
+from uic.fold.partition import Resolution
 
 USERS = users_of(0, 1, 30)
 
@@ -664,12 +668,12 @@ class WitnessedStore(FakeStore):
 def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -> None:
     topic, store = FakeTopic(), FakeStore()
     worker = Worker(topic, store, chunk=1000)
-    worker.updater._sessions.cache = StateCache(8 * (ENTRY_BYTES + HEADER_BYTES + hand_model.LAYOUT.stored_bytes))
+    worker.updater._partitions.cache = StateCache(8 * (ENTRY_BYTES + HEADER_BYTES + hand_model.LAYOUT.stored_bytes))
     worker.log.assign(0)
     for user in (*USERS[:20], *USERS[:20]):
         topic.event(user)
         worker.catch_up()
-    assert len(worker.updater._sessions.cache) == 8
+    assert len(worker.updater._partitions.cache) == 8
     assert store.reads == 40
     for user in USERS[15:20] * 3:
         topic.event(user)
@@ -688,11 +692,17 @@ def test_the_cache_has_the_bytes_that_the_store_has_and_nothing_of_erased_users(
     topic.erase(USERS[5])
     topic.event(USERS[5])
     worker.catch_up()
-    session = worker.updater._sessions.get(0)
-    assert session is not None
-    cached = session.hold.shelf.values
+    cached = worker.updater._partitions[0].shelf.values
     assert set(cached) == {user.encode() for user in USERS[:6]} - {USERS[1].encode()}
     assert list(cached.values()) == store.load([(0, [key.decode() for key in cached])])[0]
+
+
+def test_only_a_partition_writes_its_fields() -> None:
+    its_file = Path(partition_module.__file__)
+    for path in {*its_file.parent.glob("*.py")} - {its_file}:
+        nodes = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Attribute)]
+        written = {ast.unparse(node) for node in nodes if isinstance(node.ctx, ast.Store)}
+        assert all(re.fullmatch(r"self\.\w+", name) for name in written), (path.name, written)
 
 
 def test_what_is_fetched_is_accounted_for_to_the_last_record() -> None:

@@ -34,7 +34,7 @@ from support.fold_worker import Crashed, Worker
 from support.hand_model import COMPILED_MODEL, FINGERPRINT, LAYOUT, MODEL, POISON_ITEM, event_value, users_of
 from support.replayed import Replayed, absorb
 from uic.core.status import Phase
-from uic.fold.session import Resolution
+from uic.fold.partition import Resolution
 
 SEQUENCES = 5000 if settings.get_current_profile_name() == "full" else 200
 N = 2

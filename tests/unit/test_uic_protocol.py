@@ -19,7 +19,7 @@ from uic.core.commit import Answer, Commit
 from uic.core.ports import NotDescribed
 from uic.core.status import Phase
 from uic.errors import InvalidField, NotBroken, NotOurs
-from uic.fold.session import Resolution
+from uic.fold.partition import Resolution
 
 USERS = users_of(0, 1, 5)
 
@@ -590,8 +590,8 @@ def test_events_that_wait_for_the_erasures_or_for_an_operator_are_lag(topic: Fak
 
 def test_a_log_that_did_not_answer_is_forgotten_with_the_last_partition(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
-    session = worker.updater._sessions[0]
-    worker.updater.turn([NotDescribed((session.tag,), "timed out")], worker.now, 0)
+    partition = worker.updater._partitions[0]
+    worker.updater.turn([NotDescribed((partition.tag,), "timed out")], worker.now, 0)
     worker.turn()
     assert list(worker.updater.status.reasons) == ["log_unavailable: timed out"]
     worker.log.revoke(0)

@@ -42,7 +42,7 @@ from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.bundle_model import model_of
 from uic.fold.lease_keeper import LeaseKeeper
-from uic.fold.updater import StateUpdater, Topic
+from uic.fold.worker import FoldWorker, Setup, Topic
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
 from uic.log.erasures import KafkaErasures
@@ -103,7 +103,7 @@ class App:
         self._dead_letters = DeadLetterProducer(
             kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s
         )
-        self._updater = StateUpdater(
+        setup = Setup(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
             model=model_of(bundle, step),
             ports=Ports(
@@ -119,6 +119,7 @@ class App:
             goes_on=folds,
             after=crash_after(settings.fault),
         )
+        self._worker = FoldWorker(setup)
         self._lease = LeaseKeeper(
             f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             settings.fold.lease_s,
@@ -140,7 +141,7 @@ class App:
             partitions=kafka.partitions,
             metrics=self._metrics,
             settings=settings.grpc,
-            ahead_ms=lambda: self._updater.status.ahead_ms,
+            ahead_ms=lambda: self._worker.status.ahead_ms,
         )
         tls = {"grpc": _tls(settings.grpc, "UIC_GRPC", KEY_KINDS), "admin": _tls(settings.admin, "UIC_ADMIN")}
         for listener, of_listener in tls.items():
@@ -150,9 +151,9 @@ class App:
             {"kafka": kafka.ssl_certfile, "store": settings.redis.tls_cert_file},
             lambda server, ends: self._metrics.client_certificate_expires.labels(server).set(ends),
         )
-        self._grpc = GrpcServer(service, settings.grpc, lambda: self._updater.status.serving, guard, tls["grpc"])
+        self._grpc = GrpcServer(service, settings.grpc, lambda: self._worker.status.serving, guard, tls["grpc"])
         self._admin = AdminServer(
-            admin_app(self._updater, self._metrics, self._alive, guard=guard),
+            admin_app(self._worker, self._metrics, self._alive, guard=guard),
             settings.admin,
             tls["admin"],
         )
@@ -229,14 +230,14 @@ class App:
         busy = False
         while not self._stopping.is_set():
             messages = self._consumer.messages(0 if busy else IDLE_S) + self._event_log.messages()
-            busy = self._updater.turn(messages, time.monotonic(), time.time_ns() // 1_000_000)
+            busy = self._worker.turn(messages, time.monotonic(), time.time_ns() // 1_000_000)
 
     def _drain(self) -> None:
         """The batch in hand is done. Stop accepting calls, report `draining`, and give the lease up."""
         began = time.monotonic()
         timeout_s = self._settings.fold.drain_timeout_s
         self._watch.rests(FOLD)
-        self._updater.drain()
+        self._worker.drain()
         calls = self._doors.begin(self._grpc.drain(timeout_s / 2))
         self._lease.leave(timeout_s)
         left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
@@ -268,7 +269,7 @@ class App:
                     self._metrics.store_failures.labels("start").inc()
                 if logged.is_news(error.kind, error.detail, time.monotonic()):
                     say(log, logging.WARNING, f"waiting for the {what}", detail=error.detail)
-                self._updater.waits(f"waiting for the {what}: {error.detail}")
+                self._worker.waits(f"waiting for the {what}: {error.detail}")
                 self._stopping.wait(WAIT_S)
 
     def _alive(self) -> bool:
@@ -318,7 +319,7 @@ def settle_interpreter() -> None:
 
 
 def crash_after(fault: FaultSettings) -> Callable[[str], None]:
-    """What the updater calls after each step: nothing, or for crash tests the end of the process at the chosen one."""
+    """What the worker calls after each step: nothing, or for crash tests the end of the process at the chosen one."""
     if not fault.crash_after:
         return lambda step: None
     passed = 0

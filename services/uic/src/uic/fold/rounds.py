@@ -1,11 +1,23 @@
-"""Rounds: batches of several partitions, loaded and folded together and made into commits (steps 3 to 5 of the protocol
-in `uic.fold.updater`). What was folded enters the cache once the store has it, never before.
+"""Steps 3 to 6 of the protocol: batches of several partitions are loaded, folded and committed together. Then the
+answers of the store are obeyed:
+
+Written                  adopt
+Refused, ours            an earlier try had arrived: adopt
+Refused, ahead of us or  ownership lost: wait for leases that were asked for since
+  of another writer
+Refused, behind, absent  the store lost writes: take the partition up again, from what is stored
+Refused, unreadable      take the partition up again, which stops it: an operator decides
+StatesLost               states are gone that the store had: fold the batch again, those users as incomplete
+NoAnswer                 unsure: read progress until it is one of the above, or unchanged: then commit again
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from mimn.state import (
     CorruptState,
@@ -13,20 +25,19 @@ from mimn.state import (
     ForeignLayout,
     StateError,
     WrongUser,
-    encode_progress,
     read_header,
     user_hash,
 )
-from uic.core.advance import advance
-from uic.core.commit import Commit, NoAnswer
-from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round, fold
-from uic.core.model import Model
-from uic.core.ordering import Batch
-from uic.core.ports import StateStore
-from uic.core.staged_values import StagedValues, States
-from uic.fold.session import FoldedBatch, Reading
+from uic.core.commit import NoAnswer, StatesLost, Verdict, Written
+from uic.core.fold import NO_ROW, Part, Round, fold
+from uic.core.ports import Owned
+from uic.core.staged_values import StagedValues
+from uic.core.status import Phase
+from uic.errors import StoreUnavailable
+from uic.fold.health import Health
+from uic.fold.partition import Attempt, FoldedBatch, InHand, Partition, Partitions
+from uic.fold.setup import Setup
 from uic.logs import say
-from uic.metrics import Metrics
 
 log = logging.getLogger("uic.fold.rounds")
 
@@ -38,123 +49,245 @@ UNREADABLE: dict[type[StateError], str] = {
 }
 """Metric label of each error."""
 
+A = TypeVar("A", bound=Attempt)
+
 
 class Rounds:
-    """The model and the store, as a round needs them; a session has its part of the cache. Owned by the fold thread."""
+    """Owned by the fold thread."""
 
-    def __init__(self, model: Model, store: StateStore, metrics: Metrics) -> None:
+    def __init__(self, setup: Setup, partitions: Partitions, health: Health) -> None:
         """Nothing is asked yet."""
-        self._model = model
-        self._store = store
-        self._metrics = metrics
+        self._setup = setup
+        self._partitions = partitions
+        self._health = health
+        self._store = setup.ports.store
+        self._metrics = setup.metrics
+        self._connections = 0
+        self._read_back_due = 0.0
+        """Not later than any partition's."""
 
-    def load(
-        self, batches: Sequence[tuple[Reading, Batch]]
-    ) -> tuple[list[tuple[Reading, Part]], list[tuple[Reading, NoAnswer]]]:
-        """Step 3: the states that the batches' users have, from the cache or else from the store. A value that cannot
-        be read is set aside, once a batch, and its user starts again from the initial state.
+    def load(self, batches: Sequence[tuple[Partition, InHand]], now: float) -> list[tuple[Partition, Part]]:
+        """Step 3: the states that the batches' users have, from memory or else from the store. A value that cannot be
+        read is set aside, once a batch, and its user starts again from the initial state.
 
-        Returns:
-            The parts of a round, and of a cluster the partitions whose server does not answer.
-
-        Raises:
-            StoreUnavailable: it did not answer at all, or could not set a value aside.
+        Returns: the parts of a round: of those batches for which the store answers.
         """
-        parts: list[tuple[Reading, Part]] = []
-        silent: list[tuple[Reading, NoAnswer]] = []
-        wanted: list[tuple[int, list[str]]] = []
-        missing: list[list[int]] = []
-        found = sought = 0
-        for reading, batch in batches:
-            cached = reading.hold.shelf.find(batch.keys)
-            lacking = [i for i, value in enumerate(cached) if value is None]
-            missing.append(lacking)
-            found += len(cached) - len(lacking)
-            sought += len(lacking)
-            wanted.append((reading.partition, [batch.users[i] for i in lacking]))
-            lost = set() if reading.in_hand is None else reading.in_hand.lost
-            suspect = {i for i, user in enumerate(batch.users) if user in lost} if lost else set()
-            parts.append((reading, Part(batch, reading.progress, cached, suspect=suspect)))
-        self._metrics.states_cached.inc(found)
-        if sought:
-            self._metrics.states_loaded.inc(sought)
+        parts = [(partition, partition.part(held)) for partition, held in batches]
+        missing = [[i for i, value in enumerate(part.cached) if value is None] for _, part in parts]
+        sought = sum(map(len, missing))
+        self._metrics.states_cached.inc(sum(len(part.cached) for _, part in parts) - sought)
+        if not sought:
+            return parts
+        self._metrics.states_loaded.inc(sought)
+        wanted = [
+            (p.number, [part.batch.users[i] for i in lacking])
+            for (p, part), lacking in zip(parts, missing, strict=True)
+        ]
+        loaded: list[tuple[Partition, Part]] = []
+        try:
             answers = self._store.load(wanted)
-            for (reading, part), lacking, values in zip(parts, missing, answers, strict=True):
+            for (partition, held), (_, part), lacking, values in zip(batches, parts, missing, answers, strict=True):
                 if isinstance(values, NoAnswer):
-                    silent.append((reading, values))
+                    self._health.store_failed("load", StoreUnavailable(values.detail), [partition], now)
                 else:
-                    self._read_states(reading, part, lacking, values)
-            if silent:
-                parts = [one for one, values in zip(parts, answers, strict=True) if not isinstance(values, NoAnswer)]
-        return parts, silent
+                    self._read_states(partition, held, part, lacking, values)
+                    loaded.append((partition, part))
+        except StoreUnavailable as error:
+            self._health.store_failed("load", error, [partition for partition, _ in batches], now)
+            return []
+        self._health.store_answered(partition for partition, part in loaded if None in part.cached)
+        return loaded
 
-    def _read_states(self, reading: Reading, part: Part, lacking: list[int], values: list[bytes | None]) -> None:
-        aside = set() if reading.in_hand is None else reading.in_hand.aside
+    def _read_states(
+        self, partition: Partition, held: InHand, part: Part, lacking: list[int], values: list[bytes | None]
+    ) -> None:
         unreadable: dict[str, bytes] = {}
-        fingerprint, layout = self._model.fingerprint, self._model.layout
+        fingerprint, layout = self._setup.model.fingerprint, self._setup.model.layout
         for i, value in zip(lacking, values, strict=True):
             if value is None:
                 continue
+            user = part.batch.users[i]
             try:
-                header = read_header(value, fingerprint, layout, user_hash(part.batch.users[i]))
+                header = read_header(value, fingerprint, layout, user_hash(user))
             except StateError as error:
                 part.suspect.add(i)
                 part.unreadable.append(UNREADABLE[type(error)])
-                if part.batch.users[i] not in aside:
-                    unreadable[part.batch.users[i]] = value
+                if user not in held.aside:
+                    unreadable[user] = value
             else:
                 if header.lineage == part.progress.lineage:
                     part.loaded[i] = value
         if unreadable:
-            self._store.set_aside(reading.partition, list(unreadable.values()))
-            aside.update(unreadable)
+            self._store.set_aside(partition.number, list(unreadable.values()))
+            partition.set_aside(held, unreadable)
 
-    def fold(self, parts: Sequence[Part]) -> Round:
-        """Step 4: all events of at least one part, in waves."""
-        work = fold(self._model, parts)
+    def fold(self, parts: Sequence[tuple[Partition, Part]]) -> list[tuple[Partition, FoldedBatch]]:
+        """Step 4: all events of at least one part, in waves. Returns what is to be written. A batch with a step that
+        was not finite stays in hand, without that operation."""
+        work = fold(self._setup.model, [part for _, part in parts])
         self._metrics.waves.inc(work.waves)
-        return work
+        for partition, part in parts:
+            partition.reject(part.not_finite)
+        sound = [(partition, part) for partition, part in parts if not part.not_finite]
+        return [
+            (partition, partition.batch_attempt(part, work.states, _values(work, part))) for partition, part in sound
+        ]
 
-    def attempts(self, work: Round, parts: Sequence[tuple[Reading, Part]]) -> list[tuple[Reading, FoldedBatch]]:
-        """What step 5 asks the store to write: the parts of a round whose steps were all finite."""
-        return [(reading, _attempt(reading, work, part, work.states)) for reading, part in parts if not part.not_finite]
+    def commit(self, attempts: Sequence[tuple[Partition, A]], now: float) -> list[tuple[Partition, A]]:
+        """Step 5: ask the store to write, and adopt or obey the answers. Returns what is written."""
+        if not attempts:
+            return []
+        answers = self._store.commit([attempt.commit for _, attempt in attempts])
+        self._setup.done("commit")
+        written = []
+        ok = 0
+        for (partition, attempt), answer in zip(attempts, answers, strict=True):
+            if isinstance(answer, Written):
+                ok += 1
+                written.append((partition, attempt))
+            elif isinstance(answer, NoAnswer):
+                self._metrics.commits.labels("unknown").inc()
+                partition.unconfirmed(attempt, answer.detail)
+                self._health.store_failed("commit", StoreUnavailable(answer.detail), [partition], now)
+            elif isinstance(answer, StatesLost):
+                self._metrics.lost_states.inc(len(answer.users))
+                partition.states_lost(answer)
+            elif self._obey(partition, attempt, partition.judge(answer.stored, attempt), now):
+                written.append((partition, attempt))
+        self._adopt(written)
+        if ok:
+            self._metrics.commits_ok.inc(ok)
+            self._health.store_answered(partition for partition, _ in written)
+        return written
 
-    def keep(self, written: Sequence[tuple[Reading, FoldedBatch]]) -> None:
-        """The store has these batches: put their states into the cache. Their unreadable states are gone from the store
-        only now, so they are counted here: until a batch is written, it may be loaded several times."""
-        for reading, batch in written:
-            for error in batch.part.unreadable:
-                self._metrics.unreadable_states.labels(error).inc()
-                say(log, logging.ERROR, "unreadable state", partition=reading.partition, error=error)
-            shelf, keys, rows = reading.hold.shelf, batch.part.batch.keys, batch.part.row_of
-            if ERASED_ROW in rows:
-                for key, row in zip(keys, rows, strict=True):
-                    if row == ERASED_ROW:
-                        shelf.drop(key)
-            if min(rows, default=0) < 0:
-                keys = [key for key, row in zip(keys, rows, strict=True) if row >= 0]
-                rows = [row for row in rows if row >= 0]
-            encoded = batch.states.encoded
-            shelf.put(keys, [encoded[row] for row in rows])
+    def advise(self, written: Sequence[tuple[Partition, Attempt]]) -> None:
+        """Step 6: tell the brokers where the partitions stand, for lag tools."""
+        if written:
+            offsets = {partition.number: attempt.progress.next_offset for partition, attempt in written}
+            self._setup.ports.log.advise(offsets)
+            self._setup.done("advise")
+
+    def go_on(self, now: float) -> None:
+        """What is due by the clock: commits without an answer, progress to read back."""
+        self._find_out(now)
+        self._read_back(now)
+
+    def owns(self, owned: Owned, now: float) -> None:
+        """Take partitions up again that another process wrote, where the leases still give them to this one."""
+        for partition in self._partitions.of(Phase.OWNERSHIP_LOST):
+            if partition.lost_at < owned.asked_at:
+                say(log, logging.INFO, "the leases say that we own it", partition=partition.number)
+                partition.restart(now)
+
+    def _adopt(self, written: Sequence[tuple[Partition, Attempt]]) -> None:
+        """The store has these."""
+        for partition, attempt in written:
+            partition.adopt(attempt)
+        if folded := [attempt for _, attempt in written if isinstance(attempt, FoldedBatch)]:
+            self._count(folded)
+
+    def _obey(self, partition: Partition, attempt: Attempt | None, verdict: Verdict, now: float) -> bool:
+        """Do what a stored record that is not the known one asks for; True if the attempt turned out written, and is to
+        be adopted."""
+        if verdict is Verdict.OURS and attempt is not None:
+            self._metrics.commits.labels("arrived_before").inc()
+            return True
+        say(log, logging.WARNING, "stored progress differs", partition=partition.number, verdict=verdict.value)
+        if verdict is Verdict.OWNERSHIP_LOST:
+            self._metrics.commits.labels("ownership_lost").inc()
+            partition.lose(now)
+            return False
+        if verdict is Verdict.STORE_BEHIND:
+            self._metrics.commits.labels("store_behind").inc()
+            self._metrics.rewinds.inc()
+        partition.restart(now)
+        return False
+
+    def _find_out(self, now: float) -> None:
+        """What became of commits without an answer."""
+        unsure = [(p, p.unsure) for p in self._partitions if p.unsure is not None and p.due <= now]
+        if not unsure:
+            return
+        again, written = [], []
+        stored = self._stored([partition for partition, _ in unsure], now)
+        for partition, attempt in unsure:
+            record = stored.get(partition.number)
+            if record is None:
+                continue
+            verdict = partition.judge(record, attempt)
+            if verdict is Verdict.UNCHANGED and not record:
+                # A claim that others may have seen, built upon and lost again: a lineage begins from nothing once.
+                partition.restart(now, unclaimed=True)
+            elif verdict is Verdict.UNCHANGED:
+                again.append((partition, attempt))
+            elif self._obey(partition, attempt, verdict, now):
+                written.append((partition, attempt))
+        self._adopt(written)
+        self.advise(written + self.commit(again, now))
+
+    def _read_back(self, now: float) -> None:
+        """Whether the store still has what it acknowledged, for partitions that write nothing now."""
+        connections = self._store.connections
+        reconnected, self._connections = connections != self._connections, connections
+        if now < self._read_back_due and not reconnected:
+            return
+        reading = self._partitions.of(Phase.VERIFYING, Phase.FOLDING)
+        due = [p for p in reading if p.unsure is None and p.due <= now and (reconnected or p.read_back_due <= now)]
+        stored = self._stored(due, now)
+        for partition in due:
+            record = stored.get(partition.number)
+            if record is not None:
+                partition.read_back(now)
+                if (verdict := partition.judge(record)) is not Verdict.UNCHANGED:
+                    self._obey(partition, None, verdict, now)
+        later = now + self._setup.settings.read_back_interval_s
+        self._read_back_due = min((p.read_back_due for p in reading if p.reads), default=later)
+
+    def _stored(self, partitions: Sequence[Partition], now: float) -> dict[int, bytes]:
+        """The stored progress of these, of which the store answers."""
+        if not partitions:
+            return {}
+        try:
+            said = self._store.read_progress([partition.number for partition in partitions])
+        except StoreUnavailable as error:
+            self._health.store_failed("read_back", error, partitions, now)
+            return {}
+        stored: dict[int, bytes] = {}
+        for partition in partitions:
+            record = said[partition.number]
+            if isinstance(record, NoAnswer):
+                self._health.store_failed("read_back", StoreUnavailable(record.detail), [partition], now)
+            else:
+                stored[partition.number] = record
+        self._health.store_answered(partition for partition in partitions if partition.number in stored)
+        return stored
+
+    def _count(self, written: Sequence[FoldedBatch]) -> None:
+        m = self._metrics
+        counts = dict.fromkeys(m.records_of, 0)
+        unknown_fields, says = 0, log.isEnabledFor(logging.DEBUG)
+        for each in written:
+            batch, part = each.part.batch, each.part
+            operations, folded = len(batch.items), int(np.count_nonzero(batch.items))
+            counts["folded"] += folded - part.already_folded
+            counts["erased"] += operations - folded
+            counts["dead_letter"] += len(batch.rejected)
+            counts["already_folded"] += part.already_folded
+            counts["erased_later"] += batch.erased_later
+            counts["ignored"] += batch.ignored
+            unknown_fields += batch.extended
+            m.batch_records.observe(len(batch.records))
+            m.batch_states.observe(len(each.commit.values))
+            if says:
+                _say(each)
+        for outcome, n in counts.items():
+            if n:
+                m.records_of[outcome].inc(n)
+        if unknown_fields:
+            m.unknown_fields.inc(unknown_fields)
 
 
-def _attempt(reading: Reading, work: Round, part: Part, states: States) -> FoldedBatch:
-    """The commit of a part; `states` are the round's."""
-    batch = part.batch
-    all_read = len(batch.records) == len(reading.pending)
-    after = advance(
-        part.progress,
-        writer=reading.hold.writer,
-        last=batch.records[-1],
-        position=reading.position if all_read else None,
-        caught_up=reading.caught_up,
-    )
-    values = _values(work, part, states)
-    commit = Commit(reading.partition, reading.known, encode_progress(after), *values, erases=batch.erases)
-    return FoldedBatch(commit, after, part, states)
-
-
-def _values(work: Round, part: Part, states: States) -> tuple[StagedValues, int, int]:
+def _values(work: Round, part: Part) -> tuple[StagedValues, int, int]:
     """`Commit.values`, `created` and `listed`, of a part."""
     keys, rows = part.batch.keys, part.row_of
     created = [at for at, row in enumerate(rows) if row in work.created] if work.created else []
@@ -163,4 +296,19 @@ def _values(work: Round, part: Part, states: States) -> tuple[StagedValues, int,
         first = {*created, *listed}
         order = [*created, *listed, *[at for at, row in enumerate(rows) if row != NO_ROW and at not in first]]
         keys, rows = [keys[at] for at in order], [rows[at] for at in order]
-    return StagedValues(keys, rows, states), len(created), len(listed)
+    return StagedValues(keys, rows, work.states), len(created), len(listed)
+
+
+def _say(written: FoldedBatch) -> None:
+    batch = written.part.batch
+    say(
+        log,
+        logging.DEBUG,
+        "batch",
+        partition=batch.partition,
+        first=batch.records[0].offset,
+        last=batch.records[-1].offset,
+        records=len(batch.records),
+        states=len(written.commit.values),
+        dead_letters=len(batch.rejected),
+    )

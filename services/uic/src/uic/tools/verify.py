@@ -47,7 +47,7 @@ from uic.core.ordering import Waiting
 from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable, UnsuitableTopic
 from uic.fold.bundle_model import model_of
-from uic.fold.health import REMOVED
+from uic.fold.partition import REMOVED
 from uic.log.partition_reader import log_reader
 from uic.settings import read_settings
 from uic.store import RedisStore
