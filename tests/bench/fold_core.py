@@ -42,7 +42,7 @@ from uic.core.ports import Delivery, Described, Fetched, FoldsMany, LogMessage, 
 from uic.core.start_position import LogBounds
 from uic.fold.bundle_model import model_of
 from uic.fold.worker import FoldWorker, Setup, Topic
-from uic.log.kafka_repairs.partition_records import read_batch
+from uic.log.batch_hook import read_batch
 from uic.metrics import Metrics
 from uic.settings import FoldSettings, RedisSettings
 from uic.store import RedisStore

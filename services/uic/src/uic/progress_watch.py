@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from process.log_lines import flush
 from uic.logs import say
 
 log = logging.getLogger("uic.progress_watch")
