@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from process.log_lines import flush
 from uic.logs import say
 
 log = logging.getLogger("uic.progress_watch")
@@ -53,6 +54,5 @@ class ProgressWatch(threading.Thread):
         self._looks += 1
         if late := [what for what, due in list(self._due.items()) if due < self._looks]:
             say(log, logging.CRITICAL, "no progress: the process ends", of=", ".join(late))
-            for handler in logging.getLogger().handlers:
-                handler.flush()  # nothing else does where a process ends so
+            flush()  # nothing else does where a process ends so
             self._end(FAILED)
