@@ -41,7 +41,8 @@ from uic.core.letters import Letter
 from uic.core.ports import Delivery, Described, Fetched, FoldsMany, LogMessage, Owned, PartitionCount, Ports
 from uic.core.start_position import LogBounds
 from uic.fold.bundle_model import model_of
-from uic.fold.worker import FoldWorker, Setup, Topic
+from uic.fold.setup import Setup, Topic
+from uic.fold.worker import FoldWorker
 from uic.log.batch_hook import read_batch
 from uic.metrics import Metrics
 from uic.settings import FoldSettings, RedisSettings

@@ -13,7 +13,8 @@ from support.hand_model import MODEL, WALL_MS
 from uic.core.model import Model
 from uic.core.ports import Ports
 from uic.core.status import PartitionStatus, Phase
-from uic.fold.worker import FoldWorker, Setup, Topic
+from uic.fold.setup import Setup, Topic
+from uic.fold.worker import FoldWorker
 from uic.metrics import Metrics
 from uic.settings import FoldSettings
 
@@ -23,7 +24,7 @@ class Crashed(BaseException):
 
 
 class Worker:
-    """One UIC process: an updater with its own view of the shared world."""
+    """One UIC process: a worker with its own view of the shared world."""
 
     def __init__(
         self,
@@ -59,14 +60,14 @@ class Worker:
             after=self._after,
             clock=lambda: 0.0,
         )
-        self.updater = FoldWorker(setup)
+        self.fold = FoldWorker(setup)
 
     def turn(self, seconds: float = 0.3) -> None:
         """Handle all messages and due work, then advance the clock."""
         self.store.clock_ms = WALL_MS + int(self.now * 1000)
         wall_ms = self.log.wall_ms = self.store.clock_ms + self.ahead_ms
         self.log.now = self.now
-        self.updater.turn(self.log.messages(0), self.now, wall_ms)
+        self.fold.turn(self.log.messages(0), self.now, wall_ms)
         self.now += seconds
 
     def settle(self, turns: int = 12) -> None:
@@ -80,7 +81,7 @@ class Worker:
             if condition():
                 return
             self.turn()
-        raise AssertionError(f"the condition did not hold within {turns} turns; status: {self.updater.status}")
+        raise AssertionError(f"the condition did not hold within {turns} turns; status: {self.fold.status}")
 
     def drained(self) -> bool:
         """Whether all assigned partitions are folded to the end of the log."""
@@ -98,7 +99,7 @@ class Worker:
         return None if stored is None else decode_progress(stored)
 
     def partition(self, partition: int = 0) -> PartitionStatus:
-        return next(p for p in self.updater.status.partitions if p.partition == partition)
+        return next(p for p in self.fold.status.partitions if p.partition == partition)
 
     def phase(self, partition: int = 0) -> Phase:
         return self.partition(partition).phase

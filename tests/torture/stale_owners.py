@@ -1,6 +1,6 @@
 """A worker that lost its partition without knowing goes on to commit: nothing of it may reach the store.
 
-In process, the real updater and a real store, a thousand times; and with a real worker that is stopped past its lease
+In process, the real fold and a real store, a thousand times; and with a real worker that is stopped past its lease
 and wakes up with a batch in its hands.
 """
 
@@ -49,7 +49,7 @@ class Heard(RedisStore):
 
 
 def stale_commits_by_ended_sessions_write_nothing(stage: Stage, size: Size) -> Tally:
-    """1,000 (fast: 100) times: an updater sleeps with a batch in hand, another takes over, the first wakes."""
+    """1,000 (fast: 100) times: a worker sleeps with a batch in hand, another takes over, the first wakes."""
     trials = 1000 if size == "full" else 100
     numbers = random.Random(stage.seed)
     url = stage.valkey().address
@@ -117,9 +117,7 @@ def produce(topic: FakeTopic, numbers: random.Random) -> None:
 def settle(worker: Worker, topic: FakeTopic) -> None:
     """Fold to the end of the log."""
     end = topic.partitions[0].end
-    worker.until(
-        lambda: any(p.phase is Phase.FOLDING and p.next_offset == end for p in worker.updater.status.partitions)
-    )
+    worker.until(lambda: any(p.phase is Phase.FOLDING and p.next_offset == end for p in worker.fold.status.partitions))
 
 
 def dump(client: redis.Redis) -> dict[bytes, bytes]:

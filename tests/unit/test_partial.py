@@ -31,7 +31,7 @@ def continues(worker: Worker, from_offset: int | None) -> None:
     """An operator accepts the log as it is."""
     worker.until(lambda: worker.phase() is Phase.BROKEN)
     decided = Resolution(0, "continue", from_offset, Future())
-    worker.updater._resolutions.append(decided)
+    worker.fold._resolutions.append(decided)
     worker.until(decided.outcome.done)
     decided.outcome.result()
 

@@ -1,4 +1,4 @@
-"""The admin port over real HTTP, and the commands that talk to it, with an updater in memory."""
+"""The admin port over real HTTP, and the commands that talk to it, with a worker in memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BROKEN = PartitionStatus(
 )
 
 
-class Updater:
+class Worker:
     """Has a status, and remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -69,10 +69,10 @@ class Updater:
 
 class Rig:
     def __init__(self) -> None:
-        self.updater = Updater()
+        self.worker = Worker()
         self.metrics = Metrics()
         self.alive = True
-        app = admin_app(self.updater, self.metrics, lambda: self.alive, lambda: NOW_MS)
+        app = admin_app(self.worker, self.metrics, lambda: self.alive, lambda: NOW_MS)
         self.door = AdminServer(app, AdminSettings(port=0))
         self.loop = open_loop()
         self.loop.run(self.door.start())
@@ -107,23 +107,23 @@ def test_alive_until_a_folding_thread_dies(rig: Rig) -> None:
 
 
 def test_ready_follows_the_status_and_names_reasons(rig: Rig) -> None:
-    rig.updater.status = STARTING
+    rig.worker.status = STARTING
     status, content_type, body = rig.ask("/readyz")
     assert (status, content_type, body["code"], body["detail"]) == (503, PROBLEM_JSON, "not_serving", "starting")
-    rig.updater.status = Status(True, ("store_unavailable: x",), ())
+    rig.worker.status = Status(True, ("store_unavailable: x",), ())
     assert rig.ask("/readyz") == (200, "application/json", {"status": "ready", "degraded": ["store_unavailable: x"]})
 
 
 def test_each_scrape_says_whether_readyz_answers_200(rig: Rig) -> None:
     broken = Status(False, ("broken_log: witness (partition 5)",), (FOLDING, BROKEN))
     for status in (STARTING, Status(True, ("store_unavailable: x",), ()), broken, Status(True, (), (FOLDING,))):
-        rig.updater.status = status
+        rig.worker.status = status
         ready = rig.ask("/readyz")[0] == 200
         assert f"uic_ready {float(ready)}\n" in rig.ask("/metrics")[2]
 
 
 def test_partitions_are_shown_with_lag_and_age(rig: Rig) -> None:
-    rig.updater.status = Status(False, ("broken_log: witness (partition 5)",), (FOLDING, BROKEN))
+    rig.worker.status = Status(False, ("broken_log: witness (partition 5)",), (FOLDING, BROKEN))
     status, _, body = rig.ask("/partitions")
     assert status == 200
     assert body["serving"] is False
@@ -147,7 +147,7 @@ def test_partitions_are_shown_with_lag_and_age(rig: Rig) -> None:
 
 def test_an_age_is_by_the_stores_clock_whatever_the_workers_clock_says(rig: Rig) -> None:
     for ahead_ms, age_s in ((0, 2.5), (-7_200_000, 7202.5), (2000, 0.5), (7_200_000, 0)):
-        rig.updater.status = Status(True, (), (FOLDING,), ahead_ms)
+        rig.worker.status = Status(True, (), (FOLDING,), ahead_ms)
         assert rig.ask("/partitions")[2]["partitions"][0]["as_of_age_s"] == age_s, ahead_ms
 
 
@@ -159,11 +159,11 @@ def test_an_age_is_by_the_stores_clock_whatever_the_workers_clock_says(rig: Rig)
         ("/partitions/63/rebuild", (63, "rebuild", None)),
     ],
 )
-def test_an_operators_word_reaches_the_updater(rig: Rig, target: str, asked: tuple[int, Action, int | None]) -> None:
+def test_an_operators_word_reaches_the_worker(rig: Rig, target: str, asked: tuple[int, Action, int | None]) -> None:
     status, _, body = rig.ask(target, "POST")
     assert status == 200
     assert body == {"partition": asked[0], "next_offset": 7, "base": 2, "era": 4, "lineage": "8000000000000000"}
-    assert rig.updater.asked == [asked]
+    assert rig.worker.asked == [asked]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_an_operators_word_reaches_the_updater(rig: Rig, target: str, asked: tup
     ],
 )
 def test_refusals_are_problems_with_a_code(rig: Rig, failure: Exception, status: int, code: str) -> None:
-    rig.updater.failure = failure
+    rig.worker.failure = failure
     got, content_type, body = rig.ask("/partitions/5/rebuild", "POST")
     assert (got, content_type, body["status"], body["code"]) == (status, PROBLEM_JSON, status, code)
     assert "secret" not in body["detail"]
@@ -187,10 +187,10 @@ def test_refusals_are_problems_with_a_code(rig: Rig, failure: Exception, status:
 def test_a_decision_that_was_not_carried_out_in_time_says_what_it_waits_for(
     rig: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rig.updater.failure = TimeoutError()
+    rig.worker.failure = TimeoutError()
     waits = replace(BROKEN, phase=Phase.TAKING_UP, reason="the log does not answer: Connection refused")
     for partition in (waits, BROKEN, FOLDING):
-        rig.updater.status = Status(True, (), (partition,))
+        rig.worker.status = Status(True, (), (partition,))
         told = rig.ask("/partitions/5/continue", "POST")[2]["detail"]
         assert "/partitions" in told
         assert (waits.reason in told) is (partition is waits)
@@ -223,7 +223,7 @@ def test_only_an_admin_port_that_does_not_answer_is_a_reason_to_look_at_its_addr
 def test_what_is_not_offered_decides_nothing(rig: Rig, target: str, method: str, status: int) -> None:
     got, content_type, body = rig.ask(target, method)
     assert (got, content_type, body["status"]) == (status, PROBLEM_JSON, status)
-    assert rig.updater.asked == []
+    assert rig.worker.asked == []
 
 
 @pytest.mark.parametrize(
@@ -241,18 +241,18 @@ def test_another_method_is_told_which_one_to_send(rig: Rig, target: str, method:
 @pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"sec_fetch_site": "cross-site"}])
 def test_a_web_page_decides_nothing(rig: Rig, headers: dict[str, str]) -> None:
     assert rig.ask("/partitions/5/rebuild", "POST", **headers)[0] == 403
-    assert rig.updater.asked == []
+    assert rig.worker.asked == []
 
 
 def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
-    app = admin_app(rig.updater, rig.metrics, lambda: True)
+    app = admin_app(rig.worker, rig.metrics, lambda: True)
     with pytest.raises(StartRefused, match=r"\(Address already in use\): free the port, or set .* UIC_ADMIN__PORT"):
         AdminServer(app, AdminSettings(port=rig.door.port))
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::", "[::]"])
 def test_the_admin_door_listens_on_ipv6(rig: Rig, host: str) -> None:
-    door = AdminServer(admin_app(rig.updater, rig.metrics, lambda: True), AdminSettings(host=host, port=0))
+    door = AdminServer(admin_app(rig.worker, rig.metrics, lambda: True), AdminSettings(host=host, port=0))
     rig.loop.run(door.start())
     try:
         connection = http.client.HTTPConnection("::1", door.port, timeout=10)
@@ -264,7 +264,7 @@ def test_the_admin_door_listens_on_ipv6(rig: Rig, host: str) -> None:
 
 
 def test_a_host_without_an_address_is_told_as_that(rig: Rig) -> None:
-    app = admin_app(rig.updater, rig.metrics, lambda: True)
+    app = admin_app(rig.worker, rig.metrics, lambda: True)
     with pytest.raises(StartRefused, match=r"cannot listen on no\.such\.invalid:0 \(.+\): correct UIC_ADMIN__HOST"):
         AdminServer(app, AdminSettings(host="no.such.invalid", port=0))
 
@@ -301,11 +301,11 @@ def test_the_partitions_command_shows_a_table_and_exits_by_health(rig: Rig) -> N
         Status(False, ("broken",), (BROKEN,)),
         Status(True, ("store_unavailable: no",), (replace(FOLDING, phase=Phase.UNSURE),)),
     ):
-        rig.updater.status = status
+        rig.worker.status = status
         code, text = run(rig, "partitions")
         assert (code, text.startswith(f"! {status.reasons[0]}\n")) == (1, True)
         assert run(rig, "partitions", "--json")[0] == 1
-    rig.updater.status = Status(False, ("broken",), (BROKEN,))
+    rig.worker.status = Status(False, ("broken",), (BROKEN,))
     assert json.loads(run(rig, "partitions", "--json")[1])["serving"] is False
 
 
@@ -315,11 +315,11 @@ def test_continue_and_rebuild_say_where_it_goes_on(rig: Rig) -> None:
         "partition 5 goes on at offset 7, lineage 8000000000000000, era 4\n",
     )
     assert run(rig, "rebuild", "--partition", "6")[0] == 0
-    assert rig.updater.asked == [(5, "continue", 12), (6, "rebuild", None)]
+    assert rig.worker.asked == [(5, "continue", 12), (6, "rebuild", None)]
 
 
 def test_a_refusal_is_printed_with_its_code(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-    rig.updater.failure = NotOurs("partition 5 is not assigned to this process")
+    rig.worker.failure = NotOurs("partition 5 is not assigned to this process")
     assert run(rig, "rebuild", "--partition", "5")[0] == 1
     assert "not assigned to this process (not_ours)" in capsys.readouterr().err
 
@@ -346,8 +346,8 @@ def run_fleet(rigs: tuple[Rig, Rig], *arguments: str) -> tuple[int, str]:
 
 
 def test_the_views_of_all_workers_are_one_table_and_each_partition_has_its_worker(fleet: tuple[Rig, Rig]) -> None:
-    fleet[0].updater.status = Status(True, (), (of(0), of(3)))
-    fleet[1].updater.status = Status(True, (), (of(1), of(2)))
+    fleet[0].worker.status = Status(True, (), (of(0), of(3)))
+    fleet[1].worker.status = Status(True, (), (of(1), of(2)))
     code, text = run_fleet(fleet, "--total", "4")
     assert code == 0
     heading, *rows = text.splitlines()
@@ -358,8 +358,8 @@ def test_the_views_of_all_workers_are_one_table_and_each_partition_has_its_worke
 
 
 def test_partitions_without_an_owner_or_with_two_are_findings(fleet: tuple[Rig, Rig]) -> None:
-    fleet[0].updater.status = Status(True, (), (of(0), of(1)))
-    fleet[1].updater.status = Status(True, (), (of(1),))
+    fleet[0].worker.status = Status(True, (), (of(0), of(1)))
+    fleet[1].worker.status = Status(True, (), (of(1),))
     code, text = run_fleet(fleet, "--total", "4")
     assert code == 1
     assert text.splitlines()[:2] == ["! no worker owns partition 2, 3", "! more than one worker owns partition 1"]
@@ -368,12 +368,12 @@ def test_partitions_without_an_owner_or_with_two_are_findings(fleet: tuple[Rig, 
 
 
 def test_a_worker_that_does_not_serve_or_answer_is_a_finding_and_the_others_are_shown(fleet: tuple[Rig, Rig]) -> None:
-    fleet[0].updater.status = Status(True, (), (of(0), of(1)))
-    fleet[1].updater.status = Status(False, ("broken_log: witness",), ())
+    fleet[0].worker.status = Status(True, (), (of(0), of(1)))
+    fleet[1].worker.status = Status(False, ("broken_log: witness",), ())
     code, text = run_fleet(fleet, "--total", "2")
     assert code == 1
     assert f"! {fleet[1].url}: broken_log: witness" in text
-    fleet[1].updater.status = Status(True, ("store_unavailable: no",), ())
+    fleet[1].worker.status = Status(True, ("store_unavailable: no",), ())
     code, text = run_fleet(fleet, "--total", "2")
     assert (code, f"! {fleet[1].url}: store_unavailable: no" in text) == (1, True)
     fleet[1].loop.run(fleet[1].door.stop())
@@ -387,7 +387,7 @@ def test_a_decision_goes_to_one_worker(fleet: tuple[Rig, Rig], capsys: pytest.Ca
     urls = ",".join(rig.url for rig in fleet)
     assert partitions.main("rebuild", ["--partition", "1", "--admin", urls]) == 2
     assert "give one --admin" in capsys.readouterr().err
-    assert fleet[0].updater.asked == []
+    assert fleet[0].worker.asked == []
 
 
 # Bytes that are not a request

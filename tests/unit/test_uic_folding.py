@@ -381,13 +381,13 @@ def test_a_dead_letter_topic_that_is_away_pauses_its_partition_and_no_other() ->
     state = stored_state(store, b, 2)
     assert state is not None
     assert state.header.event_count == 3
-    assert "dead_letter" in worker.updater.status.reasons[0]
-    assert worker.updater.status.serving
+    assert "dead_letter" in worker.fold.status.reasons[0]
+    assert worker.fold.status.serving
     letters.away = False
     worker.catch_up()
     assert_exactly_once_but(store, topic, {0: {0}})
     worker.settle()
-    assert worker.updater.status.reasons == ()
+    assert worker.fold.status.reasons == ()
 
 
 def test_dead_letters_of_a_partition_that_has_moved_are_not_this_workers_trouble() -> None:
@@ -396,9 +396,9 @@ def test_dead_letters_of_a_partition_that_has_moved_are_not_this_workers_trouble
     worker = Worker(topic, store, dead_letters=letters)
     worker.log.assign(0, 1)
     topic.append(0, users_of(0, 2, 1)[0].encode(), b"junk")
-    worker.until(lambda: "dead_letter_topic_unavailable" in "".join(worker.updater.status.reasons))
+    worker.until(lambda: "dead_letter_topic_unavailable" in "".join(worker.fold.status.reasons))
     worker.log.revoke(0)
-    worker.until(lambda: worker.updater.status.reasons == ())
+    worker.until(lambda: worker.fold.status.reasons == ())
 
 
 def assert_exactly_once_but(store: FakeStore, topic: FakeTopic, rejected: dict[int, set[int]]) -> None:
@@ -434,7 +434,7 @@ def test_an_operator_accepts_misrouted_records_and_no_restart_or_new_owner_stops
     heir.log.assign(0, 1)
     heir.catch_up()
     assert {letter.offset for letter in letters.arrived} >= set(range(2, 301)), "every one is a dead letter"
-    assert heir.updater.status.serving
+    assert heir.fold.status.serving
     state = stored_state(store, here, 2)
     assert state is not None
     assert state.header.event_count == 2
@@ -449,7 +449,7 @@ def resolve(worker: Worker, partition: int, action: str, from_offset: int | None
     assert action in ("continue", "rebuild")
     outcome: Future[Progress] = Future()
     resolution = Resolution(partition, "continue" if action == "continue" else "rebuild", from_offset, outcome)
-    worker.updater._resolutions.append(resolution)
+    worker.fold._resolutions.append(resolution)
     worker.until(outcome.done)
     return resolution
 
@@ -472,7 +472,7 @@ def test_the_fold_goes_on_if_an_operator_gives_up_just_then() -> None:
     worker.settle()
     for partition in (0, 1):  # one that is not broken, and one of another process
         outcome = GivenUp()
-        worker.updater._resolutions.append(Resolution(partition, "rebuild", None, outcome))
+        worker.fold._resolutions.append(Resolution(partition, "rebuild", None, outcome))
         worker.until(outcome.done)
     resolution = Resolution(0, "continue", None, GivenUp())
     resolution.fulfil(Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0))
@@ -487,7 +487,7 @@ def test_another_partition_count_stops_consumption() -> None:
     topic.event(users_of(0, 2, 1)[0])
     worker.settle()
     assert store.states == {}
-    assert worker.updater.status.reasons[0].startswith("partition_count")
+    assert worker.fold.status.reasons[0].startswith("partition_count")
 
 
 def test_a_grown_topic_stops_consumption() -> None:
@@ -497,7 +497,7 @@ def test_a_grown_topic_stops_consumption() -> None:
     worker.catch_up()
     worker.log.queued.append(PartitionCount(3))
     worker.turn()
-    assert worker.updater.status.reasons[0] == "partition_count: topic behavior-events has 3 partitions, not 2"
+    assert worker.fold.status.reasons[0] == "partition_count: topic behavior-events has 3 partitions, not 2"
     assert set(store.progress) == {0, 1}
 
 
@@ -519,7 +519,7 @@ def test_records_that_a_grown_topic_makes_look_misrouted_are_no_dead_letters(mod
     worker.settle()
     assert worker.dead_letters.arrived == []
     assert store.snapshot() == before, "their batches stay unfolded"
-    assert worker.updater.status.reasons[0] == "partition_count: topic behavior-events has 3 partitions, not 2"
+    assert worker.fold.status.reasons[0] == "partition_count: topic behavior-events has 3 partitions, not 2"
 
 
 def test_what_is_misrouted_waits_until_a_broker_says_how_many_partitions_there_are() -> None:
@@ -579,7 +579,7 @@ def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting() -> None:
         topic.event(busy[i % 5])
     worker = Worker(topic, store, chunk=4000, max_records=100, max_waves=4)
     worker.log.assign(0, 1, 2, 3)
-    worker.until(lambda: len(worker.updater.status.partitions) == 4 and worker.phase(0) is Phase.FOLDING)
+    worker.until(lambda: len(worker.fold.status.partitions) == 4 and worker.phase(0) is Phase.FOLDING)
     for user in calm:
         topic.event(user)
     for _ in range(6):
@@ -605,7 +605,7 @@ def test_a_user_who_floods_is_folded_in_short_batches_as_long_as_others_are_caug
     worker = Worker(topic, store, chunk=5000, model=model, max_waves=2048)
     worker.log.assign(0, 1)
     worker.until(
-        lambda: len(worker.updater.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
+        lambda: len(worker.fold.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
     )
     store.commits.clear()
     for p in flooded:
@@ -622,7 +622,7 @@ def test_users_who_flood_together_are_folded_in_short_batches_too() -> None:
     worker = Worker(topic, store, chunk=3000, model=COMPILED_MODEL)
     worker.log.assign(0, 1)
     worker.until(
-        lambda: len(worker.updater.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
+        lambda: len(worker.fold.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
     )
     store.commits.clear()
     flooding = users_of(0, 2, 50)
@@ -640,7 +640,7 @@ def test_small_batches_are_written_before_a_large_one_is_folded(records: int, ro
     worker = Worker(topic, store, chunk=1000)
     worker.log.assign(0, 1)
     worker.until(
-        lambda: len(worker.updater.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
+        lambda: len(worker.fold.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
     )
     flooding, calm = (users_of(p, 2, 1)[0] for p in (0, 1))
     for user in [flooding] * records + [calm]:
@@ -668,12 +668,12 @@ class WitnessedStore(FakeStore):
 def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -> None:
     topic, store = FakeTopic(), FakeStore()
     worker = Worker(topic, store, chunk=1000)
-    worker.updater._partitions.cache = StateCache(8 * (ENTRY_BYTES + HEADER_BYTES + hand_model.LAYOUT.stored_bytes))
+    worker.fold._partitions.cache = StateCache(8 * (ENTRY_BYTES + HEADER_BYTES + hand_model.LAYOUT.stored_bytes))
     worker.log.assign(0)
     for user in (*USERS[:20], *USERS[:20]):
         topic.event(user)
         worker.catch_up()
-    assert len(worker.updater._partitions.cache) == 8
+    assert len(worker.fold._partitions.cache) == 8
     assert store.reads == 40
     for user in USERS[15:20] * 3:
         topic.event(user)
@@ -692,7 +692,7 @@ def test_the_cache_has_the_bytes_that_the_store_has_and_nothing_of_erased_users(
     topic.erase(USERS[5])
     topic.event(USERS[5])
     worker.catch_up()
-    cached = worker.updater._partitions[0].shelf.values
+    cached = worker.fold._partitions[0].shelf.values
     assert set(cached) == {user.encode() for user in USERS[:6]} - {USERS[1].encode()}
     assert list(cached.values()) == store.load([(0, [key.decode() for key in cached])])[0]
 

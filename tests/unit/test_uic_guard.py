@@ -26,7 +26,7 @@ DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class Empty:
-    """A store without states, and an updater without partitions."""
+    """A store without states, and a worker without partitions."""
 
     status = Status(True, (), ())
 

@@ -33,7 +33,7 @@ CALLS = 2
 
 
 class Empty:
-    """A store without states, and an updater without partitions."""
+    """A store without states, and a worker without partitions."""
 
     status = Status(True, (), ())
 

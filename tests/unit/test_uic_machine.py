@@ -256,7 +256,7 @@ class Life(RuleBasedStateMachine):
         for p in broken:
             worker = self.workers[self.owner[p]]
             worker.until(lambda p=p, worker=worker: worker.phase(p) is Phase.BROKEN)  # type: ignore[misc]  # bound
-            assert not worker.updater.status.serving
+            assert not worker.fold.status.serving
             assert p not in worker.log.reading
         if before:
             for user in USERS:
@@ -265,7 +265,7 @@ class Life(RuleBasedStateMachine):
             outcome: Future[Any] = Future()
             worker = self.workers[self.owner[p]]
             offset = None if anew or actions[p] == "rebuild" else lost_from[p]
-            worker.updater._resolutions.append(Resolution(p, actions[p], offset, outcome))
+            worker.fold._resolutions.append(Resolution(p, actions[p], offset, outcome))
             for _ in range(20):
                 self.one_turn(self.owner[p])
             assert outcome.result(0).era == (self.views[p].era if actions[p] == "continue" else 0)
@@ -411,7 +411,7 @@ class Life(RuleBasedStateMachine):
             ):
                 break
         else:
-            pytest.fail(f"not folded to the end: {[worker.updater.status for worker in self.workers]}")
+            pytest.fail(f"not folded to the end: {[worker.fold.status for worker in self.workers]}")
         arrived = {(letter.partition, letter.offset) for letter in self.letters.arrived}
         assert self.bad <= arrived, "a record that is no event is no dead letter either"
         events = {(p, r.offset) for p in range(N) for r in self.seen(p)} - self.bad_in_log()

@@ -37,8 +37,8 @@ def test_each_sign_begins_the_time_again() -> None:
 
 def test_the_process_really_ends_and_says_of_what() -> None:
     script = (
-        "import time; from uic.logs import configure; from uic.progress_watch import ProgressWatch; "
-        "configure('info', 'json'); watch = ProgressWatch(); watch.start(); watch.expect('the fold', 0); time.sleep(60)"
+        "from uic.logs import configure; from uic.progress_watch import ProgressWatch; "
+        "configure('info', 'json'); watch = ProgressWatch(); watch.start(); watch.expect('the fold', 0); watch.join(60)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == FAILED

@@ -81,12 +81,12 @@ def test_while_the_outcome_is_unknown_nothing_is_folded_and_everything_is_kept(
     fill(topic, 20, first=25)
     worker.settle(40)
     assert worker.phase() is Phase.UNSURE
-    assert "store_unavailable" in worker.updater.status.reasons[0]
-    assert worker.updater.status.serving, "an outage mends itself"
+    assert "store_unavailable" in worker.fold.status.reasons[0]
+    assert worker.fold.status.serving, "an outage mends itself"
     store.away = False
     worker.catch_up()
     assert_exactly_once(store, topic)
-    assert worker.updater.status.reasons == ()
+    assert worker.fold.status.reasons == ()
 
 
 def test_a_worker_without_partitions_says_that_the_store_is_away_and_that_it_is_back(
@@ -96,9 +96,9 @@ def test_a_worker_without_partitions_says_that_the_store_is_away_and_that_it_is_
     worker.log.assign()
     worker.settle()
     store.away = True
-    worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
+    worker.until(lambda: "store_unavailable" in "".join(worker.fold.status.reasons))
     store.away = False
-    worker.until(lambda: worker.updater.status.reasons == ())
+    worker.until(lambda: worker.fold.status.reasons == ())
 
 
 def test_states_in_memory_are_no_answer_of_a_store_that_is_away(
@@ -120,7 +120,7 @@ def test_states_in_memory_are_no_answer_of_a_store_that_is_away(
     assert [line for line in caplog.messages if "available" in line] == ["store_unavailable"]
     store.away = False
     worker.catch_up()
-    worker.until(lambda: worker.updater.status.reasons == ())
+    worker.until(lambda: worker.fold.status.reasons == ())
     said = [line for line in caplog.messages if "available" in line]
     assert said == ["store_unavailable", "store_unavailable is over"]
     assert_exactly_once(store, topic)
@@ -132,14 +132,14 @@ def test_a_store_that_does_not_tell_its_time_is_reported_all_the_time_until_it_d
     caplog.set_level(logging.INFO, logger="uic")
     worker = folded(topic, store)
     store.forbids = {"TIME"}
-    worker.until(lambda: worker.updater.status.reasons)
+    worker.until(lambda: worker.fold.status.reasons)
     for i in range(200):
         fill(topic, 1, first=20 + i)
         worker.turn()
-        assert worker.updater.status.reasons == ("clock_unavailable: NOPERM",)
+        assert worker.fold.status.reasons == ("clock_unavailable: NOPERM",)
     assert worker.counted("uic_store_failures_total", operation="time") > 1
     store.forbids = set()
-    worker.until(lambda: worker.updater.status.reasons == ())
+    worker.until(lambda: worker.fold.status.reasons == ())
     assert [line for line in caplog.messages if "available" in line] == [
         "clock_unavailable",
         "clock_unavailable is over",
@@ -157,13 +157,13 @@ def test_a_store_that_refuses_the_claims_of_new_partitions_is_away_once(
     fill(topic)
     worker = Worker(topic, store)
     worker.log.assign(0)
-    worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
+    worker.until(lambda: "store_unavailable" in "".join(worker.fold.status.reasons))
     for _ in range(100):
         worker.turn()
-        assert worker.updater.status.reasons == ("store_unavailable: NOPERM",)
+        assert worker.fold.status.reasons == ("store_unavailable: NOPERM",)
     store.forbids = set()
     worker.catch_up()
-    worker.until(lambda: worker.updater.status.reasons == ())
+    worker.until(lambda: worker.fold.status.reasons == ())
     assert caplog.messages == ["assigned", "taken up", "data gap", "store_unavailable", "store_unavailable is over"]
     assert worker.counted("uic_data_gaps_total") == worker.counted("uic_take_ups_total", decision="new") == 1
 
@@ -178,11 +178,11 @@ def test_a_store_that_answers_reads_and_refuses_commits_is_unavailable_all_the_t
     said = set()
     while len(store.fail_commits) > 60:
         worker.turn()
-        said.add(tuple(reason.partition(":")[0] for reason in worker.updater.status.reasons))
+        said.add(tuple(reason.partition(":")[0] for reason in worker.fold.status.reasons))
     assert said == {("store_unavailable",)}
     store.fail_commits.clear()
     worker.catch_up()
-    worker.until(lambda: worker.updater.status.reasons == ())
+    worker.until(lambda: worker.fold.status.reasons == ())
     assert_exactly_once(store, topic)
 
 
@@ -249,7 +249,7 @@ def broken(topic: FakeTopic, store: FakeStore, reason: str) -> Worker:
     heir.settle(60)
     assert heir.phase() is Phase.BROKEN
     assert heir.partition().reason.startswith(f"broken_log: {reason}")
-    assert not heir.updater.status.serving
+    assert not heir.fold.status.serving
     assert store.snapshot() == before
     assert heir.log.reading == {}
     return heir
@@ -259,7 +259,7 @@ def resolve(worker: Worker, action: str, from_offset: int | None = None) -> Reso
     """What an operator's call does, without its thread."""
     assert action in ("continue", "rebuild")
     resolution = Resolution(0, "continue" if action == "continue" else "rebuild", from_offset, Future())
-    worker.updater._resolutions.append(resolution)
+    worker.fold._resolutions.append(resolution)
     worker.until(resolution.outcome.done)
     return resolution
 
@@ -440,10 +440,10 @@ def test_only_a_broken_partition_of_ours_can_be_resolved(topic: FakeTopic, store
     with pytest.raises(NotOurs):
         resolve(worker, "rebuild").outcome.result()
     with pytest.raises(InvalidField, match="from_offset"):
-        worker.updater.resolve(0, "rebuild", 3)
+        worker.fold.resolve(0, "rebuild", 3)
     with pytest.raises(TimeoutError):
-        worker.updater.resolve(0, "rebuild", timeout_s=0.01)
-    assert worker.updater._resolutions[0].outcome.cancelled(), "what is no longer waited for is not done later"
+        worker.fold.resolve(0, "rebuild", timeout_s=0.01)
+    assert worker.fold._resolutions[0].outcome.cancelled(), "what is no longer waited for is not done later"
 
 
 def test_a_decision_while_another_one_waits_for_the_log_is_told_what_that_waits_for(
@@ -454,9 +454,9 @@ def test_a_decision_while_another_one_waits_for_the_log_is_told_what_that_waits_
     worker = broken(topic, store, "topic_id")
     worker.log.away = True
     first, second = (Resolution(0, "continue", None, Future()) for _ in range(2))
-    worker.updater._resolutions.append(first)
-    worker.until(lambda: worker.updater.status.partitions[0].reason == "the log does not answer: away")
-    worker.updater._resolutions.append(second)
+    worker.fold._resolutions.append(first)
+    worker.until(lambda: worker.fold.status.partitions[0].reason == "the log does not answer: away")
+    worker.fold._resolutions.append(second)
     worker.until(second.outcome.done)
     with pytest.raises(NotBroken, match=r"taking_up.*continue.*away"):
         second.outcome.result()
@@ -539,18 +539,18 @@ def test_partitions_whose_server_answers_are_folded_while_another_is_away(store:
     worker.catch_up()
     store.silent = {1}
     fill_all(2)
-    worker.until(lambda: [one.lag for one in worker.updater.status.partitions] == [0, 2, 0], turns=200)
+    worker.until(lambda: [one.lag for one in worker.fold.status.partitions] == [0, 2, 0], turns=200)
     worker.settle()
-    [reason] = worker.updater.status.reasons
+    [reason] = worker.fold.status.reasons
     assert reason.startswith("store_unavailable: ")
     newcomer = Worker(topic, store, seed=1)
     newcomer.log.assign(0, 1, 2)
     newcomer.settle()
-    assert [one.phase for one in newcomer.updater.status.partitions] == [Phase.FOLDING, Phase.TAKING_UP, Phase.FOLDING]
+    assert [one.phase for one in newcomer.fold.status.partitions] == [Phase.FOLDING, Phase.TAKING_UP, Phase.FOLDING]
     store.silent = set()
     worker.catch_up()
     worker.settle()
-    assert not worker.updater.status.reasons
+    assert not worker.fold.status.reasons
     assert_exactly_once(store, topic)
 
 
@@ -590,13 +590,13 @@ def test_events_that_wait_for_the_erasures_or_for_an_operator_are_lag(topic: Fak
 
 def test_a_log_that_did_not_answer_is_forgotten_with_the_last_partition(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
-    partition = worker.updater._partitions[0]
-    worker.updater.turn([NotDescribed((partition.tag,), "timed out")], worker.now, 0)
+    partition = worker.fold._partitions[0]
+    worker.fold.turn([NotDescribed((partition.tag,), "timed out")], worker.now, 0)
     worker.turn()
-    assert list(worker.updater.status.reasons) == ["log_unavailable: timed out"]
+    assert list(worker.fold.status.reasons) == ["log_unavailable: timed out"]
     worker.log.revoke(0)
     worker.settle()
-    assert not worker.updater.status.reasons
+    assert not worker.fold.status.reasons
 
 
 def test_a_namespace_of_another_topic_stops_consumption(topic: FakeTopic, store: FakeStore) -> None:
@@ -605,8 +605,8 @@ def test_a_namespace_of_another_topic_stops_consumption(topic: FakeTopic, store:
     worker.log.revoke(0)
     worker.log.assign(0)
     worker.settle()
-    assert not worker.updater.status.serving
-    assert worker.updater.status.reasons[0].startswith("namespace")
+    assert not worker.fold.status.serving
+    assert worker.fold.status.reasons[0].startswith("namespace")
 
 
 def test_an_idle_partition_that_is_caught_up_says_so_in_the_store(topic: FakeTopic, store: FakeStore) -> None:
@@ -641,12 +641,12 @@ def test_a_worker_whose_clock_is_wrong_writes_the_stores_time(
     assert worker.counted("uic_clock_skew_seconds") == ahead_ms / 1000
     as_of_s = worker.counted("uic_as_of_timestamp_seconds", partition="0")
     assert as_of_s == (progress.as_of_ms + min(0, ahead_ms)) / 1000, "the slower of the two, for Prometheus"
-    assert worker.updater.status.ahead_ms == ahead_ms
-    [reason] = worker.updater.status.reasons
+    assert worker.fold.status.ahead_ms == ahead_ms
+    [reason] = worker.fold.status.reasons
     assert reason.startswith("clock_skew: ")
     assert "3600 s" in reason
-    worker.updater.drain()
-    assert worker.updater.status.ahead_ms == ahead_ms, "also while it drains"
+    worker.fold.drain()
+    assert worker.fold.status.ahead_ms == ahead_ms, "also while it drains"
 
 
 def test_a_difference_near_the_limit_is_told_once_until_the_clocks_clearly_agree(
@@ -658,7 +658,7 @@ def test_a_difference_near_the_limit_is_told_once_until_the_clocks_clearly_agree
     def said_at(*differences_ms: int) -> list[str]:
         for ahead_ms in differences_ms:
             worker.ahead_ms = ahead_ms
-            worker.until(lambda: worker.updater.status.ahead_ms == worker.ahead_ms)
+            worker.until(lambda: worker.fold.status.ahead_ms == worker.ahead_ms)
         return [line for line in caplog.messages if line.startswith("clock_skew")]
 
     assert said_at(1999, 1501) == []
@@ -725,7 +725,7 @@ def test_a_rebuild_does_not_bring_an_erased_user_back(topic: FakeTopic, store: F
     erasures.away = True
     worker.settle()
     assert store.progress == {}, "without the erasures a rebuild does not begin"
-    reasons = worker.updater.status.reasons
+    reasons = worker.fold.status.reasons
     assert any(one.startswith("erasures_unavailable: ") for one in reasons), "and /readyz says why"
     erasures.away = False
     while not worker.drained():
@@ -734,7 +734,7 @@ def test_a_rebuild_does_not_bring_an_erased_user_back(topic: FakeTopic, store: F
         seen += [] if state is None else [state.header.event_count]
     assert_exactly_once(store, topic)
     assert set(seen) == {1}, "never more than the event after the erasure"
-    assert worker.updater.status.reasons == ()
+    assert worker.fold.status.reasons == ()
     assert worker.counted("uic_records_total", outcome="erased_later") == 1
 
 
@@ -943,7 +943,7 @@ def test_the_status_says_that_the_store_is_away_before_the_rest_of_the_turn_wait
 
         def _ask(self, partitions: Collection[int] = ()) -> None:
             if self.away:
-                self.said.append(worker.updater.status.reasons)
+                self.said.append(worker.fold.status.reasons)
             super()._ask(partitions)
 
     store = Hanging()
@@ -966,14 +966,14 @@ def test_a_worker_waits_while_its_namespace_is_removed_and_then_begins_anew(
     fill(topic, 10, first=20)
     worker.settle(60)
     assert (store.progress, worker.phase()) == ({0: REMOVAL + b"1"}, Phase.TAKING_UP)
-    assert any(reason.startswith("namespace_removed: ") for reason in worker.updater.status.reasons)
+    assert any(reason.startswith("namespace_removed: ") for reason in worker.fold.status.reasons)
     assert "ctr namespaces drop" in worker.partition().reason
     store.flush()
     worker.catch_up()
     worker.settle()
     assert_exactly_once(store, topic)
     assert store.meta is not None
-    assert (worker.updater.status.reasons, worker.partition().reason) == ((), "")
+    assert (worker.fold.status.reasons, worker.partition().reason) == ((), "")
 
 
 def test_a_lineage_begun_after_a_removal_has_the_namespaces_meta(topic: FakeTopic) -> None:
@@ -994,11 +994,11 @@ def test_a_lineage_begun_after_a_removal_has_the_namespaces_meta(topic: FakeTopi
     worker = Worker(topic, store)
     worker.log.assign(0)
     worker.settle()
-    assert any("store_unavailable" in reason for reason in worker.updater.status.reasons)
+    assert any("store_unavailable" in reason for reason in worker.fold.status.reasons)
     assert worker.phase() is Phase.CLAIMING
     away = store.away = False
     worker.catch_up()
     assert store.meta is not None
     assert_exactly_once(store, topic)
     worker.settle()
-    assert worker.updater.status.reasons == ()
+    assert worker.fold.status.reasons == ()

@@ -102,7 +102,7 @@ def check_processes(model: ClickModel, processes: Processes) -> None:
     Raises:
         ConfigError: they cannot.
     """
-    if processes.count > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):  # noqa: SLF001
+    if processes.count > 1 and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
         raise ConfigError(
             "head_norm = 'batch' normalizes by the rows of one process alone: train in one process, or set it to 'none'"
         )

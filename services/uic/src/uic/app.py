@@ -42,7 +42,8 @@ from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.bundle_model import model_of
 from uic.fold.lease_keeper import LeaseKeeper
-from uic.fold.worker import FoldWorker, Setup, Topic
+from uic.fold.setup import Setup, Topic
+from uic.fold.worker import FoldWorker
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
 from uic.log.erasures import KafkaErasures

@@ -68,11 +68,11 @@ TABLE: Final[Mapping[type[UicError], Row]] = {
 
 
 class Operable(Protocol):
-    """What the app needs of the updater. Both may be called from any thread."""
+    """What the app needs of the worker. Both may be called from any thread."""
 
     @property
     def status(self) -> Status:
-        """The updater's status as of a moment ago."""
+        """The worker's status as of a moment ago."""
 
     def resolve(self, partition: int, action: Action, from_offset: int | None = None) -> Progress:
         """Decide about a broken partition, and return the progress that was stored.
@@ -107,7 +107,7 @@ class _Partition(Convertor[int]):
 
 
 def admin_app(
-    updater: Operable,
+    worker: Operable,
     metrics: Metrics,
     alive: Callable[[], bool],
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -116,8 +116,8 @@ def admin_app(
     """The app. `alive` turns False once a thread that folds has died, so that a supervisor restarts the process.
     Without a `guard` no authentication is required. Each scrape of `metrics` says what /readyz says."""
     register_url_convertor("partition", _Partition())
-    metrics.ready.set_function(lambda: updater.status.serving)
-    views = _Views(updater, metrics, alive, now_ms)
+    metrics.ready.set_function(lambda: worker.status.serving)
+    views = _Views(worker, metrics, alive, now_ms)
     routes = [
         Route("/metrics", views.metrics),
         Route("/livez", views.livez),
@@ -169,9 +169,9 @@ class _Views:
     """What each path answers."""
 
     def __init__(
-        self, updater: Operable, metrics: Metrics, alive: Callable[[], bool], now_ms: Callable[[], int]
+        self, worker: Operable, metrics: Metrics, alive: Callable[[], bool], now_ms: Callable[[], int]
     ) -> None:
-        self._updater = updater
+        self._worker = worker
         self._metrics = metrics
         self._alive = alive
         self._now_ms = now_ms
@@ -186,14 +186,14 @@ class _Views:
         return _json({"status": "alive"})
 
     async def readyz(self, _: Request) -> Response:
-        status = self._updater.status
+        status = self._worker.status
         if not status.serving:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_serving", "; ".join(status.reasons))
         return _json({"status": "ready", "degraded": list(status.reasons)})
 
     async def partitions(self, request: Request) -> Response:
         _parameters(request)
-        status = self._updater.status
+        status = self._worker.status
         stores_ms = self._now_ms() - status.ahead_ms  # the clock that RTP's answers agree with
         return _json(
             {
@@ -211,7 +211,7 @@ class _Views:
         return self._resolve("rebuild", request)
 
     def _resolve(self, action: Action, request: Request) -> Response:
-        """Waits for the updater, so it runs on a thread of Starlette's pool."""
+        """Waits for the worker, so it runs on a thread of Starlette's pool."""
         partition: int = request.path_params["p"]
         offset = _parameters(request, "offset").get("offset")
         if offset is not None and not re.fullmatch(r"[0-9]{1,18}", offset):
@@ -219,7 +219,7 @@ class _Views:
                 f"offset: {_begin(offset)!r} is not an offset of the log: give a number of at least 0"
             )
         try:
-            progress = self._updater.resolve(partition, action, None if offset is None else int(offset))
+            progress = self._worker.resolve(partition, action, None if offset is None else int(offset))
         except TimeoutError:
             return self._not_done(partition)
         return _json(
@@ -234,7 +234,7 @@ class _Views:
 
     def _not_done(self, partition: int) -> Response:
         """Why a decision was not carried out in time. A reason of one that is still broken is what it is about."""
-        held = self._updater.status.partitions
+        held = self._worker.status.partitions
         waits = next((one.reason for one in held if one.partition == partition and one.phase is not Phase.BROKEN), "")
         so_far = f": {waits}; when /readyz no longer says so, " if waits else ": "
         detail = (

@@ -90,7 +90,7 @@ class Health:
         wait for a store that hangs, several times."""
         self._due = 0.0
         self._changes = 0
-        """Of partitions, that were told."""
+        """`Partitions.changes` when the status was last renewed."""
         self._shown: dict[Gauge, set[int]] = {}
         """Of which partitions a gauge shows something."""
         self.stopped = ""

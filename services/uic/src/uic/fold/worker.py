@@ -48,11 +48,10 @@ from uic.fold.decoding import Decoding
 from uic.fold.health import Health
 from uic.fold.partition import FoldedBatch, Partition, Partitions, Resolution
 from uic.fold.rounds import Rounds
-from uic.fold.setup import Setup, Topic
+from uic.fold.setup import Setup
 from uic.fold.take_up import TakeUp
 from uic.logs import say
 
-__all__ = ["FoldWorker", "Setup", "Topic"]
 log = logging.getLogger("uic.fold.worker")
 
 
@@ -262,7 +261,7 @@ class FoldWorker:
             self._partitions.drop(partition.number)
 
     def _ask_again(self, tags: Sequence[int], now: float) -> None:
-        for partition in self._partitions.of(Phase.TAKING_UP):
+        for partition in self._partitions:
             if partition.tag in tags:
                 partition.ask_again(self._setup.retry_at(now))
 
@@ -282,8 +281,8 @@ class FoldWorker:
             self._health.trouble.clear(Cause.LOG, "commits")
             return
         if (left_out := self._failed_commits.due(now)) is not None:
-            told: dict[str, Any] = {"left_out": left_out} if left_out else {}
-            told |= {"detail": answer.error, "partitions": ranges(answer.partitions)}
-            say(log, logging.INFO, "offset commit failed", **told)
+            fields: dict[str, Any] = {"left_out": left_out} if left_out else {}
+            fields |= {"detail": answer.error, "partitions": ranges(answer.partitions)}
+            say(log, logging.INFO, "offset commit failed", **fields)
         if answer.refused:
             self._health.trouble.set(Cause.LOG, answer.error, "commits")
