@@ -229,7 +229,7 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (namespace_checks.same_log("ns", "t", {}), OK, "t"),
     (namespace_checks.same_log("ns", "t", dict.fromkeys(range(8), BrokenReason.TOPIC_ID)), FAIL, "8 by topic_id"),
     (namespace_checks.same_log("ns", "t", {0: BrokenReason.TRUNCATED}), FAIL, "docs/runbooks/broken-log.md"),
-    (installation.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
+    (installation.library(Library("redis", ">=6.0", "8.1.0")), OK, "8.1.0"),
     (traffic.newest_records(Newest()), OK, "newest 0 records"),
     (traffic.newest_records(Newest(records=400, reasons={"item_zero": 4})), WARN, "4 item_zero"),
     (traffic.newest_records(Newest(records=400, reasons={"item_zero": 5})), FAIL, "dead-letters.md"),
@@ -253,8 +253,9 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (traffic.as_of_times({0: as_of(7200)}, {0: 11}, NOW_MS), OK, "0 partitions"),
     (traffic.as_of_times({0: as_of(7200), 1: as_of(1), 2: as_of(90)}, {0: 10, 1: 10, 2: 9}, NOW_MS), WARN, "2 of 3"),
     (traffic.as_of_times({0: as_of(7200)}, {0: 10}, NOW_MS), WARN, "clocks.md"),
-    (installation.library(Library("redis", "6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
-    (installation.library(Library("redis", "6.0", None)), FAIL, "pip install"),
+    (installation.library(Library("redis", ">=6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
+    (installation.library(Library("redis", ">=6.0", None)), FAIL, "pip install"),
+    (installation.library(Library("kafka-python", "==3.0.12", "3.0.13")), FAIL, "pip install 'kafka-python==3.0.12'"),
 ]
 
 
@@ -293,7 +294,7 @@ HEALTHY = Facts(
         written={"behavior-events": written(5000), "behavior-events.dlq": written(0)},
     ),
     model=Model(name="tiny/1", fingerprint="ab" * 32),
-    libraries=(Library("redis", "6.0", "8.1.0"),),
+    libraries=(Library("redis", ">=6.0", "8.1.0"),),
 )
 
 
@@ -426,7 +427,7 @@ def test_the_report_marks_verdicts_gives_fixes_and_counts() -> None:
 def test_the_libraries_are_those_that_the_distribution_requires() -> None:
     found = {library.name: library for library in gather_libraries()}
     assert {"kafka-python", "redis", "hiredis", "onnxruntime", "grpcio", "mimn"} <= set(found)
-    assert found["kafka-python"].oldest == "3.0.12"
+    assert found["kafka-python"].wanted == "==3.0.12"
     assert "torch" not in found
     assert all(library.installed for library in found.values())
 

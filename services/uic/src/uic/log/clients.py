@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from kafka.errors import KafkaConnectionError, KafkaError
@@ -24,12 +24,16 @@ RECENT_S: Final = 30.0
 
 
 class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
-    """The library's connections, with a limit to making one, a pause after one that failed, and the reason kept.
+    """The library's connections, with a limit to making one, a pause after one that failed, and the reason kept. What
+    any broker can answer goes to one that answers.
 
     The library logs why a connection failed, and gives its caller a timeout. Of an error, only its words are kept here:
     its traceback refers to the socket, in a cycle, so the socket would stay open until the collector of cycles runs,
     which UIC lets do so rarely.
     """
+
+    _sound: ClassVar[set[str]] = set()
+    """Addresses to which the last connection of any client in this process was made, and has not failed."""
 
     def __init__(self, net: NetworkSelector, **configs: Any) -> None:
         super().__init__(net, **configs)
@@ -57,9 +61,20 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
             self._watch(conn, address_of(self.cluster.broker_metadata(node_id)), timeout_ms)
         return conn
 
+    def least_loaded_node(self) -> Any:
+        """As the library's, for what any broker can answer; where its choice has not answered this process, or not
+        lately, another one that has. The library cannot know that a broker is silent before it has waited for it."""
+        chosen = super().least_loaded_node()
+        brokers = {node.node_id: address_of(node) for node in self.cluster.brokers()}
+        if brokers.get(chosen) in self._sound:
+            return chosen
+        sound = (node for node, at in brokers.items() if at in self._sound and self.connection_delay(node) == 0)
+        return next(sound, chosen)
+
     def _watch(self, conn: Any, address: str, timeout_ms: float) -> None:
         def begun(_: Any) -> None:
             self._failed.pop(address, None)
+            self._sound.add(address)
             self.reset_backoff(conn.node_id)
 
         def give_up() -> None:  # the library waits for the end of a TLS handshake without a limit
@@ -75,6 +90,7 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
     def _note(self, address: str, error: BaseException) -> None:
         """A connection has failed. That time was over says less than the reason before, and so does a connection that
         ended without a word: the library drops what a broker says just before it ends one."""
+        self._sound.discard(address)
         why = why_no_connection(error, self.config["security_protocol"])
         if (why.telling and why.said != RESET) or address not in self.failures():
             self._failed[address] = time.monotonic(), why

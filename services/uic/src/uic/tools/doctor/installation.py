@@ -11,7 +11,8 @@ from uic.core.deployment import Finding, fail, ok
 from uic.settings import UicSettings
 from uic.tools.doctor.versions import version_numbers
 
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:[^;]*?>=([0-9][^,;\s]*))?")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:[^;]*?([>=]=[0-9][^,;\s]*))?")
+ANY = ">=0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Library:
-    """A library that UIC needs: the oldest accepted version, and the installed one."""
+    """A library that UIC needs, and the installed version."""
 
     name: str
-    oldest: str
+    wanted: str
+    """`>=` the oldest accepted version, or `==` the only one."""
     installed: str | None
 
 
@@ -50,14 +52,14 @@ def gather_libraries() -> tuple[Library, ...]:
     """What UIC says it requires, with the extras it asks for, and what is installed."""
     found: dict[str, Library] = {}
     for requirement in metadata.requires("uic") or []:
-        name, extras, oldest = _parsed(requirement)
+        name, extras, wanted = _parsed(requirement)
         if "extra ==" in requirement:
             continue
-        found[name] = Library(name, oldest, _installed(name))
+        found[name] = Library(name, wanted, _installed(name))
         for inner in (metadata.requires(name) or []) if found[name].installed and extras else []:
             if any(f'extra == "{extra}"' in inner or f"extra == '{extra}'" in inner for extra in extras):
-                inner_name, _, inner_oldest = _parsed(inner)
-                found.setdefault(inner_name, Library(inner_name, inner_oldest, _installed(inner_name)))
+                inner_name, _, inner_wanted = _parsed(inner)
+                found.setdefault(inner_name, Library(inner_name, inner_wanted, _installed(inner_name)))
     return tuple(found.values())
 
 
@@ -71,20 +73,21 @@ def bundle_loads(path: str, name: str | None, error: str | None) -> Finding:
 def library(facts: Library) -> Finding:
     """The library is installed, in an accepted version."""
     check = f"library {facts.name}"
-    fix = f"pip install '{facts.name}>={facts.oldest}'"
+    fix = f"pip install '{facts.name}{facts.wanted}'"
     if facts.installed is None:
         return fail(check, "not installed", fix)
-    if version_numbers(facts.installed) < version_numbers(facts.oldest):
-        return fail(check, f"{facts.installed}, older than {facts.oldest}", fix)
+    has, wanted = version_numbers(facts.installed), version_numbers(facts.wanted[2:])
+    if has < wanted or (facts.wanted.startswith("==") and has != wanted):
+        return fail(check, f"{facts.installed}, not {facts.wanted}", fix)
     return ok(check, facts.installed)
 
 
 def _parsed(requirement: str) -> tuple[str, list[str], str]:
-    """Name, extras and lower bound of a requirement such as `redis[hiredis]>=6.0`."""
+    """Name, extras and the first bound of a requirement such as `redis[hiredis]>=6.0`."""
     match = _REQUIREMENT.match(requirement)
     if match is None:
-        return requirement, [], "0"
-    return match[1], (match[2] or "").split(",") if match[2] else [], match[3] or "0"
+        return requirement, [], ANY
+    return match[1], (match[2] or "").split(",") if match[2] else [], match[3] or ANY
 
 
 def _installed(name: str) -> str | None:
